@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+
+.PHONY: venv demo test test-all lint clean
+
+venv: .venv/.stamp
+
+# setuptools goes in first, and pinned: with build isolation pip would fetch whatever is newest to build this package.
+.venv/.stamp: setup.py constraints.txt
+	@echo "venv 1/3: creating .venv"
+	@$(PYTHON) -m venv .venv
+	@echo "venv 2/3: installing the build tools"
+	@$(PIP) setuptools
+	@echo "venv 3/3: installing spc_ros with its pinned dependencies (minutes on first use)"
+	@$(PIP) --no-build-isolation -e '.[sim,ros-jazzy,train,test]'
+	@touch $@
+
+demo: .venv/.stamp
+	$(BIN)/spc demo --out runs/demo
+
+test: .venv/.stamp
+	$(BIN)/python -m pytest test -m "not slow"
+
+test-all: .venv/.stamp
+	$(BIN)/python -m pytest test
+
+lint: .venv/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv build install log runs *.egg-info .pytest_cache .ruff_cache

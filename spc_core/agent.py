@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SPC: the networks together, and one update of them. Who learns from what is decided here and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from spc_core.config import TrainConfig
+from spc_core.context_encoder import ContextEncoder, contrastive_loss
+from spc_core.iql import Actor, Critic, actor_loss, bellman_loss, expectile_loss
+from spc_core.layers import ema_
+from spc_core.world_model import WorldModel, world_model_losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Windows and contexts of T distinct tasks, on unit scale: W windows of H transitions, contexts of up to N.
+
+    Context and windows of a task are drawn independently of each other.
+    """
+
+    observations: Tensor  # (T, W, H + 1, O)
+    actions: Tensor  # (T, W, H, A)
+    rewards: Tensor  # (T, W, H)
+    terminated: Tensor  # (T, W, H), 0 or 1
+    context: Tensor  # (T, N, 2 O + A + 1)
+    context_weight: Tensor  # (T, N), 0 or 1; a row of zeros is the empty context
+    task: Tensor  # (T,), index of the training task
+
+
+class Agent(nn.Module):
+    """Context encoder, world model, actor and critic, and the running mean of z of each training task."""
+
+    task_means: Tensor  # (K, Z)
+
+    def __init__(self, observation_dim: int, action_dim: int, task_count: int, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.context_encoder = ContextEncoder(observation_dim, action_dim, config.model)
+        self.world_model = WorldModel(observation_dim, action_dim, config.model)
+        self.actor = Actor(action_dim, config.model)
+        self.critic = Critic(action_dim, config.model)
+        self.register_buffer("task_means", torch.zeros(task_count, config.model.context_dim))
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, z: Tensor) -> Tensor:
+        """(..., O) on unit scale and (..., Z) to the mean action (..., A) in [-1, 1]."""
+        return self.actor(self.world_model.encode(observation), z)[0]
+
+
+class Learner:
+    """An agent with its optimisers."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent, self.config = agent, agent.config
+        model, config = agent.world_model, agent.config
+        learnt = [p for p in model.parameters() if p.requires_grad]
+        context = list(agent.context_encoder.parameters())
+        policy = [p for net in (agent.actor, agent.critic) for p in net.parameters() if p.requires_grad]
+        self.model_optimizer = torch.optim.AdamW(
+            [{"params": learnt}, {"params": context, "lr": config.context_lr, "weight_decay": 0.0}],
+            lr=config.world_model_lr, fused=True,
+        )  # fmt: skip
+        self.policy_optimizer = torch.optim.Adam(policy, lr=config.policy_lr, fused=True)
+        self.optimizers = {"model": self.model_optimizer, "policy": self.policy_optimizer}
+
+    def update(self, batch: Batch, number: int) -> dict[str, Tensor]:
+        """Update number `number`, counted from 0; returns the losses, still on the device."""
+        losses: dict[str, Tensor] = {}
+        self._schedule(number)
+        if number % self.config.world_model_every == 0:
+            losses |= self._update_model(batch)
+        return losses | self._update_policy(batch)
+
+    def _update_model(self, batch: Batch) -> dict[str, Tensor]:
+        """World model and context encoder, from consistency, reward and contrast."""
+        agent, model, loss = self.agent, self.agent.world_model, self.config.loss
+        z = agent.context_encoder(batch.context, batch.context_weight)  # (T, Z)
+        windows = batch.actions.shape[1]
+        consistency, reward = world_model_losses(
+            model, model.encode(batch.observations[:, :, 0].flatten(0, 1)),
+            batch.observations[:, :, 1:].flatten(0, 1), batch.actions.flatten(0, 1), batch.rewards.flatten(0, 1),
+            z.repeat_interleave(windows, 0), loss,
+        )  # fmt: skip
+        seen = batch.context_weight.any(-1)  # the empty context says nothing of its task
+        contrast = 0 * reward
+        if seen.any():
+            contrast = contrastive_loss(z[seen], agent.task_means.clone(), batch.task[seen], loss.contrast_temperature)
+        self.model_optimizer.zero_grad(set_to_none=True)
+        (consistency + loss.reward_weight * reward + loss.contrast_weight * contrast).backward()
+        self.model_optimizer.step()
+        with torch.no_grad():
+            agent.task_means[batch.task[seen]] = agent.task_means[batch.task[seen]].lerp(z[seen], loss.task_mean_rate)
+        ema_(model.target_encoder.parameters(), model.encoder.parameters(), loss.target_rate)
+        return {"consistency": consistency.detach(), "reward": reward.detach(), "contrast": contrast.detach()}
+
+    def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
+        """Actor, Q and V by IQL on the first transition of each window; z and latents are given, not learnt from."""
+        agent, critic, loss = self.agent, self.agent.critic, self.config.loss
+        with torch.no_grad():
+            z = agent.context_encoder(batch.context, batch.context_weight)
+            z = z.repeat_interleave(batch.actions.shape[1], 0)  # (B, Z)
+            latents = agent.world_model.encode(batch.observations[:, :, :2].flatten(0, 1))  # (B, 2, L)
+            latent, following = latents[:, 0], latents[:, 1]
+            action = batch.actions[:, :, 0].flatten(0, 1)
+            best = critic.target_action_value(latent, action, z)
+            next_value = critic.values(following, z)
+        value = critic.values(latent, z)
+        v_loss = expectile_loss(best - value, loss.expectile)
+        q_loss = bellman_loss(critic.action_values(latent, action, z), batch.rewards[:, :, 0].flatten(),
+                              batch.terminated[:, :, 0].flatten(), next_value, loss.discount)  # fmt: skip
+        mean, log_std = agent.actor(latent, z)
+        advantage = best - value.detach()
+        pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
+        self.policy_optimizer.zero_grad(set_to_none=True)
+        (v_loss + q_loss + pi_loss).backward()  # three losses on three separate sets of weights
+        self.policy_optimizer.step()
+        ema_(critic.target_q.parameters(), critic.q.parameters(), loss.target_rate)
+        return {"v": v_loss.detach(), "q": q_loss.detach(), "actor": pi_loss.detach()}
+
+    def _schedule(self, number: int) -> None:
+        done = number / self.config.updates
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = group["initial_lr"] * (1 - (1 - self.config.final_lr_share) * done)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint is a folder that runs by itself: weights, config, contract, statistics and metrics. Nothing is pickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import yaml
+
+from spc_core.agent import Agent
+from spc_core.config import ConfigError, TrainConfig, build, to_dict
+from spc_core.contract import Contract, ContractError, load_contract
+from spc_core.normalize import Stats
+
+FORMAT = 1
+FILES = ("weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file, what is wrong and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A trained agent with all that it needs to run."""
+
+    agent: Agent
+    config: TrainConfig
+    contract: Contract
+    stats: Stats
+    metrics: dict[str, Any]  # format, update, seed, tasks, losses
+    device: torch.device
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes a GPU when there is one. Raises ConfigError when a named device is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
+        raise ConfigError(f"device is '{name}'; use auto, cpu, cuda or cuda:<number>")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device is '{name}', but this machine shows {torch.cuda.device_count()} CUDA devices; use cpu")
+    return device
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all. An existing one of the same run gets its weights and metrics replaced."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    weights = {key: value.contiguous() for key, value in checkpoint.agent.state_dict().items()}
+    safetensors.torch.save_file(weights, beside / "weights.safetensors")
+    (beside / "config.yaml").write_text(yaml.safe_dump(to_dict(checkpoint.config), sort_keys=False))
+    (beside / "contract.yaml").write_text(checkpoint.contract.text)
+    (beside / "stats.json").write_text(json.dumps(checkpoint.stats.to_dict()))
+    (beside / "metrics.json").write_text(json.dumps({**checkpoint.metrics, "format": FORMAT}, indent=1))
+    if not folder.exists():
+        beside.rename(folder)
+        return
+    for name in FILES:  # each file is replaced at once; config, contract and statistics do not change during a run
+        (beside / name).replace(folder / name)
+    beside.rmdir()
+
+
+def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
+    """Load a checkpoint, or the one of a training run's folder, ready to act. Raises CheckpointError."""
+    folder = Path(folder)
+    if (folder / "checkpoint").is_dir():
+        folder = folder / "checkpoint"
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder}: no checkpoint, {', '.join(missing)} missing; give the folder that `spc train` wrote")
+    place = pick_device(device)
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        stats = Stats.from_dict(json.loads((folder / "stats.json").read_text()))
+        config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml"))
+        contract = load_contract(folder / "contract.yaml")
+    except (ValueError, yaml.YAMLError, ContractError) as error:
+        raise CheckpointError(f"{folder}: corrupt: {error}; copy it again or train anew") from None
+    if metrics.get("format", 0) > FORMAT:
+        raise CheckpointError(
+            f"{folder}: has format {metrics['format']}, this program reads up to {FORMAT}; update the program"
+        )
+    agent = Agent(contract.observation_dim, contract.action_dim, len(metrics["tasks"]), config)
+    try:
+        agent.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{folder}/weights.safetensors: corrupt or of another model ({first}); copy it again") from None
+    agent.to(place).eval().requires_grad_(False)
+    return Checkpoint(agent, config, contract, stats, metrics, place)

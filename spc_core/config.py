@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings as frozen dataclasses with the paper's values as defaults; a YAML preset holds only the differences."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from spc_core.contract import find_config, suggest
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it, its value and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the networks."""
+
+    groups: int = 512  # FSQ groups in the latent state
+    levels: tuple[int, ...] = (5, 3)  # FSQ levels, one for each channel of a group
+    context_dim: int = 5  # size of the task vector z
+    encoder_hidden: tuple[int, ...] = (512,)  # observation encoder
+    dynamics_hidden: tuple[int, ...] = (512, 512)  # transition and reward heads
+    context_hidden: tuple[int, ...] = (256, 256)  # context encoder
+    policy_hidden: tuple[int, ...] = (256, 256)  # actor, Q and V
+
+    @property
+    def latent_dim(self) -> int:
+        return self.groups * len(self.levels)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights and constants of the losses."""
+
+    discount: float = 0.99  # of the Bellman target
+    horizon_discount: float = 0.99  # weight of step t in a latent rollout is this to the power t
+    gumbel_temperature: float = 1.0
+    reward_weight: float = 1.0
+    contrast_weight: float = 1.0
+    contrast_temperature: float = 0.5  # of distances between task vectors, at most 2 sqrt(context_dim)
+    expectile: float = 0.8
+    advantage_temperature: float = 3.0  # actor weight exp(this * advantage) ...
+    advantage_clip: float = 100.0  # ... at most this
+    target_rate: float = 0.005  # EMA of target encoder and target Q
+    task_mean_rate: float = 0.005  # EMA of the tasks' mean vectors
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    updates: int = 500_000
+    tasks_per_batch: int = 16
+    windows_per_task: int = 64
+    horizon: int = 5  # transitions in a window
+    context_max: int = 64  # transitions in a training context; its size varies from 0 to this
+    context_empty_share: float = 0.1  # share of training contexts without any transition
+    context_online_share: float = 0.5  # share cut from one episode, as a robot meets them; the rest is drawn anywhere
+    world_model_every: int = 2  # updates between two of world model and context encoder
+    world_model_lr: float = 1e-4
+    context_lr: float = 1e-4
+    policy_lr: float = 3e-4
+    final_lr_share: float = 1.0  # learning rates fall linearly to this share of themselves
+    seed: int = 0
+    device: str = "auto"  # auto | cpu | cuda
+    threads: int = 0  # CPU threads; 0 leaves the choice to torch
+    log_every: int = 200  # updates between two log lines
+    checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
+
+
+def load_config(preset: str, **overrides: Any) -> TrainConfig:
+    """A preset by name (`small`, `paper`) or path, with overrides by field name.
+
+    Raises ConfigError that names the unknown key and the nearest known one.
+    """
+    path = find_config("train", preset)
+    try:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as a training config: {error}") from None
+    return build(TrainConfig, {**values, **overrides}, str(path))
+
+
+def build(cls: type[T], values: Any, source: str, path: str = "") -> T:
+    """Make a (nested) config dataclass from plain values, checking names and types."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: {path or 'the file'} must be a mapping, got {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    defaults = cls()
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"{source}: {path}{key} is no setting{suggest(key, fields)}; known: {', '.join(fields)}")
+        made[key] = _value(getattr(defaults, key), value, source, f"{path}{key}")
+    return dataclasses.replace(defaults, **made)
+
+
+def _value(default: Any, value: Any, source: str, path: str) -> Any:
+    if dataclasses.is_dataclass(default):
+        return build(type(default), value, source, f"{path}.")
+    if isinstance(default, tuple):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, int) and v > 0 for v in value) or not value:
+            raise ConfigError(f"{source}: {path} must be a list of positive whole numbers, got {value!r}")
+        return tuple(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise ConfigError(f"{source}: {path} must be of type {type(default).__name__}, got {value!r}")
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values of a config dataclass, ready for YAML."""
+    return {key: list(v) if isinstance(v, tuple) else to_dict(v) if dataclasses.is_dataclass(v) else v
+            for key, v in ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))}  # fmt: skip

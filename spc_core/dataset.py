@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets: Minari on disk, one Minari dataset per task; packed once into memory-mapped arrays for training.
+
+    ROOT/contract.yaml
+    ROOT/<contract name>/<task>-v0/data/      minari.load_dataset("<contract name>/<task>-v0") with
+                                              MINARI_DATASETS_PATH=ROOT reads it
+    ROOT/.packed/<fingerprint>/*.npy          made on first use
+
+An episode ends `terminated` (the task ended), `truncated` (time limit or operator) or `cut` (a gap in the
+data). Minari knows the first two; a cut stands in the episode's metadata, with both of Minari's flags False.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+
+from spc_core.contract import Contract, ContractError, load_contract, parse_contract
+
+FORMAT = "arrow"
+MAX_STEPS = 100_000  # Minari's arrow reader returns only the first 131,072 rows of an episode
+FLUSH_STEPS = 20_000  # steps of a task that wait in memory before they are written
+PACK_VERSION = 1
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used or written; the message names the folder, what is wrong, and the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """T transitions in a row and their one end: terminated, truncated, or cut with a reason."""
+
+    observations: np.ndarray  # (T+1, O) float64
+    actions: np.ndarray  # (T, A) float64
+    rewards: np.ndarray  # (T,) float64
+    times_ns: np.ndarray  # (T+1,) int64
+    terminated: bool
+    truncated: bool
+    cut: str | None
+    source: str  # the bag it came from
+    source_sha256: str = ""
+    behaviour: str = ""  # who acted, where known
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEntry:
+    """A task of a dataset. `params` are its hidden parameters where a simulation knows them."""
+
+    task_id: str
+    params: Mapping[str, float]
+
+    @property
+    def split(self) -> str:
+        """'train', 'id' or 'ood' in ids like family/split/index; '' in any other id."""
+        parts = self.task_id.split("/")
+        return parts[1] if len(parts) == 3 else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedDataset:
+    """All episodes of all tasks, one after the other; the arrays are memory-mapped and read-only.
+
+    Episode e has the steps s in [episode_starts[e], episode_starts[e+1]). Step s saw row s + e of the
+    observations and led to row s + e + 1.
+    """
+
+    root: Path
+    contract: Contract
+    tasks: tuple[TaskEntry, ...]
+    sha256: str  # of the content, whatever the files' names and times
+    observations: np.ndarray  # (N + E, O) float32
+    actions: np.ndarray  # (N, A) float32
+    rewards: np.ndarray  # (N,) float32
+    terminated: np.ndarray  # (N,) bool, True only at the last step of an episode whose task ended
+    episode_starts: np.ndarray  # (E + 1,) int64, in steps
+    episode_task: np.ndarray  # (E,) int64, index into tasks
+
+    @property
+    def step_count(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def episode_count(self) -> int:
+        return len(self.episode_task)
+
+
+class DatasetWriter:
+    """Collects episodes in a hidden folder beside `root`, which close() renames: never half a dataset."""
+
+    def __init__(self, root: str | Path, contract: Contract, overwrite: bool = False) -> None:
+        """Raises DatasetError where `root` is taken, unless it is a dataset and `overwrite` is set."""
+        self.root, self.contract = Path(root), contract
+        _check_free(self.root, overwrite)
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.root.name}.partial-", dir=self.root.parent))
+        self._overwrite = overwrite
+        self._open = True
+        self._tasks: dict[str, _TaskWriter] = {}
+        _write_text(self._folder / "contract.yaml", contract.text)
+
+    def add_episode(self, task_id: str, params: Mapping[str, float], episode: Episode) -> None:
+        """Add an episode to its task. Raises DatasetError for wrong shapes, or a task told in two ways."""
+        _check(episode, self.contract)
+        entry = TaskEntry(task_id, dict(params))
+        writer = self._tasks.get(task_id)
+        if writer is None:
+            folder = self._folder / self._dataset_id(task_id)
+            writer = self._tasks[task_id] = _TaskWriter(
+                folder, self._dataset_id(task_id), entry, self.contract
+            )
+        if writer.entry != entry:
+            raise DatasetError(
+                f"task '{task_id}': {episode.source} gives it the parameters {dict(params)}, other episodes "
+                f"{dict(writer.entry.params)}; give tasks with different parameters different ids"
+            )
+        for piece in _pieces(episode):
+            writer.add(piece)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Put a text file, such as a report, into the dataset's root."""
+        _write_text(self._folder / name, text)
+
+    def close(self) -> Path:
+        """Write what is left and give the dataset its name. Raises DatasetError when it has no episode."""
+        if not self._tasks:
+            self.abort()
+            raise DatasetError(f"{self.root}: not written, since there is no episode to write")
+        for writer in self._tasks.values():
+            writer.flush()
+        _check_free(self.root, self._overwrite)
+        os.chmod(self._folder, 0o755)  # mkdtemp's folders are private
+        old = self._folder.with_name(self._folder.name.replace(".partial-", ".old-"))
+        if self.root.exists():
+            self.root.rename(old)
+        self._folder.rename(self.root)
+        self._open = False
+        shutil.rmtree(old, ignore_errors=True)
+        return self.root
+
+    def abort(self) -> None:
+        """Throw away what was written; does nothing after close()."""
+        if self._open:
+            self._open = False
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, error_type: object, *_: object) -> None:
+        if error_type is not None:
+            self.abort()
+        elif self._open:
+            self.close()
+
+    def _dataset_id(self, task_id: str) -> str:
+        """Minari's id of a task: letters, digits, - and _ only, and another one for each task."""
+        space = _slug(self.contract.name)
+        name = _slug(task_id.removeprefix(f"{self.contract.name}/"))
+        taken = {writer.dataset_id for known, writer in self._tasks.items() if known != task_id}
+        if f"{space}/{name}-v0" in taken:
+            name += f"-{hashlib.sha256(task_id.encode()).hexdigest()[:8]}"
+        return f"{space}/{name}-v0"
+
+
+class _TaskWriter:
+    """The Minari dataset of one task."""
+
+    def __init__(self, folder: Path, dataset_id: str, entry: TaskEntry, contract: Contract) -> None:
+        self.dataset_id, self.entry = dataset_id, entry
+        folder.mkdir(parents=True)
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (contract.observation_dim,), np.float64)
+        low, high = np.array(contract.action.low), np.array(contract.action.high)
+        self.storage = MinariStorage.new(
+            folder / "data",
+            observation_space,
+            gymnasium.spaces.Box(low, high, dtype=np.float64),
+            data_format=FORMAT,
+        )
+        self.storage.get_size = lambda: 0.0  # Minari walks all files after each episode for it
+        self.storage.update_metadata(
+            {
+                "dataset_id": dataset_id,
+                "minari_version": minari.__version__,
+                "description": f"{entry.task_id}, recorded under the contract '{contract.name}'",
+                "spc_contract": contract.text,
+                "spc_contract_sha256": contract.sha256,
+                "spc_rate_hz": contract.rate_hz,
+                "spc_task_id": entry.task_id,
+                "spc_task_params": dict(entry.params),
+            }
+        )
+        self.waiting: list[Episode] = []
+
+    def add(self, episode: Episode) -> None:
+        self.waiting.append(episode)
+        if sum(len(e) for e in self.waiting) >= FLUSH_STEPS:
+            self.flush()
+
+    def flush(self) -> None:
+        first = self.storage.total_episodes
+        self.storage.update_episodes([_buffer(episode) for episode in self.waiting])
+        details = [_details(episode) for episode in self.waiting]
+        self.storage.update_episode_metadata(details, range(first, first + len(details)))
+        self.waiting = []
+
+
+def load_dataset(root: str | Path) -> PackedDataset:
+    """Open a dataset for training; packs it on first use. Raises DatasetError."""
+    root = Path(root)
+    stores = _stores(root)
+    contract = _contract(root, stores)
+    folder = root / ".packed" / _fingerprint(root)
+    if not folder.is_dir():
+        try:
+            _pack(folder, root, stores, contract)
+        except OSError as error:
+            raise DatasetError(f"{root}: cannot be packed ({error}); make room or make it writable") from None
+    summary = json.loads((folder / "summary.json").read_text())
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _PACKED}
+    tasks = tuple(TaskEntry(task["task_id"], task["params"]) for task in summary["tasks"])
+    return PackedDataset(root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], **arrays)
+
+
+def read_episodes(root: str | Path) -> Iterator[tuple[TaskEntry, Episode]]:
+    """All episodes as they stand on disk, task by task, with all three ends and their sources."""
+    root = Path(root)
+    stores = _stores(root)
+    _contract(root, stores)
+    for store in stores:
+        for episode in store.episodes():
+            yield store.entry, episode
+
+
+class _Store:
+    """One task's Minari dataset on disk."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        with _named_errors(data):
+            self.metadata = MinariStorage.read_raw_metadata(data)
+            self.contract = parse_contract(self.metadata["spc_contract"], str(data))
+            self.entry = TaskEntry(self.metadata["spc_task_id"], self.metadata["spc_task_params"])
+            self.step_count, self.episode_count = (
+                self.metadata["total_steps"],
+                self.metadata["total_episodes"],
+            )
+
+    def episodes(self) -> Iterator[Episode]:
+        with _named_errors(self.data):
+            storage = MinariStorage.read(self.data)
+            ids = range(self.episode_count)
+            pairs = zip(storage.get_episode_metadata(ids), storage.get_episodes(ids), strict=True)
+            for about, raw in pairs:
+                if len(raw["rewards"]) != about["total_steps"]:
+                    raise DatasetError(
+                        f"{self.data}: episode {about['id']} has {len(raw['rewards'])} steps, its metadata "
+                        f"says {about['total_steps']}; convert again"
+                    )
+                yield Episode(
+                    observations=raw["observations"],
+                    actions=raw["actions"],
+                    rewards=raw["rewards"],
+                    times_ns=raw["infos"]["time_ns"].reshape(-1),
+                    terminated=bool(raw["terminations"][-1]),
+                    truncated=bool(raw["truncations"][-1]),
+                    cut=about["cut"],
+                    source=about["source"],
+                    source_sha256=about["source_sha256"],
+                    behaviour=about["behaviour"],
+                )
+
+
+_PACKED = ("observations", "actions", "rewards", "terminated", "episode_starts", "episode_task")
+
+
+def _pack(folder: Path, root: Path, stores: list[_Store], contract: Contract) -> None:
+    """Write the arrays of PackedDataset, episode by episode, into `folder`, which appears whole or not."""
+    steps, episodes = sum(s.step_count for s in stores), sum(s.episode_count for s in stores)
+    shapes = {
+        "observations": ((steps + episodes, contract.observation_dim), np.float32),
+        "actions": ((steps, contract.action_dim), np.float32),
+        "rewards": ((steps,), np.float32),
+        "terminated": ((steps,), np.bool_),
+        "episode_starts": ((episodes + 1,), np.int64),
+        "episode_task": ((episodes,), np.int64),
+    }
+    needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
+    if shutil.disk_usage(root).free < needed + 1_000_000:  # a full disk kills whoever writes to a mapped file
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed")
+    folder.parent.mkdir(exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    try:
+        out: dict[str, Any] = {
+            name: np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+            for name, (shape, dtype) in shapes.items()
+        }
+        digest = hashlib.sha256(contract.sha256.encode())
+        e = s = 0
+        for number, store in enumerate(stores):
+            digest.update(json.dumps([store.entry.task_id, store.entry.params], sort_keys=True).encode())
+            for episode in store.episodes():
+                end = s + len(episode)
+                out["observations"][s + e : end + e + 1] = episode.observations
+                out["actions"][s:end], out["rewards"][s:end] = episode.actions, episode.rewards
+                out["terminated"][end - 1] = episode.terminated
+                out["episode_starts"][e + 1], out["episode_task"][e] = end, number
+                for array in (episode.observations, episode.actions, episode.rewards):
+                    digest.update(np.ascontiguousarray(array).tobytes())
+                digest.update(bytes([episode.terminated]))
+                e, s = e + 1, end
+        for array in out.values():
+            array.flush()
+        tasks = [{"task_id": store.entry.task_id, "params": dict(store.entry.params)} for store in stores]
+        _write_text(
+            partial / "summary.json", json.dumps({"sha256": digest.hexdigest(), "tasks": tasks}, indent=1)
+        )
+        os.chmod(partial, 0o755)
+        with contextlib.suppress(OSError):  # another process may have packed it meanwhile
+            partial.rename(folder)
+        if not folder.is_dir():
+            raise DatasetError(f"{root}: could not put the packed arrays at {folder}; is the disk full?")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _stores(root: Path) -> list[_Store]:
+    """The tasks of a dataset, sorted by task id."""
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder; give the folder that `spc convert` wrote")
+    found = [_Store(path.parent) for path in sorted(root.glob("*/*/data/metadata.json"))]
+    if not found:
+        raise DatasetError(
+            f"{root}: not a dataset, it holds no <name>/<task>-v0/data; make one with `spc convert`"
+        )
+    return sorted(found, key=lambda store: store.entry.task_id)
+
+
+def _contract(root: Path, stores: list[_Store]) -> Contract:
+    """The one contract of all tasks."""
+    first = stores[0]
+    for store in stores[1:]:
+        if store.contract.sha256 != first.contract.sha256 and (
+            lines := first.contract.differences(store.contract)
+        ):
+            raise DatasetError(
+                f"{root}: tasks '{first.entry.task_id}' and '{store.entry.task_id}' have other contracts; "
+                f"convert their bags together. In the order of the tasks:\n  " + "\n  ".join(lines)
+            )
+    file = root / "contract.yaml"
+    return load_contract(file) if file.is_file() else first.contract
+
+
+def _fingerprint(root: Path) -> str:
+    """Changes whenever a file of the dataset does; cheap, since it looks at names, sizes and times only."""
+    digest = hashlib.sha256(f"{PACK_VERSION}".encode())
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name != ".packed")
+        for name in sorted(files):
+            if folder != str(root):  # reports beside the tasks do not matter
+                status = os.stat(os.path.join(folder, name))
+                place = os.path.relpath(folder, root)
+                digest.update(f"{place}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_free(root: Path, overwrite: bool) -> None:
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return
+    if not overwrite:
+        raise DatasetError(f"{root}: exists already; choose another folder, or overwrite it with --overwrite")
+    if not (root / "contract.yaml").is_file():
+        raise DatasetError(f"{root}: is not a dataset, so it is not overwritten; choose another folder")
+
+
+def _check(episode: Episode, contract: Contract) -> None:
+    t = len(episode.rewards)
+    wanted = {
+        "observations": (t + 1, contract.observation_dim),
+        "actions": (t, contract.action_dim),
+        "rewards": (t,),
+        "times_ns": (t + 1,),
+    }
+    for name, shape in wanted.items():
+        array = getattr(episode, name)
+        if array.shape != shape:
+            raise DatasetError(f"{episode.source}: {name} have the shape {array.shape}, expected {shape}")
+        if not np.isfinite(array).all():
+            raise DatasetError(f"{episode.source}: {name} are not all finite; cut the episode there")
+    ends = [episode.terminated, episode.truncated, episode.cut is not None]
+    if t < 1 or sum(ends) != 1:
+        raise DatasetError(
+            f"{episode.source}: an episode has at least one step and one end, got {t} steps, "
+            f"terminated {episode.terminated}, truncated {episode.truncated}, cut {episode.cut!r}"
+        )
+
+
+def _pieces(episode: Episode) -> list[Episode]:
+    """The episode in pieces that Minari can read back; no transition is lost."""
+    pieces = []
+    for begin in range(0, len(episode), MAX_STEPS):
+        end = min(begin + MAX_STEPS, len(episode))
+        last = end == len(episode)
+        pieces.append(
+            dataclasses.replace(
+                episode,
+                observations=episode.observations[begin : end + 1],
+                actions=episode.actions[begin:end],
+                rewards=episode.rewards[begin:end],
+                times_ns=episode.times_ns[begin : end + 1],
+                terminated=episode.terminated and last,
+                truncated=episode.truncated and last,
+                cut=episode.cut if last else f"continued: longer than {MAX_STEPS} steps",
+            )
+        )
+    return pieces
+
+
+def _buffer(episode: Episode) -> EpisodeBuffer:
+    t = len(episode)
+    terminations, truncations = np.zeros(t, np.bool_), np.zeros(t, np.bool_)
+    terminations[-1], truncations[-1] = episode.terminated, episode.truncated
+    buffers: dict[str, Any] = {
+        "observations": episode.observations,
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        "terminations": terminations,
+        "truncations": truncations,
+        "infos": {"time_ns": episode.times_ns.reshape(-1, 1)},  # Minari cannot read flat infos back
+    }
+    return EpisodeBuffer(**buffers)
+
+
+def _details(episode: Episode) -> dict[str, Any]:
+    return {name: getattr(episode, name) for name in ("cut", "source", "source_sha256", "behaviour")}
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-") or "task"
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _named_errors(data: Path) -> Iterator[None]:
+    """Give an error its dataset. Damaged files make Minari and arrow raise anything, so all is caught."""
+    try:
+        yield
+    except (DatasetError, ContractError):
+        raise
+    except Exception as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise DatasetError(
+            f"{data}: not readable as a dataset of this program ({what}); convert again"
+        ) from error

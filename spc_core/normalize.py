@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of the data that travel with the weights: networks see unit scales, users see the contract's units."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from spc_core.contract import Contract
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Mean and spread of the training data, float32, one entry for each field; actions scale by their limits."""
+
+    observation_mean: np.ndarray  # (O,)
+    observation_std: np.ndarray  # (O,)
+    change_std: np.ndarray  # (O,) of s' - s
+    reward_mean: float
+    reward_std: float
+    action_low: np.ndarray  # (A,) in the contract's unit
+    action_high: np.ndarray  # (A,)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """(..., O) in the contract's units to unit scale."""
+        return ((observation - self.observation_mean) / self.observation_std).astype(np.float32)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """(..., A) in the contract's units to [-1, 1]; a command beyond the limits counts as the limit."""
+        share = (action - self.action_low) / (self.action_high - self.action_low)
+        return np.clip(2 * share - 1, -1, 1).astype(np.float32)
+
+    def action_units(self, action: np.ndarray) -> np.ndarray:
+        """(..., A) in [-1, 1] to the contract's units, float64."""
+        return self.action_low + (np.asarray(action, np.float64) + 1) / 2 * (self.action_high - self.action_low)
+
+    def reward(self, reward: Any) -> Any:
+        return np.float32((reward - self.reward_mean) / self.reward_std)
+
+    def transition(
+        self, observation: np.ndarray, action: np.ndarray, reward: np.ndarray, following: np.ndarray
+    ) -> np.ndarray:
+        """What the context encoder reads (..., 2 O + A + 1): s, a, r, s' - s, each on unit scale."""
+        change = ((following - observation) / self.change_std).astype(np.float32)
+        reward = np.asarray(self.reward(reward), np.float32)[..., None]
+        return np.concatenate([self.observation(observation), self.action(action), reward, change], -1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: np.asarray(value).tolist() for key, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Stats:
+        """Raises ValueError naming what is missing, so that nothing runs without normalisation."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            raise ValueError(f"statistics lack {sorted(names - set(values))}, or have unknown {sorted(set(values) - names)}")
+        return cls(**{k: float(v) if k.startswith("reward") else np.asarray(v, np.float32) for k, v in values.items()})
+
+
+def compute_stats(
+    contract: Contract, observations: np.ndarray, changes: np.ndarray, rewards: np.ndarray
+) -> Stats:
+    """Statistics of (N, O) observations, (N, O) changes and (N,) rewards.
+
+    A field that never changes would divide by zero and teach nothing: raises ValueError that names it.
+    """
+    std = observations.std(0)
+    constant = [name for name, s in zip(contract.observation_names, std, strict=True) if not s > 1e-8]
+    if constant:
+        raise ValueError(f"observation {', '.join(constant)} never changes in the data; take it out of the contract")
+    if not rewards.std() > 1e-8:
+        raise ValueError(f"the reward is {rewards.mean():g} in every transition; nothing can be learnt from it")
+    return Stats(
+        observation_mean=observations.mean(0).astype(np.float32),
+        observation_std=std.astype(np.float32),
+        change_std=np.maximum(changes.std(0), 1e-6).astype(np.float32),
+        reward_mean=float(rewards.mean()),
+        reward_std=float(rewards.std()),
+        action_low=np.asarray(contract.action.low, np.float32),
+        action_high=np.asarray(contract.action.high, np.float32),
+    )

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fixed registry of reward functions. A contract names an entry; it can never name code to import."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+RewardFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+"""(o_k, a_k, o_{k+1}) in the contract's units to r_k."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardEntry:
+    """A reward function's weights with their defaults, the field prefixes it needs, and what builds it."""
+
+    weights: Mapping[str, float]
+    build: Callable[[tuple[str, ...], np.ndarray, Mapping[str, float]], RewardFunction]
+
+
+def _reach(names: tuple[str, ...], action_scale: np.ndarray, weights: Mapping[str, float]) -> RewardFunction:
+    """-distance * tanh(scale * |position' - target|) - effort * |a / action_scale|^2, joint by joint name.
+
+    The target is the one that o_k showed, since a_k answers o_k. Bounded, so that critics stay bounded.
+    """
+    joints = [name.removeprefix("target.position.") for name in names if name.startswith("target.position.")]
+    if not joints:
+        raise ValueError("reward 'reach' needs observed fields target.position.<joint>; observe the topic 'target'")
+    position = [_index(names, f"joint_states.position.{joint}") for joint in joints]
+    target = [_index(names, f"target.position.{joint}") for joint in joints]
+
+    def reward(observation: np.ndarray, action: np.ndarray, following: np.ndarray) -> float:
+        distance = np.linalg.norm(following[position] - observation[target])
+        effort = np.sum(np.square(action / action_scale))
+        return float(-weights["distance"] * np.tanh(weights["scale"] * distance) - weights["effort"] * effort)
+
+    return reward
+
+
+def _index(names: tuple[str, ...], name: str) -> int:
+    if name not in names:
+        raise ValueError(f"reward 'reach' needs the observed field '{name}'; observed are: {', '.join(names)}")
+    return names.index(name)
+
+
+REWARDS: Mapping[str, RewardEntry] = {
+    "reach": RewardEntry(weights={"distance": 1.0, "scale": 1.0, "effort": 0.0}, build=_reach),
+}

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs on a robot: the context as a running aggregate, and the policy. No gradient, no history kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from spc_core.checkpoint import Checkpoint
+from spc_core.frames import Transition
+
+MODES = ("online", "collect", "frozen")
+
+
+class ContextTracker:
+    """The task vector z from the transitions seen so far; one transition costs the same whatever came before.
+
+    Modes: `online` adds each transition and shows the result at once; `collect` adds, but shows the prior (zeros)
+    until the mode changes; `frozen` adds nothing. At most `limit` transitions are added (None: no limit).
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._encoder = checkpoint.agent.context_encoder
+        self._stats = checkpoint.stats
+        self._device = checkpoint.device
+        self._sum = np.zeros(checkpoint.config.model.context_dim)
+        self._mode = "online"
+        self.limit: int | None = None
+        self.count = 0
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"context mode {mode!r} is unknown; use one of: {', '.join(MODES)}")
+        self._mode = mode
+
+    def reset(self) -> None:
+        """Forget all transitions: back to the prior."""
+        self._sum[:] = 0
+        self.count = 0
+
+    @torch.inference_mode()
+    def update(self, transition: Transition) -> bool:
+        """Add a transition unless frozen or full; returns whether it was added."""
+        if self._mode == "frozen" or (self.limit is not None and self.count >= self.limit):
+            return False
+        row = self._stats.transition(
+            transition.observation, transition.action, transition.reward, transition.next_observation
+        )
+        self._sum += self._encoder.embed(torch.from_numpy(row).to(self._device)).cpu().numpy()
+        self.count += 1
+        return True
+
+    @property
+    def context(self) -> np.ndarray:
+        """The task vector to act on now, (Z,) float32."""
+        if self._mode == "collect" or self.count == 0:
+            return np.zeros(len(self._sum), np.float32)
+        return (self._sum / self.count).astype(np.float32)
+
+
+class Policy:
+    """Observation and task vector to an action in the contract's units."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._agent = checkpoint.agent
+        self._stats = checkpoint.stats
+        self._device = checkpoint.device
+
+    @torch.inference_mode()
+    def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """(O,) and (Z,) to the mean action (A,), float64."""
+        row = torch.from_numpy(self._stats.observation(observation)).to(self._device)
+        z = torch.from_numpy(np.asarray(context, np.float32)).to(self._device)
+        return self._stats.action_units(self._agent.act(row, z).cpu().numpy())

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""arm_reach: the reward differs. The goal hides on a ring of joint poses around home; the arm lies flat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from .arm import ArmEnv, Task, make_task
+
+FAMILY = "arm_reach"
+HOME = (0.0, 1.4)  # rad, elbow bent
+RADIUS = 1.0  # rad, of the ring of goals
+OOD_RADIUS = 1.35
+BANDWIDTH = 14.0  # rad/s of the expert's critically damped approach
+REST_BANDWIDTH = 3.0  # rad/s of the slow pull to home under random motion
+MAX_LEAD = 0.45  # rad of error that the expert answers in full
+
+
+def _goal(split: str, index: int, angle: float, radius: float) -> Task:
+    return make_task(
+        FAMILY,
+        split,
+        index,
+        angle=angle,
+        radius=radius,
+        goal_shoulder=HOME[0] + radius * math.cos(angle),
+        goal_elbow=HOME[1] + radius * math.sin(angle),
+    )
+
+
+_STEP = 2 * math.pi / 20  # rad between training goals
+TASKS = {
+    "train": tuple(_goal("train", i, i * _STEP, RADIUS) for i in range(20)),
+    "id": tuple(_goal("id", i, (2 * i + 0.5) * _STEP, RADIUS) for i in range(10)),
+    "ood": tuple(_goal("ood", i, (2 * i + 1.5) * _STEP, OOD_RADIUS) for i in range(10)),
+}
+MEAN_TASK = _goal("mean", 0, 0.0, 0.0)  # the mean of a ring is its centre
+
+
+class ArmReach(ArmEnv):
+    """Reach a joint goal that the observation (4,) does not show; only the reward tells where it is."""
+
+    family = FAMILY
+    home = HOME
+    distance_scale = 1.0
+    noise_action = np.array([0.9, 0.45])  # Nm
+
+    def default_task(self) -> Task:
+        return TASKS["train"][0]
+
+    def mean_task(self) -> Task:
+        return MEAN_TASK
+
+    def apply_params(self, params: Mapping[str, float]) -> None:
+        self._goal = np.array([params["goal_shoulder"], params["goal_elbow"]])
+
+    def target(self) -> np.ndarray:
+        return self._goal
+
+    def expert(self, observation: np.ndarray, task: Task | None = None) -> np.ndarray:
+        params = (task or self.task).params
+        goal = np.array([params["goal_shoulder"], params["goal_elbow"]])
+        return self.clip(self.computed_torque(observation, goal, BANDWIDTH, payload=0.0, max_lead=MAX_LEAD))
+
+    def rest_action(self, observation: np.ndarray) -> np.ndarray:
+        return self.clip(
+            self.computed_torque(observation, np.array(HOME), REST_BANDWIDTH, payload=0.0, max_lead=RADIUS)
+        )

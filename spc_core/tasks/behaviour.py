@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who drives the robot while data is recorded: an expert, a noisy expert, or smooth random motion."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from . import tasks
+from .arm import Task
+
+Kind = Literal["expert", "noisy", "random"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+NOISE_TIME_S = 0.25  # correlation time of the noise
+NOISE_SCALE = {
+    "expert": (0.0, 0.0),
+    "noisy": (0.1, 0.7),
+    "random": (0.2, 1.0),
+}  # of noise_action, drawn per episode
+OTHER_TASK_SHARE = 0.3  # of the noisy episodes are driven for another training task
+
+
+class Controllable(Protocol):
+    """What a behaviour needs of a family: no simulator, so that a robot node can hold one."""
+
+    family: str
+    task: Task
+    control_hz: int
+    action_low: np.ndarray
+    action_high: np.ndarray
+    noise_action: np.ndarray
+
+    def expert(self, observation: np.ndarray, task: Task | None = None) -> np.ndarray: ...
+
+    def rest_action(self, observation: np.ndarray) -> np.ndarray: ...
+
+
+class SmoothNoise:
+    """An Ornstein-Uhlenbeck process of unit variance, stepped exactly."""
+
+    def __init__(self, size: int, rate_hz: float, time_s: float) -> None:
+        self._decay = math.exp(-1 / (rate_hz * time_s))
+        self._value = np.zeros(size)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Start from the stationary distribution."""
+        self._value = rng.standard_normal(self._value.size)
+
+    def step(self, rng: np.random.Generator) -> np.ndarray:
+        """The next value (size,)."""
+        spread = math.sqrt(1 - self._decay**2)
+        self._value = self._decay * self._value + spread * rng.standard_normal(self._value.size)
+        return self._value
+
+
+class Behaviour:
+    """One way of acting for `env.task`, from observations alone; call reset() before each episode."""
+
+    def __init__(self, env: Controllable, kind: str, seed: int) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"unknown behaviour {kind!r}; known: {', '.join(KINDS)}")
+        self.env = env
+        self.kind = kind
+        self._rng = np.random.default_rng(seed)
+        self._noise = SmoothNoise(env.action_low.size, env.control_hz, NOISE_TIME_S)
+        self.reset()
+
+    def reset(self) -> None:
+        """Draw this episode's noise scale and, for a noisy expert, the task it acts for."""
+        self._scale = self._rng.uniform(*NOISE_SCALE[self.kind]) * self.env.noise_action
+        self._noise.reset(self._rng)
+        self._other: Task | None = None
+        if self.kind == "noisy" and self._rng.uniform() < OTHER_TASK_SHARE:
+            known = tasks(self.env.family, "train")
+            self._other = known[self._rng.integers(len(known))]
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The next action (action_dim,) within its limits, in physical units."""
+        if self.kind == "random":
+            action = self.env.rest_action(observation)
+        else:
+            action = self.env.expert(observation, self._other or self.env.task)
+        if self.kind != "expert":
+            action = action + self._scale * self._noise.step(self._rng)
+        return np.minimum(np.maximum(action, self.env.action_low), self.env.action_high)
+
+
+def behaviour_mix(episode: int) -> Kind:
+    """The kind of the n-th recorded episode: expert, noisy, random, and again."""
+    return KINDS[episode % len(KINDS)]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collects behaviour data of a task family through the real chain: simulation, behaviour and recorder nodes, bags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spc_core.contract import find_config
+from spc_ros.bag_reader import find_bags
+from spc_ros.processes import NodeGroup, ProcessError
+
+PROGRESS = re.compile(r"progress (\d+)/(\d+) (.*)")
+EPISODE_TIMEOUT_S = 60.0  # far above what an episode takes; the nodes have tighter deadlines of their own
+
+
+def collect(
+    family: str,
+    out: str | Path,
+    episodes: int = 20,
+    split: str = "train",
+    task_ids: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    seed: int = 0,
+    contract: str = "",
+    storage: str = "mcap",
+    environment: Mapping[str, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Path]:
+    """Record `episodes` of each task as bags in `<out>/bags`; returns their paths. Raises ProcessError.
+
+    Logs of the nodes are in `<out>/log`. `progress(done, total, text)` is called after each episode, from another
+    thread. `environment` is for the nodes, such as a ROS_DOMAIN_ID of their own.
+    """
+    out = Path(out)
+    contract = str(find_config("contracts", contract or family).resolve())
+    bags = (out / "bags").resolve()
+    plan: dict[str, Any] = {"family": family, "split": split, "episodes": episodes, "seed": seed}
+    plan |= {"task_ids": list(task_ids)} if task_ids else {}
+    plan |= {"kinds": list(kinds)} if kinds else {}
+    clock = {"use_sim_time": True}
+
+    def on_line(line: str) -> None:
+        found = PROGRESS.match(line)
+        if found and progress is not None:
+            progress(int(found[1]), int(found[2]), found[3])
+
+    with NodeGroup(out / "log", environment=environment) as nodes:
+        nodes.start("recorder", {**clock, "contract": contract, "directory": str(bags), "storage": storage})
+        nodes.start("behaviour", {**clock, "family": family, "contract": contract, "min_subscriptions": 2})
+        nodes.start("sim", {"family": family, "contract": contract, "min_subscriptions": 2})
+        nodes.wait_ready()
+        driver = nodes.start("collect", plan, on_line)
+        driver.wait_while_printing(EPISODE_TIMEOUT_S)
+        if driver.process.returncode != 0:
+            raise ProcessError(f"collection failed{driver.tail()}")
+    return find_bags([bags])

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node `sim`: a task family behind the contract's topics, in lock-step with whoever commands it, or in real time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.duration import Duration
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from spc_core.contract import Contract, find_config, load_contract
+from spc_core.tasks import families, find_task, make_env
+from spc_ros.managed_node import Param, PlainNode, run, steady_timer
+from spc_ros.messages import FieldReader, FieldWriter, set_stamp, stamp_ns
+from spc_ros.simulation import Simulation, State, observation_parts
+from spc_ros.topic_bridge import EPISODE_TOPIC, REWARD_TOPIC, latched_qos, message_class, stream_qos
+
+PARAMS = [
+    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
+    Param("contract", "", "contract file or name; empty: the family's", read_only=True),
+    Param("task_id", "", "task of the next episode; empty: the family's first"),
+    Param("seed", 0, "seed of the next episode", 0, 2**31),
+    Param("mode", "lockstep", "who sets the pace", choices=("lockstep", "realtime"), read_only=True),
+    Param("auto_reset", False, "start an episode at once, and the next one, seed + 1, when one ends"),
+    Param("command_timeout_s", 5.0, "lock-step: longest wait for a command", 0.01, 3600.0),
+    Param("connect_timeout_s", 20.0, "lock-step: longest wait for others to connect", 0.0, 3600.0),
+    Param(
+        "min_subscriptions", 1, "lock-step: subscribers of the first stream to wait for at a reset", 0, 100
+    ),
+]
+ACK_TIMEOUT = Duration(seconds=0.5)
+HOUSEKEEPING_S = 0.02
+STALE_PERIODS = 2
+
+
+class StatePublishers:
+    """Publishes states on the contract's topics, `reward` and `/clock`, and counts by topic."""
+
+    def __init__(self, node: PlainNode, contract: Contract, reliable: bool) -> None:
+        self.counts: Counter[str] = Counter()
+        qos = stream_qos(reliable)
+        self._clock = node.create_publisher(Clock, "/clock", qos)
+        self._parts = [
+            (part, np.array(part.columns), FieldWriter(part.type, part.fields, part.topic),
+             message_class(part.type), node.create_publisher(message_class(part.type), part.topic, qos))
+            for part in observation_parts(contract)
+        ]  # fmt: skip
+        reward = contract.reward
+        topic, kind, field = REWARD_TOPIC, "geometry_msgs/msg/Vector3Stamped", "vector.x"
+        if reward.topic is not None and reward.type is not None and reward.field is not None:
+            topic, kind, field = reward.topic, reward.type, reward.field
+        self._reward_class = message_class(kind)
+        self._reward_writer = FieldWriter(kind, (field,), topic)
+        self._reward = node.create_publisher(self._reward_class, topic, qos)
+        self.first_stream = self._parts[-1][-1]
+
+    def publish(self, state: State) -> None:
+        """Clock first, then what belongs to the tick, and last the stream that sets the ticks."""
+        clock = Clock()
+        clock.clock.sec, clock.clock.nanosec = divmod(state.t_ns, 1_000_000_000)
+        self._send(self._clock, clock)
+        if state.reward is not None:
+            msg = self._reward_class()
+            self._reward_writer.fill(msg, np.array([state.reward]))
+            set_stamp(msg, state.t_ns)
+            self._send(self._reward, msg)
+        for _, columns, writer, kind, publisher in self._parts:
+            msg = kind()
+            writer.fill(msg, state.observation[columns])
+            set_stamp(msg, state.t_ns)
+            self._send(publisher, msg)
+
+    def _send(self, publisher: Any, msg: Any) -> None:
+        publisher.publish(msg)
+        self.counts[publisher.topic_name] += 1
+
+
+class SimNode(PlainNode):
+    """Services: ~/reset starts an episode, ~/pause holds, ~/step does one step while paused."""
+
+    def __init__(self) -> None:
+        super().__init__("sim", PARAMS)
+        self.add_on_set_parameters_callback(self._check_task)
+        contract = load_contract(find_config("contracts", self.params.contract or self.params.family))
+        self.sim = Simulation(make_env(self.params.family), contract)
+        self.lockstep = self.params.mode == "lockstep"
+        self.out = StatePublishers(self, contract, self.lockstep)
+        self.episode = self.create_publisher(String, EPISODE_TOPIC, latched_qos())
+        self._reader = FieldReader(contract.action.type, contract.action.fields, contract.action.topic)
+        self._commands = self.create_subscription(
+            message_class(contract.action.type),
+            contract.action.topic,
+            self._on_command,
+            stream_qos(self.lockstep),
+        )
+        self._safe = np.asarray(contract.action.safe)
+        self._command: np.ndarray | None = None  # lock-step: held while paused; real time: the last one
+        self._command_at_s = self._since_s = time.monotonic()
+        self._first: State | None = None  # the first state, held until all have connected
+        self._paused = False
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(SetBool, "~/pause", self._on_pause)
+        self.create_service(Trigger, "~/step", self._on_step)
+        steady_timer(self, HOUSEKEEPING_S, self._housekeeping)
+        if not self.lockstep:
+            steady_timer(self, contract.period_ns / 1e9, self._on_period)
+        self._announce()
+
+    def diagnose(self) -> dict[str, Any]:
+        info = self.sim.info
+        return {
+            "state": info.state,
+            "episode": info.episode,
+            "task": info.task_id,
+            "sim_time_s": self.sim.t_ns / 1e9,
+        }
+
+    def close(self) -> None:
+        self._end("the simulation was stopped", truncated=True)
+        self.episode.wait_for_all_acked(ACK_TIMEOUT)
+
+    def reset(self, seed: int) -> None:
+        """End a running episode as truncated and start the next one."""
+        self._end("reset", truncated=True)
+        task_id = self.params.task_id
+        task = find_task(task_id) if task_id else make_env(self.params.family).task
+        self.out.counts.clear()
+        self._first, self._command = self.sim.reset(task, seed), None
+        self._since_s = time.monotonic()
+        self._announce()
+        self.episode.wait_for_all_acked(ACK_TIMEOUT)  # whoever needs the task knows it before the first state
+        self._release_first()
+
+    def _release_first(self) -> None:
+        """Publish the held first state once nobody would miss it, or give up after a deadline."""
+        if self._first is None:
+            return
+        topic = self._commands.topic_name
+        missing = []
+        if self.lockstep:
+            if self._commands.get_publisher_count() == 0:
+                missing.append(f"a publisher of {topic}")
+            found = self.out.first_stream.get_subscription_count()
+            if found < self.params.min_subscriptions:
+                name = self.out.first_stream.topic_name
+                missing.append(f"{self.params.min_subscriptions} subscribers of {name} (found {found})")
+        waited_s = time.monotonic() - self._since_s
+        if not missing:
+            state, self._first = self._first, None
+            self._since_s = time.monotonic()
+            self.out.publish(state)
+        elif waited_s > self.params.connect_timeout_s:
+            self._first = None
+            self._end(f"no {' and no '.join(missing)} within {self.params.connect_timeout_s:g} s")
+
+    def _advance(self, action: np.ndarray) -> None:
+        """One step, its state out, and the episode's end when it came."""
+        if self.lockstep:
+            self._command = None
+            self.out.counts[self._commands.topic_name] += 1  # answered, so a recording must hold it
+        self.out.publish(self.sim.step(action))
+        self._since_s = time.monotonic()
+        if not self.sim.running:
+            self._announce()
+
+    def _end(self, reason: str, truncated: bool = False) -> None:
+        if self.sim.running:
+            self.sim.end(reason, truncated=truncated)
+            self._announce()
+
+    def _announce(self) -> None:
+        info = self.sim.info
+        if info.state == "ended":
+            info = dataclasses.replace(info, published=dict(self.out.counts))
+            if not (info.terminated or info.truncated):
+                self.get_logger().error(
+                    f"episode {info.episode} ended: {info.reason}; {dict(self.diagnostics.counts)}"
+                )
+        self.episode.publish(String(data=info.to_json()))
+
+    def _on_command(self, msg: Any) -> None:
+        action = self._reader.read(msg)
+        refusal = self.sim.refusal(stamp_ns(msg) if self.lockstep else None, action)
+        if refusal or self._first is not None:
+            self.diagnostics.counts[refusal or "command before the first state"] += 1
+        elif self.lockstep and not self._paused:
+            self._advance(action)
+        else:
+            self._command, self._command_at_s = action, time.monotonic()
+
+    def _on_period(self) -> None:
+        """Real time: the last command holds, but not for longer than two periods."""
+        if not self.sim.running or self._first is not None or self._paused:
+            return
+        age_s = time.monotonic() - self._command_at_s
+        if self._command is None or age_s > STALE_PERIODS * self.sim.contract.period_ns / 1e9:
+            self.diagnostics.counts["no fresh command"] += 1
+            self._advance(self._safe)
+        else:
+            self._advance(self._command)
+
+    def _housekeeping(self) -> None:
+        if self.sim.running:
+            self._release_first()
+            timeout_s = self.params.command_timeout_s
+            waiting = self.lockstep and self._first is None and not self._paused
+            if waiting and time.monotonic() - self._since_s > timeout_s:
+                self._end(f"no command within {timeout_s:g} s")
+        elif self.params.auto_reset:
+            self.reset(self.params.seed + self.sim.info.episode)
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            self.reset(self.params.seed)
+        except ValueError as error:
+            response.success, response.message = False, str(error)
+        else:
+            response.success, response.message = True, self.sim.info.to_json()
+        return response
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._paused, self._since_s = request.data, time.monotonic()
+        if not self._paused and self.lockstep and self._command is not None:
+            self._advance(self._command)
+        response.success, response.message = True, "paused" if self._paused else "running"
+        return response
+
+    def _on_step(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        ready = self._paused and self.sim.running and self._first is None
+        if not ready or (self.lockstep and self._command is None):
+            why = "no command for this state yet" if ready else "pause a running episode first"
+            response.success, response.message = False, why
+        else:
+            self._advance(self._safe if self._command is None else self._command)
+            response.success, response.message = True, self.sim.info.to_json()
+        return response
+
+    def _check_task(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            if parameter.name == "task_id" and parameter.value:
+                try:
+                    task = find_task(parameter.value)
+                except ValueError as error:
+                    return SetParametersResult(successful=False, reason=str(error))
+                if task.family != self.params.family:
+                    reason = f"task '{task.task_id}' is not of the family '{self.params.family}'"
+                    return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+
+def main() -> int:
+    return run(SimNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A contract's topics as subscriptions and publishers, and the one definition of the context message."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Float32MultiArray, MultiArrayDimension
+
+from spc_core.contract import Contract, ContractError, suggest
+from spc_core.frames import ObservationAssembler, TransitionAssembler
+from spc_ros.messages import JOINT_TRAJECTORY, ContractReader, FieldWriter, MessageError, push, set_stamp
+
+PACKAGES = (
+    *("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs"),
+    *("diagnostic_msgs", "rosgraph_msgs"),
+)
+EPISODE_TOPIC = "episode"
+CONTEXT_TOPIC = "context"
+REWARD_TOPIC = "reward"
+BAGS_TOPIC = "recorder/bags"
+LOCKSTEP_DEPTH = 1000
+
+
+def message_class(type_name: str) -> Any:
+    """The Python class of a standard message type. Raises ContractError: no other package is imported."""
+    package, _, name = type_name.partition("/msg/")
+    if package not in PACKAGES:
+        raise ContractError(
+            f"message type '{type_name}' is not of a known package; known: {', '.join(PACKAGES)}"
+        )
+    module = importlib.import_module(f"{package}.msg")
+    if not hasattr(module, name):
+        raise ContractError(f"{package} has no message '{name}'{suggest(name, dir(module))}")
+    return getattr(module, name)
+
+
+def stream_qos(reliable: bool) -> QoSProfile:
+    """Sensor data where the newest value counts; with `reliable`, lock-step, where none may be lost."""
+    if reliable:
+        return QoSProfile(depth=LOCKSTEP_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+    return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def latched_qos(depth: int = 1) -> QoSProfile:
+    """Reliable, and late subscribers get the last `depth` messages."""
+    return QoSProfile(
+        depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+    )
+
+
+def now_ns(node: Node) -> int:
+    """The node's clock: simulation time under use_sim_time, else wall time."""
+    return node.get_clock().now().nanoseconds
+
+
+class CommandPublisher:
+    """Publishes actions on the contract's command topic."""
+
+    def __init__(self, node: Node, contract: Contract, reliable: bool) -> None:
+        action = contract.action
+        self._node = node
+        self._class = message_class(action.type)
+        self._stamped = action.type != JOINT_TRAJECTORY  # its stamp 0 means: start at once
+        self._writer = FieldWriter(action.type, action.fields, action.topic, contract.period_ns)
+        self.publisher: Publisher = node.create_publisher(self._class, action.topic, stream_qos(reliable))
+
+    def send(self, action: np.ndarray, t_ns: int) -> None:
+        """Publish a command that answers the observation of `t_ns`: stamped now, and always after t_ns."""
+        msg = self._class()
+        self._writer.fill(msg, action)
+        if self._stamped:
+            set_stamp(msg, max(now_ns(self._node), t_ns + 1))
+        self.publisher.publish(msg)
+
+
+class ContractSubscriber:
+    """Feeds a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
+
+    The first stream, which sets the ticks, is subscribed last. Discovery keeps that order, so whoever sees that
+    subscription knows that the others stand too; and an executor hands over the others' messages first.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        contract: Contract,
+        assembler: ObservationAssembler | TransitionAssembler,
+        on_decided: Callable[[list[Any]], None],
+        reliable: bool,
+        complain: Callable[[str, str], None],
+    ) -> None:
+        """`complain(kind, text)` hears of messages that cannot be read; they are left out."""
+        self._node, self._assembler, self._on_decided, self._complain = node, assembler, on_decided, complain
+        self._reader = ContractReader(contract)
+        whole = isinstance(assembler, TransitionAssembler)
+        self.subscriptions = [
+            node.create_subscription(
+                message_class(type_name),
+                topic,
+                functools.partial(self._on_message, topic),
+                stream_qos(reliable),
+            )
+            for topic, type_name in reversed(self._reader.types.items())
+            if whole or any(kind == "observation" for kind, _ in self._reader.route(topic))
+        ]
+
+    def _on_message(self, topic: str, msg: Any) -> None:
+        try:
+            samples = self._reader.samples(topic, msg, now_ns(self._node))
+        except MessageError as error:
+            self._complain("unreadable", str(error))
+            return
+        for role, t_ns, values in samples:
+            if isinstance(self._assembler, TransitionAssembler):
+                decided = push(self._assembler, role, t_ns, values)
+            else:
+                decided = self._assembler.push(role[1], t_ns, values) if role[0] == "observation" else []
+            if decided:
+                self._on_decided(decided)
+
+
+def encode_context(context: np.ndarray, count: int, t_ns: int) -> Float32MultiArray:
+    """The context message: `data` is z (Z,), and the layout's labelled sizes say what z is.
+
+    dim[0] "context": Z. dim[1] "transitions": how many went into z. dim[2] "stamp.sec", dim[3] "stamp.nanosec":
+    the tick that z is meant for, since Float32MultiArray has no header.
+    """
+    msg = Float32MultiArray()
+    seconds, nanoseconds = divmod(t_ns, 1_000_000_000)
+    sizes = {
+        "context": len(context),
+        "transitions": count,
+        "stamp.sec": seconds,
+        "stamp.nanosec": nanoseconds,
+    }
+    msg.layout.dim = [MultiArrayDimension(label=label, size=size, stride=1) for label, size in sizes.items()]
+    msg.layout.dim[0].stride = len(context)
+    msg.data = np.asarray(context, np.float32).tolist()
+    return msg
+
+
+def decode_context(msg: Float32MultiArray) -> tuple[np.ndarray, int, int]:
+    """(z (Z,) float32, transitions, t_ns) of a context message. Raises ValueError for another layout."""
+    sizes = {dim.label: dim.size for dim in msg.layout.dim}
+    missing = [k for k in ("context", "transitions", "stamp.sec", "stamp.nanosec") if k not in sizes]
+    if missing or sizes["context"] != len(msg.data):
+        raise ValueError(
+            f"topic '{CONTEXT_TOPIC}': not a context message, layout says {sizes}, {len(msg.data)} numbers"
+        )
+    t_ns = sizes["stamp.sec"] * 1_000_000_000 + sizes["stamp.nanosec"]
+    return np.asarray(msg.data, np.float32), sizes["transitions"], t_ns

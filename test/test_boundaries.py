@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The design's hard boundaries, read from the syntax trees: who imports what, and what no file calls."""
+
+import ast
+import os
+import runpy
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = sorted((ROOT / "spc_core").rglob("*.py"))
+ROS = sorted((ROOT / "spc_ros").rglob("*.py"))
+LAUNCH = sorted((ROOT / "launch").glob("*.launch.py"))
+SCRIPTS = sorted((ROOT / "scripts").iterdir())
+TESTS = sorted((ROOT / "test").rglob("*.py"))
+
+UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+UNSAFE_YAML = {"load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every absolute import, inside functions and by importlib as well."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            name = node.args[0] if node.args else None
+            yield node.lineno, str(name.value) if isinstance(name, ast.Constant) else "(a computed name)"
+
+
+def unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, what) of everything that would let a file from a stranger run code."""
+    for line, name in imports(tree):
+        if name.split(".")[0] in UNSAFE_MODULES or name in {
+            "torch.load",
+            *(f"yaml.{f}" for f in UNSAFE_YAML),
+        }:
+            yield line, f"import of {name}"
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        module, _, function = called.rpartition(".")
+        if called in {"eval", "exec", "compile", "__import__"} or (
+            module == "yaml" and function in UNSAFE_YAML
+        ):
+            yield node.lineno, f"{called}()"
+        if called == "torch.load" and options.get("weights_only") != "True":
+            yield node.lineno, "torch.load() without weights_only=True"
+        if function == "load" and options.get("allow_pickle", "False") != "False":
+            yield node.lineno, f"{called}() with allow_pickle"
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def is_ros(top: str) -> bool:
+    return top in {"rclpy", "std_srvs"} or top.endswith(("_msgs", "_interfaces"))
+
+
+def may_import_ros(path: Path) -> bool:
+    return (
+        path.name.endswith("_node.py") or path.name == "topic_bridge.py"
+    )  # managed_node.py ends in _node.py too
+
+
+def offences(paths: list[Path], rule) -> list[str]:
+    """`file:line name` of every import whose top-level name breaks the rule."""
+    assert paths, "nothing to check"
+    return [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in paths
+        for line, name in imports(parse(path))
+        if rule(name.split(".")[0])
+    ]
+
+
+def test_core_knows_no_ros() -> None:
+    outside = {"rosbags", "rosbag2_py", "spc_ros", "launch", "launch_ros", "ament_index_python"}
+    assert offences(CORE, lambda top: is_ros(top) or top in outside) == []
+
+
+def test_only_nodes_import_ros() -> None:
+    assert offences([path for path in ROS if not may_import_ros(path)], is_ros) == []
+
+
+def test_launch_files_import_neither_torch_nor_the_package() -> None:
+    assert offences(LAUNCH, lambda top: top == "torch" or top.startswith("spc_")) == []
+
+
+def test_spdx_line() -> None:
+    wanted = "# SPDX-License-Identifier: Apache-2.0"
+    first_lines = {}
+    for path in [*CORE, *ROS, *LAUNCH, *SCRIPTS, *TESTS, ROOT / "setup.py"]:
+        lines = path.read_text().split("\n")
+        first_lines[str(path.relative_to(ROOT))] = lines[1] if lines[0].startswith("#!") else lines[0]
+    assert [name for name, line in first_lines.items() if line != wanted] == []
+
+
+def test_nothing_runs_code_from_data() -> None:
+    paths = [*CORE, *ROS, *LAUNCH, ROOT / "setup.py"]
+    found = [
+        f"{path.relative_to(ROOT)}:{line} {what}" for path in paths for line, what in unsafe(parse(path))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "def f():\n    from cloudpickle import loads",
+        "importlib.import_module('dill')",
+        "from torch import load",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "yaml.load(text, Loader)",
+        "numpy.load(path, allow_pickle=True)",
+        "eval(text)",
+        "exec(text)",
+    ],
+)
+def test_rules_catch(code: str) -> None:
+    assert list(unsafe(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code", ["model.eval()", "torch.load(p, weights_only=True)", "yaml.safe_load(t)", "numpy.load(p)"]
+)
+def test_rules_allow(code: str) -> None:
+    assert list(unsafe(ast.parse(code))) == []
+
+
+def test_setup_names_existing_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("setuptools.setup", given.update)
+    runpy.run_path("setup.py")
+    data = [name for _, names in given["data_files"] for name in names]
+    assert [name for name in data if not (ROOT / name).is_file()] == []
+    assert all(names for _, names in given["data_files"])
+    for entry in given["entry_points"]["console_scripts"]:
+        assert defines_main(entry.split("=")[1].strip().removesuffix(":main")), entry
+
+
+def test_scripts_start_existing_nodes() -> None:
+    for path in SCRIPTS:
+        assert os.access(path, os.X_OK), f"{path.name} is not executable"
+        assert path.read_text().startswith("#!/usr/bin/env python3\n"), path.name
+        (module,) = [name.removesuffix(".main") for _, name in imports(parse(path))]
+        assert module == f"spc_ros.{path.name}_node" and defines_main(module), path.name
+
+
+def defines_main(module: str) -> bool:
+    path = ROOT / (module.replace(".", "/") + ".py")
+    return path.is_file() and any(
+        isinstance(n, ast.FunctionDef) and n.name == "main" for n in parse(path).body
+    )
+
+
+def test_launch_files_name_existing_files() -> None:
+    executables = {path.name for path in SCRIPTS}
+    files = {path.name for folder in ("config", "launch") for path in (ROOT / folder).rglob("*")}
+    missing = []
+    for path in LAUNCH:
+        for node in ast.walk(parse(path)):
+            if (
+                isinstance(node, ast.keyword)
+                and node.arg == "executable"
+                and isinstance(node.value, ast.Constant)
+            ):
+                missing += [f"{path.name}: executable {node.value.value}"] * (
+                    node.value.value not in executables
+                )
+            if isinstance(node, ast.Constant) and str(node.value).endswith((".yaml", ".launch.py", ".json")):
+                missing += [f"{path.name}: {node.value}"] * (Path(str(node.value)).name not in files)
+    assert missing == []
+
+
+def test_package_xml_names_what_is_imported() -> None:
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    named = {element.text for element in package.iter("exec_depend")}
+    tops = {name.split(".")[0] for path in [*ROS, *LAUNCH] for _, name in imports(parse(path))}
+    assert {top for top in tops if is_ros(top) or top in {"launch", "launch_ros"}} <= named
+    license_file = package.find("license")
+    assert license_file is not None and (ROOT / license_file.attrib["file"]).is_file()
