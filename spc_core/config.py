@@ -26,6 +26,7 @@ class ModelConfig:
     levels: tuple[int, ...] = (5, 3)  # FSQ levels, one for each channel of a group
     context_dim: int = 5  # size of the task vector z
     encoder_hidden: tuple[int, ...] = (512,)  # observation encoder
+    encoder_init: float = 0.02  # spread of its last layer's first weights; narrow encoders need more to reach all codes
     dynamics_hidden: tuple[int, ...] = (512, 512)  # transition and reward heads
     context_hidden: tuple[int, ...] = (256, 256)  # context encoder
     policy_hidden: tuple[int, ...] = (256, 256)  # actor, Q and V

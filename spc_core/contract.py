@@ -186,7 +186,7 @@ class _Section:
     def __init__(self, value: Any, source: str, path: str) -> None:
         self.source, self.path = source, path
         if not isinstance(value, dict):
-            raise ContractError(f"{source}: {path or 'the file'} must be a mapping, got {value!r}")
+            raise ContractError(f"{source}: {path.rstrip('.') or 'the file'} must be a mapping, got {value!r}")
         self.values = value
 
     def fail(self, key: str, problem: str) -> ContractError:

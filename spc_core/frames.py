@@ -144,14 +144,15 @@ class ObservationAssembler:
         beat = self.streams[0].samples
         if self._last_ns is None:
             return beat[0][0] if beat else None
+        due_ns = before_ns = self._last_ns + self.contract.period_ns
         for t_ns, _ in beat:
+            following_ns = 2 * t_ns - before_ns  # a guess, so that a fast stream need not be waited for
+            before_ns = t_ns
             if t_ns > self._last_ns + self._late_ns:
-                return self._last_ns + self.contract.period_ns
-            if t_ns >= self._last_ns + self._early_ns:
+                return due_ns
+            if t_ns >= self._last_ns + self._early_ns and abs(t_ns - due_ns) <= abs(following_ns - due_ns):
                 return t_ns
-        if forced_ns > self._last_ns + self._late_ns:
-            return self._last_ns + self.contract.period_ns
-        return None
+        return due_ns if forced_ns > self._last_ns + self._late_ns else None
 
     def _frame(self, t_ns: int) -> Frame:
         parts = []
@@ -220,18 +221,29 @@ class TransitionAssembler:
     def _push(self, stream: _Stream, t_ns: int, values: np.ndarray) -> list[Step]:
         fault = stream.push(t_ns, values)
         if fault:
+            steps = self._settle()
             self.reset()
             stream.push(t_ns, values)
-            return [Step(t_ns, None, fault)]
+            return [*steps, Step(t_ns, None, fault)]
         return self._steps(t_ns, self.observations.advance(t_ns))
 
     def _steps(self, now_ns: int, frames: list[Frame]) -> list[Step]:
+        steps = []
         if any(frame.fault and frame.fault.startswith("clock jumped") for frame in frames):
+            steps = self._settle()
             self.actions.clear()
             self.rewards.clear()
             self._horizon_ns = NO_TIME
         self._horizon_ns = max(self._horizon_ns, now_ns)
         self._frames.extend(frames)
+        return [*steps, *self._decided()]
+
+    def _settle(self) -> list[Step]:
+        """Decide the ticks that still wait for a command or reward, since no more of them will come."""
+        self._horizon_ns = -NO_TIME
+        return self._decided()
+
+    def _decided(self) -> list[Step]:
         steps = []
         while self._frames and (step := self._decide(self._frames[0])) is not None:
             frame = self._frames.popleft()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -33,8 +34,7 @@ class Critic(nn.Module):
         super().__init__()
         inputs = config.latent_dim + config.context_dim
         self.q = ensemble_mlp(2, inputs + action_dim, config.policy_hidden, 1)
-        self.target_q = ensemble_mlp(2, inputs + action_dim, config.policy_hidden, 1).requires_grad_(False)
-        self.target_q.load_state_dict(self.q.state_dict())
+        self.target_q = copy.deepcopy(self.q).requires_grad_(False)
         self.v = mlp(inputs, config.policy_hidden, 1)
 
     def values(self, latent: Tensor, z: Tensor) -> Tensor:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+INIT_STD = 0.02
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, last_std: float = INIT_STD) -> nn.Sequential:
     """Linear -> LayerNorm -> Mish blocks and a plain Linear; weights truncated normal 0.02, biases 0."""
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
@@ -19,7 +22,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     network = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
     for module in network:
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.trunc_normal_(module.weight, std=last_std if module is network[-1] else INIT_STD)
             nn.init.zeros_(module.bias)
     return network
 
@@ -29,7 +32,7 @@ class EnsembleLinear(nn.Module):
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(members, inputs, outputs), std=0.02))
+        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(members, inputs, outputs), std=INIT_STD))
         self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,9 +22,8 @@ class WorldModel(nn.Module):
         self.fsq = FSQ(config.levels)
         self.codes = len(self.fsq.codebook)
         inputs = config.latent_dim + action_dim + config.context_dim
-        self.encoder = mlp(observation_dim, config.encoder_hidden, config.latent_dim)
-        self.target_encoder = mlp(observation_dim, config.encoder_hidden, config.latent_dim).requires_grad_(False)
-        self.target_encoder.load_state_dict(self.encoder.state_dict())
+        self.encoder = mlp(observation_dim, config.encoder_hidden, config.latent_dim, config.encoder_init)
+        self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.dynamics = mlp(inputs, config.dynamics_hidden, config.groups * self.codes)
         self.reward = mlp(inputs, config.dynamics_hidden, 1)
 

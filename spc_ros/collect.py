@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects behaviour data of a task family through the real chain: simulation, behaviour and recorder nodes, bags."""
+"""Collects behaviour data of a task family through the real chain: sim, behaviour and recorder, bags."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ from spc_ros.processes import NodeGroup, ProcessError
 
 PROGRESS = re.compile(r"progress (\d+)/(\d+) (.*)")
 EPISODE_TIMEOUT_S = 60.0  # far above what an episode takes; the nodes have tighter deadlines of their own
+
+
+def progress_reader(progress: Callable[[int, int, str], None] | None) -> Callable[[str], None]:
+    """Turns the lines that a driver node prints into calls of `progress(done, total, text)`."""
+
+    def on_line(line: str) -> None:
+        found = PROGRESS.match(line)
+        if found and progress is not None:
+            progress(int(found[1]), int(found[2]), found[3])
+
+    return on_line
 
 
 def collect(
@@ -31,8 +42,8 @@ def collect(
 ) -> list[Path]:
     """Record `episodes` of each task as bags in `<out>/bags`; returns their paths. Raises ProcessError.
 
-    Logs of the nodes are in `<out>/log`. `progress(done, total, text)` is called after each episode, from another
-    thread. `environment` is for the nodes, such as a ROS_DOMAIN_ID of their own.
+    Logs of the nodes are in `<out>/log`. `progress(done, total, text)` is called after each episode, from
+    another thread. `environment` is for the nodes, such as a ROS_DOMAIN_ID of their own.
     """
     out = Path(out)
     contract = str(find_config("contracts", contract or family).resolve())
@@ -42,17 +53,12 @@ def collect(
     plan |= {"kinds": list(kinds)} if kinds else {}
     clock = {"use_sim_time": True}
 
-    def on_line(line: str) -> None:
-        found = PROGRESS.match(line)
-        if found and progress is not None:
-            progress(int(found[1]), int(found[2]), found[3])
-
     with NodeGroup(out / "log", environment=environment) as nodes:
         nodes.start("recorder", {**clock, "contract": contract, "directory": str(bags), "storage": storage})
         nodes.start("behaviour", {**clock, "family": family, "contract": contract, "min_subscriptions": 2})
         nodes.start("sim", {"family": family, "contract": contract, "min_subscriptions": 2})
         nodes.wait_ready()
-        driver = nodes.start("collect", plan, on_line)
+        driver = nodes.start("collect", plan, progress_reader(progress))
         driver.wait_while_printing(EPISODE_TIMEOUT_S)
         if driver.process.returncode != 0:
             raise ProcessError(f"collection failed{driver.tail()}")

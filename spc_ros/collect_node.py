@@ -46,7 +46,7 @@ class CollectNode(DriverNode):
             kind = kinds[number % len(kinds)] if kinds else behaviour_mix(number)
             for task in chosen:
                 seed = episode_seed(p.seed, task.index, number)
-                self.set_parameters("behaviour", {"kind": kind, "seed": seed})
+                self.set_on("behaviour", {"kind": kind, "seed": seed})
                 info = self.run_episode(task.task_id, seed)
                 waiting.append(info.episode)
                 while p.record and len(waiting) > 1:

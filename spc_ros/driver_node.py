@@ -84,7 +84,7 @@ class DriverNode(PlainNode):
             raise DriverError(f"{name} refused: {answer.message}")
         return answer.message
 
-    def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
+    def set_on(self, node: str, values: Mapping[str, Any]) -> None:
         """Set parameters of a node and wait until it has taken them."""
         messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
         answer = self.call(f"{node}/set_parameters", SetParameters, SetParameters.Request(parameters=messages))
@@ -94,7 +94,7 @@ class DriverNode(PlainNode):
 
     def run_episode(self, task_id: str, seed: int) -> EpisodeInfo:
         """Start an episode and wait for its end. Raises DriverError when it ends for no reason of its own."""
-        self.set_parameters("sim", {"task_id": task_id, "seed": seed})
+        self.set_on("sim", {"task_id": task_id, "seed": seed})
         started = EpisodeInfo.from_json(self.trigger("sim/reset"))
 
         def ended() -> bool:

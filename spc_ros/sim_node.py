@@ -36,7 +36,8 @@ PARAMS = [
         "min_subscriptions", 1, "lock-step: subscribers of the first stream to wait for at a reset", 0, 100
     ),
 ]
-ACK_TIMEOUT = Duration(seconds=0.5)
+ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
+ACK_TIMEOUT_S = 4.0  # longer than the 3 s after which Fast DDS repeats itself to a new subscriber
 HOUSEKEEPING_S = 0.02
 STALE_PERIODS = 2
 
@@ -104,7 +105,8 @@ class SimNode(PlainNode):
         self._safe = np.asarray(contract.action.safe)
         self._command: np.ndarray | None = None  # lock-step: held while paused; real time: the last one
         self._command_at_s = self._since_s = time.monotonic()
-        self._first: State | None = None  # the first state, held until all have connected
+        self._first: State | None = None  # the first state, held until all know of the episode
+        self._announced = True
         self._paused = False
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
@@ -125,7 +127,7 @@ class SimNode(PlainNode):
 
     def close(self) -> None:
         self._end("the simulation was stopped", truncated=True)
-        self.episode.wait_for_all_acked(ACK_TIMEOUT)
+        self.episode.wait_for_all_acked(ACK_SLICE)
 
     def reset(self, seed: int) -> None:
         """End a running episode as truncated and start the next one."""
@@ -134,32 +136,39 @@ class SimNode(PlainNode):
         task = find_task(task_id) if task_id else make_env(self.params.family).task
         self.out.counts.clear()
         self._first, self._command = self.sim.reset(task, seed), None
-        self._since_s = time.monotonic()
-        self._announce()
-        self.episode.wait_for_all_acked(ACK_TIMEOUT)  # whoever needs the task knows it before the first state
+        self._since_s, self._announced = time.monotonic(), False
         self._release_first()
 
     def _release_first(self) -> None:
-        """Publish the held first state once nobody would miss it, or give up after a deadline."""
+        """Announce the episode and publish its first state, in that order for all, or give up at a deadline."""
         if self._first is None:
             return
-        topic = self._commands.topic_name
-        missing = []
-        if self.lockstep:
-            if self._commands.get_publisher_count() == 0:
-                missing.append(f"a publisher of {topic}")
-            found = self.out.first_stream.get_subscription_count()
-            if found < self.params.min_subscriptions:
-                name = self.out.first_stream.topic_name
-                missing.append(f"{self.params.min_subscriptions} subscribers of {name} (found {found})")
         waited_s = time.monotonic() - self._since_s
-        if not missing:
+        if not self._announced:
+            missing = self._missing()
+            if missing:
+                if waited_s > self.params.connect_timeout_s:
+                    self._first = None
+                    self._end(f"no {' and no '.join(missing)} within {self.params.connect_timeout_s:g} s")
+                return
+            self._announce()
+            self._since_s, self._announced, waited_s = time.monotonic(), True, 0.0
+        if self.episode.wait_for_all_acked(ACK_SLICE) or waited_s > ACK_TIMEOUT_S:
             state, self._first = self._first, None
             self._since_s = time.monotonic()
             self.out.publish(state)
-        elif waited_s > self.params.connect_timeout_s:
-            self._first = None
-            self._end(f"no {' and no '.join(missing)} within {self.params.connect_timeout_s:g} s")
+
+    def _missing(self) -> list[str]:
+        """Who is not connected yet but would miss the start; nobody is waited for in real time."""
+        if not self.lockstep:
+            return []
+        missing = []
+        if self._commands.get_publisher_count() == 0:
+            missing.append(f"publisher of {self._commands.topic_name}")
+        found, wanted = self.out.first_stream.get_subscription_count(), self.params.min_subscriptions
+        if found < wanted:
+            missing.append(f"{wanted} subscribers of {self.out.first_stream.topic_name} (only {found})")
+        return missing
 
     def _advance(self, action: np.ndarray) -> None:
         """One step, its state out, and the episode's end when it came."""

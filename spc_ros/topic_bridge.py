@@ -84,8 +84,8 @@ class CommandPublisher:
 class ContractSubscriber:
     """Feeds a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
 
-    The first stream, which sets the ticks, is subscribed last. Discovery keeps that order, so whoever sees that
-    subscription knows that the others stand too; and an executor hands over the others' messages first.
+    The first stream, which sets the ticks, is subscribed last. Discovery keeps that order, so whoever sees
+    that subscription knows that the others stand too.
     """
 
     def __init__(
@@ -127,11 +127,32 @@ class ContractSubscriber:
                 self._on_decided(decided)
 
 
+class EpisodeEnd:
+    """Starts an assembler anew behind an episode's last tick, so that no tick bridges two episodes."""
+
+    def __init__(self, assembler: ObservationAssembler | TransitionAssembler) -> None:
+        self._assembler = assembler
+        self._end_ns: int | None = None
+        self._last_ns = 0
+
+    def ended(self, end_ns: int) -> None:
+        """An episode was announced to have ended."""
+        self._end_ns = end_ns
+        self.decided(self._last_ns)
+
+    def decided(self, t_ns: int) -> None:
+        """The tick at `t_ns` has been dealt with."""
+        self._last_ns = t_ns
+        if self._end_ns is not None and t_ns >= self._end_ns:
+            self._end_ns = None
+            self._assembler.reset()
+
+
 def encode_context(context: np.ndarray, count: int, t_ns: int) -> Float32MultiArray:
     """The context message: `data` is z (Z,), and the layout's labelled sizes say what z is.
 
-    dim[0] "context": Z. dim[1] "transitions": how many went into z. dim[2] "stamp.sec", dim[3] "stamp.nanosec":
-    the tick that z is meant for, since Float32MultiArray has no header.
+    dim[0] "context": Z. dim[1] "transitions": how many went into z. dim[2] "stamp.sec" and dim[3]
+    "stamp.nanosec": the tick that z is meant for, since Float32MultiArray has no header.
     """
     msg = Float32MultiArray()
     seconds, nanoseconds = divmod(t_ns, 1_000_000_000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags for tests, written as the sim and its recorder write them: lock-step, 50 Hz, commands 1 ns after their tick."""
+"""Bags for tests, as the sim and its recorder write them: lock-step, 50 Hz, commands 1 ns after a tick."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ def write_bag(path: Path, samples: list[Sample], custom: dict[str, str], storage
         for topic, type_name in dict.fromkeys((s.topic, s.type) for s in samples):
             writer.add_topic(topic, type_name, latched=topic == "/episode")
         for sample in samples:
-            writer.write_raw(sample.topic, sample.receive_ns, STORE.serialize_cdr(sample.message, sample.type))
+            data = STORE.serialize_cdr(sample.message, sample.type)
+            writer.write_raw(sample.topic, sample.receive_ns, bytes(data))
     return path
 
 
@@ -121,7 +122,7 @@ def record_arm(
     contract: Contract | None = None,
     **info: Any,
 ) -> Path:
-    """An arm_reach bag at `path`; `change` may alter or drop (None) each sample, `info` alters the episode's end."""
+    """An arm_reach bag; `change` may alter or drop (None) each sample, `info` alters the episode's end."""
     said = episode_info(steps, **info)
     samples = [s for s in map(change, arm_samples(steps, seed, said)) if s is not None]
     return write_bag(path, samples, custom_data(contract or arm_reach(), said), storage)

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An untrained checkpoint of a shipped contract, for tests of what surrounds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spc_core.agent import Agent
+from spc_core.checkpoint import Checkpoint, save_checkpoint
+from spc_core.config import ModelConfig, TrainConfig
+from spc_core.contract import Contract, find_config, load_contract
+from spc_core.normalize import Stats
+
+TINY = ModelConfig(
+    groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,)
+)
+
+
+def write_random_checkpoint(folder: Path, family: str, contract: Contract | None = None) -> Path:
+    """A checkpoint with seeded random weights; its task vector and actions vary with their inputs."""
+    contract = contract or load_contract(find_config("contracts", family))
+    torch.manual_seed(0)
+    config = TrainConfig(model=TINY)
+    agent = Agent(contract.observation_dim, contract.action_dim, 2, config)
+    ones = np.ones(contract.observation_dim, np.float32)
+    low, high = np.float32(contract.action.low), np.float32(contract.action.high)
+    stats = Stats(0 * ones, ones, 0.1 * ones, -0.5, 0.3, low, high)
+    metrics = {"tasks": ["a", "b"], "update": 0}
+    save_checkpoint(folder, Checkpoint(agent, config, contract, stats, metrics, torch.device("cpu")))
+    return folder

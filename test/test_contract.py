@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A contract that cannot work is refused when it is loaded, with file, field, value and fix."""
+
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from spc_core.contract import ContractError, find_config, load_contract, parse_contract
+
+TEXT = """
+name: arm
+rate_hz: 50
+clock: header
+observation:
+  - topic: joint_states
+    type: sensor_msgs/msg/JointState
+    fields: [position.shoulder, position.elbow, velocity.shoulder, velocity.elbow]
+    max_age_s: 0.05
+  - topic: target
+    type: sensor_msgs/msg/JointState
+    fields: [position.shoulder, position.elbow]
+    max_age_s: 0.05
+action:
+  topic: joint_commands
+  type: sensor_msgs/msg/JointState
+  fields: [effort.shoulder, effort.elbow]
+  low: [-40, -20]
+  high: [40, 20]
+  safe: [0, 0]
+  max_rate: [4000, 2000]
+reward:
+  function: reach
+  weights: { distance: 1.0, scale: 2.0, effort: 0.01 }
+task: { key: spc.task_id }
+episode: { segment: bag }
+"""
+
+
+def changed(path, value):
+    """The shipped contract with one entry replaced, or taken out with None; `path` like 'action.low'."""
+    root = yaml.safe_load(TEXT)
+    *folders, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place = root
+    for part in folders:
+        place = place[part]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return yaml.safe_dump(root, sort_keys=False)
+
+
+@pytest.mark.parametrize("name", ["arm_reach", "arm_payload"])
+def test_shipped_contracts_are_consistent(name):
+    contract = load_contract(find_config("contracts", name))
+    assert contract.name == name
+    assert contract.observation_dim == len(contract.observation_names) == (4 if name == "arm_reach" else 6)
+    assert contract.action_dim == 2
+    assert contract.period_ns == 20_000_000
+    assert contract.observation[0].max_age_ns == 50_000_000
+    assert contract.observation_names[2] == "joint_states.velocity.shoulder"
+
+
+@pytest.mark.parametrize(
+    "path", ["name", "rate_hz", "observation", "action", "reward", "task", "action.safe"]
+)
+def test_a_missing_field_is_named(path):
+    with pytest.raises(ContractError, match=rf"^robot\.yaml: {re.escape(path)} is missing; add it$"):
+        parse_contract(changed(path, None), "robot.yaml")
+
+
+def test_a_misspelt_field_gets_a_suggestion():
+    text = TEXT.replace("rate_hz:", "rate_hertz:")
+    with pytest.raises(
+        ContractError, match=r"rate_hertz is not a contract field \(did you mean 'rate_hz'\?\)"
+    ):
+        parse_contract(text, "robot.yaml")
+    text = TEXT.replace("max_age_s: 0.05", "max_age: 0.05", 1)
+    with pytest.raises(ContractError, match=r"observation\[0\]\.max_age is not .*did you mean 'max_age_s'"):
+        parse_contract(text, "robot.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("rate_hz", 0, "rate_hz must be a positive number, got 0"),
+        ("rate_hz", "fast", "rate_hz must be a positive number, got 'fast'"),
+        ("clock", "wall", "clock is 'wall'; use one of: header, receive"),
+        ("action.low", [-40], r"action.low must be a list of 2 numbers, one for each field, got [-40]"),
+        ("action.low", [-40, "x"], "action.low[1] must be a finite number, got 'x'"),
+        ("action.high", [40, float("inf")], "action.high[1] must be a finite number, got inf"),
+        ("action.high", [-50, 20], "action.low[0] (effort.shoulder) is -40.0, not below high -50.0"),
+        ("action.safe", [0, 21], "action.safe[1] (effort.elbow) is 21.0, outside [-20.0, 20.0]"),
+        ("action.max_rate", [0, 1], "action.max_rate[0] (effort.shoulder) must be positive, got 0.0"),
+        ("action.type", "JointState", "action.type is 'JointState'; write package/msg/Type"),
+        ("observation.0.fields", [], "observation[0].fields must be a list of texts with at least one entry"),
+        (
+            "observation.0.max_age_s",
+            float("inf"),
+            "observation[0].max_age_s is infinite, but the first stream",
+        ),
+        ("observation.0.max_age_s", -1, "observation[0].max_age_s must be a positive number, got -1"),
+        ("reward.function", "rech", "reward.function is 'rech' (did you mean 'reach'?); use one of: reach"),
+        ("reward.function", "os.system", "reward.function is 'os.system'; use one of: reach"),
+        ("reward.weights.speed", 1, "reward.weights.speed is not a contract field"),
+        ("observation.1.fields", ["velocity.elbow"], "reward 'reach' needs observed fields target.position"),
+        ("episode.segment", "gap", "episode.segment is 'gap'; use one of: bag"),
+        ("task", "x", "task must be a mapping, got 'x'"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_place(path, value, message):
+    with pytest.raises(ContractError) as error:
+        parse_contract(changed(path, value), "robot.yaml")
+    assert message in str(error.value)
+    assert str(error.value).startswith("robot.yaml: ")
+
+
+def test_a_field_listed_twice_is_refused():
+    fields = ["position.shoulder", "position.elbow", "velocity.shoulder", "position.elbow"]
+    with pytest.raises(
+        ContractError, match=r"observation lists joint_states\.position\.elbow more than once"
+    ):
+        parse_contract(changed("observation.0.fields", fields), "robot.yaml")
+
+
+def test_a_file_that_is_no_contract_is_refused(tmp_path):
+    with pytest.raises(
+        ContractError, match=r"missing\.yaml: cannot be read \(No such file or directory\); give"
+    ):
+        load_contract(tmp_path / "missing.yaml")
+    with pytest.raises(ContractError, match="not valid YAML"):
+        parse_contract("a: [", "robot.yaml")
+    with pytest.raises(ContractError, match=r"the file must be a mapping, got \['x'\]"):
+        parse_contract("[x]", "robot.yaml")
+
+
+def test_differences_name_the_fields_and_ignore_comments():
+    contract = parse_contract(TEXT, "a")
+    same = parse_contract("# another comment\n" + TEXT, "b")
+    assert contract.sha256 != same.sha256
+    assert contract.differences(same) == []
+    other = parse_contract(TEXT.replace("rate_hz: 50", "rate_hz: 100").replace("0.05", "0.06", 1), "c")
+    assert contract.differences(other) == [
+        "observation[0].max_age_s: 0.05 here, 0.06 there",
+        "rate_hz: 50 here, 100 there",
+    ]
+
+
+def test_find_config_takes_names_and_paths():
+    assert find_config("contracts", "arm_reach").name == "arm_reach.yaml"
+    assert str(find_config("contracts", "./mine.yaml")) == "mine.yaml"
+    with pytest.raises(ContractError) as error:
+        find_config("contracts", "arm_reech")
+    assert str(error.value).startswith(
+        "no contracts file is called 'arm_reech' (did you mean 'arm_reach'?); known: "
+    )
+
+
+def test_the_reward_function_gives_what_the_formula_gives():
+    reward = parse_contract(TEXT, "a").reward_function()
+    before, after = np.array([0, 0, 0, 0, 0.3, 0.4]), np.array([0, 0, 0, 0, 9, 9.0])
+    # distance 0.5, scale 2: tanh(1); effort (20/40)^2 + (20/20)^2 = 1.25
+    assert reward(before, np.array([20.0, -20.0]), after) == pytest.approx(-np.tanh(1.0) - 0.01 * 1.25)

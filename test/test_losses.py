@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The method's maths: every loss against numbers worked out by hand, FSQ against an independent library."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from vector_quantize_pytorch import FSQ as ReferenceFSQ
+
+from spc_core.config import LossConfig, ModelConfig
+from spc_core.context_encoder import ContextEncoder, contrastive_loss
+from spc_core.iql import actor_loss, bellman_loss, expectile_loss
+from spc_core.layers import FSQ, EnsembleNorm, ensemble_mlp, mlp
+from spc_core.world_model import StraightThroughCodes, WorldModel, consistency_loss, world_model_losses
+
+SMALL = ModelConfig(groups=4, encoder_hidden=(8,), dynamics_hidden=(8,), context_hidden=(8,), policy_hidden=(8,))
+
+
+@pytest.mark.parametrize("levels", [(5, 3), (3, 3, 5), (7,)])
+def test_fsq_equals_an_independent_implementation(levels):
+    mine, theirs = FSQ(levels), ReferenceFSQ(list(levels))
+    x = 3 * torch.randn(2000, 1, len(levels), generator=torch.Generator().manual_seed(0))
+    x.requires_grad_()
+    codes = mine(x)
+    reference, indices = theirs(x)
+    assert torch.equal(codes, reference)
+    assert torch.equal(mine.indices(codes), indices.long())
+    assert torch.equal(mine.codebook[mine.indices(codes)], codes)
+    weight = torch.randn(codes.shape, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad((codes * weight).sum(), x)
+    (expected,) = torch.autograd.grad((reference * weight).sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_fsq_codes_of_the_paper():
+    fsq = FSQ((5, 3))
+    assert len(fsq.codebook) == 15
+    assert sorted(set(fsq.codebook[:, 0].tolist())) == [-1, -0.5, 0, 0.5, 1]
+    assert sorted(set(fsq.codebook[:, 1].tolist())) == [-1, 0, 1]
+    with pytest.raises(ValueError, match="odd"):
+        FSQ((4, 3))
+
+
+def test_network_block_is_linear_norm_mish():
+    network = mlp(3, (5,), 2)
+    assert [type(layer).__name__ for layer in network] == ["Linear", "LayerNorm", "Mish", "Linear"]
+    assert float(network[3].weight.detach().abs().max()) < 0.1 and not network[3].bias.any()
+    x = torch.randn(4, 3)
+    hidden = F.linear(x, network[0].weight)
+    hidden = (hidden - hidden.mean(-1, keepdim=True)) / (hidden.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    hidden = hidden * torch.tanh(torch.log1p(hidden.exp()))
+    torch.testing.assert_close(network(x), F.linear(hidden, network[3].weight))
+
+
+def test_ensemble_members_are_the_networks_side_by_side():
+    ensemble = ensemble_mlp(2, 3, (5,), 1)
+    for layer in ensemble:
+        if isinstance(layer, EnsembleNorm):
+            torch.nn.init.normal_(layer.weight)
+            torch.nn.init.normal_(layer.bias)
+    x = torch.randn(7, 3)
+    for member in range(2):
+        hidden = x @ ensemble[0].weight[member] + ensemble[0].bias[member]
+        hidden = F.mish(F.layer_norm(hidden, (5,), ensemble[1].weight[member, 0], ensemble[1].bias[member, 0]))
+        expected = hidden @ ensemble[3].weight[member] + ensemble[3].bias[member]
+        torch.testing.assert_close(ensemble(x)[member], expected)
+
+
+def test_context_is_the_mean_of_votes_over_those_with_weight():
+    encoder = ContextEncoder(2, 1, SMALL)
+    transitions = torch.randn(2, 3, 6)
+    z = encoder(transitions, torch.tensor([[1.0, 0, 1], [0, 0, 0]]))
+    votes = torch.tanh(encoder.network(transitions[0]))
+    torch.testing.assert_close(z[0], (votes[0] + votes[2]) / 2)
+    assert z[1].tolist() == [0] * 5, "the empty context is the prior"
+    shuffled = encoder(transitions[:1, [2, 1, 0]], torch.tensor([[1.0, 0, 1]]))
+    torch.testing.assert_close(shuffled[0], z[0])
+
+
+def test_contrastive_loss_by_hand():
+    z = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    means = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    # distances of z_0: 0, 1, 2; of z_1: 1, 0, sqrt 5; at temperature 0.5 they count double
+    first = -math.log(1 / (1 + math.exp(-2) + math.exp(-4)))
+    second = -math.log(1 / (1 + math.exp(-2) + math.exp(-2 * math.sqrt(5))))
+    loss = contrastive_loss(z, means, torch.tensor([0, 1]), 0.5)
+    assert float(loss) == pytest.approx((first + second) / 2, abs=2e-3)  # the floor under the root is 1e-3
+
+
+def test_contrastive_loss_pulls_z_to_its_own_mean():
+    means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    z = torch.zeros(1, 2, requires_grad=True)
+    contrastive_loss(z, means, torch.tensor([0]), 0.5).backward()
+    assert z.grad is not None and float(z.grad[0, 0]) < -0.5 and float(z.grad[0, 1]) == 0
+
+
+def test_consistency_loss_by_hand():
+    logits = torch.tensor([[[0.0, 2.0], [0.0, 0.0], [0.0, 0.0]]])  # one sample, three codes, two groups
+    expected = (math.log(3) + math.log(math.exp(2) + 2) - 2) / 2
+    assert float(consistency_loss(logits, torch.tensor([[1, 0]]))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_consistency_starts_at_the_logarithm_of_the_code_count():
+    torch.manual_seed(0)
+    model = WorldModel(3, 2, ModelConfig())
+    latent, z = model.encode(torch.randn(16, 3)), torch.zeros(16, 5)
+    consistency, _ = world_model_losses(
+        model, latent, torch.randn(16, 5, 3), torch.zeros(16, 5, 2), torch.zeros(16, 5), z,
+        LossConfig(horizon_discount=1.0),
+    )  # fmt: skip
+    assert float(consistency.detach()) == pytest.approx(math.log(15), rel=0.02)
+
+
+def test_straight_through_codes_are_gumbel_softmax_times_codebook():
+    fsq = FSQ((5, 3))
+    logits = torch.randn(6, 4, 15, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(6, 4, 2, dtype=torch.double)
+    codebook = fsq.codebook.double()
+    torch.manual_seed(3)
+    reference = F.gumbel_softmax(logits, 1.0, hard=True) @ codebook
+    (expected,) = torch.autograd.grad((reference * weight).sum(), logits)
+    torch.manual_seed(3)  # the same noise as inside gumbel_softmax
+    noise = -torch.empty_like(logits).exponential_().log()
+    codes = StraightThroughCodes.apply((logits + noise).transpose(1, 2), codebook)
+    (gradient,) = torch.autograd.grad((codes * weight).sum(), logits)
+    torch.testing.assert_close(codes, reference)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_code_samples_follow_the_softmax_of_the_logits():
+    model = WorldModel(3, 2, SMALL)
+    logits = torch.tensor([math.log(0.6), math.log(0.3), math.log(0.1), *[-40.0] * 12])
+    torch.manual_seed(0)
+    draws = model.sample(logits[None, :, None].expand(5000, 15, 4), 1.0).unflatten(-1, (4, 2))
+    share = torch.bincount(model.fsq.indices(draws).flatten(), minlength=15) / 20000
+    torch.testing.assert_close(share[:3], torch.tensor([0.6, 0.3, 0.1]), atol=0.015, rtol=0)
+
+
+def test_rollout_stays_on_the_codes_of_the_encoder():
+    torch.manual_seed(0)
+    model = WorldModel(3, 2, SMALL)
+    codes = set(map(tuple, model.fsq.codebook.tolist()))
+    latent = model.encode(torch.randn(8, 3))
+    for _ in range(5):
+        assert set(map(tuple, latent.reshape(-1, 2).tolist())) <= codes
+        latent = model.sample(model.next_logits(latent, torch.randn(8, 2), torch.randn(8, 5)), 1.0).detach()
+
+
+def test_world_model_losses_weigh_steps_and_roll_out_open_loop():
+    """With a reward head that always says 0 and dynamics that say 'all alike', both sums are known."""
+    model = WorldModel(1, 1, SMALL)
+    for head in (model.dynamics, model.reward):
+        torch.nn.init.zeros_(head[-1].weight)
+    rewards = torch.tensor([[1.0, 2.0]])
+    consistency, reward = world_model_losses(
+        model, model.encode(torch.zeros(1, 1)), torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), rewards,
+        torch.zeros(1, 5), LossConfig(horizon_discount=0.5),
+    )  # fmt: skip
+    assert float(reward.detach()) == pytest.approx((1.0 + 0.5 * 4.0) / 2)
+    assert float(consistency.detach()) == pytest.approx((1.0 + 0.5) / 2 * math.log(15), rel=1e-5)
+
+
+def test_expectile_loss_by_hand():
+    assert float(expectile_loss(torch.tensor([1.0, -2.0]), 0.8)) == pytest.approx((0.8 * 1 + 0.2 * 4) / 2)
+
+
+def test_bellman_loss_by_hand_stops_at_terminals_only():
+    q = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    loss = bellman_loss(q, torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 9.0]), 0.9)
+    # targets 0.5 + 0.9 = 1.4 and 0.5: ((1 - 1.4)^2 + 0.25) / 2 + ((2 - 1.4)^2 + 0.25) / 2
+    assert float(loss) == pytest.approx((0.16 + 0.25) / 2 + (0.36 + 0.25) / 2)
+
+
+def test_actor_loss_by_hand_with_clipped_weight():
+    mean, log_std = torch.tensor([[0.0], [0.5]]), torch.tensor([[0.0], [math.log(0.5)]])
+    action, advantage = torch.tensor([[1.0], [0.5]]), torch.tensor([0.1, 5.0])
+    half_log_tau = 0.5 * math.log(2 * math.pi)
+    first = math.exp(0.3) * (-0.5 - half_log_tau)
+    second = 100 * (-math.log(0.5) - half_log_tau)  # exp(15) is cut to 100
+    assert float(actor_loss(mean, log_std, action, advantage, 3.0, 100.0)) == pytest.approx(-(first + second) / 2)
