@@ -30,7 +30,11 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error"),
     ]
     family, checkpoint = LaunchConfiguration("family"), LaunchConfiguration("checkpoint")
-    agent = {"checkpoint": text(checkpoint), "device": text(LaunchConfiguration("device")), "contract": text(family)}
+    agent = {
+        "checkpoint": text(checkpoint),
+        "device": text(LaunchConfiguration("device")),
+        "contract": text(family),
+    }
     out = LaunchConfiguration("out")
     parameters = {
         "recorder": {"contract": text(family), "directory": text(out, "/bags")},

@@ -98,20 +98,21 @@ class Learner:
         return {"consistency": consistency.detach(), "reward": reward.detach(), "contrast": contrast.detach()}
 
     def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
-        """Actor, Q and V by IQL on the first transition of each window; z and latents are given, not learnt from."""
+        """Actor, Q and V by IQL on all transitions of the windows; z and latents are given, not learnt from."""
         agent, critic, loss = self.agent, self.agent.critic, self.config.loss
+        windows, horizon = batch.actions.shape[1:3]
         with torch.no_grad():
             z = agent.context_encoder(batch.context, batch.context_weight)
-            z = z.repeat_interleave(batch.actions.shape[1], 0)  # (B, Z)
-            latents = agent.world_model.encode(batch.observations[:, :, :2].flatten(0, 1))  # (B, 2, L)
-            latent, following = latents[:, 0], latents[:, 1]
-            action = batch.actions[:, :, 0].flatten(0, 1)
-            best = critic.target_action_value(latent, action, z)
-            next_value = critic.values(following, z)
-        value = critic.values(latent, z)
+            z = z.repeat_interleave(windows * (horizon + 1), 0).unflatten(0, (-1, horizon + 1))  # (T W, H + 1, Z)
+            latents = agent.world_model.encode(batch.observations.flatten(0, 1))  # each observation once
+        values = critic.values(latents, z)  # (T W, H + 1)
+        latent, z = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
+        value, next_value = values[:, :-1].flatten(), values[:, 1:].flatten().detach()
+        action = batch.actions.flatten(0, 2)
+        best = critic.target_action_value(latent, action, z)
         v_loss = expectile_loss(best - value, loss.expectile)
-        q_loss = bellman_loss(critic.action_values(latent, action, z), batch.rewards[:, :, 0].flatten(),
-                              batch.terminated[:, :, 0].flatten(), next_value, loss.discount)  # fmt: skip
+        q_loss = bellman_loss(critic.action_values(latent, action, z), batch.rewards.flatten(),
+                              batch.terminated.flatten(), next_value, loss.discount)  # fmt: skip
         mean, log_std = agent.actor(latent, z)
         advantage = best - value.detach()
         pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)

@@ -77,6 +77,20 @@ class TrainConfig:
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
 
+    def check(self, source: str) -> None:
+        """Raises ConfigError naming a value that cannot work."""
+        shares = ("context_empty_share", "context_online_share", "final_lr_share")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in shares and not 0 <= value <= 1:
+                raise ConfigError(f"{source}: {field.name} is {value}; it must be from 0 to 1")
+            if field.name.endswith("_lr") and not value > 0:
+                raise ConfigError(f"{source}: {field.name} is {value}; it must be above 0")
+            if isinstance(value, int) and field.name not in ("seed", "threads") and value < 1:
+                raise ConfigError(f"{source}: {field.name} is {value}; it must be at least 1")
+        if any(level < 3 or level % 2 == 0 for level in self.model.levels):
+            raise ConfigError(f"{source}: model.levels is {list(self.model.levels)}; levels are odd and at least 3")
+
 
 def load_config(preset: str, **overrides: Any) -> TrainConfig:
     """A preset by name (`small`, `paper`) or path, with overrides by field name.
@@ -88,7 +102,9 @@ def load_config(preset: str, **overrides: Any) -> TrainConfig:
         values = yaml.safe_load(Path(path).read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as a training config: {error}") from None
-    return build(TrainConfig, {**values, **overrides}, str(path))
+    config = build(TrainConfig, {**values, **overrides}, str(path))
+    config.check(str(path))
+    return config
 
 
 def build(cls: type[T], values: Any, source: str, path: str = "") -> T:
@@ -109,8 +125,9 @@ def _value(default: Any, value: Any, source: str, path: str) -> Any:
     if dataclasses.is_dataclass(default):
         return build(type(default), value, source, f"{path}.")
     if isinstance(default, tuple):
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, int) and v > 0 for v in value) or not value:
-            raise ConfigError(f"{source}: {path} must be a list of positive whole numbers, got {value!r}")
+        kind = type(default[0])
+        if not isinstance(value, (list, tuple)) or not value or not all(type(v) is kind for v in value):
+            raise ConfigError(f"{source}: {path} must be a list of {kind.__name__}, got {value!r}")
         return tuple(value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -55,6 +55,7 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
     SIGINT and SIGTERM end the current update, save, and raise KeyboardInterrupt.
     Raises DatasetError, ConfigError or TrainingError.
     """
+    config.check("training config")
     data, out = load_dataset(dataset), Path(out)
     if len(data.tasks) < 2:
         raise DatasetError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `behaviour`: drives a simulated robot while data is recorded, as an expert, a noisy expert, or at random.
+"""Node `behaviour`: drives a simulated robot while data is recorded: expert, noisy expert, or random.
 
 It knows each episode's task, which a policy never does.
 """
@@ -16,8 +16,9 @@ from spc_core.episode import EpisodeInfo
 from spc_core.frames import Frame, ObservationAssembler
 from spc_core.tasks import families, find_task, make_env
 from spc_core.tasks.behaviour import KINDS, Behaviour
-from spc_ros.managed_node import Param, PlainNode, run, steady_timer
-from spc_ros.topic_bridge import EPISODE_TOPIC, CommandPublisher, ContractSubscriber, latched_qos
+from spc_ros.managed_node import run
+from spc_ros.plain_node import Param, PlainNode, steady_timer
+from spc_ros.topic_bridge import EPISODE_TOPIC, CommandPublisher, latched_qos, subscribe_contract
 
 PARAMS = [
     Param("family", "arm_reach", "task family that is driven", choices=families(), read_only=True),
@@ -44,7 +45,7 @@ class BehaviourNode(PlainNode):
         self._commands = CommandPublisher(self, self.contract, self.params.reliable)
         self._assembler = ObservationAssembler(self.contract, patience_ns=self.contract.period_ns)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
-        self._states = ContractSubscriber(
+        subscribe_contract(
             self,
             self.contract,
             self._assembler,

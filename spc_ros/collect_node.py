@@ -8,7 +8,8 @@ import time
 from spc_core.tasks import SPLITS, families, find_task, tasks
 from spc_core.tasks.behaviour import KINDS, behaviour_mix
 from spc_ros.driver_node import DriverNode
-from spc_ros.managed_node import Param, run
+from spc_ros.managed_node import run
+from spc_ros.plain_node import Param
 
 PARAMS = [
     Param("family", "arm_reach", "task family", choices=families(), read_only=True),
@@ -44,6 +45,8 @@ class CollectNode(DriverNode):
         waiting: list[int] = []  # episodes whose bags are still being closed
         for number in range(p.episodes):
             kind = kinds[number % len(kinds)] if kinds else behaviour_mix(number)
+            if p.record:
+                self.set_on("recorder", {"behaviour": kind})
             for task in chosen:
                 seed = episode_seed(p.seed, task.index, number)
                 self.set_on("behaviour", {"kind": kind, "seed": seed})

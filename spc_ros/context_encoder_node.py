@@ -14,14 +14,16 @@ from spc_core.contract import find_config, load_contract
 from spc_core.episode import EpisodeInfo
 from spc_core.frames import Step, TransitionAssembler
 from spc_core.runtime import MODES, ContextTracker
-from spc_ros.managed_node import ManagedNode, Param, run
+from spc_ros.managed_node import ManagedNode, run
+from spc_ros.plain_node import Param
 from spc_ros.topic_bridge import (
     CONTEXT_TOPIC,
     EPISODE_TOPIC,
-    ContractSubscriber,
+    PATIENCE_NS,
     EpisodeEnd,
     encode_context,
     latched_qos,
+    subscribe_contract,
 )
 
 CHECKPOINT_PARAMS = (
@@ -63,7 +65,6 @@ class ContextEncoderNode(ManagedNode):
     def __init__(self) -> None:
         super().__init__("context_encoder", PARAMS)
         self._tracker: ContextTracker | None = None
-        self._entities: list[Any] = []
         self._task_id: str | None = None
         self._tick_ns = 0  # the last decided tick
         self._begin_ns = 0  # the first transition's time since the last reset
@@ -73,26 +74,18 @@ class ContextEncoderNode(ManagedNode):
         contract = checkpoint.contract
         self._tracker = ContextTracker(checkpoint)
         self._apply_mode(self._tracker)
-        self._assembler = TransitionAssembler(contract, patience_ns=contract.period_ns)
+        self._assembler = TransitionAssembler(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._assembler)
         self._publisher = self.create_publisher(Float32MultiArray, CONTEXT_TOPIC, latched_qos())
-        self._reset = self.create_service(Trigger, "~/reset", self._on_reset)
-        self._episode = self.create_subscription(
-            String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10)
-        )
-        self._topics = ContractSubscriber(
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
+        subscribe_contract(
             self, contract, self._assembler, self._on_steps, self.params.reliable, self.diagnostics.complain
         )
         self._publish()
 
     def teardown(self) -> None:
-        if self._tracker is None:
-            return
         self._tracker = None
-        for subscription in (self._episode, *self._topics.subscriptions):
-            self.destroy_subscription(subscription)
-        self.destroy_service(self._reset)
-        self.destroy_publisher(self._publisher)
 
     def on_parameters(self) -> None:
         if self._tracker is not None:

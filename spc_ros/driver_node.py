@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What drives a simulation from outside: sets parameters, starts episodes, waits for their end and their bags.
+"""What drives a simulation from outside: sets parameters, starts episodes, waits for their ends and bags.
 
-The script of a driver runs on a thread of its own and waits there; the executor's callbacks only note what came.
+A driver's script runs on a thread of its own and waits there; callbacks only note what came.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from spc_core.episode import EpisodeInfo
-from spc_ros.managed_node import Param, PlainNode
+from spc_ros.plain_node import Param, PlainNode
 from spc_ros.topic_bridge import BAGS_TOPIC, EPISODE_TOPIC, latched_qos
 
 DRIVER_PARAMS = (
-    Param("silence_timeout_s", 10.0, "give up when the simulation shows no sign of life for so long", 1.0, 3600.0),
+    Param("silence_timeout_s", 10.0, "give up when the sim shows no sign of life for so long", 1.0, 3600.0),
     Param("service_timeout_s", 20.0, "longest wait for a service or a bag", 1.0, 3600.0),
 )
 POLL_S = 0.02  # between two looks at what no callback tells, such as the appearance of a service
@@ -87,7 +87,9 @@ class DriverNode(PlainNode):
     def set_on(self, node: str, values: Mapping[str, Any]) -> None:
         """Set parameters of a node and wait until it has taken them."""
         messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        answer = self.call(f"{node}/set_parameters", SetParameters, SetParameters.Request(parameters=messages))
+        answer = self.call(
+            f"{node}/set_parameters", SetParameters, SetParameters.Request(parameters=messages)
+        )
         refused = [result.reason for result in answer.results if not result.successful]
         if refused:
             raise DriverError(f"{node} refused parameters: {'; '.join(refused)}")
@@ -111,7 +113,9 @@ class DriverNode(PlainNode):
     def wait_for_bag(self, episode: int) -> str:
         """The path of an episode's bag. Raises DriverError when messages are missing."""
         timeout_s = self.params.service_timeout_s
-        self.wait_for(lambda: episode in self._bags, timeout_s, f"no bag of episode {episode} from the recorder")
+        self.wait_for(
+            lambda: episode in self._bags, timeout_s, f"no bag of episode {episode} from the recorder"
+        )
         bag = self._bags.pop(episode)
         if bag["missing"] or not bag["path"]:
             raise DriverError(f"bag {bag['path']}: {bag['reason']}; missing messages: {bag['missing']}")
@@ -131,7 +135,9 @@ class DriverNode(PlainNode):
                     raise DriverError(f"{failure} within {timeout_s:g} s")
                 silence_s = now_s - max(self._alive_s, began_s)
                 if silence_s > self.params.silence_timeout_s:
-                    raise DriverError(f"the simulation {self._sim_name} has been silent for {silence_s:.0f} s")
+                    raise DriverError(
+                        f"the simulation {self._sim_name} has been silent for {silence_s:.0f} s"
+                    )
                 self._news.wait(POLL_S if polled else 0.2)
 
     def _work(self) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sorts a stream of raw messages into one bag per episode, and tells what is missing. No ROS in here.
 
-Topics are not ordered among each other: messages of an episode may come before its `running` message and after its
-`ended` message. So a message goes by its stamp, recent ones are kept for a bag that may open yet, and a bag closes
-when all that was published in its episode is in it, or at a deadline.
+Topics are not ordered among each other: messages of an episode may come before its `running` message and
+after its `ended` message. So a message goes by its stamp, recent ones are kept for a bag that may open yet,
+and a bag closes when all that was published in its episode is in it, or at a deadline.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class BagResult:
 class _Recording:
     writer: BagWriter
     info: EpisodeInfo
+    behaviour: str
     deadline_s: float | None = None  # set when the episode has ended
 
     def missing(self) -> dict[str, int]:
@@ -56,7 +57,7 @@ class _Recording:
 
 
 class EpisodeBags:
-    """Writes the bags. Times in `now_s` are a steady clock's; `run(work)` may do the slow closing elsewhere."""
+    """Writes the bags. `now_s` is a steady clock's time; `run(work)` may do the slow closing elsewhere."""
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class EpisodeBags:
         """`topics` are full names with their types; `on_closed` is called from within `run`."""
         self.directory, self.contract, self.topics = directory, contract, topics
         self.storage, self.episode_topic = storage, episode_topic
+        self.behaviour = ""  # who drives in the next recordings, where that is known
         self._on_closed, self._run = on_closed, run
         self._open: list[_Recording] = []  # at most the running one and those of ended episodes
         self._pending: deque[tuple[str, int, int, bytes]] = deque(maxlen=PENDING)
@@ -110,10 +112,10 @@ class EpisodeBags:
         path, number = base, 2
         while path.exists():
             path, number = base.with_name(f"{base.name}_{number}"), number + 1
-        writer = BagWriter(path, self._custom_data(info), self.storage)
+        writer = BagWriter(path, self._custom_data(info, self.behaviour), self.storage)
         for topic, type_name in self.topics.items():
             writer.add_topic(topic, type_name, latched=topic == self.episode_topic)
-        bag = _Recording(writer, info)
+        bag = _Recording(writer, info, self.behaviour)
         for topic, t_ns, receive_ns, data in self._pending:
             if bag.takes(t_ns):
                 writer.write_raw(topic, receive_ns, data)
@@ -136,7 +138,7 @@ class EpisodeBags:
         self._open.remove(bag)
         if bag.info.state != "ended":
             bag.info = dataclasses.replace(bag.info, state="ended", reason=reason)
-        bag.writer.custom_data.update(self._custom_data(bag.info))
+        bag.writer.custom_data.update(self._custom_data(bag.info, bag.behaviour))
         info, missing, writer = bag.info, bag.missing(), bag.writer
 
         def finish() -> None:
@@ -149,7 +151,7 @@ class EpisodeBags:
 
         self._run(finish)
 
-    def _custom_data(self, info: EpisodeInfo) -> dict[str, str]:
+    def _custom_data(self, info: EpisodeInfo, behaviour: str) -> dict[str, str]:
         return {
             "spc.task_id": info.task_id,
             "spc.task_params": json.dumps(dict(info.params), sort_keys=True),
@@ -157,4 +159,5 @@ class EpisodeBags:
             "spc.contract_sha256": self.contract.sha256,
             "spc.episode": info.to_json(),
             "spc.seed": str(info.seed),
+            **({"spc.behaviour": behaviour} if behaviour else {}),
         }

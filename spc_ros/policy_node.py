@@ -17,15 +17,17 @@ from spc_core.frames import Frame, ObservationAssembler
 from spc_core.runtime import Policy
 from spc_core.safety import SafetyFilter
 from spc_ros.context_encoder_node import CHECKPOINT_PARAMS, load_agent
-from spc_ros.managed_node import ManagedNode, Param, run, steady_timer
+from spc_ros.managed_node import ManagedNode, run
+from spc_ros.plain_node import Param, steady_timer
 from spc_ros.topic_bridge import (
     CONTEXT_TOPIC,
     EPISODE_TOPIC,
     CommandPublisher,
-    ContractSubscriber,
     EpisodeEnd,
+    StreamClock,
     decode_context,
     latched_qos,
+    subscribe_contract,
 )
 
 STOP_TOPIC = "emergency_stop"
@@ -71,31 +73,22 @@ class PolicyNode(ManagedNode):
         silence_s = contract.observation[0].max_age_s + 2 / contract.rate_hz
         self._silence_s = self.params.silence_timeout_s or silence_s
         self._gap_ns = 2 * contract.period_ns
-        self._assembler = ObservationAssembler(contract, patience_ns=contract.period_ns)
+        self._assembler = ObservationAssembler(contract, patience_ns=contract.period_ns // 4)
+        self._clock_of_streams = None if reliable else StreamClock(self._assembler)
         self._end = EpisodeEnd(self._assembler)
         self._commands = CommandPublisher(self, contract, reliable)
-        self._report = self.create_service(Trigger, "~/report", self._on_report)
-        latched = latched_qos(depth=10)
-        self._states = ContractSubscriber(
+        self.create_service(Trigger, "~/report", self._on_report)
+        self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
+        self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
+        self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
+        subscribe_contract(
             self, contract, self._assembler, self._on_frames, reliable, self.diagnostics.complain
         )
-        self._others = [
-            self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched),
-            self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched),
-            self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10),
-        ]
-        self._timer = steady_timer(self, CHECK_S, self._check)
+        steady_timer(self, CHECK_S, self._check)
         self._policy = policy
 
     def teardown(self) -> None:
-        if self._policy is None:
-            return
         self._policy = None
-        for subscription in (*self._others, *self._states.subscriptions):
-            self.destroy_subscription(subscription)
-        self.destroy_service(self._report)
-        self.destroy_timer(self._timer)
-        self.destroy_publisher(self._commands.publisher)
 
     def start(self) -> None:
         self._assembler.reset()
@@ -157,6 +150,8 @@ class PolicyNode(ManagedNode):
         """By a steady clock: waits that ended without news, and silence where observations should be."""
         if not self.active:
             return
+        if self._clock_of_streams is not None and (frames := self._clock_of_streams.frames()):
+            self._on_frames(frames)
         self._act()
         answered = self._frame is None
         if answered and not self._silent and time.monotonic() - self._heard_s > self._silence_s:

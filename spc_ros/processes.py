@@ -18,7 +18,7 @@ import yaml
 
 PARENT_VARIABLE = "SPC_PARENT_PID"  # a node that finds it ends when that process does
 READY_LINE = re.compile(r"\]: ready$")
-STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))  # signal, seconds until the next
+STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))  # signal, then seconds
 TAIL_LINES = 15
 
 
@@ -40,16 +40,18 @@ class NodeProcess:
         namespace: str = "",
         environment: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
+        params_file: Path | None = None,
     ) -> None:
-        """`params` go into a file, so that each keeps its type; `environment` is added to ours.
+        """`params` go into a file, so that each keeps its type, and win over `params_file`.
 
-        `on_line` hears each line of output, on another thread.
+        `environment` is added to ours. `on_line` hears each line of output, on another thread.
         """
         self.name = name
         self.log = log_dir / f"{name}.log"
         log_dir.mkdir(parents=True, exist_ok=True)
         file = log_dir / f"{name}.params.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(params or {})}}))
+        shared = ["--params-file", str(params_file)] if params_file is not None else []
         remaps = ["-r", f"__ns:=/{namespace.strip('/')}"] if namespace.strip("/") else []
         command = [sys.executable, "-m", f"spc_ros.{name}_node", "--ros-args"]
         root = str(Path(__file__).resolve().parents[1])
@@ -58,7 +60,7 @@ class NodeProcess:
         self._on_line = on_line
         self._printed_s = time.monotonic()
         self.process = subprocess.Popen(
-            [*command, "--params-file", str(file), *remaps],
+            [*command, *shared, "--params-file", str(file), *remaps],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -93,7 +95,8 @@ class NodeProcess:
         try:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise ProcessError(f"node '{self.name}' did not end within {timeout_s:g} s{self.tail()}") from None
+            late = f"node '{self.name}' did not end within {timeout_s:g} s{self.tail()}"
+            raise ProcessError(late) from None
         self._reader.join(1.0)
         return code
 
@@ -142,10 +145,18 @@ class NodeProcess:
 
 
 class NodeGroup:
-    """Nodes that start together and stop in the reverse order, whatever happens between; a context manager."""
+    """Nodes that start together and stop in the reverse order, whatever happens between."""
 
-    def __init__(self, log_dir: Path, namespace: str = "", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        log_dir: Path,
+        namespace: str = "",
+        environment: Mapping[str, str] | None = None,
+        params_file: Path | None = None,
+    ) -> None:
+        """`params_file` is given to every node, below its own parameters."""
         self.log_dir, self.namespace, self.environment = log_dir, namespace, environment
+        self.params_file = params_file
         self.nodes: dict[str, NodeProcess] = {}
 
     def start(
@@ -155,7 +166,9 @@ class NodeGroup:
         on_line: Callable[[str], None] | None = None,
     ) -> NodeProcess:
         """Start a node without waiting for it."""
-        node = NodeProcess(name, self.log_dir, params, self.namespace, self.environment, on_line)
+        node = NodeProcess(
+            name, self.log_dir, params, self.namespace, self.environment, on_line, self.params_file
+        )
         self.nodes[name] = node
         return node
 

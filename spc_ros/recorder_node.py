@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `recorder`: writes one fresh bag per episode, with the contract and the task in it, and loses nothing."""
+"""Node `recorder`: writes one fresh bag per episode, with contract and task in it, and loses nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from std_srvs.srv import Trigger
 from spc_core.contract import find_config, load_contract
 from spc_core.episode import EpisodeInfo
 from spc_ros.episode_bags import BagResult, EpisodeBags
-from spc_ros.managed_node import Param, PlainNode, run, steady_timer
+from spc_ros.managed_node import run
+from spc_ros.plain_node import Param, PlainNode, steady_timer
 from spc_ros.topic_bridge import BAGS_TOPIC, CONTEXT_TOPIC, EPISODE_TOPIC, latched_qos, message_class, now_ns
 
 KNOWN_TYPES = {
@@ -33,6 +34,7 @@ PARAMS = [
     Param("storage", "mcap", "bag format", choices=("mcap", "sqlite3"), read_only=True),
     Param("extra_topics", [""], "more topics, as 'topic' (context, /diagnostics) or 'topic:package/msg/Type'",
           read_only=True),
+    Param("behaviour", "", "who drives, noted in the bags that are opened from now on"),
     Param("auto_episode", True, "a bag per episode by itself; off: ~/start and ~/stop", read_only=True),
 ]  # fmt: skip
 DEPTH = 10_000  # messages that may wait while the disk is busy
@@ -58,10 +60,12 @@ class RecorderNode(PlainNode):
         self._last_result: BagResult | None = None
         self._latest: EpisodeInfo | None = None
         self._last_ns, self._heard_s = 0, 0.0
+        recorded = {**self._types, self._episode_topic: "std_msgs/msg/String"}
         self.bags = EpisodeBags(
-            Path(self.params.directory), contract, {**self._types, self._episode_topic: "std_msgs/msg/String"},
+            Path(self.params.directory), contract, recorded,
             self._on_closed, self._worker.submit, self.params.storage, self._episode_topic,
         )  # fmt: skip
+        self.bags.behaviour = self.params.behaviour
         self._results = self.create_publisher(String, BAGS_TOPIC, latched_qos(depth=100))
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
@@ -69,6 +73,9 @@ class RecorderNode(PlainNode):
         self._subscriptions_by_topic = {topic: self._subscribe(topic, reliable=True) for topic in self._types}
         self._best_effort: set[str] = set()  # topics to subscribe anew
         steady_timer(self, HOUSEKEEPING_S, self._housekeeping)
+
+    def on_parameters(self) -> None:
+        self.bags.behaviour = self.params.behaviour
 
     def diagnose(self) -> dict[str, Any]:
         return {"recording": self.bags.recording, "directory": self.params.directory}
@@ -169,7 +176,7 @@ def _extra_topic(text: str) -> tuple[str, str]:
 
 
 def _stamp_ns(data: bytes) -> int:
-    """The time at the beginning of a message in CDR: four bytes of encapsulation, then seconds and nanoseconds."""
+    """The time at the beginning of a message in CDR: behind four bytes, seconds and nanoseconds."""
     seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
     return seconds * 1_000_000_000 + nanoseconds
 

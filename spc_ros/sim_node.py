@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `sim`: a task family behind the contract's topics, in lock-step with whoever commands it, or in real time."""
+"""Node `sim`: a task family behind the contract's topics, in lock-step with the commands or in real time."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
 from typing import Any
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
-from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from spc_core.contract import Contract, find_config, load_contract
+from spc_core.contract import find_config, load_contract
 from spc_core.tasks import families, find_task, make_env
-from spc_ros.managed_node import Param, PlainNode, run, steady_timer
-from spc_ros.messages import FieldReader, FieldWriter, set_stamp, stamp_ns
-from spc_ros.simulation import Simulation, State, observation_parts
-from spc_ros.topic_bridge import EPISODE_TOPIC, REWARD_TOPIC, latched_qos, message_class, stream_qos
+from spc_ros.managed_node import run
+from spc_ros.messages import FieldReader, stamp_ns
+from spc_ros.plain_node import Param, PlainNode, steady_timer
+from spc_ros.simulation import Simulation, State
+from spc_ros.topic_bridge import EPISODE_TOPIC, StatePublishers, latched_qos, message_class, stream_qos
 
 PARAMS = [
     Param("family", "arm_reach", "task family", choices=families(), read_only=True),
@@ -40,48 +39,6 @@ ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
 ACK_TIMEOUT_S = 4.0  # longer than the 3 s after which Fast DDS repeats itself to a new subscriber
 HOUSEKEEPING_S = 0.02
 STALE_PERIODS = 2
-
-
-class StatePublishers:
-    """Publishes states on the contract's topics, `reward` and `/clock`, and counts by topic."""
-
-    def __init__(self, node: PlainNode, contract: Contract, reliable: bool) -> None:
-        self.counts: Counter[str] = Counter()
-        qos = stream_qos(reliable)
-        self._clock = node.create_publisher(Clock, "/clock", qos)
-        self._parts = [
-            (part, np.array(part.columns), FieldWriter(part.type, part.fields, part.topic),
-             message_class(part.type), node.create_publisher(message_class(part.type), part.topic, qos))
-            for part in observation_parts(contract)
-        ]  # fmt: skip
-        reward = contract.reward
-        topic, kind, field = REWARD_TOPIC, "geometry_msgs/msg/Vector3Stamped", "vector.x"
-        if reward.topic is not None and reward.type is not None and reward.field is not None:
-            topic, kind, field = reward.topic, reward.type, reward.field
-        self._reward_class = message_class(kind)
-        self._reward_writer = FieldWriter(kind, (field,), topic)
-        self._reward = node.create_publisher(self._reward_class, topic, qos)
-        self.first_stream = self._parts[-1][-1]
-
-    def publish(self, state: State) -> None:
-        """Clock first, then what belongs to the tick, and last the stream that sets the ticks."""
-        clock = Clock()
-        clock.clock.sec, clock.clock.nanosec = divmod(state.t_ns, 1_000_000_000)
-        self._send(self._clock, clock)
-        if state.reward is not None:
-            msg = self._reward_class()
-            self._reward_writer.fill(msg, np.array([state.reward]))
-            set_stamp(msg, state.t_ns)
-            self._send(self._reward, msg)
-        for _, columns, writer, kind, publisher in self._parts:
-            msg = kind()
-            writer.fill(msg, state.observation[columns])
-            set_stamp(msg, state.t_ns)
-            self._send(publisher, msg)
-
-    def _send(self, publisher: Any, msg: Any) -> None:
-        publisher.publish(msg)
-        self.counts[publisher.topic_name] += 1
 
 
 class SimNode(PlainNode):
@@ -140,7 +97,7 @@ class SimNode(PlainNode):
         self._release_first()
 
     def _release_first(self) -> None:
-        """Announce the episode and publish its first state, in that order for all, or give up at a deadline."""
+        """Announce the episode, then publish its first state to all, or give up at a deadline."""
         if self._first is None:
             return
         waited_s = time.monotonic() - self._since_s
@@ -156,7 +113,7 @@ class SimNode(PlainNode):
         if self.episode.wait_for_all_acked(ACK_SLICE) or waited_s > ACK_TIMEOUT_S:
             state, self._first = self._first, None
             self._since_s = time.monotonic()
-            self.out.publish(state)
+            self.out.publish(state.t_ns, state.observation, state.reward)
 
     def _missing(self) -> list[str]:
         """Who is not connected yet but would miss the start; nobody is waited for in real time."""
@@ -175,7 +132,8 @@ class SimNode(PlainNode):
         if self.lockstep:
             self._command = None
             self.out.counts[self._commands.topic_name] += 1  # answered, so a recording must hold it
-        self.out.publish(self.sim.step(action))
+        state = self.sim.step(action)
+        self.out.publish(state.t_ns, state.observation, state.reward)
         self._since_s = time.monotonic()
         if not self.sim.running:
             self._announce()

@@ -16,39 +16,15 @@ RESET_GAP_NS = 1_000_000_000  # simulated time between two episodes; a gap, so t
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class State:
-    """What the robot says at a tick; `reward` belongs to the transition that ended here, None at the start."""
+    """What the robot says at a tick; `reward` is of the transition that ended here, None at the start."""
 
     t_ns: int
     observation: np.ndarray  # (O,)
     reward: float | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Part:
-    """A topic's share of the observation vector."""
-
-    topic: str
-    type: str
-    fields: tuple[str, ...]
-    columns: tuple[int, ...]
-
-
-def observation_parts(contract: Contract) -> list[Part]:
-    """Topics in the order of publishing: the first stream, which sets the ticks, comes last."""
-    parts: dict[str, Part] = {}
-    column = 0
-    for stream in contract.observation:
-        columns = tuple(range(column, column + len(stream.fields)))
-        column += len(columns)
-        old = parts.get(stream.topic, Part(stream.topic, stream.type, (), ()))
-        parts[stream.topic] = Part(
-            stream.topic, stream.type, old.fields + stream.fields, old.columns + columns
-        )
-    return list(reversed(parts.values()))
-
-
 class Simulation:
-    """One task family's environment behind a contract. Time only moves forward, from episode to episode too."""
+    """One task family's environment behind a contract. Time only moves forward, across episodes too."""
 
     def __init__(self, env: TaskEnv, contract: Contract) -> None:
         sizes = (len(env.observation_names), len(env.action_names), env.control_hz)
@@ -78,7 +54,7 @@ class Simulation:
         return State(self.t_ns, observation, None)
 
     def refusal(self, t_ns: int | None, action: np.ndarray) -> str | None:
-        """Why a command does not answer the current state; None when it does. `t_ns` None: it has no stamp."""
+        """Why a command does not answer the current state, or None. `t_ns` is None for one without stamp."""
         if not self.running:
             return "command outside an episode"
         if not np.isfinite(action).all():

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +15,11 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Float32MultiArray, MultiArrayDimension
 
 from spc_core.contract import Contract, ContractError, suggest
-from spc_core.frames import ObservationAssembler, TransitionAssembler
+from spc_core.frames import NO_TIME, Frame, ObservationAssembler, TransitionAssembler
 from spc_ros.messages import JOINT_TRAJECTORY, ContractReader, FieldWriter, MessageError, push, set_stamp
 
 PACKAGES = (
@@ -27,6 +31,7 @@ CONTEXT_TOPIC = "context"
 REWARD_TOPIC = "reward"
 BAGS_TOPIC = "recorder/bags"
 LOCKSTEP_DEPTH = 1000
+PATIENCE_NS = 1_000_000_000  # for transitions; the same as for a bag, so that both decide alike
 
 
 def message_class(type_name: str) -> Any:
@@ -81,50 +86,130 @@ class CommandPublisher:
         self.publisher.publish(msg)
 
 
-class ContractSubscriber:
-    """Feeds a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A topic's share of the observation vector."""
 
-    The first stream, which sets the ticks, is subscribed last. Discovery keeps that order, so whoever sees
-    that subscription knows that the others stand too.
+    topic: str
+    type: str
+    fields: tuple[str, ...]
+    columns: tuple[int, ...]
+
+
+def observation_parts(contract: Contract) -> list[Part]:
+    """Topics in the order of publishing: the first stream, which sets the ticks, comes last."""
+    parts: dict[str, Part] = {}
+    column = 0
+    for stream in contract.observation:
+        columns = tuple(range(column, column + len(stream.fields)))
+        column += len(columns)
+        old = parts.get(stream.topic, Part(stream.topic, stream.type, (), ()))
+        parts[stream.topic] = Part(
+            stream.topic, stream.type, old.fields + stream.fields, old.columns + columns
+        )
+    return list(reversed(parts.values()))
+
+
+class StatePublishers:
+    """Publishes states on the contract's topics, `reward` and `/clock`, and counts by topic."""
+
+    def __init__(self, node: Node, contract: Contract, reliable: bool) -> None:
+        self.counts: Counter[str] = Counter()
+        qos = stream_qos(reliable)
+        self._clock = node.create_publisher(Clock, "/clock", qos)
+        self._parts = [
+            (part, np.array(part.columns), FieldWriter(part.type, part.fields, part.topic),
+             message_class(part.type), node.create_publisher(message_class(part.type), part.topic, qos))
+            for part in observation_parts(contract)
+        ]  # fmt: skip
+        reward = contract.reward
+        topic, kind, field = REWARD_TOPIC, "geometry_msgs/msg/Vector3Stamped", "vector.x"
+        if reward.topic is not None and reward.type is not None and reward.field is not None:
+            topic, kind, field = reward.topic, reward.type, reward.field
+        self._reward_class = message_class(kind)
+        self._reward_writer = FieldWriter(kind, (field,), topic)
+        self._reward = node.create_publisher(self._reward_class, topic, qos)
+        self.first_stream = self._parts[-1][-1]
+
+    def publish(self, t_ns: int, observation: np.ndarray, reward: float | None) -> None:
+        """Clock first, then what belongs to the tick, and last the stream that sets the ticks."""
+        clock = Clock()
+        clock.clock.sec, clock.clock.nanosec = divmod(t_ns, 1_000_000_000)
+        self._send(self._clock, clock)
+        if reward is not None:
+            msg = self._reward_class()
+            self._reward_writer.fill(msg, np.array([reward]))
+            set_stamp(msg, t_ns)
+            self._send(self._reward, msg)
+        for _, columns, writer, kind, publisher in self._parts:
+            msg = kind()
+            writer.fill(msg, observation[columns])
+            set_stamp(msg, t_ns)
+            self._send(publisher, msg)
+
+    def _send(self, publisher: Any, msg: Any) -> None:
+        publisher.publish(msg)
+        self.counts[publisher.topic_name] += 1
+
+
+def subscribe_contract(
+    node: Node,
+    contract: Contract,
+    assembler: ObservationAssembler | TransitionAssembler,
+    on_decided: Callable[[list[Any]], None],
+    reliable: bool,
+    complain: Callable[[str, str], None],
+) -> None:
+    """Feed a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
+
+    `complain(kind, text)` hears of messages that cannot be read; they are left out. The first stream, which
+    sets the ticks, is subscribed last: discovery keeps that order, so whoever sees it knows that all stand.
+    """
+    reader = ContractReader(contract)
+    whole = isinstance(assembler, TransitionAssembler)
+
+    def on_message(topic: str, msg: Any) -> None:
+        unset = reader.unset_stamps[topic]
+        try:
+            samples = reader.samples(topic, msg, now_ns(node))
+        except MessageError as error:
+            complain("unreadable", str(error))
+            return
+        if reader.unset_stamps[topic] > unset:
+            complain("unset stamps", f"topic '{topic}': no stamp; taken as stamped on arrival")
+        for role, t_ns, values in samples:
+            if isinstance(assembler, TransitionAssembler):
+                decided = push(assembler, role, t_ns, values)
+            else:
+                decided = assembler.push(role[1], t_ns, values) if role[0] == "observation" else []
+            if decided:
+                on_decided(decided)
+
+    for topic, type_name in reversed(reader.types.items()):
+        if whole or any(kind == "observation" for kind, _ in reader.route(topic)):
+            callback = functools.partial(on_message, topic)
+            node.create_subscription(message_class(type_name), topic, callback, stream_qos(reliable))
+
+
+class StreamClock:
+    """Tells an assembler the robot's time between messages, so that no frame waits long for a slow stream.
+
+    Robot time is the newest stamp plus the real time since it came; clocks need not agree. Not for lock-step,
+    where time stands still between messages.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        contract: Contract,
-        assembler: ObservationAssembler | TransitionAssembler,
-        on_decided: Callable[[list[Any]], None],
-        reliable: bool,
-        complain: Callable[[str, str], None],
-    ) -> None:
-        """`complain(kind, text)` hears of messages that cannot be read; they are left out."""
-        self._node, self._assembler, self._on_decided, self._complain = node, assembler, on_decided, complain
-        self._reader = ContractReader(contract)
-        whole = isinstance(assembler, TransitionAssembler)
-        self.subscriptions = [
-            node.create_subscription(
-                message_class(type_name),
-                topic,
-                functools.partial(self._on_message, topic),
-                stream_qos(reliable),
-            )
-            for topic, type_name in reversed(self._reader.types.items())
-            if whole or any(kind == "observation" for kind, _ in self._reader.route(topic))
-        ]
+    def __init__(self, assembler: ObservationAssembler) -> None:
+        self._assembler = assembler
+        self._newest_ns, self._came_s = NO_TIME, 0.0
 
-    def _on_message(self, topic: str, msg: Any) -> None:
-        try:
-            samples = self._reader.samples(topic, msg, now_ns(self._node))
-        except MessageError as error:
-            self._complain("unreadable", str(error))
-            return
-        for role, t_ns, values in samples:
-            if isinstance(self._assembler, TransitionAssembler):
-                decided = push(self._assembler, role, t_ns, values)
-            else:
-                decided = self._assembler.push(role[1], t_ns, values) if role[0] == "observation" else []
-            if decided:
-                self._on_decided(decided)
+    def frames(self) -> list[Frame]:
+        """The frames that time alone decides; call it a few times in a period."""
+        newest_ns, now_s = max(stream.newest_ns for stream in self._assembler.streams), time.monotonic()
+        if newest_ns != self._newest_ns:
+            self._newest_ns, self._came_s = newest_ns, now_s
+        if newest_ns == NO_TIME:
+            return []
+        return self._assembler.advance(newest_ns + round((now_s - self._came_s) * 1e9))
 
 
 class EpisodeEnd:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `trial`: runs a few-shot trial on the nodes sim, context_encoder, policy and recorder, and keeps the score."""
+"""Node `trial`: runs a few-shot trial on sim, context_encoder, policy and recorder, and keeps the score."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ from spc_core.contract import find_config, load_contract
 from spc_core.frames import Step, TransitionAssembler
 from spc_core.tasks import SPLITS, families, find_task, tasks
 from spc_ros.driver_node import DriverError, DriverNode
-from spc_ros.managed_node import Param, run
-from spc_ros.topic_bridge import CONTEXT_TOPIC, ContractSubscriber, EpisodeEnd, decode_context, latched_qos
+from spc_ros.managed_node import run
+from spc_ros.plain_node import Param
+from spc_ros.topic_bridge import (
+    CONTEXT_TOPIC,
+    PATIENCE_NS,
+    EpisodeEnd,
+    decode_context,
+    latched_qos,
+    subscribe_contract,
+)
 
 PARAMS = [
     Param("family", "arm_reach", "task family", choices=families(), read_only=True),
@@ -44,12 +52,12 @@ class TrialNode(DriverNode):
         chosen = [find_task(i) for i in ids] or [t for s in p.splits for t in tasks(p.family, s)[:limit]]
         self.trial = Trial(chosen, p.protocols, p.episodes, p.seed, p.few_shot_sizes)
         contract = load_contract(find_config("contracts", p.contract or p.family))
-        self._assembler = TransitionAssembler(contract, patience_ns=contract.period_ns)
+        self._assembler = TransitionAssembler(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._assembler)
         self._return, self._steps, self._tick_ns = 0.0, 0, 0
         self._z: tuple[list[float], int, int] = ([], 0, -1)  # z, transitions, tick
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
-        self._topics = ContractSubscriber(
+        subscribe_contract(
             self, contract, self._assembler, self._on_steps, p.reliable, self.diagnostics.complain
         )
 
@@ -74,7 +82,9 @@ class TrialNode(DriverNode):
         self._return, self._steps = 0.0, 0
         info = self.run_episode(request.task.task_id, request.seed)
         timeout_s = self.params.service_timeout_s
-        self.wait_for(lambda: self._tick_ns >= info.end_ns, timeout_s, "the episode's last state was not seen")
+        self.wait_for(
+            lambda: self._tick_ns >= info.end_ns, timeout_s, "the episode's last state was not seen"
+        )
         self.wait_for(lambda: self._z[2] >= info.end_ns, timeout_s, "no context of the episode's last tick")
         after = Counter(json.loads(self.trigger("policy/report")))
         bag = self.wait_for_bag(info.episode) if self.params.record else ""

@@ -25,6 +25,9 @@ def write_random_checkpoint(folder: Path, family: str, contract: Contract | None
     torch.manual_seed(0)
     config = TrainConfig(model=TINY)
     agent = Agent(contract.observation_dim, contract.action_dim, 2, config)
+    with torch.no_grad():
+        for weights in agent.parameters():  # biases and last layers too, which a fresh network may have at zero
+            weights.normal_(0, 0.5)
     ones = np.ones(contract.observation_dim, np.float32)
     low, high = np.float32(contract.action.low), np.float32(contract.action.high)
     stats = Stats(0 * ones, ones, 0.1 * ones, -0.5, 0.3, low, high)

@@ -151,6 +151,7 @@ class ArmEnv(TaskEnv):
 
     home: tuple[float, float]  # rad
     distance_scale: float  # 1/rad, how fast the reward saturates
+    start_spread = 0.4  # rad, an episode starts within home +- this
     action_names = JOINTS
     observation_names = tuple(
         f"{reading}.{joint}" for reading in ("position", "velocity") for joint in JOINTS
@@ -227,7 +228,7 @@ class ArmEnv(TaskEnv):
         # Each episode has a generator of its own, so its length does not change the episodes after it.
         episode = np.random.default_rng(self.np_random.integers(2**63))
         mujoco.mj_resetData(self.model, self.data)
-        self.data.qpos[:] = np.asarray(self.home) + episode.uniform(-0.4, 0.4, 2)
+        self.data.qpos[:] = np.asarray(self.home) + self.start_spread * episode.uniform(-1, 1, 2)
         self.data.qvel[:] = episode.uniform(-0.5, 0.5, 2)
         mujoco.mj_forward(self.model, self.data)
         self._step_count = 0

@@ -46,6 +46,7 @@ class ArmReach(ArmEnv):
     family = FAMILY
     home = HOME
     distance_scale = 1.0
+    start_spread = 1.2  # as far out as the goals, so that the first rewards already tell something
     noise_action = np.array([0.9, 0.45])  # Nm
 
     def default_task(self) -> Task:

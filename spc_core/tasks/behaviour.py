@@ -19,7 +19,8 @@ NOISE_SCALE = {
     "noisy": (0.1, 0.7),
     "random": (0.2, 1.0),
 }  # of noise_action, drawn per episode
-OTHER_TASK_SHARE = 0.3  # of the noisy episodes are driven for another training task
+LEG_S = (0.2, 0.7)  # a noisy expert drives in legs of so long ...
+OWN_LEG_SHARE = 0.5  # ... this share of them for its own task, the others for any training task
 
 
 class Controllable(Protocol):
@@ -68,23 +69,32 @@ class Behaviour:
         self.reset()
 
     def reset(self) -> None:
-        """Draw this episode's noise scale and, for a noisy expert, the task it acts for."""
+        """Draw this episode's noise scale; a noisy expert begins its first leg."""
         self._scale = self._rng.uniform(*NOISE_SCALE[self.kind]) * self.env.noise_action
         self._noise.reset(self._rng)
-        self._other: Task | None = None
-        if self.kind == "noisy" and self._rng.uniform() < OTHER_TASK_SHARE:
-            known = tasks(self.env.family, "train")
-            self._other = known[self._rng.integers(len(known))]
+        self._leg_task: Task | None = None  # None: the own one
+        self._leg_steps = 0
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The next action (action_dim,) within its limits, in physical units."""
         if self.kind == "random":
             action = self.env.rest_action(observation)
         else:
-            action = self.env.expert(observation, self._other or self.env.task)
+            if self.kind == "noisy":
+                self._drive_leg()
+            action = self.env.expert(observation, self._leg_task or self.env.task)
         if self.kind != "expert":
             action = action + self._scale * self._noise.step(self._rng)
         return np.minimum(np.maximum(action, self.env.action_low), self.env.action_high)
+
+    def _drive_leg(self) -> None:
+        """Go on with the leg, or begin another: errors and corrections, so that actions do not give the task away."""
+        if self._leg_steps == 0:
+            known = tasks(self.env.family, "train")
+            own = self._rng.uniform() < OWN_LEG_SHARE
+            self._leg_task = None if own else known[self._rng.integers(len(known))]
+            self._leg_steps = round(self._rng.uniform(*LEG_S) * self.env.control_hz)
+        self._leg_steps -= 1
 
 
 def behaviour_mix(episode: int) -> Kind:

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spc`: the chain from a robot or simulation to an adapted policy, stage by stage or in one go."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tqdm import tqdm
+
+from spc_core.config import TrainConfig, load_config
+from spc_core.contract import load_contract
+
+USAGE = """\
+usage: spc <stage> [options]      (spc <stage> --help tells each stage's options)
+
+  collect    record behaviour data of a simulated task family as bags, over ROS 2
+  convert    turn bags into a dataset
+  train      learn context encoder, world model and policy from a dataset
+  evaluate   score a trained run on held-out tasks in this process, without ROS
+  trial      score a trained run on held-out tasks over ROS 2, node by node
+  demo       all of the above for two task families, with a report
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Record behaviour data of a simulated task family as mcap bags, through sim, behaviour and recorder nodes."""
+
+    family: tyro.conf.Positional[str]  # task family: arm_reach or arm_payload
+    out: Path  # folder for bags/ and log/
+    episodes: int = 18  # of each task; expert, noisy and random drivers take turns
+    split: str = "train"  # tasks to record: train, id or ood
+    seed: int = 0  # every episode's seed follows from this
+    storage: str = "mcap"  # mcap or sqlite3
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Turn bags into a dataset: decoded by the contract, causally aligned, one Minari dataset for each task."""
+
+    bags: tyro.conf.Positional[tuple[Path, ...]]  # bags, or folders that hold bags at any depth
+    out: Path  # the dataset's folder
+    contract: Path | None = None  # contract file; default: the one that the bags carry
+    task: str | None = None  # task id of all these bags, for bags that do not name it
+    overwrite: bool = False  # replace an existing dataset
+    skip_bad: bool = False  # leave out bags that cannot be read, instead of refusing all
+    workers: int | None = None  # processes; default: one for each processor
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train on a dataset. The same command goes on with a run that was interrupted."""
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    out: Path  # the run's folder
+    preset: str = "small"  # small, paper, or a YAML file with any of the settings below
+    overwrite: bool = False  # start anew, even if the folder holds a run
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Score trained runs on held-out tasks in this process, without ROS: the same table as `spc trial` gives."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # training runs or checkpoints of one family, one per seed
+    family: str = ""  # task family; default: the name of the checkpoint's contract
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
+    few_shot_sizes: tuple[int, ...] = (10, 50, 200)  # transitions collected before a few-shot episode
+    episodes: int = 3  # scored episodes of each task and protocol
+    seed: int = 0  # seed of the first scored episode
+    json: Path | None = None  # also write the episodes here, one JSON line each
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialArgs:
+    """Score a trained run on held-out tasks over ROS 2: sim, context encoder, policy, recorder and trial nodes."""
+
+    run: tyro.conf.Positional[Path]  # training run or checkpoint
+    out: Path  # folder for episodes.jsonl, bags/ and log/
+    family: str = ""  # task family; default: the name of the checkpoint's contract
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
+    tasks_per_split: int = 0  # try only the first so many; 0: all
+    few_shot_sizes: tuple[int, ...] = (10, 50, 200)  # transitions collected before a few-shot episode
+    episodes: int = 3  # scored episodes of each task and protocol
+    seed: int = 0  # seed of the first scored episode
+    device: str = "cpu"  # of the networks: cpu, cuda or auto
+    record: bool = True  # record a bag of each episode
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """The whole chain for two task families: collect, convert, train, trial, report."""
+
+    out: Path = Path("runs/demo")  # folder for everything; a finished stage is not run again
+    preset: str = "demo"  # demo, or smoke (a minute, learns nothing)
+    overwrite: bool = False  # start anew
+
+
+def collect(args: Collect) -> None:
+    from spc_ros.collect import collect as run
+
+    with Bar(f"collect {args.family}", "episode") as bar:
+        bags = run(args.family, args.out, args.episodes, args.split, seed=args.seed, storage=args.storage, progress=bar)
+    print(f"{len(bags)} bags in {args.out / 'bags'}")
+
+
+def convert(args: Convert) -> None:
+    from spc_ros.convert import convert as run
+
+    contract = None if args.contract is None else load_contract(args.contract)
+    report = run(args.bags, contract, args.out, args.overwrite, args.skip_bad, args.task, args.workers)
+    print(report.summary())
+
+
+def train(args: Train) -> None:
+    from spc_core.train import train as run
+
+    print(f"checkpoint: {run(args.dataset, args.out, args.config, args.overwrite)}")
+
+
+def evaluate(args: Evaluate) -> None:
+    from spc_core.adaptation import Trial
+    from spc_core.checkpoint import load_checkpoint
+    from spc_core.evaluate import expert_returns, run_in_process, score, table
+    from spc_core.tasks import tasks
+
+    results = {}
+    chosen = []
+    for number, folder in enumerate(args.runs):
+        checkpoint = load_checkpoint(folder)
+        family = args.family or checkpoint.contract.name
+        chosen = [task for split in args.splits for task in tasks(family, split)]
+        trial = Trial(chosen, episodes=args.episodes, seed=args.seed, few_shot_sizes=args.few_shot_sizes)
+        with Bar(f"evaluate {folder}", "episode") as bar:
+            results[number] = run_in_process(checkpoint, trial, family, bar)
+    if args.json is not None:
+        rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
+        args.json.write_text("".join(rows))
+    print(table(score(results, expert_returns(chosen, range(args.seed, args.seed + args.episodes)))))
+
+
+def trial(args: TrialArgs) -> None:
+    from spc_core.checkpoint import load_checkpoint
+    from spc_core.evaluate import expert_returns, score, table
+    from spc_core.tasks import find_task
+    from spc_ros.trial import run_trial
+
+    family = args.family or load_checkpoint(args.run).contract.name
+    with Bar(f"trial {args.run}", "episode") as bar:
+        rows = run_trial(
+            args.run, family, args.out, splits=args.splits, tasks_per_split=args.tasks_per_split,
+            few_shot_sizes=args.few_shot_sizes, episodes=args.episodes, seed=args.seed, device=args.device,
+            record=args.record, progress=bar,
+        )  # fmt: skip
+    tried = [find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in rows)]
+    print(table(score({0: rows}, expert_returns(tried, range(args.seed, args.seed + args.episodes)))))
+    print(f"episodes: {args.out / 'episodes.jsonl'}, bags: {args.out / 'bags'}")
+
+
+def demo(args: Demo) -> None:
+    from spc_ros.demo import demo as run
+
+    run(args.out, args.preset, args.overwrite)
+
+
+class Bar:
+    """A progress bar that is called with (done, total, text), from any thread."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self._bar = tqdm(desc=title, unit=unit, mininterval=0.5)
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        self._bar.total = total
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+
+STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "collect": (Collect, collect),
+    "convert": (Convert, convert),
+    "train": (Train, train),
+    "evaluate": (Evaluate, evaluate),
+    "trial": (TrialArgs, trial),
+    "demo": (Demo, demo),
+}
+
+
+def parse(stage: str, arguments: Sequence[str]) -> Any:
+    """The stage's options; the preset of `train` gives the defaults of its settings."""
+    kind = STAGES[stage][0]
+    options: dict[str, Any] = {}
+    if kind is Train:
+        preset = [value for flag, value in zip(arguments, [*arguments[1:], ""], strict=False) if flag == "--preset"]
+        options["default"] = Train(tyro.MISSING, tyro.MISSING, *preset[-1:], config=load_config((preset or ["small"])[-1]))
+    return tyro.cli(kind, prog=f"spc {stage}", args=list(arguments), description=kind.__doc__, **options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage. Exit codes: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    stage, *rest = arguments
+    if stage not in STAGES:
+        print(f"spc: there is no stage '{stage}'\n\n{USAGE}", file=sys.stderr, end="")
+        return 2
+    try:
+        STAGES[stage][1](parse(stage, rest))
+    except KeyboardInterrupt as interrupt:
+        print(f"spc {stage}: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError) as error:  # all our refusals; a bug is shown in full by the traceback
+        if type(error) in (ValueError, RuntimeError) and not str(error):
+            raise
+        print(f"spc {stage}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all nodes share: declared parameters, diagnostics, steady timers, how a program begins and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.timer import Timer
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """One parameter: name, default (sets the type), meaning, range or choices, whether it may change."""
+
+    name: str
+    default: Any
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    read_only: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        text = ParameterDescriptor(name=self.name, description=self.meaning, read_only=self.read_only)
+        if self.choices:
+            text.additional_constraints = f"one of: {', '.join(self.choices)}"
+        if self.low is not None and self.high is not None:
+            if isinstance(self.default, int):
+                text.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=0)]
+            else:
+                text.floating_point_range = [
+                    FloatingPointRange(from_value=self.low, to_value=self.high, step=0.0)
+                ]
+        return text
+
+
+class Parameters:
+    """Declares a node's parameters; their current values are its attributes."""
+
+    def __init__(
+        self, node: Node, params: Sequence[Param], on_change: Callable[[], None] | None = None
+    ) -> None:
+        self._params = {param.name: param for param in params}
+        self._on_change = on_change
+        self._values: dict[str, Any] = {}
+        node.add_on_set_parameters_callback(self._check)
+        for param in params:
+            self._values[param.name] = node.declare_parameter(
+                param.name, param.default, param.descriptor()
+            ).value
+        node.add_post_set_parameters_callback(self._changed)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["_values"][name]
+        except KeyError:
+            raise AttributeError(f"no parameter '{name}' is declared") from None
+
+    def _check(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            known = self._params.get(parameter.name)
+            if known and known.choices and parameter.value not in known.choices:
+                reason = f"{parameter.name} is '{parameter.value}'; use one of: {', '.join(known.choices)}"
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    def _changed(self, parameters: list[Parameter]) -> None:
+        mine = {p.name: p.value for p in parameters if p.name in self._params}
+        self._values.update(mine)
+        if mine and self._on_change is not None and len(self._values) == len(self._params):
+            self._on_change()
+
+
+EXECUTOR = Param("executor", "events", "how callbacks run", choices=("events", "single"), read_only=True)
+
+
+def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
+    """A timer on a clock that neither a frozen `/clock` nor a corrected wall clock can stop."""
+    return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+
+class Diagnostics:
+    """Counters and values of a node on `/diagnostics`, once a second of real time."""
+
+    def __init__(self, node: Node, extra: Callable[[], dict[str, Any]]) -> None:
+        self.counts: Counter[str] = Counter()
+        self.problem = ""  # what keeps the node from its work; empty when all is well
+        self._node, self._extra = node, extra
+        self._said: set[str] = set()
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        steady_timer(node, 1.0, self.publish)
+
+    def complain(self, kind: str, text: str) -> None:
+        """Count an event, and log each distinct text once."""
+        self.counts[kind] += 1
+        if text not in self._said and len(self._said) < 100:
+            self._said.add(text)
+            self._node.get_logger().warning(text)
+
+    def publish(self) -> None:
+        node = self._node
+        status = DiagnosticStatus(name=node.get_fully_qualified_name(), hardware_id=node.get_name())
+        status.level = DiagnosticStatus.ERROR if self.problem else DiagnosticStatus.OK
+        status.message = self.problem or "ok"
+        values = {**self._extra(), **self.counts}
+        status.values = [KeyValue(key=str(key), value=str(value)) for key, value in values.items()]
+        msg = DiagnosticArray(status=[status])
+        msg.header.stamp = node.get_clock().now().to_msg()
+        self._publisher.publish(msg)
+
+
+class PlainNode(Node):
+    """A node without lifecycle: it works from its construction to its end."""
+
+    def __init__(self, name: str, params: Sequence[Param]) -> None:
+        super().__init__(name)
+        self.params = Parameters(self, [EXECUTOR, *params], self.on_parameters)
+        self.diagnostics = Diagnostics(self, self.diagnose)
+        self.exit_code: int | None = None  # set it to end the program
+
+    def on_parameters(self) -> None:
+        """A parameter changed while running."""
+
+    def diagnose(self) -> dict[str, Any]:
+        """Values for `/diagnostics` beside the counters."""
+        return {}
+
+    def begin(self) -> None:
+        """The executor runs."""
+
+    def busy(self) -> bool:
+        """Asked again and again once the program is to end: true puts the end off, for STOP_S at most."""
+        return False
+
+    def close(self) -> None:
+        """The program ends, by signal, error or exit code; ROS still works."""
+
+    def failed(self, error: Exception) -> None:
+        """A callback raised: there is no state to go back to."""
+        self.exit_code = 1

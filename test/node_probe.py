@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ROS node inside a test: publishes as a robot, listens, calls services. Each test gets a domain of its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from spc_core.contract import Contract
+from spc_core.episode import EpisodeInfo
+from spc_ros.messages import FieldReader
+from spc_ros.topic_bridge import StatePublishers, latched_qos, message_class, stream_qos
+
+TIMEOUT_S = 30.0
+_domains = itertools.count(os.getpid() % 20)
+
+
+def own_domain() -> dict[str, str]:
+    """The environment of nodes that only this test's nodes can hear."""
+    return {
+        "ROS_DOMAIN_ID": str(41 + next(_domains) % 20),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+
+
+class Probe:
+    """Use it as a context manager; everything happens in until() and call()."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.context = Context()
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = environment["ROS_AUTOMATIC_DISCOVERY_RANGE"]
+        rclpy.init(context=self.context, domain_id=int(environment["ROS_DOMAIN_ID"]))
+        self.node = Node("probe", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.heard: dict[str, list[Any]] = defaultdict(list)
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def listen(self, topic: str, type_name: str, qos: Any) -> None:
+        """Keep what comes on a topic in `heard[topic]`."""
+        self.node.create_subscription(message_class(type_name), topic, self.heard[topic].append, qos)
+
+    def listen_commands(self, contract: Contract, reliable: bool = False) -> Callable[[], list[list[float]]]:
+        """Hear the commands; returns a function that gives their values so far."""
+        action = contract.action
+        self.listen(action.topic, action.type, stream_qos(reliable))
+        reader = FieldReader(action.type, action.fields, action.topic)
+        return lambda: [reader.read(msg).tolist() for msg in self.heard[action.topic]]
+
+    def listen_episodes(self) -> Callable[[], EpisodeInfo | None]:
+        """Hear the topic `episode`; returns a function that gives the newest word."""
+        self.listen("episode", "std_msgs/msg/String", latched_qos(depth=10))
+        heard = self.heard["episode"]
+        return lambda: EpisodeInfo.from_json(heard[-1].data) if heard else None
+
+    def until(self, done: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Spin until `done()`; fails the test after the timeout."""
+        deadline_s = time.monotonic() + timeout_s
+        while not done():
+            assert time.monotonic() < deadline_s, f"{what}: not within {timeout_s} s"
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def call(self, name: str, kind: Any, request: Any = None) -> Any:
+        """The answer of a service."""
+        client = self.node.create_client(kind, name)
+        self.until(client.service_is_ready, f"service {name}")
+        future = client.call_async(request or kind.Request())
+        self.until(future.done, f"answer from {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+
+class FakeRobot:
+    """A robot's states from a probe: still, at a chosen time."""
+
+    def __init__(self, probe: Probe, contract: Contract, reliable: bool = False) -> None:
+        self.contract, self.t_ns = contract, 1_000_000_000
+        self._out = StatePublishers(probe.node, contract, reliable)
+        self.first_stream = self._out.first_stream
+
+    def say(self, observation: np.ndarray | None = None) -> None:
+        """Publish the next tick's state."""
+        self.t_ns += self.contract.period_ns
+        values = np.full(self.contract.observation_dim, 0.1) if observation is None else observation
+        self._out.publish(self.t_ns, values, reward=-0.5)

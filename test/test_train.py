@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training that survives: interrupted, killed, fed with bad input; and checkpoints that load or refuse."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from synthetic import tiny_config, write_dataset
+
+from spc_core.checkpoint import CheckpointError, load_checkpoint, pick_device
+from spc_core.config import ConfigError, load_config, to_dict
+from spc_core.dataset import DatasetError, load_dataset
+from spc_core.frames import Transition
+from spc_core.runtime import ContextTracker, Policy
+from spc_core.train import TrainingError, train
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data") / "point")
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(dataset, out, tiny_config())
+    return out
+
+
+def weights(run):
+    return safetensors.torch.load_file(run / "checkpoint" / "weights.safetensors")
+
+
+def assert_same_run(a, b):
+    for name, value in weights(a).items():
+        assert torch.equal(value, weights(b)[name]), name
+    logs = [[{**row, "seconds": ""} for row in read_log(run)] for run in (a, b)]
+    assert logs[0] == logs[1], "the logs agree in all but the seconds"
+
+
+def read_log(run):
+    return list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+
+
+def start_training(dataset, out, tmp_path, updates):
+    """A training in a process of its own, with the configuration of tiny_config."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(to_dict(tiny_config(updates=updates))))
+    command = [sys.executable, "-m", "spc_ros.cli", "train", str(dataset), "--preset", str(file), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_update(out, update):
+    """Return once the run's log holds the update."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        log = out / "log.csv"
+        rows = log.read_text().splitlines() if log.exists() else []
+        if len(rows) > 1 and rows[-1].endswith(tuple("0123456789")) and int(rows[-1].split(",")[0]) >= update:
+            return
+        time.sleep(0.01)  # between two looks at a file that another process writes
+    pytest.fail(f"update {update} not reached within {DEADLINE_S} s")
+
+
+def test_a_run_leaves_all_that_is_promised(run):
+    folder = run / "checkpoint"
+    names = {"weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json"}
+    assert {file.name for file in folder.iterdir()} == names
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["update"] == 20 and [t["task_id"] for t in metrics["tasks"]][:2] == ["point/train/00", "point/train/01"]
+    rows = read_log(run)
+    assert [row["update"] for row in rows] == ["5", "10", "15", "20"]
+    assert all(np.isfinite(float(row[name])) for row in rows for name in ("consistency", "v", "actor"))
+    assert any((run / "tensorboard").iterdir())
+    assert "task_means" in weights(run) and weights(run)["task_means"].any()
+
+
+def test_killed_training_resumes_to_the_same_weights_bit_for_bit(dataset, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(dataset, whole, tiny_config(updates=400))
+    process = start_training(dataset, killed, tmp_path, updates=400)
+    wait_for_update(killed, int(np.random.default_rng(0).integers(30, 60)))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    reached = torch.load(killed / "resume.pt", weights_only=True)["progress"]["update"]
+    assert 0 < reached < 400
+    train(dataset, killed, tiny_config(updates=400))
+    assert_same_run(whole, killed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_saves_says_so_and_resumes(dataset, tmp_path, number):
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    process = start_training(dataset, interrupted, tmp_path, updates=3000)
+    wait_for_update(interrupted, 25)
+    process.send_signal(number)
+    output = process.communicate(timeout=DEADLINE_S)[0]
+    assert process.returncode == 130
+    assert "the same command goes on" in output and "Traceback" not in output
+    update = json.loads((interrupted / "checkpoint" / "metrics.json").read_text())["update"]
+    assert 25 <= update < 3000
+    load_checkpoint(interrupted)
+    assert torch.load(interrupted / "resume.pt", weights_only=True)["progress"]["update"] == update
+    assert not whole.exists()
+
+
+def test_a_finished_run_is_not_trained_again(dataset, run, capsys):
+    before = os.stat(run / "checkpoint" / "weights.safetensors").st_mtime_ns
+    train(dataset, run, tiny_config())
+    assert "already trained for 20 updates" in capsys.readouterr().out
+    assert os.stat(run / "checkpoint" / "weights.safetensors").st_mtime_ns == before
+
+
+def test_another_configuration_or_dataset_in_the_same_folder_is_refused(dataset, run, tmp_path):
+    with pytest.raises(ConfigError, match=r"other settings \(seed was 0, is 1\).*--overwrite"):
+        train(dataset, run, tiny_config(seed=1))
+    other = write_dataset(tmp_path / "other", seed=5)
+    with pytest.raises(DatasetError, match="another dataset"):
+        train(other, run, tiny_config())
+
+
+def test_seeds_differ_and_repeat(dataset, run, tmp_path):
+    train(dataset, tmp_path / "same", tiny_config())
+    train(dataset, tmp_path / "other", tiny_config(seed=1))
+    assert_same_run(run, tmp_path / "same")
+    assert not torch.equal(weights(run)["actor.network.0.weight"], weights(tmp_path / "other")["actor.network.0.weight"])
+
+
+def test_one_task_is_refused(tmp_path):
+    root = write_dataset(tmp_path / "single", task_count=1)
+    with pytest.raises(DatasetError, match="holds 1 task; .* record at least two"):
+        train(root, tmp_path / "run", tiny_config())
+    assert not (tmp_path / "run").exists()
+
+
+def test_diverging_loss_stops_by_name_and_keeps_the_last_good_state(dataset, tmp_path):
+    out = tmp_path / "run"
+    train(dataset, out, tiny_config(updates=10))
+    with pytest.raises(TrainingError, match=r"the \w+ loss became (nan|inf|-inf) within the .* lower the learning rates"):
+        train(dataset, tmp_path / "diverges", tiny_config(policy_lr=1e30, updates=40))
+    assert not (tmp_path / "diverges" / "checkpoint").exists()
+
+
+def test_constant_observation_is_named(tmp_path):
+    root = write_dataset(tmp_path / "point")
+    data = load_dataset(root)
+    files = list(root.glob(".packed/*/observations.npy"))
+    frozen = np.array(data.observations)
+    frozen[:, 1] = 3.0
+    np.save(files[0], frozen)
+    with pytest.raises(DatasetError, match=r"joint_states.position.y never changes"):
+        train(root, tmp_path / "run", tiny_config())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"updtes": 5}, r"updtes is no setting \(did you mean 'updates'\?\)"),
+        ({"model": {"group": 3}}, r"model.group is no setting \(did you mean 'groups'\?\)"),
+        ({"updates": "many"}, "updates must be of type int, got 'many'"),
+        ({"updates": 0}, "updates is 0; it must be at least 1"),
+        ({"policy_lr": -1.0}, "policy_lr is -1.0; it must be above 0"),
+        ({"context_empty_share": 1.5}, "context_empty_share is 1.5; it must be from 0 to 1"),
+        ({"model": {"levels": [4, 3]}}, "model.levels is .* odd"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("small", **change)
+
+
+def test_device_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="device is 'cuda:7', but this machine shows"):
+        pick_device("cuda:7")
+    with pytest.raises(ConfigError, match="use auto, cpu"):
+        pick_device("gpu")
+
+
+def copy_checkpoint(run, folder):
+    folder.mkdir()
+    for file in (run / "checkpoint").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_checkpoint_runs_by_itself(run, tmp_path):
+    """A copied folder acts exactly as the run it came from, without the dataset."""
+    outputs = []
+    for folder in (run, copy_checkpoint(run, tmp_path / "copy")):
+        checkpoint = load_checkpoint(folder)
+        tracker, policy = ContextTracker(checkpoint), Policy(checkpoint)
+        tracker.update(Transition(0, np.array([0.1, 0.2]), np.array([0.5, -1.0]), -0.3, np.array([0.15, 0.1])))
+        outputs.append((tracker.context, policy.act(np.array([0.3, 0.4]), tracker.context)))
+    assert outputs[0][0].any()
+    np.testing.assert_array_equal(outputs[0][0], outputs[1][0])
+    np.testing.assert_array_equal(outputs[0][1], outputs[1][1])
+    assert (np.abs(outputs[0][1]) <= [1, 2]).all(), "actions are in the contract's units"
+
+
+def test_bad_checkpoints_say_what_is_wrong(run, tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint, weights.safetensors, .* missing; give the folder"):
+        load_checkpoint(tmp_path)
+    missing = copy_checkpoint(run, tmp_path / "missing")
+    (missing / "stats.json").unlink()
+    with pytest.raises(CheckpointError, match="stats.json missing"):
+        load_checkpoint(missing)
+    corrupt = copy_checkpoint(run, tmp_path / "corrupt")
+    data = (corrupt / "weights.safetensors").read_bytes()
+    (corrupt / "weights.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="weights.safetensors: corrupt"):
+        load_checkpoint(corrupt)
+    newer = copy_checkpoint(run, tmp_path / "newer")
+    metrics = json.loads((newer / "metrics.json").read_text())
+    (newer / "metrics.json").write_text(json.dumps({**metrics, "format": 99}))
+    with pytest.raises(CheckpointError, match="format 99.*update the program"):
+        load_checkpoint(newer)
+    lacking = copy_checkpoint(run, tmp_path / "lacking")
+    (lacking / "stats.json").write_text('{"reward_mean": 0}')
+    with pytest.raises(CheckpointError, match="statistics lack .*observation_mean"):
+        load_checkpoint(lacking)
