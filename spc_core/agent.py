@@ -88,12 +88,16 @@ class Learner:
         seen = batch.context_weight.any(-1)  # the empty context says nothing of its task
         contrast = 0 * reward
         if seen.any():
-            contrast = contrastive_loss(z[seen], agent.task_means.clone(), batch.task[seen], loss.contrast_temperature)
+            contrast = contrastive_loss(
+                z[seen], agent.task_means.clone(), batch.task[seen], loss.contrast_temperature
+            )
         self.model_optimizer.zero_grad(set_to_none=True)
         (consistency + loss.reward_weight * reward + loss.contrast_weight * contrast).backward()
         self.model_optimizer.step()
         with torch.no_grad():
-            agent.task_means[batch.task[seen]] = agent.task_means[batch.task[seen]].lerp(z[seen], loss.task_mean_rate)
+            agent.task_means[batch.task[seen]] = agent.task_means[batch.task[seen]].lerp(
+                z[seen], loss.task_mean_rate
+            )
         ema_(model.target_encoder.parameters(), model.encoder.parameters(), loss.target_rate)
         return {"consistency": consistency.detach(), "reward": reward.detach(), "contrast": contrast.detach()}
 
@@ -103,7 +107,9 @@ class Learner:
         windows, horizon = batch.actions.shape[1:3]
         with torch.no_grad():
             z = agent.context_encoder(batch.context, batch.context_weight)
-            z = z.repeat_interleave(windows * (horizon + 1), 0).unflatten(0, (-1, horizon + 1))  # (T W, H + 1, Z)
+            z = z.repeat_interleave(windows * (horizon + 1), 0).unflatten(
+                0, (-1, horizon + 1)
+            )  # (T W, H + 1, Z)
             latents = agent.world_model.encode(batch.observations.flatten(0, 1))  # each observation once
         values = critic.values(latents, z)  # (T W, H + 1)
         latent, z = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
@@ -115,7 +121,9 @@ class Learner:
                               batch.terminated.flatten(), next_value, loss.discount)  # fmt: skip
         mean, log_std = agent.actor(latent, z)
         advantage = best - value.detach()
-        pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
+        pi_loss = actor_loss(
+            mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip
+        )
         self.policy_optimizer.zero_grad(set_to_none=True)
         (v_loss + q_loss + pi_loss).backward()  # three losses on three separate sets of weights
         self.policy_optimizer.step()

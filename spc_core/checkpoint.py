@@ -47,7 +47,9 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device is '{name}'; use auto, cpu, cuda or cuda:<number>")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device is '{name}', but this machine shows {torch.cuda.device_count()} CUDA devices; use cpu")
+        raise ConfigError(
+            f"device is '{name}', but this machine shows {torch.cuda.device_count()} CUDA devices; use cpu"
+        )
     return device
 
 
@@ -65,7 +67,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if not folder.exists():
         beside.rename(folder)
         return
-    for name in FILES:  # each file is replaced at once; config, contract and statistics do not change during a run
+    for (
+        name
+    ) in FILES:  # each file is replaced at once; config, contract and statistics do not change during a run
         (beside / name).replace(folder / name)
     beside.rmdir()
 
@@ -77,12 +81,16 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
         folder = folder / "checkpoint"
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder}: no checkpoint, {', '.join(missing)} missing; give the folder that `spc train` wrote")
+        raise CheckpointError(
+            f"{folder}: no checkpoint, {', '.join(missing)} missing; give the folder that `spc train` wrote"
+        )
     place = pick_device(device)
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
         stats = Stats.from_dict(json.loads((folder / "stats.json").read_text()))
-        config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml"))
+        config = build(
+            TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml")
+        )
         contract = load_contract(folder / "contract.yaml")
     except (ValueError, yaml.YAMLError, ContractError) as error:
         raise CheckpointError(f"{folder}: corrupt: {error}; copy it again or train anew") from None
@@ -95,6 +103,8 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
         agent.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{folder}/weights.safetensors: corrupt or of another model ({first}); copy it again") from None
+        raise CheckpointError(
+            f"{folder}/weights.safetensors: corrupt or of another model ({first}); copy it again"
+        ) from None
     agent.to(place).eval().requires_grad_(False)
     return Checkpoint(agent, config, contract, stats, metrics, place)

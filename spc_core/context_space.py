@@ -15,7 +15,8 @@ from spc_core.adaptation import EpisodeResult
 from spc_core.figures import CYCLIC, INK, SYMBOLS, UNITS, FamilyRun, stacked, style, varying_params
 
 MAX_SEEDS = 4  # panels in a row
-KINDS = {"few_shot": "few_shot", "zero_shot": "zero_shot, end of episode", "train": "mean of a training task"}
+MIN_COLUMNS = 3  # few panels leave a blank instead of growing wide
+KINDS = {"few_shot": "few_shot", "zero_shot": "zero_shot", "train": "training task"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Point:
 
 
 def points_of(run: FamilyRun, seed: int) -> list[Point]:
-    """Task vectors of one training seed: few_shot at the largest K, zero_shot at the end, training tasks' means."""
+    """Task vectors of a training seed: few_shot at the largest K, zero_shot at the end, training means."""
     largest = max(run.sizes(), default=0)
 
     def shown(row: EpisodeResult) -> bool:
@@ -43,16 +44,16 @@ def points_of(run: FamilyRun, seed: int) -> list[Point]:
     return list({(p.kind, p.task_id, p.vector): p for p in points}.values())
 
 
-def project(vectors: np.ndarray) -> tuple[np.ndarray, float]:
-    """Vectors (N, Z) on their two principal axes (N, 2), and the share of their variance that this keeps."""
+def project(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, Z) on their two principal axes (N, 2), and the share of the variance that each axis has (2,)."""
     centred = vectors - vectors.mean(axis=0)
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
     axes *= np.where(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)] < 0, -1, 1)[:, None]  # one sign
-    flat = np.zeros((len(vectors), 2))
     kept = min(2, len(axes))
+    flat, shares = np.zeros((len(vectors), 2)), np.zeros(2)
     flat[:, :kept] = centred @ axes[:kept].T
-    total = float((scales**2).sum())
-    return flat, float((scales[:2] ** 2).sum()) / total if total > 0 else 1.0
+    shares[:kept] = scales[:kept] ** 2 / max(float((scales**2).sum()), 1e-300)  # no spread has no shares
+    return flat, shares
 
 
 def context_space(run: FamilyRun) -> go.Figure | None:
@@ -65,17 +66,15 @@ def context_space(run: FamilyRun) -> go.Figure | None:
     if not clouds or not names:
         return None
     flats = {seed: project(np.array([p.vector for p in points])) for seed, points in clouds.items()}
-    titles = [f"training seed {seed}<br>({share:.0%} of the variance)" for seed, (_, share) in flats.items()]
+    titles = [f"training seed {seed}<br>{a:.0%} + {b:.0%} of the variance" for seed, (_, (a, b)) in flats.items()]
+    columns = max(MIN_COLUMNS, len(clouds))
+    specs = [[{}] * len(clouds) + [None] * (columns - len(clouds))] * len(names)
     area, gap = stacked(len(names), panel=270, gap=40)
     figure = make_subplots(
-        rows=len(names),
-        cols=len(clouds),
-        subplot_titles=titles,
-        vertical_spacing=gap,
-        horizontal_spacing=0.05,
+        rows=len(names), cols=columns, specs=specs, subplot_titles=titles, vertical_spacing=gap, horizontal_spacing=0.05
     )
     for number, name in enumerate(names, 1):
-        _color_axis(figure, number, len(names), name, [p for points in clouds.values() for p in points])
+        _color_axis(figure, number, len(clouds), name, [p for points in clouds.values() for p in points])
         for column, (seed, points) in enumerate(clouds.items(), 1):
             _panel(figure, points, flats[seed][0], name, number, column)
             figure.update_xaxes(title="axis 1" if number == len(names) else None, row=number, col=column)
@@ -87,23 +86,20 @@ def context_space(run: FamilyRun) -> go.Figure | None:
     return figure.update_yaxes(**bare)
 
 
-def _panel(
-    figure: go.Figure, points: Sequence[Point], flat: np.ndarray, name: str, row: int, column: int
-) -> None:
+def _panel(figure: go.Figure, points: Sequence[Point], flat: np.ndarray, name: str, row: int, column: int) -> None:
     groups: dict[tuple[str, str], list[int]] = {}
     for i, point in enumerate(points):
         if name in point.params:
             groups.setdefault((point.kind, point.split), []).append(i)
     for (kind, split), members in groups.items():
-        values = [points[i].params[name] for i in members]
+        mine = [points[i] for i in members]
+        values = [p.params[name] % math.tau if name == CYCLIC else p.params[name] for p in mine]
+        marker = {"symbol": _symbol(kind, split), "color": values, "coloraxis": f"coloraxis{row}"}
+        solid = {"size": 12, "line": {"width": 0.5, "color": INK}}
         figure.add_scatter(
             x=flat[members, 0].tolist(), y=flat[members, 1].tolist(), mode="markers", showlegend=False,
-            marker={
-                "symbol": _symbol(kind, split), "size": 12 if kind == "few_shot" else 9, "coloraxis": f"coloraxis{row}",
-                "color": [v % math.tau for v in values] if name == CYCLIC else values,
-                "line": {"width": 0.5 if kind == "few_shot" else 2, "color": INK if kind == "few_shot" else None},
-            },
-            text=[f"{points[i].task_id}, {KINDS[kind]}: {name} {points[i].params[name]:.2f}" for i in members],
+            marker=marker | (solid if kind == "few_shot" else {"size": 9, "line": {"width": 2}}),
+            text=[f"{p.task_id}, {KINDS[kind]}: {name} {p.params[name]:.2f}" for p in mine],
             hovertemplate="%{text}<extra></extra>", row=row, col=column,
         )  # fmt: skip
 
@@ -115,27 +111,28 @@ def _symbol(kind: str, split: str) -> str:
     return symbol if kind == "few_shot" else f"{symbol}-open"
 
 
-def _color_axis(figure: go.Figure, row: int, rows: int, name: str, points: Sequence[Point]) -> None:
-    """The colour bar of one row; an angle's colours close into a ring."""
+def _color_axis(figure: go.Figure, row: int, columns: int, name: str, points: Sequence[Point]) -> None:
+    """The colour bar beside a row of `columns` panels; an angle's colours close into a ring."""
     values = [p.params[name] for p in points if name in p.params]
-    title = f"{name} [{UNITS[name]}]" if name in UNITS else name
-    domain = figure.get_subplot(row, 1).yaxis.domain
-    bar = {"title": {"text": title, "side": "right", "font": {"size": 14}}, "thickness": 14, "len": domain[1] - domain[0], "lenmode": "fraction",
-           "y": (domain[0] + domain[1]) / 2, "x": 1.01}  # fmt: skip
+    text = f"{name} [{UNITS[name]}]" if name in UNITS else name
+    low, high = next(iter(figure.select_yaxes(row=row, col=1))).domain
+    right = next(iter(figure.select_xaxes(row=row, col=columns))).domain[1]
+    bar = {
+        "title": {"text": text, "side": "right", "font": {"size": 14}},
+        **{"thickness": 14, "x": right + 0.01, "y": (low + high) / 2, "len": high - low},
+    }
     axis = {"colorscale": "Viridis", "cmin": min(values), "cmax": max(values)}
     if name == CYCLIC:
-        ticks = {"tickvals": [i * math.pi / 2 for i in range(5)], "ticktext": ["0", "π/2", "π", "3π/2", "2π"]}
-        axis, bar = {"colorscale": "Phase", "cmin": 0, "cmax": math.tau}, bar | ticks
+        bar |= {"tickvals": [i * math.pi / 2 for i in range(5)], "ticktext": ["0", "π/2", "π", "3π/2", "2π"]}
+        axis = {"colorscale": "Phase", "cmin": 0, "cmax": math.tau}
     figure.update_layout({f"coloraxis{row}": {**axis, "colorbar": bar}})
 
 
 def _legend(figure: go.Figure, points: Sequence[Point]) -> None:
     """What the shapes mean, in grey: colours belong to the colour bar."""
-    for kind, split in sorted(
-        {(p.kind, p.split) for p in points}, key=lambda key: (key[0] == "train", key[1], key[0])
-    ):
-        figure.add_scatter(
-            x=[None], y=[None], mode="markers", name=KINDS[kind] if kind == "train" else f"{split}, {KINDS[kind]}",
-            marker={"symbol": _symbol(kind, split), "size": 11, "color": "#666", "line": {"width": 2 if kind != "few_shot" else 0}},
-            row=1, col=1,
-        )  # fmt: skip
+    shapes = {(p.kind, p.split) for p in points}
+    for kind, split in sorted(shapes, key=lambda shape: (shape[0] == "train", shape[1], shape[0])):
+        name = KINDS[kind] if kind == "train" else f"{split}, {KINDS[kind]}"
+        line = {"width": 0 if kind == "few_shot" else 2}
+        marker = {"symbol": _symbol(kind, split), "size": 11, "color": "#666", "line": line}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, row=1, col=1)

@@ -39,7 +39,12 @@ class InProcessDriver:
             action = self.safety.apply(self.policy.act(observation, tracker.context))
             following, reward, terminated, truncated, _ = self.env.step(action)
             tracker.update(Transition(steps * 20_000_000, observation, action, float(reward), following))
-            observation, total, steps, ended = following, total + float(reward), steps + 1, terminated or truncated
+            observation, total, steps, ended = (
+                following,
+                total + float(reward),
+                steps + 1,
+                terminated or truncated,
+            )
         return Outcome(
             return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
             reason="terminated" if terminated else "time limit", interventions=dict(self.safety.counts),
@@ -102,32 +107,58 @@ def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], f
     for split in sorted({row.split for _, row in rows}, key=("train", "id", "ood").index):
         mine = [(seed, row) for seed, row in rows if row.split == split]
         expert = {seed: np.mean([experts[r.task_id, r.seed] for s, r in mine if s == seed]) for seed in runs}
-        floor = {seed: _mean(r.return_ for s, r in mine if s == seed and r.protocol == "no_context") for seed in runs}
+        floor = {
+            seed: _mean(r.return_ for s, r in mine if s == seed and r.protocol == "no_context")
+            for seed in runs
+        }
         groups = dict.fromkeys((row.protocol, row.k) for _, row in mine)
-        pairs = {("expert", 0): [(s, r.task_id, experts[r.task_id, r.seed]) for s, r in mine if r.protocol == "no_context"]}
+        pairs = {
+            ("expert", 0): [
+                (s, r.task_id, experts[r.task_id, r.seed]) for s, r in mine if r.protocol == "no_context"
+            ]
+        }
         for protocol, k in groups:
-            pairs[protocol, k] = [(s, r.task_id, r.return_) for s, r in mine if (r.protocol, r.k) == (protocol, k)]
+            pairs[protocol, k] = [
+                (s, r.task_id, r.return_) for s, r in mine if (r.protocol, r.k) == (protocol, k)
+            ]
         for (protocol, k), values in pairs.items():
             by_seed = [
-                (_mean(v for s, _, v in values if s == seed) - floor[seed]) / (expert[seed] - floor[seed]) for seed in runs
+                (_mean(v for s, _, v in values if s == seed) - floor[seed]) / (expert[seed] - floor[seed])
+                for seed in runs
             ]
-            by_task = [_mean(v for _, t, v in values if t == task) for task in dict.fromkeys(t for _, t, _ in values)]
+            by_task = [
+                _mean(v for _, t, v in values if t == task) for task in dict.fromkeys(t for _, t, _ in values)
+            ]
             low, high, mean = _mean(floor.values()), _mean(expert.values()), _mean(v for *_, v in values)
             spread = float(np.std(by_task, ddof=1) / math.sqrt(len(by_task))) if len(by_task) > 1 else 0.0
             scores.append(
-                Score(split, protocol, k, mean, spread, (mean - low) / (high - low), tuple(map(float, by_seed)),
-                      len(by_task), len(runs), len(values))  # fmt: skip
+                Score(
+                    split,
+                    protocol,
+                    k,
+                    mean,
+                    spread,
+                    (mean - low) / (high - low),
+                    tuple(map(float, by_seed)),
+                    len(by_task),
+                    len(runs),
+                    len(values),
+                )  # fmt: skip
             )
     return scores
 
 
 def table(scores: Sequence[Score]) -> str:
     """The scores as text for a terminal."""
-    lines = [f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10}   tasks x seeds x episodes"]
+    lines = [
+        f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10}   tasks x seeds x episodes"
+    ]
     for s in scores:
         name = f"{s.protocol}({s.k})" if s.protocol == "few_shot" else s.protocol
         per = s.episodes // (s.tasks * s.seeds)
-        lines.append(f"{s.split:6} {name:16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f}   {s.tasks} x {s.seeds} x {per}")
+        lines.append(
+            f"{s.split:6} {name:16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f}   {s.tasks} x {s.seeds} x {per}"
+        )
     return "\n".join(lines)
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the report: what trials and trainings look like. Each function gives a plotly figure, or None without data."""
+"""The figures of the report: what trials and trainings look like."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from spc_core.adaptation import COLLECT, EpisodeResult
@@ -36,6 +34,7 @@ SYMBOLS = {"id": "circle", "ood": "diamond", "train": "cross-thin"}
 UNITS = {"angle": "rad", "payload": "kg", "mass": "kg"}  # of task parameters by name
 CYCLIC = "angle"  # this parameter is in rad and starts again at 2 pi
 MAX_PARAMS = 3  # panels of the context space
+MAX_LABELLED = 12  # tasks in a row with room for their parameters
 DRAWS = 2000  # of the bootstrap
 
 
@@ -51,9 +50,7 @@ class FamilyRun:
     rate_hz: float | None = None  # of the contract; tells how long K transitions last
     description: str = ""  # for a reader who does not know the family; default: what its environment says
     # Mean task vectors of the training tasks, as (params, vector), by training seed
-    task_means: Mapping[int, Sequence[tuple[Mapping[str, float], Sequence[float]]]] = field(
-        default_factory=dict
-    )
+    task_means: Mapping[int, Sequence[tuple[Mapping[str, float], Sequence[float]]]] = field(default_factory=dict)
 
     def scored(self) -> list[tuple[int, EpisodeResult]]:
         """(training seed, row) of every episode that counts."""
@@ -104,7 +101,7 @@ def _explains(basis: np.ndarray, values: np.ndarray) -> bool:
 
 
 def mean_interval(cells: Mapping[tuple[int, str], float]) -> tuple[float, float]:
-    """95 % interval of the mean of `cells` by (training seed, task), from a bootstrap over both; always the same."""
+    """95 % interval of the mean of `cells` by (training seed, task): a bootstrap over both, fixed seed."""
     seeds, tasks = list(dict.fromkeys(s for s, _ in cells)), list(dict.fromkeys(t for _, t in cells))
     grid = np.array([[cells.get((seed, task), math.nan) for task in tasks] for seed in seeds])
     rng = np.random.default_rng(0)
@@ -133,48 +130,55 @@ def protocol_cells(run: FamilyRun, split: str, protocol: str, k: int = 0) -> dic
     return _cells((s, r.task_id, r.return_) for s, r in rows if (r.protocol, r.k) == (protocol, k))
 
 
-def adaptation_curve(run: FamilyRun) -> go.Figure | None:
+def adaptation_curve(run: FamilyRun) -> go.Figure:
     """Return against the number of context transitions, one panel for each split."""
     points = [("no_context", 0), *(("few_shot", k) for k in run.sizes())]
-    splits = run.splits()
-    figure = make_subplots(cols=len(splits), shared_yaxes=True, horizontal_spacing=0.04,
-                           subplot_titles=[SPLIT_NAMES.get(s, s) for s in splits])  # fmt: skip
-    for column, split in enumerate(splits, 1):
-        cells = [protocol_cells(run, split, *point) for point in points]
-        shown = [(x, c) for x, c in enumerate(cells) if c]
-        xs, means = [x for x, _ in shown], [float(np.mean(list(c.values()))) for _, c in shown]
-        bounds = [mean_interval(c) for _, c in shown]
-        first = column == 1
-        figure.add_scatter(
-            x=xs + xs[::-1], y=[high for _, high in bounds] + [low for low, _ in reversed(bounds)], fill="toself",
-            fillcolor="rgba(0,114,178,0.18)", line={"width": 0}, mode="lines", hoverinfo="skip",
-            name="95 % interval of the mean", showlegend=first, legendgroup="band", row=1, col=column,
-        )  # fmt: skip
-        for number, seed in enumerate(run.results if len(run.results) > 1 else ()):
-            line = [[v for (s, _), v in c.items() if s == seed] for _, c in shown]
-            figure.add_scatter(
-                x=xs, y=[float(np.mean(v)) if v else None for v in line], mode="lines", opacity=0.45,
-                line={"width": 1, "color": COLOURS["few_shot"]}, name="one training seed", legendgroup="seed",
-                showlegend=first and number == 0, hovertemplate=f"training seed {seed}: %{{y:.1f}}<extra></extra>",
-                row=1, col=column,
-            )  # fmt: skip
-        figure.add_scatter(
-            x=xs, y=means, mode="lines+markers", line={"width": 3, "color": COLOURS["few_shot"]},
-            marker={"size": 10, "color": [COLOURS[points[x][0]] for x in xs], "line": {"width": 1.5, "color": "white"}},
-            text=[label(*points[x]) for x in xs], hovertemplate="%{text}: %{y:.1f}<extra></extra>",
-            name="mean over tasks and seeds", showlegend=first, legendgroup="mean", row=1, col=column,
-        )  # fmt: skip
+    titles = [SPLIT_NAMES.get(split, split) for split in run.splits()]
+    figure = make_subplots(cols=len(titles), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
+    for column, split in enumerate(run.splits(), 1):
+        _curve(figure, run, split, points, column)
         _reference_lines(figure, run, split, column, len(points))
-        figure.update_xaxes(
-            tickvals=list(range(len(points))), ticktext=["0<br>no_context", *(str(k) for k in run.sizes())],
-            range=[-0.4, len(points) - 0.1], title="context transitions K", showgrid=False, row=1, col=column,
-        )  # fmt: skip
-    figure.update_yaxes(title="return (sum of rewards)", row=1, col=1)
+    figure.update_xaxes(
+        tickvals=list(range(len(points))), ticktext=["0<br>no_context", *(str(k) for k in run.sizes())],
+        range=[-0.4, len(points) - 0.1], title="context transitions K", showgrid=False,
+    )  # fmt: skip
+    figure.update_yaxes(title="return (sum of rewards)", col=1)
     return style(figure, 290)
 
 
+def _curve(figure: go.Figure, run: FamilyRun, split: str, points: list[tuple[str, int]], column: int) -> None:
+    """Mean, its interval, and each training seed's own mean, at the places 0, 1, 2, ... of `points`."""
+    cells = [protocol_cells(run, split, *point) for point in points]
+    shown = [(x, c) for x, c in enumerate(cells) if c]
+    xs, means = [x for x, _ in shown], [float(np.mean(list(c.values()))) for _, c in shown]
+    lows, highs = zip(*(mean_interval(c) for _, c in shown), strict=True)
+    place, first, blue = {"row": 1, "col": column}, column == 1, COLOURS["few_shot"]
+    figure.add_scatter(
+        x=xs + xs[::-1], y=[*highs, *lows[::-1]], fill="toself", fillcolor="rgba(0,114,178,0.18)",
+        mode="lines", line={"width": 0}, hoverinfo="skip",
+        name="95 % interval of the mean", showlegend=first, legendgroup="band", **place,
+    )  # fmt: skip
+    for number, seed in enumerate(run.results if len(run.results) > 1 else ()):
+        values = [[v for (s, _), v in c.items() if s == seed] for _, c in shown]
+        figure.add_scatter(
+            x=xs, y=[float(np.mean(v)) if v else None for v in values], mode="lines", opacity=0.45,
+            line={"width": 1, "color": blue}, hovertemplate=f"training seed {seed}: %{{y:.1f}}<extra></extra>",
+            name="one training seed", showlegend=first and number == 0, legendgroup="seed", **place,
+        )  # fmt: skip
+    dots = {
+        "size": 10,
+        "color": [COLOURS[points[x][0]] for x in xs],
+        "line": {"width": 1.5, "color": "white"},
+    }
+    figure.add_scatter(
+        x=xs, y=means, mode="lines+markers", line={"width": 3, "color": blue}, marker=dots,
+        text=[label(*points[x]) for x in xs], hovertemplate="%{text}: %{y:.1f}<extra></extra>",
+        name="mean over tasks and seeds", showlegend=first, legendgroup="mean", **place,
+    )  # fmt: skip
+
+
 def _reference_lines(figure: go.Figure, run: FamilyRun, split: str, column: int, points: int) -> None:
-    """Horizontal lines of expert and zero_shot, named at the right; the higher one's name stands above its line."""
+    """Lines of expert and zero_shot, named at the right; the higher one's name stands above its line."""
     cells = {name: protocol_cells(run, split, name) for name in ("expert", "zero_shot")}
     levels = {name: float(np.mean(list(c.values()))) for name, c in cells.items() if c}
     highest = max(levels, key=lambda name: levels[name])
@@ -185,94 +189,54 @@ def _reference_lines(figure: go.Figure, run: FamilyRun, split: str, column: int,
             hovertemplate=f"{name}: %{{y:.1f}}<extra></extra>",
         )  # fmt: skip
         figure.add_annotation(
-            x=points - 0.12, y=level, text=name, showarrow=False, xanchor="right", font={"size": 13, "color": INK},
+            x=points - 0.12, y=level, text=name, showarrow=False, xanchor="right",
             yanchor="bottom" if name == highest else "top", row=1, col=column,
         )  # fmt: skip
 
 
-def task_bars(run: FamilyRun) -> go.Figure | None:
+def task_bars(run: FamilyRun) -> go.Figure:
     """Return of every task under every protocol, beside the expert; a panel for each split."""
-    splits, sizes = run.splits(), run.sizes()
+    sizes, titles = run.sizes(), [SPLIT_NAMES.get(split, split) for split in run.splits()]
     names = dict.fromkeys(row.protocol for _, row in run.scored())
     bars = [(name, sizes[-1] if name == "few_shot" else 0) for name in names] + [("expert", 0)]
-    area, gap = stacked(len(splits), panel=240, gap=105)
-    titles = [SPLIT_NAMES.get(split, split) for split in splits]
-    figure = make_subplots(rows=len(splits), subplot_titles=titles, vertical_spacing=gap)
-    for number, split in enumerate(splits, 1):
-        params = {row.task_id: row.params for _, row in run.scored() if row.split == split}
-        shown = varying_params(list(params.values()), [split] * len(params))[:2]
-        order = sorted(params, key=lambda task: (*(params[task][name] for name in shown[:1]), task))
+    area, gap = stacked(len(titles), panel=240, gap=105)
+    figure = make_subplots(rows=len(titles), subplot_titles=titles, vertical_spacing=gap)
+    for number, split in enumerate(run.splits(), 1):
+        ticks = _task_ticks(run, split)
         for protocol, k in bars:
             cells = protocol_cells(run, split, protocol, k)
-            seeds = [[v for (_, t), v in cells.items() if t == task] for task in order]
+            seeds = [[v for (_, t), v in cells.items() if t == task] for task in ticks]
             spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in seeds]
+            error = {
+                "array": spread,
+                "visible": max(spread) > 1e-9,
+                "thickness": 1.2,
+                "width": 3,
+                "color": INK,
+            }
             figure.add_bar(
-                x=list(range(len(order))), y=[float(np.mean(v)) if v else None for v in seeds], name=label(protocol, k),
-                marker={"color": COLOURS.get(protocol, OTHER_COLOUR)}, legendgroup=protocol, showlegend=number == 1,
-                error_y={"array": spread, "visible": any(s > 1e-9 for s in spread), "thickness": 1.2, "width": 3, "color": INK},
-                text=order, textposition="none", hovertemplate="%{text}: %{y:.1f}", row=number, col=1,
+                x=list(range(len(ticks))), y=[float(np.mean(v)) if v else None for v in seeds], error_y=error,
+                marker={"color": COLOURS.get(protocol, OTHER_COLOUR)}, text=list(ticks), textposition="none",
+                hovertemplate="%{text}: %{y:.1f}", name=label(protocol, k), legendgroup=protocol,
+                showlegend=number == 1, row=number, col=1,
             )  # fmt: skip
-        values = [
-            [f"{name} {params[task][name]:.2f}" for name in shown] if len(order) <= 12 else []
-            for task in order
-        ]
-        ticks = [
-            "<br>".join([task.rsplit("/", 1)[-1], *lines]) for task, lines in zip(order, values, strict=True)
-        ]
-        figure.update_xaxes(tickvals=list(range(len(order))), ticktext=ticks, tickangle=0, row=number, col=1)
-        figure.update_xaxes(showgrid=False, row=number, col=1)
-        figure.update_yaxes(title="return", row=number, col=1)
+        where = {"tickvals": list(range(len(ticks))), "ticktext": list(ticks.values())}
+        figure.update_xaxes(**where, tickangle=0, tickfont_size=12.5, showgrid=False, row=number, col=1)
+    figure.update_yaxes(title="return")
     figure.update_layout(bargap=0.25, bargroupgap=0.05, barmode="group")
     return style(figure, area)
 
 
-def read_log(path: Path) -> dict[str, list[float]]:
-    """Columns of a training log; empty where there is none. Not a number stays NaN."""
-    if not path.is_file():
-        return {}
-    with path.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return {name: [float(row[name] or math.nan) for row in rows] for name in rows[0]} if rows else {}
-
-
-def training_curves(run: FamilyRun) -> go.Figure | None:
-    """Every loss against updates, one panel each, one thin line for each training seed."""
-    logs = {seed: log for seed, path in run.logs.items() if (log := read_log(path))}
-    names = list(dict.fromkeys(n for log in logs.values() for n in log if n not in ("update", "seconds")))
-    if not names:
-        return None
-    columns = min(3, len(names))
-    rows = math.ceil(len(names) / columns)
-    area, gap = stacked(rows, panel=150, gap=75)
-    figure = make_subplots(
-        rows=rows, cols=columns, subplot_titles=names, vertical_spacing=gap, horizontal_spacing=0.07
-    )
-    shades = sample_colorscale("Viridis", [0.1 + 0.7 * i / max(1, len(logs) - 1) for i in range(len(logs))])
-    for number, name in enumerate(names):
-        row, column = number // columns + 1, number % columns + 1
-        for shade, (seed, log) in zip(shades, logs.items(), strict=True):
-            figure.add_scatter(
-                x=log["update"], y=[v if math.isfinite(v) else None for v in log.get(name, [])], mode="lines",
-                line={"width": 1.2, "color": shade}, name=f"training seed {seed}", legendgroup=str(seed),
-                showlegend=number == 0, row=row, col=column,
-            )  # fmt: skip
-        values = np.array([v for log in logs.values() for v in log.get(name, []) if math.isfinite(v)])
-        if values.size and values.min() > 0 and values.max() > 20 * values.min():
-            ticks = log_ticks(values.min(), values.max())
-            figure.update_yaxes(
-                type="log", tickvals=ticks, ticktext=[f"{v:g}" for v in ticks], row=row, col=column
-            )
-        figure.update_xaxes(title="updates" if number + columns >= len(names) else None, row=row, col=column)
-    return style(figure, area)
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round values between low and high, both positive: 1, 2 and 5 within two decades, else powers of ten."""
-    low_power, high_power = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    digits = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
-    every = max(1, round((high_power - low_power) / 5))
-    ticks = [digit * 10.0**power for power in range(low_power, high_power + 1, every) for digit in digits]
-    return [tick for tick in ticks if low <= tick <= high]
+def _task_ticks(run: FamilyRun, split: str) -> dict[str, str]:
+    """Tasks in the order of their first parameter, and what to print below each."""
+    params = {row.task_id: row.params for _, row in run.scored() if row.split == split}
+    shown = varying_params(list(params.values()), [split] * len(params))[:2]
+    lines = shown if len(params) <= MAX_LABELLED else []
+    order = sorted(params, key=lambda task: (*(params[task][name] for name in shown[:1]), task))
+    return {
+        task: "<br>".join([task.rsplit("/", 1)[-1], *(f"{name} {params[task][name]:.2f}" for name in lines)])
+        for task in order
+    }
 
 
 def stacked(rows: int, panel: int, gap: int) -> tuple[int, float]:
@@ -286,15 +250,14 @@ def style(figure: go.Figure, area: int, top: int = 76) -> go.Figure:
     figure.update_layout(
         template="plotly_white", height=area + top + 64, margin={"l": 70, "r": 20, "t": top, "b": 64},
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 14, "color": INK},
-        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"}, hoverlabel={"font_size": 13},
+        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
+        hoverlabel={"font_size": 13},
     )  # fmt: skip
     figure.update_annotations(font_size=14)
     figure.update_annotations(yshift=5, selector={"yref": "paper"})  # panel titles, clear of the panels
     figure.update_xaxes(
         showline=True, linecolor="#888", ticks="outside", tickcolor="#888", gridcolor=FAINT, zeroline=False
     )
-    figure.update_yaxes(
-        showline=True, linecolor="#888", gridcolor=FAINT, zerolinecolor="#888", title_font_size=14
-    )
+    figure.update_yaxes(showline=True, linecolor="#888", gridcolor=FAINT, zerolinecolor="#888", title_font_size=14)
     figure.update_xaxes(title_font_size=14)
     return figure

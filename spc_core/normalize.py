@@ -34,7 +34,9 @@ class Stats:
 
     def action_units(self, action: np.ndarray) -> np.ndarray:
         """(..., A) in [-1, 1] to the contract's units, float64."""
-        return self.action_low + (np.asarray(action, np.float64) + 1) / 2 * (self.action_high - self.action_low)
+        return self.action_low + (np.asarray(action, np.float64) + 1) / 2 * (
+            self.action_high - self.action_low
+        )
 
     def reward(self, reward: Any) -> Any:
         return np.float32((reward - self.reward_mean) / self.reward_std)
@@ -55,8 +57,15 @@ class Stats:
         """Raises ValueError naming what is missing, so that nothing runs without normalisation."""
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
-            raise ValueError(f"statistics lack {sorted(names - set(values))}, or have unknown {sorted(set(values) - names)}")
-        return cls(**{k: float(v) if k.startswith("reward") else np.asarray(v, np.float32) for k, v in values.items()})
+            raise ValueError(
+                f"statistics lack {sorted(names - set(values))}, or have unknown {sorted(set(values) - names)}"
+            )
+        return cls(
+            **{
+                k: float(v) if k.startswith("reward") else np.asarray(v, np.float32)
+                for k, v in values.items()
+            }
+        )
 
 
 def compute_stats(
@@ -69,9 +78,13 @@ def compute_stats(
     std = observations.std(0)
     constant = [name for name, s in zip(contract.observation_names, std, strict=True) if not s > 1e-8]
     if constant:
-        raise ValueError(f"observation {', '.join(constant)} never changes in the data; take it out of the contract")
+        raise ValueError(
+            f"observation {', '.join(constant)} never changes in the data; take it out of the contract"
+        )
     if not rewards.std() > 1e-8:
-        raise ValueError(f"the reward is {rewards.mean():g} in every transition; nothing can be learnt from it")
+        raise ValueError(
+            f"the reward is {rewards.mean():g} in every transition; nothing can be learnt from it"
+        )
     return Stats(
         observation_mean=observations.mean(0).astype(np.float32),
         observation_std=std.astype(np.float32),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a study: summary.json for programs, report.html for people. The page is one file and opens offline."""
+"""The report of a study: summary.json for programs, and report.html for people, which opens offline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def summarise(
     versions: Mapping[str, str],
     figures: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What came out, ready for JSON; a number that is not finite becomes None. `figures` are other measurements.
+    """What came out, ready for JSON; a number that is not finite becomes None. `figures`: other measurements.
 
     families -> name -> splits -> split -> a list of scores with the fields of spc_core.evaluate.Score.
     Raises ValueError where a family has no scored episode.

@@ -20,49 +20,60 @@ from spc_core.figures import (
     adaptation_curve,
     label,
     task_bars,
-    training_curves,
     varying_params,
 )
+from spc_core.loss_curves import training_curves
 from spc_core.tasks import families as known_families
 from spc_core.tasks import make_env
 
 PROTOCOL_TEXTS = {
-    "no_context": "The context stays empty: the policy does not know which task it faces. The zero of the score.",
+    "no_context": "The context stays empty: the policy does not know its task. Score 0.",
     "zero_shot": "The context starts empty and grows with every step, while the episode is being scored.",
-    "few_shot(K)": "First the robot collects K transitions, unscored, while it acts with an empty context. What "
-    "they tell is then frozen, and the episodes that follow are scored.",
+    "few_shot(K)": "First the robot collects K transitions, unscored, while it acts with an empty context. "
+    "The context they give is then frozen, and the episodes that follow are scored.",
     "offline": "The context is made of recorded data of the same task.",
-    "expert": "Not learnt: a controller written by hand that is told the hidden parameters. The one of the score.",
+    "expert": "Not learnt: a controller written by hand that is told the hidden parameters. Score 1.",
 }
 CAPTIONS = {
     "curve": "What to look for: does the line rise from no_context towards the expert, and after how many "
-    "transitions does it level off? The band is a 95 % interval of the mean (bootstrap over tasks and training "
-    "seeds; with few seeds it is rough). zero_shot is a level of its own, as its context grows within the episode.",
-    "space": "Each mark is one task vector, seen along the two directions of largest variance (PCA). Every training "
-    "seed learns a space of its own, so compare the pattern, not the place. What to look for: colours in order mean "
-    "that the context has found the hidden parameter; marks of equal colour at one place mean that it found it "
-    "reliably. few_shot is at the largest K.",
-    "bars": "What to look for: tasks where few_shot stays far from the expert. Bars start at zero; where returns are "
-    "negative they hang down, and shorter is better. Error bars: ± one standard deviation over training seeds. Numbers "
-    "below the axis: task, and its hidden parameters.",
-    "training": "Mean loss of each logging interval, one line for each training seed. What to look for: lines that "
-    "settle, and seeds that agree. The losses have different meanings; heights do not compare between panels. Wide ranges are drawn on a logarithmic axis.",
+    "transitions does it level off? The band is a 95 % interval of the mean, by bootstrap over tasks and "
+    "training seeds; with few seeds it is rough. zero_shot is drawn as a level, because its context grows "
+    "within the episode. The places of K are evenly spaced, not to scale.",
+    "space": "Each mark is one task vector, seen along the two directions of largest variance (PCA), stretched to "
+    "fill the panel: few_shot at the largest K, zero_shot at the end of each episode. Up to four training seeds are "
+    "shown. Each learns a space of its own, so compare patterns, not places. What to look for: colours in order mean "
+    "that the context has found the hidden parameter, and marks of one colour close together mean that it finds it "
+    "reliably.",
+    "bars": "What to look for: tasks where few_shot stays far from the expert. Bars start at zero; where "
+    "returns are negative they hang down, and shorter is better. Error bars: ± one standard deviation over "
+    "training seeds. Below the axis: the task's number and hidden parameters.",
+    "training": "Mean loss of each logging interval, one line for each training seed. What to look for: lines "
+    "that settle, and seeds that agree. The losses have different meanings, so heights do not compare between "
+    "panels. Wide ranges have a logarithmic axis.",
 }
 CONFIG = {"displaylogo": False, "displayModeBar": False, "responsive": True}
 STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; background: #fff; color: #222; font: 16px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; }
+body { margin: 0; background: #fff; color: #222;
+       font: 16px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; color-scheme: light; }
 main { max-width: 1100px; margin: 0 auto; padding: 24px 20px 64px; }
-h1 { font-size: 30px; margin: 12px 0 4px; } h2 { font-size: 24px; margin: 56px 0 8px; padding-top: 20px; border-top: 2px solid #222; }
-h3 { font-size: 19px; margin: 36px 0 4px; } p { max-width: 860px; margin: 8px 0; }
-.lead { font-size: 19px; color: #444; } .caption { color: #555; font-size: 14.5px; margin-top: 2px; }
-.formula { font-family: ui-monospace, monospace; background: #f4f4f4; padding: 1px 6px; white-space: nowrap; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: 10px 0; font-size: 15px; }
-th { font-weight: 600; text-align: left; border-bottom: 1px solid #888; } th, td { padding: 4px 14px 4px 0; vertical-align: top; }
-td { border-bottom: 1px solid #e6e6e6; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.scores th.split { text-align: center; } .scores .first { padding-left: 34px; } td.strong { font-weight: 650; }
-.name { white-space: nowrap; } .name i { display: inline-block; width: 11px; height: 11px; margin-right: 8px; border-radius: 2px; }
-.bar { display: inline-block; height: 11px; background: #0072B2; } code { font-size: 13px; overflow-wrap: anywhere; }
+h1 { font-size: 30px; margin: 12px 0 4px; }
+h2 { font-size: 24px; margin: 56px 0 8px; padding-top: 20px; border-top: 2px solid #222; }
+h3 { font-size: 19px; margin: 36px 0 4px; }
+p, ul { max-width: 860px; margin: 8px 0; }
+.lead { font-size: 19px; color: #444; }
+.caption { color: #555; font-size: 14.5px; margin-top: 2px; }
+.formula { font-family: ui-monospace, monospace; background: #f4f4f4; padding: 4px 12px; width: fit-content; }
+.scroll { overflow-x: auto; }
+.figure { min-width: 940px; }
+table { border-collapse: collapse; margin: 10px 0; font-size: 15px; }
+th, td { padding: 4px 14px 4px 0; vertical-align: top; text-align: left; border-bottom: 1px solid #e6e6e6; }
+th { font-weight: 600; border-bottom: 1px solid #888; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.split { text-align: center; } .first { padding-left: 34px; } .strong { font-weight: 650; }
+.name { white-space: nowrap; }
+.name i { display: inline-block; width: 11px; height: 11px; margin-right: 8px; border-radius: 2px; }
+.bar { display: inline-block; height: 11px; background: #0072B2; }
+code { font-size: 13px; overflow-wrap: anywhere; }
 """
 
 
@@ -72,123 +83,117 @@ def page(families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> str:
     body += [headline(run, summary["families"][run.family]) for run in families]
     body += [family_section(run, summary["families"][run.family]) for run in families]
     body.append(reproduction(summary))
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Few-shot adaptation report</title><style>{STYLE}</style>\n<script>{get_plotlyjs()}</script></head>\n"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+    head += f"<title>Few-shot adaptation report</title><style>{STYLE}</style>\n<script>{get_plotlyjs()}</script>"
+    content = f"<head>{head}</head>\n<body><main>{''.join(body)}</main></body>"
+    return f"<!DOCTYPE html>\n<html lang='en'>{content}</html>\n"
 
 
 def introduction(families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> str:
     """What was done, in plain words, for someone who was not there."""
     entries = [e for f in summary["families"].values() for split in f["splits"].values() for e in split]
-    used = dict.fromkeys("few_shot(K)" if e["protocol"] == "few_shot" else e["protocol"] for e in entries)
-    names = [name for name in PROTOCOL_TEXTS if name in used] + [
-        name for name in used if name not in PROTOCOL_TEXTS
-    ]
-    protocols = table(
-        ["protocol", "where the task vector comes from"],
-        [[chip(n), PROTOCOL_TEXTS.get(n, "")] for n in names],
-    )
+    used = {"few_shot(K)" if e["protocol"] == "few_shot" else e["protocol"] for e in entries}
+    names = [*(name for name in PROTOCOL_TEXTS if name in used), *sorted(used - set(PROTOCOL_TEXTS))]
+    texts = [[chip(name), PROTOCOL_TEXTS.get(name, "")] for name in names]
     about = "".join(f"<li><b>{escape(run.family)}</b>. {facts(run)}</li>" for run in families)
     return f"""<h1>Few-shot adaptation report</h1>
-<p class=lead>Can a robot policy that was trained only on recordings adapt to a robot or a goal that it has never met, from a
-few seconds of its own experience?</p>
-<p>A <b>task family</b> is one robot in many variants, the <b>tasks</b>. They differ in <b>hidden parameters</b> that no
-observation shows. The policy was trained on recordings of some tasks, once for each “training seed”. Here it is tried on
-other tasks: <b>id</b> tasks lie between the training tasks, <b>ood</b> tasks lie outside their range.</p><ul>{about}</ul>
-<p>While the robot moves, a context encoder turns its transitions (observation, action, reward, next observation) into a
-short <b>task vector</b>, the context, and the policy acts on it. No weight changes. The <b>protocols</b> differ only in where
-the task vector comes from:</p>{protocols}
-<p>The <b>return</b> is the sum of an episode's rewards; higher is better. The <b>normalised score</b> is
-<span class=formula>(return − no_context) / (expert − no_context)</span>, of means over tasks, episodes and training seeds:
-0 is a policy that does not know its task, 1 is the expert that was told. Scores below 0 and above 1 are possible.</p>"""
+<p class=lead>Can a robot policy that was trained only on recordings adapt to a robot or a goal that it has
+never met, from a few seconds of its own experience?</p>
+<p>A <b>task family</b> is one robot in many variants, the <b>tasks</b>. They differ in <b>hidden parameters</b>
+that no observation shows. The policy was trained on recordings of some tasks, once for each “training seed”.
+Here it is tried on other tasks: <b>id</b> tasks lie between the training tasks, <b>ood</b> tasks lie outside
+their range.</p><ul>{about}</ul>
+<p>While the robot moves, a context encoder turns its transitions (observation, action, reward, next observation)
+into a short <b>task vector</b>, the context, and the policy acts on it. No weight changes. The <b>protocols</b>
+differ only in where the task vector comes from:</p>{table(["protocol", "where the task vector comes from"], texts)}
+<p>The <b>return</b> is the sum of an episode's rewards; higher is better. The <b>normalised score</b> is</p>
+<p class=formula>(return − no_context) / (expert − no_context)</p>
+<p>of means over tasks, episodes and training seeds: 0 is a policy that does not know its task, 1 is the expert
+that was told. Scores below 0 and above 1 are possible.</p>"""
 
 
 def facts(run: FamilyRun) -> str:
     """What the family is, what is hidden, and which tasks were tried."""
-    described = run.description or (
-        make_env(run.family).__doc__ or "" if run.family in known_families() else ""
-    )
+    described = run.description
+    if not described and run.family in known_families():
+        described = re.sub(r" \(\d+,\)", "", make_env(run.family).__doc__ or "")  # without array shapes
     tasks = {row.task_id: row for _, row in run.scored()}.values()
+    params = {split: [t.params for t in tasks if t.split == split] for split in run.splits()}
     names = varying_params([t.params for t in tasks], [t.split for t in tasks])
-    hidden = f" Hidden: {', '.join(escape(name) for name in names)}." if names else ""
+    names += [name for name in sorted({n for t in tasks for n in t.params}) if _marks_split(name, params)]
     parts = []
-    for split in run.splits():
-        mine = [t.params for t in tasks if t.split == split]
-        ranges = ", ".join(_range(name, [p[name] for p in mine]) for name in names)
-        parts.append(plural(len(mine), f"{escape(split)} task") + (f" with {ranges}" if ranges else ""))
-    return f"{escape(re.sub(r' [(][0-9]+,[)]', '', described))}{hidden} Tried: {'; '.join(parts)}."
+    for split, mine in params.items():
+        ranges = ", ".join(_range(name, [p[name] for p in mine if name in p]) for name in names)
+        parts.append(plural(len(mine), f"{split} task") + (f" with {ranges}" if ranges else ""))
+    hidden = f"Hidden: {', '.join(names)}. " if names else ""
+    return escape(f"{described} {hidden}Tried: {'; '.join(parts)}.")
+
+
+def _marks_split(name: str, params: Mapping[str, Sequence[Mapping[str, float]]]) -> bool:
+    """Is the parameter one number in each split, but not the same in all?"""
+    values = [{p.get(name) for p in mine} for mine in params.values()]
+    return all(len(each) == 1 for each in values) and len(set().union(*values)) > 1
 
 
 def _range(name: str, values: Sequence[float]) -> str:
-    return f"{escape(name)} {min(values):.2f} to {max(values):.2f} {UNITS.get(name, '')}".rstrip()
+    low, high = (f"{value:.2f}" for value in (min(values), max(values)))
+    return f"{name} {low if low == high else f'{low} to {high}'} {UNITS.get(name, '')}".rstrip()
 
 
 def headline(run: FamilyRun, family: Mapping[str, Any]) -> str:
     """One sentence, and one table with the splits side by side."""
     splits: Mapping[str, list[dict[str, Any]]] = family["splits"]
-    few = [e for s in splits.values() for e in s if e["protocol"] == "few_shot"]
-    largest = max((e["k"] for e in few), default=0)
-    shares = [
-        f"<b>{e['normalised']:.0%}</b> on {escape(split)} tasks"
-        for split, entries in splits.items()
-        for e in entries
-        if (e["protocol"], e["k"]) == ("few_shot", largest) and e["normalised"] is not None
-    ]
-    sentence = ""
-    if shares:
-        sentence = (f"<p>After {transitions(run, largest)} the policy has closed this much of the gap between no_context "
-                    f"and the expert: {', '.join(shares)}.</p>")  # fmt: skip
-    keys = dict.fromkeys((e["protocol"], e["k"]) for s in splits.values() for e in s)
-    order = sorted(keys, key=lambda key: key[0] == "expert")  # the expert last
+    largest, shares = max(run.sizes(), default=0), []
+    for split, entries in splits.items():
+        best = next((e for e in entries if (e["protocol"], e["k"]) == ("few_shot", largest)), None)
+        if best and best["normalised"] is not None:
+            shares.append(f"<b>{best['normalised']:.0%}</b> on {escape(split)} tasks")
+    sentence = f"After {transitions(run, largest)} of its own experience the policy has closed this much of the "
+    sentence += f"gap between no_context and the expert: {', '.join(shares)}." if shares else ""
+    keys = dict.fromkeys((e["protocol"], e["k"]) for entries in splits.values() for e in entries)
     rows = []
-    for protocol, k in order:
-        found = [
-            next((e for e in s if (e["protocol"], e["k"]) == (protocol, k)), None) for s in splits.values()
-        ]
+    for protocol, k in sorted(keys, key=lambda key: key[0] == "expert"):  # the expert last
+        found = [next((e for e in s if (e["protocol"], e["k"]) == (protocol, k)), None) for s in splits.values()]
         rows.append(f"<tr><td>{chip(label(protocol, k))}</td>{''.join(map(_score_cells, found))}</tr>")
-    head = "".join(f"<th colspan=3 class=split>{escape(split)}</th>" for split in splits)
-    below = "<th class='number first'>return ± s.e.</th><th class=number>normalised</th><th class=number>by seed</th>"
+    top = "".join(f"<th colspan=3 class=split>{escape(split)}</th>" for split in splits)
+    below = "<th class='number first'>return ± s.e.</th><th class=number>normalised</th>"
+    below = (below + "<th class=number>by seed</th>") * len(splits)
     first = next(iter(splits.values()))[0]
     per = round(first["episodes"] / (first["tasks"] * first["seeds"]))
-    return f"""<h3>{escape(run.family)}</h3>{sentence}<div class=scroll><table class=scores>
-<thead><tr><th rowspan=2>protocol</th>{head}</tr><tr>{below * len(splits)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>
-<p class=caption>{plural(first["tasks"], "task")}, {plural(first["seeds"], "training seed")}, {plural(per, "episode")} of each.
-s.e.: standard error over tasks. By seed: lowest and highest normalised score of a single training seed.</p>"""
+    counts = [plural(first["tasks"], "task"), plural(first["seeds"], "training seed"), plural(per, "episode")]
+    return f"""<h3>{escape(run.family)}</h3><p>{sentence if shares else ""}</p><div class=scroll><table>
+<thead><tr><th rowspan=2>protocol</th>{top}</tr><tr>{below}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>
+<p class=caption>{", ".join(counts)} of each. s.e.: standard error over tasks. By seed: lowest and highest
+normalised score of a single training seed.</p>"""
 
 
 def _score_cells(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return "<td></td>" * 3
-    one = number(entry["normalised"], 2)
-    seeds = [v for v in entry["normalised_by_seed"] if v is not None]
+    seeds = [value for value in entry["normalised_by_seed"] if value is not None]
     spread = f"{number(min(seeds), 2)} … {number(max(seeds), 2)}" if len(seeds) > 1 else "–"
     if entry["protocol"] in ("no_context", "expert"):
         spread = ""  # 0 and 1 by definition
-    return (f"<td class='number first'>{number(entry['mean'])} ± {number(entry['stderr'])}</td><td class='number strong'>{one}</td>"
-            f"<td class=number>{spread}</td>")  # fmt: skip
+    returns = f"{number(entry['mean'])} ± {number(entry['stderr'])}"
+    score = number(entry["normalised"], 2)
+    return (
+        f"<td class='number first'>{returns}</td><td class='number strong'>{score}</td><td class=number>{spread}</td>"
+    )
 
 
 def family_section(run: FamilyRun, family: Mapping[str, Any]) -> str:
     """The figures of one family."""
     figures = [
         ("Adaptation: return against experience", adaptation_curve(run), "curve", ""),
-        (
-            "Context space: what the task vectors tell",
-            context_space(run),
-            "space",
-            "no task vectors that differ",
-        ),
+        ("Context space: what the task vectors tell", context_space(run), "space", "no task vectors to compare"),
         ("Task by task, against the privileged expert", task_bars(run), "bars", ""),
-        ("Training losses", training_curves(run), "training", "no training log was given"),
+        ("Training losses", training_curves(run), "training", "no training log was found"),
     ]
     parts = [f"<h2>{escape(run.family)}</h2>"]
-    for title, figure, caption, missing in figures:
-        parts.append(f"<h3>{title}</h3>")
-        parts.append(f"<p class=caption>None: {missing}.</p>" if figure is None else
-                     f"{draw(figure, f'{run.family}-{caption}')}<p class=caption>{CAPTIONS[caption]}</p>")  # fmt: skip
+    for title, figure, name, missing in figures:
+        drawn = f"None: {missing}." if figure is None else CAPTIONS[name]
+        plot = "" if figure is None else draw(figure, f"{run.family}-{name}")
+        parts.append(f"<h3>{title}</h3>{plot}<p class=caption>{drawn}</p>")
     parts.append(f"<h3>Interventions of the safety chain</h3>{_interventions(family['interventions'])}")
     return "".join(parts)
 
@@ -198,45 +203,48 @@ def _interventions(counts: Mapping[str, Mapping[str, int]]) -> str:
         return "<p>None.</p>"
     kinds = sorted({kind for entry in counts.values() for kind in entry})
     rows = [[chip(name), *(str(entry.get(kind, 0)) for kind in kinds)] for name, entry in counts.items()]
-    caption = "Commands that the safety chain changed, by kind, over all episodes; collect(K) are the unscored ones."
-    return table(["protocol", *kinds], rows, numbers=True) + f"<p class=caption>{caption}</p>"
+    caption = "How often the safety chain changed a command, by kind, over all episodes of a protocol."
+    if any(name.startswith("collect") for name in counts):
+        caption += " collect(K) are the unscored episodes that few_shot(K) learns from."
+    return f"{table(['protocol', *kinds], rows, numbers=True)}<p class=caption>{caption}</p>"
 
 
 def reproduction(summary: Mapping[str, Any]) -> str:
     """What it takes to get the same numbers again."""
-    times: Mapping[str, float] = summary["wall_time_s"]
-    longest, total = max(times.values(), default=0.0), sum(times.values())
-    bars = [[escape(name), f"{seconds:.0f} s", f"<span class=bar style='width:{320 * seconds / (longest or 1):.0f}px'></span>"]
-            for name, seconds in times.items()]  # fmt: skip
     setup = [["random seed of the study", str(summary["seed"])]]
-    setup += [[f"contract of {escape(n)}, SHA-256", f"<code>{escape(f['contract_sha256'])}</code>"]
-              for n, f in summary["families"].items()]  # fmt: skip
-    setup += [[f"{escape(name)}, version", escape(str(v))] for name, v in summary["versions"].items()]
-    other = [[escape(n), "–" if v is None else f"{v:.4g}"] for n, v in summary["figures"].items()]
-    parts = ["<h2>Reproduce</h2><p>The same seed, contracts and versions, on one machine, give the same numbers.</p>",
-             table(["what", "value"], setup)]  # fmt: skip
-    if other:
+    for name, family in summary["families"].items():
+        setup.append([f"contract of {escape(name)}, SHA-256", f"<code>{escape(family['contract_sha256'])}</code>"])
+    setup += [[f"{escape(name)}, version", escape(str(value))] for name, value in summary["versions"].items()]
+    parts = ["<h2>Reproduce</h2>", table(["what", "value"], setup)]
+    if summary["figures"]:
+        other = [[escape(n), "–" if v is None else f"{v:.4g}"] for n, v in summary["figures"].items()]
         parts.append("<h3>Other measurements</h3>" + table(["what", "value"], other, numbers=True))
-    if bars:
-        parts.append(
-            f"<h3>Wall time</h3>{table(['stage', 'time', ''], [*bars, ['<b>total</b>', f'<b>{total:.0f} s</b>', '']])}"
-        )
+    times = {name: seconds or 0.0 for name, seconds in summary["wall_time_s"].items()}
+    if times:
+        scale = 320 / (max(times.values()) or 1.0)  # px for each second
+        bars = [
+            [escape(name), f"{seconds:.0f} s", f"<span class=bar style='width:{scale * seconds:.0f}px'></span>"]
+            for name, seconds in times.items()
+        ]
+        bars.append(["<b>total</b>", f"<b>{sum(times.values()):.0f} s</b>", ""])
+        parts.append("<h3>Wall time</h3>" + table(["stage", "time", ""], bars))
     return "".join(parts)
 
 
 def draw(figure: go.Figure, name: str) -> str:
     """A figure as HTML; the page has plotly.js once, at its top."""
-    return figure.to_html(
-        config=CONFIG, include_plotlyjs=False, full_html=False, div_id=re.sub(r"\W", "-", name)
-    )
+    name = re.sub(r"\W", "-", name)
+    html = figure.to_html(config=CONFIG, include_plotlyjs=False, full_html=False, div_id=name)
+    return f"<div class=scroll><div class=figure>{html}</div></div>"
 
 
-def table(head: Iterable[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
     """A table of cells that are HTML already; with `numbers`, all columns but the first are flush right."""
-    kinds = ["", *(" class=number" if numbers else "" for _ in list(head)[1:])]
+    kinds = ["", *(" class=number" if numbers else "" for _ in head[1:])]
     top = "".join(f"<th{kind}>{escape(h)}</th>" for kind, h in zip(kinds, head, strict=True))
-    lines = ("".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) for row in rows)
-    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table></div>"
+    lines = ["".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) for row in rows]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def chip(name: str) -> str:
@@ -247,10 +255,10 @@ def chip(name: str) -> str:
 
 def transitions(run: FamilyRun, k: int) -> str:
     """K transitions, and how long they take where that is known."""
-    rate = run.rate_hz or (make_env(run.family).control_hz if run.family in known_families() else None)
-    return plural(k, "transition") + (
-        f" of its own experience ({k / rate:.1f} s)" if rate else " of its own experience"
-    )
+    rate_hz = run.rate_hz
+    if not rate_hz and run.family in known_families():
+        rate_hz = make_env(run.family).control_hz
+    return plural(k, "transition") + (f" ({k / rate_hz:.1f} s)" if rate_hz else "")
 
 
 def plural(count: int, noun: str) -> str:

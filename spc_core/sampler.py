@@ -38,9 +38,13 @@ class Sampler:
         """One batch on the CPU."""
         config, data = self.config, self.data
         tasks = self.rng.choice(len(data.tasks), min(config.tasks_per_batch, len(data.tasks)), replace=False)
-        first = np.stack([self.rng.choice(self._windows[t], config.windows_per_task) for t in tasks])  # (T, W)
+        first = np.stack(
+            [self.rng.choice(self._windows[t], config.windows_per_task) for t in tasks]
+        )  # (T, W)
         steps = first[..., None] + np.arange(config.horizon)  # (T, W, H)
-        rows = (first + self._episode(first))[..., None] + np.arange(config.horizon + 1)  # an episode has one row more
+        rows = (first + self._episode(first))[..., None] + np.arange(
+            config.horizon + 1
+        )  # an episode has one row more
         context, weight = self._contexts(tasks)
         stats = self.stats
         return Batch(
@@ -54,29 +58,30 @@ class Sampler:
         )
 
     def _contexts(self, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Transitions (T, N, 2 O + A + 1) and weights (T, N) of one context for each task."""
+        """Transitions (T, N, 2 O + A + 1) and weights (T, N) of one context for each task.
+
+        Online contexts have log-uniform sizes, since the first few transitions matter as much as many more later;
+        those drawn anywhere have uniform sizes.
+        """
         most = self.config.context_max
         steps = np.empty((len(tasks), most), np.int64)
         weight = np.zeros((len(tasks), most), np.float32)
         for i, task in enumerate(tasks):
-            size = self._context_size()
             steps[i] = self.rng.choice(self._steps[task], most)
-            if size and self.rng.random() < self.config.context_online_share:
+            if self.rng.random() < self.config.context_empty_share:
+                continue
+            if self.rng.random() < self.config.context_online_share:
                 begin = steps[i, 0]
-                end = self._starts[self._episode(begin) + 1]
-                size = min(size, int(end - begin))
+                left = int(self._starts[self._episode(begin) + 1] - begin)
+                size = min(int(np.exp(self.rng.uniform(0, np.log(most + 1)))), left)
                 steps[i, :size] = np.arange(begin, begin + size)
+            else:
+                size = int(self.rng.integers(1, most + 1))
             weight[i, :size] = 1
         data, rows = self.data, steps + self._episode(steps)
         return self.stats.transition(
             data.observations[rows], data.actions[steps], data.rewards[steps], data.observations[rows + 1]
         ), weight
-
-    def _context_size(self) -> int:
-        """0 with the empty share, else log-uniform from 1 to the most: few transitions matter as much as many."""
-        if self.rng.random() < self.config.context_empty_share:
-            return 0
-        return int(np.exp(self.rng.uniform(0, np.log(self.config.context_max + 1))))
 
     def _episode(self, step: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._starts, step, side="right") - 1

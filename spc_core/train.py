@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: dataset in, run folder out. It can be stopped at any moment and goes on where it was.
 
-    RUN/checkpoint/       the agent, ready to run (spc_core/checkpoint.py)
-    RUN/resume.pt         weights, optimisers and random states, written whole every `checkpoint_every` updates
-    RUN/log.csv           mean losses of every `log_every` updates; RUN/tensorboard/ has the same as curves
+RUN/checkpoint/       the agent, ready to run (spc_core/checkpoint.py)
+RUN/resume.pt         weights, optimisers and random states, written whole every `checkpoint_every` updates
+RUN/log.csv           mean losses of every `log_every` updates; RUN/tensorboard/ has the same as curves
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
     with _stop_on_signals() as stopped:
         run.loop(stopped)
     if run.progress.update < config.updates:
-        raise KeyboardInterrupt(f"stopped at update {run.progress.update} of {config.updates}; the same command goes on")
+        raise KeyboardInterrupt(
+            f"stopped at update {run.progress.update} of {config.updates}; the same command goes on"
+        )
     return run.checkpoint_folder
 
 
@@ -82,7 +84,9 @@ def data_stats(data: PackedDataset) -> Stats:
     rows = steps + np.searchsorted(data.episode_starts, steps, side="right") - 1
     observations = data.observations[rows]
     try:
-        return compute_stats(data.contract, observations, data.observations[rows + 1] - observations, data.rewards[steps])
+        return compute_stats(
+            data.contract, observations, data.observations[rows + 1] - observations, data.rewards[steps]
+        )
     except ValueError as error:
         raise DatasetError(f"{data.root}: {error}") from None
 
@@ -186,9 +190,13 @@ class _Run:
         changed = [key for key in mine if key not in ("device", "threads") and mine[key] != theirs.get(key)]
         if changed:
             lines = "; ".join(f"{key} was {theirs.get(key)}, is {mine[key]}" for key in changed)
-            raise ConfigError(f"{self.out}: holds a run with other settings ({lines}); choose another --out or --overwrite")
+            raise ConfigError(
+                f"{self.out}: holds a run with other settings ({lines}); choose another --out or --overwrite"
+            )
         if state["dataset"] != self.data.sha256:
-            raise DatasetError(f"{self.out}: holds a run on another dataset; choose another --out or --overwrite")
+            raise DatasetError(
+                f"{self.out}: holds a run on another dataset; choose another --out or --overwrite"
+            )
         self.agent.load_state_dict(state["agent"])
         for name, optimizer in self.learner.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -203,18 +211,23 @@ class _Log:
     """log.csv and TensorBoard; rows after the update that is resumed from are dropped."""
 
     def __init__(self, out: Path, update: int) -> None:
-        self._file = out / "log.csv"
-        rows = list(csv.reader(self._file.open())) if self._file.is_file() else []
-        kept = [row for row in rows[1:] if row and int(row[0]) <= update]
-        self._stream = self._file.open("w", newline="")
+        file = out / "log.csv"
+        rows = list(csv.reader(file.read_text().splitlines())) if file.is_file() else []
+        kept = [row for row in rows[1:] if len(row) == len(LOSSES) + 2 and int(row[0]) <= update]
+        beside = out / ".log.csv.partial"
+        with beside.open("w", newline="") as stream:
+            csv.writer(stream).writerows([["update", "seconds", *LOSSES], *kept])
+        beside.replace(file)
+        self._stream = file.open("a", newline="")
         self._writer = csv.writer(self._stream)
-        self._writer.writerows([["update", "seconds", *LOSSES], *kept])
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=update + 1 if update else None)
         self.last: dict[str, float] = {}
 
     def write(self, update: int, seconds: float, means: dict[str, float]) -> None:
         self.last = means
-        self._writer.writerow([update, f"{seconds:.1f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)])
+        self._writer.writerow(
+            [update, f"{seconds:.1f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)]
+        )
         self._stream.flush()
         for name, value in means.items():
             self._board.add_scalar(f"loss/{name}", value, update)
@@ -239,7 +252,10 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def _stop_on_signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to, instead of tearing an update apart."""
     received: list[int] = []
-    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        s: signal.signal(s, lambda number, _: received.append(number))
+        for s in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield received
     finally:

@@ -25,7 +25,7 @@ PARAMS = [
     Param("contract", "", "contract file or name; empty: the family's", read_only=True),
     Param("kind", "expert", "who drives from the next episode on", choices=KINDS),
     Param("seed", 0, "seed of the next episode's noise", 0, 2**31),
-    Param("reliable", True, "reliable topics, as lock-step needs them; off: sensor data", read_only=True),
+    Param("lockstep", True, "time waits for our commands: lose nothing; off: sensor data", read_only=True),
     Param("min_subscriptions", 1, "subscribers of the command topic to wait for at the start", 0, 100),
 ]
 HOUSEKEEPING_S = 0.02
@@ -42,7 +42,7 @@ class BehaviourNode(PlainNode):
         self._start_ns = 0
         self._held: Frame | None = None  # waits for its episode's task, or for the first connections
         self._connected = False
-        self._commands = CommandPublisher(self, self.contract, self.params.reliable)
+        self._commands = CommandPublisher(self, self.contract, self.params.lockstep)
         self._assembler = ObservationAssembler(self.contract, patience_ns=self.contract.period_ns)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         subscribe_contract(
@@ -50,7 +50,7 @@ class BehaviourNode(PlainNode):
             self.contract,
             self._assembler,
             self._on_frames,
-            self.params.reliable,
+            self.params.lockstep,
             self.diagnostics.complain,
         )
         self._waiting = steady_timer(self, HOUSEKEEPING_S, self._answer_held)

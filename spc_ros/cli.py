@@ -105,7 +105,15 @@ def collect(args: Collect) -> None:
     from spc_ros.collect import collect as run
 
     with Bar(f"collect {args.family}", "episode") as bar:
-        bags = run(args.family, args.out, args.episodes, args.split, seed=args.seed, storage=args.storage, progress=bar)
+        bags = run(
+            args.family,
+            args.out,
+            args.episodes,
+            args.split,
+            seed=args.seed,
+            storage=args.storage,
+            progress=bar,
+        )
     print(f"{len(bags)} bags in {args.out / 'bags'}")
 
 
@@ -201,8 +209,12 @@ def parse(stage: str, arguments: Sequence[str]) -> Any:
     kind = STAGES[stage][0]
     options: dict[str, Any] = {}
     if kind is Train:
-        preset = [value for flag, value in zip(arguments, [*arguments[1:], ""], strict=False) if flag == "--preset"]
-        options["default"] = Train(tyro.MISSING, tyro.MISSING, *preset[-1:], config=load_config((preset or ["small"])[-1]))
+        preset = [
+            value for flag, value in zip(arguments, [*arguments[1:], ""], strict=False) if flag == "--preset"
+        ]
+        options["default"] = Train(
+            tyro.MISSING, tyro.MISSING, *preset[-1:], config=load_config((preset or ["small"])[-1])
+        )
     return tyro.cli(kind, prog=f"spc {stage}", args=list(arguments), description=kind.__doc__, **options)
 
 
@@ -221,7 +233,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"spc {stage}: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, OSError) as error:  # all our refusals; a bug is shown in full by the traceback
+    except (
+        ValueError,
+        RuntimeError,
+        OSError,
+    ) as error:  # all our refusals; a bug is shown in full by the traceback
         if type(error) in (ValueError, RuntimeError) and not str(error):
             raise
         print(f"spc {stage}: {error}", file=sys.stderr)

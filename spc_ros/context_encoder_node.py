@@ -33,7 +33,7 @@ CHECKPOINT_PARAMS = (
     ),
     Param("device", "cpu", "where the networks run: cpu, cuda, cuda:<n> or auto"),
     Param("threads", 1, "CPU threads of the networks; more is slower for one robot", 1, 64),
-    Param("reliable", False, "reliable topics, as lock-step needs them; off: sensor data"),
+    Param("lockstep", False, "time waits for our commands: lose nothing, hurry nothing; off: sensor data"),
 )
 PARAMS = [
     *CHECKPOINT_PARAMS,
@@ -80,7 +80,7 @@ class ContextEncoderNode(ManagedNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         subscribe_contract(
-            self, contract, self._assembler, self._on_steps, self.params.reliable, self.diagnostics.complain
+            self, contract, self._assembler, self._on_steps, self.params.lockstep, self.diagnostics.complain
         )
         self._publish()
 

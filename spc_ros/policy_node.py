@@ -65,7 +65,7 @@ class PolicyNode(ManagedNode):
 
     def setup(self) -> None:
         checkpoint = load_agent(self.params)
-        contract, reliable = checkpoint.contract, self.params.reliable
+        contract, lockstep = checkpoint.contract, self.params.lockstep
         self._z = np.zeros(checkpoint.config.model.context_dim, np.float32)
         self._filter = SafetyFilter(contract)
         policy = Policy(checkpoint)
@@ -74,15 +74,15 @@ class PolicyNode(ManagedNode):
         self._silence_s = self.params.silence_timeout_s or silence_s
         self._gap_ns = 2 * contract.period_ns
         self._assembler = ObservationAssembler(contract, patience_ns=contract.period_ns // 4)
-        self._clock_of_streams = None if reliable else StreamClock(self._assembler)
+        self._clock_of_streams = None if lockstep else StreamClock(self._assembler)
         self._end = EpisodeEnd(self._assembler)
-        self._commands = CommandPublisher(self, contract, reliable)
+        self._commands = CommandPublisher(self, contract, lockstep)
         self.create_service(Trigger, "~/report", self._on_report)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(
-            self, contract, self._assembler, self._on_frames, reliable, self.diagnostics.complain
+            self, contract, self._assembler, self._on_frames, lockstep, self.diagnostics.complain
         )
         steady_timer(self, CHECK_S, self._check)
         self._policy = policy
@@ -114,7 +114,7 @@ class PolicyNode(ManagedNode):
             self._filter.reset()  # a new sequence
         self._last_ns = frame.t_ns
         if frame.observation is None:
-            self._frame = None
+            self._frame, self._silent = None, True
             self._send(None, frame.fault, frame.t_ns)
         else:
             self._frame, self._frame_s = frame, self._heard_s

@@ -69,20 +69,23 @@ def now_ns(node: Node) -> int:
 class CommandPublisher:
     """Publishes actions on the contract's command topic."""
 
-    def __init__(self, node: Node, contract: Contract, reliable: bool) -> None:
+    def __init__(self, node: Node, contract: Contract, lockstep: bool) -> None:
         action = contract.action
-        self._node = node
+        self._node, self._lockstep = node, lockstep
         self._class = message_class(action.type)
         self._stamped = action.type != JOINT_TRAJECTORY  # its stamp 0 means: start at once
         self._writer = FieldWriter(action.type, action.fields, action.topic, contract.period_ns)
-        self.publisher: Publisher = node.create_publisher(self._class, action.topic, stream_qos(reliable))
+        self.publisher: Publisher = node.create_publisher(self._class, action.topic, stream_qos(lockstep))
 
     def send(self, action: np.ndarray, t_ns: int) -> None:
-        """Publish a command that answers the observation of `t_ns`: stamped now, and always after t_ns."""
+        """Publish a command that answers the observation of `t_ns`: stamped now, and always after t_ns.
+
+        In lock-step, where time stands still until we answer, now is t_ns.
+        """
         msg = self._class()
         self._writer.fill(msg, action)
         if self._stamped:
-            set_stamp(msg, max(now_ns(self._node), t_ns + 1))
+            set_stamp(msg, t_ns + 1 if self._lockstep else max(now_ns(self._node), t_ns + 1))
         self.publisher.publish(msg)
 
 

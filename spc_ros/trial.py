@@ -29,6 +29,7 @@ def run_trial(
     contract: str = "",
     device: str = "cpu",
     record: bool = True,
+    silence_timeout_s: float = 10.0,
     environment: Mapping[str, str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[EpisodeResult]:
@@ -46,6 +47,7 @@ def run_trial(
         "seed": seed,
         "out": str(out),
         "record": record,
+        "silence_timeout_s": silence_timeout_s,
     }
     plan |= {"task_ids": list(task_ids)} if task_ids else {}
     common = {"use_sim_time": True, "contract": contract}

@@ -37,7 +37,7 @@ PARAMS = [
     Param("seed", 0, "seed of the first scored episode", 0, 2**30, read_only=True),
     Param("out", "trial", "folder for episodes.jsonl", read_only=True),
     Param("record", True, "wait for a bag of each episode", read_only=True),
-    Param("reliable", True, "reliable topics, as lock-step needs them; off: sensor data", read_only=True),
+    Param("lockstep", True, "the simulation runs in lock-step: lose nothing; off: sensor data", read_only=True),
 ]
 
 
@@ -58,7 +58,7 @@ class TrialNode(DriverNode):
         self._z: tuple[list[float], int, int] = ([], 0, -1)  # z, transitions, tick
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
         subscribe_contract(
-            self, contract, self._assembler, self._on_steps, p.reliable, self.diagnostics.complain
+            self, contract, self._assembler, self._on_steps, p.lockstep, self.diagnostics.complain
         )
 
     def drive(self) -> None:

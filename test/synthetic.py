@@ -35,7 +35,13 @@ def contract() -> Contract:
 
 def tiny_config(**overrides: object) -> TrainConfig:
     """A configuration that trains in a second or two."""
-    tiny = {"groups": 4, "encoder_hidden": [8], "dynamics_hidden": [8], "context_hidden": [8], "policy_hidden": [8]}
+    tiny = {
+        "groups": 4,
+        "encoder_hidden": [8],
+        "dynamics_hidden": [8],
+        "context_hidden": [8],
+        "policy_hidden": [8],
+    }
     base = {"updates": 20, "tasks_per_batch": 3, "windows_per_task": 4, "context_max": 6, "log_every": 5,
             "checkpoint_every": 10, "threads": 1, "device": "cpu", "model": tiny}  # fmt: skip
     return load_config("small", **{**base, **overrides})
@@ -50,12 +56,16 @@ def episode(rng: np.random.Generator, goal: np.ndarray, steps: int, terminated: 
     return Episode(observations, actions, rewards, times, terminated, not terminated, None, "synthetic")
 
 
-def write_dataset(root: Path, task_count: int = 4, lengths: tuple[int, ...] = (5, 12, 9), seed: int = 0) -> Path:
+def write_dataset(
+    root: Path, task_count: int = 4, lengths: tuple[int, ...] = (5, 12, 9), seed: int = 0
+) -> Path:
     """A dataset of the point; the second episode of each task is terminated, the others truncated."""
     rng = np.random.default_rng(seed)
     with DatasetWriter(root, contract()) as writer:
         for task in range(task_count):
             goal = np.array([np.cos(task), np.sin(task)])
             for number, steps in enumerate(lengths):
-                writer.add_episode(f"point/train/{task:02d}", {"goal": float(task)}, episode(rng, goal, steps, number == 1))
+                writer.add_episode(
+                    f"point/train/{task:02d}", {"goal": float(task)}, episode(rng, goal, steps, number == 1)
+                )
     return root

@@ -24,7 +24,14 @@ from std_srvs.srv import SetBool, Trigger
 from spc_core.contract import find_config, load_contract, parse_contract
 from spc_core.episode import EpisodeInfo
 from spc_ros.processes import NodeGroup, NodeProcess, ProcessError
-from spc_ros.topic_bridge import CommandPublisher, decode_context, encode_context, latched_qos, message_class, stream_qos
+from spc_ros.topic_bridge import (
+    CommandPublisher,
+    decode_context,
+    encode_context,
+    latched_qos,
+    message_class,
+    stream_qos,
+)
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
@@ -107,6 +114,7 @@ def test_silence_sends_the_safe_action_once(nodes: NodeGroup, probe: Probe, chec
     robot, commands = drive_policy(nodes, probe, checkpoint)
     probe.until(lambda: commands()[-1] == SAFE, "the safe action after the robot fell silent", 5.0)
     count = len(commands())
+    assert commands()[-2] != SAFE
     robot.say()
     probe.until(lambda: len(commands()) > count and commands()[-1] != SAFE, "a command after the silence", 5.0)
 

@@ -28,7 +28,9 @@ def test_windows_are_uniform_over_valid_starts_first_and_last_included(data):
     drawn = np.concatenate([sampler.rng.choice(sampler._windows[0], 100) for _ in range(140)])
     counts = np.unique(drawn, return_counts=True)[1]
     assert len(counts) == 14
-    assert float(((counts - 1000) ** 2 / 1000).sum()) < 34.5  # 99.9 % of chi-square with 13 degrees of freedom
+    assert (
+        float(((counts - 1000) ** 2 / 1000).sum()) < 34.5
+    )  # 99.9 % of chi-square with 13 degrees of freedom
 
 
 def test_batches_hold_real_windows_with_their_own_next_observations(data):
@@ -53,7 +55,9 @@ def test_batches_hold_real_windows_with_their_own_next_observations(data):
 def _find(data, task, window, stats):
     for episode in np.flatnonzero(data.episode_task == task):
         for step in range(data.episode_starts[episode], data.episode_starts[episode + 1] - 4):
-            if np.array_equal(stats.observation(data.observations[step + episode : step + episode + 6]), window):
+            if np.array_equal(
+                stats.observation(data.observations[step + episode : step + episode + 6]), window
+            ):
                 return step, episode
     return None
 
@@ -86,13 +90,16 @@ def _transitions(data, stats, episode):
 def test_online_contexts_are_consecutive_steps_of_one_episode(data):
     sampler = make_sampler(data, context_online_share=1.0, context_empty_share=0.0)
     orders = {
-        episode: [tuple(row) for row in _transitions(data, sampler.stats, episode)] for episode in range(data.episode_count)
+        episode: [tuple(row) for row in _transitions(data, sampler.stats, episode)]
+        for episode in range(data.episode_count)
     }
     for _ in range(50):
         batch = sampler.batch()
         for t in range(3):
             used = [tuple(row) for row in batch.context[t][batch.context_weight[t] > 0].numpy()]
-            assert any(used == order[i : i + len(used)] for order in orders.values() for i in range(len(order)))
+            assert any(
+                used == order[i : i + len(used)] for order in orders.values() for i in range(len(order))
+            )
 
 
 def test_terminal_transitions_are_drawn_with_their_flag(data):
@@ -102,5 +109,7 @@ def test_terminal_transitions_are_drawn_with_their_flag(data):
 
 
 def test_window_longer_than_every_episode_is_refused_by_name(data):
-    with pytest.raises(ConfigError, match="horizon is 13, but the longest episode of task point/train/00 has 12"):
+    with pytest.raises(
+        ConfigError, match="horizon is 13, but the longest episode of task point/train/00 has 12"
+    ):
         make_sampler(data, horizon=13)

@@ -57,7 +57,17 @@ def start_training(dataset, out, tmp_path, updates):
     """A training in a process of its own, with the configuration of tiny_config."""
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(to_dict(tiny_config(updates=updates))))
-    command = [sys.executable, "-m", "spc_ros.cli", "train", str(dataset), "--preset", str(file), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "spc_ros.cli",
+        "train",
+        str(dataset),
+        "--preset",
+        str(file),
+        "--out",
+        str(out),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -78,7 +88,10 @@ def test_a_run_leaves_all_that_is_promised(run):
     names = {"weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json"}
     assert {file.name for file in folder.iterdir()} == names
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["update"] == 20 and [t["task_id"] for t in metrics["tasks"]][:2] == ["point/train/00", "point/train/01"]
+    assert metrics["update"] == 20 and [t["task_id"] for t in metrics["tasks"]][:2] == [
+        "point/train/00",
+        "point/train/01",
+    ]
     rows = read_log(run)
     assert [row["update"] for row in rows] == ["5", "10", "15", "20"]
     assert all(np.isfinite(float(row[name])) for row in rows for name in ("consistency", "v", "actor"))
@@ -135,7 +148,9 @@ def test_seeds_differ_and_repeat(dataset, run, tmp_path):
     train(dataset, tmp_path / "same", tiny_config())
     train(dataset, tmp_path / "other", tiny_config(seed=1))
     assert_same_run(run, tmp_path / "same")
-    assert not torch.equal(weights(run)["actor.network.0.weight"], weights(tmp_path / "other")["actor.network.0.weight"])
+    assert not torch.equal(
+        weights(run)["actor.network.0.weight"], weights(tmp_path / "other")["actor.network.0.weight"]
+    )
 
 
 def test_one_task_is_refused(tmp_path):
@@ -148,7 +163,9 @@ def test_one_task_is_refused(tmp_path):
 def test_diverging_loss_stops_by_name_and_keeps_the_last_good_state(dataset, tmp_path):
     out = tmp_path / "run"
     train(dataset, out, tiny_config(updates=10))
-    with pytest.raises(TrainingError, match=r"the \w+ loss became (nan|inf|-inf) within the .* lower the learning rates"):
+    with pytest.raises(
+        TrainingError, match=r"the \w+ loss became (nan|inf|-inf) within the .* lower the learning rates"
+    ):
         train(dataset, tmp_path / "diverges", tiny_config(policy_lr=1e30, updates=40))
     assert not (tmp_path / "diverges" / "checkpoint").exists()
 
@@ -201,7 +218,9 @@ def test_checkpoint_runs_by_itself(run, tmp_path):
     for folder in (run, copy_checkpoint(run, tmp_path / "copy")):
         checkpoint = load_checkpoint(folder)
         tracker, policy = ContextTracker(checkpoint), Policy(checkpoint)
-        tracker.update(Transition(0, np.array([0.1, 0.2]), np.array([0.5, -1.0]), -0.3, np.array([0.15, 0.1])))
+        tracker.update(
+            Transition(0, np.array([0.1, 0.2]), np.array([0.5, -1.0]), -0.3, np.array([0.15, 0.1]))
+        )
         outputs.append((tracker.context, policy.act(np.array([0.3, 0.4]), tracker.context)))
     assert outputs[0][0].any()
     np.testing.assert_array_equal(outputs[0][0], outputs[1][0])
@@ -210,7 +229,9 @@ def test_checkpoint_runs_by_itself(run, tmp_path):
 
 
 def test_bad_checkpoints_say_what_is_wrong(run, tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint, weights.safetensors, .* missing; give the folder"):
+    with pytest.raises(
+        CheckpointError, match="no checkpoint, weights.safetensors, .* missing; give the folder"
+    ):
         load_checkpoint(tmp_path)
     missing = copy_checkpoint(run, tmp_path / "missing")
     (missing / "stats.json").unlink()

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trial's order of episodes, by a driver that only counts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from spc_core.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
+
+STEPS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeTask:
+    task_id: str
+    split: str
+    params: dict[str, float]
+
+
+TASKS = [FakeTask("family/id/00", "id", {"mass": 1.0}), FakeTask("family/ood/01", "ood", {"mass": 2.0})]
+
+
+class Counting:
+    """A driver whose every episode gives STEPS transitions; behaves as ContextTracker does."""
+
+    def __init__(self, steps: int = STEPS) -> None:
+        self.steps, self.count = steps, 0
+        self.requests: list[EpisodeRequest] = []
+
+    def run(self, request: EpisodeRequest) -> Outcome:
+        self.requests.append(request)
+        if request.reset_context:
+            self.count = 0
+        if request.mode != "frozen":
+            self.count += self.steps
+            self.count = self.count if request.limit is None else min(self.count, request.limit)
+        return Outcome(-float(request.seed), self.steps, [1.0, 2.0], self.count, "time limit")
+
+
+def run(trial: Trial, driver: Counting) -> list[EpisodeResult]:
+    for request in trial.requests():
+        trial.record(request, driver.run(request))
+    return trial.results
+
+
+def test_protocols_of_a_task() -> None:
+    driver = Counting()
+    trial = Trial(TASKS, episodes=2, seed=7, few_shot_sizes=(50, 10))
+    results = run(trial, driver)
+    first = [(r.protocol, r.k, r.mode, r.limit, r.reset_context, r.seed) for r in driver.requests[:10]]
+    assert first == [
+        ("no_context", 0, "frozen", None, True, 7),
+        ("no_context", 0, "frozen", None, False, 8),
+        ("zero_shot", 0, "online", None, True, 7),
+        ("zero_shot", 0, "online", None, True, 8),
+        (COLLECT, 50, "collect", 50, True, 10_007),
+        (COLLECT, 50, "collect", 50, False, 10_008),
+        ("few_shot", 50, "frozen", None, False, 7),
+        ("few_shot", 50, "frozen", None, False, 8),
+        (COLLECT, 10, "collect", 10, True, 10_007),
+        ("few_shot", 10, "frozen", None, False, 7),
+    ]
+    assert sum(result.scored for result in results) == len(trial) == 2 * 4 * 2
+    counts = {(r.protocol, r.k): r.context_count for r in results if r.scored}
+    assert counts == {
+        ("no_context", 0): 0, ("zero_shot", 0): STEPS, ("few_shot", 50): 50, ("few_shot", 10): 10,
+    }  # fmt: skip
+    assert [r.task_id for r in results] == sorted(r.task_id for r in results)
+
+
+def test_every_task_starts_from_the_prior() -> None:
+    driver = Counting()
+    run(Trial(TASKS, protocols=["few_shot"], episodes=1, few_shot_sizes=(5,)), driver)
+    assert [r.reset_context for r in driver.requests] == [True, False, True, False]
+
+
+def test_rows_survive_json() -> None:
+    (result,) = run(Trial(TASKS[:1], protocols=["no_context"], episodes=1), Counting())
+    assert EpisodeResult.from_json(result.to_json()) == result
+    assert (result.split, result.params, result.return_) == ("id", {"mass": 1.0}, 0.0)
+
+
+def test_collection_without_transitions_gives_up() -> None:
+    with pytest.raises(TrialError, match="no transition was added in 3 collection episodes"):
+        run(Trial(TASKS, protocols=["few_shot"]), Counting(steps=0))
+
+
+def test_results_must_be_recorded() -> None:
+    requests = Trial(TASKS, protocols=["few_shot"]).requests()
+    next(requests)
+    with pytest.raises(TrialError, match="record"):
+        next(requests)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [({"protocols": ["one_shot"]}, "'one_shot' is unknown"), ({"few_shot_sizes": [0]}, "at least 1")],
+)
+def test_refusals(given: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Trial(TASKS, **given)

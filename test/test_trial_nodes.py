@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole chain in lock-step over DDS: nothing lost, the same numbers as in one process, a reason when it breaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from node_probe import Probe, own_domain
+from random_checkpoint import write_random_checkpoint
+from std_srvs.srv import Trigger
+
+from spc_core.adaptation import EpisodeResult, Outcome, Trial
+from spc_core.checkpoint import load_checkpoint
+from spc_core.contract import Contract, find_config, load_contract
+from spc_core.episode import EpisodeInfo
+from spc_core.frames import Transition, TransitionAssembler
+from spc_core.runtime import ContextTracker, Policy
+from spc_core.safety import SafetyFilter
+from spc_core.tasks import find_task, make_env
+from spc_core.tasks.behaviour import Behaviour
+from spc_ros import trial as trial_module
+from spc_ros.bag_reader import BagReader
+from spc_ros.collect import collect
+from spc_ros.collect_node import episode_seed
+from spc_ros.messages import ContractReader
+from spc_ros.processes import NodeGroup, ProcessError
+from spc_ros.topic_bridge import PATIENCE_NS, decode_context
+from spc_ros.trial import run_trial
+
+pytestmark = pytest.mark.timeout(300)
+STEPS = 100
+
+
+def transitions_of(path: str | Path, contract: Contract) -> list[Transition]:
+    """A bag's transitions; its only cut may be the start."""
+    assembler, reader = TransitionAssembler(contract, PATIENCE_NS), ContractReader(contract)
+    with BagReader(path) as bag:
+        names = {bag.find_topic(topic, kind): topic for topic, kind in reader.types.items()}
+        read = [reader.feed(assembler, names[topic], m, t) for topic, t, m in bag.messages(names)]
+    steps = [step for some in read for step in some] + assembler.flush()
+    assert [step.cut for step in steps if step.transition is None] == ["start"]
+    return [step.transition for step in steps if step.transition is not None]
+
+
+def test_collection_is_what_the_behaviour_did(tmp_path: Path) -> None:
+    task_ids, kinds = ["arm_payload/train/03", "arm_payload/train/11"], ["expert", "noisy"]
+    told: list[tuple[int, int]] = []
+    paths = collect(
+        "arm_payload", tmp_path, episodes=2, task_ids=task_ids, kinds=kinds, seed=1,
+        environment=own_domain(), progress=lambda done, total, _: told.append((done, total)),
+    )  # fmt: skip
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    contract = load_contract(find_config("contracts", "arm_payload"))
+    env = make_env("arm_payload")
+    plan = [(task_id, number, kind) for number, kind in enumerate(kinds) for task_id in task_ids]
+    for path, (task_id, number, kind) in zip(paths, plan, strict=True):
+        with BagReader(path) as bag:
+            custom = bag.info.custom_data
+            counts = {topic: found.count for topic, found in bag.info.topics.items()}
+            info = bag.last_episode()
+        assert info is not None and info.truncated and info.task_id == custom["spc.task_id"] == task_id
+        assert info.published["/joint_states"] == STEPS + 1 and info.published["/joint_commands"] == STEPS
+        assert all(counts[topic] >= n for topic, n in info.published.items() if topic in counts)
+        assert counts["/joint_commands"] <= STEPS + 1  # the last state may be answered, too
+        assert custom["spc.behaviour"] == kind
+        task = find_task(task_id)
+        seed = episode_seed(1, task.index, number)
+        observation, _ = env.reset(seed=seed, options={"task": task})
+        behaviour = Behaviour(env, kind, seed)
+        seen = transitions_of(path, contract)
+        assert len(seen) == STEPS
+        for transition in seen:
+            action = behaviour.act(observation)
+            assert np.array_equal(transition.observation, observation)
+            assert np.array_equal(transition.action, action)
+            observation = env.step(action)[0]
+
+
+def in_process(trial: Trial, checkpoint_path: Path, family: str) -> list[EpisodeResult]:
+    """The same trial without ROS."""
+    checkpoint, env = load_checkpoint(checkpoint_path), make_env(family)
+    tracker, policy, safety = ContextTracker(checkpoint), Policy(checkpoint), SafetyFilter(checkpoint.contract)
+    for request in trial.requests():
+        if request.reset_context:
+            tracker.reset()
+        tracker.mode, tracker.limit = request.mode, request.limit
+        safety.reset()
+        task = find_task(request.task.task_id)
+        observation, _ = env.reset(seed=request.seed, options={"task": task})
+        total, steps, over = 0.0, 0, False
+        while not over:
+            action = safety.apply(policy.act(observation, tracker.context))
+            following, reward, terminated, truncated, _ = env.step(action)
+            tracker.update(Transition(0, observation, action, float(reward), following))
+            observation, total, steps = following, total + float(reward), steps + 1
+            over = terminated or truncated
+        trial.record(request, Outcome(total, steps, tracker.context.tolist(), tracker.count))
+    return trial.results
+
+
+def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    task_ids = ["arm_reach/id/02", "arm_reach/ood/05"]
+    results = run_trial(
+        checkpoint, "arm_reach", tmp_path / "out", task_ids=task_ids, episodes=2, few_shot_sizes=(130,),
+        environment=own_domain(),
+    )  # fmt: skip
+    alone = in_process(
+        Trial([find_task(i) for i in task_ids], episodes=2, few_shot_sizes=(130,)), checkpoint, "arm_reach"
+    )
+
+    def numbers(row: EpisodeResult) -> tuple:
+        return (row.task_id, row.protocol, row.k, row.seed, row.return_, row.steps, row.context, row.context_count)
+
+    assert [numbers(row) for row in results] == [numbers(row) for row in alone]
+    assert len({tuple(row.context) for row in results}) > 4  # the context matters in this comparison
+    bag_equals_live(results, checkpoint)
+
+
+def bag_equals_live(results: list[EpisodeResult], checkpoint_path: Path) -> None:
+    """A tracker that replays the bag of a zero-shot episode finds each context that was published live."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    row = next(row for row in results if row.protocol == "zero_shot")
+    tracker = ContextTracker(checkpoint)
+    expected = {}
+    for transition in transitions_of(row.bag, checkpoint.contract):
+        tracker.update(transition)
+        expected[transition.t_ns + checkpoint.contract.period_ns] = tracker.context
+    with BagReader(row.bag) as bag:
+        live = {t_ns: z for z, _, t_ns in (decode_context(m) for _, _, m in bag.messages(["/context"]))}
+    shared = sorted(expected.keys() & live.keys())
+    assert len(shared) >= STEPS - 1
+    assert all(np.array_equal(expected[t_ns], live[t_ns]) for t_ns in shared)
+
+
+def test_trial_ends_with_a_reason_when_the_sim_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[NodeGroup] = []
+
+    class Watched(NodeGroup):
+        def __enter__(self) -> Watched:
+            groups.append(self)
+            return self
+
+    def kill_sim(done: int, _total: int, _text: str) -> None:
+        if done == 2:
+            groups[0].nodes["sim"].process.kill()
+
+    monkeypatch.setattr(trial_module, "NodeGroup", Watched)
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    out = tmp_path / "out"
+    with pytest.raises(ProcessError, match=r"the trial failed[\s\S]*(silent for|no service|no answer)"):
+        run_trial(
+            checkpoint, "arm_reach", out, episodes=50, protocols=["no_context"], silence_timeout_s=5.0,
+            environment=own_domain(), progress=kill_sim,
+        )  # fmt: skip
+    rows = [EpisodeResult.from_json(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert 2 <= len(rows) < 50
+    bags = sorted((out / "bags").iterdir())
+    assert not [bag for bag in bags if bag.name.startswith(".")]
+    for bag in bags:
+        with BagReader(bag) as reader:
+            assert reader.last_episode() is not None
+    assert len(bags) >= len(rows)
+
+
+def test_recorder_closes_its_bag_when_stopped(tmp_path: Path) -> None:
+    environment = own_domain()
+    with NodeGroup(tmp_path / "log", environment=environment) as nodes, Probe(environment) as probe:
+        episode = probe.listen_episodes()
+        nodes.start("recorder", {"contract": "arm_reach", "directory": str(tmp_path / "bags")})
+        nodes.start("sim", {"mode": "realtime"})
+        nodes.wait_ready()
+        assert probe.call("sim/reset", Trigger).success
+        probe.until(lambda: (info := episode()) is not None and info.state == "running", "a running episode")
+        reading = len(probe.heard["episode"])
+        probe.until(lambda: list((tmp_path / "bags").glob(".*recording*")), "an open bag")
+        assert nodes.nodes["recorder"].stop() == 0
+        assert len(probe.heard["episode"]) == reading, "the episode ended too early for this test"
+    (path,) = (tmp_path / "bags").iterdir()
+    with BagReader(path) as bag:
+        info = EpisodeInfo.from_json(bag.info.custom_data["spc.episode"])
+    assert not info.terminated and not info.truncated and "stopped" in info.reason
