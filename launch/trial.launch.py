@@ -52,7 +52,7 @@ def generate_launch_description() -> LaunchDescription:
             parameters=[
                 LaunchConfiguration("params_file"),
                 lockstep_yaml,
-                {"use_sim_time": name != "sim", **values},
+                {"use_sim_time": name == "recorder", **values},
             ],
             arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
             output="screen",

@@ -17,17 +17,17 @@ from spc_core.world_model import WorldModel, world_model_losses
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Windows and contexts of T distinct tasks, on unit scale: W windows of H transitions, contexts of up to N.
+    """W windows of H transitions of each of T distinct tasks, on unit scale, each with a context of up to N.
 
-    Context and windows of a task are drawn independently of each other.
+    Context and window are of the same task, and drawn independently of each other.
     """
 
     observations: Tensor  # (T, W, H + 1, O)
     actions: Tensor  # (T, W, H, A)
     rewards: Tensor  # (T, W, H)
     terminated: Tensor  # (T, W, H), 0 or 1
-    context: Tensor  # (T, N, 2 O + A + 1)
-    context_weight: Tensor  # (T, N), 0 or 1; a row of zeros is the empty context
+    context: Tensor  # (T, W, N, 2 O + A + 1)
+    context_weight: Tensor  # (T, W, N), 0 or 1; a row of zeros is the empty context
     task: Tensor  # (T,), index of the training task
 
 
@@ -78,38 +78,30 @@ class Learner:
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
         """World model and context encoder, from consistency, reward and contrast."""
         agent, model, loss = self.agent, self.agent.world_model, self.config.loss
-        z = agent.context_encoder(batch.context, batch.context_weight)  # (T, Z)
-        windows = batch.actions.shape[1]
+        z = agent.context_encoder(batch.context, batch.context_weight)  # (T, W, Z)
         consistency, reward = world_model_losses(
             model, model.encode(batch.observations[:, :, 0].flatten(0, 1)),
             batch.observations[:, :, 1:].flatten(0, 1), batch.actions.flatten(0, 1), batch.rewards.flatten(0, 1),
-            z.repeat_interleave(windows, 0), loss,
+            z.flatten(0, 1), loss,
         )  # fmt: skip
         seen = batch.context_weight.any(-1)  # the empty context says nothing of its task
+        task = batch.task[:, None].expand_as(seen)[seen]
         contrast = 0 * reward
-        if seen.any():
-            contrast = contrastive_loss(
-                z[seen], agent.task_means.clone(), batch.task[seen], loss.contrast_temperature
-            )
+        if len(task):
+            contrast = contrastive_loss(z[seen], agent.task_means.clone(), task, loss.contrast_temperature)
         self.model_optimizer.zero_grad(set_to_none=True)
         (consistency + loss.reward_weight * reward + loss.contrast_weight * contrast).backward()
         self.model_optimizer.step()
-        with torch.no_grad():
-            agent.task_means[batch.task[seen]] = agent.task_means[batch.task[seen]].lerp(
-                z[seen], loss.task_mean_rate
-            )
+        self._move_task_means(z.detach(), seen, batch.task)
         ema_(model.target_encoder.parameters(), model.encoder.parameters(), loss.target_rate)
         return {"consistency": consistency.detach(), "reward": reward.detach(), "contrast": contrast.detach()}
 
     def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
         """Actor, Q and V by IQL on all transitions of the windows; z and latents are given, not learnt from."""
         agent, critic, loss = self.agent, self.agent.critic, self.config.loss
-        windows, horizon = batch.actions.shape[1:3]
         with torch.no_grad():
-            z = agent.context_encoder(batch.context, batch.context_weight)
-            z = z.repeat_interleave(windows * (horizon + 1), 0).unflatten(
-                0, (-1, horizon + 1)
-            )  # (T W, H + 1, Z)
+            z = agent.context_encoder(batch.context, batch.context_weight).flatten(0, 1)  # (T W, Z)
+            z = z[:, None].expand(-1, batch.observations.shape[2], -1)  # (T W, H + 1, Z)
             latents = agent.world_model.encode(batch.observations.flatten(0, 1))  # each observation once
         values = critic.values(latents, z)  # (T W, H + 1)
         latent, z = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
@@ -129,6 +121,14 @@ class Learner:
         self.policy_optimizer.step()
         ema_(critic.target_q.parameters(), critic.q.parameters(), loss.target_rate)
         return {"v": v_loss.detach(), "q": q_loss.detach(), "actor": pi_loss.detach()}
+
+    def _move_task_means(self, z: Tensor, seen: Tensor, task: Tensor) -> None:
+        """Move the mean of each task of the batch towards that of its z (T, W, Z) where `seen` (T, W)."""
+        count = seen.sum(-1)
+        new = (z * seen[..., None]).sum(1) / count.clamp(min=1)[:, None]
+        rate = self.config.loss.task_mean_rate * (count > 0)
+        means = self.agent.task_means
+        means[task] = means[task].lerp(new, rate[:, None].to(new.dtype))
 
     def _schedule(self, number: int) -> None:
         done = number / self.config.updates

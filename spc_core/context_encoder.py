@@ -25,13 +25,13 @@ class ContextEncoder(nn.Module):
         return torch.tanh(self.network(transitions))
 
     def forward(self, transitions: Tensor, weight: Tensor) -> Tensor:
-        """(T, N, 2 O + A + 1) and (T, N) of zeros and ones to z (T, Z): a mean over those with weight one."""
+        """(..., N, 2 O + A + 1) and (..., N) of zeros and ones to z (..., Z): a mean over those with weight one."""
         votes = self.embed(transitions) * weight[..., None]
         return votes.sum(-2) / weight.sum(-1, keepdim=True).clamp(min=1)
 
 
 def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float) -> Tensor:
-    """InfoNCE between z (T, Z) of distinct tasks and the running means (K, Z) of all tasks; `task` (T,) is the own one.
+    """InfoNCE between z (B, Z) and the running means (K, Z) of all tasks; `task` (B,) is the own one.
 
     -log softmax of -distance / temperature at the own task: the own mean is the positive, all others the negatives.
     """

@@ -11,6 +11,8 @@ from spc_core.config import ConfigError, TrainConfig
 from spc_core.dataset import PackedDataset
 from spc_core.normalize import Stats
 
+MOST_EPISODES_LOG2 = 4  # a context that is not online is drawn from up to 16 episodes
+
 
 class Sampler:
     """Uniform over tasks, then over a task's windows; no window crosses an episode, a cut or a task."""
@@ -21,7 +23,7 @@ class Sampler:
         starts = np.asarray(data.episode_starts)
         lengths = np.diff(starts)
         self._windows: list[np.ndarray] = []  # per task: every step at which a window may start
-        self._steps: list[np.ndarray] = []  # per task: every step
+        self._episodes: list[np.ndarray] = []  # per task: its episodes
         for index, task in enumerate(data.tasks):
             mine = np.flatnonzero(np.asarray(data.episode_task) == index)
             long = mine[lengths[mine] >= config.horizon]
@@ -31,7 +33,7 @@ class Sampler:
                     f"{lengths[mine].max(initial=0)} transitions; use a smaller horizon or longer recordings"
                 )
             self._windows.append(_ranges(starts[long], lengths[long] - config.horizon + 1))
-            self._steps.append(_ranges(starts[mine], lengths[mine]))
+            self._episodes.append(mine)
         self._starts = starts
 
     def batch(self) -> Batch:
@@ -58,30 +60,32 @@ class Sampler:
         )
 
     def _contexts(self, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Transitions (T, N, 2 O + A + 1) and weights (T, N) of one context for each task.
+        """Transitions (T, W, N, 2 O + A + 1) and weights (T, W, N) of one context for each window.
 
-        Online contexts have log-uniform sizes, since the first few transitions matter as much as many more later;
-        those drawn anywhere have uniform sizes.
+        Online contexts are cut from one episode and have log-uniform sizes, since the first few transitions matter
+        as much as many more later. The rest are drawn from a few episodes, from one to many, with uniform sizes:
+        all of a random driver's, say, so that no context needs an expert in it.
         """
-        most = self.config.context_max
-        steps = np.empty((len(tasks), most), np.int64)
-        weight = np.zeros((len(tasks), most), np.float32)
-        for i, task in enumerate(tasks):
-            steps[i] = self.rng.choice(self._steps[task], most)
-            if self.rng.random() < self.config.context_empty_share:
-                continue
-            if self.rng.random() < self.config.context_online_share:
-                begin = steps[i, 0]
-                left = int(self._starts[self._episode(begin) + 1] - begin)
-                size = min(int(np.exp(self.rng.uniform(0, np.log(most + 1)))), left)
-                steps[i, :size] = np.arange(begin, begin + size)
-            else:
-                size = int(self.rng.integers(1, most + 1))
-            weight[i, :size] = 1
-        data, rows = self.data, steps + self._episode(steps)
-        return self.stats.transition(
+        config, rng, data = self.config, self.rng, self.data
+        shape, most = (len(tasks), config.windows_per_task), config.context_max
+        few = np.exp2(rng.uniform(0, MOST_EPISODES_LOG2, shape)).astype(np.int64)  # episodes to draw from
+        chosen = np.stack([rng.choice(self._episodes[t], (shape[1], 2**MOST_EPISODES_LOG2)) for t in tasks])
+        episode = np.take_along_axis(chosen, rng.integers(0, few[..., None], (*shape, most)), -1)
+        begin, end = self._starts[episode], self._starts[episode + 1]
+        steps = rng.integers(begin, end)
+        first, left = steps[..., 0], end[..., 0] - steps[..., 0]
+        online = rng.random(shape) < config.context_online_share
+        online_size = np.minimum(np.exp(rng.uniform(0, np.log(most + 1), shape)).astype(np.int64), left)
+        size = np.where(online, online_size, rng.integers(1, most + 1, shape))
+        size[rng.random(shape) < config.context_empty_share] = 0
+        place = np.arange(most)
+        weight = place < size[..., None]
+        steps = np.where(online[..., None] & weight, first[..., None] + place, steps)
+        rows = steps + self._episode(steps)
+        transitions = self.stats.transition(
             data.observations[rows], data.actions[steps], data.rewards[steps], data.observations[rows + 1]
-        ), weight
+        )
+        return transitions, weight.astype(np.float32)
 
     def _episode(self, step: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._starts, step, side="right") - 1

@@ -51,11 +51,11 @@ def collect(
     plan: dict[str, Any] = {"family": family, "split": split, "episodes": episodes, "seed": seed}
     plan |= {"task_ids": list(task_ids)} if task_ids else {}
     plan |= {"kinds": list(kinds)} if kinds else {}
-    clock = {"use_sim_time": True}
 
     with NodeGroup(out / "log", environment=environment) as nodes:
-        nodes.start("recorder", {**clock, "contract": contract, "directory": str(bags), "storage": storage})
-        nodes.start("behaviour", {**clock, "family": family, "contract": contract, "min_subscriptions": 2})
+        recorder = {"contract": contract, "directory": str(bags), "storage": storage}
+        nodes.start("recorder", {"use_sim_time": True, **recorder})
+        nodes.start("behaviour", {"family": family, "contract": contract, "min_subscriptions": 2})
         nodes.start("sim", {"family": family, "contract": contract, "min_subscriptions": 2})
         nodes.wait_ready()
         driver = nodes.start("collect", plan, progress_reader(progress))

@@ -211,6 +211,8 @@ def _executor(node: PlainNode | ManagedNode) -> Executor:
 
 def _begin(node: PlainNode | ManagedNode) -> None:
     node.begin()
+    import gc; gc.collect(); gc.freeze()
+    if os.environ.get('NICE') and node.get_name() in ('recorder','trial'): os.nice(int(os.environ['NICE']))
     if node.exit_code is None:
         node.get_logger().info(READY)
 

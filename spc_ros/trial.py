@@ -50,12 +50,11 @@ def run_trial(
         "silence_timeout_s": silence_timeout_s,
     }
     plan |= {"task_ids": list(task_ids)} if task_ids else {}
-    common = {"use_sim_time": True, "contract": contract}
-    agent = {**common, "checkpoint": str(Path(checkpoint).resolve()), "device": device}
+    agent = {"contract": contract, "checkpoint": str(Path(checkpoint).resolve()), "device": device}
     fewer = {} if record else {"min_subscriptions": 3}  # no recorder to wait for
     with NodeGroup(out / "log", environment=environment, params_file=find_config(".", "lockstep")) as nodes:
         if record:
-            nodes.start("recorder", {**common, "directory": str(out / "bags")})
+            nodes.start("recorder", {"use_sim_time": True, "contract": contract, "directory": str(out / "bags")})
         nodes.start("context_encoder", agent)
         nodes.start("policy", {**agent, **fewer})
         nodes.start("sim", {"family": family, "contract": contract, **fewer})

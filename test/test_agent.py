@@ -12,10 +12,10 @@ from spc_core.agent import Agent, Batch, Learner
 
 def make_batch(empty_context: bool = False) -> Batch:
     torch.manual_seed(0)
-    weight = torch.zeros(3, 6) if empty_context else torch.ones(3, 6)
+    weight = torch.zeros(3, 4, 6) if empty_context else torch.ones(3, 4, 6)
     return Batch(
         observations=torch.randn(3, 4, 6, 2), actions=torch.rand(3, 4, 5, 2) * 2 - 1, rewards=torch.randn(3, 4, 5),
-        terminated=torch.zeros(3, 4, 5), context=torch.randn(3, 6, 7), context_weight=weight,
+        terminated=torch.zeros(3, 4, 5), context=torch.randn(3, 4, 6, 7), context_weight=weight,
         task=torch.tensor([2, 0, 3]),
     )  # fmt: skip
 
@@ -119,8 +119,8 @@ def test_model_learns_deterministic_dynamics_and_rewards():
     for number in range(150):
         batch = make_batch()
         torch.manual_seed(number + 1)
-        context = torch.randn(3, 6, 7)
-        context[..., 4] = goal[batch.task][:, None]
+        context = torch.randn(3, 4, 6, 7)
+        context[..., 4] = goal[batch.task][:, None, None]
         losses = learner.update(
             dataclasses.replace(
                 batch, context=context, rewards=goal[batch.task][:, None, None].expand(3, 4, 5)

@@ -182,7 +182,7 @@ def test_sim_says_why_an_episode_broke_off(nodes: NodeGroup, probe: Probe) -> No
 
     assert probe.call("sim/reset", Trigger).success
     assert ended(1).reason == "no publisher of /joint_commands within 0.5 s"
-    commands = CommandPublisher(probe.node, CONTRACT, reliable=True)
+    commands = CommandPublisher(probe.node, CONTRACT, lockstep=True)
     probe.listen("joint_states", "sensor_msgs/msg/JointState", 10)
     states = probe.heard["joint_states"]
     probe.until(lambda: commands.publisher.get_subscription_count() == 1, "the sim's subscription")
@@ -223,10 +223,10 @@ def test_sim_pauses_and_steps(nodes: NodeGroup, probe: Probe) -> None:
 def test_encoder_publishes_after_each_tick(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
     probe.listen("context", "std_msgs/msg/Float32MultiArray", latched_qos(depth=100))
     heard = probe.heard["context"]
-    nodes.start("context_encoder", {"checkpoint": str(checkpoint), "reliable": True})
+    nodes.start("context_encoder", {"checkpoint": str(checkpoint), "lockstep": True})
     robot = FakeRobot(probe, CONTRACT, reliable=True)
     robot.t_ns = probe.node.get_clock().now().nanoseconds + 3_600 * 10**9  # commands are stamped just behind it
-    commands = CommandPublisher(probe.node, CONTRACT, reliable=True)
+    commands = CommandPublisher(probe.node, CONTRACT, lockstep=True)
     nodes.wait_ready(60.0)
     publishers = (robot.first_stream, commands.publisher)
     probe.until(lambda: all(p.get_subscription_count() == 1 for p in publishers), "the encoder's subscriptions")

@@ -73,9 +73,10 @@ def test_contexts_never_mix_tasks_and_sizes_include_none_and_most(data):
     for _ in range(200):
         batch = sampler.batch()
         for t, task in enumerate(batch.task.tolist()):
-            used = batch.context[t][batch.context_weight[t] > 0].numpy()
-            sizes.append(len(used))
-            assert all(rows[tuple(row)] == task for row in used)
+            for context, weight in zip(batch.context[t], batch.context_weight[t], strict=True):
+                used = context[weight > 0].numpy()
+                sizes.append(len(used))
+                assert all(rows[tuple(row)] == task for row in used)
     share = np.bincount(sizes, minlength=7) / len(sizes)
     assert len(share) == 7 and (share > 0).all(), "every size from 0 to the most appears"
     assert share[0] == pytest.approx(0.1, abs=0.04)
@@ -95,8 +96,8 @@ def test_online_contexts_are_consecutive_steps_of_one_episode(data):
     }
     for _ in range(50):
         batch = sampler.batch()
-        for t in range(3):
-            used = [tuple(row) for row in batch.context[t][batch.context_weight[t] > 0].numpy()]
+        for context, weight in zip(batch.context.flatten(0, 1), batch.context_weight.flatten(0, 1), strict=True):
+            used = [tuple(row) for row in context[weight > 0].numpy()]
             assert any(
                 used == order[i : i + len(used)] for order in orders.values() for i in range(len(order))
             )

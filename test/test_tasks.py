@@ -30,7 +30,7 @@ def rollout(env: TaskEnv, task: Task, seed: int, act) -> tuple[float, np.ndarray
     total, seen, truncated = 0.0, [observation], False
     while not truncated:
         observation, reward, terminated, truncated, _ = env.step(act(observation))
-        assert -1.1 <= reward <= 0.0
+        assert -1.1 - env.progress_weight <= reward <= env.progress_weight
         assert not terminated
         total += reward
         seen.append(observation)
@@ -228,15 +228,15 @@ def test_strength_scales_the_torque():
 
 
 def test_reward_by_hand():
-    env = make_env("arm_reach", tasks("arm_reach", "train")[0])
+    env = make_env("arm_reach", tasks("arm_reach", "train")[0])  # goal (1, 1.4)
     env.reset(seed=0)
-    assert env.reward(np.array([0.5, 1.4]), np.array([1.5, 1.5])) == pytest.approx(
-        -math.tanh(0.5) - 0.01 * (0.25 + 1.0)
-    )
+    reward = env.reward(np.array([0.4, 1.4]), np.array([0.5, 1.4]), np.array([1.5, 1.5]))
+    progress = 10 * (math.tanh(0.6) - math.tanh(0.5))
+    assert reward == pytest.approx(-math.tanh(0.5) + progress - 0.01 * (0.25 + 1.0))
     env = make_env("arm_payload")
     env.reset(seed=0)
     off = env.target() + [0.3, 0.4]
-    assert env.reward(off, np.array([24.0, 6.0])) == pytest.approx(-math.tanh(1.0) - 0.01 * 1.25)
+    assert env.reward(env.target(), off, np.array([24.0, 6.0])) == pytest.approx(-math.tanh(1.0) - 0.01 * 1.25)
 
 
 def test_observation_shows_the_target_of_the_coming_step():

@@ -113,6 +113,7 @@ class ArmDynamics:
 class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """A family of tasks as one environment; only `task` differs, and the observation does not show it."""
 
+    progress_weight: float
     metadata = {"render_modes": [], "render_fps": CONTROL_HZ}
     family: str
     control_hz = CONTROL_HZ
@@ -152,6 +153,7 @@ class ArmEnv(TaskEnv):
     home: tuple[float, float]  # rad
     distance_scale: float  # 1/rad, how fast the reward saturates
     start_spread = 0.4  # rad, an episode starts within home +- this
+    progress_weight = 0.0  # of the reward for coming closer
     action_names = JOINTS
     observation_names = tuple(
         f"{reading}.{joint}" for reading in ("position", "velocity") for joint in JOINTS
@@ -200,12 +202,18 @@ class ArmEnv(TaskEnv):
         """The readings named in `observation_names`, float64."""
         return np.concatenate((self.data.qpos, self.data.qvel))
 
-    def reward(self, next_position: np.ndarray, action: np.ndarray) -> float:
-        """-tanh(scale x distance to the target in rad) - effort, in [-1.02, 0]."""
-        target = self.target()
-        distance = math.hypot(next_position[0] - target[0], next_position[1] - target[1])
+    def reward(self, position: np.ndarray, next_position: np.ndarray, action: np.ndarray) -> float:
+        """-miss' - effort + progress_weight x (miss - miss'), with miss = tanh(scale x distance to target in rad).
+
+        Bounded; the progress terms of an episode add up to what the miss fell from its start to its end.
+        """
+        miss, next_miss = self._miss(position), self._miss(next_position)
         effort = (action[0] / self.action_high[0]) ** 2 + (action[1] / self.action_high[1]) ** 2
-        return float(-math.tanh(self.distance_scale * distance) - EFFORT_WEIGHT * effort)
+        return float(self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort)
+
+    def _miss(self, position: np.ndarray) -> float:
+        target = self.target()
+        return math.tanh(self.distance_scale * math.hypot(position[0] - target[0], position[1] - target[1]))
 
     def set_task(self, task: Task) -> None:
         if task.family != self.family:
@@ -244,8 +252,9 @@ class ArmEnv(TaskEnv):
             raise RuntimeError("step() before the first reset(): call reset() to start an episode")
         torque = self.clip(torque)
         self.data.ctrl[:] = torque
+        position = self.data.qpos.copy()
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)
-        reward = self.reward(self.data.qpos, torque)
+        reward = self.reward(position, self.data.qpos, torque)
         self._step_count += 1
         self.continue_episode(self._step_count)
         return self.observation(), reward, False, self._step_count >= self.episode_steps, {}

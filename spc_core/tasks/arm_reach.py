@@ -46,7 +46,8 @@ class ArmReach(ArmEnv):
     family = FAMILY
     home = HOME
     distance_scale = 1.0
-    start_spread = 1.2  # as far out as the goals, so that the first rewards already tell something
+    start_spread = 0.8
+    progress_weight = 10.0  # a step of motion tells as much about the goal as the distance does
     noise_action = np.array([0.9, 0.45])  # Nm
 
     def default_task(self) -> Task:

@@ -20,7 +20,7 @@ NOISE_SCALE = {
     "random": (0.2, 1.0),
 }  # of noise_action, drawn per episode
 LEG_S = (0.2, 0.7)  # a noisy expert drives in legs of so long ...
-OWN_LEG_SHARE = 0.5  # ... this share of them for its own task, the others for any training task
+OWN_LEG_SHARE = 0.6  # ... this share of them for its own task, the others for any training task
 
 
 class Controllable(Protocol):
