@@ -17,16 +17,12 @@ def generate_launch_description() -> LaunchDescription:
     nodes_yaml = PathJoinSubstitution([FindPackageShare("spc_ros"), "config", "nodes.yaml"])
     arguments = [
         DeclareLaunchArgument("checkpoint", description="folder of a trained checkpoint"),
-        DeclareLaunchArgument(
-            "contract", default_value="", description="the robot's contract, to be compared"
-        ),
+        DeclareLaunchArgument("contract", default_value="", description="the robot's contract, to be compared"),
         DeclareLaunchArgument("namespace", default_value="", description="the robot's namespace"),
         DeclareLaunchArgument("device", default_value="cpu", description="cpu, cuda, cuda:<n> or auto"),
         DeclareLaunchArgument("params_file", default_value=nodes_yaml, description="parameters of all nodes"),
         DeclareLaunchArgument("use_sim_time", default_value="false", description="true with a simulation"),
-        DeclareLaunchArgument(
-            "autostart", default_value="true", description="configure and activate at once"
-        ),
+        DeclareLaunchArgument("autostart", default_value="true", description="configure and activate at once"),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error"),
     ]
     parameters = [

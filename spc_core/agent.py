@@ -92,7 +92,7 @@ class Learner:
         self.model_optimizer.zero_grad(set_to_none=True)
         (consistency + loss.reward_weight * reward + loss.contrast_weight * contrast).backward()
         self.model_optimizer.step()
-        self._move_task_means(z.detach(), seen, batch.task)
+        self._move_task_means(z.detach(), batch.context_weight.sum(-1), batch.task)
         ema_(model.target_encoder.parameters(), model.encoder.parameters(), loss.target_rate)
         return {"consistency": consistency.detach(), "reward": reward.detach(), "contrast": contrast.detach()}
 
@@ -122,13 +122,13 @@ class Learner:
         ema_(critic.target_q.parameters(), critic.q.parameters(), loss.target_rate)
         return {"v": v_loss.detach(), "q": q_loss.detach(), "actor": pi_loss.detach()}
 
-    def _move_task_means(self, z: Tensor, seen: Tensor, task: Tensor) -> None:
-        """Move the mean of each task of the batch towards that of its z (T, W, Z) where `seen` (T, W)."""
-        count = seen.sum(-1)
-        new = (z * seen[..., None]).sum(1) / count.clamp(min=1)[:, None]
-        rate = self.config.loss.task_mean_rate * (count > 0)
+    def _move_task_means(self, z: Tensor, sizes: Tensor, task: Tensor) -> None:
+        """Move each task's mean towards that of its votes: z (T, W, Z) weighted by the contexts' sizes (T, W)."""
+        total = sizes.sum(-1, keepdim=True)
+        new = (z * sizes[..., None]).sum(1) / total.clamp(min=1)
+        rate = self.config.loss.task_mean_rate * (total > 0).to(z.dtype)
         means = self.agent.task_means
-        means[task] = means[task].lerp(new, rate[:, None].to(new.dtype))
+        means[task] = means[task].lerp(new, rate)
 
     def _schedule(self, number: int) -> None:
         done = number / self.config.updates

@@ -10,13 +10,15 @@ from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
 
 MODES = ("online", "collect", "frozen")
+HYPOTHESIS_STEPS = 25  # transitions for which a collecting robot acts on one hypothesis
 
 
 class ContextTracker:
     """The task vector z from the transitions seen so far; one transition costs the same whatever came before.
 
-    Modes: `online` adds each transition and shows the result at once; `collect` adds, but shows the prior (zeros)
-    until the mode changes; `frozen` adds nothing. At most `limit` transitions are added (None: no limit).
+    Modes: `online` adds each transition and shows the result at once; `collect` adds, but shows the prior, as one
+    hypothesis after the other, so that the robot moves and learns something; `frozen` adds nothing. At most `limit`
+    transitions are added (None: no limit). Before the first transition, `online` and `frozen` show zeros.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -24,6 +26,7 @@ class ContextTracker:
         self._stats = checkpoint.stats
         self._device = checkpoint.device
         self._sum = np.zeros(checkpoint.config.model.context_dim)
+        self._hypotheses = far_apart(checkpoint.agent.task_means.cpu().numpy())
         self._mode = "online"
         self.limit: int | None = None
         self.count = 0
@@ -58,9 +61,21 @@ class ContextTracker:
     @property
     def context(self) -> np.ndarray:
         """The task vector to act on now, (Z,) float32."""
-        if self._mode == "collect" or self.count == 0:
+        if self._mode == "collect":
+            return self._hypotheses[self.count // HYPOTHESIS_STEPS % len(self._hypotheses)]
+        if self.count == 0:
             return np.zeros(len(self._sum), np.float32)
         return (self._sum / self.count).astype(np.float32)
+
+
+def far_apart(points: np.ndarray) -> np.ndarray:
+    """The rows of (K, D) reordered: first the one farthest from the mean, then always the farthest from those before."""
+    order = [int(np.linalg.norm(points - points.mean(0), axis=1).argmax())]
+    while len(order) < len(points):
+        nearest = np.linalg.norm(points[:, None] - points[order], axis=-1).min(1)
+        nearest[order] = -1
+        order.append(int(nearest.argmax()))
+    return points[order]
 
 
 class Policy:

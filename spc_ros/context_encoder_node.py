@@ -28,18 +28,14 @@ from spc_ros.topic_bridge import (
 
 CHECKPOINT_PARAMS = (
     Param("checkpoint", "", "folder of a trained checkpoint"),
-    Param(
-        "contract", "", "the robot's contract; must mean the same as the checkpoint's. Empty: not compared"
-    ),
+    Param("contract", "", "the robot's contract; must mean the same as the checkpoint's. Empty: not compared"),
     Param("device", "cpu", "where the networks run: cpu, cuda, cuda:<n> or auto"),
     Param("threads", 1, "CPU threads of the networks; more is slower for one robot", 1, 64),
     Param("lockstep", False, "time waits for our commands: lose nothing, hurry nothing; off: sensor data"),
 )
 PARAMS = [
     *CHECKPOINT_PARAMS,
-    Param(
-        "mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES
-    ),
+    Param("mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES),
     Param("limit", 0, "most transitions in the context; 0: no limit", 0, 10_000_000),
 ]
 

@@ -87,9 +87,7 @@ class DriverNode(PlainNode):
     def set_on(self, node: str, values: Mapping[str, Any]) -> None:
         """Set parameters of a node and wait until it has taken them."""
         messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        answer = self.call(
-            f"{node}/set_parameters", SetParameters, SetParameters.Request(parameters=messages)
-        )
+        answer = self.call(f"{node}/set_parameters", SetParameters, SetParameters.Request(parameters=messages))
         refused = [result.reason for result in answer.results if not result.successful]
         if refused:
             raise DriverError(f"{node} refused parameters: {'; '.join(refused)}")
@@ -113,17 +111,13 @@ class DriverNode(PlainNode):
     def wait_for_bag(self, episode: int) -> str:
         """The path of an episode's bag. Raises DriverError when messages are missing."""
         timeout_s = self.params.service_timeout_s
-        self.wait_for(
-            lambda: episode in self._bags, timeout_s, f"no bag of episode {episode} from the recorder"
-        )
+        self.wait_for(lambda: episode in self._bags, timeout_s, f"no bag of episode {episode} from the recorder")
         bag = self._bags.pop(episode)
         if bag["missing"] or not bag["path"]:
             raise DriverError(f"bag {bag['path']}: {bag['reason']}; missing messages: {bag['missing']}")
         return bag["path"]
 
-    def wait_for(
-        self, done: Callable[[], bool], timeout_s: float | None, failure: str, polled: bool = False
-    ) -> None:
+    def wait_for(self, done: Callable[[], bool], timeout_s: float | None, failure: str, polled: bool = False) -> None:
         """Wait until `done()`; it is asked again at each message (or, `polled`, at short intervals)."""
         began_s = time.monotonic()
         with self._news:
@@ -135,9 +129,7 @@ class DriverNode(PlainNode):
                     raise DriverError(f"{failure} within {timeout_s:g} s")
                 silence_s = now_s - max(self._alive_s, began_s)
                 if silence_s > self.params.silence_timeout_s:
-                    raise DriverError(
-                        f"the simulation {self._sim_name} has been silent for {silence_s:.0f} s"
-                    )
+                    raise DriverError(f"the simulation {self._sim_name} has been silent for {silence_s:.0f} s")
                 self._news.wait(POLL_S if polled else 0.2)
 
     def _work(self) -> None:

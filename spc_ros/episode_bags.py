@@ -47,9 +47,7 @@ class _Recording:
 
     def missing(self) -> dict[str, int]:
         """Only topics that are recorded can be missing from the bag."""
-        lacks = {
-            t: n - self.writer.counts[t] for t, n in self.info.published.items() if t in self.writer.counts
-        }
+        lacks = {t: n - self.writer.counts[t] for t, n in self.info.published.items() if t in self.writer.counts}
         return {topic: count for topic, count in lacks.items() if count > 0}
 
     def takes(self, t_ns: int) -> bool:

@@ -23,6 +23,7 @@ from spc_ros.processes import PARENT_VARIABLE
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.1  # how soon a signal is noticed
+LINGER_S = 0.1  # from the last words of a node to its end
 STOP_S = 3.0  # longest time to finish what is under way
 PR_SET_PDEATHSIG = 1
 READY = "ready"  # the line that spc_ros.processes waits for
@@ -132,9 +133,7 @@ class ManagedNode(LifecycleNode):
             **dict.fromkeys(self.publishers, self.destroy_publisher),
         }
 
-    def _guarded(
-        self, verb: str, work: Callable[[], None], keep_problem: bool = False
-    ) -> TransitionCallbackReturn:
+    def _guarded(self, verb: str, work: Callable[[], None], keep_problem: bool = False) -> TransitionCallbackReturn:
         """Do a transition's work. What it raises is logged here: rclpy turns it into ERROR without a word."""
         try:
             work()
@@ -160,9 +159,7 @@ def run(node_class: Callable[[], PlainNode | ManagedNode]) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, lambda received, _frame: caught.append(received))
     _die_with_parent()
-    rclpy.init(
-        signal_handler_options=SignalHandlerOptions.NO
-    )  # rclpy's own would close ROS before the safe action
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # rclpy's own would close ROS before the safe action
     try:
         node = node_class()
     except (ValueError, OSError, InvalidParameterTypeException, InvalidParameterValueException) as error:
@@ -184,15 +181,14 @@ def run(node_class: Callable[[], PlainNode | ManagedNode]) -> int:
         while node.busy() and time.monotonic() < deadline_s:
             _spin_once(executor, node, POLL_S)
         node.close()
+        _linger(executor, node)
     except ExternalShutdownException:
         pass
     finally:
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
-        for (
-            number
-        ) in STOP_SIGNALS:  # Ctrl-C reaches a launched node twice; the second must not spoil the exit
+        for number in STOP_SIGNALS:  # Ctrl-C reaches a launched node twice; the second must not spoil the exit
             signal.signal(number, signal.SIG_IGN)
     return node.exit_code or 0
 
@@ -209,10 +205,15 @@ def _executor(node: PlainNode | ManagedNode) -> Executor:
     return SingleThreadedExecutor()
 
 
+def _linger(executor: Executor, node: PlainNode | ManagedNode) -> None:
+    """A best-effort message, such as a last safe action, is lost when its process ends at once."""
+    deadline_s = time.monotonic() + LINGER_S
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        _spin_once(executor, node, left_s)
+
+
 def _begin(node: PlainNode | ManagedNode) -> None:
     node.begin()
-    import gc; gc.collect(); gc.freeze()
-    if os.environ.get('NICE') and node.get_name() in ('recorder','trial'): os.nice(int(os.environ['NICE']))
     if node.exit_code is None:
         node.get_logger().info(READY)
 

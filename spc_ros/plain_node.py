@@ -36,26 +36,20 @@ class Param:
             if isinstance(self.default, int):
                 text.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=0)]
             else:
-                text.floating_point_range = [
-                    FloatingPointRange(from_value=self.low, to_value=self.high, step=0.0)
-                ]
+                text.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high, step=0.0)]
         return text
 
 
 class Parameters:
     """Declares a node's parameters; their current values are its attributes."""
 
-    def __init__(
-        self, node: Node, params: Sequence[Param], on_change: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, node: Node, params: Sequence[Param], on_change: Callable[[], None] | None = None) -> None:
         self._params = {param.name: param for param in params}
         self._on_change = on_change
         self._values: dict[str, Any] = {}
         node.add_on_set_parameters_callback(self._check)
         for param in params:
-            self._values[param.name] = node.declare_parameter(
-                param.name, param.default, param.descriptor()
-            ).value
+            self._values[param.name] = node.declare_parameter(param.name, param.default, param.descriptor()).value
         node.add_post_set_parameters_callback(self._changed)
 
     def __getattr__(self, name: str) -> Any:

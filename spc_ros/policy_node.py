@@ -33,9 +33,7 @@ from spc_ros.topic_bridge import (
 STOP_TOPIC = "emergency_stop"
 PARAMS = [
     *CHECKPOINT_PARAMS,
-    Param(
-        "context_wait_s", 0.0, "longest wait for the context of the same tick; 0: take the newest", 0.0, 60.0
-    ),
+    Param("context_wait_s", 0.0, "longest wait for the context of the same tick; 0: take the newest", 0.0, 60.0),
     Param(
         "silence_timeout_s",
         0.0,
@@ -81,9 +79,7 @@ class PolicyNode(ManagedNode):
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
-        subscribe_contract(
-            self, contract, self._assembler, self._on_frames, lockstep, self.diagnostics.complain
-        )
+        subscribe_contract(self, contract, self._assembler, self._on_frames, lockstep, self.diagnostics.complain)
         steady_timer(self, CHECK_S, self._check)
         self._policy = policy
 
@@ -164,9 +160,7 @@ class PolicyNode(ManagedNode):
         try:
             context, _, t_ns = decode_context(msg)
             if context.shape != self._z.shape or not np.isfinite(context).all():
-                raise ValueError(
-                    f"topic '{CONTEXT_TOPIC}': {context.size} numbers, not {self._z.size} finite ones"
-                )
+                raise ValueError(f"topic '{CONTEXT_TOPIC}': {context.size} numbers, not {self._z.size} finite ones")
         except ValueError as error:
             self.diagnostics.complain("unreadable", str(error))
             return

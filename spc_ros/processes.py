@@ -166,9 +166,7 @@ class NodeGroup:
         on_line: Callable[[str], None] | None = None,
     ) -> NodeProcess:
         """Start a node without waiting for it."""
-        node = NodeProcess(
-            name, self.log_dir, params, self.namespace, self.environment, on_line, self.params_file
-        )
+        node = NodeProcess(name, self.log_dir, params, self.namespace, self.environment, on_line, self.params_file)
         self.nodes[name] = node
         return node
 

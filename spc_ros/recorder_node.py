@@ -94,9 +94,7 @@ class RecorderNode(PlainNode):
         durability = DurabilityPolicy.VOLATILE
         kind = message_class(self._types[topic])
         first = next(iter(kind.get_fields_and_field_types().values()))
-        callback = functools.partial(
-            self._on_message, topic, first in ("std_msgs/Header", "builtin_interfaces/Time")
-        )
+        callback = functools.partial(self._on_message, topic, first in ("std_msgs/Header", "builtin_interfaces/Time"))
         events = SubscriptionEventCallbacks(incompatible_qos=lambda _: self._best_effort.add(topic))
         qos = QoSProfile(depth=DEPTH, reliability=reliability, durability=durability)
         return self.create_subscription(kind, topic, callback, qos, raw=True, event_callbacks=events)
@@ -110,9 +108,7 @@ class RecorderNode(PlainNode):
 
     def _on_message(self, topic: str, stamped: bool, data: bytes) -> None:
         receive_ns = self._receive_ns()
-        self.bags.message(
-            topic, _stamp_ns(data) if stamped else receive_ns, receive_ns, data, time.monotonic()
-        )
+        self.bags.message(topic, _stamp_ns(data) if stamped else receive_ns, receive_ns, data, time.monotonic())
 
     def _on_episode(self, data: bytes) -> None:
         try:
@@ -128,9 +124,7 @@ class RecorderNode(PlainNode):
         self.bags.poll(time.monotonic())
         while self._best_effort:
             topic = self._best_effort.pop()
-            self.get_logger().warning(
-                f"{topic} is published best effort: messages may be lost before they get here"
-            )
+            self.get_logger().warning(f"{topic} is published best effort: messages may be lost before they get here")
             self.destroy_subscription(self._subscriptions_by_topic[topic])
             self._subscriptions_by_topic[topic] = self._subscribe(topic, reliable=False)
 

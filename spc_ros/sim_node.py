@@ -31,9 +31,7 @@ PARAMS = [
     Param("auto_reset", False, "start an episode at once, and the next one, seed + 1, when one ends"),
     Param("command_timeout_s", 5.0, "lock-step: longest wait for a command", 0.01, 3600.0),
     Param("connect_timeout_s", 20.0, "lock-step: longest wait for others to connect", 0.0, 3600.0),
-    Param(
-        "min_subscriptions", 1, "lock-step: subscribers of the first stream to wait for at a reset", 0, 100
-    ),
+    Param("min_subscriptions", 1, "lock-step: subscribers of the first stream to wait for at a reset", 0, 100),
 ]
 ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
 ACK_TIMEOUT_S = 4.0  # longer than the 3 s after which Fast DDS repeats itself to a new subscriber
@@ -148,9 +146,7 @@ class SimNode(PlainNode):
         if info.state == "ended":
             info = dataclasses.replace(info, published=dict(self.out.counts))
             if not (info.terminated or info.truncated):
-                self.get_logger().error(
-                    f"episode {info.episode} ended: {info.reason}; {dict(self.diagnostics.counts)}"
-                )
+                self.get_logger().error(f"episode {info.episode} ended: {info.reason}; {dict(self.diagnostics.counts)}")
         self.episode.publish(String(data=info.to_json()))
 
     def _on_command(self, msg: Any) -> None:

@@ -38,9 +38,7 @@ def message_class(type_name: str) -> Any:
     """The Python class of a standard message type. Raises ContractError: no other package is imported."""
     package, _, name = type_name.partition("/msg/")
     if package not in PACKAGES:
-        raise ContractError(
-            f"message type '{type_name}' is not of a known package; known: {', '.join(PACKAGES)}"
-        )
+        raise ContractError(f"message type '{type_name}' is not of a known package; known: {', '.join(PACKAGES)}")
     module = importlib.import_module(f"{package}.msg")
     if not hasattr(module, name):
         raise ContractError(f"{package} has no message '{name}'{suggest(name, dir(module))}")
@@ -56,9 +54,7 @@ def stream_qos(reliable: bool) -> QoSProfile:
 
 def latched_qos(depth: int = 1) -> QoSProfile:
     """Reliable, and late subscribers get the last `depth` messages."""
-    return QoSProfile(
-        depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-    )
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def now_ns(node: Node) -> int:
@@ -75,7 +71,8 @@ class CommandPublisher:
         self._class = message_class(action.type)
         self._stamped = action.type != JOINT_TRAJECTORY  # its stamp 0 means: start at once
         self._writer = FieldWriter(action.type, action.fields, action.topic, contract.period_ns)
-        self.publisher: Publisher = node.create_publisher(self._class, action.topic, stream_qos(lockstep))
+        qos = stream_qos(reliable=True)  # a best-effort publisher would not reach a reliable controller
+        self.publisher: Publisher = node.create_publisher(self._class, action.topic, qos)
 
     def send(self, action: np.ndarray, t_ns: int) -> None:
         """Publish a command that answers the observation of `t_ns`: stamped now, and always after t_ns.
@@ -107,9 +104,7 @@ def observation_parts(contract: Contract) -> list[Part]:
         columns = tuple(range(column, column + len(stream.fields)))
         column += len(columns)
         old = parts.get(stream.topic, Part(stream.topic, stream.type, (), ()))
-        parts[stream.topic] = Part(
-            stream.topic, stream.type, old.fields + stream.fields, old.columns + columns
-        )
+        parts[stream.topic] = Part(stream.topic, stream.type, old.fields + stream.fields, old.columns + columns)
     return list(reversed(parts.values()))
 
 

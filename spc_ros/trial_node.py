@@ -57,9 +57,7 @@ class TrialNode(DriverNode):
         self._return, self._steps, self._tick_ns = 0.0, 0, 0
         self._z: tuple[list[float], int, int] = ([], 0, -1)  # z, transitions, tick
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
-        subscribe_contract(
-            self, contract, self._assembler, self._on_steps, p.lockstep, self.diagnostics.complain
-        )
+        subscribe_contract(self, contract, self._assembler, self._on_steps, p.lockstep, self.diagnostics.complain)
 
     def drive(self) -> None:
         out = Path(self.params.out)
@@ -82,9 +80,7 @@ class TrialNode(DriverNode):
         self._return, self._steps = 0.0, 0
         info = self.run_episode(request.task.task_id, request.seed)
         timeout_s = self.params.service_timeout_s
-        self.wait_for(
-            lambda: self._tick_ns >= info.end_ns, timeout_s, "the episode's last state was not seen"
-        )
+        self.wait_for(lambda: self._tick_ns >= info.end_ns, timeout_s, "the episode's last state was not seen")
         self.wait_for(lambda: self._z[2] >= info.end_ns, timeout_s, "no context of the episode's last tick")
         after = Counter(json.loads(self.trigger("policy/report")))
         bag = self.wait_for_bag(info.episode) if self.params.record else ""

@@ -14,9 +14,7 @@ from spc_core.config import ModelConfig, TrainConfig
 from spc_core.contract import Contract, find_config, load_contract
 from spc_core.normalize import Stats
 
-TINY = ModelConfig(
-    groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,)
-)
+TINY = ModelConfig(groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,))
 
 
 def write_random_checkpoint(folder: Path, family: str, contract: Contract | None = None) -> Path:

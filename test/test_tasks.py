@@ -231,8 +231,8 @@ def test_reward_by_hand():
     env = make_env("arm_reach", tasks("arm_reach", "train")[0])  # goal (1, 1.4)
     env.reset(seed=0)
     reward = env.reward(np.array([0.4, 1.4]), np.array([0.5, 1.4]), np.array([1.5, 1.5]))
-    progress = 10 * (math.tanh(0.6) - math.tanh(0.5))
-    assert reward == pytest.approx(-math.tanh(0.5) + progress - 0.01 * (0.25 + 1.0))
+    before, after = 1 - math.exp(-0.18), 1 - math.exp(-0.125)  # 0.6 and 0.5 rad from the goal
+    assert reward == pytest.approx(-after + 10 * (before - after) - 0.01 * (0.25 + 1.0))
     env = make_env("arm_payload")
     env.reset(seed=0)
     off = env.target() + [0.3, 0.4]

@@ -203,7 +203,7 @@ class ArmEnv(TaskEnv):
         return np.concatenate((self.data.qpos, self.data.qvel))
 
     def reward(self, position: np.ndarray, next_position: np.ndarray, action: np.ndarray) -> float:
-        """-miss' - effort + progress_weight x (miss - miss'), with miss = tanh(scale x distance to target in rad).
+        """-miss' - effort + progress_weight x (miss - miss'), with miss in [0, 1] from the distance to the target.
 
         Bounded; the progress terms of an episode add up to what the miss fell from its start to its end.
         """
@@ -211,9 +211,13 @@ class ArmEnv(TaskEnv):
         effort = (action[0] / self.action_high[0]) ** 2 + (action[1] / self.action_high[1]) ** 2
         return float(self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort)
 
+    def miss(self, distance: float) -> float:
+        """What a distance (rad) from the target costs, in [0, 1]."""
+        return math.tanh(self.distance_scale * distance)
+
     def _miss(self, position: np.ndarray) -> float:
         target = self.target()
-        return math.tanh(self.distance_scale * math.hypot(position[0] - target[0], position[1] - target[1]))
+        return self.miss(math.hypot(position[0] - target[0], position[1] - target[1]))
 
     def set_task(self, task: Task) -> None:
         if task.family != self.family:

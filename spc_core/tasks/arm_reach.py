@@ -45,10 +45,13 @@ class ArmReach(ArmEnv):
 
     family = FAMILY
     home = HOME
-    distance_scale = 1.0
     start_spread = 0.8
     progress_weight = 10.0  # a step of motion tells as much about the goal as the distance does
     noise_action = np.array([0.9, 0.45])  # Nm
+
+    def miss(self, distance: float) -> float:
+        """1 - exp(-distance^2 / 2): forgiving near the goal, and not flat before the far side of the ring."""
+        return 1 - math.exp(-0.5 * distance**2)
 
     def default_task(self) -> Task:
         return TASKS["train"][0]
