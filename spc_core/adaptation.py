@@ -60,6 +60,7 @@ class Outcome:
     context_count: int  # transitions in it
     reason: str = ""  # why the episode ended
     bag: str = ""  # path, where one was recorded
+    seconds: float = 0.0  # of real time that the episode took
     interventions: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the safety chain, by kind
 
 
@@ -80,6 +81,7 @@ class EpisodeResult:
     context_count: int
     bag: str
     reason: str
+    seconds: float
     interventions: Mapping[str, int]
 
     @property
@@ -146,6 +148,7 @@ class Trial:
             context_count=outcome.context_count,
             bag=outcome.bag,
             reason=outcome.reason,
+            seconds=round(outcome.seconds, 4),
             interventions=dict(outcome.interventions),
         )
         self.results.append(result)

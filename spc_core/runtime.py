@@ -10,7 +10,7 @@ from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
 
 MODES = ("online", "collect", "frozen")
-HYPOTHESIS_STEPS = 25  # transitions for which a collecting robot acts on one hypothesis
+HYPOTHESIS_STEPS = 12  # transitions for which a collecting robot acts on one hypothesis
 
 
 class ContextTracker:

@@ -12,7 +12,7 @@ from std_srvs.srv import Trigger
 from spc_core.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from spc_core.contract import find_config, load_contract
 from spc_core.episode import EpisodeInfo
-from spc_core.frames import Step, TransitionAssembler
+from spc_core.frames import NO_TIME, Step, TransitionAssembler
 from spc_core.runtime import MODES, ContextTracker
 from spc_ros.managed_node import ManagedNode, run
 from spc_ros.plain_node import Param
@@ -38,6 +38,7 @@ PARAMS = [
     Param("mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES),
     Param("limit", 0, "most transitions in the context; 0: no limit", 0, 10_000_000),
 ]
+FOREIGN_CLOCK_NS = 10_000_000_000
 
 
 def load_agent(params: Any) -> Checkpoint:
@@ -101,6 +102,7 @@ class ContextEncoderNode(ManagedNode):
         for step in steps:
             if step.transition is None:
                 self.diagnostics.counts["cuts"] += step.cut != "start"
+                self._compare_clocks(step)
                 if step.cut and step.cut.startswith("clock jumped back"):
                     self._tracker.reset()
             elif self._tracker.update(step.transition) and self._tracker.count == 1:
@@ -108,6 +110,16 @@ class ContextEncoderNode(ManagedNode):
             self._tick_ns = step.t_ns
             self._publish()
         self._end.decided(self._tick_ns)
+
+    def _compare_clocks(self, cut: Step) -> None:
+        """Say so when no command can belong to an observation because their senders' clocks differ."""
+        newest_ns = self._assembler.actions.newest_ns
+        if newest_ns != NO_TIME and abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
+            self.diagnostics.complain(
+                "foreign clocks",
+                "commands and observations are stamped by different clocks, so no transition can be seen; "
+                "set use_sim_time alike on all nodes",
+            )
 
     def _publish(self) -> None:
         if self._tracker is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -78,7 +79,9 @@ class TrialNode(DriverNode):
         self.set_on("context_encoder", {"mode": request.mode, "limit": request.limit or 0})
         before = Counter(json.loads(self.trigger("policy/report")))
         self._return, self._steps = 0.0, 0
+        began_s = time.monotonic()
         info = self.run_episode(request.task.task_id, request.seed)
+        seconds = time.monotonic() - began_s
         timeout_s = self.params.service_timeout_s
         self.wait_for(lambda: self._tick_ns >= info.end_ns, timeout_s, "the episode's last state was not seen")
         self.wait_for(lambda: self._z[2] >= info.end_ns, timeout_s, "no context of the episode's last tick")
@@ -87,7 +90,7 @@ class TrialNode(DriverNode):
         context, count, _ = self._z
         kinds = ("limit", "rate", "fault", "not_finite", "context came too late", "silences")
         interventions = {kind: after[kind] - before[kind] for kind in kinds if after[kind] > before[kind]}
-        return Outcome(self._return, self._steps, context, count, info.reason, bag, interventions)
+        return Outcome(self._return, self._steps, context, count, info.reason, bag, seconds, interventions)
 
     def _print(self, result: EpisodeResult) -> None:
         scored = sum(r.scored for r in self.trial.results)
