@@ -13,10 +13,7 @@ MESSAGES = ["sensor", "std", "geometry", "nav", "trajectory", "diagnostic", "ros
 def share_tree(folder: str) -> list[tuple[str, list[str]]]:
     """One data_files entry per folder below `folder`, which keeps the tree as it is."""
     files = sorted(path for path in glob(f"{folder}/**", recursive=True) if isfile(path))
-    return [
-        (join(SHARE, where), [f for f in files if dirname(f) == where])
-        for where in sorted({*map(dirname, files)})
-    ]
+    return [(join(SHARE, where), [f for f in files if dirname(f) == where]) for where in sorted({*map(dirname, files)})]
 
 
 def ros_wheels(distro: str) -> list[str]:

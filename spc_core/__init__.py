@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SPC for robots: learn from recorded data, adapt from a few seconds of experience. No ROS in here.
 
- robot or MuJoCo sim --ROS topics--> bag --convert--> dataset --train--> checkpoint --deploy--> nodes --commands--> robot
-                                      |                  |                  |                     |
-                                  contract.yaml ..... copied ........... copied ........... read back, compared
+ robot or sim --ROS topics--> bag --convert--> dataset --train--> checkpoint --deploy--> nodes --commands--> robot
+                               |                  |                  |                     |
+                           contract.yaml ..... copied ........... copied ........... read back, compared
 
 The import order follows the picture: contract, frames, dataset; then config, layers, context_encoder, world_model,
 iql, agent; then train, checkpoint, evaluate; then runtime, safety, adaptation.

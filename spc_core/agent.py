@@ -113,9 +113,7 @@ class Learner:
                               batch.terminated.flatten(), next_value, loss.discount)  # fmt: skip
         mean, log_std = agent.actor(latent, z)
         advantage = best - value.detach()
-        pi_loss = actor_loss(
-            mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip
-        )
+        pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
         self.policy_optimizer.zero_grad(set_to_none=True)
         (v_loss + q_loss + pi_loss).backward()  # three losses on three separate sets of weights
         self.policy_optimizer.step()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint is a folder that runs by itself: weights, config, contract, statistics and metrics. Nothing is pickled."""
+"""A checkpoint is a folder that runs by itself: weights, config, contract, statistics, metrics. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if not folder.exists():
         beside.rename(folder)
         return
-    for (
-        name
-    ) in FILES:  # each file is replaced at once; config, contract and statistics do not change during a run
+    for name in FILES:  # each file is replaced at once; config, contract and statistics do not change during a run
         (beside / name).replace(folder / name)
     beside.rmdir()
 
@@ -88,9 +86,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
         stats = Stats.from_dict(json.loads((folder / "stats.json").read_text()))
-        config = build(
-            TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml")
-        )
+        config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml"))
         contract = load_contract(folder / "contract.yaml")
     except (ValueError, yaml.YAMLError, ContractError) as error:
         raise CheckpointError(f"{folder}: corrupt: {error}; copy it again or train anew") from None

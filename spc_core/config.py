@@ -26,9 +26,7 @@ class ModelConfig:
     levels: tuple[int, ...] = (5, 3)  # FSQ levels, one for each channel of a group
     context_dim: int = 5  # size of the task vector z
     encoder_hidden: tuple[int, ...] = (512,)  # observation encoder
-    encoder_init: float = (
-        0.02  # spread of its last layer's first weights; narrow encoders need more to reach all codes
-    )
+    encoder_init: float = 0.02  # spread of its last layer's first weights; narrow encoders need more to reach all codes
     dynamics_hidden: tuple[int, ...] = (512, 512)  # transition and reward heads
     context_hidden: tuple[int, ...] = (256, 256)  # context encoder
     policy_hidden: tuple[int, ...] = (256, 256)  # actor, Q and V
@@ -67,9 +65,7 @@ class TrainConfig:
     horizon: int = 5  # transitions in a window
     context_max: int = 64  # transitions in a training context; its size varies from 0 to this
     context_empty_share: float = 0.1  # share of training contexts without any transition
-    context_online_share: float = (
-        0.5  # share cut from one episode, as a robot meets them; the rest is drawn anywhere
-    )
+    context_online_share: float = 0.5  # share cut from one episode, as a robot meets them; the rest is drawn anywhere
     world_model_every: int = 2  # updates between two of world model and context encoder
     world_model_lr: float = 1e-4
     context_lr: float = 1e-4
@@ -93,9 +89,7 @@ class TrainConfig:
             if isinstance(value, int) and field.name not in ("seed", "threads") and value < 1:
                 raise ConfigError(f"{source}: {field.name} is {value}; it must be at least 1")
         if any(level < 3 or level % 2 == 0 for level in self.model.levels):
-            raise ConfigError(
-                f"{source}: model.levels is {list(self.model.levels)}; levels are odd and at least 3"
-            )
+            raise ConfigError(f"{source}: model.levels is {list(self.model.levels)}; levels are odd and at least 3")
 
 
 def load_config(preset: str, **overrides: Any) -> TrainConfig:
@@ -122,11 +116,9 @@ def build(cls: type[T], values: Any, source: str, path: str = "") -> T:
     made: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            raise ConfigError(
-                f"{source}: {path}{key} is no setting{suggest(key, fields)}; known: {', '.join(fields)}"
-            )
+            raise ConfigError(f"{source}: {path}{key} is no setting{suggest(key, fields)}; known: {', '.join(fields)}")
         made[key] = _value(getattr(defaults, key), value, source, f"{path}{key}")
-    return dataclasses.replace(defaults, **made)
+    return dataclasses.replace(defaults, **made)  # type: ignore[type-var]
 
 
 def _value(default: Any, value: Any, source: str, path: str) -> Any:

@@ -120,9 +120,7 @@ def load_contract(path: str | Path) -> Contract:
     try:
         text = path.read_text()
     except OSError as error:
-        raise ContractError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a contract YAML"
-        ) from None
+        raise ContractError(f"{path}: cannot be read ({error.strerror}); give the path of a contract YAML") from None
     return parse_contract(text, str(path))
 
 
@@ -146,9 +144,7 @@ def parse_contract(text: str, source: str) -> Contract:
         text=text,
     )
     if math.isinf(contract.observation[0].max_age_s):
-        raise top.fail(
-            "observation[0].max_age_s", "is infinite, but the first stream sets the ticks; give it a limit"
-        )
+        raise top.fail("observation[0].max_age_s", "is infinite, but the first stream sets the ticks; give it a limit")
     names = contract.observation_names
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -175,9 +171,7 @@ def find_config(kind: str, name: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
         known.update(file.stem for file in folder.glob("*.yaml"))
-    raise ContractError(
-        f"no {kind} file is called '{name}'{suggest(name, known)}; known: {', '.join(sorted(known))}"
-    )
+    raise ContractError(f"no {kind} file is called '{name}'{suggest(name, known)}; known: {', '.join(sorted(known))}")
 
 
 def suggest(word: str, known: Any) -> str:
@@ -192,9 +186,7 @@ class _Section:
     def __init__(self, value: Any, source: str, path: str) -> None:
         self.source, self.path = source, path
         if not isinstance(value, dict):
-            raise ContractError(
-                f"{source}: {path.rstrip('.') or 'the file'} must be a mapping, got {value!r}"
-            )
+            raise ContractError(f"{source}: {path.rstrip('.') or 'the file'} must be a mapping, got {value!r}")
         self.values = value
 
     def fail(self, key: str, problem: str) -> ContractError:
@@ -203,9 +195,7 @@ class _Section:
     def only(self, *known: str) -> None:
         for key in self.values:
             if key not in known:
-                raise self.fail(
-                    key, f"is not a contract field{suggest(key, known)}; known here: {', '.join(known)}"
-                )
+                raise self.fail(key, f"is not a contract field{suggest(key, known)}; known here: {', '.join(known)}")
 
     def get(self, key: str) -> Any:
         if key not in self.values:
@@ -267,17 +257,13 @@ def _only(section: _Section, *known: str) -> _Section:
 def _message_type(section: _Section) -> str:
     value = section.text("type")
     if value.count("/") != 2 or "/msg/" not in value:
-        raise section.fail(
-            "type", f"is '{value}'; write package/msg/Type, for example sensor_msgs/msg/JointState"
-        )
+        raise section.fail("type", f"is '{value}'; write package/msg/Type, for example sensor_msgs/msg/JointState")
     return value
 
 
 def _stream(section: _Section) -> Stream:
     section.only("topic", "type", "fields", "max_age_s")
-    return Stream(
-        section.text("topic"), _message_type(section), section.texts("fields"), section.positive("max_age_s")
-    )
+    return Stream(section.text("topic"), _message_type(section), section.texts("fields"), section.positive("max_age_s"))
 
 
 def _action(section: _Section) -> Action:
@@ -307,9 +293,7 @@ def _reward(section: _Section) -> Reward:
     known = REWARDS[function].weights
     weights = section.section("weights") if "weights" in section.values else _Section({}, section.source, "")
     weights.only(*known)
-    return Reward(
-        function=function, weights={**known, **{key: weights.number(key) for key in weights.values}}
-    )
+    return Reward(function=function, weights={**known, **{key: weights.number(key) for key in weights.values}})
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -125,9 +125,7 @@ class DatasetWriter:
         writer = self._tasks.get(task_id)
         if writer is None:
             folder = self._folder / self._dataset_id(task_id)
-            writer = self._tasks[task_id] = _TaskWriter(
-                folder, self._dataset_id(task_id), entry, self.contract
-            )
+            writer = self._tasks[task_id] = _TaskWriter(folder, self._dataset_id(task_id), entry, self.contract)
         if writer.entry != entry:
             raise DatasetError(
                 f"task '{task_id}': {episode.source} gives it the parameters {dict(params)}, other episodes "
@@ -331,9 +329,7 @@ def _pack(folder: Path, root: Path, stores: list[_Store], contract: Contract) ->
         for array in out.values():
             array.flush()
         tasks = [{"task_id": store.entry.task_id, "params": dict(store.entry.params)} for store in stores]
-        _write_text(
-            partial / "summary.json", json.dumps({"sha256": digest.hexdigest(), "tasks": tasks}, indent=1)
-        )
+        _write_text(partial / "summary.json", json.dumps({"sha256": digest.hexdigest(), "tasks": tasks}, indent=1))
         os.chmod(partial, 0o755)
         with contextlib.suppress(OSError):  # another process may have packed it meanwhile
             partial.rename(folder)
@@ -349,9 +345,7 @@ def _stores(root: Path) -> list[_Store]:
         raise DatasetError(f"{root}: no such folder; give the folder that `spc convert` wrote")
     found = [_Store(path.parent) for path in sorted(root.glob("*/*/data/metadata.json"))]
     if not found:
-        raise DatasetError(
-            f"{root}: not a dataset, it holds no <name>/<task>-v0/data; make one with `spc convert`"
-        )
+        raise DatasetError(f"{root}: not a dataset, it holds no <name>/<task>-v0/data; make one with `spc convert`")
     return sorted(found, key=lambda store: store.entry.task_id)
 
 
@@ -359,9 +353,7 @@ def _contract(root: Path, stores: list[_Store]) -> Contract:
     """The one contract of all tasks."""
     first = stores[0]
     for store in stores[1:]:
-        if store.contract.sha256 != first.contract.sha256 and (
-            lines := first.contract.differences(store.contract)
-        ):
+        if store.contract.sha256 != first.contract.sha256 and (lines := first.contract.differences(store.contract)):
             raise DatasetError(
                 f"{root}: tasks '{first.entry.task_id}' and '{store.entry.task_id}' have other contracts; "
                 f"convert their bags together. In the order of the tasks:\n  " + "\n  ".join(lines)
@@ -471,6 +463,4 @@ def _named_errors(data: Path) -> Iterator[None]:
         raise
     except Exception as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise DatasetError(
-            f"{data}: not readable as a dataset of this program ({what}); convert again"
-        ) from error
+        raise DatasetError(f"{data}: not readable as a dataset of this program ({what}); convert again") from error

@@ -24,9 +24,7 @@ class EpisodeInfo:
     terminated: bool = False  # the task itself ended
     truncated: bool = False  # time limit or operator
     reason: str = ""
-    published: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # messages sent in this episode, by topic
+    published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # messages sent in this episode, by topic
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -37,9 +35,7 @@ class EpisodeInfo:
         try:
             info = cls(**json.loads(text))
         except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(
-                f"topic 'episode' does not hold episode information: {error}; got {text[:80]!r}"
-            ) from None
+            raise ValueError(f"topic 'episode' does not hold episode information: {error}; got {text[:80]!r}") from None
         if info.state not in STATES:
             raise ValueError(f"topic 'episode' has the state {info.state!r}; known: {', '.join(STATES)}")
         return info

@@ -14,7 +14,7 @@ from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
 from spc_core.runtime import ContextTracker, Policy
 from spc_core.safety import SafetyFilter
-from spc_core.tasks import Task, find_task, make_env
+from spc_core.tasks import SPLITS, Task, find_task, make_env
 
 
 class InProcessDriver:
@@ -24,6 +24,7 @@ class InProcessDriver:
         self.env = make_env(family)
         self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
         self.safety = SafetyFilter(checkpoint.contract)
+        self.reward_function = checkpoint.contract.reward_function()
 
     def run(self, request: EpisodeRequest) -> Outcome:
         """One episode; the tracker carries the context from one request to the next."""
@@ -34,17 +35,15 @@ class InProcessDriver:
         self.safety.reset()
         self.safety.counts.clear()
         observation, _ = self.env.reset(seed=request.seed, options={"task": find_task(request.task.task_id)})
-        total, steps, ended = 0.0, 0, False
+        total, steps, ended, terminated = 0.0, 0, False, False
         while not ended:
             action = self.safety.apply(self.policy.act(observation, tracker.context))
             following, reward, terminated, truncated, _ = self.env.step(action)
-            tracker.update(Transition(steps * 20_000_000, observation, action, float(reward), following))
-            observation, total, steps, ended = (
-                following,
-                total + float(reward),
-                steps + 1,
-                terminated or truncated,
-            )
+            if self.reward_function is not None:
+                reward = self.reward_function(observation, action, following)
+            tracker.update(Transition(steps, observation, action, float(reward), following))
+            observation, total, steps = following, total + float(reward), steps + 1
+            ended = terminated or truncated
         return Outcome(
             return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
             reason="terminated" if terminated else "time limit", interventions=dict(self.safety.counts),
@@ -99,60 +98,59 @@ class Score:
 def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], float]) -> list[Score]:
     """Scores of the trials of several training seeds (`runs` by seed), experts first.
 
-    normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds.
-    Raises ValueError where the trials lack the protocol no_context, which is the zero of the scale.
+    normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN where the
+    expert is no better than no_context. Raises ValueError where a split lacks no_context, the zero of the scale.
     """
     rows = [(seed, row) for seed, results in runs.items() for row in results if row.protocol != COLLECT]
     scores = []
-    for split in sorted({row.split for _, row in rows}, key=("train", "id", "ood").index):
-        mine = [(seed, row) for seed, row in rows if row.split == split]
-        expert = {seed: np.mean([experts[r.task_id, r.seed] for s, r in mine if s == seed]) for seed in runs}
-        floor = {
-            seed: _mean(r.return_ for s, r in mine if s == seed and r.protocol == "no_context")
-            for seed in runs
-        }
-        groups = dict.fromkeys((row.protocol, row.k) for _, row in mine)
-        pairs = {
-            ("expert", 0): [
-                (s, r.task_id, experts[r.task_id, r.seed]) for s, r in mine if r.protocol == "no_context"
-            ]
-        }
-        for protocol, k in groups:
-            pairs[protocol, k] = [
-                (s, r.task_id, r.return_) for s, r in mine if (r.protocol, r.k) == (protocol, k)
-            ]
-        for (protocol, k), values in pairs.items():
-            by_seed = [
-                (_mean(v for s, _, v in values if s == seed) - floor[seed]) / (expert[seed] - floor[seed])
-                for seed in runs
-            ]
-            by_task = [
-                _mean(v for _, t, v in values if t == task) for task in dict.fromkeys(t for _, t, _ in values)
-            ]
-            low, high, mean = _mean(floor.values()), _mean(expert.values()), _mean(v for *_, v in values)
-            spread = float(np.std(by_task, ddof=1) / math.sqrt(len(by_task))) if len(by_task) > 1 else 0.0
-            scores.append(
-                Score(
-                    split,
-                    protocol,
-                    k,
-                    mean,
-                    spread,
-                    (mean - low) / (high - low),
-                    tuple(map(float, by_seed)),
-                    len(by_task),
-                    len(runs),
-                    len(values),
-                )  # fmt: skip
+    for split in sorted({row.split for _, row in rows}, key=lambda name: (SPLITS + (name,)).index(name)):
+        groups: dict[tuple[str, int], _Returns] = {("expert", 0): []}
+        for seed, row in rows:
+            if row.split == split:
+                groups.setdefault((row.protocol, row.k), []).append((seed, row.task_id, row.return_))
+                if row.protocol == "no_context":
+                    groups["expert", 0].append((seed, row.task_id, experts[row.task_id, row.seed]))
+        if not groups["expert", 0]:
+            raise ValueError(
+                f"the trial of split '{split}' lacks the protocol no_context, the zero of the scale; add it"
             )
+        for (protocol, k), returns in groups.items():
+            scores.append(_score(split, protocol, k, returns, groups["no_context", 0], groups["expert", 0]))
     return scores
+
+
+_Returns = list[tuple[int, str, float]]  # training seed, task id, return of an episode
+
+
+def _score(split: str, protocol: str, k: int, returns: _Returns, floor: _Returns, expert: _Returns) -> Score:
+    seeds = sorted({seed for seed, _, _ in returns})
+    tasks = sorted({task for _, task, _ in returns})
+    by_task = [_mean(returns, task=task) for task in tasks]
+    return Score(
+        split=split,
+        protocol=protocol,
+        k=k,
+        mean=_mean(returns),
+        stderr=float(np.std(by_task, ddof=1) / math.sqrt(len(tasks))) if len(tasks) > 1 else 0.0,
+        normalised=_share(_mean(returns), _mean(floor), _mean(expert)),
+        normalised_by_seed=tuple(_share(*(_mean(group, seed) for group in (returns, floor, expert))) for seed in seeds),
+        tasks=len(tasks),
+        seeds=len(seeds),
+        episodes=len(returns),
+    )
+
+
+def _mean(returns: _Returns, seed: int | None = None, task: str | None = None) -> float:
+    return float(np.mean([r for s, t, r in returns if seed in (None, s) and task in (None, t)]))
+
+
+def _share(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low) if high > low else math.nan
 
 
 def table(scores: Sequence[Score]) -> str:
     """The scores as text for a terminal."""
-    lines = [
-        f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10}   tasks x seeds x episodes"
-    ]
+    lines = [f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10}   tasks x seeds x episodes"]
     for s in scores:
         name = f"{s.protocol}({s.k})" if s.protocol == "few_shot" else s.protocol
         per = s.episodes // (s.tasks * s.seeds)
@@ -160,10 +158,3 @@ def table(scores: Sequence[Score]) -> str:
             f"{s.split:6} {name:16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f}   {s.tasks} x {s.seeds} x {per}"
         )
     return "\n".join(lines)
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    if not values:
-        raise ValueError("a score needs the protocol no_context in every trial; add it")
-    return float(np.mean(values))

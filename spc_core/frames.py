@@ -255,7 +255,7 @@ class TransitionAssembler:
 
     def _decide(self, frame: Frame) -> Step | None:
         """The step that ends at `frame`, or None while a sample that belongs to it may still come."""
-        if frame.fault or self._previous is None:
+        if self._previous is None or self._previous.observation is None or frame.observation is None:
             return Step(frame.t_ns, None, frame.fault or "start")
         begin_ns, end_ns = self._previous.t_ns, frame.t_ns
         over = self._horizon_ns > end_ns + self.patience_ns

@@ -56,10 +56,8 @@ def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
     return (torch.where(difference < 0, 1 - expectile, expectile) * difference.square()).mean()
 
 
-def bellman_loss(
-    q: Tensor, reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float
-) -> Tensor:
-    """Squared error of both Q (2, B) against r + discount (1 - terminated) V(s'); mean over the batch, summed over Q."""
+def bellman_loss(q: Tensor, reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float) -> Tensor:
+    """Squared error of both Q (2, B) against r + discount (1 - terminated) V(s'); mean over batch, sum over Q."""
     target = reward + discount * (1 - terminated) * next_value
     return (q - target).square().mean(-1).sum()
 

@@ -34,15 +34,13 @@ class Stats:
 
     def action_units(self, action: np.ndarray) -> np.ndarray:
         """(..., A) in [-1, 1] to the contract's units, float64."""
-        return self.action_low + (np.asarray(action, np.float64) + 1) / 2 * (
-            self.action_high - self.action_low
-        )
+        return self.action_low + (np.asarray(action, np.float64) + 1) / 2 * (self.action_high - self.action_low)
 
     def reward(self, reward: Any) -> Any:
         return np.float32((reward - self.reward_mean) / self.reward_std)
 
     def transition(
-        self, observation: np.ndarray, action: np.ndarray, reward: np.ndarray, following: np.ndarray
+        self, observation: np.ndarray, action: np.ndarray, reward: np.ndarray | float, following: np.ndarray
     ) -> np.ndarray:
         """What the context encoder reads (..., 2 O + A + 1): s, a, r, s' - s, each on unit scale."""
         change = ((following - observation) / self.change_std).astype(np.float32)
@@ -60,17 +58,13 @@ class Stats:
             raise ValueError(
                 f"statistics lack {sorted(names - set(values))}, or have unknown {sorted(set(values) - names)}"
             )
-        return cls(
-            **{
-                k: float(v) if k.startswith("reward") else np.asarray(v, np.float32)
-                for k, v in values.items()
-            }
-        )
+        made: dict[str, Any] = {
+            key: float(value) if key.startswith("reward") else np.asarray(value, np.float32) for key, value in values.items()
+        }
+        return cls(**made)
 
 
-def compute_stats(
-    contract: Contract, observations: np.ndarray, changes: np.ndarray, rewards: np.ndarray
-) -> Stats:
+def compute_stats(contract: Contract, observations: np.ndarray, changes: np.ndarray, rewards: np.ndarray) -> Stats:
     """Statistics of (N, O) observations, (N, O) changes and (N,) rewards.
 
     A field that never changes would divide by zero and teach nothing: raises ValueError that names it.
@@ -78,13 +72,9 @@ def compute_stats(
     std = observations.std(0)
     constant = [name for name, s in zip(contract.observation_names, std, strict=True) if not s > 1e-8]
     if constant:
-        raise ValueError(
-            f"observation {', '.join(constant)} never changes in the data; take it out of the contract"
-        )
+        raise ValueError(f"observation {', '.join(constant)} never changes in the data; take it out of the contract")
     if not rewards.std() > 1e-8:
-        raise ValueError(
-            f"the reward is {rewards.mean():g} in every transition; nothing can be learnt from it"
-        )
+        raise ValueError(f"the reward is {rewards.mean():g} in every transition; nothing can be learnt from it")
     return Stats(
         observation_mean=observations.mean(0).astype(np.float32),
         observation_std=std.astype(np.float32),

@@ -27,9 +27,7 @@ def _reach(names: tuple[str, ...], action_scale: np.ndarray, weights: Mapping[st
     """
     joints = [name.removeprefix("target.position.") for name in names if name.startswith("target.position.")]
     if not joints:
-        raise ValueError(
-            "reward 'reach' needs observed fields target.position.<joint>; observe the topic 'target'"
-        )
+        raise ValueError("reward 'reach' needs observed fields target.position.<joint>; observe the topic 'target'")
     position = [_index(names, f"joint_states.position.{joint}") for joint in joints]
     target = [_index(names, f"target.position.{joint}") for joint in joints]
 
@@ -43,9 +41,7 @@ def _reach(names: tuple[str, ...], action_scale: np.ndarray, weights: Mapping[st
 
 def _index(names: tuple[str, ...], name: str) -> int:
     if name not in names:
-        raise ValueError(
-            f"reward 'reach' needs the observed field '{name}'; observed are: {', '.join(names)}"
-        )
+        raise ValueError(f"reward 'reach' needs the observed field '{name}'; observed are: {', '.join(names)}")
     return names.index(name)
 
 

@@ -69,7 +69,7 @@ class ContextTracker:
 
 
 def far_apart(points: np.ndarray) -> np.ndarray:
-    """The rows of (K, D) reordered: first the one farthest from the mean, then always the farthest from those before."""
+    """The rows of (K, D) reordered: the one farthest from the mean, then always the farthest from those before."""
     order = [int(np.linalg.norm(points - points.mean(0), axis=1).argmax())]
     while len(order) < len(points):
         nearest = np.linalg.norm(points[:, None] - points[order], axis=-1).min(1)

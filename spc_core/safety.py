@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last word before an actuator: what leaves here is finite, inside the limits, and changes no faster than allowed."""
+"""The last word before an actuator: what leaves is finite, inside the limits, and changes no faster than allowed."""
 
 from __future__ import annotations
 

@@ -40,13 +40,9 @@ class Sampler:
         """One batch on the CPU."""
         config, data = self.config, self.data
         tasks = self.rng.choice(len(data.tasks), min(config.tasks_per_batch, len(data.tasks)), replace=False)
-        first = np.stack(
-            [self.rng.choice(self._windows[t], config.windows_per_task) for t in tasks]
-        )  # (T, W)
+        first = np.stack([self.rng.choice(self._windows[t], config.windows_per_task) for t in tasks])  # (T, W)
         steps = first[..., None] + np.arange(config.horizon)  # (T, W, H)
-        rows = (first + self._episode(first))[..., None] + np.arange(
-            config.horizon + 1
-        )  # an episode has one row more
+        rows = (first + self._episode(first))[..., None] + np.arange(config.horizon + 1)  # an episode has one row more
         context, weight = self._contexts(tasks)
         stats = self.stats
         return Batch(

@@ -194,9 +194,7 @@ class _Run:
                 f"{self.out}: holds a run with other settings ({lines}); choose another --out or --overwrite"
             )
         if state["dataset"] != self.data.sha256:
-            raise DatasetError(
-                f"{self.out}: holds a run on another dataset; choose another --out or --overwrite"
-            )
+            raise DatasetError(f"{self.out}: holds a run on another dataset; choose another --out or --overwrite")
         self.agent.load_state_dict(state["agent"])
         for name, optimizer in self.learner.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -225,9 +223,7 @@ class _Log:
 
     def write(self, update: int, seconds: float, means: dict[str, float]) -> None:
         self.last = means
-        self._writer.writerow(
-            [update, f"{seconds:.1f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)]
-        )
+        self._writer.writerow([update, f"{seconds:.1f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)])
         self._stream.flush()
         for name, value in means.items():
             self._board.add_scalar(f"loss/{name}", value, update)
@@ -252,10 +248,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def _stop_on_signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to, instead of tearing an update apart."""
     received: list[int] = []
-    handlers = {
-        s: signal.signal(s, lambda number, _: received.append(number))
-        for s in (signal.SIGINT, signal.SIGTERM)
-    }
+    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:

@@ -22,9 +22,7 @@ from rosbags.typesys.store import Typestore
 from spc_core.contract import suggest
 from spc_core.episode import EpisodeInfo
 
-_SafeLoader = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # what yaml.safe_load uses, eight times as fast in C
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # what yaml.safe_load uses, eight times as fast in C
 EPISODE_TOPIC = "episode"
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
 RECOVER = "record again, or save what is whole with `mcap recover` (mcap) or `ros2 bag reindex` (sqlite3)"
@@ -119,9 +117,7 @@ class BagReader:
         self.info = self._info(connections)
         if not self.info.message_count:
             self.close()
-            raise BagError(
-                f"{self.path}: holds no messages; check that the robot was publishing, or delete it"
-            )
+            raise BagError(f"{self.path}: holds no messages; check that the robot was publishing, or delete it")
 
     def __enter__(self) -> BagReader:
         return self
@@ -179,9 +175,7 @@ class BagReader:
 
     def _match(self, topic: str) -> str | None:
         names = [t for t in self.info.topics if t.lstrip("/") == topic.lstrip("/")]
-        names = names or [
-            t for t in self.info.topics if not topic.startswith("/") and t.endswith(f"/{topic}")
-        ]
+        names = names or [t for t in self.info.topics if not topic.startswith("/") and t.endswith(f"/{topic}")]
         if len(names) > 1:
             raise BagError(
                 f"{self.path}: topic '{topic}' could be any of {', '.join(names)}; record one robot per bag "
@@ -208,13 +202,9 @@ class BagReader:
         else:
             parts = _storage_files(self.path)
         if missing := [part.name for part in parts if not part.is_file()]:
-            raise BagError(
-                f"{self.path}: metadata.yaml names {', '.join(missing)}, not found; copy the whole folder"
-            )
+            raise BagError(f"{self.path}: metadata.yaml names {', '.join(missing)}, not found; copy the whole folder")
         if not parts or any(part.suffix not in STORAGES for part in parts):
-            raise BagError(
-                f"{self.path}: not a bag; expected a folder with metadata.yaml, a .mcap or a .db3 file"
-            )
+            raise BagError(f"{self.path}: not a bag; expected a folder with metadata.yaml, a .mcap or a .db3 file")
         return parts
 
     def _info(self, connections: list[Connection]) -> BagInfo:

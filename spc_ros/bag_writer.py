@@ -75,9 +75,7 @@ class BagWriter:
         connection = self._connections.get(topic)
         if connection is None:
             known = ", ".join(self._connections) or "none"
-            raise BagError(
-                f"{self.path}: topic '{topic}' was never added; call add_topic first (known: {known})"
-            )
+            raise BagError(f"{self.path}: topic '{topic}' was never added; call add_topic first (known: {known})")
         self._open_writer().write(connection, receive_ns, data)
         self.counts[topic] += 1
 
@@ -87,9 +85,7 @@ class BagWriter:
         if not sum(self.counts.values()):
             self.abort()
             topics = ", ".join(self.counts) or "none"
-            raise BagError(
-                f"{self.path}: nothing was received on the recorded topics ({topics}); no bag was written"
-            )
+            raise BagError(f"{self.path}: nothing was received on the recorded topics ({topics}); no bag was written")
         for key, value in self.custom_data.items():
             writer.set_custom_data(key, value)
         try:
@@ -141,9 +137,7 @@ def _definition(type_name: str) -> tuple[str, str]:
     """(message definition, type hash) of a ROS 2 Jazzy type."""
     store = _jazzy()
     if type_name not in store.fielddefs:
-        raise BagError(
-            f"message type '{type_name}' is not part of ROS 2 Jazzy; record it with `ros2 bag record`"
-        )
+        raise BagError(f"message type '{type_name}' is not part of ROS 2 Jazzy; record it with `ros2 bag record`")
     return store.generate_msgdef(type_name, ros_version=2)[0], store.hash_rihs01(type_name)
 
 

@@ -33,7 +33,7 @@ class Collect:
 
     family: tyro.conf.Positional[str]  # task family: arm_reach or arm_payload
     out: Path  # folder for bags/ and log/
-    episodes: int = 18  # of each task; expert, noisy and random drivers take turns
+    episodes: int = 30  # of each task; expert, noisy and random drivers take turns
     split: str = "train"  # tasks to record: train, id or ood
     seed: int = 0  # every episode's seed follows from this
     storage: str = "mcap"  # mcap or sqlite3
@@ -70,7 +70,7 @@ class Evaluate:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # training runs or checkpoints of one family, one per seed
     family: str = ""  # task family; default: the name of the checkpoint's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
-    few_shot_sizes: tuple[int, ...] = (10, 50, 200)  # transitions collected before a few-shot episode
+    few_shot_sizes: tuple[int, ...] = (25, 50, 100)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
     json: Path | None = None  # also write the episodes here, one JSON line each
@@ -85,7 +85,7 @@ class TrialArgs:
     family: str = ""  # task family; default: the name of the checkpoint's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
     tasks_per_split: int = 0  # try only the first so many; 0: all
-    few_shot_sizes: tuple[int, ...] = (10, 50, 200)  # transitions collected before a few-shot episode
+    few_shot_sizes: tuple[int, ...] = (25, 50, 100)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
     device: str = "cpu"  # of the networks: cpu, cuda or auto
@@ -209,12 +209,9 @@ def parse(stage: str, arguments: Sequence[str]) -> Any:
     kind = STAGES[stage][0]
     options: dict[str, Any] = {}
     if kind is Train:
-        preset = [
-            value for flag, value in zip(arguments, [*arguments[1:], ""], strict=False) if flag == "--preset"
-        ]
-        options["default"] = Train(
-            tyro.MISSING, tyro.MISSING, *preset[-1:], config=load_config((preset or ["small"])[-1])
-        )
+        preset = [value for flag, value in zip(arguments, [*arguments[1:], ""], strict=False) if flag == "--preset"]
+        name = (preset or ["small"])[-1]
+        options["default"] = Train(tyro.MISSING, tyro.MISSING, preset=name, config=load_config(name))
     return tyro.cli(kind, prog=f"spc {stage}", args=list(arguments), description=kind.__doc__, **options)
 
 

@@ -173,13 +173,9 @@ def convert(
 def _refuse_bad(reports: list[BagReport], skip_bad: bool) -> None:
     failed = [bag.error for bag in reports if bag.error]
     if failed and (not skip_bad or len(failed) == len(reports)):
-        advice = (
-            "correct them or leave them out (--skip-bad)" if len(failed) < len(reports) else "nothing is left"
-        )
+        advice = "correct them or leave them out (--skip-bad)" if len(failed) < len(reports) else "nothing is left"
         lines = "\n  ".join(failed)
-        raise ConversionError(
-            f"{len(failed)} of {len(reports)} bags cannot be converted; {advice}:\n  {lines}"
-        )
+        raise ConversionError(f"{len(failed)} of {len(reports)} bags cannot be converted; {advice}:\n  {lines}")
 
 
 def _contract_in(paths: list[Path]) -> Contract:
@@ -211,9 +207,7 @@ def _results(paths: list[Path], job: _Job, workers: int | None) -> Iterator[Resu
         try:
             yield from pool.map(_work, paths, chunksize=chunk)
         except BrokenProcessPool:
-            raise ConversionError(
-                "a worker process died, most likely for want of memory; use fewer workers"
-            ) from None
+            raise ConversionError("a worker process died, most likely for want of memory; use fewer workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -242,9 +236,7 @@ def _try_bag(path: Path, job: _Job) -> Result:
         return BagReport(str(path), error=f"{path}: {error}"), {}, []
 
 
-def convert_bag(
-    path: Path, contract: Contract, own_contract: bool = False, task: str | None = None
-) -> Result:
+def convert_bag(path: Path, contract: Contract, own_contract: bool = False, task: str | None = None) -> Result:
     """One bag's report, task parameters and episodes. Raises BagError and MessageError."""
     with BagReader(path) as bag:
         note = _compare_contract(bag, contract, own_contract)
@@ -255,9 +247,7 @@ def convert_bag(
     pieces, cuts, dropped = _pieces(log, info, contract)
     if not pieces:
         why = dropped.most_common(1)
-        raise BagError(
-            f"{path}: holds no transition; {why[0][0] if why else 'there is no tick in the episode'}"
-        )
+        raise BagError(f"{path}: holds no transition; {why[0][0] if why else 'there is no tick in the episode'}")
     sha256, behaviour = bag_sha256(path), custom.get("spc.behaviour", "")
     episodes = [_episode(piece, path.name, sha256, behaviour) for piece in pieces]
     first_ns = log.steps[0].t_ns
@@ -344,9 +334,7 @@ def _task(
         params = json.loads(custom["spc.task_params"])
         return task_id, {str(key): float(value) for key, value in params.items()}
     except (ValueError, AttributeError, TypeError) as error:
-        raise BagError(
-            f"{bag.path}: custom_data spc.task_params is not a mapping of numbers ({error})"
-        ) from None
+        raise BagError(f"{bag.path}: custom_data spc.task_params is not a mapping of numbers ({error})") from None
 
 
 Piece = tuple[list[Step], bool, bool, str | None]

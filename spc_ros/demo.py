@@ -41,11 +41,11 @@ class DemoConfig:
     """What the demo runs; `config/demo/<preset>.yaml` holds the differences."""
 
     families: tuple[str, ...] = ("arm_reach", "arm_payload")
-    episodes: int = 18  # recorded of each training task
+    episodes: int = 30  # recorded of each training task
     train_preset: str = "small"
     updates: int = 0  # of each training; 0: the preset's
     train_seeds: int = 3
-    few_shot_sizes: tuple[int, ...] = (10, 50, 200)
+    few_shot_sizes: tuple[int, ...] = (25, 50, 100)
     trial_episodes: int = 2  # scored episodes of each task and protocol
     tasks_per_split: int = 10  # held-out tasks that are tried
     seed: int = 0
@@ -99,9 +99,7 @@ class _Chain:
             with self._stage(f"convert {family}", f"turn bags into a dataset ({number}/{count})"):
                 self._spc(folder / "dataset", "convert", folder / "recordings" / "bags")
         with self._stage("train", f"{count} families x {len(self.seeds)} seeds"):
-            self._side_by_side(
-                self._train, [(family, seed) for seed in self.seeds for family in config.families]
-            )
+            self._side_by_side(self._train, [(family, seed) for seed in self.seeds for family in config.families])
         for number, family in enumerate(config.families, 1):
             with self._stage(f"trial {family}", f"few-shot trials over DDS ({number}/{count})"):
                 for seed in self.seeds:
@@ -134,9 +132,7 @@ class _Chain:
                 if not future.cancelled():
                     future.result()
 
-    def _spc(
-        self, folder: Path, stage: str, *arguments: object, resumes: bool = False, place: int = 0
-    ) -> None:
+    def _spc(self, folder: Path, stage: str, *arguments: object, resumes: bool = False, place: int = 0) -> None:
         """Run `spc STAGE ARGUMENTS --out FOLDER` unless that was done before; a half-made folder is made anew."""
         done = folder.with_name(f"{folder.name}.done")
         if done.is_file():
@@ -182,21 +178,15 @@ class _Chain:
             print(f"\n{run.family}\n{table(score(run.results, run.experts))}")
         print("\n" + "\n".join(f"{name}: {value:.1f}" for name, value in figures.items()))
         print(f"total: {sum(self.wall_time_s.values()):.0f} s")
-        print(
-            f"summary: {self.out / 'summary.json'}\nreport:  {self.out / 'report.html'}  (open it in a browser)"
-        )
+        print(f"summary: {self.out / 'summary.json'}\nreport:  {self.out / 'report.html'}  (open it in a browser)")
 
     def _family_run(self, family: str) -> FamilyRun:
         folder = self.out / family
         results = {
-            seed: [
-                EpisodeResult.from_json(line) for line in (folder / f"trial-{seed}" / "episodes.jsonl").open()
-            ]
+            seed: [EpisodeResult.from_json(line) for line in (folder / f"trial-{seed}" / "episodes.jsonl").open()]
             for seed in self.seeds
         }
-        tried = [
-            find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in results[self.seeds[0]])
-        ]
+        tried = [find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in results[self.seeds[0]])]
         return FamilyRun(
             family=family,
             contract_sha256=load_contract(find_config("contracts", family)).sha256,

@@ -69,9 +69,7 @@ class _JointReader:
         holder = message
         if self.is_trajectory:
             if not len(message.points):
-                raise MessageError(
-                    f"topic '{self.where}': the trajectory has no points; publish at least one"
-                )
+                raise MessageError(f"topic '{self.where}': the trajectory has no points; publish at least one")
             holder = message.points[0]
         vector = np.empty(len(self.wanted))
         for attribute, places, indices in self.plan:

@@ -43,9 +43,7 @@ def joint_state(t_ns: int, names: list[str], **arrays: Any) -> Any:
 
 
 def vector(t_ns: int, x: float) -> Any:
-    return STORE.types[VECTOR](
-        header=header(t_ns), vector=STORE.types["geometry_msgs/msg/Vector3"](x=x, y=0.0, z=0.0)
-    )
+    return STORE.types[VECTOR](header=header(t_ns), vector=STORE.types["geometry_msgs/msg/Vector3"](x=x, y=0.0, z=0.0))
 
 
 def string(text: str) -> Any:

@@ -56,9 +56,7 @@ def episode(rng: np.random.Generator, goal: np.ndarray, steps: int, terminated: 
     return Episode(observations, actions, rewards, times, terminated, not terminated, None, "synthetic")
 
 
-def write_dataset(
-    root: Path, task_count: int = 4, lengths: tuple[int, ...] = (5, 12, 9), seed: int = 0
-) -> Path:
+def write_dataset(root: Path, task_count: int = 4, lengths: tuple[int, ...] = (5, 12, 9), seed: int = 0) -> Path:
     """A dataset of the point; the second episode of each task is terminated, the others truncated."""
     rng = np.random.default_rng(seed)
     with DatasetWriter(root, contract()) as writer:

@@ -102,9 +102,7 @@ def test_learning_rates_fall_linearly_to_their_final_share():
     rates = []
     for number in range(10):
         learner.update(make_batch(), number)
-        rates.append(
-            (learner.policy_optimizer.param_groups[0]["lr"], learner.model_optimizer.param_groups[1]["lr"])
-        )
+        rates.append((learner.policy_optimizer.param_groups[0]["lr"], learner.model_optimizer.param_groups[1]["lr"]))
     assert rates[0] == pytest.approx((1e-3, 2e-3)) and rates[5] == pytest.approx((0.55e-3, 1.1e-3))
 
 
@@ -122,9 +120,7 @@ def test_model_learns_deterministic_dynamics_and_rewards():
         context = torch.randn(3, 4, 6, 7)
         context[..., 4] = goal[batch.task][:, None, None]
         losses = learner.update(
-            dataclasses.replace(
-                batch, context=context, rewards=goal[batch.task][:, None, None].expand(3, 4, 5)
-            ),
+            dataclasses.replace(batch, context=context, rewards=goal[batch.task][:, None, None].expand(3, 4, 5)),
             number,
         )
         first, last = first or losses, losses

@@ -153,9 +153,7 @@ def test_find_bags_goes_down_and_leaves_out_unfinished_recordings(tmp_path):
     with pytest.raises(BagError, match="nowhere: no such file or folder"):
         find_bags([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        BagError, match=r"empty: no bag here \(no metadata.yaml, .mcap or .db3 at any depth\)"
-    ):
+    with pytest.raises(BagError, match=r"empty: no bag here \(no metadata.yaml, .mcap or .db3 at any depth\)"):
         find_bags([tmp_path / "empty"])
 
 
@@ -205,9 +203,7 @@ def test_an_empty_bag_is_refused(tmp_path, plugin):
 
 
 def test_a_topic_is_found_in_a_namespace_and_missed_with_a_suggestion(tmp_path):
-    samples = [
-        Message(f"/{name}", VECTOR, 1, vector(1, 2.0)) for name in ("robot1/reward", "robot1/state", "top")
-    ]
+    samples = [Message(f"/{name}", VECTOR, 1, vector(1, 2.0)) for name in ("robot1/reward", "robot1/state", "top")]
     bag = write_bag(tmp_path / "bag", samples, {})
     with BagReader(bag) as reader:
         assert reader.find_topic("reward", VECTOR) == "/robot1/reward"
@@ -229,9 +225,7 @@ def test_the_topics_of_two_robots_are_not_mixed(tmp_path):
     samples = [Message(f"/robot{i}/reward", VECTOR, 1, vector(1, 2.0)) for i in (1, 2)]
     with (
         BagReader(write_bag(tmp_path / "bag", samples, {})) as reader,
-        pytest.raises(
-            BagError, match="could be any of /robot1/reward, /robot2/reward; record one robot per bag"
-        ),
+        pytest.raises(BagError, match="could be any of /robot1/reward, /robot2/reward; record one robot per bag"),
     ):
         reader.find_topic("reward", VECTOR)
 
@@ -284,9 +278,7 @@ def test_an_aborted_recording_leaves_nothing(tmp_path, storage):
 def test_a_recording_of_nothing_leaves_nothing_and_says_so(tmp_path):
     writer = BagWriter(tmp_path / "bag", {})
     writer.add_topic("/reward", VECTOR)
-    with pytest.raises(
-        BagError, match=r"nothing was received on the recorded topics \(/reward\); no bag was written"
-    ):
+    with pytest.raises(BagError, match=r"nothing was received on the recorded topics \(/reward\); no bag was written"):
         writer.close()
     assert os.listdir(tmp_path) == []
 

@@ -47,9 +47,7 @@ def unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
         called = ast.unparse(node.func)
         options = {word.arg: ast.unparse(word.value) for word in node.keywords}
         module, _, function = called.rpartition(".")
-        if called in {"eval", "exec", "compile", "__import__"} or (
-            module == "yaml" and function in UNSAFE_YAML
-        ):
+        if called in {"eval", "exec", "compile", "__import__"} or (module == "yaml" and function in UNSAFE_YAML):
             yield node.lineno, f"{called}()"
         if called == "torch.load" and options.get("weights_only") != "True":
             yield node.lineno, "torch.load() without weights_only=True"
@@ -66,9 +64,7 @@ def is_ros(top: str) -> bool:
 
 
 def may_import_ros(path: Path) -> bool:
-    return (
-        path.name.endswith("_node.py") or path.name == "topic_bridge.py"
-    )  # managed_node.py ends in _node.py too
+    return path.name.endswith("_node.py") or path.name == "topic_bridge.py"  # managed_node.py ends in _node.py too
 
 
 def offences(paths: list[Path], rule) -> list[str]:
@@ -106,9 +102,7 @@ def test_spdx_line() -> None:
 
 def test_nothing_runs_code_from_data() -> None:
     paths = [*CORE, *ROS, *LAUNCH, ROOT / "setup.py"]
-    found = [
-        f"{path.relative_to(ROOT)}:{line} {what}" for path in paths for line, what in unsafe(parse(path))
-    ]
+    found = [f"{path.relative_to(ROOT)}:{line} {what}" for path in paths for line, what in unsafe(parse(path))]
     assert found == []
 
 
@@ -160,9 +154,7 @@ def test_scripts_start_existing_nodes() -> None:
 
 def defines_main(module: str) -> bool:
     path = ROOT / (module.replace(".", "/") + ".py")
-    return path.is_file() and any(
-        isinstance(n, ast.FunctionDef) and n.name == "main" for n in parse(path).body
-    )
+    return path.is_file() and any(isinstance(n, ast.FunctionDef) and n.name == "main" for n in parse(path).body)
 
 
 def test_launch_files_name_existing_files() -> None:
@@ -171,14 +163,8 @@ def test_launch_files_name_existing_files() -> None:
     missing = []
     for path in LAUNCH:
         for node in ast.walk(parse(path)):
-            if (
-                isinstance(node, ast.keyword)
-                and node.arg == "executable"
-                and isinstance(node.value, ast.Constant)
-            ):
-                missing += [f"{path.name}: executable {node.value.value}"] * (
-                    node.value.value not in executables
-                )
+            if isinstance(node, ast.keyword) and node.arg == "executable" and isinstance(node.value, ast.Constant):
+                missing += [f"{path.name}: executable {node.value.value}"] * (node.value.value not in executables)
             if isinstance(node, ast.Constant) and str(node.value).endswith((".yaml", ".launch.py", ".json")):
                 missing += [f"{path.name}: {node.value}"] * (Path(str(node.value)).name not in files)
     assert missing == []

@@ -29,9 +29,7 @@ def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     shutil.copytree(ROOT, root / "src" / "spc_ros", ignore=shutil.ignore_patterns(".git", *ignored))
     command = [str(BIN / "colcon"), "--log-base", "log", "build"]
     command += ["--symlink-install"] if request.param == "symlink" else []
-    built = subprocess.run(
-        command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=240
-    )
+    built = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=240)
     assert built.returncode == 0, built.stdout + built.stderr
     return root
 

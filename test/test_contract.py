@@ -63,9 +63,7 @@ def test_shipped_contracts_are_consistent(name):
     assert contract.observation_names[2] == "joint_states.velocity.shoulder"
 
 
-@pytest.mark.parametrize(
-    "path", ["name", "rate_hz", "observation", "action", "reward", "task", "action.safe"]
-)
+@pytest.mark.parametrize("path", ["name", "rate_hz", "observation", "action", "reward", "task", "action.safe"])
 def test_a_missing_field_is_named(path):
     with pytest.raises(ContractError, match=rf"^robot\.yaml: {re.escape(path)} is missing; add it$"):
         parse_contract(changed(path, None), "robot.yaml")
@@ -73,9 +71,7 @@ def test_a_missing_field_is_named(path):
 
 def test_a_misspelt_field_gets_a_suggestion():
     text = TEXT.replace("rate_hz:", "rate_hertz:")
-    with pytest.raises(
-        ContractError, match=r"rate_hertz is not a contract field \(did you mean 'rate_hz'\?\)"
-    ):
+    with pytest.raises(ContractError, match=r"rate_hertz is not a contract field \(did you mean 'rate_hz'\?\)"):
         parse_contract(text, "robot.yaml")
     text = TEXT.replace("max_age_s: 0.05", "max_age: 0.05", 1)
     with pytest.raises(ContractError, match=r"observation\[0\]\.max_age is not .*did you mean 'max_age_s'"):
@@ -119,16 +115,12 @@ def test_a_bad_value_is_refused_with_its_place(path, value, message):
 
 def test_a_field_listed_twice_is_refused():
     fields = ["position.shoulder", "position.elbow", "velocity.shoulder", "position.elbow"]
-    with pytest.raises(
-        ContractError, match=r"observation lists joint_states\.position\.elbow more than once"
-    ):
+    with pytest.raises(ContractError, match=r"observation lists joint_states\.position\.elbow more than once"):
         parse_contract(changed("observation.0.fields", fields), "robot.yaml")
 
 
 def test_a_file_that_is_no_contract_is_refused(tmp_path):
-    with pytest.raises(
-        ContractError, match=r"missing\.yaml: cannot be read \(No such file or directory\); give"
-    ):
+    with pytest.raises(ContractError, match=r"missing\.yaml: cannot be read \(No such file or directory\); give"):
         load_contract(tmp_path / "missing.yaml")
     with pytest.raises(ContractError, match="not valid YAML"):
         parse_contract("a: [", "robot.yaml")
@@ -153,9 +145,7 @@ def test_find_config_takes_names_and_paths():
     assert str(find_config("contracts", "./mine.yaml")) == "mine.yaml"
     with pytest.raises(ContractError) as error:
         find_config("contracts", "arm_reech")
-    assert str(error.value).startswith(
-        "no contracts file is called 'arm_reech' (did you mean 'arm_reach'?); known: "
-    )
+    assert str(error.value).startswith("no contracts file is called 'arm_reech' (did you mean 'arm_reach'?); known: ")
 
 
 def test_the_reward_function_gives_what_the_formula_gives():

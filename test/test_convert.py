@@ -334,18 +334,14 @@ def test_bags_of_different_contracts_are_refused_with_the_differing_fields(tmp_p
 
 def test_a_contract_must_come_from_somewhere(tmp_path):
     bag = write_bag(tmp_path / "bag", arm_samples(), {})
-    with pytest.raises(
-        ConversionError, match="none of the 1 bags carries a contract; give one with --contract"
-    ):
+    with pytest.raises(ConversionError, match="none of the 1 bags carries a contract; give one with --contract"):
         quiet([bag], tmp_path / "out")
 
 
 def test_bad_task_parameters_are_refused(tmp_path):
     custom = {**custom_data(arm_reach(), episode_info(20)), "spc.task_params": "[1]"}
     bag = write_bag(tmp_path / "bag", arm_samples(), custom)
-    assert refusal(bag, tmp_path / "out").startswith(
-        "custom_data spc.task_params is not a mapping of numbers ("
-    )
+    assert refusal(bag, tmp_path / "out").startswith("custom_data spc.task_params is not a mapping of numbers (")
 
 
 def tree(root):
@@ -422,9 +418,7 @@ def make_episode(steps, seed=0, **changes):
 
 def write_dataset(root, lengths=(3, 1, 4), **options):
     """Tasks b, a, b, ... in turn; every third episode is terminated."""
-    episodes = [
-        make_episode(n, i, terminated=i % 3 == 0, truncated=i % 3 != 0) for i, n in enumerate(lengths)
-    ]
+    episodes = [make_episode(n, i, terminated=i % 3 == 0, truncated=i % 3 != 0) for i, n in enumerate(lengths)]
     with DatasetWriter(root, arm_reach(), **options) as writer:
         for i, episode in enumerate(episodes):
             writer.add_episode("ba"[i % 2], {"x": float(i % 2)}, episode)
@@ -541,9 +535,7 @@ def test_a_task_with_two_sets_of_parameters_is_refused(tmp_path):
 
 
 def test_folders_that_are_no_dataset_are_refused(tmp_path):
-    with pytest.raises(
-        DatasetError, match="nowhere: no such folder; give the folder that `spc convert` wrote"
-    ):
+    with pytest.raises(DatasetError, match="nowhere: no such folder; give the folder that `spc convert` wrote"):
         load_dataset(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match=r"not a dataset, it holds no <name>/<task>-v0/data"):
         load_dataset(tmp_path)

@@ -198,10 +198,7 @@ def test_a_clock_that_jumps_back_cuts_whichever_topic_shows_it(first):
     after.sort(key=lambda s: (s[1] > 0.5, s[0] != first))
     steps = feed(assembler(), before + after)
     cuts = [step.cut for step in steps if step.cut]
-    assert any(
-        cut.startswith("clock jumped back by 5.0") or cut.startswith("clock jumped back by 4.9")
-        for cut in cuts
-    )
+    assert any(cut.startswith("clock jumped back by 5.0") or cut.startswith("clock jumped back by 4.9") for cut in cuts)
     jump = next(i for i, step in enumerate(steps) if step.cut and step.cut.startswith("clock"))
     assert sum(step.transition is not None for step in steps[:jump]) == 3
     later = [line for line in told(steps[jump:]) if len(line) == 6]

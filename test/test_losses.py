@@ -14,9 +14,7 @@ from spc_core.iql import actor_loss, bellman_loss, expectile_loss
 from spc_core.layers import FSQ, EnsembleNorm, ensemble_mlp, mlp
 from spc_core.world_model import StraightThroughCodes, WorldModel, consistency_loss, world_model_losses
 
-SMALL = ModelConfig(
-    groups=4, encoder_hidden=(8,), dynamics_hidden=(8,), context_hidden=(8,), policy_hidden=(8,)
-)
+SMALL = ModelConfig(groups=4, encoder_hidden=(8,), dynamics_hidden=(8,), context_hidden=(8,), policy_hidden=(8,))
 
 
 @pytest.mark.parametrize("levels", [(5, 3), (3, 3, 5), (7,)])
@@ -50,9 +48,7 @@ def test_network_block_is_linear_norm_mish():
     assert float(network[3].weight.detach().abs().max()) < 0.1 and not network[3].bias.any()
     x = torch.randn(4, 3)
     hidden = F.linear(x, network[0].weight)
-    hidden = (hidden - hidden.mean(-1, keepdim=True)) / (
-        hidden.var(-1, unbiased=False, keepdim=True) + 1e-5
-    ).sqrt()
+    hidden = (hidden - hidden.mean(-1, keepdim=True)) / (hidden.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     hidden = hidden * torch.tanh(torch.log1p(hidden.exp()))
     torch.testing.assert_close(network(x), F.linear(hidden, network[3].weight))
 
@@ -66,9 +62,7 @@ def test_ensemble_members_are_the_networks_side_by_side():
     x = torch.randn(7, 3)
     for member in range(2):
         hidden = x @ ensemble[0].weight[member] + ensemble[0].bias[member]
-        hidden = F.mish(
-            F.layer_norm(hidden, (5,), ensemble[1].weight[member, 0], ensemble[1].bias[member, 0])
-        )
+        hidden = F.mish(F.layer_norm(hidden, (5,), ensemble[1].weight[member, 0], ensemble[1].bias[member, 0]))
         expected = hidden @ ensemble[3].weight[member] + ensemble[3].bias[member]
         torch.testing.assert_close(ensemble(x)[member], expected)
 
@@ -184,6 +178,4 @@ def test_actor_loss_by_hand_with_clipped_weight():
     half_log_tau = 0.5 * math.log(2 * math.pi)
     first = math.exp(0.3) * (-0.5 - half_log_tau)
     second = 100 * (-math.log(0.5) - half_log_tau)  # exp(15) is cut to 100
-    assert float(actor_loss(mean, log_std, action, advantage, 3.0, 100.0)) == pytest.approx(
-        -(first + second) / 2
-    )
+    assert float(actor_loss(mean, log_std, action, advantage, 3.0, 100.0)) == pytest.approx(-(first + second) / 2)

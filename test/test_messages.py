@@ -72,9 +72,7 @@ def test_an_empty_or_short_velocity_array_is_refused():
 
 
 def test_a_wrong_joint_field_is_refused_when_the_reader_is_made():
-    with pytest.raises(
-        MessageError, match=r"field 'speed.a' is not one of position.<joint>, velocity.<joint>"
-    ):
+    with pytest.raises(MessageError, match=r"field 'speed.a' is not one of position.<joint>, velocity.<joint>"):
         FieldReader(JOINT_STATE, ["speed.a"], "joint_states")
 
 
@@ -200,17 +198,13 @@ def test_set_stamp_writes_the_header_where_there_is_one():
 
 
 def test_what_cannot_be_written_is_refused():
-    with pytest.raises(
-        MessageError, match=r"field 'position.b' is missing; an array of this message covers all"
-    ):
+    with pytest.raises(MessageError, match=r"field 'position.b' is missing; an array of this message covers all"):
         FieldWriter(JOINT_STATE, ["position.a", "velocity.a", "velocity.b"], "c")
     with pytest.raises(MessageError, match="cannot write std_msgs/msg/Int8MultiArray; use Float64MultiArray"):
         FieldWriter("std_msgs/msg/Int8MultiArray", ["data.0"], "c")
     with pytest.raises(MessageError, match="2 values for 1 fields"):
         FieldWriter(VECTOR, ["vector.x"], "c").fill(message_class(VECTOR)(), np.zeros(2))
-    with pytest.raises(
-        MessageError, match=r"cannot write field 'vector\.w' .* it has x, y, z; correct the contract"
-    ):
+    with pytest.raises(MessageError, match=r"cannot write field 'vector\.w' .* it has x, y, z; correct the contract"):
         FieldWriter(VECTOR, ["vector.w"], "c").fill(message_class(VECTOR)(), np.zeros(1))
     with pytest.raises(MessageError, match=r"'robot_msgs/msg/Leg' is not installed; .* ros-jazzy-robot-msgs"):
         message_class("robot_msgs/msg/Leg")
@@ -245,13 +239,11 @@ def test_feed_gives_transitions():
     contract = arm_reach()
     reader, assembler = ContractReader(contract), TransitionAssembler(contract, 0)
     names, period = ["elbow", "shoulder"], contract.period_ns
-    assert not reader.feed(
-        assembler, "joint_states", joint_state(period, names, position=[2, 1], velocity=[4, 3]), 0
-    )[0].transition
+    assert not reader.feed(assembler, "joint_states", joint_state(period, names, position=[2, 1], velocity=[4, 3]), 0)[
+        0
+    ].transition
     reader.feed(assembler, "joint_commands", joint_state(period + 1, names, effort=[8, 7]), 0)
-    reader.feed(
-        assembler, "joint_states", joint_state(2 * period, names, position=[6, 5], velocity=[0, 0]), 0
-    )
+    reader.feed(assembler, "joint_states", joint_state(2 * period, names, position=[6, 5], velocity=[0, 0]), 0)
     (step,) = reader.feed(assembler, "reward", vector(2 * period, -0.5), 0)
     t = step.transition
     assert t.observation.tolist() == [1, 2, 3, 4]

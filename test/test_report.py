@@ -29,8 +29,8 @@ def row(
 ) -> EpisodeResult:
     return EpisodeResult(
         task_id=task.task_id, split=task.split, params=dict(task.params), protocol=protocol, k=k, episode=episode,
-        seed=episode, return_=return_, steps=100, context=context, context_count=k, bag="", reason="time limit", seconds=0.1,
-        interventions=kinds,
+        seed=episode, return_=return_, steps=100, context=context, context_count=k, bag="", reason="time limit",
+        seconds=0.1, interventions=kinds,
     )  # fmt: skip
 
 

@@ -28,9 +28,7 @@ def test_windows_are_uniform_over_valid_starts_first_and_last_included(data):
     drawn = np.concatenate([sampler.rng.choice(sampler._windows[0], 100) for _ in range(140)])
     counts = np.unique(drawn, return_counts=True)[1]
     assert len(counts) == 14
-    assert (
-        float(((counts - 1000) ** 2 / 1000).sum()) < 34.5
-    )  # 99.9 % of chi-square with 13 degrees of freedom
+    assert float(((counts - 1000) ** 2 / 1000).sum()) < 34.5  # 99.9 % of chi-square with 13 degrees of freedom
 
 
 def test_batches_hold_real_windows_with_their_own_next_observations(data):
@@ -55,9 +53,7 @@ def test_batches_hold_real_windows_with_their_own_next_observations(data):
 def _find(data, task, window, stats):
     for episode in np.flatnonzero(data.episode_task == task):
         for step in range(data.episode_starts[episode], data.episode_starts[episode + 1] - 4):
-            if np.array_equal(
-                stats.observation(data.observations[step + episode : step + episode + 6]), window
-            ):
+            if np.array_equal(stats.observation(data.observations[step + episode : step + episode + 6]), window):
                 return step, episode
     return None
 
@@ -98,9 +94,7 @@ def test_online_contexts_are_consecutive_steps_of_one_episode(data):
         batch = sampler.batch()
         for context, weight in zip(batch.context.flatten(0, 1), batch.context_weight.flatten(0, 1), strict=True):
             used = [tuple(row) for row in context[weight > 0].numpy()]
-            assert any(
-                used == order[i : i + len(used)] for order in orders.values() for i in range(len(order))
-            )
+            assert any(used == order[i : i + len(used)] for order in orders.values() for i in range(len(order)))
 
 
 def test_terminal_transitions_are_drawn_with_their_flag(data):
@@ -110,7 +104,5 @@ def test_terminal_transitions_are_drawn_with_their_flag(data):
 
 
 def test_window_longer_than_every_episode_is_refused_by_name(data):
-    with pytest.raises(
-        ConfigError, match="horizon is 13, but the longest episode of task point/train/00 has 12"
-    ):
+    with pytest.raises(ConfigError, match="horizon is 13, but the longest episode of task point/train/00 has 12"):
         make_sampler(data, horizon=13)

@@ -132,9 +132,7 @@ def test_split_geometry():
 def test_mean_task_is_the_mean_of_the_training_tasks(family):
     mean = make_env(family).mean_task()
     for key in ("goal_shoulder", "goal_elbow") if family == "arm_reach" else ("payload", "strength"):
-        assert mean.params[key] == pytest.approx(
-            np.mean([t.params[key] for t in tasks(family, "train")]), abs=1e-12
-        )
+        assert mean.params[key] == pytest.approx(np.mean([t.params[key] for t in tasks(family, "train")]), abs=1e-12)
     assert find_task(mean.task_id) is mean
 
 
@@ -158,17 +156,13 @@ def test_changed_masses_equal_a_recompiled_model():
         tasks("arm_payload", "id")[4],
     ):
         env.set_task(task)
-        spec = mujoco.MjSpec.from_file(
-            str(Path(sys.modules[type(env).__module__].__file__).with_suffix(".xml"))
-        )
+        spec = mujoco.MjSpec.from_file(str(Path(sys.modules[type(env).__module__].__file__).with_suffix(".xml")))
         spec.body("payload").mass = task.params["payload"]
         for actuator in spec.actuators:
             actuator.gear[0] = task.params["strength"]
         fresh = spec.compile()
         names = [name for name in dir(fresh) if isinstance(getattr(fresh, name), np.ndarray)]
-        assert {"body_subtreemass", "body_invweight0", "dof_M0", "dof_invweight0", "actuator_acc0"} <= set(
-            names
-        )
+        assert {"body_subtreemass", "body_invweight0", "dof_M0", "dof_invweight0", "actuator_acc0"} <= set(names)
         for name in names:
             np.testing.assert_allclose(
                 getattr(env.model, name), getattr(fresh, name), rtol=1e-9, atol=1e-12, err_msg=name
@@ -248,9 +242,7 @@ def test_observation_shows_the_target_of_the_coming_step():
         action = env.expert(observation)
         observation, reward, *_ = env.step(action)
         effort = np.sum((action / env.action_high) ** 2)
-        assert reward == pytest.approx(
-            -math.tanh(2 * np.linalg.norm(observation[:2] - shown)) - 0.01 * effort
-        )
+        assert reward == pytest.approx(-math.tanh(2 * np.linalg.norm(observation[:2] - shown)) - 0.01 * effort)
         if not np.array_equal(shown, observation[4:6]):
             jumps.append(step + 1)
     assert jumps == [50, 100]
@@ -260,9 +252,7 @@ def test_observation_shows_the_target_of_the_coming_step():
 def test_gymnasium_check_env(family):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings(
-            "ignore", ".*symmetric and normalized space.*"
-        )  # actions are torques in Nm on purpose
+        warnings.filterwarnings("ignore", ".*symmetric and normalized space.*")  # actions are torques in Nm on purpose
         check_env(make_env(family), skip_render_check=True)
 
 
@@ -271,9 +261,7 @@ def test_full_torque_stays_in_the_observation_space(family):
     env = make_env(family, tasks(family, "train")[0])
     rng = np.random.default_rng(0)
     for flips in (0.0, 0.1, 0.5):
-        _, seen = rollout(
-            env, env.task, 0, lambda o, p=flips: env.action_high * (1 if rng.uniform() > p else -1)
-        )
+        _, seen = rollout(env, env.task, 0, lambda o, p=flips: env.action_high * (1 if rng.uniform() > p else -1))
         assert all(env.observation_space.contains(o) for o in seen)
 
 

@@ -218,9 +218,7 @@ def test_checkpoint_runs_by_itself(run, tmp_path):
     for folder in (run, copy_checkpoint(run, tmp_path / "copy")):
         checkpoint = load_checkpoint(folder)
         tracker, policy = ContextTracker(checkpoint), Policy(checkpoint)
-        tracker.update(
-            Transition(0, np.array([0.1, 0.2]), np.array([0.5, -1.0]), -0.3, np.array([0.15, 0.1]))
-        )
+        tracker.update(Transition(0, np.array([0.1, 0.2]), np.array([0.5, -1.0]), -0.3, np.array([0.15, 0.1])))
         outputs.append((tracker.context, policy.act(np.array([0.3, 0.4]), tracker.context)))
     assert outputs[0][0].any()
     np.testing.assert_array_equal(outputs[0][0], outputs[1][0])
@@ -229,9 +227,7 @@ def test_checkpoint_runs_by_itself(run, tmp_path):
 
 
 def test_bad_checkpoints_say_what_is_wrong(run, tmp_path):
-    with pytest.raises(
-        CheckpointError, match="no checkpoint, weights.safetensors, .* missing; give the folder"
-    ):
+    with pytest.raises(CheckpointError, match="no checkpoint, weights.safetensors, .* missing; give the folder"):
         load_checkpoint(tmp_path)
     missing = copy_checkpoint(run, tmp_path / "missing")
     (missing / "stats.json").unlink()

@@ -11,13 +11,13 @@ from node_probe import Probe, own_domain
 from random_checkpoint import write_random_checkpoint
 from std_srvs.srv import Trigger
 
-from spc_core.adaptation import EpisodeResult, Outcome, Trial
+from spc_core.adaptation import EpisodeResult, Trial
 from spc_core.checkpoint import load_checkpoint
 from spc_core.contract import Contract, find_config, load_contract
 from spc_core.episode import EpisodeInfo
+from spc_core.evaluate import run_in_process
 from spc_core.frames import Transition, TransitionAssembler
-from spc_core.runtime import ContextTracker, Policy
-from spc_core.safety import SafetyFilter
+from spc_core.runtime import ContextTracker
 from spc_core.tasks import find_task, make_env
 from spc_core.tasks.behaviour import Behaviour
 from spc_ros import trial as trial_module
@@ -78,38 +78,16 @@ def test_collection_is_what_the_behaviour_did(tmp_path: Path) -> None:
             observation = env.step(action)[0]
 
 
-def in_process(trial: Trial, checkpoint_path: Path, family: str) -> list[EpisodeResult]:
-    """The same trial without ROS."""
-    checkpoint, env = load_checkpoint(checkpoint_path), make_env(family)
-    tracker, policy, safety = ContextTracker(checkpoint), Policy(checkpoint), SafetyFilter(checkpoint.contract)
-    for request in trial.requests():
-        if request.reset_context:
-            tracker.reset()
-        tracker.mode, tracker.limit = request.mode, request.limit
-        safety.reset()
-        task = find_task(request.task.task_id)
-        observation, _ = env.reset(seed=request.seed, options={"task": task})
-        total, steps, over = 0.0, 0, False
-        while not over:
-            action = safety.apply(policy.act(observation, tracker.context))
-            following, reward, terminated, truncated, _ = env.step(action)
-            tracker.update(Transition(0, observation, action, float(reward), following))
-            observation, total, steps = following, total + float(reward), steps + 1
-            over = terminated or truncated
-        trial.record(request, Outcome(total, steps, tracker.context.tolist(), tracker.count))
-    return trial.results
-
-
-def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
-    task_ids = ["arm_reach/id/02", "arm_reach/ood/05"]
+@pytest.mark.parametrize("family", ["arm_reach", "arm_payload"])
+def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path, family: str) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", family)
+    task_ids = [f"{family}/id/02", f"{family}/ood/05"]
     results = run_trial(
-        checkpoint, "arm_reach", tmp_path / "out", task_ids=task_ids, episodes=2, few_shot_sizes=(130,),
+        checkpoint, family, tmp_path / "out", task_ids=task_ids, episodes=2, few_shot_sizes=(130,),
         environment=own_domain(),
     )  # fmt: skip
-    alone = in_process(
-        Trial([find_task(i) for i in task_ids], episodes=2, few_shot_sizes=(130,)), checkpoint, "arm_reach"
-    )
+    trial = Trial([find_task(i) for i in task_ids], episodes=2, few_shot_sizes=(130,))
+    alone = run_in_process(load_checkpoint(checkpoint), trial, family)
 
     def numbers(row: EpisodeResult) -> tuple:
         return (row.task_id, row.protocol, row.k, row.seed, row.return_, row.steps, row.context, row.context_count)

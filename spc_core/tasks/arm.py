@@ -122,9 +122,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     action_names: tuple[str, ...]
     action_low: np.ndarray  # (action_dim,), physical units
     action_high: np.ndarray
-    noise_action: (
-        np.ndarray
-    )  # (action_dim,), strongest exploration noise (1 sigma) that keeps to the workspace
+    noise_action: np.ndarray  # (action_dim,), strongest exploration noise (1 sigma) that keeps to the workspace
     task: Task
 
     def set_task(self, task: Task) -> None:
@@ -155,9 +153,7 @@ class ArmEnv(TaskEnv):
     start_spread = 0.4  # rad, an episode starts within home +- this
     progress_weight = 0.0  # of the reward for coming closer
     action_names = JOINTS
-    observation_names = tuple(
-        f"{reading}.{joint}" for reading in ("position", "velocity") for joint in JOINTS
-    )
+    observation_names = tuple(f"{reading}.{joint}" for reading in ("position", "velocity") for joint in JOINTS)
 
     def __init__(self, task: Task | None = None) -> None:
         self.model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name(f"{self.family}.xml")))
@@ -221,9 +217,7 @@ class ArmEnv(TaskEnv):
 
     def set_task(self, task: Task) -> None:
         if task.family != self.family:
-            raise ValueError(
-                f"task {task.task_id!r} belongs to family {task.family!r}, this is {self.family!r}"
-            )
+            raise ValueError(f"task {task.task_id!r} belongs to family {task.family!r}, this is {self.family!r}")
         self.apply_params(task.params)
         self.task = task
 
@@ -275,9 +269,7 @@ class ArmEnv(TaskEnv):
         length = math.hypot(error[0], error[1])
         if length > max_lead:
             error = error * (max_lead / length)
-        return self.dynamics.torque(
-            position, velocity, bandwidth * (bandwidth * error - 2 * velocity), payload
-        )
+        return self.dynamics.torque(position, velocity, bandwidth * (bandwidth * error - 2 * velocity), payload)
 
     def clip(self, action: np.ndarray) -> np.ndarray:
         """The action within its limits."""

@@ -46,9 +46,7 @@ TASKS = {
     "id": tuple(_inside("id", i, (i + 0.5) / 10, ((3 * i + 1) % 10 + 0.5) / 10) for i in range(10)),
     "ood": tuple(_task("ood", i, *point) for i, point in enumerate(_OUTSIDE)),
 }
-MEAN_TASK = _task(
-    "mean", 0, *(math.fsum(t.params[k] for t in TASKS["train"]) / 20 for k in ("payload", "strength"))
-)
+MEAN_TASK = _task("mean", 0, *(math.fsum(t.params[k] for t in TASKS["train"]) / 20 for k in ("payload", "strength")))
 
 
 class ArmPayload(ArmEnv):
@@ -72,9 +70,7 @@ class ArmPayload(ArmEnv):
         model.body_mass[model.body("payload").id] = params["payload"]  # a point mass
         model.actuator_gear[:, 0] = params["strength"]
         mujoco.mj_setConst(model, mujoco.MjData(model))  # on scratch data: it leaves the data at qpos0
-        model.stat.meaninertia = (
-            model.dof_M0.mean()
-        )  # scales the solver tolerance; mj_setConst leaves it stale
+        model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale
 
     def start_episode(self, episode: np.random.Generator) -> None:
         self._episode = episode
@@ -101,7 +97,5 @@ class ArmPayload(ArmEnv):
 
     def rest_action(self, observation: np.ndarray) -> np.ndarray:
         params = MEAN_TASK.params
-        torque = self.computed_torque(
-            observation, np.array(HOME), REST_BANDWIDTH, params["payload"], MAX_LEAD
-        )
+        torque = self.computed_torque(observation, np.array(HOME), REST_BANDWIDTH, params["payload"], MAX_LEAD)
         return self.clip(torque / params["strength"])
