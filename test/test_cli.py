@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a stranger meets it: help, refusals with a reason and an exit code, and the README's commands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from random_checkpoint import write_random_checkpoint
+from synthetic import write_dataset
+
+from spc_ros.cli import STAGES, main, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_explains_itself(stage, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([stage, "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    assert f"usage: spc {stage}" in text and text.count("\n") > 8
+
+
+def test_no_stage_and_a_wrong_stage_show_the_usage(capsys):
+    assert main([]) == 2
+    assert main(["trian"]) == 2
+    assert "there is no stage 'trian'" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+
+
+def test_help_comes_without_torch():
+    """A robot's shell should not wait for torch to say what the options are."""
+    code = "import sys; from spc_ros.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere", "--out", "run"], "nowhere: no such folder; give the folder that `spc convert` wrote"),
+        (["train", "nowhere", "--out", "run", "--preset", "smal"], "no train file is called 'smal' (did you mean 'small'?)"),
+        (["evaluate", "nowhere"], "nowhere: no checkpoint, weights.safetensors"),
+        (["convert", "nowhere", "--out", "dataset"], "nowhere"),
+        (["convert", ".", "--contract", "no.yaml", "--out", "dataset"], "no.yaml: cannot be read"),
+        (["collect", "arm_rech", "--out", "data"], "arm_rech"),
+        (["demo", "--preset", "dmo", "--out", "out"], "did you mean 'demo'?"),
+    ],
+)
+def test_refusals_name_the_reason_and_write_nothing(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert f"spc {arguments[0]}: " in error and message in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_setting_in_a_preset_file_is_named(tmp_path, capsys):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("updtes: 10\n")
+    assert main(["train", str(tmp_path), "--out", str(tmp_path / "run"), "--preset", str(preset)]) == 1
+    assert "mine.yaml: updtes is no setting (did you mean 'updates'?)" in capsys.readouterr().err
+
+
+def test_train_takes_a_preset_and_flags_over_it(tmp_path, capsys):
+    dataset = write_dataset(tmp_path / "point")
+    flags = ["--updates", "3", "--tasks-per-batch", "2", "--model.groups", "4", "--horizon", "4", "--device", "cpu"]
+    assert main(["train", str(dataset), "--out", str(tmp_path / "run"), *flags]) == 0
+    assert "checkpoint: " in capsys.readouterr().out
+    config = (tmp_path / "run" / "checkpoint" / "config.yaml").read_text()
+    assert "updates: 3" in config and "groups: 4" in config and "context_max: 32" in config
+
+
+def test_evaluate_prints_the_table(tmp_path, capsys):
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    rows = tmp_path / "rows.jsonl"
+    arguments = ["--splits", "id", "--episodes", "1", "--few-shot-sizes", "20", "--json", str(rows)]
+    assert main(["evaluate", str(checkpoint), *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["expert", "no_context", "zero_shot", "few_shot(20)"]
+    assert len(rows.read_text().splitlines()) == 10 * 4
+
+
+def test_readme_commands_exist():
+    """Each `spc`, `make`, `ros2 launch` and `ros2 run` in the README names something that is there."""
+    readme = (ROOT / "README.md").read_text()
+    commands = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", readme, re.S) for line in block.splitlines()]
+    stages = {line.split()[1] for line in commands if line.startswith("spc ")}
+    assert stages == {"collect", "convert", "train", "evaluate", "trial"}
+    targets = {line.split()[1] for line in commands if line.startswith("make ")}
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets == {"demo", "test"} and all(f"\n{target}:" in makefile for target in targets)
+    launched = {line.split()[3] for line in commands if line.startswith("ros2 launch spc_ros")}
+    assert launched == {file.name for file in (ROOT / "launch").glob("*.launch.py")}
+    for names in re.findall(r"ros2 run spc_ros ([\w|]+)", readme):
+        assert all((ROOT / "scripts" / name).is_file() for name in names.split("|"))
+
+
+def test_readme_stage_options_are_accepted():
+    """The README's own arguments parse; their files need not exist for that."""
+    readme = (ROOT / "README.md").read_text()
+    for line in re.findall(r"^spc (.*?)(?:#.*)?$", readme, re.M):
+        stage, *arguments = line.split()
+        assert parse(stage, arguments) is not None
