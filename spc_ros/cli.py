@@ -70,7 +70,7 @@ class Evaluate:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # training runs or checkpoints of one family, one per seed
     family: str = ""  # task family; default: the name of the checkpoint's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
-    few_shot_sizes: tuple[int, ...] = (25, 50, 100)  # transitions collected before a few-shot episode
+    few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
     json: Path | None = None  # also write the episodes here, one JSON line each
@@ -85,7 +85,7 @@ class TrialArgs:
     family: str = ""  # task family; default: the name of the checkpoint's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
     tasks_per_split: int = 0  # try only the first so many; 0: all
-    few_shot_sizes: tuple[int, ...] = (25, 50, 100)  # transitions collected before a few-shot episode
+    few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
     device: str = "cpu"  # of the networks: cpu, cuda or auto

@@ -44,8 +44,8 @@ class DemoConfig:
     episodes: int = 30  # recorded of each training task
     train_preset: str = "small"
     updates: int = 0  # of each training; 0: the preset's
-    train_seeds: int = 3
-    few_shot_sizes: tuple[int, ...] = (25, 50, 100)
+    train_seeds: int = 2
+    few_shot_sizes: tuple[int, ...] = (25, 100, 200)
     trial_episodes: int = 2  # scored episodes of each task and protocol
     tasks_per_split: int = 10  # held-out tasks that are tried
     seed: int = 0
