@@ -180,14 +180,18 @@ def _refuse_bad(reports: list[BagReport], skip_bad: bool) -> None:
 
 def _contract_in(paths: list[Path]) -> Contract:
     """The contract that the first bag with one carries."""
+    unreadable = []
     for path in paths:
         try:
             with BagReader(path) as bag:
                 text = bag.info.custom_data.get("spc.contract")
-        except BagError:
-            continue  # the conversion itself will name it
+        except BagError as error:
+            unreadable.append(str(error))
+            continue
         if text:
             return parse_contract(text, f"{path} custom_data spc.contract")
+    if len(unreadable) == len(paths):
+        raise ConversionError("no bag can be read:\n  " + "\n  ".join(unreadable))
     raise ConversionError(f"none of the {len(paths)} bags carries a contract; give one with --contract")
 
 
