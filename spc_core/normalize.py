@@ -59,7 +59,8 @@ class Stats:
                 f"statistics lack {sorted(names - set(values))}, or have unknown {sorted(set(values) - names)}"
             )
         made: dict[str, Any] = {
-            key: float(value) if key.startswith("reward") else np.asarray(value, np.float32) for key, value in values.items()
+            key: float(value) if key.startswith("reward") else np.asarray(value, np.float32)
+            for key, value in values.items()
         }
         return cls(**made)
 

@@ -29,8 +29,8 @@ from spc_core.tasks import make_env
 PROTOCOL_TEXTS = {
     "no_context": "The context stays empty: the policy does not know its task. Score 0.",
     "zero_shot": "The context starts empty and grows with every step, while the episode is being scored.",
-    "few_shot(K)": "First the robot collects K transitions, unscored, while it acts with an empty context. "
-    "The context they give is then frozen, and the episodes that follow are scored.",
+    "few_shot(K)": "First the robot collects K transitions, unscored, while it acts as if its task were one training "
+    "task after the other. The context they give is then frozen, and the episodes that follow are scored.",
     "offline": "The context is made of recorded data of the same task.",
     "expert": "Not learnt: a controller written by hand that is told the hidden parameters. Score 1.",
 }

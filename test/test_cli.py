@@ -41,7 +41,10 @@ def test_help_comes_without_torch():
     ("arguments", "message"),
     [
         (["train", "nowhere", "--out", "run"], "nowhere: no such folder; give the folder that `spc convert` wrote"),
-        (["train", "nowhere", "--out", "run", "--preset", "smal"], "no train file is called 'smal' (did you mean 'small'?)"),
+        (
+            ["train", "nowhere", "--out", "run", "--preset", "smal"],
+            "no train file is called 'smal' (did you mean 'small'?)",
+        ),
         (["evaluate", "nowhere"], "nowhere: no checkpoint, weights.safetensors"),
         (["convert", "nowhere", "--out", "dataset"], "nowhere"),
         (["convert", ".", "--contract", "no.yaml", "--out", "dataset"], "no.yaml: cannot be read"),
@@ -86,7 +89,11 @@ def test_evaluate_prints_the_table(tmp_path, capsys):
 def test_readme_commands_exist():
     """Each `spc`, `make`, `ros2 launch` and `ros2 run` in the README names something that is there."""
     readme = (ROOT / "README.md").read_text()
-    commands = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", readme, re.S) for line in block.splitlines()]
+    commands = [
+        line.split("#")[0].strip()
+        for block in re.findall(r"```sh\n(.*?)```", readme, re.S)
+        for line in block.splitlines()
+    ]
     stages = {line.split()[1] for line in commands if line.startswith("spc ")}
     assert stages == {"collect", "convert", "train", "evaluate", "trial"}
     targets = {line.split()[1] for line in commands if line.startswith("make ")}
