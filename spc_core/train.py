@@ -114,8 +114,7 @@ class _Run:
             return
         began = time.monotonic() - progress.seconds
         sums: dict[str, list[Tensor]] = {}
-        bar = tqdm(total=config.updates, initial=progress.update, desc=f"train {self.out.name}", unit="update",
-                   mininterval=1.0)  # fmt: skip
+        bar = tqdm(total=config.updates, initial=progress.update, desc=f"train {self.out.name}", unit="update")
         with bar, _Log(self.out, progress.update) as log:
             while progress.update < config.updates and not stopped:
                 batch = to_device(self.sampler.batch(), self.device)

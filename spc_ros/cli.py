@@ -180,7 +180,7 @@ class Bar:
     """A progress bar that is called with (done, total, text), from any thread."""
 
     def __init__(self, title: str, unit: str) -> None:
-        self._bar = tqdm(desc=title, unit=unit, mininterval=0.5)
+        self._bar = tqdm(desc=title, unit=unit)
 
     def __call__(self, done: int, total: int, text: str) -> None:
         self._bar.total = total

@@ -17,9 +17,10 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,14 +124,24 @@ class _Chain:
 
     def _side_by_side(self, work: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
         """One job for each processor at a time: small networks are fastest with one thread each."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            futures = [pool.submit(work, *job, place) for place, job in enumerate(jobs)]
-            wait(futures, return_when=FIRST_EXCEPTION)
-            for future in futures:
-                future.cancel()
-            for future in futures:
-                if not future.cancelled():
-                    future.result()
+        stop = threading.Event()  # after an error or Ctrl-C, what has not begun does not begin
+
+        def guarded(*arguments: Any) -> None:
+            if stop.is_set():
+                return
+            try:
+                work(*arguments)
+            except BaseException:
+                stop.set()
+                raise
+
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
+            for future in as_completed([pool.submit(guarded, *job, place) for place, job in enumerate(jobs)]):
+                future.result()
+        finally:
+            stop.set()
+            pool.shutdown()
 
     def _spc(self, folder: Path, stage: str, *arguments: object, resumes: bool = False, place: int = 0) -> None:
         """Run `spc STAGE ARGUMENTS --out FOLDER` unless that was done before; a half-made folder is made anew."""
