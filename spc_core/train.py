@@ -66,8 +66,10 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     run = _Run(data, out, config, device)
-    if overwrite:
-        shutil.rmtree(out, ignore_errors=True)
+    if overwrite and out.exists():
+        if any(out.iterdir()) and not (out / "resume.pt").is_file():
+            raise ConfigError(f"{out}: is not a training run, so it is not overwritten; choose another --out")
+        shutil.rmtree(out)
     run.resume()
     with _stop_on_signals() as stopped:
         run.loop(stopped)
@@ -104,6 +106,7 @@ class _Run:
         self.learner = Learner(self.agent)
         self.sampler = Sampler(data, self.stats, config, config.seed)
         self.progress = Progress()
+        self.pending: dict[str, list[Tensor]] = {}  # losses since the last log line
 
     def loop(self, stopped: list[int]) -> None:
         """Update until done or told to stop; saves at intervals and at the end."""
@@ -113,31 +116,30 @@ class _Run:
             print(f"{self.out}: already trained for {config.updates} updates")
             return
         began = time.monotonic() - progress.seconds
-        sums: dict[str, list[Tensor]] = {}
         bar = tqdm(total=config.updates, initial=progress.update, desc=f"train {self.out.name}", unit="update")
         with bar, _Log(self.out, progress.update) as log:
             while progress.update < config.updates and not stopped:
                 batch = to_device(self.sampler.batch(), self.device)
                 for name, loss in self.learner.update(batch, progress.update).items():
-                    sums.setdefault(name, []).append(loss)
+                    self.pending.setdefault(name, []).append(loss)
                 progress.update += 1
                 bar.update()
                 if progress.update % config.log_every == 0 or progress.update == config.updates:
-                    means = self._means(sums)
+                    means = self._means()
                     progress.seconds = time.monotonic() - began
                     log.write(progress.update, progress.seconds, means)
                     bar.set_postfix({k: f"{v:.3f}" for k, v in means.items()}, refresh=False)
-                    sums = {}
+                    self.pending = {}
                 if progress.update % config.checkpoint_every == 0:
                     self.save(log.last)
             progress.seconds = time.monotonic() - began
             self.save(log.last)
 
-    def _means(self, sums: dict[str, list[Tensor]]) -> dict[str, float]:
-        means = {name: float(torch.stack(losses).mean()) for name, losses in sums.items()}
+    def _means(self) -> dict[str, float]:
+        means = {name: float(torch.stack(losses).mean()) for name, losses in self.pending.items()}
         for name, mean in means.items():
             if not math.isfinite(mean):
-                losses = torch.stack(sums[name]).cpu()
+                losses = torch.stack(self.pending[name]).cpu()
                 bad = int(torch.isfinite(losses).logical_not().nonzero()[0])
                 raise TrainingError(
                     f"{self.out}: the {name} loss became {float(losses[bad])} within the {len(losses)} values up to "
@@ -147,7 +149,16 @@ class _Run:
         return means
 
     def save(self, losses: dict[str, float]) -> None:
-        """Write the checkpoint, then what a later process needs to go on as if nothing had happened."""
+        """Write the checkpoint, then what a later process needs to go on as if nothing had happened.
+
+        Raises TrainingError, and writes nothing, when a weight is not finite.
+        """
+        bad = [name for name, weight in self.agent.state_dict().items() if not bool(torch.isfinite(weight).all())]
+        if bad:
+            raise TrainingError(
+                f"{self.out}: {bad[0]} is not finite after update {self.progress.update}; lower the learning rates or "
+                f"look for outliers in the data. The last good state is kept; nothing was overwritten."
+            )
         metrics = {
             "update": self.progress.update,
             "updates": self.config.updates,
@@ -169,6 +180,7 @@ class _Run:
             "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
             "sampler_rng": json.dumps(self.sampler.rng.bit_generator.state),
             "progress": dataclasses.asdict(self.progress),
+            "pending": {name: torch.stack(losses) for name, losses in self.pending.items()},
             "config": json.dumps(to_dict(self.config)),
             "dataset": self.data.sha256,
         }
@@ -202,6 +214,7 @@ class _Run:
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
         self.sampler.rng.bit_generator.state = json.loads(state["sampler_rng"])
         self.progress = Progress(**state["progress"])
+        self.pending = {name: list(losses.unbind()) for name, losses in state["pending"].items()}
 
 
 class _Log:

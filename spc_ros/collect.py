@@ -27,6 +27,12 @@ def progress_reader(progress: Callable[[int, int, str], None] | None) -> Callabl
     return on_line
 
 
+def require_new(out: Path) -> None:
+    """Raises ProcessError where `out` holds bags or episodes of an earlier call, which would get mixed up or lost."""
+    if (out / "episodes.jsonl").exists() or (out / "bags").exists():
+        raise ProcessError(f"{out}: holds an earlier recording or trial; choose another --out, or remove it first")
+
+
 def collect(
     family: str,
     out: str | Path,
@@ -46,6 +52,7 @@ def collect(
     another thread. `environment` is for the nodes, such as a ROS_DOMAIN_ID of their own.
     """
     out = Path(out)
+    require_new(out)
     contract = str(find_config("contracts", contract or family).resolve())
     bags = (out / "bags").resolve()
     plan: dict[str, Any] = {"family": family, "split": split, "episodes": episodes, "seed": seed}

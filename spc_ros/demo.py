@@ -35,6 +35,7 @@ from spc_core.report import FamilyRun, summarise, write_report, write_summary
 from spc_core.tasks import find_task, make_env
 
 PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "minari", "rosbags", "rclpy")
+RECORD = "wall_time_s.json"  # of each finished stage; marks a demo's folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +66,10 @@ def load_demo_config(preset: str) -> DemoConfig:
 def demo(out: Path, preset: str, overwrite: bool) -> None:
     """Run what is left to do of all stages; prints one line for each, the table, and where the report is."""
     config = load_demo_config(preset)
-    if overwrite:
-        shutil.rmtree(out, ignore_errors=True)
+    if overwrite and out.exists():
+        if any(out.iterdir()) and not (out / RECORD).is_file():
+            raise ConfigError(f"{out}: is not a demo's folder, so it is not overwritten; choose another --out")
+        shutil.rmtree(out)
     _Chain(out, config).run()
 
 
@@ -166,13 +169,14 @@ class _Chain:
     @contextmanager
     def _stage(self, name: str, what: str) -> Iterator[None]:
         """One line before and after, and the wall time; that of a finished stage is remembered."""
-        record = self.out / "wall_time_s.json"
+        self.out.mkdir(parents=True, exist_ok=True)
+        record = self.out / RECORD
         known = json.loads(record.read_text()) if record.is_file() else {}
+        record.write_text(json.dumps(known))
         print(f"{name}: {what}", flush=True)
         began = time.monotonic()
         yield
         self.wall_time_s[name] = max(known.get(name, 0.0), round(time.monotonic() - began, 1))
-        self.out.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps({**known, **self.wall_time_s}))
         print(f"{name}: done in {self.wall_time_s[name]:.0f} s", flush=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from spc_core.adaptation import PROTOCOLS, EpisodeResult
 from spc_core.contract import find_config
-from spc_ros.collect import progress_reader
+from spc_ros.collect import progress_reader, require_new
 from spc_ros.processes import NodeGroup, ProcessError
 
 EPISODE_TIMEOUT_S = 120.0  # far above what an episode takes; the nodes have tighter deadlines of their own
@@ -35,6 +35,7 @@ def run_trial(
 ) -> list[EpisodeResult]:
     """Rows of `<out>/episodes.jsonl`; bags are in `<out>/bags`, logs in `<out>/log`. Raises ProcessError."""
     out = Path(out).resolve()
+    require_new(out)
     contract = str(find_config("contracts", contract or family).resolve())
     plan: dict[str, Any] = {
         "family": family,

@@ -60,6 +60,24 @@ def test_refusals_name_the_reason_and_write_nothing(arguments, message, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("arguments", [["collect", "arm_reach"], ["trial"]])
+def test_a_second_run_does_not_touch_the_first_ones_results(arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "bags").mkdir(parents=True)
+    (out / "episodes.jsonl").write_text("first")
+    if arguments == ["trial"]:
+        arguments = ["trial", str(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))]
+    assert main([*arguments, "--out", str(out)]) == 1
+    assert "holds an earlier recording or trial; choose another --out" in capsys.readouterr().err
+    assert (out / "episodes.jsonl").read_text() == "first"
+
+
+def test_demo_overwrite_spares_a_folder_that_is_no_demo(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["demo", "--out", str(tmp_path), "--overwrite"]) == 1
+    assert "is not a demo's folder" in capsys.readouterr().err and (tmp_path / "thesis.txt").exists()
+
+
 def test_unknown_setting_in_a_preset_file_is_named(tmp_path, capsys):
     preset = tmp_path / "mine.yaml"
     preset.write_text("updtes: 10\n")

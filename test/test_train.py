@@ -116,17 +116,19 @@ def test_killed_training_resumes_to_the_same_weights_bit_for_bit(dataset, tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_training_saves_says_so_and_resumes(dataset, tmp_path, number):
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    process = start_training(dataset, interrupted, tmp_path, updates=3000)
+    process = start_training(dataset, interrupted, tmp_path, updates=400)
     wait_for_update(interrupted, 25)
     process.send_signal(number)
     output = process.communicate(timeout=DEADLINE_S)[0]
     assert process.returncode == 130
     assert "the same command goes on" in output and "Traceback" not in output
     update = json.loads((interrupted / "checkpoint" / "metrics.json").read_text())["update"]
-    assert 25 <= update < 3000
+    assert 25 <= update < 400
     load_checkpoint(interrupted)
     assert torch.load(interrupted / "resume.pt", weights_only=True)["progress"]["update"] == update
-    assert not whole.exists()
+    train(dataset, whole, tiny_config(updates=400))
+    train(dataset, interrupted, tiny_config(updates=400))
+    assert_same_run(whole, interrupted)
 
 
 def test_a_finished_run_is_not_trained_again(dataset, run, capsys):
@@ -160,14 +162,23 @@ def test_one_task_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_diverging_loss_stops_by_name_and_keeps_the_last_good_state(dataset, tmp_path):
-    out = tmp_path / "run"
-    train(dataset, out, tiny_config(updates=10))
+def test_diverging_loss_stops_by_name_and_saves_nothing_broken(dataset, tmp_path):
     with pytest.raises(
         TrainingError, match=r"the \w+ loss became (nan|inf|-inf) within the .* lower the learning rates"
     ):
-        train(dataset, tmp_path / "diverges", tiny_config(policy_lr=1e30, updates=40))
-    assert not (tmp_path / "diverges" / "checkpoint").exists()
+        train(dataset, tmp_path / "seen", tiny_config(policy_lr=1e30, updates=40))
+    with pytest.raises(TrainingError, match=r"is not finite after update 2; lower the learning rates"):
+        train(dataset, tmp_path / "unseen", tiny_config(policy_lr=1e38, updates=40, checkpoint_every=2, log_every=30))
+    assert not list(tmp_path.glob("*/checkpoint")) and not list(tmp_path.glob("*/resume.pt"))
+
+
+def test_overwrite_spares_a_folder_that_is_no_run(dataset, run, tmp_path):
+    precious = tmp_path / "home" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    with pytest.raises(ConfigError, match="is not a training run, so it is not overwritten"):
+        train(dataset, precious.parent, tiny_config(), overwrite=True)
+    assert precious.read_text() == "years of work"
 
 
 def test_constant_observation_is_named(tmp_path):
