@@ -22,8 +22,10 @@ class ConfigError(ValueError):
 class ModelConfig:
     """Sizes of the networks."""
 
-    groups: int = 512  # FSQ groups in the latent state
+    groups: int = 512  # FSQ groups in a discrete latent state
     levels: tuple[int, ...] = (5, 3)  # FSQ levels, one for each channel of a group
+    continuous_dim: int = 512  # numbers in a latent state that is not discrete
+    simplex_size: int = 8  # numbers of a simnorm latent that sum to one
     context_dim: int = 5  # size of the task vector z
     encoder_hidden: tuple[int, ...] = (512,)  # observation encoder
     encoder_init: float = 0.02  # spread of its last layer's first weights; narrow encoders need more to reach all codes
@@ -37,12 +39,68 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """What is learnt, and from what: SPC by default; its ablations and rivals are other choices (config/methods)."""
+
+    name: str = "spc"
+    latent: str = "discrete"  # what the policy sees: discrete | simnorm | continuous codes, or the raw observation
+    consistency: str = "cross_entropy"  # of predicted latents: cross_entropy | mse | cosine | reconstruction | none
+    open_loop: bool = True  # roll the model out over a window; off: predict one step from each observation
+    contrast: str = "infonce"  # keeps tasks apart: infonce | focal | none
+    context: str = "learnt"  # z: learnt | none (always 0) | oracle (the true task parameters)
+    context_l2: float = 0.0  # weight of the squared length of z
+    context_club: float = 0.0  # weight of the CLUB bound on what z tells about who acted
+
+    @property
+    def learns_model(self) -> bool:
+        """Whether there are dynamics and rewards to predict."""
+        return self.latent != "raw" or self.consistency != "none"
+
+    def check(self, source: str) -> None:
+        """Raises ConfigError naming a choice that is unknown, or two that do not go together."""
+        for key, known in METHOD_CHOICES.items():
+            value = getattr(self, key)
+            if value not in known:
+                raise ConfigError(
+                    f"{source}: method.{key} is '{value}'{suggest(value, known)}; use one of: {', '.join(known)}"
+                )
+        fitting = CONSISTENCY_OF[self.latent]
+        if self.consistency not in fitting:
+            raise ConfigError(
+                f"{source}: method.consistency '{self.consistency}' makes no sense for latent '{self.latent}'; "
+                f"use one of: {', '.join(fitting)}"
+            )
+        if self.context != "learnt" and (self.contrast != "none" or self.context_l2 or self.context_club):
+            raise ConfigError(
+                f"{source}: method.context '{self.context}' is not learnt, so contrast must be none, and context_l2 "
+                "and context_club 0"
+            )
+        if self.context == "learnt" and self.contrast == "none" and not self.learns_model:
+            raise ConfigError(f"{source}: the method gives the context encoder nothing to learn from; set contrast")
+
+
+CONSISTENCY_OF = {
+    "discrete": ("cross_entropy", "mse", "cosine", "reconstruction", "none"),
+    "simnorm": ("cross_entropy", "mse", "cosine", "reconstruction", "none"),
+    "continuous": ("mse", "cosine", "reconstruction", "none"),
+    "raw": ("mse", "none"),
+}
+METHOD_CHOICES = {
+    "latent": tuple(CONSISTENCY_OF),
+    "consistency": CONSISTENCY_OF["discrete"],
+    "contrast": ("infonce", "focal", "none"),
+    "context": ("learnt", "none", "oracle"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class LossConfig:
     """Weights and constants of the losses."""
 
     discount: float = 0.99  # of the Bellman target
     horizon_discount: float = 0.99  # weight of step t in a latent rollout is this to the power t
     gumbel_temperature: float = 1.0
+    consistency_weight: float = 1.0
     reward_weight: float = 1.0
     contrast_weight: float = 1.0
     contrast_temperature: float = 0.5  # of distances between task vectors, at most 2 sqrt(context_dim)
@@ -57,11 +115,13 @@ class LossConfig:
 class TrainConfig:
     """One training run."""
 
+    method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     updates: int = 500_000
     tasks_per_batch: int = 16
     windows_per_task: int = 64
+    contexts_per_task: int = 1  # contexts of a task in a batch; its windows share them evenly
     horizon: int = 5  # transitions in a window
     context_max: int = 64  # transitions in a training context; its size varies from 0 to this
     context_empty_share: float = 0.1  # share of training contexts without any transition
@@ -73,9 +133,11 @@ class TrainConfig:
     final_lr_share: float = 1.0  # learning rates fall linearly to this share of themselves
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
+    precision: str = "auto"  # fp32 | bf16: matrix products in bfloat16, weights and losses in fp32 | auto: where it pays
     threads: int = 0  # CPU threads; 0 leaves the choice to torch
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
+    evaluate_every: int = 0  # updates between two evaluations on validation tasks in a process of their own; 0: none
 
     def check(self, source: str) -> None:
         """Raises ConfigError naming a value that cannot work."""
@@ -86,25 +148,58 @@ class TrainConfig:
                 raise ConfigError(f"{source}: {field.name} is {value}; it must be from 0 to 1")
             if field.name.endswith("_lr") and not value > 0:
                 raise ConfigError(f"{source}: {field.name} is {value}; it must be above 0")
-            if isinstance(value, int) and field.name not in ("seed", "threads") and value < 1:
+            counts = isinstance(value, int) and field.name not in ("seed", "threads", "evaluate_every")
+            if counts and value < 1:
                 raise ConfigError(f"{source}: {field.name} is {value}; it must be at least 1")
         if any(level < 3 or level % 2 == 0 for level in self.model.levels):
             raise ConfigError(f"{source}: model.levels is {list(self.model.levels)}; levels are odd and at least 3")
+        if self.windows_per_task % self.contexts_per_task:
+            raise ConfigError(
+                f"{source}: windows_per_task {self.windows_per_task} is no multiple of contexts_per_task "
+                f"{self.contexts_per_task}; a task's contexts share its windows evenly"
+            )
+        if self.model.continuous_dim % self.model.simplex_size:
+            raise ConfigError(
+                f"{source}: model.continuous_dim {self.model.continuous_dim} is no multiple of simplex_size "
+                f"{self.model.simplex_size}"
+            )
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(f"{source}: precision is '{self.precision}'; use auto, fp32 or bf16")
+        self.method.check(source)
 
 
-def load_config(preset: str, **overrides: Any) -> TrainConfig:
-    """A preset by name (`small`, `paper`) or path, with overrides by field name.
+def load_config(preset: str, method: str = "", **overrides: Any) -> TrainConfig:
+    """A preset by name (`small`, `paper`) or path, then a method (`focal`, ...), then overrides by field name.
 
     Raises ConfigError that names the unknown key and the nearest known one.
     """
     path = find_config("train", preset)
+    values, source = _read(path), str(path)
+    if method:
+        path = find_config("methods", method)
+        values, source = _merge(values, _read(path)), f"{source} with {path}"
+    config = build(TrainConfig, _merge(values, overrides), source)
+    config.check(source)
+    return config
+
+
+def _read(path: Path | str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as a training config: {error}") from None
-    config = build(TrainConfig, {**values, **overrides}, str(path))
-    config.check(str(path))
-    return config
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a mapping of settings, got {values!r}")
+    return values
+
+
+def _merge(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `values`, section by section."""
+    merged = dict(values)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def build(cls: type[T], values: Any, source: str, path: str = "") -> T:

@@ -37,6 +37,9 @@ def tiny_config(**overrides: object) -> TrainConfig:
     """A configuration that trains in a second or two."""
     tiny = {
         "groups": 4,
+        "continuous_dim": 8,
+        "context_dim": 5,
+        "encoder_init": 0.02,
         "encoder_hidden": [8],
         "dynamics_hidden": [8],
         "context_hidden": [8],
