@@ -94,7 +94,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
         raise CheckpointError(
             f"{folder}: has format {metrics['format']}, this program reads up to {FORMAT}; update the program"
         )
-    agent = Agent(contract.observation_dim, contract.action_dim, len(metrics["tasks"]), config)
+    agent = Agent(contract.observation_dim, contract.action_dim, [task["params"] for task in metrics["tasks"]], config)
     try:
         agent.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:

@@ -94,4 +94,6 @@ class FSQ(nn.Module):
 @torch.no_grad()
 def ema_(targets: Iterable[Tensor], sources: Iterable[Tensor], rate: float) -> None:
     """Move each target towards its source by `rate`, in place."""
-    torch._foreach_lerp_(list(targets), list(sources), rate)
+    moved = list(targets)
+    if moved:
+        torch._foreach_lerp_(moved, list(sources), rate)

@@ -25,7 +25,7 @@ class ContextTracker:
         self._encoder = checkpoint.agent.context_encoder
         self._stats = checkpoint.stats
         self._device = checkpoint.device
-        self._sum = np.zeros(checkpoint.config.model.context_dim)
+        self._sum = np.zeros(checkpoint.agent.context_dim)
         self._hypotheses = far_apart(checkpoint.agent.task_means.cpu().numpy())
         self._mode = "online"
         self.limit: int | None = None

@@ -30,6 +30,7 @@ from spc_core.agent import Agent, Batch, Learner
 from spc_core.checkpoint import Checkpoint, pick_device, save_checkpoint
 from spc_core.config import ConfigError, TrainConfig, to_dict
 from spc_core.dataset import DatasetError, PackedDataset, load_dataset
+from spc_core.latents import Raw
 from spc_core.normalize import Stats, compute_stats
 from spc_core.sampler import Sampler
 
@@ -102,7 +103,11 @@ class _Run:
         torch.manual_seed(config.seed)
         self.stats = data_stats(data)
         contract = data.contract
-        self.agent = Agent(contract.observation_dim, contract.action_dim, len(data.tasks), config).to(device)
+        self.agent = Agent(
+            contract.observation_dim, contract.action_dim, [task.params for task in data.tasks], config
+        ).to(device)
+        if isinstance(latent := self.agent.world_model.latent, Raw):
+            latent.scale.copy_(torch.from_numpy(self.stats.change_std / self.stats.observation_std))
         self.learner = Learner(self.agent)
         self.sampler = Sampler(data, self.stats, config, config.seed)
         self.progress = Progress()
