@@ -163,8 +163,8 @@ class TrainConfig:
             raise ConfigError(f"{source}: precision is '{self.precision}'; use auto, fp32 or bf16")
         if self.method.contrast == "focal" and self.contexts_per_task < 2:
             raise ConfigError(
-                f"{source}: contexts_per_task is {self.contexts_per_task}; method.contrast 'focal' compares contexts of "
-                "one task, so it needs at least 2"
+                f"{source}: contexts_per_task is {self.contexts_per_task}; method.contrast 'focal' compares "
+                "contexts of one task, so it needs at least 2"
             )
         self.method.check(source)
 

@@ -37,7 +37,11 @@ class TaskScale:
                 "method.context 'oracle' needs task parameters, but the dataset has none that differ between tasks; "
                 "record `spc.task_params` with each bag, or choose another method"
             )
-        return cls(*(tuple(column[i] for i in kept) for column in (names, values.mean(0).tolist(), std.tolist())))
+        return cls(
+            names=tuple(names[i] for i in kept),
+            mean=tuple(values.mean(0)[kept].tolist()),
+            std=tuple(std[kept].tolist()),
+        )
 
     def vector(self, params: Mapping[str, float]) -> np.ndarray:
         """The parameters of a task on unit scale (Z,). Raises ConfigError naming one that is missing."""
