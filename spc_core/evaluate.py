@@ -47,6 +47,7 @@ class InProcessDriver:
         return Outcome(
             return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
             reason="terminated" if terminated else "time limit", interventions=dict(self.safety.counts),
+            uncertainty=tracker.uncertainty.tolist(),
         )  # fmt: skip
 
 
