@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `context_encoder`: watches the robot's topics and publishes the task vector z, after each tick."""
+"""Node `context_encoder`: watches the robot's topics and publishes the task vector z and its uncertainty, each tick."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ class ContextEncoderNode(ManagedNode):
 
     def _publish(self) -> None:
         if self._tracker is not None:
-            context, count = self._tracker.context, self._tracker.count
-            self._publisher.publish(encode_context(context, count, self._tick_ns))
+            t = self._tracker
+            self._publisher.publish(encode_context(t.context, t.uncertainty, t.count, self._tick_ns))
 
     def _on_episode(self, msg: String) -> None:
         info = EpisodeInfo.from_json(msg.data)

@@ -90,24 +90,27 @@ def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path, family: str)
     alone = run_in_process(load_checkpoint(checkpoint), trial, family)
 
     def numbers(row: EpisodeResult) -> tuple:
-        return (row.task_id, row.protocol, row.k, row.seed, row.return_, row.steps, row.context, row.context_count)
+        about = (row.task_id, row.protocol, row.k, row.seed, row.return_, row.steps)
+        return (*about, row.context, row.context_count, row.uncertainty)
 
     assert [numbers(row) for row in results] == [numbers(row) for row in alone]
     assert len({tuple(row.context) for row in results}) > 4  # the context matters in this comparison
+    assert all(len(row.uncertainty) == len(row.context) for row in results)
     bag_equals_live(results, checkpoint)
 
 
 def bag_equals_live(results: list[EpisodeResult], checkpoint_path: Path) -> None:
-    """A tracker that replays the bag of a zero-shot episode finds each context that was published live."""
+    """A tracker that replays the bag of a zero-shot episode finds each context and uncertainty that was live."""
     checkpoint = load_checkpoint(checkpoint_path)
     row = next(row for row in results if row.protocol == "zero_shot")
     tracker = ContextTracker(checkpoint)
     expected = {}
     for transition in transitions_of(row.bag, checkpoint.contract):
         tracker.update(transition)
-        expected[transition.t_ns + checkpoint.contract.period_ns] = tracker.context
+        expected[transition.t_ns + checkpoint.contract.period_ns] = (tracker.context, tracker.uncertainty)
     with BagReader(row.bag) as bag:
-        live = {t_ns: z for z, _, t_ns in (decode_context(m) for _, _, m in bag.messages(["/context"]))}
+        readings = [decode_context(m) for _, _, m in bag.messages(["/context"])]
+    live = {r.t_ns: (r.context, r.uncertainty) for r in readings}
     shared = sorted(expected.keys() & live.keys())
     assert len(shared) >= STEPS - 1
     assert all(np.array_equal(expected[t_ns], live[t_ns]) for t_ns in shared)
