@@ -103,7 +103,8 @@ class Learner:
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
         """World model and context encoder, from consistency, reward, and the losses on z."""
         agent, weights, losses = self.agent, self.config.loss, {}
-        votes = None if agent.context_encoder is None else agent.context_encoder.embed(batch.context)
+        real = batch.context_weight > 0
+        votes = None if agent.context_encoder is None else agent.context_encoder.embed(batch.context[real])
         z = self._contexts(batch) if votes is None else pool(votes, batch.context_weight)  # (T, C, Z)
         total = z.new_zeros(())
         if agent.world_model.learnt:
@@ -148,9 +149,9 @@ class Learner:
         return total, {name: loss.detach() for name, loss in losses.items()}
 
     def _acted(self, votes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(s, a) (B, O + A) of all transitions in contexts, and their votes (B, Z)."""
-        real = batch.context_weight > 0
-        return batch.context[real][:, : self.agent.observation_dim + self.agent.action_dim], votes[real]
+        """(s, a) (M, O + A) of all transitions in contexts, and their votes (M, Z)."""
+        real = batch.context[batch.context_weight > 0]
+        return real[:, : self.agent.observation_dim + self.agent.action_dim], votes
 
     @torch.no_grad()
     def _contexts(self, batch: Batch) -> Tensor:

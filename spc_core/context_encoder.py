@@ -30,12 +30,18 @@ class ContextEncoder(nn.Module):
 
     def forward(self, transitions: Tensor, weight: Tensor) -> Tensor:
         """(..., N, 2 O + A + 1) and (..., N) of zeros and ones to z (..., Z)."""
-        return pool(self.embed(transitions), weight)
+        return pool(self.embed(transitions[weight > 0]), weight)
 
 
 def pool(votes: Tensor, weight: Tensor) -> Tensor:
-    """(..., N, Z) and (..., N) of zeros and ones to z (..., Z): a mean over those with weight one."""
-    return (votes * weight[..., None]).sum(-2) / weight.sum(-1, keepdim=True).clamp(min=1)
+    """Votes (M, Z) of the M transitions with weight one, in order, and weights (..., N) to means z (..., Z).
+
+    Padding is never embedded: more than half of a batch's places may be padding.
+    """
+    sizes = weight.sum(-1)
+    owner = (weight > 0).flatten(0, -2).nonzero()[:, 0]
+    sums = votes.new_zeros(sizes.numel(), votes.shape[-1]).index_add_(0, owner, votes)
+    return sums.unflatten(0, sizes.shape) / sizes[..., None].clamp(min=1)
 
 
 def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float) -> Tensor:

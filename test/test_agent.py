@@ -126,7 +126,7 @@ def test_csro_bound_learns_its_own_network_and_never_through_the_encoder():
     assert any(not torch.equal(p, q) for p, q in zip(learner.club.parameters(), club, strict=True))
     encoder = learner.agent.context_encoder
     encoder.zero_grad()
-    votes = encoder.embed(make_batch().context)
+    votes = encoder.embed(make_batch().context.flatten(0, 2))
     learner._step("club", -learner.club.log_likelihood(*learner._acted(votes.detach(), make_batch())).mean())
     assert all(p.grad is None for p in encoder.parameters())
 

@@ -19,7 +19,7 @@ from spc_core.latents import (
     code_cross_entropy,
     simplex_cross_entropy,
 )
-from spc_core.layers import FSQ, EnsembleNorm, ensemble_mlp, mlp
+from spc_core.layers import FSQ, EnsembleNorm, Mish, ensemble_mlp, mlp
 from spc_core.world_model import WorldModel, alive_steps, world_model_losses
 
 SMALL = ModelConfig(
@@ -67,6 +67,15 @@ def test_network_block_is_linear_norm_mish():
     hidden = (hidden - hidden.mean(-1, keepdim=True)) / (hidden.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     hidden = hidden * torch.tanh(torch.log1p(hidden.exp()))
     torch.testing.assert_close(network(x), F.linear(hidden, network[3].weight))
+
+
+def test_mish_equals_the_library_in_value_and_slope_for_all_magnitudes():
+    x = torch.cat([torch.linspace(-120, 120, 4801), torch.tensor([1e-20, -1e-20, 1e4, -1e4])]).requires_grad_()
+    (slope,) = torch.autograd.grad(Mish()(x).sum(), x)
+    exact = x.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(F.mish(exact).sum(), exact)
+    torch.testing.assert_close(Mish()(x).double(), F.mish(exact), rtol=1e-6, atol=1e-30)
+    torch.testing.assert_close(slope.double(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_ensemble_members_are_the_networks_side_by_side():
