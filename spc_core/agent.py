@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spc_core.config import TrainConfig
 from spc_core.context_encoder import ClubBound, ContextEncoder, contrastive_loss, focal_loss, pool
 from spc_core.iql import Actor, Critic, actor_loss, bellman_loss, expectile_loss
-from spc_core.layers import ema_
+from spc_core.layers import NARROW, ema_
 from spc_core.oracle import TaskScale
 from spc_core.world_model import WorldModel, alive_steps, world_model_losses
 
@@ -74,6 +74,8 @@ class Learner:
 
     def __init__(self, agent: Agent) -> None:
         self.agent, self.config = agent, agent.config
+        self.device_type = agent.task_means.device.type
+        self.half = uses_bfloat16(agent.config, self.device_type)
         config, method = agent.config, agent.config.method
         model = [p for p in agent.world_model.parameters() if p.requires_grad]
         context = [] if agent.context_encoder is None else list(agent.context_encoder.parameters())
@@ -96,9 +98,10 @@ class Learner:
         """Update number `number`, counted from 0; returns the losses, still on the device."""
         losses: dict[str, Tensor] = {}
         self._schedule(number)
-        if "model" in self.optimizers and number % self.config.world_model_every == 0:
-            losses |= self._update_model(batch)
-        return losses | self._update_policy(batch)
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.half):
+            if "model" in self.optimizers and number % self.config.world_model_every == 0:
+                losses |= self._update_model(batch)
+            return losses | self._update_policy(batch)
 
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
         """World model and context encoder, from consistency, reward, and the losses on z."""
@@ -205,6 +208,17 @@ class Learner:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * (1 - (1 - self.config.final_lr_share) * done)
+
+
+def uses_bfloat16(config: TrainConfig, device_type: str) -> bool:
+    """Whether matrix products run in bfloat16: `auto` says yes for wide networks where the processor has it."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if config.model.dynamics_hidden[0] < 4 * NARROW:
+        return False  # casting costs what the products save
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device_type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def _of_windows(z: Tensor, batch: Batch) -> Tensor:

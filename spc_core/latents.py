@@ -104,12 +104,37 @@ class SampledCodes(Codes):
     def step(self, latent: Tensor, head: Tensor) -> Tensor:
         """A draw by the Gumbel trick, hard forward and soft backward."""
         logits = self.logits(head)
-        noise = -torch.log(-torch.log(torch.rand_like(logits).clamp_(min=1e-20)))
-        return StraightThroughCodes.apply((logits + noise) / self.temperature, self.fsq.codebook).flatten(-2)  # type: ignore
+        perturbed = (logits + gumbel_noise(logits)) / self.temperature
+        return StraightThroughCodes.apply(perturbed, self.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
 
     def likeliest(self, head: Tensor) -> Tensor:
         """The most likely next latent (B, L); for planning, where noise would blur the comparison of plans."""
         return self.fsq.codebook[self.logits(head).argmax(1)].flatten(-2)
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel numbers, fp32, of the shape of `like`.
+
+    On a CPU from 16 random bits each, four from one draw, since the generator is serial: values from -2.5 to 11.8.
+    """
+    if like.device.type != "cpu":
+        return torch.rand(like.shape, device=like.device).clamp_(min=1e-20).log_().neg_().log_().neg_()
+    count = like.numel()
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+    uniform = bits.float().add_(2**15 + 0.5).mul_(2**-16)
+    return uniform.log_().neg_().log_().neg_().view(like.shape)
+
+
+def _largest(soft: Tensor, codebook: Tensor) -> Tensor:
+    """(B, codes, G) to the code (B, G, C) of the largest entry."""
+    hard = (soft == soft.amax(1, keepdim=True)).to(soft.dtype)
+    return hard.transpose(1, 2) @ codebook.to(soft.dtype)
+
+
+def _softmax_gradient(soft: Tensor, gradient: Tensor, codebook: Tensor) -> Tensor:
+    """Gradient of codes (B, G, C) to that of what `soft` (B, codes, G) is the softmax of."""
+    by_code = codebook.to(soft.dtype) @ gradient.to(soft.dtype).transpose(1, 2)  # (B, codes, G)
+    return by_code.sub_((by_code * soft).sum(1, keepdim=True)).mul_(soft)
 
 
 class StraightThroughCodes(torch.autograd.Function):
@@ -122,14 +147,40 @@ class StraightThroughCodes(torch.autograd.Function):
     def forward(ctx, perturbed: Tensor, codebook: Tensor) -> Tensor:  # type: ignore[override]
         soft = torch.softmax(perturbed, 1)
         ctx.save_for_backward(soft, codebook)
-        hard = (soft == soft.amax(1, keepdim=True)).to(soft.dtype)
-        return hard.transpose(1, 2) @ codebook
+        return _largest(soft, codebook)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         soft, codebook = ctx.saved_tensors
-        by_code = codebook @ gradient.transpose(1, 2)  # (B, codes, G)
-        return soft * (by_code - (by_code * soft).sum(1, keepdim=True)), None
+        return _softmax_gradient(soft, gradient, codebook), None
+
+
+class SampleAndCompare(torch.autograd.Function):
+    """StraightThroughCodes and code_cross_entropy of the same logits (B, codes, G), with one gradient for both.
+
+    Nothing of the logits' size is kept but the two softmaxes, in the logits' own precision.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx, logits: Tensor, noise: Tensor, temperature: float, indices: Tensor, codebook: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        exact = logits.float()
+        likelihood = torch.softmax(exact, 1)
+        loss = likelihood.gather(1, indices[:, None]).clamp_(min=1e-37).log_().neg_().squeeze(1).mean(-1)
+        soft = torch.softmax(noise.add_(exact).div_(temperature), 1)
+        codes = _largest(soft, codebook)
+        ctx.save_for_backward(likelihood.to(logits.dtype), soft.to(logits.dtype), indices, codebook)
+        ctx.temperature = temperature
+        return codes, loss
+
+    @staticmethod
+    def backward(ctx, of_codes: Tensor, of_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        likelihood, soft, indices, codebook = ctx.saved_tensors
+        share = (of_loss / indices.shape[1]).to(soft.dtype)[:, None, None]
+        gradient = _softmax_gradient(soft, of_codes, codebook).div_(ctx.temperature).addcmul_(likelihood, share)
+        gradient.scatter_add_(1, indices[:, None], -share.expand(-1, 1, indices.shape[1]))
+        return gradient, None, None, None, None
 
 
 class NoConsistency(nn.Module):
@@ -138,6 +189,13 @@ class NoConsistency(nn.Module):
     def forward(self, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
         """Head (B, H), predicted latent and its target (B, L), the real observation (B, O), to a loss for each (B,)."""
         return predicted.new_zeros(len(predicted))
+
+    def advance(
+        self, space: Continuous | Codes, latent: Tensor, head: Tensor, target: Tensor, observation: Tensor, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The next latent (B, L) and the loss of it (B,); where `last`, nobody asks for the latent any more."""
+        following = space.step(latent, head)
+        return following, self(head, following, target, observation)
 
 
 class CodeCrossEntropy(NoConsistency):
@@ -150,6 +208,18 @@ class CodeCrossEntropy(NoConsistency):
     def forward(self, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
         (latent,) = self.latent
         return code_cross_entropy(latent.logits(head), latent.indices(target))
+
+    def advance(
+        self, space: Continuous | Codes, latent: Tensor, head: Tensor, target: Tensor, observation: Tensor, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        (codes,) = self.latent
+        if last:
+            return latent, self(head, latent, target, observation)
+        logits = codes.logits(head)
+        following, loss = SampleAndCompare.apply(  # type: ignore[misc]
+            logits, gumbel_noise(logits), codes.temperature, codes.indices(target), codes.fsq.codebook
+        )
+        return following.flatten(-2), loss
 
 
 class SimplexCrossEntropy(NoConsistency):

@@ -12,6 +12,19 @@ from torch.nn import functional as F
 INIT_STD = 0.02
 
 
+NARROW = 64  # a product with so few inputs or outputs costs little, so it is never rounded to bfloat16
+
+
+class Linear(nn.Linear):
+    """A linear layer that stays in full precision under autocast where it is narrow: observations, values, rewards."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(self.weight.shape) > NARROW or not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 class Mish(nn.Module):
     """x tanh(softplus(x)), from one sigmoid t: with u = t (2 - t), tanh(softplus(x)) = u / (2 - u).
 
@@ -43,8 +56,8 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, last_std: float = INIT
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
     for i, o in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(i, o), nn.LayerNorm(o), Mish()]
-    network = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+        layers += [Linear(i, o), nn.LayerNorm(o), Mish()]
+    network = nn.Sequential(*layers, Linear(sizes[-1], outputs))
     for module in network:
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=last_std if module is network[-1] else INIT_STD)
@@ -61,7 +74,11 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x.expand(len(self.weight), *x.shape[-2:]), self.weight)
+        x = x.expand(len(self.weight), *x.shape[-2:])
+        if min(self.weight.shape[1:]) > NARROW or not torch.is_autocast_enabled(x.device.type):
+            return torch.baddbmm(self.bias, x, self.weight)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.baddbmm(self.bias, x.float(), self.weight)
 
 
 class EnsembleNorm(nn.Module):

@@ -70,8 +70,9 @@ def world_model_losses(
     for t in range(horizon):
         weight = config.horizon_discount**t / horizon
         head, predicted_reward = model.predict(latent, actions[:, t], z)
-        following = model.latent.step(latent, head)
-        compared = model.consistency(head, following, targets[:, t], observations[:, t + 1])
+        following, compared = model.consistency.advance(
+            model.latent, latent, head, targets[:, t], observations[:, t + 1], last=t + 1 == horizon
+        )
         consistency = consistency + weight * (alive[:, t] * compared).mean()
         reward = reward + weight * (alive[:, t] * (predicted_reward - rewards[:, t]).square()).mean()
         latent = following if open_loop else latents[:, min(t + 1, horizon - 1)]
