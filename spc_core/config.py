@@ -133,7 +133,9 @@ class TrainConfig:
     final_lr_share: float = 1.0  # learning rates fall linearly to this share of themselves
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
-    precision: str = "auto"  # fp32 | bf16: matrix products in bfloat16, weights and losses in fp32 | auto: where it pays
+    precision: str = (
+        "auto"  # fp32 | bf16: matrix products in bfloat16, weights and losses in fp32 | auto: where it pays
+    )
     threads: int = 0  # CPU threads; 0 leaves the choice to torch
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
