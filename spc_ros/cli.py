@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
-from spc_core.adaptation import LIVE_PROTOCOLS
+from spc_core.adaptation import LIVE_PROTOCOLS, PROTOCOLS
 from spc_core.config import TrainConfig, load_config
 from spc_core.contract import load_contract
 
@@ -23,6 +23,7 @@ usage: spc <stage> [options]      (spc <stage> --help tells each stage's options
   convert    turn bags into a dataset
   train      learn context encoder, world model and policy from a dataset
   evaluate   score a trained run on held-out tasks in this process, without ROS
+  compare    train and evaluate several methods with several seeds, side by side, with statistics
   trial      score a trained run on held-out tasks over ROS 2, node by node
   demo       all of the above for two task families, with a report
 """
@@ -77,6 +78,23 @@ class Evaluate:
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
     json: Path | None = None  # also write the episodes here, one JSON line each
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Train and evaluate methods side by side on one dataset. The same command goes on where it was interrupted."""
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    out: Path  # folder for all runs, the table and the page
+    methods: tuple[str, ...] = ("spc", "focal", "no_context", "oracle")  # of config/methods, or YAML files
+    seeds: tuple[int, ...] = (0, 1, 2)  # training seeds
+    preset: str = "small"  # small, paper, or a YAML file
+    family: str = ""  # task family; default: the name of the dataset's contract
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
+    protocols: tuple[str, ...] = PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
+    few_shot_sizes: tuple[int, ...] = (100,)  # transitions collected before a few-shot episode
+    episodes: int = 3  # scored episodes of each task and protocol
+    jobs: int = 2  # processes at a time, each with one thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +180,22 @@ def evaluate(args: Evaluate) -> None:
     print(table(score(results, expert_returns(chosen, range(args.seed, args.seed + args.episodes)))))
 
 
+def compare(args: Compare) -> None:
+    from spc_core.compare import compare as run
+    from spc_core.compare_plan import make_plan
+    from spc_core.compare_report import CompareReport
+
+    options = dataclasses.asdict(args)
+    jobs = options.pop("jobs")
+    plan = make_plan(**options)
+    report = CompareReport(plan)
+    try:
+        run(plan, jobs, [sys.executable, "-m", "spc_ros.cli"], report.write)
+    finally:
+        if report.rows:
+            print(f"{report.text()}\ntable: {args.out / 'table.md'}\npage:  {args.out / 'compare.html'}")
+
+
 def trial(args: TrialArgs) -> None:
     from spc_core.checkpoint import load_checkpoint
     from spc_core.evaluate import expert_returns, score, table
@@ -209,6 +243,7 @@ STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "convert": (Convert, convert),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
+    "compare": (Compare, compare),
     "trial": (TrialArgs, trial),
     "demo": (Demo, demo),
 }
