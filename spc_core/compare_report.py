@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import json
 
+from spc_core.compare_page import compare_page
+from spc_core.compare_panels import headline_keys, improvement_picture, score_picture
 from spc_core.compare_plan import Method, Plan
+from spc_core.compare_svg import dot_intervals
 from spc_core.compare_table import MethodResults, References, Row, compare_rows, markdown, to_plain
 from spc_core.evaluate import expert_returns
 from spc_core.tasks import tasks
 
+PICTURES = (score_picture, improvement_picture)
 REFERENCE = "spc"  # the others are compared with it, or with the first method where it is missing
 
 
@@ -32,10 +36,26 @@ class CompareReport:
         if self.rows:
             self._replace("table.json", json.dumps(to_plain(self.rows), indent=1, allow_nan=False) + "\n")
             self._replace("table.md", self.text())
+            for picture in (pictures(self.rows, headline_keys(self.rows)) for pictures in PICTURES):
+                if picture.panels:
+                    self._replace(f"{picture.name}.svg", dot_intervals(picture))
+            self._replace("compare.html", compare_page(self.rows, self.plan.family, self._settings()))
 
     def text(self) -> str:
         """The table for people."""
         return markdown(self.rows)
+
+    def _settings(self) -> list[tuple[str, str]]:
+        plan = self.plan
+        seeds = " ".join(map(str, plan.seeds))
+        return [
+            ("dataset, SHA-256", plan.dataset_sha256),
+            ("preset", plan.preset),
+            ("methods", " ".join(method.source for method in plan.methods)),
+            ("training seeds", seeds),
+            ("scored episodes of each task and protocol", str(plan.episodes)),
+            ("runs finished", f"{sum(run.finished() for run in plan.runs())} of {len(plan.runs())}"),
+        ]
 
     def _results(self, method: Method) -> MethodResults:
         runs = {run.seed: run for run in self.plan.runs() if run.method == method and run.finished()}

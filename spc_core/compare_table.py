@@ -117,8 +117,10 @@ def _row(
     def scaled(interval: Interval) -> Interval:
         return normalise(interval[0], low, high), normalise(interval[1], low, high)
 
-    rival = other is not None and method.name != reference
-    better = [probability_interval(other, grid, whole) if rival else NOT_KNOWN for whole in (False, True)]
+    better, spans = math.nan, [NOT_KNOWN, NOT_KNOWN]
+    if other is not None and method.name != reference:
+        better = probability_of_improvement(other, grid)
+        spans = [probability_interval(other, grid, whole) for whole in (False, True)]
     return Row(
         method.name, *key,
         mean=float(grid.mean()),
@@ -126,9 +128,9 @@ def _row(
         interval=scaled(mean_interval(grid)),
         interval_by_seed=scaled(mean_interval(grid, whole_rows=True)),
         reference=reference,
-        reference_better=probability_of_improvement(other, grid) if rival else math.nan,
-        better_interval=better[0],
-        better_interval_by_seed=better[1],
+        reference_better=better,
+        better_interval=spans[0],
+        better_interval_by_seed=spans[1],
         seeds=len(grid),
         tasks=grid.shape[1],
         training_min=float(np.mean(list(method.training_s.values()))) / 60 if method.training_s else math.nan,
@@ -184,4 +186,4 @@ def _cells(row: Row) -> list[str]:
 
 def span(interval: Interval, digits: int = 2) -> str:
     """An interval as text; a dash where it is not known."""
-    return "–" if math.isnan(interval[0]) else f"{interval[0]:.{digits}f} … {interval[1]:.{digits}f}"
+    return "–" if math.isnan(interval[0]) else " … ".join(f"{end:.{digits}f}".replace("-", "−") for end in interval)

@@ -25,12 +25,12 @@ Interval = tuple[float, float]
 
 def return_grid(returns: Mapping[tuple[int, str], Sequence[float]]) -> np.ndarray:
     """Returns of episodes by (training seed, task) as a grid (S, N) of means. Raises ValueError for an empty cell."""
-    seeds, tasks = (list(dict.fromkeys(key[i] for key in returns)) for i in (0, 1))
+    seeds, tasks = sorted({seed for seed, _ in returns}), sorted({task for _, task in returns})
     for seed in seeds:
         for task in tasks:
             if not returns.get((seed, task)):
                 raise ValueError(f"training seed {seed} has no episode of task '{task}'; evaluate it on the same tasks")
-    return np.array([[np.mean(returns[seed, task]) for task in sorted(tasks)] for seed in sorted(seeds)])
+    return np.array([[np.mean(returns[seed, task]) for task in tasks] for seed in seeds])
 
 
 def redraw(grid: np.ndarray, rng: np.random.Generator, whole_rows: bool = False, draws: int = DRAWS) -> np.ndarray:
