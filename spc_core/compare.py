@@ -35,8 +35,6 @@ def compare(plan: Plan, jobs: int, command: Sequence[str], on_finished: Callable
     `on_finished` is called after each run and at the end. SIGINT and SIGTERM stop all children, then KeyboardInterrupt.
     Raises ConfigError for a folder with another plan, and CompareError at the end where runs have failed.
     """
-    if jobs < 1:
-        raise ConfigError(f"--jobs is {jobs}; use at least 1")
     plan.out.mkdir(parents=True, exist_ok=True)
     with _lock(plan.out) as lock, _stop_on_signals() as stopped:
         remember(plan)
@@ -148,8 +146,11 @@ class _Board:
         done = sum(self._done.values())
         total = sum(run.method.config.updates for run in runs)
         self._live = sys.stderr.isatty()  # a log needs neither a live bar nor lines
-        self._bar = tqdm(total=total, initial=done, desc="compare", unit="update", unit_scale=True, smoothing=0,
-                         mininterval=0.1 if self._live else 20)  # fmt: skip
+        self._bar = tqdm(
+            total=total, initial=done, desc="compare", unit="update", unit_scale=True, miniters=0,
+            smoothing=0,  # the mean speed: seed by seed, the past holds all methods as the future does
+            mininterval=0.1 if self._live else 20,
+        )  # fmt: skip
         shown = range(1, lines + 1) if self._live else ()
         self._lines = [tqdm(total=0, position=place, bar_format="  {desc}", leave=False) for place in shown]
 

@@ -187,6 +187,8 @@ def compare(args: Compare) -> None:
 
     options = dataclasses.asdict(args)
     jobs = options.pop("jobs")
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}; use at least 1")
     plan = make_plan(**options)
     report = CompareReport(plan)
     try:
