@@ -15,7 +15,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-PROTOCOLS = ("no_context", "zero_shot", "few_shot")
+PROTOCOLS = ("no_context", "zero_shot", "few_shot", "offline")
+LIVE_PROTOCOLS = PROTOCOLS[:3]  # those that need no recordings of the task
 COLLECT = "collect"  # protocol of the unscored episodes in which a few-shot context is gathered
 COLLECT_SEED_OFFSET = 10_000
 COLLECT_PATIENCE = 3  # collection episodes in a row without a new transition before the trial gives up
@@ -38,10 +39,13 @@ class TaskLike(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeRequest:
-    """One episode to run. The order: reset_context, then mode and limit, then the robot's reset."""
+    """One episode to run. The order: reset_context, then mode and limit, then the robot's reset.
+
+    Where `offline` asks for reset_context, the driver fills the context from recordings of the task.
+    """
 
     task: TaskLike
-    protocol: str  # no_context | zero_shot | few_shot | collect
+    protocol: str  # no_context | zero_shot | few_shot | offline | collect
     k: int  # transitions a few-shot context is made of; 0 in other protocols
     episode: int  # counts from 0 within its task, protocol and k
     seed: int
@@ -104,7 +108,7 @@ class Trial:
     def __init__(
         self,
         tasks: Sequence[TaskLike],
-        protocols: Sequence[str] = PROTOCOLS,
+        protocols: Sequence[str] = LIVE_PROTOCOLS,
         episodes: int = 3,
         seed: int = 0,
         few_shot_sizes: Sequence[int] = (100,),
@@ -133,6 +137,8 @@ class Trial:
             for k in self.few_shot_sizes if "few_shot" in self.protocols else ():
                 yield from self._collection(task, k)
                 yield from self._scored(task, "few_shot", k, mode="frozen")
+            if "offline" in self.protocols:
+                yield from self._scored(task, "offline", 0, mode="frozen", reset_until=1)
 
     def record(self, request: EpisodeRequest, outcome: Outcome) -> EpisodeResult:
         """Note what a request led to; returns its row."""

@@ -39,9 +39,9 @@ def pool(votes: Tensor, weight: Tensor) -> Tensor:
     Padding is never embedded: more than half of a batch's places may be padding.
     """
     sizes = weight.sum(-1)
-    owner = (weight > 0).flatten(0, -2).nonzero()[:, 0]
+    owner = (weight > 0).reshape(-1, weight.shape[-1]).nonzero()[:, 0]
     sums = votes.new_zeros(sizes.numel(), votes.shape[-1]).index_add_(0, owner, votes)
-    return sums.unflatten(0, sizes.shape) / sizes[..., None].clamp(min=1)
+    return sums.view(*sizes.shape, -1) / sizes[..., None].clamp(min=1)
 
 
 def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float) -> Tensor:

@@ -5,22 +5,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from spc_core.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial
+from spc_core.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
 from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
 from spc_core.runtime import ContextTracker, Policy
 from spc_core.safety import SafetyFilter
 from spc_core.tasks import SPLITS, Task, find_task, make_env
+from spc_core.tasks.offline_data import behaviour_episodes
+
+OFFLINE_TRANSITIONS = 600  # of an offline context
+OFFLINE_EPISODES = 30  # of behaviour data that they are drawn from
+OFFLINE_SEED = 1  # of these episodes; seed 0 would start where scored episodes do
 
 
 class InProcessDriver:
     """Runs a trial's episodes in MuJoCo with the same tracker, policy and safety filter as the nodes."""
 
-    def __init__(self, checkpoint: Checkpoint, family: str) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: str,
+        offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
+    ) -> None:
+        """`offline_transitions`: recordings of a task by its id; default: behaviour data made here."""
+        self.offline_transitions = offline_transitions or behaviour_transitions
         self.env = make_env(family)
         self.agent = checkpoint.agent
         self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
@@ -30,13 +42,9 @@ class InProcessDriver:
     def run(self, request: EpisodeRequest) -> Outcome:
         """One episode; the tracker carries the context from one request to the next."""
         tracker = self.tracker
-        if request.reset_context:
-            tracker.reset()
-        tracker.mode, tracker.limit = request.mode, request.limit
+        self._arrange_context(request)
         self.safety.reset()
         self.safety.counts.clear()
-        if self.agent.task_scale is not None:
-            tracker.told = self.agent.oracle_context(request.task.params).numpy()
         observation, _ = self.env.reset(seed=request.seed, options={"task": find_task(request.task.task_id)})
         total, steps, ended, terminated = 0.0, 0, False, False
         while not ended:
@@ -53,6 +61,37 @@ class InProcessDriver:
             uncertainty=tracker.uncertainty.tolist(),
         )  # fmt: skip
 
+    def _arrange_context(self, request: EpisodeRequest) -> None:
+        """What the policy knows of the task before the episode starts: the one place that decides it."""
+        tracker = self.tracker
+        if self.agent.task_scale is not None:
+            tracker.told = self.agent.oracle_context(request.task.params).numpy()
+        if request.reset_context:
+            tracker.reset()
+            if request.protocol == "offline":
+                self._read_recordings(request.task.task_id)
+        tracker.mode, tracker.limit = request.mode, request.limit
+
+    def _read_recordings(self, task_id: str) -> None:
+        """Fill the context with OFFLINE_TRANSITIONS of the task's recordings, evenly spread over all of them."""
+        seen = list(self.offline_transitions(task_id))
+        if not seen:
+            raise TrialError(f"{task_id}: there are no recorded transitions for the protocol offline; leave it out")
+        self.tracker.mode, self.tracker.limit = "online", None
+        for index in np.unique(np.linspace(0, len(seen) - 1, OFFLINE_TRANSITIONS).round().astype(int)):
+            t = seen[index]
+            if self.reward_function is not None:
+                t = dataclasses.replace(t, reward=self.reward_function(t.observation, t.action, t.next_observation))
+            self.tracker.update(t)
+
+
+def behaviour_transitions(task_id: str, episodes: int = OFFLINE_EPISODES) -> Iterator[Transition]:
+    """Behaviour data of a simulated task, made here: experts, noisy experts and random motion take turns."""
+    for episode in behaviour_episodes(find_task(task_id), episodes, OFFLINE_SEED):
+        seen = episode.observations
+        for t in range(len(episode)):
+            yield Transition(t, seen[t], episode.actions[t], float(episode.rewards[t]), seen[t + 1])
+
 
 def run_in_process(
     checkpoint: Checkpoint, trial: Trial, family: str, progress: Callable[[int, int, str], None] | None = None
@@ -68,16 +107,22 @@ def run_in_process(
     return trial.results
 
 
-def expert_returns(tasks: Iterable[Task], seeds: Sequence[int]) -> dict[tuple[str, int], float]:
-    """Returns of the privileged expert, by task id and seed: what a policy that knows the task can reach."""
+def expert_returns(
+    tasks: Iterable[Task], seeds: Sequence[int], told_mean: bool = False
+) -> dict[tuple[str, int], float]:
+    """Returns of the privileged expert, by task id and seed: what a policy that knows the task can reach.
+
+    With `told_mean` it believes to be in the family's mean task: what it reaches without knowing the task.
+    """
     returns = {}
     for task in tasks:
         env = make_env(task.family, task)
+        told = env.mean_task() if told_mean else task
         for seed in seeds:
             observation, _ = env.reset(seed=seed)
             total, ended = 0.0, False
             while not ended:
-                observation, reward, terminated, truncated, _ = env.step(env.expert(observation))
+                observation, reward, terminated, truncated, _ = env.step(env.expert(observation, told))
                 total, ended = total + float(reward), terminated or truncated
             returns[task.task_id, seed] = total
     return returns

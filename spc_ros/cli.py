@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
+from spc_core.adaptation import LIVE_PROTOCOLS, PROTOCOLS
 from spc_core.config import TrainConfig, load_config
 from spc_core.contract import load_contract
 
@@ -22,6 +23,7 @@ usage: spc <stage> [options]      (spc <stage> --help tells each stage's options
   convert    turn bags into a dataset
   train      learn context encoder, world model and policy from a dataset
   evaluate   score a trained run on held-out tasks in this process, without ROS
+  compare    train and evaluate several methods with several seeds, side by side, with statistics
   trial      score a trained run on held-out tasks over ROS 2, node by node
   demo       all of the above for two task families, with a report
 """
@@ -59,6 +61,7 @@ class Train:
     dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
     out: Path  # the run's folder
     preset: str = "small"  # small, paper, or a YAML file with any of the settings below
+    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: as the preset says
     overwrite: bool = False  # start anew, even if the folder holds a run
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
 
@@ -70,10 +73,28 @@ class Evaluate:
     runs: tyro.conf.Positional[tuple[Path, ...]]  # training runs or checkpoints of one family, one per seed
     family: str = ""  # task family; default: the name of the checkpoint's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
+    protocols: tuple[str, ...] = LIVE_PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
     json: Path | None = None  # also write the episodes here, one JSON line each
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Train and evaluate methods side by side on one dataset. The same command goes on where it was interrupted."""
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    out: Path  # folder for all runs, the table and the page
+    methods: tuple[str, ...] = ("spc", "focal", "no_context", "oracle")  # of config/methods, or YAML files
+    seeds: tuple[int, ...] = (0, 1, 2)  # training seeds
+    preset: str = "small"  # small, paper, or a YAML file
+    family: str = ""  # task family; default: the name of the dataset's contract
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
+    protocols: tuple[str, ...] = PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
+    few_shot_sizes: tuple[int, ...] = (100,)  # transitions collected before a few-shot episode
+    episodes: int = 3  # scored episodes of each task and protocol
+    jobs: int = 2  # processes at a time, each with one thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,19 +158,44 @@ def evaluate(args: Evaluate) -> None:
     from spc_core.evaluate import expert_returns, run_in_process, score, table
     from spc_core.tasks import tasks
 
+    if args.json is None and "no_context" not in args.protocols:
+        raise ValueError("--protocols lacks no_context, the zero of the table's scale; add it, or give --json")
     results = {}
     chosen = []
     for number, folder in enumerate(args.runs):
         checkpoint = load_checkpoint(folder)
         family = args.family or checkpoint.contract.name
         chosen = [task for split in args.splits for task in tasks(family, split)]
-        trial = Trial(chosen, episodes=args.episodes, seed=args.seed, few_shot_sizes=args.few_shot_sizes)
+        trial = Trial(chosen, args.protocols, args.episodes, args.seed, args.few_shot_sizes)
         with Bar(f"evaluate {folder}", "episode") as bar:
             results[number] = run_in_process(checkpoint, trial, family, bar)
     if args.json is not None:
         rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
-        args.json.write_text("".join(rows))
+        beside = args.json.with_name(f".{args.json.name}.partial")
+        beside.write_text("".join(rows))
+        beside.replace(args.json)  # whole or not at all
+    if "no_context" not in args.protocols:
+        print(f"no table, whose zero would be the protocol no_context; episodes: {args.json}")
+        return
     print(table(score(results, expert_returns(chosen, range(args.seed, args.seed + args.episodes)))))
+
+
+def compare(args: Compare) -> None:
+    from spc_core.compare import compare as run
+    from spc_core.compare_plan import make_plan
+    from spc_core.compare_report import CompareReport
+
+    options = dataclasses.asdict(args)
+    jobs = options.pop("jobs")
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}; use at least 1")
+    plan = make_plan(**options)
+    report = CompareReport(plan)
+    try:
+        run(plan, jobs, [sys.executable, "-m", "spc_ros.cli"], report.write)
+    finally:
+        if report.rows:
+            print(f"{report.text()}\ntable: {args.out / 'table.md'}\npage:  {args.out / 'compare.html'}")
 
 
 def trial(args: TrialArgs) -> None:
@@ -199,19 +245,30 @@ STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "convert": (Convert, convert),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
+    "compare": (Compare, compare),
     "trial": (TrialArgs, trial),
     "demo": (Demo, demo),
 }
 
 
+def _given(arguments: Sequence[str], flag: str, default: str) -> str:
+    """The last value given to a flag, as `--flag value` or `--flag=value`."""
+    values = [default]
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            values.append(value if equals else following)
+    return values[-1]
+
+
 def parse(stage: str, arguments: Sequence[str]) -> Any:
-    """The stage's options; the preset of `train` gives the defaults of its settings."""
+    """The stage's options; preset and method of `train` give the defaults of its settings."""
     kind = STAGES[stage][0]
     options: dict[str, Any] = {}
     if kind is Train:
-        preset = [value for flag, value in zip(arguments, [*arguments[1:], ""], strict=False) if flag == "--preset"]
-        name = (preset or ["small"])[-1]
-        options["default"] = Train(tyro.MISSING, tyro.MISSING, preset=name, config=load_config(name))
+        preset, method = _given(arguments, "--preset", "small"), _given(arguments, "--method", "")
+        config = load_config(preset, method)
+        options["default"] = Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=config)
     return tyro.cli(kind, prog=f"spc {stage}", args=list(arguments), description=kind.__doc__, **options)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spc_core.adaptation import PROTOCOLS, EpisodeResult
+from spc_core.adaptation import LIVE_PROTOCOLS, EpisodeResult
 from spc_core.contract import find_config
 from spc_ros.collect import progress_reader, require_new
 from spc_ros.processes import NodeGroup, ProcessError
@@ -22,7 +22,7 @@ def run_trial(
     splits: Sequence[str] = ("id",),
     task_ids: Sequence[str] = (),
     tasks_per_split: int = 0,
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: Sequence[str] = LIVE_PROTOCOLS,
     few_shot_sizes: Sequence[int] = (100,),
     episodes: int = 3,
     seed: int = 0,

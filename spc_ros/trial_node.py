@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from std_msgs.msg import Float32MultiArray, String
 
-from spc_core.adaptation import PROTOCOLS, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
+from spc_core.adaptation import LIVE_PROTOCOLS, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
 from spc_core.contract import find_config, load_contract
 from spc_core.frames import Step, TransitionAssembler
 from spc_core.tasks import SPLITS, families, find_task, tasks
@@ -34,7 +34,7 @@ PARAMS = [
     Param("splits", ["id"], f"tasks to try, any of: {', '.join(SPLITS)}", read_only=True),
     Param("task_ids", [""], "tasks to try instead of whole splits", read_only=True),
     Param("tasks_per_split", 0, "try the first so many tasks of a split; 0: all", 0, 1000, read_only=True),
-    Param("protocols", list(PROTOCOLS), f"any of: {', '.join(PROTOCOLS)}", read_only=True),
+    Param("protocols", list(LIVE_PROTOCOLS), f"any of: {', '.join(LIVE_PROTOCOLS)}", read_only=True),
     Param("few_shot_sizes", [100], "transitions of a few-shot context", read_only=True),
     Param("episodes", 3, "scored episodes of each task and protocol", 1, 100_000, read_only=True),
     Param("seed", 0, "seed of the first scored episode", 0, 2**30, read_only=True),
@@ -51,6 +51,9 @@ class TrialNode(DriverNode):
         super().__init__("trial", PARAMS)
         p = self.params
         ids = [i for i in p.task_ids if i]
+        if "offline" in p.protocols:
+            known = ", ".join(LIVE_PROTOCOLS)
+            raise ValueError(f"protocol 'offline' is not offered over ROS; use `spc evaluate`, or any of: {known}")
         limit = p.tasks_per_split or None
         chosen = [find_task(i) for i in ids] or [t for s in p.splits for t in tasks(p.family, s)[:limit]]
         self.trial = Trial(chosen, p.protocols, p.episodes, p.seed, p.few_shot_sizes)

@@ -71,6 +71,13 @@ def test_protocols_of_a_task() -> None:
     assert [r.task_id for r in results] == sorted(r.task_id for r in results)
 
 
+def test_offline_asks_for_recordings_once_for_each_task() -> None:
+    driver = Counting()
+    run(Trial(TASKS, protocols=["offline"], episodes=2), driver)
+    asked = [(r.task.task_id[-2:], r.protocol, r.k, r.mode, r.reset_context) for r in driver.requests]
+    assert asked == [(t, "offline", 0, "frozen", first) for t in ("00", "01") for first in (True, False)]
+
+
 def test_every_task_starts_from_the_prior() -> None:
     driver = Counting()
     run(Trial(TASKS, protocols=["few_shot"], episodes=1, few_shot_sizes=(5,)), driver)

@@ -45,6 +45,10 @@ def test_help_comes_without_torch():
             ["train", "nowhere", "--out", "run", "--preset", "smal"],
             "no train file is called 'smal' (did you mean 'small'?)",
         ),
+        (["train", "nowhere", "--out", "run", "--method", "focl"], "'focl' (did you mean 'focal'?)"),
+        (["compare", "nowhere", "--out", "run", "--methods", "focl"], "'focl' (did you mean 'focal'?)"),
+        (["compare", "nowhere", "--out", "run", "--methods"], "--methods is empty; name at least one"),
+        (["compare", "nowhere", "--out", "run", "--jobs", "0"], "--jobs is 0"),
         (["evaluate", "nowhere"], "nowhere: no checkpoint, weights.safetensors"),
         (["convert", "nowhere", "--out", "dataset"], "nowhere"),
         (["convert", ".", "--contract", "no.yaml", "--out", "dataset"], "no.yaml: cannot be read"),
@@ -92,6 +96,27 @@ def test_train_takes_a_preset_and_flags_over_it(tmp_path, capsys):
     assert "checkpoint: " in capsys.readouterr().out
     config = (tmp_path / "run" / "checkpoint" / "config.yaml").read_text()
     assert "updates: 3" in config and "groups: 4" in config and "context_max: 32" in config
+
+
+@pytest.mark.parametrize("flags", [["--preset", "paper", "--method", "focal"], ["--preset=paper", "--method=focal"]])
+def test_train_takes_a_method_over_the_preset(flags):
+    args = parse("train", ["dataset", "--out", "run", *flags, "--method.contrast", "infonce"])
+    method = args.config.method
+    assert (method.name, method.latent, method.contrast) == (
+        "focal",
+        "raw",
+        "infonce",
+    ) and args.config.updates == 500_000
+
+
+def test_evaluate_without_the_tables_zero_writes_episodes_alone(tmp_path, capsys):
+    checkpoint, rows = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"), tmp_path / "rows.jsonl"
+    arguments = ["evaluate", str(checkpoint), "--splits", "id", "--episodes", "1", "--protocols", "offline"]
+    assert main(arguments) == 1
+    assert "--protocols lacks no_context, the zero of the table's scale" in capsys.readouterr().err
+    assert main([*arguments, "--json", str(rows)]) == 0
+    assert "no table" in capsys.readouterr().out and len(rows.read_text().splitlines()) == 10
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint", "rows.jsonl"]
 
 
 def test_evaluate_prints_the_table(tmp_path, capsys):

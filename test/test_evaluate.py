@@ -10,9 +10,9 @@ import torch
 from random_checkpoint import write_random_checkpoint
 from synthetic import contract
 
-from spc_core.adaptation import EpisodeResult, Trial
+from spc_core.adaptation import EpisodeResult, Trial, TrialError
 from spc_core.checkpoint import load_checkpoint
-from spc_core.evaluate import expert_returns, run_in_process, score, table
+from spc_core.evaluate import InProcessDriver, behaviour_transitions, expert_returns, run_in_process, score, table
 from spc_core.frames import Transition
 from spc_core.runtime import HYPOTHESIS_STEPS, ContextTracker, Policy, far_apart
 from spc_core.safety import SafetyFilter
@@ -65,6 +65,55 @@ def test_evaluation_repeats_exactly_and_contexts_follow_the_protocol(tmp_path):
     assert all(r.context == [0.0] * len(r.context) for r in first if r.protocol == "no_context")
     assert all(r.uncertainty == [1.0] * len(r.context) for r in first if r.protocol == "no_context")
     assert all(0 < max(r.uncertainty) < 0.2 for r in first if r.protocol != "no_context")
+
+
+def test_an_offline_context_is_drawn_evenly_from_the_tasks_recordings(tmp_path):
+    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+    first, second = tasks("arm_reach", "id")[:2]
+    asked = []
+
+    def recordings(task_id):
+        asked.append(task_id)
+        return behaviour_transitions(task_id, episodes=3 if task_id == first.task_id else 12)
+
+    trial, driver = (
+        Trial([first, second], ["offline"], episodes=2),
+        InProcessDriver(checkpoint, "arm_reach", recordings),
+    )
+    for request in trial.requests():
+        trial.record(request, driver.run(request))
+    assert asked == [first.task_id, second.task_id]
+    assert [r.context_count for r in trial.results] == [300, 300, 600, 600], "all, where there are too few"
+    assert trial.results[0].context == trial.results[1].context, "frozen"
+    tracker = ContextTracker(checkpoint)
+    every = list(behaviour_transitions(second.task_id, episodes=12))
+    reward = checkpoint.contract.reward_function()
+    for index in np.linspace(0, 1199, 600).round().astype(int):
+        t = every[index]
+        if reward is not None:
+            t = dataclasses.replace(t, reward=reward(t.observation, t.action, t.next_observation))
+        tracker.update(t)
+    np.testing.assert_allclose(trial.results[-1].context, tracker.context, atol=1e-6)
+
+
+def test_no_recordings_are_refused(tmp_path):
+    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+    driver = InProcessDriver(checkpoint, "arm_reach", lambda _: [])
+    with pytest.raises(TrialError, match="arm_reach/id/00: there are no recorded transitions for the protocol offline"):
+        driver.run(next(Trial(tasks("arm_reach", "id"), ["offline"]).requests()))
+
+
+def test_behaviour_data_of_a_task_repeats_exactly():
+    first, second = (list(behaviour_transitions("arm_payload/ood/02", episodes=2)) for _ in range(2))
+    assert len(first) == 200 and all((a.observation == b.observation).all() for a, b in zip(first, second, strict=True))
+    np.testing.assert_array_equal(first[0].next_observation, first[1].observation)
+
+
+def test_the_expert_told_the_mean_task_stays_below_the_one_told_the_task():
+    for family in ("arm_reach", "arm_payload"):
+        chosen = tasks(family, "ood")
+        knowing, guessing = (sum(expert_returns(chosen, [0], told_mean=m).values()) for m in (False, True))
+        assert guessing < knowing
 
 
 def test_expert_returns_are_by_task_and_seed():

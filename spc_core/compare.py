@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods side by side on one dataset: trains and evaluates each with each seed, in processes that can be stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from spc_core.compare_plan import LOCK_FILE, Plan, Run, remember
+from spc_core.config import ConfigError
+
+POLL_S = 0.2  # between two looks at the children
+TAIL_LINES = 8
+STOP_STAGES = ((signal.SIGINT, 60.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))  # signal, then seconds
+
+
+class CompareError(RuntimeError):
+    """A comparison that is not complete; the message says which runs failed and why."""
+
+
+def compare(plan: Plan, jobs: int, command: Sequence[str], on_finished: Callable[[], None]) -> None:
+    """Do what is left of all runs, `jobs` at a time; `command` is the command line, to which a stage is appended.
+
+    `on_finished` is called after each run and at the end. SIGINT and SIGTERM stop all children, then KeyboardInterrupt.
+    Raises ConfigError for a folder with another plan, and CompareError at the end where runs have failed.
+    """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with _lock(plan.out) as lock, _stop_on_signals() as stopped:
+        remember(plan)
+        with _Comparison(plan, jobs, command, lock) as work:
+            work.run(stopped, on_finished)
+        on_finished()
+    if stopped:
+        raise KeyboardInterrupt("all children are stopped; the same command goes on")
+    if work.failures:
+        raise CompareError("\n".join([f"{len(work.failures)} of {len(plan.runs())} runs failed", *work.failures]))
+
+
+class _Comparison:
+    """The children at work, and the view of their progress."""
+
+    def __init__(self, plan: Plan, jobs: int, command: Sequence[str], lock: IO[str]) -> None:
+        self.runs, self.jobs, self.command, self.lock = plan.runs(), jobs, list(command), lock
+        self.waiting = deque(run for run in self.runs if not run.finished())
+        self.children: list[_Child] = []
+        self.failures: list[str] = []
+        self.board = _Board(self.runs, min(jobs, len(self.waiting)))
+
+    def run(self, stopped: list[int], on_finished: Callable[[], None]) -> None:
+        """Until nothing is left to do, or told to stop."""
+        while (self.waiting or self.children) and not stopped:
+            while self.waiting and len(self.children) < self.jobs:
+                self._start(self.waiting.popleft())
+            self.board.show(self.children, self._finished())
+            time.sleep(POLL_S)
+            for child in [child for child in self.children if child.process.poll() is not None]:
+                self.children.remove(child)
+                if not stopped:
+                    self._ended(child, on_finished)
+        self.board.show(self.children, self._finished())
+
+    def _finished(self) -> int:
+        return len(self.runs) - len(self.waiting) - len(self.children) - len(self.failures)
+
+    def _start(self, run: Run) -> None:
+        self.children.append(_Child(run, self.command, self.lock))
+        self._note_pids()
+
+    def _ended(self, child: _Child, on_finished: Callable[[], None]) -> None:
+        self._note_pids()
+        run, code = child.run, child.process.returncode
+        after = run.next_stage()[0]
+        if code == 0 and run.finished():
+            on_finished()
+        elif code == 0 and after != child.stage:
+            self._start(run)
+        else:
+            self.failures.append(f"{run}: {child.stage} ended with code {code}; the end of {child.log}:{child.tail()}")
+            self.board.print(self.failures[-1])
+
+    def _note_pids(self) -> None:
+        """Who is at work, for a later call that finds the folder locked."""
+        self.lock.seek(0)
+        self.lock.truncate()
+        self.lock.write(", ".join(map(str, [os.getpid(), *(child.process.pid for child in self.children)])))
+        self.lock.flush()
+
+    def __enter__(self) -> _Comparison:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, wait_s in STOP_STAGES:
+            for child in self.children:
+                child.signal(number)
+            deadline_s = time.monotonic() + wait_s
+            while time.monotonic() < deadline_s and any(child.process.poll() is None for child in self.children):
+                time.sleep(POLL_S)
+        self.board.close()
+
+
+class _Child:
+    """One stage of one run as a process; its output is appended to a log in the run's folder."""
+
+    def __init__(self, run: Run, command: Sequence[str], lock: IO[str]) -> None:
+        self.run = run
+        self.stage, arguments = run.next_stage()
+        self.log = run.folder / f"{self.stage}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as output:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone; we stop the children
+                pass_fds=[lock.fileno()],  # the folder stays locked while a child lives, even one that we left behind
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "20", "PYTHONUNBUFFERED": "1"},
+            )
+
+    def signal(self, number: int) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def tail(self) -> str:
+        """The last lines of the log."""
+        lines = self.log.read_text(errors="replace").replace("\r", "\n").splitlines()
+        return "\n  ".join(["", *[line for line in lines if line.strip()][-TAIL_LINES:]])
+
+
+class _Board:
+    """One bar for the updates of all runs, and below it a line for each child."""
+
+    def __init__(self, runs: Sequence[Run], lines: int) -> None:
+        self._runs, self._done = runs, {run: run.updates_done() for run in runs}
+        done = sum(self._done.values())
+        total = sum(run.method.config.updates for run in runs)
+        self._live = sys.stderr.isatty()  # a log needs neither a live bar nor lines
+        self._bar = tqdm(
+            total=total, initial=done, desc="compare", unit="update", unit_scale=True, miniters=0,
+            smoothing=0,  # the mean speed: seed by seed, the past holds all methods as the future does
+            mininterval=0.1 if self._live else 20,
+        )  # fmt: skip
+        shown = range(1, lines + 1) if self._live else ()
+        self._lines = [tqdm(total=0, position=place, bar_format="  {desc}", leave=False) for place in shown]
+
+    def show(self, children: Sequence[_Child], finished: int) -> None:
+        texts = []
+        for child in children:
+            done = self._done[child.run] = child.run.updates_done()
+            texts.append(f"{child.run}: {child.stage} {done:,} of {child.run.method.config.updates:,} updates")
+        self._bar.set_postfix_str(f"{finished} of {len(self._runs)} runs finished", refresh=False)
+        self._bar.update(sum(self._done.values()) - self._bar.n)
+        for line, text in zip(self._lines, [*texts, *[""] * len(self._lines)], strict=False):
+            line.set_description_str(text)
+
+    def print(self, text: str) -> None:
+        self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        for bar in [*reversed(self._lines), self._bar]:
+            bar.close()
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[IO[str]]:
+    """The folder for us and our children alone. Raises ConfigError where others are at work."""
+    with (out / LOCK_FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(
+                f"{out}: another comparison, or a child that it left behind, is at work there (processes "
+                f"{file.read()}); wait for them, or end them"
+            ) from None
+        yield file
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append to."""
+    received: list[int] = []
+    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what a comparison came to so far: table.json, table.md, compare.html and pictures."""
+
+from __future__ import annotations
+
+import json
+
+from spc_core.compare_page import compare_page
+from spc_core.compare_panels import headline_keys, improvement_picture, score_picture
+from spc_core.compare_plan import Method, Plan
+from spc_core.compare_svg import dot_intervals
+from spc_core.compare_table import MethodResults, References, Row, compare_rows, markdown, to_plain
+from spc_core.evaluate import expert_returns
+from spc_core.tasks import tasks
+
+PICTURES = (score_picture, improvement_picture)
+REFERENCE = "spc"  # the others are compared with it, or with the first method where it is missing
+
+
+class CompareReport:
+    """The report of a plan; write() as often as there is something new."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        tried = [task for split in plan.splits for task in tasks(plan.family, split)]
+        ends = [expert_returns(tried, range(plan.episodes), told_mean=mean) for mean in (True, False)]
+        self.references = References(*ends)
+        names = [method.name for method in plan.methods]
+        self.reference = REFERENCE if REFERENCE in names else names[0]
+        self.rows: list[Row] = []  # of the finished runs, at the last write()
+
+    def write(self) -> None:
+        """Write all files from the finished runs; none while no run is finished."""
+        methods = [self._results(method) for method in self.plan.methods]
+        self.rows = compare_rows(methods, self.references, self.reference)
+        if self.rows:
+            self._replace("table.json", json.dumps(to_plain(self.rows), indent=1, allow_nan=False) + "\n")
+            self._replace("table.md", self.text())
+            for picture in (pictures(self.rows, headline_keys(self.rows)) for pictures in PICTURES):
+                if picture.panels:
+                    self._replace(f"{picture.name}.svg", dot_intervals(picture))
+            self._replace("compare.html", compare_page(self.rows, self.plan.family, self._settings()))
+
+    def text(self) -> str:
+        """The table for people."""
+        return markdown(self.rows)
+
+    def _settings(self) -> list[tuple[str, str]]:
+        plan = self.plan
+        seeds = " ".join(map(str, plan.seeds))
+        return [
+            ("dataset, SHA-256", plan.dataset_sha256),
+            ("preset", plan.preset),
+            ("methods", " ".join(method.source for method in plan.methods)),
+            ("training seeds", seeds),
+            ("scored episodes of each task and protocol", str(plan.episodes)),
+            ("runs finished", f"{sum(run.finished() for run in plan.runs())} of {len(plan.runs())}"),
+        ]
+
+    def _results(self, method: Method) -> MethodResults:
+        runs = {run.seed: run for run in self.plan.runs() if run.method == method and run.finished()}
+        return MethodResults(
+            method.name,
+            method.fixed_context,
+            {seed: run.episodes() for seed, run in runs.items()},
+            {seed: float(run.metrics()["seconds"]) for seed, run in runs.items()},
+        )
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file whole or not at all."""
+        beside = self.plan.out / f".{name}.partial"
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(self.plan.out / name)
