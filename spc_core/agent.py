@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,7 @@ class Learner:
         )  # fmt: skip
         self.policy_optimizer = torch.optim.Adam(policy, lr=config.policy_lr, fused=True)
         self.optimizers = {"model": self.model_optimizer, "policy": self.policy_optimizer}
+        self.reduce: Callable[[list[Tensor]], None] = lambda _: None  # averages gradients over processes, if several
 
     def update(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """Update number `number`, counted from 0; returns the losses, still on the device."""
@@ -91,6 +93,7 @@ class Learner:
             contrast = contrastive_loss(z[seen], agent.task_means.clone(), task, loss.contrast_temperature)
         self.model_optimizer.zero_grad(set_to_none=True)
         (consistency + loss.reward_weight * reward + loss.contrast_weight * contrast).backward()
+        self.reduce(_parameters(self.model_optimizer))
         self.model_optimizer.step()
         self._move_task_means(z.detach(), batch.context_weight.sum(-1), batch.task)
         ema_(model.target_encoder.parameters(), model.encoder.parameters(), loss.target_rate)
@@ -116,6 +119,7 @@ class Learner:
         pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
         self.policy_optimizer.zero_grad(set_to_none=True)
         (v_loss + q_loss + pi_loss).backward()  # three losses on three separate sets of weights
+        self.reduce(_parameters(self.policy_optimizer))
         self.policy_optimizer.step()
         ema_(critic.target_q.parameters(), critic.q.parameters(), loss.target_rate)
         return {"v": v_loss.detach(), "q": q_loss.detach(), "actor": pi_loss.detach()}
@@ -134,3 +138,7 @@ class Learner:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * (1 - (1 - self.config.final_lr_share) * done)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

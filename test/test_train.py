@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from spc_core.checkpoint import CheckpointError, load_checkpoint, pick_device
 from spc_core.config import ConfigError, load_config, to_dict
 from spc_core.dataset import DatasetError, load_dataset
 from spc_core.frames import Transition
+from spc_core.resume import TrainingError
 from spc_core.runtime import ContextTracker, Policy
-from spc_core.train import TrainingError, train
+from spc_core.train import train
 
 DEADLINE_S = 60.0
 
@@ -164,12 +166,48 @@ def test_one_task_is_refused(tmp_path):
 
 def test_diverging_loss_stops_by_name_and_saves_nothing_broken(dataset, tmp_path):
     with pytest.raises(
-        TrainingError, match=r"the \w+ loss became (nan|inf|-inf) within the .* lower the learning rates"
+        TrainingError, match=r"the \w+ loss became (nan|inf|-inf) at update 2; lower the learning rates"
     ):
         train(dataset, tmp_path / "seen", tiny_config(policy_lr=1e30, updates=40))
-    with pytest.raises(TrainingError, match=r"is not finite after update 2; lower the learning rates"):
-        train(dataset, tmp_path / "unseen", tiny_config(policy_lr=1e38, updates=40, checkpoint_every=2, log_every=30))
+    with pytest.raises(TrainingError, match=r"is not finite after update 1; lower the learning rates"):
+        train(dataset, tmp_path / "unseen", tiny_config(policy_lr=1e38, updates=40, checkpoint_every=1, log_every=30))
     assert not list(tmp_path.glob("*/checkpoint")) and not list(tmp_path.glob("*/resume.pt"))
+
+
+def poison(root, episode, value):
+    """Put a value among the packed rewards: as the first of an episode, which the windows of few batches hold."""
+    data = load_dataset(root)
+    rewards = np.array(data.rewards)
+    rewards[data.episode_starts[episode]] = value
+    np.save(next(root.glob(".packed/*/rewards.npy")), rewards)
+    return int(data.episode_starts[episode])
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e30])
+def test_an_outlier_in_the_data_is_refused_where_it_is_seen(tmp_path, value):
+    root = write_dataset(tmp_path / "point")
+    poison(root, 7, value)  # the second episode of the third task
+    with pytest.raises(DatasetError, match=rf"the reward is {re.escape(f'{value:g}')} at step 0 of episode 1 of task"):
+        train(root, tmp_path / "run", tiny_config())
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e30])
+def test_an_outlier_that_was_not_seen_stops_training_early_and_is_named(tmp_path, monkeypatch, value):
+    root = write_dataset(tmp_path / "point", lengths=(40,) * 10)
+    step = poison(root, 21, value)
+    monkeypatch.setattr("spc_core.train.STATS_STEPS", 50)  # of 1600: as in a large dataset, most are not looked at
+    assert step not in np.linspace(0, 1599, 50).astype(int)
+    out = tmp_path / "run"
+    with pytest.raises(TrainingError) as caught:
+        train(root, out, tiny_config(updates=500, log_every=100, checkpoint_every=1))
+    message = str(caught.value)
+    update = int(re.search(r"the \w+ loss became (?:nan|inf) at update (\d+);", message)[1])
+    odd = {"nan": r" up to \S+ on unit scale, \d+ of \d+ not finite", "1e+30": r" up to \S+e\+30 on unit scale"}
+    assert re.search(r"\b(rewards|context)" + odd[f"{value:g}"] + r" \(point/train/02\)", message), message
+    assert update % 100, "found before the log line"
+    kept = torch.load(out / "resume.pt", weights_only=True)
+    assert kept["progress"]["update"] == update - 1 and str(out / "resume.pt") in message
+    assert all(weight.isfinite().all() for weight in weights(out).values())
 
 
 def test_overwrite_spares_a_folder_that_is_no_run(dataset, run, tmp_path):
