@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from synthetic import tiny_config, write_dataset
+from synthetic import CONTRACT_TEXT, tiny_config, write_dataset
 
 from spc_core.checkpoint import CheckpointError, load_checkpoint, pick_device
 from spc_core.config import ConfigError, load_config, to_dict
@@ -101,23 +101,31 @@ def test_a_run_leaves_all_that_is_promised(run):
     assert "task_means" in weights(run) and weights(run)["task_means"].any()
 
 
-def test_killed_training_resumes_to_the_same_weights_bit_for_bit(dataset, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(dataset, whole, tiny_config(updates=400))
-    process = start_training(dataset, killed, tmp_path, updates=400)
-    wait_for_update(killed, int(np.random.default_rng(0).integers(30, 60)))
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    reached = torch.load(killed / "resume.pt", weights_only=True)["progress"]["update"]
-    assert 0 < reached < 400
+@pytest.fixture(scope="module")
+def long_run(dataset, tmp_path_factory):
+    """A run that nothing interrupted, and long enough to be interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "long"
+    train(dataset, out, tiny_config(updates=400))
+    return out
+
+
+def test_training_killed_again_and_again_resumes_to_the_same_weights_bit_for_bit(dataset, long_run, tmp_path):
+    killed = tmp_path / "killed"
+    for update in np.random.default_rng(0).integers([20, 100, 180], [80, 160, 240]):
+        process = start_training(dataset, killed, tmp_path, updates=400)
+        wait_for_update(killed, update)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        reached = torch.load(killed / "resume.pt", weights_only=True)["progress"]["update"]
+        assert 0 < reached < 400
     train(dataset, killed, tiny_config(updates=400))
-    assert_same_run(whole, killed)
+    assert_same_run(long_run, killed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_training_saves_says_so_and_resumes(dataset, tmp_path, number):
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+def test_interrupted_training_saves_says_so_and_resumes(dataset, long_run, tmp_path, number):
+    interrupted = tmp_path / "interrupted"
     process = start_training(dataset, interrupted, tmp_path, updates=400)
     wait_for_update(interrupted, 25)
     process.send_signal(number)
@@ -128,9 +136,8 @@ def test_interrupted_training_saves_says_so_and_resumes(dataset, tmp_path, numbe
     assert 25 <= update < 400
     load_checkpoint(interrupted)
     assert torch.load(interrupted / "resume.pt", weights_only=True)["progress"]["update"] == update
-    train(dataset, whole, tiny_config(updates=400))
     train(dataset, interrupted, tiny_config(updates=400))
-    assert_same_run(whole, interrupted)
+    assert_same_run(long_run, interrupted)
 
 
 def test_a_finished_run_is_not_trained_again(dataset, run, capsys):
@@ -252,6 +259,8 @@ def test_device_that_is_not_there_is_refused():
         pick_device("cuda:7")
     with pytest.raises(ConfigError, match="use auto, cpu"):
         pick_device("gpu")
+    with pytest.raises(ConfigError, match="device is 'cuda:one'; the part after the colon must be a number"):
+        pick_device("cuda:one")
 
 
 def copy_checkpoint(run, folder):
@@ -290,9 +299,44 @@ def test_bad_checkpoints_say_what_is_wrong(run, tmp_path):
     newer = copy_checkpoint(run, tmp_path / "newer")
     metrics = json.loads((newer / "metrics.json").read_text())
     (newer / "metrics.json").write_text(json.dumps({**metrics, "format": 99}))
+    (newer / "config.yaml").write_text("setting_of_tomorrow: 1")
     with pytest.raises(CheckpointError, match="format 99.*update the program"):
         load_checkpoint(newer)
     lacking = copy_checkpoint(run, tmp_path / "lacking")
     (lacking / "stats.json").write_text('{"reward_mean": 0}')
     with pytest.raises(CheckpointError, match="statistics lack .*observation_mean"):
         load_checkpoint(lacking)
+
+
+def test_parts_of_two_checkpoints_are_told_apart(run, tmp_path):
+    resized = copy_checkpoint(run, tmp_path / "resized")
+    config = yaml.safe_load((resized / "config.yaml").read_text())
+    config["model"]["policy_hidden"] = [16]
+    (resized / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(CheckpointError, match=r"another model: actor\.\S+ is \[8, \d+\], but .* make it \[16, \d+\]"):
+        load_checkpoint(resized)
+    other = copy_checkpoint(run, tmp_path / "other")
+    (other / "contract.yaml").write_text(CONTRACT_TEXT.replace("position.y]", "position.y, position.z]"))
+    with pytest.raises(CheckpointError, match="stats.json has 2 observations and 2 actions, contract.yaml has 3 and 2"):
+        load_checkpoint(other)
+
+
+def change_state(out, **changes):
+    state = torch.load(out / "resume.pt", weights_only=True)
+    torch.save({**state, **changes}, out / "resume.pt")
+
+
+def test_a_run_that_is_not_this_one_is_not_resumed(dataset, tmp_path):
+    out = tmp_path / "run"
+    train(dataset, out, tiny_config(updates=2))
+    change_state(out, contract=CONTRACT_TEXT.replace("rate_hz: 50", "rate_hz: 20"))
+    with pytest.raises(DatasetError, match=r"another contract than .*--overwrite.*\n  rate_hz: 50 here, 20 there"):
+        train(dataset, out, tiny_config(updates=2))
+    for number, fix in ((99, "update the program"), (1, "start again with --overwrite")):
+        change_state(out, format=number)
+        with pytest.raises(TrainingError, match=rf"resume.pt: has format {number}, this program reads \d; {fix}"):
+            train(dataset, out, tiny_config(updates=2))
+    (out / "resume.pt").write_bytes(b"half")
+    with pytest.raises(TrainingError, match=r"resume.pt: corrupt .*; start again with --overwrite"):
+        train(dataset, out, tiny_config(updates=2))
+    train(dataset, out, tiny_config(updates=2), overwrite=True)
