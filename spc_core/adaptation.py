@@ -62,6 +62,7 @@ class Outcome:
     bag: str = ""  # path, where one was recorded
     seconds: float = 0.0  # of real time that the episode took
     interventions: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the safety chain, by kind
+    uncertainty: Sequence[float] = ()  # standard error of `context` by its transitions; empty: not told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ class EpisodeResult:
     reason: str
     seconds: float
     interventions: Mapping[str, int]
+    uncertainty: list[float] = dataclasses.field(default_factory=list)  # empty in rows older than this field
 
     @property
     def scored(self) -> bool:
@@ -150,6 +152,7 @@ class Trial:
             reason=outcome.reason,
             seconds=round(outcome.seconds, 4),
             interventions=dict(outcome.interventions),
+            uncertainty=[float(value) for value in outcome.uncertainty],
         )
         self.results.append(result)
         return result

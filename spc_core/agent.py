@@ -4,31 +4,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from spc_core.config import TrainConfig
-from spc_core.context_encoder import ContextEncoder, contrastive_loss
+from spc_core.context_encoder import ClubBound, ContextEncoder, contrastive_loss, focal_loss, pool
 from spc_core.iql import Actor, Critic, actor_loss, bellman_loss, expectile_loss
 from spc_core.layers import ema_
-from spc_core.world_model import WorldModel, world_model_losses
+from spc_core.oracle import TaskScale
+from spc_core.world_model import WorldModel, alive_steps, world_model_losses
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """W windows of H transitions of each of T distinct tasks, on unit scale, each with a context of up to N.
+    """W windows of H transitions of each of T distinct tasks, on unit scale, and C contexts of up to N transitions.
 
-    Context and window are of the same task, and drawn independently of each other.
+    Context and window are of the same task, and drawn independently of each other. A task's windows share its contexts
+    evenly, in order.
     """
 
     observations: Tensor  # (T, W, H + 1, O)
     actions: Tensor  # (T, W, H, A)
     rewards: Tensor  # (T, W, H)
     terminated: Tensor  # (T, W, H), 0 or 1
-    context: Tensor  # (T, W, N, 2 O + A + 1)
-    context_weight: Tensor  # (T, W, N), 0 or 1; a row of zeros is the empty context
+    context: Tensor  # (T, C, N, 2 O + A + 1)
+    context_weight: Tensor  # (T, C, N), 0 or 1; a row of zeros is the empty context
     task: Tensor  # (T,), index of the training task
 
 
@@ -37,19 +39,34 @@ class Agent(nn.Module):
 
     task_means: Tensor  # (K, Z)
 
-    def __init__(self, observation_dim: int, action_dim: int, task_count: int, config: TrainConfig) -> None:
+    def __init__(
+        self, observation_dim: int, action_dim: int, tasks: Sequence[Mapping[str, float]], config: TrainConfig
+    ) -> None:
+        """`tasks`: the parameters of each training task, which may be unknown: {}."""
         super().__init__()
-        self.config = config
-        self.context_encoder = ContextEncoder(observation_dim, action_dim, config.model)
-        self.world_model = WorldModel(observation_dim, action_dim, config.model)
-        self.actor = Actor(action_dim, config.model)
-        self.critic = Critic(action_dim, config.model)
-        self.register_buffer("task_means", torch.zeros(task_count, config.model.context_dim))
+        self.config, self.observation_dim, self.action_dim = config, observation_dim, action_dim
+        self.task_scale = TaskScale.of(tasks) if config.method.context == "oracle" else None
+        self.context_dim = len(self.task_scale.names) if self.task_scale else config.model.context_dim
+        self.context_encoder = None
+        if config.method.context == "learnt":
+            self.context_encoder = ContextEncoder(observation_dim, action_dim, config.model)
+        self.world_model = WorldModel(observation_dim, action_dim, self.context_dim, config)
+        inputs = self.world_model.latent.dim + self.context_dim
+        self.actor = Actor(inputs, action_dim, config.model.policy_hidden)
+        self.critic = Critic(inputs, action_dim, config.model.policy_hidden)
+        self.register_buffer("task_means", torch.zeros(len(tasks), self.context_dim))
+        if self.task_scale:
+            self.task_means.copy_(torch.stack([self.oracle_context(task) for task in tasks]))
 
     @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor) -> Tensor:
         """(..., O) on unit scale and (..., Z) to the mean action (..., A) in [-1, 1]."""
         return self.actor(self.world_model.encode(observation), z)[0]
+
+    def oracle_context(self, params: Mapping[str, float]) -> Tensor:
+        """The true task parameters as z (Z,), for an agent that is told them."""
+        assert self.task_scale is not None
+        return torch.tensor(self.task_scale.vector(params), dtype=torch.float32)
 
 
 class Learner:
@@ -57,53 +74,101 @@ class Learner:
 
     def __init__(self, agent: Agent) -> None:
         self.agent, self.config = agent, agent.config
-        model, config = agent.world_model, agent.config
-        learnt = [p for p in model.parameters() if p.requires_grad]
-        context = list(agent.context_encoder.parameters())
+        config, method = agent.config, agent.config.method
+        model = [p for p in agent.world_model.parameters() if p.requires_grad]
+        context = [] if agent.context_encoder is None else list(agent.context_encoder.parameters())
         policy = [p for net in (agent.actor, agent.critic) for p in net.parameters() if p.requires_grad]
-        self.model_optimizer = torch.optim.AdamW(
-            [{"params": learnt}, {"params": context, "lr": config.context_lr, "weight_decay": 0.0}],
-            lr=config.world_model_lr, fused=True,
-        )  # fmt: skip
-        self.policy_optimizer = torch.optim.Adam(policy, lr=config.policy_lr, fused=True)
-        self.optimizers = {"model": self.model_optimizer, "policy": self.policy_optimizer}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "policy": torch.optim.Adam(policy, lr=config.policy_lr, fused=True)
+        }
+        if model or context:
+            groups = [
+                {"params": model, "lr": config.world_model_lr},
+                {"params": context, "lr": config.context_lr, "weight_decay": 0.0},
+            ]
+            self.optimizers["model"] = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
         self.reduce: Callable[[list[Tensor]], None] = lambda _: None  # averages gradients over processes, if several
+        self.club: ClubBound | None = None
+        if method.context_club:
+            self.club = ClubBound(agent.observation_dim + agent.action_dim, config.model).to(agent.task_means.device)
+            self.optimizers["club"] = torch.optim.Adam(self.club.parameters(), lr=config.context_lr, fused=True)
 
     def update(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """Update number `number`, counted from 0; returns the losses, still on the device."""
         losses: dict[str, Tensor] = {}
         self._schedule(number)
-        if number % self.config.world_model_every == 0:
+        if "model" in self.optimizers and number % self.config.world_model_every == 0:
             losses |= self._update_model(batch)
         return losses | self._update_policy(batch)
 
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
-        """World model and context encoder, from consistency, reward and contrast."""
-        agent, model, loss = self.agent, self.agent.world_model, self.config.loss
-        z = agent.context_encoder(batch.context, batch.context_weight)  # (T, W, Z)
-        consistency, reward = world_model_losses(
-            model, model.encode(batch.observations[:, :, 0].flatten(0, 1)),
-            batch.observations[:, :, 1:].flatten(0, 1), batch.actions.flatten(0, 1), batch.rewards.flatten(0, 1),
-            z.flatten(0, 1), loss,
-        )  # fmt: skip
+        """World model and context encoder, from consistency, reward, and the losses on z."""
+        agent, weights, losses = self.agent, self.config.loss, {}
+        real = batch.context_weight > 0
+        votes = None if agent.context_encoder is None else agent.context_encoder.embed(batch.context[real])
+        z = self._contexts(batch) if votes is None else pool(votes, batch.context_weight)  # (T, C, Z)
+        total = z.new_zeros(())
+        if agent.world_model.learnt:
+            consistency, reward = world_model_losses(
+                agent.world_model, batch.observations.flatten(0, 1), batch.actions.flatten(0, 1),
+                batch.rewards.flatten(0, 1), alive_steps(batch.terminated.flatten(0, 1)), _of_windows(z, batch),
+                weights, self.config.method.open_loop,
+            )  # fmt: skip
+            total = weights.consistency_weight * consistency + weights.reward_weight * reward
+            losses |= {"consistency": consistency.detach(), "reward": reward.detach()}
+        if votes is not None:
+            on_z, parts = self._context_losses(votes, z, batch)
+            total, losses = total + on_z, losses | parts
+        self._step("model", total)
+        if votes is not None:
+            self._move_task_means(z.detach(), batch.context_weight.sum(-1), batch.task)
+            if self.club is not None:
+                self._step("club", -self.club.log_likelihood(*self._acted(votes.detach(), batch)).mean())
+        ema_(agent.world_model.target_encoder.parameters(), agent.world_model.encoder.parameters(), weights.target_rate)
+        return losses
+
+    def _context_losses(self, votes: Tensor, z: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is asked of z itself: contrast between tasks, small length, silence about who acted."""
+        method, weights, losses = self.config.method, self.config.loss, {}
         seen = batch.context_weight.any(-1)  # the empty context says nothing of its task
-        task = batch.task[:, None].expand_as(seen)[seen]
-        contrast = 0 * reward
-        if len(task):
-            contrast = contrastive_loss(z[seen], agent.task_means.clone(), task, loss.contrast_temperature)
-        self.model_optimizer.zero_grad(set_to_none=True)
-        (consistency + loss.reward_weight * reward + loss.contrast_weight * contrast).backward()
-        self.reduce(_parameters(self.model_optimizer))
-        self.model_optimizer.step()
-        self._move_task_means(z.detach(), batch.context_weight.sum(-1), batch.task)
-        ema_(model.target_encoder.parameters(), model.encoder.parameters(), loss.target_rate)
-        return {"consistency": consistency.detach(), "reward": reward.detach(), "contrast": contrast.detach()}
+        known, task = z[seen], batch.task[:, None].expand_as(seen)[seen]
+        total = 0 * z.sum()
+        if method.contrast == "infonce" and len(task):
+            losses["contrast"] = contrastive_loss(
+                known, self.agent.task_means.clone(), task, weights.contrast_temperature
+            )
+        elif method.contrast == "focal":
+            losses["contrast"] = focal_loss(known, task)
+        if "contrast" in losses:
+            total = total + weights.contrast_weight * losses["contrast"]
+        if method.context_l2:
+            total = total + method.context_l2 * z.square().sum(-1).mean()
+        if self.club is not None and len(task):
+            acted, said = self._acted(votes, batch)
+            losses["club"] = self.club(acted, said)
+            total = total + method.context_club * losses["club"]
+        return total, {name: loss.detach() for name, loss in losses.items()}
+
+    def _acted(self, votes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(s, a) (M, O + A) of all transitions in contexts, and their votes (M, Z)."""
+        real = batch.context[batch.context_weight > 0]
+        return real[:, : self.agent.observation_dim + self.agent.action_dim], votes
+
+    @torch.no_grad()
+    def _contexts(self, batch: Batch) -> Tensor:
+        """z (T, C, Z), given and not learnt from."""
+        agent, shape = self.agent, batch.context_weight.shape[:2]
+        if agent.context_encoder is not None:
+            return agent.context_encoder(batch.context, batch.context_weight)
+        if agent.task_scale is not None:
+            return agent.task_means[batch.task][:, None].expand(*shape, -1)
+        return agent.task_means.new_zeros(*shape, agent.context_dim)
 
     def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
         """Actor, Q and V by IQL on all transitions of the windows; z and latents are given, not learnt from."""
         agent, critic, loss = self.agent, self.agent.critic, self.config.loss
         with torch.no_grad():
-            z = agent.context_encoder(batch.context, batch.context_weight).flatten(0, 1)  # (T W, Z)
+            z = _of_windows(self._contexts(batch), batch)  # (T W, Z)
             z = z[:, None].expand(-1, batch.observations.shape[2], -1)  # (T W, H + 1, Z)
             latents = agent.world_model.encode(batch.observations.flatten(0, 1))  # each observation once
         values = critic.values(latents, z)  # (T W, H + 1)
@@ -117,15 +182,19 @@ class Learner:
         mean, log_std = agent.actor(latent, z)
         advantage = best - value.detach()
         pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
-        self.policy_optimizer.zero_grad(set_to_none=True)
-        (v_loss + q_loss + pi_loss).backward()  # three losses on three separate sets of weights
-        self.reduce(_parameters(self.policy_optimizer))
-        self.policy_optimizer.step()
+        self._step("policy", v_loss + q_loss + pi_loss)  # three losses on three separate sets of weights
         ema_(critic.target_q.parameters(), critic.q.parameters(), loss.target_rate)
         return {"v": v_loss.detach(), "q": q_loss.detach(), "actor": pi_loss.detach()}
 
+    def _step(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.reduce([parameter for group in optimizer.param_groups for parameter in group["params"]])
+        optimizer.step()
+
     def _move_task_means(self, z: Tensor, sizes: Tensor, task: Tensor) -> None:
-        """Move each task's mean towards that of its votes: z (T, W, Z) weighted by the contexts' sizes (T, W)."""
+        """Move each task's mean towards that of its votes: z (T, C, Z) weighted by the contexts' sizes (T, C)."""
         total = sizes.sum(-1, keepdim=True)
         new = (z * sizes[..., None]).sum(1) / total.clamp(min=1)
         rate = self.config.loss.task_mean_rate * (total > 0).to(z.dtype)
@@ -140,5 +209,6 @@ class Learner:
                 group["lr"] = group["initial_lr"] * (1 - (1 - self.config.final_lr_share) * done)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _of_windows(z: Tensor, batch: Batch) -> Tensor:
+    """z of contexts (T, C, Z) to z of the windows that use them (T W, Z)."""
+    return z.repeat_interleave(batch.actions.shape[1] // z.shape[1], 1).flatten(0, 1)

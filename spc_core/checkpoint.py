@@ -105,7 +105,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
             f"{folder}: stats.json has {len(stats.observation_mean)} observations and {len(stats.action_low)} actions, "
             f"contract.yaml has {contract.observation_dim} and {contract.action_dim}; copy the folder again as a whole"
         )
-    agent = Agent(contract.observation_dim, contract.action_dim, len(metrics["tasks"]), config)
+    agent = Agent(contract.observation_dim, contract.action_dim, [task["params"] for task in metrics["tasks"]], config)
     _load_weights(agent, folder / "weights.safetensors")
     agent.to(place).eval().requires_grad_(False)
     return Checkpoint(agent, config, contract, stats, metrics, place)

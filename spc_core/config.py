@@ -33,10 +33,6 @@ class ModelConfig:
     context_hidden: tuple[int, ...] = (256, 256)  # context encoder
     policy_hidden: tuple[int, ...] = (256, 256)  # actor, Q and V
 
-    @property
-    def latent_dim(self) -> int:
-        return self.groups * len(self.levels)
-
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
@@ -133,7 +129,7 @@ class TrainConfig:
     final_lr_share: float = 1.0  # learning rates fall linearly to this share of themselves
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
-    precision: str = "auto"  # fp32 | bf16: matrix products in bfloat16, weights and losses in fp32 | auto: where it pays
+    precision: str = "auto"  # of matrix products: fp32 | bf16 | auto, where it pays; weights and losses stay fp32
     threads: int = 0  # CPU threads; 0 leaves the choice to torch
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
@@ -165,6 +161,11 @@ class TrainConfig:
             )
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"{source}: precision is '{self.precision}'; use auto, fp32 or bf16")
+        if self.method.contrast == "focal" and self.contexts_per_task < 2:
+            raise ConfigError(
+                f"{source}: contexts_per_task is {self.contexts_per_task}; method.contrast 'focal' compares "
+                "contexts of one task, so it needs at least 2"
+            )
         self.method.check(source)
 
 

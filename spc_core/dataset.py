@@ -71,7 +71,7 @@ class TaskEntry:
 
     @property
     def split(self) -> str:
-        """'train', 'id' or 'ood' in ids like family/split/index; '' in any other id."""
+        """'train', 'val', 'id' or 'ood' in ids like family/split/index; '' in any other id."""
         parts = self.task_id.split("/")
         return parts[1] if len(parts) == 3 else ""
 

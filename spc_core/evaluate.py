@@ -22,6 +22,7 @@ class InProcessDriver:
 
     def __init__(self, checkpoint: Checkpoint, family: str) -> None:
         self.env = make_env(family)
+        self.agent = checkpoint.agent
         self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
         self.safety = SafetyFilter(checkpoint.contract)
         self.reward_function = checkpoint.contract.reward_function()
@@ -34,6 +35,8 @@ class InProcessDriver:
         tracker.mode, tracker.limit = request.mode, request.limit
         self.safety.reset()
         self.safety.counts.clear()
+        if self.agent.task_scale is not None:
+            tracker.told = self.agent.oracle_context(request.task.params).numpy()
         observation, _ = self.env.reset(seed=request.seed, options={"task": find_task(request.task.task_id)})
         total, steps, ended, terminated = 0.0, 0, False, False
         while not ended:
@@ -47,6 +50,7 @@ class InProcessDriver:
         return Outcome(
             return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
             reason="terminated" if terminated else "time limit", interventions=dict(self.safety.counts),
+            uncertainty=tracker.uncertainty.tolist(),
         )  # fmt: skip
 
 

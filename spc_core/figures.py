@@ -24,13 +24,14 @@ COLOURS = {
 }
 OTHER_COLOUR = "#D55E00"  # of a protocol that is not named above
 INK, FAINT = "#222222", "#e6e6e6"
-SPLIT_ORDER = ("id", "ood", "train")
+SPLIT_ORDER = ("id", "ood", "val", "train")
 SPLIT_NAMES = {
     "id": "id: between the training tasks",
     "ood": "ood: outside the training range",
+    "val": "val: between them too, used to choose settings",
     "train": "train: seen in training",
 }
-SYMBOLS = {"id": "circle", "ood": "diamond", "train": "cross-thin"}
+SYMBOLS = {"id": "circle", "ood": "diamond", "val": "triangle-up", "train": "cross-thin"}
 UNITS = {"angle": "rad", "payload": "kg", "mass": "kg"}  # of task parameters by name
 CYCLIC = "angle"  # this parameter is in rad and starts again at 2 pi
 MAX_PARAMS = 3  # panels of the context space

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from spc_core.config import ModelConfig
 from spc_core.layers import ensemble_mlp, mlp
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -18,9 +18,9 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 class Actor(nn.Module):
     """(c, z) to a Normal over actions in [-1, 1]: mean by tanh, log-std by tanh mapped to [-5, 2]."""
 
-    def __init__(self, action_dim: int, config: ModelConfig) -> None:
+    def __init__(self, inputs: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.network = mlp(config.latent_dim + config.context_dim, config.policy_hidden, 2 * action_dim)
+        self.network = mlp(inputs, hidden, 2 * action_dim)
 
     def forward(self, latent: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = torch.tanh(self.network(torch.cat([latent, z], -1))).chunk(2, -1)
@@ -30,12 +30,11 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Two Q functions (c, a, z), their EMA copies, and V (c, z)."""
 
-    def __init__(self, action_dim: int, config: ModelConfig) -> None:
+    def __init__(self, inputs: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        inputs = config.latent_dim + config.context_dim
-        self.q = ensemble_mlp(2, inputs + action_dim, config.policy_hidden, 1)
+        self.q = ensemble_mlp(2, inputs + action_dim, hidden, 1)
         self.target_q = copy.deepcopy(self.q).requires_grad_(False)
-        self.v = mlp(inputs, config.policy_hidden, 1)
+        self.v = mlp(inputs, hidden, 1)
 
     def values(self, latent: Tensor, z: Tensor) -> Tensor:
         """(B, L), (B, Z) to V (B,)."""

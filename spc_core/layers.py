@@ -12,12 +12,38 @@ from torch.nn import functional as F
 INIT_STD = 0.02
 
 
+class Mish(nn.Module):
+    """x tanh(softplus(x)), from one sigmoid t: with u = t (2 - t), tanh(softplus(x)) = u / (2 - u).
+
+    Several times faster on a CPU than the library's, which takes an exponential, a logarithm and a tanh.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Mish.apply(x)  # type: ignore[return-value]
+
+
+class _Mish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override]
+        t = torch.sigmoid(x)
+        gate = (2 - t).mul_(t)
+        gate /= 2 - gate
+        ctx.save_for_backward(gate, t.mul_(x))
+        return x * gate
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        gate, swish = ctx.saved_tensors  # d mish / dx = gate + x t (1 - gate^2)
+        slope = (gate * gate).neg_().add_(1).mul_(swish).add_(gate)
+        return slope.mul_(gradient)
+
+
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, last_std: float = INIT_STD) -> nn.Sequential:
     """Linear -> LayerNorm -> Mish blocks and a plain Linear; weights truncated normal 0.02, biases 0."""
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
     for i, o in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(i, o), nn.LayerNorm(o), nn.Mish()]
+        layers += [nn.Linear(i, o), nn.LayerNorm(o), Mish()]
     network = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
     for module in network:
         if isinstance(module, nn.Linear):
@@ -55,7 +81,7 @@ def ensemble_mlp(members: int, inputs: int, hidden: Sequence[int], outputs: int)
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
     for i, o in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [EnsembleLinear(members, i, o), EnsembleNorm(members, o), nn.Mish()]
+        layers += [EnsembleLinear(members, i, o), EnsembleNorm(members, o), Mish()]
     return nn.Sequential(*layers, EnsembleLinear(members, sizes[-1], outputs))
 
 
@@ -94,4 +120,6 @@ class FSQ(nn.Module):
 @torch.no_grad()
 def ema_(targets: Iterable[Tensor], sources: Iterable[Tensor], rate: float) -> None:
     """Move each target towards its source by `rate`, in place."""
-    torch._foreach_lerp_(list(targets), list(sources), rate)
+    moved = list(targets)
+    if moved:
+        torch._foreach_lerp_(moved, list(sources), rate)

@@ -10,6 +10,7 @@ from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
 
 MODES = ("online", "collect", "frozen")
+NOTHING_KNOWN = 1.0  # uncertainty before two transitions: votes range over [-1, 1]
 HYPOTHESIS_STEPS = 12  # transitions for which a collecting robot acts on one hypothesis
 
 
@@ -19,16 +20,20 @@ class ContextTracker:
     Modes: `online` adds each transition and shows the result at once; `collect` adds, but shows the prior, as one
     hypothesis after the other, so that the robot moves and learns something; `frozen` adds nothing. At most `limit`
     transitions are added (None: no limit). Before the first transition, `online` and `frozen` show zeros.
+    `uncertainty` tells how well the transitions agree about z, in every mode.
+    An agent without a context encoder counts transitions and shows zeros, or what it was `told`.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._encoder = checkpoint.agent.context_encoder
         self._stats = checkpoint.stats
         self._device = checkpoint.device
-        self._sum = np.zeros(checkpoint.config.model.context_dim)
+        self._sum = np.zeros(checkpoint.agent.context_dim)  # of the votes
+        self._squares = np.zeros_like(self._sum)  # of the votes' deviations from their mean
         self._hypotheses = far_apart(checkpoint.agent.task_means.cpu().numpy())
         self._mode = "online"
         self.limit: int | None = None
+        self.told: np.ndarray | None = None  # the true task vector (Z,), for the oracle in a simulation
         self.count = 0
 
     @property
@@ -44,6 +49,7 @@ class ContextTracker:
     def reset(self) -> None:
         """Forget all transitions: back to the prior."""
         self._sum[:] = 0
+        self._squares[:] = 0
         self.count = 0
 
     @torch.inference_mode()
@@ -51,21 +57,42 @@ class ContextTracker:
         """Add a transition unless frozen or full; returns whether it was added."""
         if self._mode == "frozen" or (self.limit is not None and self.count >= self.limit):
             return False
+        if self._encoder is None:
+            self.count += 1
+            return True
         row = self._stats.transition(
             transition.observation, transition.action, transition.reward, transition.next_observation
         )
-        self._sum += self._encoder.embed(torch.from_numpy(row).to(self._device)).cpu().numpy()
-        self.count += 1
+        self._add(self._encoder.embed(torch.from_numpy(row).to(self._device)).cpu().numpy())
         return True
+
+    def _add(self, vote: np.ndarray) -> None:
+        """One more vote (Z,). Welford's update of the squares: summing vote^2 would cancel where votes agree."""
+        deviation = vote - self._sum / max(self.count, 1)
+        self._squares += deviation**2 * (self.count / (self.count + 1))
+        self._sum += vote
+        self.count += 1
 
     @property
     def context(self) -> np.ndarray:
         """The task vector to act on now, (Z,) float32."""
+        if self.told is not None:
+            return self.told
         if self._mode == "collect":
             return self._hypotheses[self.count // HYPOTHESIS_STEPS % len(self._hypotheses)]
         if self.count == 0:
             return np.zeros(len(self._sum), np.float32)
         return (self._sum / self.count).astype(np.float32)
+
+    @property
+    def uncertainty(self) -> np.ndarray:
+        """Standard error of the mean vote, (Z,) float32: sqrt(sample variance / count); ones before two votes.
+
+        It takes votes for independent. Transitions in a row are alike, so it is rather too small than too large.
+        """
+        if self.count < 2 or self._encoder is None:
+            return np.full(len(self._sum), NOTHING_KNOWN, np.float32)
+        return np.sqrt(self._squares / (self.count - 1) / self.count).astype(np.float32)
 
 
 def far_apart(points: np.ndarray) -> np.ndarray:

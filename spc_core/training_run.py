@@ -18,6 +18,7 @@ from spc_core.checkpoint import Checkpoint, save_checkpoint
 from spc_core.config import TrainConfig
 from spc_core.dataset import PackedDataset
 from spc_core.distributed import Group, share
+from spc_core.latents import Raw
 from spc_core.loss_watch import BadLoss, LossWatch
 from spc_core.normalize import Stats
 from spc_core.outliers import describe
@@ -46,9 +47,14 @@ class TrainingRun:
         torch.manual_seed(config.seed)
         self.stats = stats
         contract = data.contract
-        self.agent = Agent(contract.observation_dim, contract.action_dim, len(data.tasks), config).to(self.device)
-        group.broadcast(self.agent.state_dict().values())
+        params = [task.params for task in data.tasks]
+        self.agent = Agent(contract.observation_dim, contract.action_dim, params, config).to(self.device)
+        if isinstance(latent := self.agent.world_model.latent, Raw):
+            latent.scale.copy_(torch.from_numpy(stats.change_std / stats.observation_std))
         self.learner = Learner(self.agent)
+        self.modules = {"agent": self.agent} | ({"club": self.learner.club} if self.learner.club else {})
+        for module in self.modules.values():
+            group.broadcast(module.state_dict().values())
         self.learner.reduce = group.average_gradients
         self.sampler = Sampler(data, self.stats, config, config.seed)
         if group.rank:
@@ -193,7 +199,7 @@ class TrainingRun:
             )
         cuda = self.device.type == "cuda"
         state = {
-            "agent": self.agent.state_dict(),
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: o.state_dict() for name, o in self.learner.optimizers.items()},
             "torch_rng": self.group.gather(torch.get_rng_state()),
             "cuda_rng": self.group.gather(torch.cuda.get_rng_state(self.device)) if cuda else [],
@@ -211,7 +217,8 @@ class TrainingRun:
         if not file.is_file():
             return
         state = read_state(file, self.device, self.config, self.data)
-        self.agent.load_state_dict(state["agent"])
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
         for name, optimizer in self.learner.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         if rank < len(state["torch_rng"]):  # else one of more processes than before: its noise begins anew

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from spc_core.config import ConfigError
 
-VALIDATION_SPLIT = "id"  # to become "val", once spc_core.tasks has that split
+VALIDATION_SPLIT = "val"
 TASKS = 5  # evenly spaced ones of the split
 FEW_SHOT = 100  # transitions collected before a few-shot episode
 EPISODES = 1  # of each task and protocol

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The latent world model: discrete codes c of an observation, their dynamics and reward given action and z."""
+"""The latent world model: latent c of an observation, its dynamics and reward given action and z."""
 
 from __future__ import annotations
 
@@ -7,97 +7,77 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from spc_core.config import LossConfig, ModelConfig
-from spc_core.layers import FSQ, mlp
+from spc_core.config import LossConfig, TrainConfig
+from spc_core.latents import SampledCodes, make_consistency, make_latent
+from spc_core.layers import mlp
 
 
 class WorldModel(nn.Module):
-    """Encoder s -> c, dynamics (c, a, z) -> logits of the next codes, reward (c, a, z) -> r."""
+    """Encoder s -> c, dynamics (c, a, z) -> next c, reward (c, a, z) -> r. Where c is s itself, there is no encoder."""
 
-    def __init__(self, observation_dim: int, action_dim: int, config: ModelConfig) -> None:
+    def __init__(self, observation_dim: int, action_dim: int, context_dim: int, config: TrainConfig) -> None:
         super().__init__()
-        self.groups, self.channels = config.groups, len(config.levels)
-        self.fsq = FSQ(config.levels)
-        self.codes = len(self.fsq.codebook)
-        inputs = config.latent_dim + action_dim + config.context_dim
-        self.encoder = mlp(observation_dim, config.encoder_hidden, config.latent_dim, config.encoder_init)
+        model = config.model
+        self.latent = make_latent(observation_dim, config)
+        self.encoder: nn.Module = nn.Identity()
+        if config.method.latent != "raw":
+            self.encoder = mlp(observation_dim, model.encoder_hidden, self.latent.features, model.encoder_init)
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.dynamics = mlp(inputs, config.dynamics_hidden, config.groups * self.codes)
-        self.reward = mlp(inputs, config.dynamics_hidden, 1)
+        self.learnt = config.method.learns_model
+        if self.learnt:
+            inputs = self.latent.dim + action_dim + context_dim
+            self.dynamics = mlp(inputs, model.dynamics_hidden, self.latent.head)
+            self.reward = mlp(inputs, model.dynamics_hidden, 1)
+            self.consistency = make_consistency(self.latent, observation_dim, config)
 
     def encode(self, observation: Tensor) -> Tensor:
-        """(..., O) to codes (..., L), all groups' channels in a row."""
-        return self.fsq(self._grouped(self.encoder(observation))).flatten(-2)
+        """(..., O) to latents (..., L)."""
+        return self.latent.encode(self.encoder(observation))
 
     @torch.no_grad()
-    def target_indices(self, observation: Tensor) -> Tensor:
-        """(..., O) to the EMA encoder's code indices (..., G)."""
-        return self.fsq.indices(self.fsq(self._grouped(self.target_encoder(observation))))
+    def encode_target(self, observation: Tensor) -> Tensor:
+        """(..., O) to the EMA encoder's latents (..., L), without gradient."""
+        return self.latent.encode(self.target_encoder(observation))
 
-    def next_logits(self, latent: Tensor, action: Tensor, z: Tensor) -> Tensor:
-        """(B, L), (B, A), (B, Z) to logits (B, codes, G) of the next code of each group.
+    def predict(self, latent: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L), (B, A), (B, Z) to what `latent.step` makes the next latent of (B, head), and to rewards (B,)."""
+        inputs = torch.cat([latent, action, z], -1)
+        return self.dynamics(inputs), self.reward(inputs).squeeze(-1)
 
-        Codes come before groups: a softmax over the last, odd-sized dimension is some forty times slower on a CPU.
-        """
-        return self.dynamics(torch.cat([latent, action, z], -1)).unflatten(-1, (self.codes, self.groups))
-
-    def next_reward(self, latent: Tensor, action: Tensor, z: Tensor) -> Tensor:
-        """(B, L), (B, A), (B, Z) to rewards (B,)."""
-        return self.reward(torch.cat([latent, action, z], -1)).squeeze(-1)
-
-    def sample(self, logits: Tensor, temperature: float) -> Tensor:
-        """A draw of the next codes (B, L) from logits (B, codes, G), hard forward and soft backward."""
-        noise = -torch.log(-torch.log(torch.rand_like(logits).clamp_(min=1e-20)))  # Gumbel
-        return StraightThroughCodes.apply((logits + noise) / temperature, self.fsq.codebook).flatten(-2)  # type: ignore
-
-    def _grouped(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.groups, self.channels))
-
-
-class StraightThroughCodes(torch.autograd.Function):
-    """Codes (B, G, C) of the largest of perturbed logits (B, codes, G); the gradient is that of a softmax.
-
-    Same as `gumbel_softmax(hard=True)` times the codebook, without its one-hot and difference tensors.
-    """
-
-    @staticmethod
-    def forward(ctx, perturbed: Tensor, codebook: Tensor) -> Tensor:  # type: ignore[override]
-        soft = torch.softmax(perturbed, 1)
-        ctx.save_for_backward(soft, codebook)
-        hard = (soft == soft.amax(1, keepdim=True)).to(soft.dtype)
-        return hard.transpose(1, 2) @ codebook
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        soft, codebook = ctx.saved_tensors
-        by_code = codebook @ gradient.transpose(1, 2)  # (B, codes, G)
-        return soft * (by_code - (by_code * soft).sum(1, keepdim=True)), None
+    def likeliest(self, latent: Tensor, head: Tensor) -> Tensor:
+        """The most likely next latent (B, L), without noise."""
+        if isinstance(self.latent, SampledCodes):
+            return self.latent.likeliest(head)
+        return self.latent.step(latent, head)
 
 
 def world_model_losses(
-    model: WorldModel, latent: Tensor, observations: Tensor, actions: Tensor, rewards: Tensor, z: Tensor,
-    config: LossConfig,
+    model: WorldModel, observations: Tensor, actions: Tensor, rewards: Tensor, alive: Tensor, z: Tensor,
+    config: LossConfig, open_loop: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Temporal consistency and reward loss of an open-loop rollout.
+    """Temporal consistency and reward loss of rollouts from s_0 with the recorded actions.
 
-    latent (B, L) = codes of s_0; observations (B, H, O) = s_1 .. s_H; actions (B, H, A); rewards (B, H); z (B, Z).
-    Both are means over steps of discount^t times the mean over the batch (and groups).
+    observations (B, H + 1, O) = s_0 .. s_H; actions (B, H, A); rewards and alive (B, H), 0 in steps after a terminal;
+    z (B, Z). Open loop: each step starts from the latent that the step before predicted; else from the real one.
+    Both are means over steps of discount^t times the mean over the batch.
     """
-    targets = model.target_indices(observations)
-    consistency, reward = latent.new_zeros(()), latent.new_zeros(())
     horizon = actions.shape[1]
+    targets = model.encode_target(observations[:, 1:])
+    latents = model.encode(observations[:, :1] if open_loop else observations[:, :-1])
+    latent = latents[:, 0]
+    consistency, reward = z.new_zeros(()), z.new_zeros(())
     for t in range(horizon):
         weight = config.horizon_discount**t / horizon
-        logits = model.next_logits(latent, actions[:, t], z)
-        consistency = consistency + weight * consistency_loss(logits, targets[:, t])
-        reward = reward + weight * F.mse_loss(model.next_reward(latent, actions[:, t], z), rewards[:, t])
-        if t + 1 < horizon:
-            latent = model.sample(logits, config.gumbel_temperature)
+        head, predicted_reward = model.predict(latent, actions[:, t], z)
+        following = model.latent.step(latent, head)
+        compared = model.consistency(head, following, targets[:, t], observations[:, t + 1])
+        consistency = consistency + weight * (alive[:, t] * compared).mean()
+        reward = reward + weight * (alive[:, t] * (predicted_reward - rewards[:, t]).square()).mean()
+        latent = following if open_loop else latents[:, min(t + 1, horizon - 1)]
     return consistency, reward
 
 
-def consistency_loss(logits: Tensor, indices: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, codes, G) against code indices (B, G), mean over batch and groups."""
-    return F.cross_entropy(logits, indices)
+def alive_steps(terminated: Tensor) -> Tensor:
+    """(B, H) flags to 1 up to and with the first terminal step, 0 after: what follows is not the task's."""
+    return 1 - (terminated.cumsum(-1) - terminated).clamp(max=1)

@@ -34,7 +34,7 @@ class Collect:
     family: tyro.conf.Positional[str]  # task family: arm_reach or arm_payload
     out: Path  # folder for bags/ and log/
     episodes: int = 30  # of each task; expert, noisy and random drivers take turns
-    split: str = "train"  # tasks to record: train, id or ood
+    split: str = "train"  # tasks to record: train, val, id or ood
     seed: int = 0  # every episode's seed follows from this
     storage: str = "mcap"  # mcap or sqlite3
 
@@ -73,7 +73,7 @@ class Evaluate:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]  # training runs or checkpoints of one family, one per seed
     family: str = ""  # task family; default: the name of the checkpoint's contract
-    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
@@ -87,7 +87,7 @@ class TrialArgs:
     run: tyro.conf.Positional[Path]  # training run or checkpoint
     out: Path  # folder for episodes.jsonl, bags/ and log/
     family: str = ""  # task family; default: the name of the checkpoint's contract
-    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
     tasks_per_split: int = 0  # try only the first so many; 0: all
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from spc_core.tasks import SPLITS, families, find_task, tasks
-from spc_core.tasks.behaviour import KINDS, behaviour_mix
+from spc_core.tasks.behaviour import KINDS, behaviour_mix, episode_seed
 from spc_ros.driver_node import DriverNode
 from spc_ros.managed_node import run
 from spc_ros.plain_node import Param
@@ -20,11 +20,6 @@ PARAMS = [
     Param("seed", 0, "every episode's seed follows from this", 0, 2000, read_only=True),
     Param("record", True, "wait for a bag of each episode", read_only=True),
 ]
-
-
-def episode_seed(seed: int, task_index: int, episode: int) -> int:
-    """A seed of its own for each recorded episode: the same task and number give the same episode."""
-    return seed * 1_000_000 + task_index * 10_000 + episode
 
 
 class CollectNode(DriverNode):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `context_encoder`: watches the robot's topics and publishes the task vector z, after each tick."""
+"""Node `context_encoder`: watches the robot's topics and publishes the task vector z and its uncertainty, each tick."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def load_agent(params: Any) -> Checkpoint:
         raise CheckpointError("parameter 'checkpoint' is empty; give the folder that `spc train` wrote")
     torch.set_num_threads(params.threads)
     checkpoint = load_checkpoint(params.checkpoint, params.device)
+    if checkpoint.config.method.context == "oracle":
+        raise CheckpointError(
+            f"checkpoint {params.checkpoint}: method '{checkpoint.config.method.name}' must be told the true task "
+            "parameters, which no robot knows; it serves `spc evaluate` and `spc compare` only"
+        )
     if params.contract:
         path = find_config("contracts", params.contract)
         lines = load_contract(path).differences(checkpoint.contract)
@@ -123,8 +128,8 @@ class ContextEncoderNode(ManagedNode):
 
     def _publish(self) -> None:
         if self._tracker is not None:
-            context, count = self._tracker.context, self._tracker.count
-            self._publisher.publish(encode_context(context, count, self._tick_ns))
+            t = self._tracker
+            self._publisher.publish(encode_context(t.context, t.uncertainty, t.count, self._tick_ns))
 
     def _on_episode(self, msg: String) -> None:
         info = EpisodeInfo.from_json(msg.data)

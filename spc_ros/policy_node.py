@@ -158,13 +158,14 @@ class PolicyNode(ManagedNode):
 
     def _on_context(self, msg: Float32MultiArray) -> None:
         try:
-            context, _, t_ns = decode_context(msg)
+            reading = decode_context(msg)
+            context = reading.context
             if context.shape != self._z.shape or not np.isfinite(context).all():
                 raise ValueError(f"topic '{CONTEXT_TOPIC}': {context.size} numbers, not {self._z.size} finite ones")
         except ValueError as error:
             self.diagnostics.complain("unreadable", str(error))
             return
-        self._z, self._z_ns = context, t_ns
+        self._z, self._z_ns = context, reading.t_ns
         if self.active:
             self._act()
 

@@ -231,12 +231,25 @@ class EpisodeEnd:
             self._assembler.reset()
 
 
-def encode_context(context: np.ndarray, count: int, t_ns: int) -> Float32MultiArray:
-    """The context message: `data` is z (Z,), and the layout's labelled sizes say what z is.
+@dataclasses.dataclass(frozen=True)
+class ContextReading:
+    """What a context message says."""
 
-    dim[0] "context": Z. dim[1] "transitions": how many went into z. dim[2] "stamp.sec" and dim[3]
-    "stamp.nanosec": the tick that z is meant for, since Float32MultiArray has no header.
+    context: np.ndarray  # z, (Z,) float32
+    uncertainty: np.ndarray | None  # (Z,) float32, standard error of z; None: the message does not tell
+    count: int  # transitions that went into z
+    t_ns: int  # the tick that z is meant for
+
+
+def encode_context(context: np.ndarray, uncertainty: np.ndarray, count: int, t_ns: int) -> Float32MultiArray:
+    """The context message: `data` is z (Z,), then its uncertainty (Z,); the layout's labelled sizes say the rest.
+
+    dim[0] "context": Z. dim[1] "transitions": how many went into z. dim[2] "stamp.sec" and dim[3] "stamp.nanosec":
+    the tick that z is meant for, since Float32MultiArray has no header. dim[4] "uncertainty": Z again; messages of
+    bags older than it lack it.
     """
+    if len(uncertainty) != len(context):
+        raise ValueError(f"uncertainty has {len(uncertainty)} numbers; give one for each of context's {len(context)}")
     msg = Float32MultiArray()
     seconds, nanoseconds = divmod(t_ns, 1_000_000_000)
     sizes = {
@@ -244,20 +257,23 @@ def encode_context(context: np.ndarray, count: int, t_ns: int) -> Float32MultiAr
         "transitions": count,
         "stamp.sec": seconds,
         "stamp.nanosec": nanoseconds,
+        "uncertainty": len(uncertainty),
     }
     msg.layout.dim = [MultiArrayDimension(label=label, size=size, stride=1) for label, size in sizes.items()]
     msg.layout.dim[0].stride = len(context)
-    msg.data = np.asarray(context, np.float32).tolist()
+    msg.data = np.concatenate((context, uncertainty)).astype(np.float32).tolist()
     return msg
 
 
-def decode_context(msg: Float32MultiArray) -> tuple[np.ndarray, int, int]:
-    """(z (Z,) float32, transitions, t_ns) of a context message. Raises ValueError for another layout."""
+def decode_context(msg: Float32MultiArray) -> ContextReading:
+    """What a context message says, of either form. Raises ValueError for another layout."""
     sizes = {dim.label: dim.size for dim in msg.layout.dim}
     missing = [k for k in ("context", "transitions", "stamp.sec", "stamp.nanosec") if k not in sizes]
-    if missing or sizes["context"] != len(msg.data):
+    z, told = sizes.get("context", 0), sizes.get("uncertainty", 0)
+    if missing or told not in (0, z) or z + told != len(msg.data):
         raise ValueError(
             f"topic '{CONTEXT_TOPIC}': not a context message, layout says {sizes}, {len(msg.data)} numbers"
         )
+    numbers = np.asarray(msg.data, np.float32)
     t_ns = sizes["stamp.sec"] * 1_000_000_000 + sizes["stamp.nanosec"]
-    return np.asarray(msg.data, np.float32), sizes["transitions"], t_ns
+    return ContextReading(numbers[:z], numbers[z:] if told else None, sizes["transitions"], t_ns)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from std_msgs.msg import Float32MultiArray, String
 
 from spc_core.adaptation import PROTOCOLS, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
@@ -20,6 +21,7 @@ from spc_ros.plain_node import Param
 from spc_ros.topic_bridge import (
     CONTEXT_TOPIC,
     PATIENCE_NS,
+    ContextReading,
     EpisodeEnd,
     decode_context,
     latched_qos,
@@ -56,7 +58,7 @@ class TrialNode(DriverNode):
         self._assembler = TransitionAssembler(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._assembler)
         self._return, self._steps, self._tick_ns = 0.0, 0, 0
-        self._z: tuple[list[float], int, int] = ([], 0, -1)  # z, transitions, tick
+        self._reading = ContextReading(np.zeros(0, np.float32), None, 0, -1)
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
         subscribe_contract(self, contract, self._assembler, self._on_steps, p.lockstep, self.diagnostics.complain)
 
@@ -84,13 +86,16 @@ class TrialNode(DriverNode):
         seconds = time.monotonic() - began_s
         timeout_s = self.params.service_timeout_s
         self.wait_for(lambda: self._tick_ns >= info.end_ns, timeout_s, "the episode's last state was not seen")
-        self.wait_for(lambda: self._z[2] >= info.end_ns, timeout_s, "no context of the episode's last tick")
+        self.wait_for(lambda: self._reading.t_ns >= info.end_ns, timeout_s, "no context of the episode's last tick")
         after = Counter(json.loads(self.trigger("policy/report")))
         bag = self.wait_for_bag(info.episode) if self.params.record else ""
-        context, count, _ = self._z
+        reading = self._reading
         kinds = ("limit", "rate", "fault", "not_finite", "context came too late", "silences")
         interventions = {kind: after[kind] - before[kind] for kind in kinds if after[kind] > before[kind]}
-        return Outcome(self._return, self._steps, context, count, info.reason, bag, seconds, interventions)
+        return Outcome(
+            self._return, self._steps, reading.context.tolist(), reading.count, info.reason, bag, seconds,
+            interventions, uncertainty=() if reading.uncertainty is None else reading.uncertainty.tolist(),
+        )  # fmt: skip
 
     def _print(self, result: EpisodeResult) -> None:
         scored = sum(r.scored for r in self.trial.results)
@@ -107,8 +112,7 @@ class TrialNode(DriverNode):
         self._notify_at_end()
 
     def _on_context(self, msg: Float32MultiArray) -> None:
-        context, count, t_ns = decode_context(msg)
-        self._z = (context.tolist(), count, t_ns)
+        self._reading = decode_context(msg)
         self._notify_at_end()
 
     def _on_episode(self, msg: String) -> None:

@@ -22,13 +22,13 @@ def write_random_checkpoint(folder: Path, family: str, contract: Contract | None
     contract = contract or load_contract(find_config("contracts", family))
     torch.manual_seed(0)
     config = TrainConfig(model=TINY)
-    agent = Agent(contract.observation_dim, contract.action_dim, 2, config)
+    agent = Agent(contract.observation_dim, contract.action_dim, [{}, {}], config)
     with torch.no_grad():
         for weights in agent.parameters():  # biases and last layers too, which a fresh network may have at zero
             weights.normal_(0, 0.5)
     ones = np.ones(contract.observation_dim, np.float32)
     low, high = np.float32(contract.action.low), np.float32(contract.action.high)
     stats = Stats(0 * ones, ones, 0.1 * ones, -0.5, 0.3, low, high)
-    metrics = {"tasks": ["a", "b"], "update": 0}
+    metrics = {"tasks": [{"task_id": name, "params": {}} for name in "ab"], "update": 0}
     save_checkpoint(folder, Checkpoint(agent, config, contract, stats, metrics, torch.device("cpu")))
     return folder

@@ -33,7 +33,7 @@ def contract() -> Contract:
     return parse_contract(CONTRACT_TEXT, "point.yaml")
 
 
-def tiny_config(**overrides: object) -> TrainConfig:
+def tiny_config(method: str = "", **overrides: object) -> TrainConfig:
     """A configuration that trains in a second or two."""
     tiny = {
         "groups": 4,
@@ -47,7 +47,7 @@ def tiny_config(**overrides: object) -> TrainConfig:
     }
     base = {"updates": 20, "tasks_per_batch": 3, "windows_per_task": 4, "context_max": 6, "log_every": 5,
             "checkpoint_every": 10, "threads": 1, "device": "cpu", "model": tiny}  # fmt: skip
-    return load_config("small", **{**base, **overrides})
+    return load_config("small", method, **{**base, **overrides})
 
 
 def episode(rng: np.random.Generator, goal: np.ndarray, steps: int, terminated: bool = False) -> Episode:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -36,7 +37,7 @@ class Counting:
         if request.mode != "frozen":
             self.count += self.steps
             self.count = self.count if request.limit is None else min(self.count, request.limit)
-        return Outcome(-float(request.seed), self.steps, [1.0, 2.0], self.count, "time limit")
+        return Outcome(-float(request.seed), self.steps, [1.0, 2.0], self.count, "time limit", uncertainty=[0.5, 0.25])
 
 
 def run(trial: Trial, driver: Counting) -> list[EpisodeResult]:
@@ -80,6 +81,10 @@ def test_rows_survive_json() -> None:
     (result,) = run(Trial(TASKS[:1], protocols=["no_context"], episodes=1), Counting())
     assert EpisodeResult.from_json(result.to_json()) == result
     assert (result.split, result.params, result.return_) == ("id", {"mass": 1.0}, 0.0)
+    assert result.uncertainty == [0.5, 0.25]
+    old = json.loads(result.to_json())
+    del old["uncertainty"]  # as in rows written before there was one
+    assert EpisodeResult.from_json(json.dumps(old)) == dataclasses.replace(result, uncertainty=[])
 
 
 def test_collection_without_transitions_gives_up() -> None:

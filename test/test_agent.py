@@ -7,9 +7,9 @@ import pytest
 import torch
 from synthetic import tiny_config
 
-from spc_core.agent import Agent, Batch, Learner
-from spc_core.context_encoder import contrastive_loss
-from spc_core.world_model import world_model_losses
+from spc_core.agent import Agent, Batch, Learner, _of_windows
+from spc_core.config import ConfigError
+from spc_core.contract import find_config
 
 
 def make_batch(empty_context: bool = False) -> Batch:
@@ -22,20 +22,22 @@ def make_batch(empty_context: bool = False) -> Batch:
     )  # fmt: skip
 
 
-def make_learner(**overrides: object) -> Learner:
+def make_learner(method: str = "spc", **overrides: object) -> Learner:
     torch.manual_seed(1)
-    return Learner(Agent(2, 2, 4, tiny_config(**overrides)))
+    config = tiny_config(method=method, contexts_per_task=4, **overrides)
+    return Learner(Agent(2, 2, [{"goal": float(task)} for task in range(4)], config))
 
 
 def changed(learner: Learner, work) -> set[str]:
     """Names of the parts that `work` changed."""
     agent = learner.agent
+    model = agent.world_model
     parts = {
-        "context_encoder": agent.context_encoder, "encoder": agent.world_model.encoder,
-        "target_encoder": agent.world_model.target_encoder, "dynamics": agent.world_model.dynamics,
-        "reward": agent.world_model.reward, "actor": agent.actor, "q": agent.critic.q,
-        "target_q": agent.critic.target_q, "v": agent.critic.v,
+        "context_encoder": agent.context_encoder, "encoder": model.encoder, "target_encoder": model.target_encoder,
+        "dynamics": getattr(model, "dynamics", None), "reward": getattr(model, "reward", None),
+        "actor": agent.actor, "q": agent.critic.q, "target_q": agent.critic.target_q, "v": agent.critic.v,
     }  # fmt: skip
+    parts = {name: part for name, part in parts.items() if part is not None}
     before = {name: [p.clone() for p in part.parameters()] for name, part in parts.items()}
     means = agent.task_means.clone()
     work()
@@ -59,29 +61,89 @@ def test_policy_update_moves_the_policy_and_nothing_of_the_model():
 
 @pytest.mark.parametrize("name", ["consistency", "reward", "contrast"])
 def test_context_encoder_learns_from_each_loss_alone(name):
-    agent, batch = make_learner().agent, make_batch()
-    torch.nn.init.normal_(agent.task_means)
-    model = agent.world_model
-    for head in (model.dynamics, model.reward):  # at first z hardly matters to them
+    weights = {"consistency": 0.0, "reward": 0.0, "contrast": 0.0} | {name: 1.0}
+    learner = make_learner(loss={f"{loss}_weight": weight for loss, weight in weights.items()})
+    torch.nn.init.normal_(learner.agent.task_means)
+    for head in (learner.agent.world_model.dynamics, learner.agent.world_model.reward):  # at first z hardly matters
         torch.nn.init.normal_(head[-1].weight)
-    z = agent.context_encoder(batch.context, batch.context_weight).flatten(0, 1)
-    windows = [part.flatten(0, 1) for part in (batch.observations, batch.actions, batch.rewards)]
-    latent = model.encode(windows[0][:, 0])
-    consistency, reward = world_model_losses(
-        model, latent, windows[0][:, 1:], windows[1], windows[2], z, agent.config.loss
-    )
-    contrast = contrastive_loss(z, agent.task_means, batch.task.repeat_interleave(4), 0.5)
-    loss = {"consistency": consistency, "reward": reward, "contrast": contrast}[name]
-    loss.backward()
-    gradients = [p.grad for p in agent.context_encoder.parameters()]
+    learner._update_model(make_batch())
+    gradients = [p.grad for p in learner.agent.context_encoder.parameters()]
     assert all(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+WORLD_MODEL = {"encoder", "target_encoder", "dynamics", "reward"}
+LEARNS = {  # what each method's model update may move
+    "spc": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_continuous": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_simnorm": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_reconstruction": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_no_consistency": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_no_contrast": WORLD_MODEL | {"context_encoder", "task_means"},
+    "focal": {"context_encoder", "task_means"},
+    "csro": {"context_encoder", "task_means"},
+    "dora": {"context_encoder", "task_means"},
+    "unicorn_ss": {"context_encoder", "task_means", "dynamics", "reward"},
+    "unicorn_sup": {"context_encoder", "task_means", "dynamics", "reward"},
+    "no_context": set(),
+    "oracle": set(),
+}
+
+
+def test_every_shipped_method_has_its_arrows_written_down():
+    assert {file.stem for file in (find_config("methods", "spc").parent).glob("*.yaml")} == set(LEARNS)
+
+
+@pytest.mark.parametrize("method", LEARNS)
+def test_methods_learn_exactly_what_they_say(method):
+    learner = make_learner(method)
+    batch = make_batch()
+    learner.update(batch, 0)  # the first update moves running means, without which contrast has no direction
+    moved = changed(learner, lambda: learner.update(batch, 2))
+    assert moved == LEARNS[method] | {"actor", "q", "target_q", "v"}
+
+
+def test_no_context_and_oracle_act_on_what_they_say():
+    batch = make_batch()
+    assert not make_learner("no_context")._contexts(batch).any()
+    oracle = make_learner("oracle")
+    z = oracle._contexts(batch)
+    expected = torch.tensor([2.0, 0.0, 3.0])[:, None, None].expand(3, 4, 1)  # the parameter of the batch's tasks
+    torch.testing.assert_close(z * torch.arange(4.0).std(correction=0) + 1.5, expected)
+    torch.testing.assert_close(oracle.agent.oracle_context({"goal": 1.5}), torch.zeros(1))
+    with pytest.raises(ConfigError, match="lacks the parameter 'goal'"):
+        oracle.agent.oracle_context({})
+
+
+def test_oracle_refuses_tasks_without_parameters():
+    with pytest.raises(ConfigError, match="none that differ between tasks"):
+        Agent(2, 2, [{}, {}], tiny_config("oracle"))
+
+
+def test_csro_bound_learns_its_own_network_and_never_through_the_encoder():
+    learner = make_learner("csro")
+    club = [p.clone() for p in learner.club.parameters()]
+    learner._update_model(make_batch())
+    assert any(not torch.equal(p, q) for p, q in zip(learner.club.parameters(), club, strict=True))
+    encoder = learner.agent.context_encoder
+    encoder.zero_grad()
+    votes = encoder.embed(make_batch().context.flatten(0, 2))
+    learner._step("club", -learner.club.log_likelihood(*learner._acted(votes.detach(), make_batch())).mean())
+    assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_windows_use_the_contexts_of_their_task_in_order():
+    batch = make_batch()
+    few = dataclasses.replace(batch, context=batch.context[:, :2], context_weight=batch.context_weight[:, :2])
+    z = torch.arange(6.0).reshape(3, 2, 1)
+    assert _of_windows(z, few).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    make_learner().update(few, 0)
 
 
 def test_empty_contexts_move_no_task_mean_and_carry_no_contrast():
     learner = make_learner()
     losses = {}
     moved = changed(learner, lambda: losses.update(learner._update_model(make_batch(empty_context=True))))
-    assert "task_means" not in moved and float(losses["contrast"]) == 0
+    assert "task_means" not in moved and "contrast" not in losses
 
 
 def test_task_means_move_for_the_tasks_of_the_batch_only():
@@ -111,7 +173,9 @@ def test_learning_rates_fall_linearly_to_their_final_share():
     rates = []
     for number in range(10):
         learner.update(make_batch(), number)
-        rates.append((learner.policy_optimizer.param_groups[0]["lr"], learner.model_optimizer.param_groups[1]["lr"]))
+        rates.append(
+            (learner.optimizers["policy"].param_groups[0]["lr"], learner.optimizers["model"].param_groups[1]["lr"])
+        )
     assert rates[0] == pytest.approx((1e-3, 2e-3)) and rates[5] == pytest.approx((0.55e-3, 1.1e-3))
 
 
@@ -120,7 +184,7 @@ def test_model_learns_deterministic_dynamics_and_rewards():
     config = tiny_config(updates=150, world_model_every=1, final_lr_share=1.0, world_model_lr=3e-3, context_lr=3e-3,
                          loss={"task_mean_rate": 0.1})  # fmt: skip
     torch.manual_seed(0)
-    learner = Learner(Agent(2, 2, 4, config))
+    learner = Learner(Agent(2, 2, [{}] * 4, config))
     goal = torch.tensor([1.0, -1.0, 0.5, -0.5])
     first, last = {}, {}
     for number in range(150):

@@ -63,6 +63,8 @@ def test_evaluation_repeats_exactly_and_contexts_follow_the_protocol(tmp_path):
         ("few_shot", 0): 30, ("few_shot", 1): 30,
     }  # fmt: skip
     assert all(r.context == [0.0] * len(r.context) for r in first if r.protocol == "no_context")
+    assert all(r.uncertainty == [1.0] * len(r.context) for r in first if r.protocol == "no_context")
+    assert all(0 < max(r.uncertainty) < 0.2 for r in first if r.protocol != "no_context")
 
 
 def test_expert_returns_are_by_task_and_seed():
@@ -93,6 +95,43 @@ def test_running_context_equals_the_encoder_on_the_whole_set(tmp_path):
     for transition in reversed(seen):
         shuffled.update(transition)
     np.testing.assert_allclose(shuffled.context, tracker.context, atol=1e-6)
+
+
+def test_uncertainty_is_the_standard_error_of_the_votes(tmp_path):
+    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+    tracker = ContextTracker(checkpoint)
+    seen = transitions(200)
+    rows = [checkpoint.stats.transition(t.observation, t.action, t.reward, t.next_observation) for t in seen]
+    with torch.no_grad():
+        votes = checkpoint.agent.context_encoder.embed(torch.from_numpy(np.stack(rows))).numpy().astype(np.float64)
+    for n, transition in enumerate(seen):
+        if n < 2:
+            assert tracker.uncertainty.tolist() == [1.0] * votes.shape[1], "nothing known"
+        else:
+            np.testing.assert_allclose(tracker.uncertainty, votes[:n].std(0, ddof=1) / np.sqrt(n), rtol=1e-4, atol=1e-7)
+        tracker.update(transition)
+    assert tracker.uncertainty.dtype == np.float32
+    told = tracker.uncertainty
+    tracker.mode = "collect"
+    np.testing.assert_array_equal(tracker.uncertainty, told)
+    tracker.reset()
+    assert tracker.uncertainty.tolist() == [1.0] * votes.shape[1]
+    tracker.update(seen[0])
+    tracker.update(seen[1])
+    np.testing.assert_allclose(tracker.uncertainty, votes[:2].std(0, ddof=1) / np.sqrt(2), rtol=1e-4)
+
+
+def test_uncertainty_survives_votes_that_almost_agree(tmp_path):
+    """Their squares' plain sum would cancel: variance 1e-18 of votes near 0.9."""
+    tracker = ContextTracker(load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")))
+    votes = 0.9 + 1e-9 * np.random.default_rng(0).normal(size=(2000, 5))
+    for vote in votes:
+        tracker._add(vote)
+    np.testing.assert_allclose(tracker.uncertainty, votes.std(0, ddof=1) / np.sqrt(2000), rtol=1e-3)
+    tracker.reset()
+    for _ in range(50):
+        tracker._add(votes[0])
+    assert (tracker.uncertainty < 1e-15).all() and np.isfinite(tracker.uncertainty).all()
 
 
 def test_tracker_modes_and_limit(tmp_path):

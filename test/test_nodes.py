@@ -235,7 +235,8 @@ def test_encoder_publishes_after_each_tick(nodes: NodeGroup, probe: Probe, check
 
     def newest() -> tuple[int, int]:
         """(transitions, time) of the newest context."""
-        return decode_context(heard[-1])[1:] if heard else (-1, -1)
+        reading = decode_context(heard[-1]) if heard else None
+        return (reading.count, reading.t_ns) if reading else (-1, -1)
 
     robot.say()
     probe.until(lambda: newest() == (0, robot.t_ns), "the prior at the first tick")
@@ -271,13 +272,34 @@ def test_nodes_end_with_the_program_that_started_them(tmp_path: Path) -> None:
 
 
 def test_context_message() -> None:
+    context, uncertainty = np.array([[0.5, -1.0, 2.0], [0.1, 0.0, 1.0]], np.float32)
+    msg = encode_context(context, uncertainty, 42, 3_000_000_007)
+    labels = ["context", "transitions", "stamp.sec", "stamp.nanosec", "uncertainty"]
+    assert [dim.label for dim in msg.layout.dim] == labels
+    assert [dim.size for dim in msg.layout.dim] == [3, 42, 3, 7, 3]
+    assert msg.data.tolist() == [*context, *uncertainty]
+    reading = decode_context(msg)
+    assert np.array_equal(reading.context, context) and np.array_equal(reading.uncertainty, uncertainty)
+    assert (reading.count, reading.t_ns) == (42, 3_000_000_007)
+    with pytest.raises(ValueError, match="uncertainty has 2 numbers; give one for each of context's 3"):
+        encode_context(context, uncertainty[:2], 42, 0)
+
+
+def test_context_message_of_an_old_bag() -> None:
+    """Messages from before the uncertainty: z alone."""
     context = np.array([0.5, -1.0, 2.0], np.float32)
-    msg = encode_context(context, 42, 3_000_000_007)
-    assert [dim.label for dim in msg.layout.dim] == ["context", "transitions", "stamp.sec", "stamp.nanosec"]
-    decoded, count, t_ns = decode_context(msg)
-    assert np.array_equal(decoded, context) and (count, t_ns) == (42, 3_000_000_007)
-    msg.layout.dim = msg.layout.dim[:1]
-    with pytest.raises(ValueError, match="not a context message"):
+    msg = encode_context(context, np.ones(3, np.float32), 42, 7)
+    msg.layout.dim, msg.data = msg.layout.dim[:4], msg.data[:3]
+    reading = decode_context(msg)
+    assert np.array_equal(reading.context, context) and reading.uncertainty is None
+    assert (reading.count, reading.t_ns) == (42, 7)
+
+
+@pytest.mark.parametrize(("dims", "numbers"), [(1, 6), (4, 6), (5, 3), (5, 5), (0, 0)])
+def test_other_layouts_are_no_context_message(dims: int, numbers: int) -> None:
+    msg = encode_context(np.zeros(3, np.float32), np.ones(3, np.float32), 42, 7)
+    msg.layout.dim, msg.data = msg.layout.dim[:dims], msg.data[:numbers]
+    with pytest.raises(ValueError, match=f"not a context message.* {numbers} numbers"):
         decode_context(msg)
 
 

@@ -102,11 +102,11 @@ def test_later_episodes_do_not_depend_on_the_length_of_earlier_ones(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_splits_are_disjoint_and_sized(family):
     everything = [task for split in SPLITS for task in tasks(family, split)]
-    assert [len(tasks(family, split)) for split in SPLITS] == [20, 10, 10]
-    assert len({task.task_id for task in everything}) == 40
+    assert [len(tasks(family, split)) for split in SPLITS] == [20, 10, 10, 10]
+    assert len({task.task_id for task in everything}) == 50
     params = np.array([list(task.params.values()) for task in everything])
-    apart = np.linalg.norm(params[:, None] - params[None], axis=-1) + 9 * np.eye(40)
-    assert apart.min() > 0.02
+    apart = np.linalg.norm(params[:, None] - params[None], axis=-1) + 9 * np.eye(50)
+    assert apart.min() > 0.05
     for task in everything:
         assert find_task(task.task_id) is task
         assert task.task_id == f"{family}/{task.split}/{task.index:02d}"
@@ -118,14 +118,45 @@ def test_split_geometry():
         for pick in (min, max)
     )
     assert (low, high) == ([0.0, 0.5], [1.5, 1.5])
-    for split, inside in (("id", True), ("ood", False)):
+    for split, inside in (("val", True), ("id", True), ("ood", False)):
         for task in tasks("arm_payload", split):
             point = [task.params["payload"], task.params["strength"]]
             assert bool(np.all(np.less(low, point)) and np.all(np.less(point, high))) is inside
-    for split, radius in (("train", 1.0), ("id", 1.0), ("ood", 1.35)):
+    for split, radius in (("train", 1.0), ("val", 1.0), ("id", 1.0), ("ood", 1.35)):
         for task in tasks("arm_reach", split):
             goal = np.array([task.params["goal_shoulder"], task.params["goal_elbow"] - 1.4])
             assert np.linalg.norm(goal) == pytest.approx(radius)
+
+
+def test_reach_id_goals_stand_in_gaps_of_their_own():
+    """Each strictly between two training goals, where no val goal is, and no two in the same place of their gap."""
+    gap = 2 * math.pi / 20
+    turns = {split: np.array([t.params["angle"] / gap for t in tasks("arm_reach", split)]) for split in SPLITS}
+    assert np.floor(turns["val"]).tolist() == list(range(0, 20, 2))
+    assert np.floor(turns["id"]).tolist() == list(range(1, 20, 2))
+    places = turns["id"] % 1
+    assert len(set(places.round(6))) == 10 and (abs(places - 0.5) > 0.01).all()
+    assert (places.min(), places.max()) == pytest.approx((0.25, 0.75))
+
+
+def test_payload_lattices_use_every_row_and_column_once():
+    points = {}
+    for split in ("val", "id"):
+        params = np.array(
+            [[t.params["payload"] / 1.5, t.params["strength"] - 0.5] for t in tasks("arm_payload", split)]
+        )
+        cells = np.floor(params * 10).astype(int)
+        assert [sorted(cells[:, axis]) for axis in (0, 1)] == [list(range(10))] * 2
+        points[split] = params
+    assert np.linalg.norm(points["val"][:, None] - points["id"], axis=-1).min() > 0.14
+
+
+def test_val_tasks_are_those_that_settings_were_chosen_by():
+    """Numbers written out: these tasks never change, or old choices would look held out."""
+    first, last = tasks("arm_reach", "val")[0].params, tasks("arm_reach", "val")[9].params
+    assert (first["angle"], last["angle"]) == pytest.approx((0.15707963, 5.81194641))
+    payloads = [(t.params["payload"], t.params["strength"]) for t in tasks("arm_payload", "val")[:3]]
+    np.testing.assert_allclose(payloads, [(0.075, 0.65), (0.225, 0.95), (0.375, 1.25)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -307,7 +338,7 @@ def test_smooth_noise_has_unit_variance_and_its_correlation_time():
 def test_errors_name_the_value_and_what_is_known():
     with pytest.raises(ValueError, match=r"'cart'.*arm_reach, arm_payload"):
         make_env("cart")
-    with pytest.raises(ValueError, match=r"'test'.*train, id, ood"):
+    with pytest.raises(ValueError, match=r"'test'.*train, val, id, ood"):
         tasks("arm_reach", "test")
     with pytest.raises(ValueError, match="arm_reach/train/20"):
         find_task("arm_reach/train/20")

@@ -321,6 +321,11 @@ def test_parts_of_two_checkpoints_are_told_apart(run, tmp_path):
         load_checkpoint(other)
 
 
+def test_what_is_learnt_beside_the_agent_is_resumed_too(dataset, tmp_path):
+    train(dataset, tmp_path / "run", tiny_config(method="csro", updates=2))
+    assert set(torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["modules"]) == {"agent", "club"}
+
+
 def change_state(out, **changes):
     state = torch.load(out / "resume.pt", weights_only=True)
     torch.save({**state, **changes}, out / "resume.pt")

@@ -18,12 +18,11 @@ from spc_core.episode import EpisodeInfo
 from spc_core.evaluate import run_in_process
 from spc_core.frames import Transition, TransitionAssembler
 from spc_core.runtime import ContextTracker
-from spc_core.tasks import find_task, make_env
-from spc_core.tasks.behaviour import Behaviour
+from spc_core.tasks import find_task
+from spc_core.tasks.offline_data import behaviour_episodes
 from spc_ros import trial as trial_module
 from spc_ros.bag_reader import BagReader
 from spc_ros.collect import collect
-from spc_ros.collect_node import episode_seed
 from spc_ros.messages import ContractReader
 from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.topic_bridge import PATIENCE_NS, decode_context
@@ -44,7 +43,7 @@ def transitions_of(path: str | Path, contract: Contract) -> list[Transition]:
     return [step.transition for step in steps if step.transition is not None]
 
 
-def test_collection_is_what_the_behaviour_did(tmp_path: Path) -> None:
+def test_collection_is_what_the_behaviour_does_in_process(tmp_path: Path) -> None:
     task_ids, kinds = ["arm_payload/train/03", "arm_payload/train/11"], ["expert", "noisy"]
     told: list[tuple[int, int]] = []
     paths = collect(
@@ -53,7 +52,6 @@ def test_collection_is_what_the_behaviour_did(tmp_path: Path) -> None:
     )  # fmt: skip
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     contract = load_contract(find_config("contracts", "arm_payload"))
-    env = make_env("arm_payload")
     plan = [(task_id, number, kind) for number, kind in enumerate(kinds) for task_id in task_ids]
     for path, (task_id, number, kind) in zip(paths, plan, strict=True):
         with BagReader(path) as bag:
@@ -65,17 +63,13 @@ def test_collection_is_what_the_behaviour_did(tmp_path: Path) -> None:
         assert all(counts[topic] >= n for topic, n in info.published.items() if topic in counts)
         assert counts["/joint_commands"] <= STEPS + 1  # the last state may be answered, too
         assert custom["spc.behaviour"] == kind
-        task = find_task(task_id)
-        seed = episode_seed(1, task.index, number)
-        observation, _ = env.reset(seed=seed, options={"task": task})
-        behaviour = Behaviour(env, kind, seed)
+        *_, alone = behaviour_episodes(find_task(task_id), number + 1, seed=1)
+        assert alone.behaviour == kind and len(alone) == STEPS
         seen = transitions_of(path, contract)
-        assert len(seen) == STEPS
-        for transition in seen:
-            action = behaviour.act(observation)
-            assert np.array_equal(transition.observation, observation)
-            assert np.array_equal(transition.action, action)
-            observation = env.step(action)[0]
+        assert np.array_equal([t.observation for t in seen], alone.observations[:-1])
+        assert np.array_equal([t.action for t in seen], alone.actions)
+        assert np.array_equal([t.next_observation for t in seen], alone.observations[1:])
+        np.testing.assert_allclose([t.reward for t in seen], alone.rewards, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("family", ["arm_reach", "arm_payload"])
@@ -90,24 +84,27 @@ def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path, family: str)
     alone = run_in_process(load_checkpoint(checkpoint), trial, family)
 
     def numbers(row: EpisodeResult) -> tuple:
-        return (row.task_id, row.protocol, row.k, row.seed, row.return_, row.steps, row.context, row.context_count)
+        about = (row.task_id, row.protocol, row.k, row.seed, row.return_, row.steps)
+        return (*about, row.context, row.context_count, row.uncertainty)
 
     assert [numbers(row) for row in results] == [numbers(row) for row in alone]
     assert len({tuple(row.context) for row in results}) > 4  # the context matters in this comparison
+    assert all(len(row.uncertainty) == len(row.context) for row in results)
     bag_equals_live(results, checkpoint)
 
 
 def bag_equals_live(results: list[EpisodeResult], checkpoint_path: Path) -> None:
-    """A tracker that replays the bag of a zero-shot episode finds each context that was published live."""
+    """A tracker that replays the bag of a zero-shot episode finds each context and uncertainty that was live."""
     checkpoint = load_checkpoint(checkpoint_path)
     row = next(row for row in results if row.protocol == "zero_shot")
     tracker = ContextTracker(checkpoint)
     expected = {}
     for transition in transitions_of(row.bag, checkpoint.contract):
         tracker.update(transition)
-        expected[transition.t_ns + checkpoint.contract.period_ns] = tracker.context
+        expected[transition.t_ns + checkpoint.contract.period_ns] = (tracker.context, tracker.uncertainty)
     with BagReader(row.bag) as bag:
-        live = {t_ns: z for z, _, t_ns in (decode_context(m) for _, _, m in bag.messages(["/context"]))}
+        readings = [decode_context(m) for _, _, m in bag.messages(["/context"])]
+    live = {r.t_ns: (r.context, r.uncertainty) for r in readings}
     shared = sorted(expected.keys() & live.keys())
     assert len(shared) >= STEPS - 1
     assert all(np.array_equal(expected[t_ns], live[t_ns]) for t_ns in shared)

@@ -23,7 +23,8 @@ __all__ = [
     "tasks",
 ]
 
-SPLITS = ("train", "id", "ood")
+# Settings are chosen by "val" alone; who looks at "id" or "ood" while choosing has no held-out tasks left.
+SPLITS = ("train", "val", "id", "ood")
 _ENVS: dict[str, tuple[Callable[[Task | None], TaskEnv], ModuleType]] = {
     "arm_reach": (ArmReach, arm_reach),
     "arm_payload": (ArmPayload, arm_payload),
@@ -47,7 +48,7 @@ def make_env(family: str, task: Task | None = None) -> TaskEnv:
 
 
 def tasks(family: str, split: str) -> tuple[Task, ...]:
-    """The tasks of one split: "train" 20, "id" 10 (between training tasks), "ood" 10 (beyond them)."""
+    """The tasks of one split: "train" 20, "val" and "id" 10 each (between them), "ood" 10 (beyond them)."""
     module = _entry(family)[1]
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")

@@ -31,7 +31,7 @@ class Task:
 
     task_id: str  # "arm_reach/train/07": family/split/index
     family: str
-    split: str  # "train" | "id" | "ood"; "mean" only for TaskEnv.mean_task()
+    split: str  # "train" | "val" | "id" | "ood"; "mean" only for TaskEnv.mean_task()
     index: int
     params: Mapping[str, float] = field(hash=False)  # read-only; dict(task.params) is a copy
 

@@ -100,3 +100,8 @@ class Behaviour:
 def behaviour_mix(episode: int) -> Kind:
     """The kind of the n-th recorded episode: expert, noisy, random, and again."""
     return KINDS[episode % len(KINDS)]
+
+
+def episode_seed(seed: int, task_index: int, episode: int) -> int:
+    """A seed of its own for each recorded episode: the same task and number give the same episode."""
+    return seed * 1_000_000 + task_index * 10_000 + episode
