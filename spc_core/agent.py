@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,7 @@ class Learner:
                 {"params": context, "lr": config.context_lr, "weight_decay": 0.0},
             ]
             self.optimizers["model"] = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+        self.reduce: Callable[[list[Tensor]], None] = lambda _: None  # averages gradients over processes, if several
         self.club: ClubBound | None = None
         if method.context_club:
             self.club = ClubBound(agent.observation_dim + agent.action_dim, config.model).to(agent.task_means.device)
@@ -192,6 +193,7 @@ class Learner:
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.reduce([parameter for group in optimizer.param_groups for parameter in group["params"]])
         optimizer.step()
 
     def _move_task_means(self, z: Tensor, sizes: Tensor, task: Tensor) -> None:

@@ -45,10 +45,14 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
         raise ConfigError(f"device is '{name}'; use auto, cpu, cuda or cuda:<number>")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is '{name}'; the part after the colon must be a number, as in cuda:0") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device is '{name}', but this machine shows {torch.cuda.device_count()} CUDA devices; use cpu"
+            f"device is '{name}', but this machine shows {torch.cuda.device_count()} CUDA devices; "
+            "use cpu, or a lower number where there are some"
         )
     return device
 
@@ -85,22 +89,41 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     place = pick_device(device)
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
+        if metrics.get("format", 0) > FORMAT:  # before anything else of it is read, which may look different
+            raise CheckpointError(
+                f"{folder}: has format {metrics['format']}, this program reads up to {FORMAT}; update the program"
+            )
         stats = Stats.from_dict(json.loads((folder / "stats.json").read_text()))
         config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml"))
         contract = load_contract(folder / "contract.yaml")
+    except CheckpointError:
+        raise
     except (ValueError, yaml.YAMLError, ContractError) as error:
         raise CheckpointError(f"{folder}: corrupt: {error}; copy it again or train anew") from None
-    if metrics.get("format", 0) > FORMAT:
+    if len(stats.observation_mean) != contract.observation_dim or len(stats.action_low) != contract.action_dim:
         raise CheckpointError(
-            f"{folder}: has format {metrics['format']}, this program reads up to {FORMAT}; update the program"
+            f"{folder}: stats.json has {len(stats.observation_mean)} observations and {len(stats.action_low)} actions, "
+            f"contract.yaml has {contract.observation_dim} and {contract.action_dim}; copy the folder again as a whole"
         )
     agent = Agent(contract.observation_dim, contract.action_dim, [task["params"] for task in metrics["tasks"]], config)
-    try:
-        agent.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{folder}/weights.safetensors: corrupt or of another model ({first}); copy it again"
-        ) from None
+    _load_weights(agent, folder / "weights.safetensors")
     agent.to(place).eval().requires_grad_(False)
     return Checkpoint(agent, config, contract, stats, metrics, place)
+
+
+def _load_weights(agent: Agent, file: Path) -> None:
+    """Raises CheckpointError for a damaged file, or one of another model, naming the first weight that differs."""
+    try:
+        weights = safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{file}: corrupt ({error}); copy it again") from None
+    wanted = {name: list(value.shape) for name, value in agent.state_dict().items()}
+    found = {name: list(value.shape) for name, value in weights.items()}
+    differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{file}: of another model: {name} is {found.get(name, 'absent')}, but config.yaml, contract.yaml and "
+            f"metrics.json make it {wanted.get(name, 'absent')}; copy the whole folder again, not single files"
+        )
+    agent.load_state_dict(weights)

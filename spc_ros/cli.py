@@ -56,7 +56,11 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train on a dataset. The same command goes on with a run that was interrupted."""
+    """Train on a dataset. The same command goes on with a run that was interrupted.
+
+    OUT/checkpoint is the last state; with evaluate-every set, OUT/best is the best on validation tasks. For several
+    processes that share each batch: torchrun --nproc-per-node N -m spc_ros.cli train ...
+    """
 
     dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
     out: Path  # the run's folder
@@ -147,9 +151,12 @@ def convert(args: Convert) -> None:
 
 
 def train(args: Train) -> None:
+    from spc_core.distributed import leads
     from spc_core.train import train as run
 
-    print(f"checkpoint: {run(args.dataset, args.out, args.config, args.overwrite)}")
+    checkpoint = run(args.dataset, args.out, args.config, args.overwrite)
+    if leads():
+        print(f"checkpoint: {checkpoint}")
 
 
 def evaluate(args: Evaluate) -> None:

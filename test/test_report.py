@@ -18,8 +18,8 @@ from spc_core.evaluate import score
 from spc_core.figures import adaptation_curve, mean_interval, task_bars, varying_params
 from spc_core.loss_curves import log_ticks, training_curves
 from spc_core.report import FamilyRun, summarise, write_report, write_summary
+from spc_core.run_log import LOSSES
 from spc_core.tasks import Task, tasks
-from spc_core.train import LOSSES
 
 EPISODES = 3
 

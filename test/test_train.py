@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,14 +15,15 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from synthetic import tiny_config, write_dataset
+from synthetic import CONTRACT_TEXT, tiny_config, write_dataset
 
 from spc_core.checkpoint import CheckpointError, load_checkpoint, pick_device
 from spc_core.config import ConfigError, load_config, to_dict
 from spc_core.dataset import DatasetError, load_dataset
 from spc_core.frames import Transition
+from spc_core.resume import TrainingError
 from spc_core.runtime import ContextTracker, Policy
-from spc_core.train import TrainingError, train
+from spc_core.train import train
 
 DEADLINE_S = 60.0
 
@@ -99,23 +101,31 @@ def test_a_run_leaves_all_that_is_promised(run):
     assert "task_means" in weights(run) and weights(run)["task_means"].any()
 
 
-def test_killed_training_resumes_to_the_same_weights_bit_for_bit(dataset, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(dataset, whole, tiny_config(updates=400))
-    process = start_training(dataset, killed, tmp_path, updates=400)
-    wait_for_update(killed, int(np.random.default_rng(0).integers(30, 60)))
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    reached = torch.load(killed / "resume.pt", weights_only=True)["progress"]["update"]
-    assert 0 < reached < 400
+@pytest.fixture(scope="module")
+def long_run(dataset, tmp_path_factory):
+    """A run that nothing interrupted, and long enough to be interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "long"
+    train(dataset, out, tiny_config(updates=400))
+    return out
+
+
+def test_training_killed_again_and_again_resumes_to_the_same_weights_bit_for_bit(dataset, long_run, tmp_path):
+    killed = tmp_path / "killed"
+    for update in np.random.default_rng(0).integers([20, 100, 180], [80, 160, 240]):
+        process = start_training(dataset, killed, tmp_path, updates=400)
+        wait_for_update(killed, update)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        reached = torch.load(killed / "resume.pt", weights_only=True)["progress"]["update"]
+        assert 0 < reached < 400
     train(dataset, killed, tiny_config(updates=400))
-    assert_same_run(whole, killed)
+    assert_same_run(long_run, killed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_training_saves_says_so_and_resumes(dataset, tmp_path, number):
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+def test_interrupted_training_saves_says_so_and_resumes(dataset, long_run, tmp_path, number):
+    interrupted = tmp_path / "interrupted"
     process = start_training(dataset, interrupted, tmp_path, updates=400)
     wait_for_update(interrupted, 25)
     process.send_signal(number)
@@ -126,9 +136,8 @@ def test_interrupted_training_saves_says_so_and_resumes(dataset, tmp_path, numbe
     assert 25 <= update < 400
     load_checkpoint(interrupted)
     assert torch.load(interrupted / "resume.pt", weights_only=True)["progress"]["update"] == update
-    train(dataset, whole, tiny_config(updates=400))
     train(dataset, interrupted, tiny_config(updates=400))
-    assert_same_run(whole, interrupted)
+    assert_same_run(long_run, interrupted)
 
 
 def test_a_finished_run_is_not_trained_again(dataset, run, capsys):
@@ -164,12 +173,48 @@ def test_one_task_is_refused(tmp_path):
 
 def test_diverging_loss_stops_by_name_and_saves_nothing_broken(dataset, tmp_path):
     with pytest.raises(
-        TrainingError, match=r"the \w+ loss became (nan|inf|-inf) within the .* lower the learning rates"
+        TrainingError, match=r"the \w+ loss became (nan|inf|-inf) at update 2; lower the learning rates"
     ):
         train(dataset, tmp_path / "seen", tiny_config(policy_lr=1e30, updates=40))
-    with pytest.raises(TrainingError, match=r"is not finite after update 2; lower the learning rates"):
-        train(dataset, tmp_path / "unseen", tiny_config(policy_lr=1e38, updates=40, checkpoint_every=2, log_every=30))
+    with pytest.raises(TrainingError, match=r"is not finite after update 1; lower the learning rates"):
+        train(dataset, tmp_path / "unseen", tiny_config(policy_lr=1e38, updates=40, checkpoint_every=1, log_every=30))
     assert not list(tmp_path.glob("*/checkpoint")) and not list(tmp_path.glob("*/resume.pt"))
+
+
+def poison(root, episode, value):
+    """Put a value among the packed rewards: as the first of an episode, which the windows of few batches hold."""
+    data = load_dataset(root)
+    rewards = np.array(data.rewards)
+    rewards[data.episode_starts[episode]] = value
+    np.save(next(root.glob(".packed/*/rewards.npy")), rewards)
+    return int(data.episode_starts[episode])
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e30])
+def test_an_outlier_in_the_data_is_refused_where_it_is_seen(tmp_path, value):
+    root = write_dataset(tmp_path / "point")
+    poison(root, 7, value)  # the second episode of the third task
+    with pytest.raises(DatasetError, match=rf"the reward is {re.escape(f'{value:g}')} at step 0 of episode 1 of task"):
+        train(root, tmp_path / "run", tiny_config())
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e30])
+def test_an_outlier_that_was_not_seen_stops_training_early_and_is_named(tmp_path, monkeypatch, value):
+    root = write_dataset(tmp_path / "point", lengths=(40,) * 10)
+    step = poison(root, 21, value)
+    monkeypatch.setattr("spc_core.train.STATS_STEPS", 50)  # of 1600: as in a large dataset, most are not looked at
+    assert step not in np.linspace(0, 1599, 50).astype(int)
+    out = tmp_path / "run"
+    with pytest.raises(TrainingError) as caught:
+        train(root, out, tiny_config(updates=500, log_every=100, checkpoint_every=1))
+    message = str(caught.value)
+    update = int(re.search(r"the \w+ loss became (?:nan|inf) at update (\d+);", message)[1])
+    odd = {"nan": r" up to \S+ on unit scale, \d+ of \d+ not finite", "1e+30": r" up to \S+e\+30 on unit scale"}
+    assert re.search(r"\b(rewards|context)" + odd[f"{value:g}"] + r" \(point/train/02\)", message), message
+    assert update % 100, "found before the log line"
+    kept = torch.load(out / "resume.pt", weights_only=True)
+    assert kept["progress"]["update"] == update - 1 and str(out / "resume.pt") in message
+    assert all(weight.isfinite().all() for weight in weights(out).values())
 
 
 def test_overwrite_spares_a_folder_that_is_no_run(dataset, run, tmp_path):
@@ -214,6 +259,8 @@ def test_device_that_is_not_there_is_refused():
         pick_device("cuda:7")
     with pytest.raises(ConfigError, match="use auto, cpu"):
         pick_device("gpu")
+    with pytest.raises(ConfigError, match="device is 'cuda:one'; the part after the colon must be a number"):
+        pick_device("cuda:one")
 
 
 def copy_checkpoint(run, folder):
@@ -252,9 +299,49 @@ def test_bad_checkpoints_say_what_is_wrong(run, tmp_path):
     newer = copy_checkpoint(run, tmp_path / "newer")
     metrics = json.loads((newer / "metrics.json").read_text())
     (newer / "metrics.json").write_text(json.dumps({**metrics, "format": 99}))
+    (newer / "config.yaml").write_text("setting_of_tomorrow: 1")
     with pytest.raises(CheckpointError, match="format 99.*update the program"):
         load_checkpoint(newer)
     lacking = copy_checkpoint(run, tmp_path / "lacking")
     (lacking / "stats.json").write_text('{"reward_mean": 0}')
     with pytest.raises(CheckpointError, match="statistics lack .*observation_mean"):
         load_checkpoint(lacking)
+
+
+def test_parts_of_two_checkpoints_are_told_apart(run, tmp_path):
+    resized = copy_checkpoint(run, tmp_path / "resized")
+    config = yaml.safe_load((resized / "config.yaml").read_text())
+    config["model"]["policy_hidden"] = [16]
+    (resized / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(CheckpointError, match=r"another model: actor\.\S+ is \[8, \d+\], but .* make it \[16, \d+\]"):
+        load_checkpoint(resized)
+    other = copy_checkpoint(run, tmp_path / "other")
+    (other / "contract.yaml").write_text(CONTRACT_TEXT.replace("position.y]", "position.y, position.z]"))
+    with pytest.raises(CheckpointError, match="stats.json has 2 observations and 2 actions, contract.yaml has 3 and 2"):
+        load_checkpoint(other)
+
+
+def test_what_is_learnt_beside_the_agent_is_resumed_too(dataset, tmp_path):
+    train(dataset, tmp_path / "run", tiny_config(method="csro", updates=2))
+    assert set(torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["modules"]) == {"agent", "club"}
+
+
+def change_state(out, **changes):
+    state = torch.load(out / "resume.pt", weights_only=True)
+    torch.save({**state, **changes}, out / "resume.pt")
+
+
+def test_a_run_that_is_not_this_one_is_not_resumed(dataset, tmp_path):
+    out = tmp_path / "run"
+    train(dataset, out, tiny_config(updates=2))
+    change_state(out, contract=CONTRACT_TEXT.replace("rate_hz: 50", "rate_hz: 20"))
+    with pytest.raises(DatasetError, match=r"another contract than .*--overwrite.*\n  rate_hz: 50 here, 20 there"):
+        train(dataset, out, tiny_config(updates=2))
+    for number, fix in ((99, "update the program"), (1, "start again with --overwrite")):
+        change_state(out, format=number)
+        with pytest.raises(TrainingError, match=rf"resume.pt: has format {number}, this program reads \d; {fix}"):
+            train(dataset, out, tiny_config(updates=2))
+    (out / "resume.pt").write_bytes(b"half")
+    with pytest.raises(TrainingError, match=r"resume.pt: corrupt .*; start again with --overwrite"):
+        train(dataset, out, tiny_config(updates=2))
+    train(dataset, out, tiny_config(updates=2), overwrite=True)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run writes down for people to read: log.csv, and the same as curves in TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+LOSSES = ("consistency", "reward", "contrast", "v", "q", "actor")
+
+
+class RunLog:
+    """log.csv and TensorBoard; rows after the update that is resumed from are dropped."""
+
+    def __init__(self, out: Path, update: int) -> None:
+        file = out / "log.csv"
+        rows = list(csv.reader(file.read_text().splitlines())) if file.is_file() else []
+        kept = [row for row in rows[1:] if len(row) == len(LOSSES) + 2 and int(row[0]) <= update]
+        beside = out / ".log.csv.partial"
+        with beside.open("w", newline="") as stream:
+            csv.writer(stream).writerows([["update", "seconds", *LOSSES], *kept])
+        beside.replace(file)
+        self._stream = file.open("a", newline="")
+        self._writer = csv.writer(self._stream)
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=update + 1 if update else None)
+        self.last: dict[str, float] = {}
+
+    def write(self, update: int, seconds: float, means: dict[str, float]) -> None:
+        """One line: the mean losses of the updates since the last."""
+        self.last = means
+        self._writer.writerow([update, f"{seconds:.1f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)])
+        self._stream.flush()
+        for name, value in means.items():
+            self._board.add_scalar(f"loss/{name}", value, update)
+
+    def write_scores(self, update: int, scores: Mapping[str, float]) -> None:
+        """Returns on validation tasks, as curves; validation.jsonl has the numbers."""
+        for name, value in scores.items():
+            self._board.add_scalar(f"validation/{name}", value, update)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stream.close()
+        self._board.close()
