@@ -48,7 +48,7 @@ def _refuse(data: PackedDataset, values: np.ndarray, steps: np.ndarray, names: S
 
 def describe(batch: Batch, task_ids: Sequence[str]) -> str:
     """Which tasks are in a batch, and for each field its largest magnitude, whose it is, and what is not finite."""
-    tasks = [task_ids[index] for index in batch.task.tolist()]
+    tasks = [task_ids[int(index)] for index in batch.task.tolist()]
     lines = [f"its batch holds the tasks {', '.join(tasks)}"]
     for field in dataclasses.fields(batch):
         values = getattr(batch, field.name)

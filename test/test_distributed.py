@@ -87,8 +87,7 @@ def test_two_processes_learn_what_one_learns(dataset, tmp_path):
 def test_two_processes_stop_together_and_resume_to_the_same_bits(dataset, tmp_path):
     """With noise, of which each process has its own."""
     config = tiny_config(updates=300, loss=STILL_MEANS)
-    output, code = finish(start(dataset, tmp_path / "whole", tmp_path, config))
-    assert code == 0, output
+    whole = start(dataset, tmp_path / "whole", tmp_path, config)
     stopped = start(dataset, tmp_path / "stopped", tmp_path, config)
     deadline = time.monotonic() + DEADLINE_S
     while not (tmp_path / "stopped" / "resume.pt").exists():
@@ -97,6 +96,8 @@ def test_two_processes_stop_together_and_resume_to_the_same_bits(dataset, tmp_pa
     stopped.terminate()
     output, code = finish(stopped)
     assert code != 0
+    whole_output, code = finish(whole)
+    assert code == 0, whole_output
     update = json.loads((tmp_path / "stopped" / "checkpoint" / "metrics.json").read_text())["update"]
     assert 10 <= update < 300 and f"stopped at update {update} of 300" in output
     state = torch.load(tmp_path / "stopped" / "resume.pt", weights_only=True)

@@ -119,6 +119,7 @@ def test_a_failed_evaluation_is_told_and_does_no_harm(tmp_path, capsys):
 
     with Validator(tmp_path, "arm_reach", lambda *_: None) as validator:
         assert validator.finish(10, save, [])
+        assert not validator.finish(10, save, [signal.SIGTERM]), "nothing begins once told to stop"
     assert "update 10 could not be evaluated: " in (said := capsys.readouterr().out) and "stats.json missing" in said
     assert not (tmp_path / "best").exists() and not (tmp_path / "validation.jsonl").exists()
 
