@@ -22,7 +22,8 @@ from spc_core.config import ConfigError
 
 POLL_S = 0.2  # between two looks at the children
 TAIL_LINES = 8
-STOP_STAGES = ((signal.SIGINT, 60.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))  # signal, then seconds
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_STAGES = ((signal.SIGTERM, 60.0), (signal.SIGKILL, 5.0))  # signal, then seconds; a training saves on the first
 
 
 class CompareError(RuntimeError):
@@ -32,8 +33,9 @@ class CompareError(RuntimeError):
 def compare(plan: Plan, jobs: int, command: Sequence[str], on_finished: Callable[[], None]) -> None:
     """Do what is left of all runs, `jobs` at a time; `command` is the command line, to which a stage is appended.
 
-    `on_finished` is called after each run and at the end. SIGINT and SIGTERM stop all children, then KeyboardInterrupt.
-    Raises ConfigError for a folder with another plan, and CompareError at the end where runs have failed.
+    `on_finished` is called after each run and at the end. SIGINT, SIGTERM and SIGHUP stop all children and
+    raise KeyboardInterrupt. Raises ConfigError for a folder with another plan, and CompareError at the end where
+    runs have failed.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     with _lock(plan.out) as lock, _stop_on_signals() as stopped:
@@ -189,9 +191,10 @@ def _lock(out: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to."""
+    """A list that SIGINT, SIGTERM and SIGHUP (a closed terminal, unless under nohup) append to."""
     received: list[int] = []
-    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [s for s in STOP_SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in numbers}
     try:
         yield received
     finally:
