@@ -12,6 +12,7 @@ import numpy as np
 from spc_core.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial
 from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
+from spc_core.planner import PlannerConfig
 from spc_core.runtime import ContextTracker, Policy
 from spc_core.safety import SafetyFilter
 from spc_core.tasks import SPLITS, Task, find_task, make_env
@@ -20,9 +21,10 @@ from spc_core.tasks import SPLITS, Task, find_task, make_env
 class InProcessDriver:
     """Runs a trial's episodes in MuJoCo with the same tracker, policy and safety filter as the nodes."""
 
-    def __init__(self, checkpoint: Checkpoint, family: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, family: str, planning: PlannerConfig | None = None) -> None:
+        """`planning`: how to plan; None leaves the actions to the actor."""
         self.env = make_env(family)
-        self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
+        self.policy, self.tracker = Policy(checkpoint, planning), ContextTracker(checkpoint)
         self.safety = SafetyFilter(checkpoint.contract)
         self.reward_function = checkpoint.contract.reward_function()
 
@@ -32,6 +34,7 @@ class InProcessDriver:
         if request.reset_context:
             tracker.reset()
         tracker.mode, tracker.limit = request.mode, request.limit
+        self.policy.reset()
         self.safety.reset()
         self.safety.counts.clear()
         observation, _ = self.env.reset(seed=request.seed, options={"task": find_task(request.task.task_id)})
@@ -51,10 +54,14 @@ class InProcessDriver:
 
 
 def run_in_process(
-    checkpoint: Checkpoint, trial: Trial, family: str, progress: Callable[[int, int, str], None] | None = None
+    checkpoint: Checkpoint,
+    trial: Trial,
+    family: str,
+    progress: Callable[[int, int, str], None] | None = None,
+    planning: PlannerConfig | None = None,
 ) -> list[EpisodeResult]:
     """The whole trial in this process; `progress` is called with scored episodes done, all, and the newest one."""
-    driver = InProcessDriver(checkpoint, family)
+    driver = InProcessDriver(checkpoint, family, planning)
     done = 0
     for request in trial.requests():
         result = trial.record(request, driver.run(request))
