@@ -2,7 +2,8 @@
 """Planning with MPPI in the latent world model: an option beside the actor, for robots that have time to think.
 
 Model predictive path integral control (arXiv 1509.01149), iterated as in TD-MPC (arXiv 2203.04955): imagine sequences
-of actions, keep the best, and draw again around them. The actor's sequences are among the candidates.
+of actions, keep the best, and draw again around them. The actor's sequences are among the candidates. The model does
+not foresee the end of an episode: what it imagines after a terminal state counts like any other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spc_core.agent import Agent
-from spc_core.config import ConfigError, MethodConfig
+from spc_core.config import ConfigError, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Planner:
         """`clock` tells seconds. Raises ConfigError where the agent's method has no model to plan with."""
         self.config = config or PlannerConfig()
         self.config.check("planning")
-        check_plannable(agent.config.method)
+        check_plannable(agent.config)
         self.plans = self.cut_short = 0  # plans made, and those with fewer rounds than iterations
         self._agent, self._clock, self._seed = agent, clock, seed
         self._generator = torch.Generator()  # on the CPU: the same noise on every device
@@ -181,9 +182,14 @@ def shift(plan: Tensor, last: Tensor) -> Tensor:
     return torch.cat([plan[:, 1:], last[:, None]], 1)
 
 
-def check_plannable(method: MethodConfig) -> None:
-    """Raises ConfigError where a method's dynamics are not learnt."""
+def check_plannable(config: TrainConfig) -> None:
+    """Raises ConfigError where training did not teach both dynamics and reward."""
+    method, name = config.method, config.method.name
     if not method.learns_model:
-        raise ConfigError(f"method '{method.name}' has no world model to plan with; use the actor")
+        raise ConfigError(f"method '{name}' has no world model to plan with; use the actor")
     if method.consistency == "none" and not method.open_loop:  # the reward of one step does not involve the next
-        raise ConfigError(f"method '{method.name}' does not teach its world model what comes next; use the actor")
+        raise ConfigError(f"method '{name}' does not teach its world model what comes next; use the actor")
+    if config.loss.reward_weight == 0:
+        raise ConfigError(
+            f"method '{name}' was trained with loss.reward_weight 0, so it knows no reward; use the actor"
+        )

@@ -19,7 +19,7 @@ from torch import Tensor
 from spc_core.adaptation import EpisodeRequest
 from spc_core.agent import Agent
 from spc_core.checkpoint import load_checkpoint
-from spc_core.config import ConfigError, MethodConfig
+from spc_core.config import ConfigError, LossConfig, MethodConfig
 from spc_core.evaluate import InProcessDriver
 from spc_core.planner import Planner, PlannerConfig, refit, shift
 from spc_core.runtime import Policy
@@ -47,7 +47,7 @@ class PointModel:
 def point_agent() -> Any:
     """An agent with that model, a V that is quadratic too, and an actor that dithers around zero."""
     return SimpleNamespace(
-        config=SimpleNamespace(loss=SimpleNamespace(discount=DISCOUNT), method=MethodConfig()),
+        config=SimpleNamespace(loss=LossConfig(discount=DISCOUNT), method=MethodConfig()),
         action_dim=2,
         world_model=PointModel(),
         actor=lambda latent, z: (torch.zeros(len(latent), 2), torch.full((len(latent), 2), -1.0)),
@@ -202,12 +202,13 @@ def test_refuses_methods_without_a_model(method):
         Planner(agent)
 
 
-def test_refuses_a_model_without_dynamics():
+def test_refuses_a_model_without_dynamics_or_reward():
     config = tiny_config("spc_no_consistency")
     config = dataclasses.replace(config, method=dataclasses.replace(config.method, open_loop=False))
-    agent = Agent(3, 2, [{}], config)
     with pytest.raises(ConfigError, match="does not teach its world model what comes next; use the actor"):
-        Planner(agent)
+        Planner(Agent(3, 2, [{}], config))
+    with pytest.raises(ConfigError, match="'spc' was trained with loss.reward_weight 0, so it knows no reward; use"):
+        Planner(Agent(3, 2, [{}], tiny_config(loss={"reward_weight": 0.0})))
 
 
 @pytest.mark.parametrize(
