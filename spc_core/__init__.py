@@ -6,5 +6,5 @@
                            contract.yaml ..... copied ........... copied ........... read back, compared
 
 The import order follows the picture: contract, frames, dataset; then config, layers, context_encoder, world_model,
-iql, agent; then train, checkpoint, evaluate; then runtime, safety, adaptation.
+iql, agent; then train, checkpoint, evaluate; then planner, runtime, safety, adaptation.
 """

@@ -12,6 +12,7 @@ import numpy as np
 from spc_core.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
 from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
+from spc_core.planner import PlannerConfig
 from spc_core.runtime import ContextTracker, Policy
 from spc_core.safety import SafetyFilter
 from spc_core.tasks import SPLITS, Task, find_task, make_env
@@ -29,13 +30,17 @@ class InProcessDriver:
         self,
         checkpoint: Checkpoint,
         family: str,
+        planning: PlannerConfig | None = None,
         offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
     ) -> None:
-        """`offline_transitions`: recordings of a task by its id; default: behaviour data made here."""
+        """`planning`: how to plan; None leaves the actions to the actor.
+
+        `offline_transitions`: recordings of a task by its id; default: behaviour data made here.
+        """
         self.offline_transitions = offline_transitions or behaviour_transitions
         self.env = make_env(family)
         self.agent = checkpoint.agent
-        self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
+        self.policy, self.tracker = Policy(checkpoint, planning), ContextTracker(checkpoint)
         self.safety = SafetyFilter(checkpoint.contract)
         self.reward_function = checkpoint.contract.reward_function()
 
@@ -43,6 +48,7 @@ class InProcessDriver:
         """One episode; the tracker carries the context from one request to the next."""
         tracker = self.tracker
         self._arrange_context(request)
+        self.policy.reset()
         self.safety.reset()
         self.safety.counts.clear()
         observation, _ = self.env.reset(seed=request.seed, options={"task": find_task(request.task.task_id)})
@@ -94,10 +100,14 @@ def behaviour_transitions(task_id: str, episodes: int = OFFLINE_EPISODES) -> Ite
 
 
 def run_in_process(
-    checkpoint: Checkpoint, trial: Trial, family: str, progress: Callable[[int, int, str], None] | None = None
+    checkpoint: Checkpoint,
+    trial: Trial,
+    family: str,
+    progress: Callable[[int, int, str], None] | None = None,
+    planning: PlannerConfig | None = None,
 ) -> list[EpisodeResult]:
     """The whole trial in this process; `progress` is called with scored episodes done, all, and the newest one."""
-    driver = InProcessDriver(checkpoint, family)
+    driver = InProcessDriver(checkpoint, family, planning)
     done = 0
     for request in trial.requests():
         result = trial.record(request, driver.run(request))

@@ -8,6 +8,7 @@ import torch
 
 from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
+from spc_core.planner import Planner, PlannerConfig
 
 MODES = ("online", "collect", "frozen")
 NOTHING_KNOWN = 1.0  # uncertainty before two transitions: votes range over [-1, 1]
@@ -106,16 +107,24 @@ def far_apart(points: np.ndarray) -> np.ndarray:
 
 
 class Policy:
-    """Observation and task vector to an action in the contract's units."""
+    """Observation and task vector to an action in the contract's units: the actor's mean, or a plan's first step."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, planning: PlannerConfig | None = None) -> None:
+        """Raises ConfigError where `planning` cannot work, or the checkpoint's method has no model to plan with."""
         self._agent = checkpoint.agent
         self._stats = checkpoint.stats
         self._device = checkpoint.device
+        self.planner = None if planning is None else Planner(checkpoint.agent, planning)
+
+    def reset(self) -> None:
+        """An episode begins: the last plan is of no use. Nothing to do for the actor, which has no memory."""
+        if self.planner is not None:
+            self.planner.reset()
 
     @torch.inference_mode()
     def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
-        """(O,) and (Z,) to the mean action (A,), float64."""
+        """(O,) and (Z,) to the action (A,), float64."""
         row = torch.from_numpy(self._stats.observation(observation)).to(self._device)
         z = torch.from_numpy(np.asarray(context, np.float32)).to(self._device)
-        return self._stats.action_units(self._agent.act(row, z).cpu().numpy())
+        action = self._agent.act(row, z) if self.planner is None else self.planner.plan(row[None], z[None])[0]
+        return self._stats.action_units(action.cpu().numpy())

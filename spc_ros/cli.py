@@ -81,6 +81,7 @@ class Evaluate:
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
+    planning: bool = False  # plan with the world model instead of asking the actor
     json: Path | None = None  # also write the episodes here, one JSON line each
 
 
@@ -163,6 +164,7 @@ def evaluate(args: Evaluate) -> None:
     from spc_core.adaptation import Trial
     from spc_core.checkpoint import load_checkpoint
     from spc_core.evaluate import expert_returns, run_in_process, score, table
+    from spc_core.planner import PlannerConfig
     from spc_core.tasks import tasks
 
     if args.json is None and "no_context" not in args.protocols:
@@ -175,7 +177,7 @@ def evaluate(args: Evaluate) -> None:
         chosen = [task for split in args.splits for task in tasks(family, split)]
         trial = Trial(chosen, args.protocols, args.episodes, args.seed, args.few_shot_sizes)
         with Bar(f"evaluate {folder}", "episode") as bar:
-            results[number] = run_in_process(checkpoint, trial, family, bar)
+            results[number] = run_in_process(checkpoint, trial, family, bar, PlannerConfig() if args.planning else None)
     if args.json is not None:
         rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
         beside = args.json.with_name(f".{args.json.name}.partial")

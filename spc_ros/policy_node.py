@@ -12,8 +12,10 @@ from rclpy.duration import Duration
 from std_msgs.msg import Bool, Float32MultiArray, String
 from std_srvs.srv import Trigger
 
+from spc_core.contract import Contract
 from spc_core.episode import EpisodeInfo
 from spc_core.frames import Frame, ObservationAssembler
+from spc_core.planner import PlannerConfig
 from spc_core.runtime import Policy
 from spc_core.safety import SafetyFilter
 from spc_ros.context_encoder_node import CHECKPOINT_PARAMS, load_agent
@@ -42,6 +44,15 @@ PARAMS = [
         60.0,
     ),
     Param("min_subscriptions", 1, "subscribers of the command topic to wait for at the start", 0, 100),
+    Param("planning", False, "plan with the world model instead of asking the actor", read_only=True),
+    Param(
+        "planning_deadline_ms",
+        0.0,
+        "longest time for a plan; 0: half of the control period, in lockstep none",
+        0.0,
+        60_000.0,
+        read_only=True,
+    ),
 ]
 CHECK_S = 0.005
 ACK_TIMEOUT = Duration(seconds=0.2)
@@ -66,8 +77,8 @@ class PolicyNode(ManagedNode):
         contract, lockstep = checkpoint.contract, self.params.lockstep
         self._z = np.zeros(checkpoint.config.model.context_dim, np.float32)
         self._filter = SafetyFilter(contract)
-        policy = Policy(checkpoint)
-        policy.act(np.zeros(contract.observation_dim), self._z)  # warm up
+        planning = planner_config(self.params, contract)
+        Policy(checkpoint, planning).act(np.zeros(contract.observation_dim), self._z)  # warm up
         silence_s = contract.observation[0].max_age_s + 2 / contract.rate_hz
         self._silence_s = self.params.silence_timeout_s or silence_s
         self._gap_ns = 2 * contract.period_ns
@@ -81,14 +92,14 @@ class PolicyNode(ManagedNode):
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_frames, lockstep, self.diagnostics.complain)
         steady_timer(self, CHECK_S, self._check)
-        self._policy = policy
+        self._policy = Policy(checkpoint, planning)
 
     def teardown(self) -> None:
         self._policy = None
 
     def start(self) -> None:
         self._assembler.reset()
-        self._filter.reset()
+        self._begin_sequence()
         self._frame, self._silent = None, True
 
     def make_safe(self) -> None:
@@ -99,7 +110,15 @@ class PolicyNode(ManagedNode):
     def diagnose(self) -> dict[str, Any]:
         if self._policy is None:
             return {}
-        return {**self._filter.counts, "last intervention": self._filter.last_reason}
+        planner = self._policy.planner
+        plans = {} if planner is None else {"plans": planner.plans, "plans cut short": planner.cut_short}
+        return {**self._filter.counts, "last intervention": self._filter.last_reason, **plans}
+
+    def _begin_sequence(self) -> None:
+        """What comes next does not follow from what was: an episode, or the end of a gap."""
+        self._filter.reset()
+        if self._policy is not None:
+            self._policy.reset()
 
     def _on_frames(self, frames: list[Frame]) -> None:
         if not self.active:
@@ -107,7 +126,7 @@ class PolicyNode(ManagedNode):
         self._heard_s, self._silent = time.monotonic(), False
         frame = frames[-1]
         if any(f.fault for f in frames) or frame.t_ns - self._last_ns > self._gap_ns:
-            self._filter.reset()  # a new sequence
+            self._begin_sequence()
         self._last_ns = frame.t_ns
         if frame.observation is None:
             self._frame, self._silent = None, True
@@ -152,7 +171,7 @@ class PolicyNode(ManagedNode):
         answered = self._frame is None
         if answered and not self._silent and time.monotonic() - self._heard_s > self._silence_s:
             self._silent = True
-            self._filter.reset()
+            self._begin_sequence()
             self._send(None, f"no observation for {self._silence_s:.3f} s", self._last_ns)
             self.diagnostics.counts["silences"] += 1
 
@@ -184,6 +203,14 @@ class PolicyNode(ManagedNode):
         response.success = True
         response.message = json.dumps({**self._filter.counts, **self.diagnostics.counts})
         return response
+
+
+def planner_config(params: Any, contract: Contract) -> PlannerConfig | None:
+    """How the parameters ask to plan; None: not at all."""
+    if not params.planning:
+        return None
+    in_time_ms = 0.0 if params.lockstep else 500 / contract.rate_hz
+    return PlannerConfig(deadline_ms=params.planning_deadline_ms or in_time_ms)
 
 
 def main() -> int:

@@ -78,7 +78,7 @@ def test_an_offline_context_is_drawn_evenly_from_the_tasks_recordings(tmp_path):
 
     trial, driver = (
         Trial([first, second], ["offline"], episodes=2),
-        InProcessDriver(checkpoint, "arm_reach", recordings),
+        InProcessDriver(checkpoint, "arm_reach", offline_transitions=recordings),
     )
     for request in trial.requests():
         trial.record(request, driver.run(request))
@@ -98,7 +98,7 @@ def test_an_offline_context_is_drawn_evenly_from_the_tasks_recordings(tmp_path):
 
 def test_no_recordings_are_refused(tmp_path):
     checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
-    driver = InProcessDriver(checkpoint, "arm_reach", lambda _: [])
+    driver = InProcessDriver(checkpoint, "arm_reach", offline_transitions=lambda _: [])
     with pytest.raises(TrialError, match="arm_reach/id/00: there are no recorded transitions for the protocol offline"):
         driver.run(next(Trial(tasks("arm_reach", "id"), ["offline"]).requests()))
 

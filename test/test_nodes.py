@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from spc_core.contract import find_config, load_contract, parse_contract
 from spc_core.episode import EpisodeInfo
+from spc_core.planner import PlannerConfig
+from spc_ros.policy_node import planner_config
 from spc_ros.processes import NodeGroup, NodeProcess, ProcessError
 from spc_ros.topic_bridge import (
     CommandPublisher,
@@ -124,6 +127,29 @@ def test_fault_sends_the_safe_action(nodes: NodeGroup, probe: Probe, checkpoint:
     count = len(commands())
     robot.say(np.array([0.1, np.nan, 0.1, 0.1]))
     probe.until(lambda: len(commands()) > count and commands()[-1] == SAFE, "the safe action", 5.0)
+
+
+def test_policy_plans_when_asked_to(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
+    probe.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", 10)
+    robot, _ = drive_policy(nodes, probe, checkpoint, planning=True)
+
+    def planned() -> bool:
+        robot.say()
+        values = {v.key: v.value for m in probe.heard["/diagnostics"] for s in m.status for v in s.values}
+        return int(values.get("plans", 0)) > 0 and int(values["plans cut short"]) <= int(values["plans"])
+
+    probe.until(planned, "plans on /diagnostics")
+
+
+def test_planning_deadline_follows_the_contract() -> None:
+    params = {"planning": True, "planning_deadline_ms": 0.0, "lockstep": False}
+    assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(deadline_ms=10.0), "half of 20 ms"
+    params["planning_deadline_ms"] = 4.0
+    assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(deadline_ms=4.0)
+    params |= {"planning_deadline_ms": 0.0, "lockstep": True}
+    assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(), "time waits"
+    params["planning"] = False
+    assert planner_config(SimpleNamespace(**params), CONTRACT) is None
 
 
 def test_lifecycle_by_hand(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
