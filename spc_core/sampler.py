@@ -8,8 +8,8 @@ import torch
 
 from spc_core.agent import Batch
 from spc_core.config import ConfigError, TrainConfig
-from spc_core.dataset import PackedDataset
 from spc_core.normalize import Stats
+from spc_core.packed import PackedDataset
 
 MOST_EPISODES_LOG2 = 4  # a context that is not online is drawn from up to 16 episodes
 

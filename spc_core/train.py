@@ -29,8 +29,9 @@ from tqdm import tqdm
 from spc_core.agent import Agent, Batch, Learner
 from spc_core.checkpoint import Checkpoint, pick_device, save_checkpoint
 from spc_core.config import ConfigError, TrainConfig, to_dict
-from spc_core.dataset import DatasetError, PackedDataset, load_dataset
+from spc_core.dataset import DatasetError
 from spc_core.normalize import Stats, compute_stats
+from spc_core.packed import PackedDataset, load_dataset
 from spc_core.sampler import Sampler
 
 STATS_STEPS = 1_000_000  # statistics are taken over at most this many evenly spaced steps

@@ -6,7 +6,7 @@ import pytest
 from synthetic import tiny_config, write_dataset
 
 from spc_core.config import ConfigError
-from spc_core.dataset import load_dataset
+from spc_core.packed import load_dataset
 from spc_core.sampler import Sampler
 from spc_core.train import data_stats
 

@@ -18,8 +18,9 @@ from synthetic import tiny_config, write_dataset
 
 from spc_core.checkpoint import CheckpointError, load_checkpoint, pick_device
 from spc_core.config import ConfigError, load_config, to_dict
-from spc_core.dataset import DatasetError, load_dataset
+from spc_core.dataset import DatasetError
 from spc_core.frames import Transition
+from spc_core.packed import load_dataset
 from spc_core.runtime import ContextTracker, Policy
 from spc_core.train import TrainingError, train
 
