@@ -88,7 +88,7 @@ class DatasetWriter:
 
     def add_episode(self, task_id: str, params: Mapping[str, float], episode: Episode) -> None:
         """Add an episode to its task. Raises DatasetError for wrong shapes, or a task told in two ways."""
-        _check(episode, self.contract)
+        check_episode(episode, self.contract, episode.source)
         entry = TaskEntry(task_id, dict(params))
         writer = self._tasks.get(task_id)
         if writer is None:
@@ -199,25 +199,38 @@ def _check_free(root: Path, overwrite: bool) -> None:
         raise DatasetError(f"{root}: is not a dataset, so it is not overwritten; choose another folder")
 
 
-def _check(episode: Episode, contract: Contract) -> None:
+def check_episode(episode: Episode, contract: Contract, name: str) -> None:
+    """Raises DatasetError, which begins with `name`, for wrong shapes, numbers that are not finite, or wrong ends."""
     t = len(episode.rewards)
-    wanted = {
+    shapes = {
         "observations": (t + 1, contract.observation_dim),
         "actions": (t, contract.action_dim),
         "rewards": (t,),
         "times_ns": (t + 1,),
     }
-    for name, shape in wanted.items():
-        array = getattr(episode, name)
-        if array.shape != shape:
-            raise DatasetError(f"{episode.source}: {name} have the shape {array.shape}, expected {shape}")
-        if not np.isfinite(array).all():
-            raise DatasetError(f"{episode.source}: {name} are not all finite; cut the episode there")
+    for array, shape in shapes.items():
+        if (found := getattr(episode, array).shape) != shape:
+            raise DatasetError(f"{name}: {array} have the shape {found}, expected {shape}")
+    _check_finite(episode.observations, [f"observation {field}" for field in contract.observation_names], name)
+    _check_finite(episode.actions, [f"action {field}" for field in contract.action.fields], name)
+    _check_finite(episode.rewards[:, None], ["reward"], name)
     ends = [episode.terminated, episode.truncated, episode.cut is not None]
     if t < 1 or sum(ends) != 1:
         raise DatasetError(
-            f"{episode.source}: an episode has at least one step and one end, got {t} steps, "
+            f"{name}: an episode has at least one step and one end, got {t} steps, "
             f"terminated {episode.terminated}, truncated {episode.truncated}, cut {episode.cut!r}"
+        )
+
+
+def _check_finite(values: np.ndarray, fields: list[str], name: str) -> None:
+    """Numbers (T, F) must be finite in float32 too, as training reads them."""
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(values.astype(np.float32))
+    if bad.any():
+        step, field = np.argwhere(bad)[0]
+        raise DatasetError(
+            f"{name}: {fields[field]} is {values[step, field]:g} at step {step}, which cannot be learnt from; "
+            "cut the episode there"
         )
 
 

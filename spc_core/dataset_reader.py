@@ -42,7 +42,9 @@ class StoredTask:
             storage = MinariStorage.read(self.data)
             ids = range(self.episode_count)
             pairs = zip(storage.get_episode_metadata(ids), storage.get_episodes(ids), strict=True)
+            steps = 0
             for about, raw in pairs:
+                steps += len(raw["rewards"])
                 if len(raw["rewards"]) != about["total_steps"]:
                     raise DatasetError(
                         f"{self.data}: episode {about['id']} has {len(raw['rewards'])} steps, its metadata "
@@ -59,6 +61,10 @@ class StoredTask:
                     source=about["source"],
                     source_sha256=about["source_sha256"],
                     behaviour=about["behaviour"],
+                )
+            if steps != self.step_count:
+                raise DatasetError(
+                    f"{self.data}: its episodes have {steps} steps, its metadata says {self.step_count}; convert again"
                 )
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from spc_core.contract import Contract
-from spc_core.dataset import DatasetError, TaskEntry
+from spc_core.dataset import DatasetError, TaskEntry, check_episode
 from spc_core.dataset_reader import StoredTask, dataset_contract, stored_tasks
 
-PACK_VERSION = 1
+PACK_VERSION = 2  # arrays of another version are packed again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,9 @@ class PackedDataset:
         return len(self.episode_task)
 
 
+ARRAYS = ("observations", "actions", "rewards", "terminated", "episode_starts", "episode_task")
+
+
 def load_dataset(root: str | Path) -> PackedDataset:
     """Open a dataset for training; packs it on first use. Raises DatasetError."""
     root = Path(root)
@@ -63,53 +66,24 @@ def load_dataset(root: str | Path) -> PackedDataset:
         except OSError as error:
             raise DatasetError(f"{root}: cannot be packed ({error}); make room or make it writable") from None
     summary = json.loads((folder / "summary.json").read_text())
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _PACKED}
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     tasks = tuple(TaskEntry(task["task_id"], task["params"]) for task in summary["tasks"])
     return PackedDataset(root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], **arrays)
 
 
-_PACKED = ("observations", "actions", "rewards", "terminated", "episode_starts", "episode_task")
-
-
 def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract) -> None:
-    """Write the arrays of PackedDataset, episode by episode, into `folder`, which appears whole or not."""
+    """Write the arrays of PackedDataset into `folder`, which appears whole or not."""
     steps, episodes = sum(s.step_count for s in stores), sum(s.episode_count for s in stores)
-    shapes = {
-        "observations": ((steps + episodes, contract.observation_dim), np.float32),
-        "actions": ((steps, contract.action_dim), np.float32),
-        "rewards": ((steps,), np.float32),
-        "terminated": ((steps,), np.bool_),
-        "episode_starts": ((episodes + 1,), np.int64),
-        "episode_task": ((episodes,), np.int64),
-    }
-    needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
-    if shutil.disk_usage(root).free < needed + 1_000_000:  # a full disk kills whoever writes to a mapped file
+    step_bytes, row_bytes = 4 * contract.action_dim + 4 + 1, 4 * contract.observation_dim
+    needed = steps * step_bytes + (steps + episodes) * row_bytes + 16 * episodes
+    if shutil.disk_usage(root).free < needed + 1_000_000:  # better said now than after an hour of work
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed")
     folder.parent.mkdir(exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
     try:
-        out: dict[str, Any] = {
-            name: np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-            for name, (shape, dtype) in shapes.items()
-        }
-        digest = hashlib.sha256(contract.sha256.encode())
-        e = s = 0
-        for number, store in enumerate(stores):
-            digest.update(json.dumps([store.entry.task_id, store.entry.params], sort_keys=True).encode())
-            for episode in store.episodes():
-                end = s + len(episode)
-                out["observations"][s + e : end + e + 1] = episode.observations
-                out["actions"][s:end], out["rewards"][s:end] = episode.actions, episode.rewards
-                out["terminated"][end - 1] = episode.terminated
-                out["episode_starts"][e + 1], out["episode_task"][e] = end, number
-                for array in (episode.observations, episode.actions, episode.rewards):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-                digest.update(bytes([episode.terminated]))
-                e, s = e + 1, end
-        for array in out.values():
-            array.flush()
+        digest = _write_arrays(partial, stores, contract, steps, episodes)
         tasks = [{"task_id": store.entry.task_id, "params": dict(store.entry.params)} for store in stores]
-        summary = json.dumps({"sha256": digest.hexdigest(), "tasks": tasks}, indent=1)
+        summary = json.dumps({"sha256": digest, "tasks": tasks}, indent=1)
         (partial / "summary.json").write_text(summary, encoding="utf-8")
         os.chmod(partial, 0o755)
         with contextlib.suppress(OSError):  # another process may have packed it meanwhile
@@ -118,6 +92,57 @@ def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract
             raise DatasetError(f"{root}: could not put the packed arrays at {folder}; is the disk full?")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_arrays(folder: Path, stores: list[StoredTask], contract: Contract, steps: int, episodes: int) -> str:
+    """Write the arrays, one episode in memory at a time; returns the digest of the content."""
+    digest = hashlib.sha256(contract.sha256.encode())
+    lengths: list[int] = []
+    episode_task: list[int] = []
+    with contextlib.ExitStack() as files:
+        rows = (steps + episodes, contract.observation_dim)
+        observations = files.enter_context(_ArrayFile(folder, "observations", rows))
+        actions = files.enter_context(_ArrayFile(folder, "actions", (steps, contract.action_dim)))
+        rewards = files.enter_context(_ArrayFile(folder, "rewards", (steps,)))
+        terminated = files.enter_context(_ArrayFile(folder, "terminated", (steps,), np.bool_))
+        for number, store in enumerate(stores):
+            digest.update(json.dumps([store.entry.task_id, store.entry.params], sort_keys=True).encode())
+            for index, episode in enumerate(store.episodes()):
+                source = f"{store.data}: task '{store.entry.task_id}', episode {index} ({episode.source})"
+                check_episode(episode, contract, source)
+                flags = np.zeros(len(episode), np.bool_)
+                flags[-1] = episode.terminated
+                observations.write(episode.observations)
+                actions.write(episode.actions)
+                rewards.write(episode.rewards)
+                terminated.write(flags)
+                for array in (episode.observations, episode.actions, episode.rewards):
+                    digest.update(np.ascontiguousarray(array).tobytes())
+                digest.update(bytes([episode.terminated]))
+                lengths.append(len(episode))
+                episode_task.append(number)
+    np.save(folder / "episode_starts.npy", np.cumsum([0, *lengths], dtype=np.int64))
+    np.save(folder / "episode_task.npy", np.array(episode_task, np.int64))
+    return digest.hexdigest()
+
+
+class _ArrayFile:
+    """A .npy file that grows row by row; unlike a memory-mapped one it takes no memory, and a full disk is an error."""
+
+    def __init__(self, folder: Path, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> None:
+        self._dtype = np.dtype(dtype)
+        self._stream = (folder / f"{name}.npy").open("wb")
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+    def write(self, rows: np.ndarray) -> None:
+        self._stream.write(np.ascontiguousarray(rows, self._dtype).tobytes())
+
+    def __enter__(self) -> _ArrayFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
 
 
 def _fingerprint(root: Path) -> str:
