@@ -17,18 +17,19 @@ from spc_core.world_model import WorldModel, world_model_losses
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """W windows of H transitions of each of T distinct tasks, on unit scale, each with a context of up to N.
+    """W windows of H transitions and C contexts of up to N of each of T distinct tasks, on unit scale.
 
-    Context and window are of the same task, and drawn independently of each other.
+    A task's windows share its contexts, which are drawn independently of them.
     """
 
     observations: Tensor  # (T, W, H + 1, O)
     actions: Tensor  # (T, W, H, A)
     rewards: Tensor  # (T, W, H)
     terminated: Tensor  # (T, W, H), 0 or 1
-    context: Tensor  # (T, W, N, 2 O + A + 1)
-    context_weight: Tensor  # (T, W, N), 0 or 1; a row of zeros is the empty context
+    context: Tensor  # (T, C, N, 2 O + A + 1), zeros where the weight is 0
+    context_weight: Tensor  # (T, C, N), 0 or 1; a row of zeros is the empty context
     task: Tensor  # (T,), index of the training task
+    context_of: Tensor  # (W,), index of each window's context, the same for all tasks
 
 
 class Agent(nn.Module):

@@ -32,9 +32,11 @@ from spc_core.config import ConfigError, TrainConfig, to_dict
 from spc_core.dataset import DatasetError
 from spc_core.normalize import Stats, compute_stats
 from spc_core.packed import PackedDataset, load_dataset
+from spc_core.rows import rows_of
 from spc_core.sampler import Sampler
 
-STATS_STEPS = 1_000_000  # statistics are taken over at most this many evenly spaced steps
+STATS_STEPS = 200_000  # statistics are taken over at most this many evenly spaced steps
+STATS_PIECE = 10_000  # steps that statistics read at a time
 LOSSES = ("consistency", "reward", "contrast", "v", "q", "actor")
 
 
@@ -85,10 +87,12 @@ def data_stats(data: PackedDataset) -> Stats:
     """Normalisation statistics of a dataset. Raises DatasetError naming a field that never changes."""
     steps = np.unique(np.linspace(0, data.step_count - 1, STATS_STEPS).astype(np.int64))
     rows = steps + np.searchsorted(data.episode_starts, steps, side="right") - 1
-    observations = data.observations[rows]
+    observations, rewards = rows_of(data.observations, data.rewards)
+    pieces = (slice(begin, begin + STATS_PIECE) for begin in range(0, len(steps), STATS_PIECE))
     try:
         return compute_stats(
-            data.contract, observations, data.observations[rows + 1] - observations, data.rewards[steps]
+            data.contract,
+            ((observations[rows[p]], observations[rows[p] + 1], rewards[steps[p]]) for p in pieces),
         )
     except ValueError as error:
         raise DatasetError(f"{data.root}: {error}") from None

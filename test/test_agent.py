@@ -18,7 +18,7 @@ def make_batch(empty_context: bool = False) -> Batch:
     return Batch(
         observations=torch.randn(3, 4, 6, 2), actions=torch.rand(3, 4, 5, 2) * 2 - 1, rewards=torch.randn(3, 4, 5),
         terminated=torch.zeros(3, 4, 5), context=torch.randn(3, 4, 6, 7), context_weight=weight,
-        task=torch.tensor([2, 0, 3]),
+        task=torch.tensor([2, 0, 3]), context_of=torch.arange(4),
     )  # fmt: skip
 
 
