@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from minari.dataset.minari_storage import MinariStorage
 
 from spc_core.contract import Contract, ContractError, load_contract, parse_contract
 from spc_core.dataset import DatasetError, Episode, TaskEntry
+
+READ_STEPS = 100_000  # of a task that are in memory together
 
 
 def read_episodes(root: str | Path) -> Iterator[tuple[TaskEntry, Episode]]:
@@ -40,32 +43,51 @@ class StoredTask:
     def episodes(self) -> Iterator[Episode]:
         with _named_errors(self.data):
             storage = MinariStorage.read(self.data)
-            ids = range(self.episode_count)
-            pairs = zip(storage.get_episode_metadata(ids), storage.get_episodes(ids), strict=True)
             steps = 0
-            for about, raw in pairs:
-                steps += len(raw["rewards"])
-                if len(raw["rewards"]) != about["total_steps"]:
-                    raise DatasetError(
-                        f"{self.data}: episode {about['id']} has {len(raw['rewards'])} steps, its metadata "
-                        f"says {about['total_steps']}; convert again"
-                    )
-                yield Episode(
-                    observations=raw["observations"],
-                    actions=raw["actions"],
-                    rewards=raw["rewards"],
-                    times_ns=raw["infos"]["time_ns"].reshape(-1),
-                    terminated=bool(raw["terminations"][-1]),
-                    truncated=bool(raw["truncations"][-1]),
-                    cut=about["cut"],
-                    source=about["source"],
-                    source_sha256=about["source_sha256"],
-                    behaviour=about["behaviour"],
-                )
+            for group in _groups(storage.get_episode_metadata(range(self.episode_count))):
+                raws = storage.get_episodes([about["id"] for about in group])
+                for about, raw in zip(group, raws, strict=True):
+                    steps += len(raw["rewards"])
+                    if len(raw["rewards"]) != about["total_steps"]:
+                        raise DatasetError(
+                            f"{self.data}: episode {about['id']} has {len(raw['rewards'])} steps, its metadata "
+                            f"says {about['total_steps']}; convert again"
+                        )
+                    yield _episode(raw, about)
             if steps != self.step_count:
                 raise DatasetError(
                     f"{self.data}: its episodes have {steps} steps, its metadata says {self.step_count}; convert again"
                 )
+
+
+def _groups(details: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Details of episodes that are read together: Minari reads all that it is asked for into memory at once."""
+    group: list[dict[str, Any]] = []
+    steps = 0
+    for about in details:
+        if group and steps + about["total_steps"] > READ_STEPS:
+            yield group
+            group, steps = [], 0
+        group.append(about)
+        steps += about["total_steps"]
+    if group:
+        yield group
+
+
+def _episode(raw: dict[str, Any], about: dict[str, Any]) -> Episode:
+    """Minari's arrays and our details of an episode."""
+    return Episode(
+        observations=raw["observations"],
+        actions=raw["actions"],
+        rewards=raw["rewards"],
+        times_ns=raw["infos"]["time_ns"].reshape(-1),
+        terminated=bool(raw["terminations"][-1]),
+        truncated=bool(raw["truncations"][-1]),
+        cut=about["cut"],
+        source=about["source"],
+        source_sha256=about["source_sha256"],
+        behaviour=about["behaviour"],
+    )
 
 
 def stored_tasks(root: Path) -> list[StoredTask]:

@@ -93,15 +93,15 @@ class Moments:
         return np.sqrt(np.maximum(variance, 0))
 
 
-def compute_stats(contract: Contract, pieces: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Stats:
-    """Statistics of pieces of the data: observations (N, O), next observations (N, O) and rewards (N,).
+def compute_stats(contract: Contract, pieces: Iterable[tuple[np.ndarray, np.ndarray]]) -> Stats:
+    """Statistics of pieces of the data: observations and the next ones (N, 2, O), and rewards (N,).
 
     A field that never changes would divide by zero and teach nothing: raises ValueError that names it.
     """
     seen, change, reward = Moments(), Moments(), Moments()
-    for observations, following, rewards in pieces:
-        seen.add(observations)
-        change.add(following - observations)
+    for observations, rewards in pieces:
+        seen.add(observations[:, 0])
+        change.add(observations[:, 1] - observations[:, 0])
         reward.add(rewards[:, None])
     constant = [name for name, s in zip(contract.observation_names, seen.std, strict=True) if not s > 1e-8]
     if constant:

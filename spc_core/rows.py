@@ -8,6 +8,8 @@ import weakref
 
 import numpy as np
 
+from spc_core.packed import PackedDataset
+
 RESIDENT_BYTES = 512 * 2**20  # of a dataset that may stay in this process's memory
 
 
@@ -27,9 +29,13 @@ class Rows:
             weakref.finalize(self, os.close, self._descriptor)
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # the next rows are not the next to be read
 
+    @property
+    def resident(self) -> bool:
+        return self._descriptor < 0
+
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Copies of the rows (...) as an array (..., *shape of a row)."""
-        if self._descriptor < 0:
+        if self.resident:
             return self._array.take(rows, axis=0)
         flat = rows.ravel()
         begin = np.flatnonzero(np.diff(flat, prepend=-2) != 1)  # of each run of consecutive rows: one read
@@ -40,10 +46,11 @@ class Rows:
         return np.frombuffer(data, self._array.dtype).reshape(*rows.shape, *self._array.shape[1:])
 
 
-def rows_of(*arrays: np.ndarray) -> list[Rows]:
-    """A reader for each array. The smallest stay in memory, as many as fit into RESIDENT_BYTES together."""
-    sizes = np.array([array.nbytes for array in arrays])
-    order = np.argsort(sizes, kind="stable")
-    resident = np.empty(len(arrays), np.bool_)
-    resident[order] = sizes[order].cumsum() <= RESIDENT_BYTES
-    return [Rows(array, bool(stays)) for array, stays in zip(arrays, resident, strict=True)]
+def rows_of(data: PackedDataset) -> tuple[Rows, Rows, Rows, Rows]:
+    """Observations, actions, rewards and terminal flags; the smallest stay in memory while RESIDENT_BYTES last."""
+    arrays = (data.observations, data.actions, data.rewards, data.terminated)
+    left, readers = RESIDENT_BYTES, {}
+    for place, array in sorted(enumerate(arrays), key=lambda pair: pair[1].nbytes):
+        left -= array.nbytes
+        readers[place] = Rows(array, resident=left >= 0)
+    return readers[0], readers[1], readers[2], readers[3]

@@ -41,9 +41,7 @@ class Sampler:
         self._task_count = len(data.tasks)
         self._share = slice(rank * windows // world, (rank + 1) * windows // world)
         self._context_of = torch.arange(windows)[self._share] // (windows // config.contexts_per_task)
-        self._observations, self._actions, self._rewards, self._terminated = rows_of(
-            data.observations, data.actions, data.rewards, data.terminated
-        )
+        self._observations, self._actions, self._rewards, self._terminated = rows_of(data)
         self._index(data)
 
     def _index(self, data: PackedDataset) -> None:

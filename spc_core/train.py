@@ -87,13 +87,11 @@ def data_stats(data: PackedDataset) -> Stats:
     """Normalisation statistics of a dataset. Raises DatasetError naming a field that never changes."""
     steps = np.unique(np.linspace(0, data.step_count - 1, STATS_STEPS).astype(np.int64))
     rows = steps + np.searchsorted(data.episode_starts, steps, side="right") - 1
-    observations, rewards = rows_of(data.observations, data.rewards)
+    pairs = np.stack([rows, rows + 1], -1)  # read at once
+    observations, _, rewards, _ = rows_of(data)
     pieces = (slice(begin, begin + STATS_PIECE) for begin in range(0, len(steps), STATS_PIECE))
     try:
-        return compute_stats(
-            data.contract,
-            ((observations[rows[p]], observations[rows[p] + 1], rewards[steps[p]]) for p in pieces),
-        )
+        return compute_stats(data.contract, ((observations[pairs[p]], rewards[steps[p]]) for p in pieces))
     except ValueError as error:
         raise DatasetError(f"{data.root}: {error}") from None
 
