@@ -5,6 +5,7 @@
                                |                  |                  |                     |
                            contract.yaml ..... copied ........... copied ........... read back, compared
 
-The import order follows the picture: contract, frames, dataset; then config, layers, context_encoder, world_model,
-iql, agent; then train, checkpoint, evaluate; then planner, runtime, safety, adaptation.
+The import order follows the picture: contract, frames, dataset, dataset_reader, packed; then config, layers, latents,
+context_encoder, world_model, iql, agent; then sampler, train, checkpoint, evaluate; then planner, runtime, safety,
+adaptation.
 """

@@ -21,17 +21,17 @@ from spc_core.world_model import WorldModel, alive_steps, world_model_losses
 class Batch:
     """W windows of H transitions of each of T distinct tasks, on unit scale, and C contexts of up to N transitions.
 
-    Context and window are of the same task, and drawn independently of each other. A task's windows share its contexts
-    evenly, in order.
+    A task's windows share its contexts, which are drawn independently of them.
     """
 
     observations: Tensor  # (T, W, H + 1, O)
     actions: Tensor  # (T, W, H, A)
     rewards: Tensor  # (T, W, H)
     terminated: Tensor  # (T, W, H), 0 or 1
-    context: Tensor  # (T, C, N, 2 O + A + 1)
+    context: Tensor  # (T, C, N, 2 O + A + 1), zeros where the weight is 0
     context_weight: Tensor  # (T, C, N), 0 or 1; a row of zeros is the empty context
     task: Tensor  # (T,), index of the training task
+    context_of: Tensor  # (W,), index of each window's context, the same for all tasks
 
 
 class Agent(nn.Module):
@@ -225,4 +225,4 @@ def uses_bfloat16(config: TrainConfig, device_type: str) -> bool:
 
 def _of_windows(z: Tensor, batch: Batch) -> Tensor:
     """z of contexts (T, C, Z) to z of the windows that use them (T W, Z)."""
-    return z.repeat_interleave(batch.actions.shape[1] // z.shape[1], 1).flatten(0, 1)
+    return z[:, batch.context_of].flatten(0, 1)

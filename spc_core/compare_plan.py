@@ -18,7 +18,7 @@ from typing import Any
 from spc_core.adaptation import PROTOCOLS, EpisodeResult
 from spc_core.config import ConfigError, TrainConfig, load_config, to_dict
 from spc_core.contract import suggest
-from spc_core.dataset import load_dataset
+from spc_core.packed import load_dataset
 from spc_core.tasks import SPLITS, families
 
 PLAN_FILE, LOCK_FILE = "compare.json", ".lock"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets: Minari on disk, one Minari dataset per task; packed once into memory-mapped arrays for training.
+"""Datasets: Minari on disk, one Minari dataset per task. Read by dataset_reader.py, packed for training by packed.py.
 
     ROOT/contract.yaml
     ROOT/<contract name>/<task>-v0/data/      minari.load_dataset("<contract name>/<task>-v0") with
@@ -12,16 +12,13 @@ data). Minari knows the first two; a cut stands in the episode's metadata, with 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +28,11 @@ import numpy as np
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
-from spc_core.contract import Contract, ContractError, load_contract, parse_contract
+from spc_core.contract import Contract
 
 FORMAT = "arrow"
 MAX_STEPS = 100_000  # Minari's arrow reader returns only the first 131,072 rows of an episode
 FLUSH_STEPS = 20_000  # steps of a task that wait in memory before they are written
-PACK_VERSION = 1
 
 
 class DatasetError(ValueError):
@@ -76,34 +72,6 @@ class TaskEntry:
         return parts[1] if len(parts) == 3 else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class PackedDataset:
-    """All episodes of all tasks, one after the other; the arrays are memory-mapped and read-only.
-
-    Episode e has the steps s in [episode_starts[e], episode_starts[e+1]). Step s saw row s + e of the
-    observations and led to row s + e + 1.
-    """
-
-    root: Path
-    contract: Contract
-    tasks: tuple[TaskEntry, ...]
-    sha256: str  # of the content, whatever the files' names and times
-    observations: np.ndarray  # (N + E, O) float32
-    actions: np.ndarray  # (N, A) float32
-    rewards: np.ndarray  # (N,) float32
-    terminated: np.ndarray  # (N,) bool, True only at the last step of an episode whose task ended
-    episode_starts: np.ndarray  # (E + 1,) int64, in steps
-    episode_task: np.ndarray  # (E,) int64, index into tasks
-
-    @property
-    def step_count(self) -> int:
-        return len(self.rewards)
-
-    @property
-    def episode_count(self) -> int:
-        return len(self.episode_task)
-
-
 class DatasetWriter:
     """Collects episodes in a hidden folder beside `root`, which close() renames: never half a dataset."""
 
@@ -120,7 +88,7 @@ class DatasetWriter:
 
     def add_episode(self, task_id: str, params: Mapping[str, float], episode: Episode) -> None:
         """Add an episode to its task. Raises DatasetError for wrong shapes, or a task told in two ways."""
-        _check(episode, self.contract)
+        check_episode(episode, self.contract, episode.source)
         entry = TaskEntry(task_id, dict(params))
         writer = self._tasks.get(task_id)
         if writer is None:
@@ -222,159 +190,6 @@ class _TaskWriter:
         self.waiting = []
 
 
-def load_dataset(root: str | Path) -> PackedDataset:
-    """Open a dataset for training; packs it on first use. Raises DatasetError."""
-    root = Path(root)
-    stores = _stores(root)
-    contract = _contract(root, stores)
-    folder = root / ".packed" / _fingerprint(root)
-    if not folder.is_dir():
-        try:
-            _pack(folder, root, stores, contract)
-        except OSError as error:
-            raise DatasetError(f"{root}: cannot be packed ({error}); make room or make it writable") from None
-    summary = json.loads((folder / "summary.json").read_text())
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _PACKED}
-    tasks = tuple(TaskEntry(task["task_id"], task["params"]) for task in summary["tasks"])
-    return PackedDataset(root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], **arrays)
-
-
-def read_episodes(root: str | Path) -> Iterator[tuple[TaskEntry, Episode]]:
-    """All episodes as they stand on disk, task by task, with all three ends and their sources."""
-    root = Path(root)
-    stores = _stores(root)
-    _contract(root, stores)
-    for store in stores:
-        for episode in store.episodes():
-            yield store.entry, episode
-
-
-class _Store:
-    """One task's Minari dataset on disk."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        with _named_errors(data):
-            self.metadata = MinariStorage.read_raw_metadata(data)
-            self.contract = parse_contract(self.metadata["spc_contract"], str(data))
-            self.entry = TaskEntry(self.metadata["spc_task_id"], self.metadata["spc_task_params"])
-            self.step_count, self.episode_count = (
-                self.metadata["total_steps"],
-                self.metadata["total_episodes"],
-            )
-
-    def episodes(self) -> Iterator[Episode]:
-        with _named_errors(self.data):
-            storage = MinariStorage.read(self.data)
-            ids = range(self.episode_count)
-            pairs = zip(storage.get_episode_metadata(ids), storage.get_episodes(ids), strict=True)
-            for about, raw in pairs:
-                if len(raw["rewards"]) != about["total_steps"]:
-                    raise DatasetError(
-                        f"{self.data}: episode {about['id']} has {len(raw['rewards'])} steps, its metadata "
-                        f"says {about['total_steps']}; convert again"
-                    )
-                yield Episode(
-                    observations=raw["observations"],
-                    actions=raw["actions"],
-                    rewards=raw["rewards"],
-                    times_ns=raw["infos"]["time_ns"].reshape(-1),
-                    terminated=bool(raw["terminations"][-1]),
-                    truncated=bool(raw["truncations"][-1]),
-                    cut=about["cut"],
-                    source=about["source"],
-                    source_sha256=about["source_sha256"],
-                    behaviour=about["behaviour"],
-                )
-
-
-_PACKED = ("observations", "actions", "rewards", "terminated", "episode_starts", "episode_task")
-
-
-def _pack(folder: Path, root: Path, stores: list[_Store], contract: Contract) -> None:
-    """Write the arrays of PackedDataset, episode by episode, into `folder`, which appears whole or not."""
-    steps, episodes = sum(s.step_count for s in stores), sum(s.episode_count for s in stores)
-    shapes = {
-        "observations": ((steps + episodes, contract.observation_dim), np.float32),
-        "actions": ((steps, contract.action_dim), np.float32),
-        "rewards": ((steps,), np.float32),
-        "terminated": ((steps,), np.bool_),
-        "episode_starts": ((episodes + 1,), np.int64),
-        "episode_task": ((episodes,), np.int64),
-    }
-    needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
-    if shutil.disk_usage(root).free < needed + 1_000_000:  # a full disk kills whoever writes to a mapped file
-        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed")
-    folder.parent.mkdir(exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
-    try:
-        out: dict[str, Any] = {
-            name: np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-            for name, (shape, dtype) in shapes.items()
-        }
-        digest = hashlib.sha256(contract.sha256.encode())
-        e = s = 0
-        for number, store in enumerate(stores):
-            digest.update(json.dumps([store.entry.task_id, store.entry.params], sort_keys=True).encode())
-            for episode in store.episodes():
-                end = s + len(episode)
-                out["observations"][s + e : end + e + 1] = episode.observations
-                out["actions"][s:end], out["rewards"][s:end] = episode.actions, episode.rewards
-                out["terminated"][end - 1] = episode.terminated
-                out["episode_starts"][e + 1], out["episode_task"][e] = end, number
-                for array in (episode.observations, episode.actions, episode.rewards):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-                digest.update(bytes([episode.terminated]))
-                e, s = e + 1, end
-        for array in out.values():
-            array.flush()
-        tasks = [{"task_id": store.entry.task_id, "params": dict(store.entry.params)} for store in stores]
-        _write_text(partial / "summary.json", json.dumps({"sha256": digest.hexdigest(), "tasks": tasks}, indent=1))
-        os.chmod(partial, 0o755)
-        with contextlib.suppress(OSError):  # another process may have packed it meanwhile
-            partial.rename(folder)
-        if not folder.is_dir():
-            raise DatasetError(f"{root}: could not put the packed arrays at {folder}; is the disk full?")
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _stores(root: Path) -> list[_Store]:
-    """The tasks of a dataset, sorted by task id."""
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; give the folder that `spc convert` wrote")
-    found = [_Store(path.parent) for path in sorted(root.glob("*/*/data/metadata.json"))]
-    if not found:
-        raise DatasetError(f"{root}: not a dataset, it holds no <name>/<task>-v0/data; make one with `spc convert`")
-    return sorted(found, key=lambda store: store.entry.task_id)
-
-
-def _contract(root: Path, stores: list[_Store]) -> Contract:
-    """The one contract of all tasks."""
-    first = stores[0]
-    for store in stores[1:]:
-        if store.contract.sha256 != first.contract.sha256 and (lines := first.contract.differences(store.contract)):
-            raise DatasetError(
-                f"{root}: tasks '{first.entry.task_id}' and '{store.entry.task_id}' have other contracts; "
-                f"convert their bags together. In the order of the tasks:\n  " + "\n  ".join(lines)
-            )
-    file = root / "contract.yaml"
-    return load_contract(file) if file.is_file() else first.contract
-
-
-def _fingerprint(root: Path) -> str:
-    """Changes whenever a file of the dataset does; cheap, since it looks at names, sizes and times only."""
-    digest = hashlib.sha256(f"{PACK_VERSION}".encode())
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != ".packed")
-        for name in sorted(files):
-            if folder != str(root):  # reports beside the tasks do not matter
-                status = os.stat(os.path.join(folder, name))
-                place = os.path.relpath(folder, root)
-                digest.update(f"{place}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def _check_free(root: Path, overwrite: bool) -> None:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return
@@ -384,25 +199,38 @@ def _check_free(root: Path, overwrite: bool) -> None:
         raise DatasetError(f"{root}: is not a dataset, so it is not overwritten; choose another folder")
 
 
-def _check(episode: Episode, contract: Contract) -> None:
+def check_episode(episode: Episode, contract: Contract, name: str) -> None:
+    """Raises DatasetError, which begins with `name`, for wrong shapes, numbers that are not finite, or wrong ends."""
     t = len(episode.rewards)
-    wanted = {
+    shapes = {
         "observations": (t + 1, contract.observation_dim),
         "actions": (t, contract.action_dim),
         "rewards": (t,),
         "times_ns": (t + 1,),
     }
-    for name, shape in wanted.items():
-        array = getattr(episode, name)
-        if array.shape != shape:
-            raise DatasetError(f"{episode.source}: {name} have the shape {array.shape}, expected {shape}")
-        if not np.isfinite(array).all():
-            raise DatasetError(f"{episode.source}: {name} are not all finite; cut the episode there")
+    for array, shape in shapes.items():
+        if (found := getattr(episode, array).shape) != shape:
+            raise DatasetError(f"{name}: {array} have the shape {found}, expected {shape}")
+    _check_finite(episode.observations, [f"observation {field}" for field in contract.observation_names], name)
+    _check_finite(episode.actions, [f"action {field}" for field in contract.action.fields], name)
+    _check_finite(episode.rewards[:, None], ["reward"], name)
     ends = [episode.terminated, episode.truncated, episode.cut is not None]
     if t < 1 or sum(ends) != 1:
         raise DatasetError(
-            f"{episode.source}: an episode has at least one step and one end, got {t} steps, "
+            f"{name}: an episode has at least one step and one end, got {t} steps, "
             f"terminated {episode.terminated}, truncated {episode.truncated}, cut {episode.cut!r}"
+        )
+
+
+def _check_finite(values: np.ndarray, fields: list[str], name: str) -> None:
+    """Numbers (T, F) must be finite in float32 too, as training reads them."""
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(values.astype(np.float32))
+    if bad.any():
+        step, field = np.argwhere(bad)[0]
+        raise DatasetError(
+            f"{name}: {fields[field]} is {values[step, field]:g} at step {step}, which cannot be learnt from; "
+            "cut the episode there"
         )
 
 
@@ -452,15 +280,3 @@ def _slug(text: str) -> str:
 
 def _write_text(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _named_errors(data: Path) -> Iterator[None]:
-    """Give an error its dataset. Damaged files make Minari and arrow raise anything, so all is caught."""
-    try:
-        yield
-    except (DatasetError, ContractError):
-        raise
-    except Exception as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise DatasetError(f"{data}: not readable as a dataset of this program ({what}); convert again") from error

@@ -8,7 +8,6 @@ with the others before each optimiser step, so that all hold the same weights. R
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from spc_core.agent import Batch
 from spc_core.checkpoint import pick_device
 from spc_core.config import ConfigError
 
@@ -123,21 +121,3 @@ def join_group(device: str) -> Iterator[Group]:
         yield group
     finally:
         group.close()
-
-
-def check_shares(windows_per_task: int, world: int) -> None:
-    """Raises ConfigError where a task's windows cannot be shared evenly."""
-    if windows_per_task % world:
-        raise ConfigError(
-            f"windows_per_task is {windows_per_task}, which {world} processes cannot share evenly; "
-            f"use a multiple of {world}, or another number of processes"
-        )
-
-
-def share(batch: Batch, rank: int, world: int) -> Batch:
-    """The windows of each task that are a process's own: W / world of W."""
-    if world == 1:
-        return batch
-    count = batch.actions.shape[1] // world
-    own = slice(rank * count, (rank + 1) * count)
-    return dataclasses.replace(batch, **{name: getattr(batch, name)[:, own] for name in OF_WINDOWS})

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,12 @@ class Stats:
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """(..., O) in the contract's units to unit scale."""
-        return ((observation - self.observation_mean) / self.observation_std).astype(np.float32)
+        return ((observation - self.observation_mean) / self.observation_std).astype(np.float32, copy=False)
 
     def action(self, action: np.ndarray) -> np.ndarray:
         """(..., A) in the contract's units to [-1, 1]; a command beyond the limits counts as the limit."""
         share = (action - self.action_low) / (self.action_high - self.action_low)
-        return np.clip(2 * share - 1, -1, 1).astype(np.float32)
+        return np.clip(2 * share - 1, -1, 1).astype(np.float32, copy=False)
 
     def action_units(self, action: np.ndarray) -> np.ndarray:
         """(..., A) in [-1, 1] to the contract's units, float64."""
@@ -43,7 +44,7 @@ class Stats:
         self, observation: np.ndarray, action: np.ndarray, reward: np.ndarray | float, following: np.ndarray
     ) -> np.ndarray:
         """What the context encoder reads (..., 2 O + A + 1): s, a, r, s' - s, each on unit scale."""
-        change = ((following - observation) / self.change_std).astype(np.float32)
+        change = ((following - observation) / self.change_std).astype(np.float32, copy=False)
         reward = np.asarray(self.reward(reward), np.float32)[..., None]
         return np.concatenate([self.observation(observation), self.action(action), reward, change], -1)
 
@@ -65,23 +66,54 @@ class Stats:
         return cls(**made)
 
 
-def compute_stats(contract: Contract, observations: np.ndarray, changes: np.ndarray, rewards: np.ndarray) -> Stats:
-    """Statistics of (N, O) observations, (N, O) changes and (N,) rewards.
+class Moments:
+    """Mean and standard deviation of rows that come piece by piece, in float64."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._shift = self._sum = self._squares = np.zeros(0)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Count (N, F) rows in. Deviations from the first row lose no digits, and are exactly 0 in a constant field."""
+        if self._count == 0:
+            self._shift = rows[0].astype(np.float64)
+            self._sum = self._squares = np.zeros_like(self._shift)
+        deviations = rows - self._shift
+        self._count += len(rows)
+        self._sum = self._sum + deviations.sum(0)
+        self._squares = self._squares + np.square(deviations).sum(0)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self._shift + self._sum / self._count
+
+    @property
+    def std(self) -> np.ndarray:
+        variance = self._squares / self._count - np.square(self._sum / self._count)
+        return np.sqrt(np.maximum(variance, 0))
+
+
+def compute_stats(contract: Contract, pieces: Iterable[tuple[np.ndarray, np.ndarray]]) -> Stats:
+    """Statistics of pieces of the data: observations and the next ones (N, 2, O), and rewards (N,).
 
     A field that never changes would divide by zero and teach nothing: raises ValueError that names it.
     """
-    std = observations.std(0)
-    constant = [name for name, s in zip(contract.observation_names, std, strict=True) if not s > 1e-8]
+    seen, change, reward = Moments(), Moments(), Moments()
+    for observations, rewards in pieces:
+        seen.add(observations[:, 0])
+        change.add(observations[:, 1] - observations[:, 0])
+        reward.add(rewards[:, None])
+    constant = [name for name, s in zip(contract.observation_names, seen.std, strict=True) if not s > 1e-8]
     if constant:
         raise ValueError(f"observation {', '.join(constant)} never changes in the data; take it out of the contract")
-    if not rewards.std() > 1e-8:
-        raise ValueError(f"the reward is {rewards.mean():g} in every transition; nothing can be learnt from it")
+    if not reward.std[0] > 1e-8:
+        raise ValueError(f"the reward is {reward.mean[0]:g} in every transition; nothing can be learnt from it")
     return Stats(
-        observation_mean=observations.mean(0).astype(np.float32),
-        observation_std=std.astype(np.float32),
-        change_std=np.maximum(changes.std(0), 1e-6).astype(np.float32),
-        reward_mean=float(rewards.mean()),
-        reward_std=float(rewards.std()),
+        observation_mean=seen.mean.astype(np.float32),
+        observation_std=seen.std.astype(np.float32),
+        change_std=np.maximum(change.std, 1e-6).astype(np.float32),
+        reward_mean=float(reward.mean[0]),
+        reward_std=float(reward.std[0]),
         action_low=np.asarray(contract.action.low, np.float32),
         action_high=np.asarray(contract.action.high, np.float32),
     )

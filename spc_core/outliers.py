@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from spc_core.agent import Batch
-from spc_core.dataset import DatasetError, PackedDataset
+from spc_core.dataset import DatasetError
+from spc_core.packed import PackedDataset
+from spc_core.rows import rows_of
 
 LARGEST = 1e15  # in the contract's units; the squares of larger values do not add up in float32
 PIECE = 10_000  # steps looked at together
@@ -23,12 +25,13 @@ def refuse_outliers(data: PackedDataset, steps: np.ndarray) -> None:
     """
     names = data.contract.observation_names
     fields = data.contract.action.fields
+    observations, actions, rewards, _ = rows_of(data)
     for begin in range(0, len(steps), PIECE):
         chosen = steps[begin : begin + PIECE]
         episodes = np.searchsorted(data.episode_starts, chosen, side="right") - 1
-        _refuse(data, data.observations[chosen + episodes], chosen, [f"observation {name}" for name in names])
-        _refuse(data, data.actions[chosen], chosen, [f"action {name}" for name in fields])
-        _refuse(data, data.rewards[chosen][:, None], chosen, ["the reward"])
+        _refuse(data, observations[chosen + episodes], chosen, [f"observation {name}" for name in names])
+        _refuse(data, actions[chosen], chosen, [f"action {name}" for name in fields])
+        _refuse(data, rewards[chosen][:, None], chosen, ["the reward"])
 
 
 def _refuse(data: PackedDataset, values: np.ndarray, steps: np.ndarray, names: Sequence[str]) -> None:

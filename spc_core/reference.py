@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spc_core.agent import Agent, Batch, Learner
+from spc_core.agent import Agent, Batch, Learner, _of_windows
 from spc_core.context_encoder import contrastive_loss
 from spc_core.latents import SampledCodes
 from spc_core.layers import Mish
@@ -41,10 +41,7 @@ class ReferenceLearner(Learner):
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
         agent, weights = self.agent, self.config.loss
         z = self._contexts(batch)  # (T, C, Z)
-        share = batch.actions.shape[1] // z.shape[1]
-        consistency, reward = _rollout(
-            agent.world_model, batch, z.repeat_interleave(share, 1).flatten(0, 1), weights.horizon_discount
-        )
+        consistency, reward = _rollout(agent.world_model, batch, _of_windows(z, batch), weights.horizon_discount)
         seen = batch.context_weight.any(-1)
         task = batch.task[:, None].expand_as(seen)[seen]
         contrast = contrastive_loss(z[seen], agent.task_means.clone(), task, weights.contrast_temperature)
@@ -77,4 +74,3 @@ def _rollout(model: WorldModel, batch: Batch, z: Tensor, discount: float) -> tup
         consistency = consistency + discount**t / horizon * loss
         reward = reward + discount**t / horizon * F.mse_loss(said, rewards[:, t])
     return consistency, reward
-

@@ -11,7 +11,8 @@ import torch
 
 from spc_core.config import ConfigError, TrainConfig, to_dict
 from spc_core.contract import parse_contract
-from spc_core.dataset import DatasetError, PackedDataset
+from spc_core.dataset import DatasetError
+from spc_core.packed import PackedDataset
 
 FORMAT = 2
 FREE = ("device", "threads", "evaluate_every")  # settings that may change on the way: they do not touch the weights

@@ -22,14 +22,17 @@ import numpy as np
 import torch
 
 from spc_core.config import ConfigError, TrainConfig
-from spc_core.dataset import DatasetError, PackedDataset, load_dataset
-from spc_core.distributed import Group, check_shares, join_group
+from spc_core.dataset import DatasetError
+from spc_core.distributed import Group, join_group
 from spc_core.normalize import Stats, compute_stats
 from spc_core.outliers import refuse_outliers
+from spc_core.packed import PackedDataset, load_dataset
+from spc_core.rows import rows_of
 from spc_core.training_run import TrainingRun
 from spc_core.validation import simulated_family
 
-STATS_STEPS = 1_000_000  # statistics are taken over at most this many evenly spaced steps
+STATS_STEPS = 200_000  # statistics are taken over at most this many evenly spaced steps
+STATS_PIECE = 10_000  # steps that statistics read at a time
 
 
 def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: bool = False) -> Path:
@@ -40,7 +43,6 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
     """
     config.check("training config")
     with join_group(config.device) as group:
-        check_shares(config.windows_per_task, group.world)
         data, out = group.leader_first(lambda: load_dataset(dataset)), Path(out)
         if len(data.tasks) < 2:
             raise DatasetError(
@@ -78,11 +80,11 @@ def data_stats(data: PackedDataset) -> Stats:
     steps = np.unique(np.linspace(0, data.step_count - 1, STATS_STEPS).astype(np.int64))
     refuse_outliers(data, steps)
     rows = steps + np.searchsorted(data.episode_starts, steps, side="right") - 1
-    observations = data.observations[rows]
+    pairs = np.stack([rows, rows + 1], -1)  # read at once
+    observations, _, rewards, _ = rows_of(data)
+    pieces = (slice(begin, begin + STATS_PIECE) for begin in range(0, len(steps), STATS_PIECE))
     try:
-        return compute_stats(
-            data.contract, observations, data.observations[rows + 1] - observations, data.rewards[steps]
-        )
+        return compute_stats(data.contract, ((observations[pairs[p]], rewards[steps[p]]) for p in pieces))
     except ValueError as error:
         raise DatasetError(f"{data.root}: {error}") from None
 

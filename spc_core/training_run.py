@@ -16,12 +16,12 @@ from tqdm import tqdm
 from spc_core.agent import Agent, Batch, Learner
 from spc_core.checkpoint import Checkpoint, save_checkpoint
 from spc_core.config import TrainConfig
-from spc_core.dataset import PackedDataset
-from spc_core.distributed import Group, share
+from spc_core.distributed import Group
 from spc_core.latents import Raw
 from spc_core.loss_watch import BadLoss, LossWatch
 from spc_core.normalize import Stats
 from spc_core.outliers import describe
+from spc_core.packed import PackedDataset
 from spc_core.resume import TrainingError, read_state, write_state
 from spc_core.run_log import RunLog
 from spc_core.sampler import Sampler
@@ -56,7 +56,7 @@ class TrainingRun:
         for module in self.modules.values():
             group.broadcast(module.state_dict().values())
         self.learner.reduce = group.average_gradients
-        self.sampler = Sampler(data, self.stats, config, config.seed)
+        self.sampler = Sampler(data, self.stats, config, config.seed, group.rank, group.world)
         if group.rank:
             torch.manual_seed(config.seed + group.rank)  # noise of its own, after the same first weights
         self.progress = Progress()
@@ -121,7 +121,7 @@ class TrainingRun:
             )
 
     def _update(self) -> None:
-        batch = to_device(share(self.sampler.batch(), self.group.rank, self.group.world), self.device)
+        batch = to_device(self.sampler.batch(), self.device)
         self.watch.add(self.progress.update, self.learner.update(batch, self.progress.update))
         self.progress.update += 1
 
@@ -148,7 +148,7 @@ class TrainingRun:
         update, self.sampler.rng.bit_generator.state = self._looked
         for _ in range(bad.update - update):
             self.sampler.batch()
-        batch = share(self.sampler.batch(), self.group.rank, self.group.world)
+        batch = self.sampler.batch()
         kept = self.out / "resume.pt"
         return (
             f"the {bad.name} loss became {bad.value} at update {bad.update + 1}; lower the learning rates or look for "

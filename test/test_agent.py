@@ -18,7 +18,7 @@ def make_batch(empty_context: bool = False) -> Batch:
     return Batch(
         observations=torch.randn(3, 4, 6, 2), actions=torch.rand(3, 4, 5, 2) * 2 - 1, rewards=torch.randn(3, 4, 5),
         terminated=torch.zeros(3, 4, 5), context=torch.randn(3, 4, 6, 7), context_weight=weight,
-        task=torch.tensor([2, 0, 3]),
+        task=torch.tensor([2, 0, 3]), context_of=torch.arange(4),
     )  # fmt: skip
 
 
@@ -133,7 +133,10 @@ def test_csro_bound_learns_its_own_network_and_never_through_the_encoder():
 
 def test_windows_use_the_contexts_of_their_task_in_order():
     batch = make_batch()
-    few = dataclasses.replace(batch, context=batch.context[:, :2], context_weight=batch.context_weight[:, :2])
+    few = dataclasses.replace(
+        batch, context=batch.context[:, :2], context_weight=batch.context_weight[:, :2],
+        context_of=torch.tensor([0, 0, 1, 1]),
+    )  # fmt: skip
     z = torch.arange(6.0).reshape(3, 2, 1)
     assert _of_windows(z, few).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     make_learner().update(few, 0)

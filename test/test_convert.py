@@ -30,8 +30,11 @@ from recorded_bags import (
 )
 
 from spc_core import dataset as dataset_module
+from spc_core import packed as packed_module
 from spc_core.contract import parse_contract
-from spc_core.dataset import DatasetError, DatasetWriter, Episode, load_dataset, read_episodes
+from spc_core.dataset import DatasetError, DatasetWriter, Episode
+from spc_core.dataset_reader import read_episodes
+from spc_core.packed import load_dataset
 from spc_ros.bag_reader import BagError
 from spc_ros.convert import ConversionError, convert
 
@@ -449,7 +452,7 @@ def test_a_dataset_is_packed_once_and_again_when_it_changes(tmp_path, monkeypatc
     write_dataset(tmp_path / "ds")
     first = load_dataset(tmp_path / "ds")
     with monkeypatch.context() as patch:
-        patch.delattr(dataset_module, "_pack")  # would fail if it were called
+        patch.delattr(packed_module, "_pack")  # would fail if it were called
         assert load_dataset(tmp_path / "ds").sha256 == first.sha256
     shutil.copytree(tmp_path / "ds", tmp_path / "copy", ignore=shutil.ignore_patterns(".packed"))
     assert load_dataset(tmp_path / "copy").sha256 == first.sha256
@@ -509,7 +512,10 @@ def test_only_datasets_are_overwritten_and_only_on_request(tmp_path):
     ("changes", "message"),
     [
         ({"rewards": np.zeros(3)}, r"bag: observations have the shape \(3, 4\), expected \(4, 4\)"),
-        ({"rewards": np.array([0, np.nan])}, "bag: rewards are not all finite; cut the episode there"),
+        (
+            {"rewards": np.array([0, np.nan])},
+            "bag: reward is nan at step 1, which cannot be learnt from; cut the episode there",
+        ),
         ({"terminated": True}, "at least one step and one end, got 2 steps, terminated True, truncated True"),
         ({"truncated": False}, "one end, got 2 steps, terminated False, truncated False, cut None"),
     ],

@@ -19,8 +19,9 @@ from synthetic import CONTRACT_TEXT, tiny_config, write_dataset
 
 from spc_core.checkpoint import CheckpointError, load_checkpoint, pick_device
 from spc_core.config import ConfigError, load_config, to_dict
-from spc_core.dataset import DatasetError, load_dataset
+from spc_core.dataset import DatasetError
 from spc_core.frames import Transition
+from spc_core.packed import load_dataset
 from spc_core.resume import TrainingError
 from spc_core.runtime import ContextTracker, Policy
 from spc_core.train import train
