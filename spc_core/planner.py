@@ -73,7 +73,7 @@ class Planner:
         self.config = config or PlannerConfig()
         self.config.check("planning")
         check_plannable(agent.config)
-        self.plans = self.cut_short = 0  # plans made, and those with fewer rounds than iterations
+        self.plans = self.cut_short = self.late = 0  # plans made, with fewer rounds than iterations, past the deadline
         self._agent, self._clock, self._seed = agent, clock, seed
         self._generator = torch.Generator()  # on the CPU: the same noise on every device
         self.reset()
@@ -110,6 +110,8 @@ class Planner:
             returns = torch.cat([policy_returns, self.returns(latent, z, drawn)], 1)
             mean, std = refit(torch.cat([policy, drawn], 1), returns, self.config)
         self.plans += 1
+        if self.config.deadline_ms:
+            self.late += self._now_s(observation) - began_s > self.config.deadline_ms / 1e3
         self._plan = mean.nan_to_num()  # one bad observation must not spoil the plans that follow
         return mean[:, 0].clamp(-1, 1)  # a mean of numbers within the limits may miss them by rounding
 

@@ -46,6 +46,14 @@ PARAMS = [
     Param("min_subscriptions", 1, "subscribers of the command topic to wait for at the start", 0, 100),
     Param("planning", False, "plan with the world model instead of asking the actor", read_only=True),
     Param(
+        "planning_samples",
+        PlannerConfig.samples,
+        "sequences drawn in each round; fewer are faster",
+        0,
+        100_000,
+        read_only=True,
+    ),
+    Param(
         "planning_deadline_ms",
         0.0,
         "longest time for a plan; 0: half of the control period, in lockstep none",
@@ -111,8 +119,10 @@ class PolicyNode(ManagedNode):
         if self._policy is None:
             return {}
         planner = self._policy.planner
-        plans = {} if planner is None else {"plans": planner.plans, "plans cut short": planner.cut_short}
-        return {**self._filter.counts, "last intervention": self._filter.last_reason, **plans}
+        values = {**self._filter.counts, "last intervention": self._filter.last_reason}
+        if planner is not None:
+            values |= {"plans": planner.plans, "plans cut short": planner.cut_short, "plans too late": planner.late}
+        return values
 
     def _begin_sequence(self) -> None:
         """What comes next does not follow from what was: an episode, or the end of a gap."""
@@ -210,7 +220,12 @@ def planner_config(params: Any, contract: Contract) -> PlannerConfig | None:
     if not params.planning:
         return None
     in_time_ms = 0.0 if params.lockstep else 500 / contract.rate_hz
-    return PlannerConfig(deadline_ms=params.planning_deadline_ms or in_time_ms)
+    samples = params.planning_samples
+    return PlannerConfig(
+        samples=samples,
+        elites=max(1, samples * PlannerConfig.elites // PlannerConfig.samples),  # the same share of them
+        deadline_ms=params.planning_deadline_ms or in_time_ms,
+    )
 
 
 def main() -> int:

@@ -142,12 +142,14 @@ def test_policy_plans_when_asked_to(nodes: NodeGroup, probe: Probe, checkpoint: 
 
 
 def test_planning_deadline_follows_the_contract() -> None:
-    params = {"planning": True, "planning_deadline_ms": 0.0, "lockstep": False}
+    params = {"planning": True, "planning_samples": 512, "planning_deadline_ms": 0.0, "lockstep": False}
     assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(deadline_ms=10.0), "half of 20 ms"
     params["planning_deadline_ms"] = 4.0
     assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(deadline_ms=4.0)
     params |= {"planning_deadline_ms": 0.0, "lockstep": True}
     assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(), "time waits"
+    params["planning_samples"] = 128
+    assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(samples=128, elites=16)
     params["planning"] = False
     assert planner_config(SimpleNamespace(**params), CONTRACT) is None
 

@@ -123,13 +123,14 @@ def test_deadline_cuts_rounds_and_counts():
     assert torch.equal(action, Planner(agent, PlannerConfig(iterations=3)).plan(observation, goal))
     assert action.isfinite().all() and action.abs().max() <= 1
     assert (cut.plans, cut.cut_short) == (1, 1)
+    assert cut.late == 1, "by this clock reading it costs time: 5 ms at the end"
     late = Planner(agent, PlannerConfig(deadline_ms=0.001), clock=ticking(1.0))
     assert torch.equal(
         late.plan(observation, goal), Planner(agent, PlannerConfig(iterations=1)).plan(observation, goal)
     )
     calm = Planner(agent, PlannerConfig(deadline_ms=1e9), clock=ticking(0.001))
     calm.plan(observation, goal)
-    assert (calm.plans, calm.cut_short) == (1, 0)
+    assert (calm.plans, calm.cut_short, calm.late) == (1, 0, 0)
 
 
 def test_plans_from_the_actor_alone_are_no_worse_than_the_actor():
