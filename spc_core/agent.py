@@ -99,10 +99,14 @@ class Learner:
         """Update number `number`, counted from 0; returns the losses, still on the device."""
         losses: dict[str, Tensor] = {}
         self._schedule(number)
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.half):
-            if "model" in self.optimizers and number % self.config.world_model_every == 0:
+        if "model" in self.optimizers and number % self.config.world_model_every == 0:
+            with self._precision():
                 losses |= self._update_model(batch)
+        with self._precision():  # a context of its own: autocast keeps the weights that it has rounded
             return losses | self._update_policy(batch)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.half)
 
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
         """World model and context encoder, from consistency, reward, and the losses on z."""
@@ -192,7 +196,8 @@ class Learner:
     def _step(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with torch.autocast(self.device_type, enabled=False):  # gradients keep the precision of what they belong to
+            loss.backward()
         self.reduce([parameter for group in optimizer.param_groups for parameter in group["params"]])
         optimizer.step()
 

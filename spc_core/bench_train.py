@@ -11,7 +11,7 @@ import dataclasses
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +125,7 @@ def bench_train(
     kinds = (0, 1) if has_model and config.world_model_every > 1 else (0,)
     timings = [time_it(lambda kind=kind: update(learner, kind), rounds, device) for kind in kinds]
     share = 1 / config.world_model_every if len(kinds) == 2 else 1.0
-    mean = Timing(*(share * a + (1 - share) * b for a, b in zip(*map(dataclasses.astuple, (timings[0], timings[-1])), strict=True)))  # noqa: E501
+    mean = _between(timings[0], timings[-1], share)
     sampling = time_it(sampler.batch, 4 * rounds, torch.device("cpu"))
     batch = to_device(sampler.batch(), device)
     gflop = share * _gflop(learner, batch, kinds[0]) + (1 - share) * _gflop(learner, batch, kinds[-1])
@@ -161,6 +161,11 @@ def time_it(work: Callable[[], object], rounds: int, device: torch.device) -> Ti
         walls.append(1e3 * (time.perf_counter() - wall))
         cpus.append(1e3 * (time.process_time() - cpu))
     return Timing(min(walls), statistics.median(walls), min(cpus))
+
+
+def _between(a: Timing, b: Timing, share: float) -> Timing:
+    pairs = zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True)
+    return Timing(*(share * x + (1 - share) * y for x, y in pairs))
 
 
 def random_dataset() -> PackedDataset:
@@ -237,8 +242,3 @@ def _matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def compare_text(benches: Sequence[TrainBench]) -> str:
-    """Several reports, one after the other."""
-    return "\n\n".join(bench.text() for bench in benches)

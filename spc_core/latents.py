@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spc_core.config import ModelConfig, TrainConfig
-from spc_core.layers import FSQ, mlp
+from spc_core.layers import FSQ, compiled, mlp
 
 
 class Continuous(nn.Module):
@@ -104,7 +104,7 @@ class SampledCodes(Codes):
     def step(self, latent: Tensor, head: Tensor) -> Tensor:
         """A draw by the Gumbel trick, hard forward and soft backward."""
         logits = self.logits(head)
-        perturbed = (logits + gumbel_noise(logits)) / self.temperature
+        perturbed = (logits - torch.log(exponential_noise(logits))) / self.temperature
         return StraightThroughCodes.apply(perturbed, self.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
 
     def likeliest(self, head: Tensor) -> Tensor:
@@ -113,17 +113,22 @@ class SampledCodes(Codes):
         return self.fsq.codebook[best].flatten(-2)
 
 
-def gumbel_noise(like: Tensor) -> Tensor:
-    """Standard Gumbel numbers, fp32, of the shape of `like`.
+def exponential_noise(like: Tensor) -> Tensor:
+    """Standard exponential numbers, fp32, of the shape of `like`; minus their logarithm is Gumbel noise.
 
-    On a CPU from 16 random bits each, four from one draw, since the generator is serial: values from -2.5 to 11.8.
+    On a CPU from 16 random bits each, four from one draw, since the generator is serial: values from 7.6e-6 to 11.8.
     """
-    if like.device.type != "cpu":
-        return torch.rand(like.shape, device=like.device).clamp_(min=1e-20).log_().neg_().log_().neg_()
-    count = like.numel()
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    uniform = bits.float().add_(2**15 + 0.5).mul_(2**-16)
-    return uniform.log_().neg_().log_().neg_().view(like.shape)
+    return -torch.log(_uniform(_random_bits(like)))
+
+
+def _random_bits(like: Tensor) -> Tensor:
+    """16 random bits for each number of `like`, int16."""
+    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
+    return words.random_(-(2**63), None).view(torch.int16)[: like.numel()].view(like.shape)
+
+
+def _uniform(bits: Tensor) -> Tensor:
+    return (bits.float() + (2**15 + 0.5)) * 2**-16
 
 
 def _largest(soft: Tensor, codebook: Tensor) -> Tensor:
@@ -156,6 +161,42 @@ class StraightThroughCodes(torch.autograd.Function):
         return _softmax_gradient(soft, gradient, codebook), None
 
 
+def sample_and_compare(
+    logits: Tensor, bits: Tensor, indices: Tensor, codebook: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits (B, codes, G), random bits like them and target indices (B, G) to a drawn code (B, G, C), its
+    cross-entropy (B,), and the softmaxes without and with noise, in the logits' own precision.
+
+    With e = exp(logits) and exponential noise E, exp(logits + Gumbel) is e / E: one exponential serves both.
+    """
+    exact = logits.float()
+    e = (exact - exact.amax(1, keepdim=True)).exp()
+    likelihood = e / e.sum(1, keepdim=True)
+    own = torch.arange(logits.shape[1], device=logits.device)[None, :, None] == indices[:, None]
+    loss = -(likelihood * own).sum(1).clamp(min=1e-37).log().mean(-1)
+    noisy = e / -torch.log(_uniform(bits))
+    largest = noisy.amax(1, keepdim=True)
+    hard = noisy == largest
+    if temperature != 1:
+        noisy = (noisy / largest) ** (1 / temperature)
+    soft = noisy / noisy.sum(1, keepdim=True)
+    codes = torch.stack([(hard * column[:, None]).sum(1) for column in codebook.unbind(1)], -1)
+    return codes, loss, likelihood.to(logits.dtype), soft.to(logits.dtype)
+
+
+def sample_and_compare_gradient(
+    likelihood: Tensor, soft: Tensor, indices: Tensor, codebook: Tensor, temperature: float, of_codes: Tensor,
+    of_loss: Tensor,
+) -> Tensor:  # fmt: skip
+    """Gradients of codes (B, G, C) and losses (B,) to that of the logits (B, codes, G)."""
+    exact = soft.float()
+    by_code = sum(column[:, None] * of_codes[:, None, :, c].float() for c, column in enumerate(codebook.unbind(1)))
+    through = exact * (by_code - (by_code * exact).sum(1, keepdim=True)) / temperature
+    own = torch.arange(soft.shape[1], device=soft.device)[None, :, None] == indices[:, None]
+    share = (of_loss / indices.shape[1])[:, None, None]
+    return (through + share * (likelihood.float() - own.float())).to(soft.dtype)
+
+
 class SampleAndCompare(torch.autograd.Function):
     """StraightThroughCodes and code_cross_entropy of the same logits (B, codes, G), with one gradient for both.
 
@@ -164,24 +205,19 @@ class SampleAndCompare(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx, logits: Tensor, noise: Tensor, temperature: float, indices: Tensor, codebook: Tensor
+        ctx, logits: Tensor, bits: Tensor, indices: Tensor, codebook: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        exact = logits.float()
-        likelihood = torch.softmax(exact, 1)
-        loss = likelihood.gather(1, indices[:, None]).clamp_(min=1e-37).log_().neg_().squeeze(1).mean(-1)
-        soft = torch.softmax(noise.add_(exact).div_(temperature), 1)
-        codes = _largest(soft, codebook)
-        ctx.save_for_backward(likelihood.to(logits.dtype), soft.to(logits.dtype), indices, codebook)
+        work = compiled(sample_and_compare, logits)
+        codes, loss, likelihood, soft = work(logits, bits, indices, codebook, temperature)
+        ctx.save_for_backward(likelihood, soft, indices, codebook)
         ctx.temperature = temperature
         return codes, loss
 
     @staticmethod
     def backward(ctx, of_codes: Tensor, of_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        likelihood, soft, indices, codebook = ctx.saved_tensors
-        share = (of_loss / indices.shape[1]).to(soft.dtype)[:, None, None]
-        gradient = _softmax_gradient(soft, of_codes, codebook).div_(ctx.temperature).addcmul_(likelihood, share)
-        gradient.scatter_add_(1, indices[:, None], -share.expand(-1, 1, indices.shape[1]))
-        return gradient, None, None, None, None
+        saved = ctx.saved_tensors
+        work = compiled(sample_and_compare_gradient, saved[0])
+        return work(*saved, ctx.temperature, of_codes, of_loss), None, None, None, None
 
 
 class NoConsistency(nn.Module):
@@ -218,7 +254,7 @@ class CodeCrossEntropy(NoConsistency):
             return latent, self(head, latent, target, observation)
         logits = codes.logits(head)
         following, loss = SampleAndCompare.apply(  # type: ignore[misc]
-            logits, gumbel_noise(logits), codes.temperature, codes.indices(target), codes.fsq.codebook
+            logits, _random_bits(logits), codes.indices(target), codes.fsq.codebook, codes.temperature
         )
         return following.flatten(-2), loss
 

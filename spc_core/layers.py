@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +134,33 @@ class FSQ(nn.Module):
     def indices(self, codes: Tensor) -> Tensor:
         """(..., groups, channels) codes to (..., groups) indices."""
         return ((codes * self.steps + self.steps).round().long() * self.basis).sum(-1)
+
+
+COMPILED_NUMBERS = 2**20  # a function over fewer numbers is not worth the seconds that compiling takes
+_compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def compiled(function: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
+    """`function` fused into few passes over memory, where `like` is large and a compiler is there; else as it is."""
+    if like.numel() < COMPILED_NUMBERS:
+        return function
+    if function not in _compiled:
+        _compiled[function] = _with_fallback(function)
+    return _compiled[function]
+
+
+def _with_fallback(function: Callable[..., Any]) -> Callable[..., Any]:
+    fused = torch.compile(function, dynamic=False)
+
+    def run(*args: Any) -> Any:
+        try:
+            return fused(*args)
+        except Exception as error:  # a missing or broken compiler raises anything
+            warnings.warn(f"{function.__name__} runs uncompiled, which is slower: {error}", stacklevel=2)
+            _compiled[function] = function
+            return function(*args)
+
+    return run
 
 
 @torch.no_grad()

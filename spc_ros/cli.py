@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -25,6 +26,7 @@ usage: spc <stage> [options]      (spc <stage> --help tells each stage's options
   evaluate   score a trained run on held-out tasks in this process, without ROS
   compare    train and evaluate several methods with several seeds, side by side, with statistics
   trial      score a trained run on held-out tasks over ROS 2, node by node
+  bench      measure training updates on this machine
   demo       all of the above for two task families, with a report
 """
 
@@ -119,6 +121,21 @@ class TrialArgs:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure this machine: how long updates take, against plain equations and a matrix product in the same run."""
+
+    what: tyro.conf.Positional[Literal["train"]]  # what to measure
+    size: str = "paper"  # preset: paper, small, or a YAML file
+    method: str = "spc"  # of config/methods, or a YAML file
+    device: str = "auto"  # cpu, cuda, cuda:<n> or auto
+    threads: int = 2  # CPU threads
+    precision: str = "auto"  # of matrix products: fp32, bf16, or auto
+    rounds: int = 3  # measurements of each number
+    baseline: bool = True  # measure the plain equations too
+    json: Path | None = None  # also write the numbers here
+
+
+@dataclasses.dataclass(frozen=True)
 class Demo:
     """The whole chain for two task families: collect, convert, train, trial, report."""
 
@@ -180,9 +197,7 @@ def evaluate(args: Evaluate) -> None:
             results[number] = run_in_process(checkpoint, trial, family, bar, PlannerConfig() if args.planning else None)
     if args.json is not None:
         rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
-        beside = args.json.with_name(f".{args.json.name}.partial")
-        beside.write_text("".join(rows))
-        beside.replace(args.json)  # whole or not at all
+        _write_whole(args.json, "".join(rows))
     if "no_context" not in args.protocols:
         print(f"no table, whose zero would be the protocol no_context; episodes: {args.json}")
         return
@@ -225,10 +240,30 @@ def trial(args: TrialArgs) -> None:
     print(f"episodes: {args.out / 'episodes.jsonl'}, bags: {args.out / 'bags'}")
 
 
+def bench(args: Bench) -> None:
+    from spc_core.bench_train import bench_train
+
+    config = load_config(args.size, args.method, device=args.device, threads=args.threads, precision=args.precision)
+    with tqdm(desc="bench", bar_format="{desc}", leave=False, disable=None) as bar:
+        report = bench_train(
+            config, args.size, args.rounds, args.baseline, lambda text: bar.set_description_str(f"bench: {text}")
+        )
+    print(report.text())
+    if args.json is not None:
+        _write_whole(args.json, json.dumps({**dataclasses.asdict(report), "ratio": report.ratio}, indent=1) + "\n")
+
+
 def demo(args: Demo) -> None:
     from spc_ros.demo import demo as run
 
     run(args.out, args.preset, args.overwrite)
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = file.with_name(f".{file.name}.partial")
+    beside.write_text(text)
+    beside.replace(file)
 
 
 class Bar:
@@ -256,6 +291,7 @@ STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "evaluate": (Evaluate, evaluate),
     "compare": (Compare, compare),
     "trial": (TrialArgs, trial),
+    "bench": (Bench, bench),
     "demo": (Demo, demo),
 }
 
