@@ -178,17 +178,21 @@ class Learner:
             z = _of_windows(self._contexts(batch), batch)  # (T W, Z)
             z = z[:, None].expand(-1, batch.observations.shape[2], -1)  # (T W, H + 1, Z)
             latents = agent.world_model.encode(batch.observations.flatten(0, 1))  # each observation once
+            action = batch.actions.flatten(0, 2)
+            if self.half and latents.shape[-1] > NARROW:  # the first products would round them, each network anew
+                latents, z, action = latents.bfloat16(), z.bfloat16(), action.bfloat16()
         values = critic.values(latents, z)  # (T W, H + 1)
         latent, z = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
         value, next_value = values[:, :-1].flatten(), values[:, 1:].flatten().detach()
-        action = batch.actions.flatten(0, 2)
         best = critic.target_action_value(latent, action, z)
         v_loss = expectile_loss(best - value, loss.expectile)
         q_loss = bellman_loss(critic.action_values(latent, action, z), batch.rewards.flatten(),
                               batch.terminated.flatten(), next_value, loss.discount)  # fmt: skip
         mean, log_std = agent.actor(latent, z)
         advantage = best - value.detach()
-        pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
+        pi_loss = actor_loss(
+            mean, log_std, batch.actions.flatten(0, 2), advantage, loss.advantage_temperature, loss.advantage_clip
+        )
         self._step("policy", v_loss + q_loss + pi_loss)  # three losses on three separate sets of weights
         ema_(critic.target_q.parameters(), critic.q.parameters(), loss.target_rate)
         return {"v": v_loss.detach(), "q": q_loss.detach(), "actor": pi_loss.detach()}

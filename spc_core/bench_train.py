@@ -68,7 +68,7 @@ class TrainBench:
     without_model: Timing  # an update of the policy alone
     mean: Timing  # of both, as often as each happens
     sampling_ms: float
-    peak_mib: float  # resident memory of the process, before the baseline and the product are measured
+    peak_mib: float  # resident memory of the process while it updates
     gflop: float  # of an update, in the mean
     gflops: float  # achieved
     matmul_gflops: dict[str, float]  # measured here, by precision
@@ -124,6 +124,7 @@ def bench_train(
     has_model = "model" in learner.optimizers
     kinds = (0, 1) if has_model and config.world_model_every > 1 else (0,)
     timings = [time_it(lambda kind=kind: update(learner, kind), rounds, device) for kind in kinds]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of training alone: what follows measures
     share = 1 / config.world_model_every if len(kinds) == 2 else 1.0
     mean = _between(timings[0], timings[-1], share)
     sampling = time_it(sampler.batch, 4 * rounds, torch.device("cpu"))
@@ -131,7 +132,6 @@ def bench_train(
     gflop = share * _gflop(learner, batch, kinds[0]) + (1 - share) * _gflop(learner, batch, kinds[-1])
     progress("breakdown")
     breakdown = _breakdown(lambda: [update(learner, kind) for kind in kinds], device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     progress("matrix products")
     limits = {name: _matmul_gflops(kind, device) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     plain = None
