@@ -205,9 +205,9 @@ def evaluate(args: Evaluate) -> None:
 
 
 def compare(args: Compare) -> None:
-    from spc_core.compare import compare as run
-    from spc_core.compare_plan import make_plan
-    from spc_core.compare_report import CompareReport
+    from spc_core.comparison.plan import make_plan
+    from spc_core.comparison.report import CompareReport
+    from spc_core.comparison.run import compare as run
 
     options = dataclasses.asdict(args)
     jobs = options.pop("jobs")

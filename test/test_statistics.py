@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from spc_core.statistics import (
+from spc_core.comparison.statistics import (
     mean_interval,
     normalise,
     probability_interval,

@@ -14,8 +14,8 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from spc_core.adaptation import PROTOCOLS
-from spc_core.compare_panels import Mark, Picture, improvement_picture, method_order, score_picture, split_title
-from spc_core.compare_table import Row, protocol_label, ranked, span
+from spc_core.comparison.panels import Mark, Picture, improvement_picture, method_order, score_picture, split_title
+from spc_core.comparison.table import Row, protocol_label, ranked, span
 from spc_core.figures import COLOURS, INK, SPLIT_ORDER, stacked, style
 from spc_core.report_page import PROTOCOL_TEXTS, STYLE, draw, number, plural, table
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from spc_core.compare_plan import LOCK_FILE, Plan, Run, remember
+from spc_core.comparison.plan import LOCK_FILE, Plan, Run, remember
 from spc_core.config import ConfigError
 
 POLL_S = 0.2  # between two looks at the children

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spc_core.adaptation import PROTOCOLS, EpisodeResult
-from spc_core.statistics import (
+from spc_core.comparison.statistics import (
     NOT_KNOWN,
     Interval,
     mean_interval,

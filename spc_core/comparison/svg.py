@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from spc_core.compare_panels import Mark, Panel, Picture, split_title
+from spc_core.comparison.panels import Mark, Panel, Picture, split_title
 from spc_core.figures import COLOURS, FAINT, INK
 
 ROW, TITLE, GAP = 22, 26, 20  # px: a method, a protocol's name, between panels

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spc_core.compare_table import Key, Row, protocol_label
+from spc_core.comparison.statistics import Interval
+from spc_core.comparison.table import Key, Row, protocol_label
 from spc_core.figures import SPLIT_NAMES
-from spc_core.statistics import Interval
 
 
 @dataclass(frozen=True)
