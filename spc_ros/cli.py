@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -241,6 +242,7 @@ def trial(args: TrialArgs) -> None:
 
 
 def bench(args: Bench) -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell of its own steps
     from spc_core.bench_train import bench_train
 
     config = load_config(args.size, args.method, device=args.device, threads=args.threads, precision=args.precision)
