@@ -174,7 +174,8 @@ def random_dataset() -> PackedDataset:
     episodes = TASKS * EPISODES
     steps = episodes * STEPS
     return PackedDataset(
-        root=Path("random data"), contract=_contract(), tasks=tuple(TaskEntry(f"bench/{i}", {"number": float(i)}) for i in range(TASKS)),
+        root=Path("random data"), contract=_contract(),
+        tasks=tuple(TaskEntry(f"bench/{i}", {"number": float(i)}) for i in range(TASKS)),
         sha256="", observations=rng.normal(size=(steps + episodes, OBSERVATIONS)).astype(np.float32),
         actions=rng.uniform(-1, 1, (steps, ACTIONS)).astype(np.float32),
         rewards=rng.normal(size=steps).astype(np.float32), terminated=np.zeros(steps, np.bool_),
