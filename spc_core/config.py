@@ -147,6 +147,8 @@ class TrainConfig:
             counts = isinstance(value, int) and field.name not in ("seed", "threads", "evaluate_every")
             if counts and value < 1:
                 raise ConfigError(f"{source}: {field.name} is {value}; it must be at least 1")
+        if self.evaluate_every < 0:
+            raise ConfigError(f"{source}: evaluate_every is {self.evaluate_every}; it must be at least 0")
         if any(level < 3 or level % 2 == 0 for level in self.model.levels):
             raise ConfigError(f"{source}: model.levels is {list(self.model.levels)}; levels are odd and at least 3")
         if self.windows_per_task % self.contexts_per_task:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Presets, methods and flags in layers; what cannot work is refused by name."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from spc_core.config import CONSISTENCY_OF, ConfigError, MethodConfig, TrainConfig, load_config
+from spc_core.contract import find_config
+
+METHODS = sorted(file.stem for file in find_config("methods", "spc").parent.glob("*.yaml"))
+PRESETS = sorted(file.stem for file in find_config("train", "small").parent.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_shipped_method_fits_every_shipped_preset(preset, method):
+    config = load_config(preset, method)
+    assert config.method.name == method
+
+
+def test_spc_is_what_the_defaults_say():
+    assert load_config("paper", "spc") == load_config("paper") == TrainConfig()
+
+
+def test_a_method_lies_over_the_preset_and_flags_over_both():
+    assert load_config("small", "focal", contexts_per_task=2, model={"groups": 8}) == dataclasses.replace(
+        load_config("small"),
+        method=load_config("paper", "focal").method,
+        contexts_per_task=2,
+        model=dataclasses.replace(load_config("small").model, groups=8),
+    )
+
+
+def test_quick_is_small_with_half_the_updates():
+    small = load_config("small")
+    assert load_config("quick") == dataclasses.replace(small, updates=small.updates // 2)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"latnt": "raw"}, r"method.latnt is no setting \(did you mean 'latent'\?\)"),
+        (
+            {"latent": "discret"},
+            r"method.latent is 'discret' \(did you mean 'discrete'\?\); use one of: discrete, simnorm",
+        ),
+        ({"latent": "raw"}, "'cross_entropy' makes no sense for latent 'raw'; use one of: mse, none"),
+        ({"latent": "continuous"}, "'cross_entropy' makes no sense for latent 'continuous'"),
+        ({"context": "oracle"}, "'oracle' is not learnt, so contrast must be none"),
+        ({"context": "none", "contrast": "none", "context_club": 0.5}, "context_club 0"),
+        ({"latent": "raw", "consistency": "none", "contrast": "none"}, "nothing to learn from; set contrast"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused(values, message, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"method": values}))
+    with pytest.raises(ConfigError, match=message):
+        load_config("small", str(file))
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"contexts_per_task": 3}, "windows_per_task 4 is no multiple of contexts_per_task 3"),
+        ({"precision": "fp16"}, "precision is 'fp16'; use auto, fp32 or bf16"),
+        ({"evaluate_every": -1}, "evaluate_every is -1; it must be at least 0"),
+        ({"model": {"continuous_dim": 60}}, "continuous_dim 60 is no multiple of simplex_size 8"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("small", **values)
+
+
+def test_every_latent_has_a_consistency():
+    for latent, kinds in CONSISTENCY_OF.items():
+        for kind in kinds:
+            MethodConfig(latent=latent, consistency=kind).check("here")
