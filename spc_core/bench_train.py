@@ -24,6 +24,7 @@ from spc_core.checkpoint import pick_device
 from spc_core.config import TrainConfig
 from spc_core.contract import Contract, parse_contract
 from spc_core.dataset import TaskEntry
+from spc_core.memory import keep_freed_memory
 from spc_core.packed import PackedDataset
 from spc_core.reference import ReferenceLearner
 from spc_core.sampler import Sampler
@@ -112,6 +113,7 @@ def bench_train(
     device = pick_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     data = random_dataset()
     sampler = Sampler(data, data_stats(data), config, config.seed)

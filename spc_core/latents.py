@@ -250,11 +250,10 @@ class CodeCrossEntropy(NoConsistency):
         self, space: Continuous | Codes, latent: Tensor, head: Tensor, target: Tensor, observation: Tensor, last: bool
     ) -> tuple[Tensor, Tensor]:
         (codes,) = self.latent
-        if last:
-            return latent, self(head, latent, target, observation)
         logits = codes.logits(head)
+        bits = torch.zeros_like(logits, dtype=torch.int16) if last else _random_bits(logits)
         following, loss = SampleAndCompare.apply(  # type: ignore[misc]
-            logits, _random_bits(logits), codes.indices(target), codes.fsq.codebook, codes.temperature
+            logits, bits, codes.indices(target), codes.fsq.codebook, codes.temperature
         )
         return following.flatten(-2), loss
 

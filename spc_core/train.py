@@ -24,6 +24,7 @@ import torch
 from spc_core.config import ConfigError, TrainConfig
 from spc_core.dataset import DatasetError
 from spc_core.distributed import Group, join_group
+from spc_core.memory import keep_freed_memory
 from spc_core.normalize import Stats, compute_stats
 from spc_core.outliers import refuse_outliers
 from spc_core.packed import PackedDataset, load_dataset
@@ -53,6 +54,7 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
             simulated_family(data.contract.name)
         if config.threads:
             torch.set_num_threads(config.threads)
+        keep_freed_memory()
         run = TrainingRun(data, data_stats(data), out, config, group)
         _prepare(out, overwrite, group)
         run.resume()
