@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from spc_core.config import LossConfig, TrainConfig
-from spc_core.latents import SampledCodes, make_consistency, make_latent
+from spc_core.consistency import make_consistency
+from spc_core.latents import SampledCodes, make_latent
 from spc_core.layers import mlp
 
 

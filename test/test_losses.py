@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from vector_quantize_pytorch import FSQ as ReferenceFSQ
 
 from spc_core.config import CONSISTENCY_OF, LossConfig, MethodConfig, ModelConfig, TrainConfig
+from spc_core.consistency import SampleAndCompare, code_cross_entropy, simplex_cross_entropy
 from spc_core.context_encoder import ClubBound, ContextEncoder, contrastive_loss, focal_loss
 from spc_core.iql import actor_loss, bellman_loss, expectile_loss
 from spc_core.latents import (
@@ -16,10 +17,11 @@ from spc_core.latents import (
     SampledCodes,
     SimNorm,
     StraightThroughCodes,
-    code_cross_entropy,
-    simplex_cross_entropy,
+    exponential_noise,
+    random_bits,
+    uniform,
 )
-from spc_core.layers import FSQ, EnsembleNorm, Mish, ensemble_mlp, mlp
+from spc_core.layers import COMPILED_NUMBERS, FSQ, EnsembleNorm, Mish, compiled, ensemble_mlp, mlp
 from spc_core.world_model import WorldModel, alive_steps, world_model_losses
 
 SMALL = ModelConfig(
@@ -204,6 +206,50 @@ def test_straight_through_codes_are_gumbel_softmax_times_codebook():
     (gradient,) = torch.autograd.grad((codes * weight).sum(), logits)
     torch.testing.assert_close(codes, reference)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draw_and_cross_entropy_together_equal_each_alone(temperature):
+    """The same random bits as Gumbel noise: codes, losses and the gradient are those of the plain parts."""
+    torch.manual_seed(0)
+    logits = torch.randn(6, 15, 4, requires_grad=True)
+    bits, indices = random_bits(logits), torch.randint(15, (6, 4))
+    codebook, weight, share = FSQ((5, 3)).codebook, torch.randn(6, 4, 2), torch.rand(6)
+    gumbel = -torch.log(-torch.log(uniform(bits)))
+    plain_codes = StraightThroughCodes.apply((logits + gumbel) / temperature, codebook)
+    plain_loss = code_cross_entropy(logits, indices)
+    (expected,) = torch.autograd.grad((plain_codes * weight).sum() + (plain_loss * share).sum(), logits)
+    codes, loss = SampleAndCompare.apply(logits, bits, indices, codebook, temperature)
+    (gradient,) = torch.autograd.grad((codes * weight).sum() + (loss * share).sum(), logits)
+    assert torch.equal(codes, plain_codes)
+    torch.testing.assert_close(loss, plain_loss)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_compiler_functions_run_as_they_are(monkeypatch):
+    def no_compiler(function, **_):
+        def fused(*_):
+            raise RuntimeError("g++: not found")
+
+        return fused
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    x = torch.ones(COMPILED_NUMBERS)
+    assert compiled(double, x[:10]) is double, "small ones are not compiled"
+    with pytest.warns(UserWarning, match="double runs uncompiled, which is slower: g\\+\\+: not found"):
+        assert compiled(double, x)(x).sum() == 2 * len(x)
+    assert compiled(double, x) is double, "and it is said once"
+
+
+def test_noise_from_sixteen_bits_is_exponential():
+    torch.manual_seed(0)
+    noise = exponential_noise(torch.empty(400_003))
+    quantiles = torch.quantile(noise, torch.tensor([0.1, 0.5, 0.9, 0.99]))
+    torch.testing.assert_close(quantiles, -torch.log1p(-torch.tensor([0.1, 0.5, 0.9, 0.99])), rtol=0.02, atol=0)
+    assert noise.shape == (400_003,) and bool((noise > 0).all()) and len(noise.unique()) > 60_000
 
 
 def test_code_samples_follow_the_softmax_of_the_logits():
