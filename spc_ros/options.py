@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of each stage of `spc`: typed dataclasses, whose comments are the help texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from spc_core.adaptation import LIVE_PROTOCOLS, PROTOCOLS
+from spc_core.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Record behaviour data of a simulated task family as mcap bags, through sim, behaviour and recorder nodes."""
+
+    family: tyro.conf.Positional[str]  # task family: arm_reach or arm_payload
+    out: Path  # folder for bags/ and log/
+    episodes: int = 30  # of each task; expert, noisy and random drivers take turns
+    split: str = "train"  # tasks to record: train, val, id or ood
+    seed: int = 0  # every episode's seed follows from this
+    storage: str = "mcap"  # mcap or sqlite3
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Turn bags into a dataset: decoded by the contract, causally aligned, one Minari dataset for each task."""
+
+    bags: tyro.conf.Positional[tuple[Path, ...]]  # bags, or folders that hold bags at any depth
+    out: Path  # the dataset's folder
+    contract: Path | None = None  # contract file; default: the one that the bags carry
+    task: str | None = None  # task id of all these bags, for bags that do not name it
+    overwrite: bool = False  # replace an existing dataset
+    skip_bad: bool = False  # leave out bags that cannot be read, instead of refusing all
+    workers: int | None = None  # processes; default: one for each processor
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train on a dataset. The same command goes on with a run that was interrupted.
+
+    OUT/checkpoint is the last state; with evaluate-every set, OUT/best is the best on validation tasks. For several
+    processes that share each batch: torchrun --nproc-per-node N -m spc_ros.cli train ...
+    """
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    out: Path  # the run's folder
+    preset: str = "small"  # small, paper, or a YAML file with any of the settings below
+    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: as the preset says
+    overwrite: bool = False  # start anew, even if the folder holds a run
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Score trained runs on held-out tasks in this process, without ROS: the same table as `spc trial` gives."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # training runs or checkpoints of one family, one per seed
+    family: str = ""  # task family; default: the name of the checkpoint's contract
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
+    protocols: tuple[str, ...] = LIVE_PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
+    few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
+    episodes: int = 3  # scored episodes of each task and protocol
+    seed: int = 0  # seed of the first scored episode
+    planning: bool = False  # plan with the world model instead of asking the actor
+    json: Path | None = None  # also write the episodes here, one JSON line each
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Train and evaluate methods side by side on one dataset. The same command goes on where it was interrupted."""
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    out: Path  # folder for all runs, the table and the page
+    methods: tuple[str, ...] = ("spc", "focal", "no_context", "oracle")  # of config/methods, or YAML files
+    seeds: tuple[int, ...] = (0, 1, 2)  # training seeds
+    preset: str = "small"  # small, paper, or a YAML file
+    family: str = ""  # task family; default: the name of the dataset's contract
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
+    protocols: tuple[str, ...] = PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
+    few_shot_sizes: tuple[int, ...] = (100,)  # transitions collected before a few-shot episode
+    episodes: int = 3  # scored episodes of each task and protocol
+    jobs: int = 2  # processes at a time, each with one thread
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialArgs:
+    """Score a trained run on held-out tasks over ROS 2: sim, context encoder, policy, recorder and trial nodes."""
+
+    run: tyro.conf.Positional[Path]  # training run or checkpoint
+    out: Path  # folder for episodes.jsonl, bags/ and log/
+    family: str = ""  # task family; default: the name of the checkpoint's contract
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
+    tasks_per_split: int = 0  # try only the first so many; 0: all
+    few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
+    episodes: int = 3  # scored episodes of each task and protocol
+    seed: int = 0  # seed of the first scored episode
+    device: str = "cpu"  # of the networks: cpu, cuda or auto
+    record: bool = True  # record a bag of each episode
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure this machine: how long updates take, against plain equations and a matrix product in the same run."""
+
+    what: tyro.conf.Positional[Literal["train"]]  # what to measure
+    size: str = "paper"  # preset: paper, small, or a YAML file
+    method: str = "spc"  # of config/methods, or a YAML file
+    device: str = "auto"  # cpu, cuda, cuda:<n> or auto
+    threads: int = 2  # CPU threads
+    precision: str = "auto"  # of matrix products: fp32, bf16, or auto
+    rounds: int = 3  # measurements of each number
+    baseline: bool = True  # measure the plain equations too
+    json: Path | None = None  # also write the numbers here
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """The whole chain for two task families: collect, convert, train, trial, report."""
+
+    out: Path = Path("runs/demo")  # folder for everything; a finished stage is not run again
+    preset: str = "demo"  # demo, or smoke (a minute, learns nothing)
+    overwrite: bool = False  # start anew
