@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import ctypes
 
-# glibc's mallopt, from malloc.h: which setting, and bytes. Blocks from 16 MiB on still go back when they are freed, which
-# costs nothing here and saves a tenth of the peak.
+# glibc's mallopt, from malloc.h: which setting, and bytes. Blocks from 16 MiB on still go back when they are freed,
+# which costs nothing here and saves a tenth of the peak.
 KEEP_FREED = ((-1, 2**31 - 1), (-3, 16 * 2**20))  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
