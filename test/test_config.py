@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import yaml
 
-from spc_core.config import CONSISTENCY_OF, ConfigError, MethodConfig, TrainConfig, load_config
+from spc_core.config import ConfigError, TrainConfig, load_config
 from spc_core.contract import find_config
 
 METHODS = sorted(file.stem for file in find_config("methods", "spc").parent.glob("*.yaml"))
@@ -72,9 +72,3 @@ def test_choices_that_do_not_go_together_are_refused(values, message, tmp_path):
 def test_values_that_cannot_work_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         load_config("small", **values)
-
-
-def test_every_latent_has_a_consistency():
-    for latent, kinds in CONSISTENCY_OF.items():
-        for kind in kinds:
-            MethodConfig(latent=latent, consistency=kind).check("here")
