@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spc_core.config import ModelConfig, TrainConfig
-from spc_core.latents import Codes, Continuous, SampledCodes, random_bits, uniform
+from spc_core.latents import Codes, Continuous, SampledCodes, SimNorm, random_bits, uniform
 from spc_core.layers import compiled, mlp
+
+Space = Continuous | Codes
 
 
 def sample_and_compare(
@@ -74,37 +76,33 @@ class SampleAndCompare(torch.autograd.Function):
 class NoConsistency(nn.Module):
     """Predicted latents are not compared with anything: the reward alone teaches the latents."""
 
-    def forward(self, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+    def forward(self, space: Space, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
         """Head (B, H), predicted latent and its target (B, L), the real observation (B, O), to a loss for each (B,)."""
         return predicted.new_zeros(len(predicted))
 
     def advance(
-        self, space: Continuous | Codes, latent: Tensor, head: Tensor, target: Tensor, observation: Tensor, last: bool
+        self, space: Space, latent: Tensor, head: Tensor, target: Tensor, observation: Tensor, last: bool
     ) -> tuple[Tensor, Tensor]:
         """The next latent (B, L) and the loss of it (B,); where `last`, nobody asks for the latent any more."""
         following = space.step(latent, head)
-        return following, self(head, following, target, observation)
+        return following, self(space, head, following, target, observation)
 
 
 class CodeCrossEntropy(NoConsistency):
     """Cross-entropy of the codes' logits against the target's codes, mean over groups."""
 
-    def __init__(self, latent: SampledCodes) -> None:
-        super().__init__()
-        self.latent = [latent]  # in a list: the world model owns it
-
-    def forward(self, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        (latent,) = self.latent
-        return code_cross_entropy(latent.logits(head), latent.indices(target))
+    def forward(self, space: Space, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        assert isinstance(space, SampledCodes)
+        return code_cross_entropy(space.logits(head), space.indices(target))
 
     def advance(
-        self, space: Continuous | Codes, latent: Tensor, head: Tensor, target: Tensor, observation: Tensor, last: bool
+        self, space: Space, latent: Tensor, head: Tensor, target: Tensor, observation: Tensor, last: bool
     ) -> tuple[Tensor, Tensor]:
-        (codes,) = self.latent
-        logits = codes.logits(head)
+        assert isinstance(space, SampledCodes)
+        logits = space.logits(head)
         bits = torch.zeros_like(logits, dtype=torch.int16) if last else random_bits(logits)
         following, loss = SampleAndCompare.apply(  # type: ignore[misc]
-            logits, bits, codes.indices(target), codes.fsq.codebook, codes.temperature
+            logits, bits, space.indices(target), space.fsq.codebook, space.temperature
         )
         return following.flatten(-2), loss
 
@@ -112,30 +110,23 @@ class CodeCrossEntropy(NoConsistency):
 class SimplexCrossEntropy(NoConsistency):
     """Cross-entropy between simplices, mean over groups."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        shape = (-1, self.size)
+    def forward(self, space: Space, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        assert isinstance(space, SimNorm)
+        shape = (-1, space.size)
         return simplex_cross_entropy(head.unflatten(-1, shape), target.unflatten(-1, shape))
 
 
 class SquaredError(NoConsistency):
     """Mean squared difference of latents."""
 
-    def __init__(self, latent: Continuous | Codes) -> None:
-        super().__init__()
-        self.latent = [latent]
-
-    def forward(self, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        return self.latent[0].difference(predicted, target).square().mean(-1)
+    def forward(self, space: Space, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        return space.difference(predicted, target).square().mean(-1)
 
 
 class Cosine(NoConsistency):
     """One minus the cosine of the angle between latents."""
 
-    def forward(self, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+    def forward(self, space: Space, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(predicted, target, dim=-1)
 
 
@@ -146,7 +137,7 @@ class Reconstruction(NoConsistency):
         super().__init__()
         self.decoder = mlp(latent_dim, config.encoder_hidden, observation_dim)
 
-    def forward(self, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+    def forward(self, space: Space, head: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
         return (self.decoder(predicted) - observation).square().mean(-1)
 
 
@@ -160,13 +151,13 @@ def simplex_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * torch.log_softmax(logits, -1)).sum(-1).mean(-1)
 
 
-def make_consistency(latent: Continuous | Codes, observation_dim: int, config: TrainConfig) -> NoConsistency:
+def make_consistency(latent: Space, observation_dim: int, config: TrainConfig) -> NoConsistency:
     """The comparison that `config.method.consistency` names."""
     kind = config.method.consistency
     if kind == "cross_entropy":
-        return CodeCrossEntropy(latent) if isinstance(latent, SampledCodes) else SimplexCrossEntropy(latent.size)  # type: ignore
+        return CodeCrossEntropy() if config.method.latent == "discrete" else SimplexCrossEntropy()
     if kind == "mse":
-        return SquaredError(latent)
+        return SquaredError()
     if kind == "cosine":
         return Cosine()
     if kind == "reconstruction":

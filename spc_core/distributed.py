@@ -21,7 +21,6 @@ from spc_core.checkpoint import pick_device
 from spc_core.config import ConfigError
 
 T = TypeVar("T")
-OF_WINDOWS = ("observations", "actions", "rewards", "terminated", "context", "context_weight")  # (T, W, ...)
 
 
 class Group:

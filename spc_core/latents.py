@@ -115,7 +115,7 @@ class SampledCodes(Codes):
 def exponential_noise(like: Tensor) -> Tensor:
     """Standard exponential numbers, fp32, of the shape of `like`; minus their logarithm is Gumbel noise.
 
-    On a CPU from 16 random bits each, four from one draw, since the generator is serial: values from 7.6e-6 to 11.8.
+    From 16 random bits each, four from one draw, since a CPU's generator is serial: values from 7.6e-6 to 11.8.
     """
     return -torch.log(uniform(random_bits(like)))
 

@@ -45,7 +45,8 @@ class ReferenceLearner(Learner):
         seen = batch.context_weight.any(-1)
         task = batch.task[:, None].expand_as(seen)[seen]
         contrast = contrastive_loss(z[seen], agent.task_means.clone(), task, weights.contrast_temperature)
-        self._step("model", consistency + weights.reward_weight * reward + weights.contrast_weight * contrast)
+        model_loss = weights.consistency_weight * consistency + weights.reward_weight * reward
+        self._step("model", model_loss + weights.contrast_weight * contrast)
         self._move_task_means(z.detach(), batch.context_weight.sum(-1), batch.task)
         with torch.no_grad():
             model = agent.world_model

@@ -48,7 +48,7 @@ class Train:
 
     dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
     out: Path  # the run's folder
-    preset: str = "small"  # small, paper, or a YAML file with any of the settings below
+    preset: str = "small"  # small, quick, paper, or a YAML file with any of the settings below
     method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: as the preset says
     overwrite: bool = False  # start anew, even if the folder holds a run
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)

@@ -162,7 +162,7 @@ def test_comparisons_of_latents_by_hand(kind, expected):
     model = make_model(latent="continuous", consistency=kind)
     predicted = torch.tensor([[1.0, 0.0], [2.0, 2.0]])
     target = torch.zeros(2, 2) if kind == "mse" else torch.tensor([[0.0, 1.0], [1.0, 1.0]])
-    loss = model.consistency(predicted, predicted, target, torch.zeros(2, 3))
+    loss = model.consistency(model.latent, predicted, predicted, target, torch.zeros(2, 3))
     assert loss.tolist() == pytest.approx(expected, abs=1e-6)
 
 
@@ -170,7 +170,7 @@ def test_reconstruction_compares_the_decoded_prediction_with_the_observation():
     model = make_model(latent="continuous", consistency="reconstruction")
     for weight in model.consistency.parameters():
         torch.nn.init.zeros_(weight)  # decodes to zeros
-    loss = model.consistency(None, torch.randn(1, 16), None, torch.tensor([[3.0, 0.0, 0.0]]))
+    loss = model.consistency(model.latent, None, torch.randn(1, 16), None, torch.tensor([[3.0, 0.0, 0.0]]))
     assert loss.tolist() == pytest.approx([3.0])
 
 
