@@ -36,6 +36,11 @@ class Stream:
     max_age_s: float
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What each number of the stream's part of the observation vector is called."""
+        return self.fields
+
+    @property
     def max_age_ns(self) -> int | None:
         """The oldest a sample may be at a tick, in nanoseconds; None where any age will do."""
         return None if math.isinf(self.max_age_s) else round(self.max_age_s * 1e9)
@@ -89,11 +94,11 @@ class Contract:
 
     @property
     def observation_names(self) -> tuple[str, ...]:
-        return tuple(f"{stream.topic}.{field}" for stream in self.observation for field in stream.fields)
+        return tuple(f"{stream.topic}.{name}" for stream in self.observation for name in stream.names)
 
     @property
     def observation_dim(self) -> int:
-        return sum(len(stream.fields) for stream in self.observation)
+        return sum(len(stream.names) for stream in self.observation)
 
     @property
     def action_dim(self) -> int:

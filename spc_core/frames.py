@@ -166,7 +166,7 @@ class ObservationAssembler:
                 return Frame(t_ns, None, f"{spec.topic}: stale, {ages}")
             finite = np.isfinite(sample[1])
             if not finite.all():
-                field = spec.fields[int(np.argmin(finite))]
+                field = spec.names[int(np.argmin(finite))]
                 return Frame(t_ns, None, f"{spec.topic}: {field} is not finite")
             parts.append(sample[1])
         return Frame(t_ns, np.concatenate(parts))
