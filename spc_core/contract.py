@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import math
 import os
@@ -17,9 +16,11 @@ import numpy as np
 import yaml
 
 from spc_core.rewards import REWARDS, RewardFunction
+from spc_core.transforms import TRANSFORMS, Field, FieldTransforms
+from spc_core.yaml_section import Section, suggest
 
 CLOCKS = ("header", "receive")
-SEGMENTS = ("bag",)
+SEGMENTS = ("bag", "topic", "gap")
 
 
 class ContractError(ValueError):
@@ -32,13 +33,24 @@ class Stream:
 
     topic: str
     type: str
-    fields: tuple[str, ...]
+    observed: tuple[Field, ...]
     max_age_s: float
+    clock: str  # header | receive
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Paths of the numbers that are read from a message."""
+        return tuple(path for field in self.observed for path in field.inputs)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What each number of the stream's part of the observation vector is called."""
-        return self.fields
+        return tuple(name for field in self.observed for name in field.outputs)
+
+    @property
+    def transforms(self) -> FieldTransforms:
+        """What turns the numbers read into the numbers observed; a new one, which remembers nothing."""
+        return FieldTransforms(self.observed, self.max_age_s)
 
     @property
     def max_age_ns(self) -> int | None:
@@ -57,6 +69,7 @@ class Action:
     high: tuple[float, ...]
     safe: tuple[float, ...]
     max_rate: tuple[float, ...]
+    clock: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +79,21 @@ class Reward:
     topic: str | None = None
     type: str | None = None
     field: str | None = None
+    clock: str = "header"
     function: str | None = None
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """What is one episode of a recording: all of it, what a marker topic says, or what lies between pauses."""
+
+    by: str = "bag"  # bag | topic | gap
+    topic: str = "episode"  # by topic: EpisodeInfo as JSON, or a marker, on while it is neither 0, false nor ''
+    type: str = "std_msgs/msg/String"
+    field: str = "data"
+    gap_s: float = math.inf  # by gap: a pause of the first stream that ends an episode
+    limit_s: float = math.inf  # an episode is truncated here and another one begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +107,8 @@ class Contract:
     action: Action
     reward: Reward
     task_key: str
-    segment: str
+    task_topic: str  # latched std_msgs/String with the task's id; empty: none
+    segments: Segments
     text: str = dataclasses.field(repr=False, compare=False)
 
     @property
@@ -135,17 +162,20 @@ def parse_contract(text: str, source: str) -> Contract:
         root = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ContractError(f"{source}: not valid YAML: {error}") from None
-    top = _Section(root, source, "")
+    top = Section(root, source, error=ContractError)
     top.only("name", "rate_hz", "clock", "observation", "action", "reward", "task", "episode")
+    clock = top.choice("clock", CLOCKS)
+    task = top.section("task").only("key", "topic")
     contract = Contract(
         name=top.text("name"),
         rate_hz=top.positive("rate_hz"),
-        clock=top.choice("clock", CLOCKS),
-        observation=tuple(_stream(section) for section in top.sections("observation")),
-        action=_action(top.section("action")),
-        reward=_reward(top.section("reward")),
-        task_key=_only(top.section("task"), "key").text("key"),
-        segment=_only(top.section("episode"), "segment").choice("segment", SEGMENTS),
+        clock=clock,
+        observation=tuple(_stream(section, clock) for section in top.sections("observation")),
+        action=_action(top.section("action"), clock),
+        reward=_reward(top.section("reward"), clock),
+        task_key=task.text("key"),
+        task_topic=task.text("topic") if "topic" in task.values else "",
+        segments=_segments(top.section("episode")),
         text=text,
     )
     if math.isinf(contract.observation[0].max_age_s):
@@ -179,104 +209,56 @@ def find_config(kind: str, name: str) -> Path:
     raise ContractError(f"no {kind} file is called '{name}'{suggest(name, known)}; known: {', '.join(sorted(known))}")
 
 
-def suggest(word: str, known: Any) -> str:
-    """' (did you mean ...?)' when a known word is near, else nothing."""
-    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
-
-
-class _Section:
-    """A mapping of the YAML file that knows where it stands, so that each error names file and field."""
-
-    def __init__(self, value: Any, source: str, path: str) -> None:
-        self.source, self.path = source, path
-        if not isinstance(value, dict):
-            raise ContractError(f"{source}: {path.rstrip('.') or 'the file'} must be a mapping, got {value!r}")
-        self.values = value
-
-    def fail(self, key: str, problem: str) -> ContractError:
-        return ContractError(f"{self.source}: {self.path}{key} {problem}")
-
-    def only(self, *known: str) -> None:
-        for key in self.values:
-            if key not in known:
-                raise self.fail(key, f"is not a contract field{suggest(key, known)}; known here: {', '.join(known)}")
-
-    def get(self, key: str) -> Any:
-        if key not in self.values:
-            raise self.fail(key, "is missing; add it")
-        return self.values[key]
-
-    def text(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str) or not value:
-            raise self.fail(key, f"must be a text, got {value!r}")
-        return value
-
-    def positive(self, key: str) -> float:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise self.fail(key, f"must be a positive number, got {value!r}")
-        return float(value)
-
-    def choice(self, key: str, known: tuple[str, ...]) -> str:
-        value = self.get(key)
-        if value not in known:
-            raise self.fail(key, f"is {value!r}{suggest(value, known)}; use one of: {', '.join(known)}")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.get(key)
-        if not isinstance(value, list) or not value or not all(isinstance(v, str) and v for v in value):
-            raise self.fail(key, f"must be a list of texts with at least one entry, got {value!r}")
-        return tuple(value)
-
-    def numbers(self, key: str, count: int) -> tuple[float, ...]:
-        value = self.get(key)
-        if not isinstance(value, list) or len(value) != count:
-            raise self.fail(key, f"must be a list of {count} numbers, one for each field, got {value!r}")
-        entries = _Section({f"{key}[{i}]": v for i, v in enumerate(value)}, self.source, self.path)
-        return tuple(entries.number(entry) for entry in entries.values)
-
-    def number(self, key: str) -> float:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.fail(key, f"must be a finite number, got {value!r}")
-        return float(value)
-
-    def section(self, key: str) -> _Section:
-        return _Section(self.get(key), self.source, f"{self.path}{key}.")
-
-    def sections(self, key: str) -> list[_Section]:
-        value = self.get(key)
-        if not isinstance(value, list) or not value:
-            raise self.fail(key, f"must be a list with at least one entry, got {value!r}")
-        return [_Section(v, self.source, f"{self.path}{key}[{i}].") for i, v in enumerate(value)]
-
-
-def _only(section: _Section, *known: str) -> _Section:
-    section.only(*known)
-    return section
-
-
-def _message_type(section: _Section) -> str:
+def _message_type(section: Section) -> str:
     value = section.text("type")
     if value.count("/") != 2 or "/msg/" not in value:
         raise section.fail("type", f"is '{value}'; write package/msg/Type, for example sensor_msgs/msg/JointState")
     return value
 
 
-def _stream(section: _Section) -> Stream:
-    section.only("topic", "type", "fields", "max_age_s")
-    return Stream(section.text("topic"), _message_type(section), section.texts("fields"), section.positive("max_age_s"))
+def _clock(section: Section, default: str) -> str:
+    return section.choice("clock", CLOCKS) if "clock" in section.values else default
 
 
-def _action(section: _Section) -> Action:
-    section.only("topic", "type", "fields", "low", "high", "safe", "max_rate")
+def _stream(section: Section, clock: str) -> Stream:
+    section.only("topic", "type", "fields", "max_age_s", "clock")
+    entries = section.get("fields")
+    if not isinstance(entries, list) or not entries:
+        raise section.fail("fields", f"must be a list with at least one entry, got {entries!r}")
+    observed = tuple(_field(section, f"fields[{i}]", entry) for i, entry in enumerate(entries))
+    return Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
+                  _clock(section, clock))  # fmt: skip
+
+
+def _field(stream: Section, key: str, entry: Any) -> Field:
+    """A path, or a mapping of field, as, scale, offset and clip."""
+    if isinstance(entry, str) and entry:
+        return Field(entry)
+    if not isinstance(entry, dict):
+        raise stream.fail(key, f"must be a field's path, or a mapping such as {{field: orientation, as: yaw}}, got {entry!r}")  # fmt: skip  # noqa: E501
+    section = Section(entry, stream.source, f"{stream.path}{key}.", stream.error)
+    section.only("field", "as", "scale", "offset", "clip")
+    clip = None
+    if "clip" in entry:
+        low, high = section.numbers("clip", 2)
+        if not low < high:
+            raise section.fail("clip", f"is [{low}, {high}]; the first must be below the second")
+        clip = (low, high)
+    scale = section.number("scale") if "scale" in entry else 1.0
+    if scale == 0.0:
+        raise section.fail("scale", "is 0, which makes every value the same; give another number")
+    kind = section.choice("as", tuple(TRANSFORMS)) if "as" in entry else ""
+    offset = section.number("offset") if "offset" in entry else 0.0
+    return Field(section.text("field"), kind, scale, offset, clip)
+
+
+def _action(section: Section, clock: str) -> Action:
+    section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock")
     fields = section.texts("fields")
     n = len(fields)
     action = Action(section.text("topic"), _message_type(section), fields, section.numbers("low", n),
-                    section.numbers("high", n), section.numbers("safe", n), section.numbers("max_rate", n))  # fmt: skip
+                    section.numbers("high", n), section.numbers("safe", n), section.numbers("max_rate", n),
+                    _clock(section, clock))  # fmt: skip
     for i, name in enumerate(fields):
         if not action.low[i] < action.high[i]:
             raise section.fail(f"low[{i}]", f"({name}) is {action.low[i]}, not below high {action.high[i]}")
@@ -289,16 +271,36 @@ def _action(section: _Section) -> Action:
     return action
 
 
-def _reward(section: _Section) -> Reward:
+def _reward(section: Section, clock: str) -> Reward:
     if "function" not in section.values:
-        section.only("topic", "type", "field")
-        return Reward(topic=section.text("topic"), type=_message_type(section), field=section.text("field"))
+        section.only("topic", "type", "field", "clock")
+        return Reward(section.text("topic"), _message_type(section), section.text("field"), _clock(section, clock))
     section.only("function", "weights")
     function = section.choice("function", tuple(REWARDS))
     known = REWARDS[function].weights
-    weights = section.section("weights") if "weights" in section.values else _Section({}, section.source, "")
-    weights.only(*known)
-    return Reward(function=function, weights={**known, **{key: weights.number(key) for key in weights.values}})
+    weights = section.section("weights").only(*known) if "weights" in section.values else None
+    given = {key: weights.number(key) for key in weights.values} if weights else {}
+    return Reward(function=function, weights={**known, **given})
+
+
+def _segments(section: Section) -> Segments:
+    section.only("segment", "topic", "type", "field", "gap_s", "limit_s")
+    segments = Segments(
+        by=section.choice("segment", SEGMENTS),
+        gap_s=section.positive("gap_s") if "gap_s" in section.values else math.inf,
+        limit_s=section.positive("limit_s") if "limit_s" in section.values else math.inf,
+    )
+    if (segments.by == "gap") != ("gap_s" in section.values):
+        raise section.fail("gap_s", "belongs to segment: gap, and is needed there; give the pause in seconds")
+    if segments.by != "topic":
+        for key in ("topic", "type", "field"):
+            if key in section.values:
+                raise section.fail(key, f"belongs to segment: topic, but segment is '{segments.by}'; remove it")
+        return segments
+    if "topic" not in section.values:
+        return segments
+    field = section.text("field") if "field" in section.values else "data"
+    return dataclasses.replace(segments, topic=section.text("topic"), type=_message_type(section), field=field)
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

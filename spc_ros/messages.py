@@ -10,6 +10,7 @@ Field paths, as a contract writes them:
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import numbers
 from array import array
@@ -21,6 +22,7 @@ import numpy as np
 
 from spc_core.contract import Contract
 from spc_core.frames import Step, TransitionAssembler
+from spc_core.transforms import FieldTransforms
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
@@ -304,40 +306,66 @@ class FieldWriter:
             setattr(holder, path[-1], value)
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What one role takes from a topic, and how."""
+
+    role: Role
+    topic: str  # the contract's name
+    type: str
+    fields: tuple[str, ...]
+    clock: str  # header | receive
+    transforms: FieldTransforms | None  # None where the numbers are taken as they are
+
+
+def sources(contract: Contract) -> list[Source]:
+    """All that a contract reads: observation streams, action, and reward if a topic carries it."""
+    found = []
+    for index, stream in enumerate(contract.observation):
+        transforms = None if stream.transforms.is_plain else stream.transforms
+        role = ("observation", index)
+        found.append(Source(role, stream.topic, stream.type, stream.fields, stream.clock, transforms))
+    action, reward = contract.action, contract.reward
+    found.append(Source(("action", 0), action.topic, action.type, action.fields, action.clock, None))
+    if reward.topic is not None and reward.type is not None and reward.field is not None:
+        found.append(Source(("reward", 0), reward.topic, reward.type, (reward.field,), reward.clock, None))
+    types: dict[str, str] = {}
+    for source in found:
+        if types.setdefault(source.topic, source.type) != source.type:
+            both = f"{types[source.topic]}, {source.type}"
+            raise MessageError(f"topic '{source.topic}': the contract gives it the types {both}; keep one")
+    return found
+
+
 class ContractReader:
-    """Decodes messages of a contract's topics into stamped samples, for the converter and for nodes."""
+    """Decodes messages of a contract's topics into stamped samples, one by one as a node gets them."""
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
         self.unset_stamps: Counter[str] = Counter()  # messages by topic that should have had a stamp
         self.types: dict[str, str] = {}
-        self._readers: dict[str, list[tuple[Role, FieldReader]]] = {}
-        for index, stream in enumerate(contract.observation):
-            self._add(("observation", index), stream.topic, stream.type, stream.fields)
-        self._add(("action", 0), contract.action.topic, contract.action.type, contract.action.fields)
-        reward = contract.reward
-        if reward.topic is not None and reward.type is not None and reward.field is not None:
-            self._add(("reward", 0), reward.topic, reward.type, (reward.field,))
-
-    def _add(self, role: Role, topic: str, type_name: str, fields: tuple[str, ...]) -> None:
-        if self.types.setdefault(topic, type_name) != type_name:
-            raise MessageError(
-                f"topic '{topic}': the contract gives it the types {self.types[topic]}, {type_name}; keep one"
-            )
-        self._readers.setdefault(topic, []).append((role, FieldReader(type_name, fields, topic)))
+        self._readers: dict[str, list[tuple[Source, FieldReader]]] = {}
+        for source in sources(contract):
+            self.types[source.topic] = source.type
+            reader = FieldReader(source.type, source.fields, source.topic)
+            self._readers.setdefault(source.topic, []).append((source, reader))
 
     def route(self, topic: str) -> list[Role]:
         """What a topic is for, by the contract's own name of it; empty for a topic outside the contract."""
-        return [role for role, _ in self._readers.get(topic, [])]
+        return [source.role for source, _ in self._readers.get(topic, [])]
 
     def samples(self, topic: str, message: Any, receive_ns: int) -> list[tuple[Role, int, np.ndarray]]:
         """(role, t_ns, values) for each role of the topic. Raises MessageError."""
-        readers = self._readers.get(topic)
-        if not readers:
-            return []
-        t_ns, unset = sample_time(message, receive_ns, self.contract.clock)
-        self.unset_stamps[topic] += unset
-        return [(role, t_ns, reader.read(message)) for role, reader in readers]
+        samples, any_unset = [], False
+        for source, reader in self._readers.get(topic, ()):
+            t_ns, unset = sample_time(message, receive_ns, source.clock)
+            values = reader.read(message)
+            if source.transforms is not None:
+                values = source.transforms(np.array([t_ns]), values[None])[0]
+            any_unset |= unset
+            samples.append((source.role, t_ns, values))
+        self.unset_stamps[topic] += any_unset
+        return samples
 
     def feed(self, assembler: TransitionAssembler, topic: str, message: Any, receive_ns: int) -> list[Step]:
         """Push a message into the assembler; returns the steps that it decides. Raises MessageError."""

@@ -71,7 +71,7 @@ def test_a_missing_field_is_named(path):
 
 def test_a_misspelt_field_gets_a_suggestion():
     text = TEXT.replace("rate_hz:", "rate_hertz:")
-    with pytest.raises(ContractError, match=r"rate_hertz is not a contract field \(did you mean 'rate_hz'\?\)"):
+    with pytest.raises(ContractError, match=r"rate_hertz is not a field here \(did you mean 'rate_hz'\?\)"):
         parse_contract(text, "robot.yaml")
     text = TEXT.replace("max_age_s: 0.05", "max_age: 0.05", 1)
     with pytest.raises(ContractError, match=r"observation\[0\]\.max_age is not .*did you mean 'max_age_s'"):
@@ -91,7 +91,7 @@ def test_a_misspelt_field_gets_a_suggestion():
         ("action.safe", [0, 21], "action.safe[1] (effort.elbow) is 21.0, outside [-20.0, 20.0]"),
         ("action.max_rate", [0, 1], "action.max_rate[0] (effort.shoulder) must be positive, got 0.0"),
         ("action.type", "JointState", "action.type is 'JointState'; write package/msg/Type"),
-        ("observation.0.fields", [], "observation[0].fields must be a list of texts with at least one entry"),
+        ("observation.0.fields", [], "observation[0].fields must be a list with at least one entry"),
         (
             "observation.0.max_age_s",
             float("inf"),
@@ -100,10 +100,32 @@ def test_a_misspelt_field_gets_a_suggestion():
         ("observation.0.max_age_s", -1, "observation[0].max_age_s must be a positive number, got -1"),
         ("reward.function", "rech", "reward.function is 'rech' (did you mean 'reach'?); use one of: reach"),
         ("reward.function", "os.system", "reward.function is 'os.system'; use one of: reach"),
-        ("reward.weights.speed", 1, "reward.weights.speed is not a contract field"),
+        ("reward.weights.speed", 1, "reward.weights.speed is not a field here"),
         ("observation.1.fields", ["velocity.elbow"], "reward 'reach' needs observed fields target.position"),
-        ("episode.segment", "gap", "episode.segment is 'gap'; use one of: bag"),
+        ("episode.segment", "gaps", "episode.segment is 'gaps' (did you mean 'gap'?); use one of: bag, topic, gap"),
         ("task", "x", "task must be a mapping, got 'x'"),
+        ("episode.gap_s", 1.0, "episode.gap_s belongs to segment: gap"),
+        ("episode.segment", "gap", "episode.gap_s belongs to segment: gap, and is needed there"),
+        ("episode.topic", "marker", "episode.topic belongs to segment: topic, but segment is 'bag'; remove it"),
+        ("episode.limit_s", 0, "episode.limit_s must be a positive number, got 0"),
+        ("observation.0.clock", "ros", "observation[0].clock is 'ros'; use one of: header, receive"),
+        ("observation.0.fields", [3], "observation[0].fields[0] must be a field's path, or a mapping"),
+        (
+            "observation.0.fields",
+            [{"field": "position.elbow", "as": "sincos"}],
+            "observation[0].fields[0].as is 'sincos' (did you mean 'sin_cos'?)",
+        ),
+        ("observation.0.fields", [{"as": "yaw"}], "observation[0].fields[0].field is missing; add it"),
+        (
+            "observation.0.fields",
+            [{"field": "position.elbow", "clip": [1, 1]}],
+            "observation[0].fields[0].clip is [1.0, 1.0]; the first must be below the second",
+        ),
+        (
+            "observation.0.fields",
+            [{"field": "position.elbow", "scale": 0}],
+            "observation[0].fields[0].scale is 0, which makes every value the same",
+        ),
     ],
 )
 def test_a_bad_value_is_refused_with_its_place(path, value, message):
@@ -153,3 +175,29 @@ def test_the_reward_function_gives_what_the_formula_gives():
     before, after = np.array([0, 0, 0, 0, 0.3, 0.4]), np.array([0, 0, 0, 0, 9, 9.0])
     # distance 0.5, scale 2: tanh(1); effort (20/40)^2 + (20/20)^2 = 1.25
     assert reward(before, np.array([20.0, -20.0]), after) == pytest.approx(-np.tanh(1.0) - 0.01 * 1.25)
+
+
+def test_transformed_fields_are_read_and_named_apart():
+    fields = [
+        "position.shoulder",
+        "position.elbow",
+        {"field": "effort.elbow", "as": "sin_cos"},
+        {"field": "velocity.elbow", "as": "derivative", "clip": [-5, 5]},
+    ]
+    contract = parse_contract(changed("observation.0.fields", fields), "a")
+    stream = contract.observation[0]
+    assert stream.fields == ("position.shoulder", "position.elbow", "velocity.elbow")
+    assert stream.names == (
+        "position.shoulder",
+        "position.elbow.sin",
+        "position.elbow.cos",
+        "velocity.elbow.derivative",
+    )
+    assert contract.observation_dim == 4 + len(contract.observation[1].names)
+    assert contract.observation_names[1] == "joint_states.position.elbow.sin"
+
+
+def test_a_stream_may_have_a_clock_of_its_own():
+    contract = parse_contract(changed("observation.1.clock", "receive"), "a")
+    assert [stream.clock for stream in contract.observation] == ["header", "receive"]
+    assert contract.action.clock == contract.reward.clock == "header"
