@@ -186,15 +186,10 @@ def test_transformed_fields_are_read_and_named_apart():
     ]
     contract = parse_contract(changed("observation.0.fields", fields), "a")
     stream = contract.observation[0]
-    assert stream.fields == ("position.shoulder", "position.elbow", "velocity.elbow")
-    assert stream.names == (
-        "position.shoulder",
-        "position.elbow.sin",
-        "position.elbow.cos",
-        "velocity.elbow.derivative",
-    )
-    assert contract.observation_dim == 4 + len(contract.observation[1].names)
-    assert contract.observation_names[1] == "joint_states.position.elbow.sin"
+    assert stream.fields == ("position.shoulder", "position.elbow", "effort.elbow", "velocity.elbow")
+    assert stream.names[2:] == ("effort.elbow.sin", "effort.elbow.cos", "velocity.elbow.derivative")
+    assert contract.observation_dim == 5 + len(contract.observation[1].names)
+    assert contract.observation_names[2] == "joint_states.effort.elbow.sin"
 
 
 def test_a_stream_may_have_a_clock_of_its_own():
