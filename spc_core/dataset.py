@@ -53,6 +53,7 @@ class Episode:
     source: str  # the bag it came from
     source_sha256: str = ""
     behaviour: str = ""  # who acted, where known
+    labels: Mapping[str, str | float | bool] = dataclasses.field(default_factory=dict)  # success, notes, ...
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -271,7 +272,7 @@ def _buffer(episode: Episode) -> EpisodeBuffer:
 
 
 def _details(episode: Episode) -> dict[str, Any]:
-    return {name: getattr(episode, name) for name in ("cut", "source", "source_sha256", "behaviour")}
+    return {name: getattr(episode, name) for name in ("cut", "source", "source_sha256", "behaviour", "labels")}
 
 
 def _slug(text: str) -> str:

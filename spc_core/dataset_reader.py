@@ -87,6 +87,7 @@ def _episode(raw: dict[str, Any], about: dict[str, Any]) -> Episode:
         source=about["source"],
         source_sha256=about["source_sha256"],
         behaviour=about["behaviour"],
+        labels=about.get("labels", {}),  # datasets of before have none
     )
 
 

@@ -112,6 +112,11 @@ class FieldTransforms:
         self._last_ns: int | None = None
         self._last = np.empty(0)
 
+    @property
+    def width(self) -> int:
+        """Numbers that come out for a row."""
+        return sum(len(field.outputs) for field in self.fields)
+
     def reset(self) -> None:
         """Forget the last sample."""
         self._last_ns = None

@@ -44,6 +44,12 @@ class TopicReport:
         numbers = {**dataclasses.asdict(self), "rate_hz": self.rate_hz, "nan_share": self.nan_share}
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in numbers.items()}
 
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> TopicReport:
+        """What as_dict() gave."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: math.nan if said[name] is None else said[name] for name in names})
+
 
 def report_topic(
     type_name: str,
