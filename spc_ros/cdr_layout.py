@@ -9,7 +9,7 @@ by them (joint names, labels); their bytes must be ASCII or the template's, sinc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from rosbags.interfaces import Nodetype
 from rosbags.typesys.store import Typestore
 
 HEADER_BYTES = 4  # encapsulation; alignment counts from behind it
-MERGE_GAP = 32  # bytes; checks closer than this are compared in one go
+NEAR = 32  # bytes; what is closer than this is gathered in one go
 NS_PER_S = 1_000_000_000
 
 KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -115,25 +115,21 @@ def located(place: float) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Bytes that are the template's where the mask says so."""
+    """Bytes that are the template's where the mask says so; words of eight bytes where they fit, else bytes."""
 
     offset: int
-    expected: np.ndarray  # (bytes,) uint8, the template's under the mask
-    mask: np.ndarray  # (bytes,) uint8
+    expected: np.ndarray  # (words,), the template's
+    mask: np.ndarray  # (words,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Numbers of one kind that lie side by side and go to neighbouring places of a vector."""
+    """Numbers of one kind side by side, and which of them go where in a vector."""
 
     offset: int
     kind: int
-    first: int  # place of the first in the vector
     count: int
-
-    def is_followed_by(self, offset: int, kind: int, place: int) -> bool:
-        end = self.offset + self.count * _WIDTHS[self.kind]
-        return (end, self.kind, self.first + self.count) == (offset, kind, place)
+    moves: tuple[tuple[int, int, int], ...]  # (first in the span, first in the vector, how many)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,38 +140,33 @@ class Layout:
     endian: Literal["<", ">"]
     checks: tuple[Check, ...]
     spans: tuple[Span, ...]
-    stamp: tuple[Span, Span] | None  # seconds and nanoseconds
+    stamp: tuple[Span, ...]  # seconds and nanoseconds; empty without a header
 
     @property
     def row_bytes(self) -> int:
-        """Roughly what one message takes while it is decoded."""
-        widths = [len(check.expected) for check in self.checks]
-        return max([64, *widths, *(8 * (span.first + span.count) for span in self.spans)])
+        """The most that is gathered of one message at a time, at least 64."""
+        return max(64, *(check.mask.nbytes for check in self.checks), *(8 * span.count for span in self.spans))
 
     def matches(self, buffer: np.ndarray, at: np.ndarray) -> np.ndarray | None:
         """(N,) bool, which of the messages of `size` bytes at `at` have this layout; None for all of them."""
         wrong = None
         for check in self.checks:
-            rows = gather(buffer, at + check.offset, np.dtype(np.uint8), len(check.expected))
-            rows &= check.mask
-            rows ^= check.expected
-            if rows.any():
-                wrong = np.logical_or(rows.any(axis=1), False if wrong is None else wrong)
+            words = gather(buffer, at + check.offset, check.mask.dtype, len(check.mask))
+            words ^= check.expected
+            words &= check.mask
+            if words.any():
+                wrong = np.logical_or(words.any(axis=1), False if wrong is None else wrong)
         return None if wrong is None else np.logical_not(wrong)
 
-    def stamps(self, buffer: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """(N,) int64 nanoseconds of the messages at `at`; 0 without a header."""
-        if self.stamp is None:
-            return np.zeros(len(at), np.int64)
-        seconds, nanoseconds = (self._numbers(buffer, at, span)[:, 0].astype(np.int64) for span in self.stamp)
-        return seconds * NS_PER_S + nanoseconds
-
-    def values(self, buffer: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """(N, F) float64 of the messages at `at`."""
-        values = np.empty((len(at), sum(span.count for span in self.spans)))
+    def decode(self, buffer: np.ndarray, at: np.ndarray, stamps: np.ndarray, values: np.ndarray) -> None:
+        """Write (N,) int64 nanoseconds, 0 without a header, and (N, F) float64 of the messages at `at`."""
+        stamps[:] = 0
+        for span, scale in zip(self.stamp, (NS_PER_S, 1), strict=False):
+            stamps += self._numbers(buffer, at, span)[:, 0].astype(np.int64) * scale
         for span in self.spans:
-            values[:, span.first : span.first + span.count] = self._numbers(buffer, at, span)
-        return values
+            numbers = self._numbers(buffer, at, span)
+            for source, place, count in span.moves:
+                values[:, place : place + count] = numbers[:, source : source + count]
 
     def _numbers(self, buffer: np.ndarray, at: np.ndarray, span: Span) -> np.ndarray:
         if span.kind == _BOOL:
@@ -184,30 +175,55 @@ class Layout:
         return gather(buffer, at + span.offset, dtype, span.count)
 
 
-def make_layout(walk: Walk, places: Sequence[float], stamp: tuple[int, int] | None) -> Layout:
-    """The layout of the walked message for numbers at `places`, in this order. Raises LayoutError."""
-    spans: list[Span] = []
-    for first, place in enumerate(places):
-        offset, kind = located(place)
-        if spans and spans[-1].is_followed_by(offset, kind, first):
-            spans[-1] = dataclasses.replace(spans[-1], count=spans[-1].count + 1)
+def make_layout(walk: Walk, places: Sequence[float], stamp: Sequence[int]) -> Layout:
+    """The layout of the walked message for numbers at `places`, in this order. Raises LayoutError.
+
+    `stamp`: places of seconds and nanoseconds, empty without a header.
+    """
+    times = [Span(*located(place), 1, ()) for place in stamp]
+    checks = _merge_checks(walk.checks, len(walk.data))
+    return Layout(len(walk.data), walk.endian, tuple(checks), tuple(_spans(places)), tuple(times))
+
+
+def _spans(places: Sequence[float]) -> Iterator[Span]:
+    """Wanted numbers by their offsets, those of one kind and near each other as one span."""
+    wanted = sorted((*located(place), index) for index, place in enumerate(places))
+    first, kind, count, moves = 0, -1, 0, []
+    for offset, its_kind, place in wanted:
+        width = _WIDTHS[its_kind]
+        source, rest = divmod(offset - first, width)
+        if its_kind != kind or rest or (source - count) * width > NEAR:
+            if moves:
+                yield Span(first, kind, count, tuple(moves))
+            first, kind, source, moves = offset, its_kind, 0, []
+        count = source + 1
+        if moves and (source, place) == (moves[-1][0] + moves[-1][2], moves[-1][1] + moves[-1][2]):
+            moves[-1] = (*moves[-1][:2], moves[-1][2] + 1)
         else:
-            spans.append(Span(offset, kind, first, 1))
-    times = None if stamp is None else (Span(*located(stamp[0]), 0, 1), Span(*located(stamp[1]), 0, 1))
-    return Layout(len(walk.data), walk.endian, tuple(_merge(walk.checks)), tuple(spans), times)
+            moves.append((source, place, 1))
+    if moves:
+        yield Span(first, kind, count, tuple(moves))
 
 
-def _merge(checks: Iterable[tuple[int, bytes, int]]) -> Iterable[Check]:
-    """Checks in the order of their offsets, those close together as one."""
+def _merge_checks(checks: Iterable[tuple[int, bytes, int]], size: int) -> Iterator[Check]:
+    """Checks in the order of their offsets, those near each other as one."""
     begin, expected, mask = 0, bytearray(), bytearray()
     for offset, raw, bits in checks:
         gap = offset - begin - len(mask)
-        if gap > MERGE_GAP:
-            yield Check(begin, np.frombuffer(bytes(expected), np.uint8), np.frombuffer(bytes(mask), np.uint8))
+        if gap > NEAR:
+            yield _check(begin, expected, mask, size)
             begin, gap, expected, mask = offset, 0, bytearray(), bytearray()
         expected += bytes(gap) + raw
         mask += bytes(gap) + bytes([bits]) * len(raw)
-    yield Check(begin, np.frombuffer(bytes(expected), np.uint8), np.frombuffer(bytes(mask), np.uint8))
+    yield _check(begin, expected, mask, size)
+
+
+def _check(begin: int, expected: bytearray, mask: bytearray, size: int) -> Check:
+    """A check of whole words where they end within the message; what they have too much is masked."""
+    spare = -len(mask) % 8
+    word = np.uint64 if begin + len(mask) + spare <= size else np.uint8
+    spare = bytes(spare if word is np.uint64 else 0)
+    return Check(begin, np.frombuffer(bytes(expected + spare), word), np.frombuffer(bytes(mask + spare), word))
 
 
 def gather(buffer: np.ndarray, at: np.ndarray, dtype: np.dtype, count: int) -> np.ndarray:

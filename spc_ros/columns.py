@@ -68,13 +68,14 @@ class ColumnReader:
         try:
             walk = Walk(self.typestore, self.type_name, data, self._decisive)
             stamp = walk.places.header.stamp if self._has_stamp else None
-            times = None if stamp is None else (stamp.sec, stamp.nanosec)
+            times = () if stamp is None else (stamp.sec, stamp.nanosec)
             layout = make_layout(walk, self._reader.read(walk.places).tolist(), times)
         except (LayoutError, MessageError):  # such as a path to an attribute of numpy's arrays
             return None
-        raw, at = np.frombuffer(data, np.uint8), np.zeros(1, np.int64)
-        same = np.array_equal(layout.values(raw, at)[0], block.values[row], equal_nan=True)
-        return layout if same and layout.stamps(raw, at)[0] == block.stamps[row] else None
+        stamps, values = np.zeros(1, np.int64), np.empty((1, block.values.shape[1]))
+        layout.decode(np.frombuffer(data, np.uint8), np.zeros(1, np.int64), stamps, values)
+        same = np.array_equal(values[0], block.values[row], equal_nan=True) and stamps[0] == block.stamps[row]
+        return layout if same else None
 
 
 class _Block:
@@ -108,13 +109,20 @@ class _Block:
                 matched[begin : begin + step] = match
                 part, at = part[match], at[match]
             if len(part):
-                whole = part[-1] - part[0] == len(part) - 1
-                place = slice(part[0], part[-1] + 1) if whole else part
-                self.stamps[place] = layout.stamps(self.buffer, at)
-                self.values[place] = layout.values(self.buffer, at)
+                self._write(layout, part, at)
         done[done] = matched
         self.left = self.left[~done]
         return int(matched.sum())
+
+    def _write(self, layout: Layout, rows: np.ndarray, at: np.ndarray) -> None:
+        """Decode messages at `at` into the rows, which are increasing."""
+        if rows[-1] - rows[0] == len(rows) - 1:
+            place = slice(rows[0], rows[-1] + 1)
+            layout.decode(self.buffer, at, self.stamps[place], self.values[place])
+            return
+        stamps, values = np.empty(len(rows), np.int64), np.empty((len(rows), self.values.shape[1]))
+        layout.decode(self.buffer, at, stamps, values)
+        self.stamps[rows], self.values[rows] = stamps, values
 
 
 def deserialize(typestore: Typestore, column: RawColumn, row: int, type_name: str, where: str) -> Any:
@@ -132,12 +140,10 @@ def deserialize(typestore: Typestore, column: RawColumn, row: int, type_name: st
 def has_stamp(typestore: Typestore, type_name: str) -> bool:
     """Whether messages of a type have header.stamp.sec and nanosec, of 32 bits."""
     for part in ("header", "stamp"):
-        node, what = dict(typestore.fielddefs[type_name][1]).get(part, (None, None))
-        if node != Nodetype.NAME or what not in typestore.fielddefs:
+        description = dict(typestore.fielddefs[type_name][1]).get(part)
+        if description is None or description[0] != Nodetype.NAME:
             return False
-        type_name = str(what)
+        type_name = str(description[1])
     time = dict(typestore.fielddefs[type_name][1])
-    return all(
-        node == Nodetype.BASE and what[0] in ("int32", "uint32")
-        for node, what in (time.get(part, (None, None)) for part in ("sec", "nanosec"))
-    )
+    wide = [(Nodetype.BASE, (kind, 0)) for kind in ("int32", "uint32")]
+    return time.get("sec") in wide and time.get("nanosec") in wide
