@@ -87,7 +87,8 @@ class InProcessDriver:
         for index in np.unique(np.linspace(0, len(seen) - 1, OFFLINE_TRANSITIONS).round().astype(int)):
             t = seen[index]
             if self.reward_function is not None:
-                t = dataclasses.replace(t, reward=self.reward_function(t.observation, t.action, t.next_observation))
+                reward = float(self.reward_function(t.observation, t.action, t.next_observation))
+                t = dataclasses.replace(t, reward=reward)
             self.tracker.update(t)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from spc_core import cuts
 from spc_core.contract import Contract
 
 BEAT_TOLERANCE = 0.25  # share of a period by which a tick may be early or late against the last
@@ -52,6 +53,13 @@ class Step:
     t_ns: int
     transition: Transition | None
     cut: str | None = None
+    observation: np.ndarray | None = None  # (O,) at the tick itself, with or without a transition
+
+
+def beat_window_ns(contract: Contract) -> tuple[int, int]:
+    """How long after a tick the next one may come at the earliest, and at the latest."""
+    period_ns = contract.period_ns
+    return round(period_ns * (1 - BEAT_TOLERANCE)), round(period_ns * (1 + BEAT_TOLERANCE))
 
 
 class _Stream:
@@ -67,7 +75,7 @@ class _Stream:
         """Store a sample; returns the fault when the clock jumped back. Late samples are counted and dropped."""
         if t_ns <= self.newest_ns:
             if t_ns < self.newest_ns - JUMP_NS:
-                return f"clock jumped back by {(self.newest_ns - t_ns) / 1e9:.3f} s on {self.name}"
+                return cuts.clock_jumped(self.name, self.newest_ns - t_ns)
             self.counts["duplicate" if t_ns == self.newest_ns else "late"] += 1
             return None
         self.newest_ns = t_ns
@@ -93,8 +101,7 @@ class ObservationAssembler:
         self.streams = [_Stream(stream.topic) for stream in contract.observation]
         self._horizon_ns = NO_TIME
         self._last_ns: int | None = None  # the last tick; None before the first one and after a fault
-        self._early_ns = round(contract.period_ns * (1 - BEAT_TOLERANCE))
-        self._late_ns = round(contract.period_ns * (1 + BEAT_TOLERANCE))
+        self._early_ns, self._late_ns = beat_window_ns(contract)
 
     def push(self, stream: int, t_ns: int, values: np.ndarray) -> list[Frame]:
         """Add a sample of observation stream number `stream`; returns the frames that it decides."""
@@ -159,15 +166,13 @@ class ObservationAssembler:
         for stream, spec in zip(self.streams, self.contract.observation, strict=True):
             sample = next((s for s in reversed(stream.samples) if s[0] <= t_ns), None)
             if sample is None:
-                return Frame(t_ns, None, f"{spec.topic}: no message yet")
+                return Frame(t_ns, None, cuts.no_message(spec.topic))
             age_ns = t_ns - sample[0]
             if spec.max_age_ns is not None and age_ns > spec.max_age_ns:
-                ages = f"{age_ns / 1e6:.0f} ms old, allowed {spec.max_age_s * 1e3:.0f} ms"
-                return Frame(t_ns, None, f"{spec.topic}: stale, {ages}")
+                return Frame(t_ns, None, cuts.stale(spec, age_ns))
             finite = np.isfinite(sample[1])
             if not finite.all():
-                field = spec.names[int(np.argmin(finite))]
-                return Frame(t_ns, None, f"{spec.topic}: {field} is not finite")
+                return Frame(t_ns, None, cuts.not_finite(spec.topic, spec.names[int(np.argmin(finite))]))
             parts.append(sample[1])
         return Frame(t_ns, np.concatenate(parts))
 
@@ -256,25 +261,25 @@ class TransitionAssembler:
     def _decide(self, frame: Frame) -> Step | None:
         """The step that ends at `frame`, or None while a sample that belongs to it may still come."""
         if self._previous is None or self._previous.observation is None or frame.observation is None:
-            return Step(frame.t_ns, None, frame.fault or "start")
+            return Step(frame.t_ns, None, frame.fault or cuts.START, frame.observation)
         begin_ns, end_ns = self._previous.t_ns, frame.t_ns
         over = self._horizon_ns > end_ns + self.patience_ns
         action = next((v for t, v in self.actions.samples if begin_ns < t <= end_ns), None)
         if action is None:
             if not (over or self.actions.newest_ns > end_ns):
                 return None
-            return Step(end_ns, None, f"{self.actions.name}: no command in the period")
+            return Step(end_ns, None, cuts.no_command(self.actions.name), frame.observation)
         if not np.isfinite(action).all():
-            return Step(end_ns, None, f"{self.actions.name}: not finite")
+            return Step(end_ns, None, cuts.not_finite(self.actions.name), frame.observation)
         if self._reward_function is not None:
-            reward = self._reward_function(self._previous.observation, action, frame.observation)
+            reward = float(self._reward_function(self._previous.observation, action, frame.observation))
         else:
             if not (over or self.rewards.newest_ns >= end_ns):
                 return None
             found = next((v for t, v in reversed(self.rewards.samples) if begin_ns < t <= end_ns), None)
             if found is None or not np.isfinite(found[0]):
-                why = "no reward in the period" if found is None else "not finite"
-                return Step(end_ns, None, f"{self.rewards.name}: {why}")
+                why = cuts.no_reward if found is None else cuts.not_finite
+                return Step(end_ns, None, why(self.rewards.name), frame.observation)
             reward = float(found[0])
         transition = Transition(begin_ns, self._previous.observation, action, reward, frame.observation)
-        return Step(end_ns, transition)
+        return Step(end_ns, transition, observation=frame.observation)

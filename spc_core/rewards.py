@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-RewardFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
-"""(o_k, a_k, o_{k+1}) in the contract's units to r_k."""
+RewardFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(o_k, a_k, o_{k+1}) in the contract's units, (..., O), (..., A), (..., O), to r_k, (...).
+
+Row by row or all at once, the numbers are the same to the last bit.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +34,20 @@ def _reach(names: tuple[str, ...], action_scale: np.ndarray, weights: Mapping[st
     position = [_index(names, f"joint_states.position.{joint}") for joint in joints]
     target = [_index(names, f"target.position.{joint}") for joint in joints]
 
-    def reward(observation: np.ndarray, action: np.ndarray, following: np.ndarray) -> float:
-        distance = np.linalg.norm(following[position] - observation[target])
-        effort = np.sum(np.square(action / action_scale))
-        return float(-weights["distance"] * np.tanh(weights["scale"] * distance) - weights["effort"] * effort)
+    def reward(observation: np.ndarray, action: np.ndarray, following: np.ndarray) -> np.ndarray:
+        distance = np.sqrt(_sum_of_squares(following[..., position] - observation[..., target]))
+        effort = _sum_of_squares(action / action_scale)
+        return -weights["distance"] * np.tanh(weights["scale"] * distance) - weights["effort"] * effort
 
     return reward
+
+
+def _sum_of_squares(values: np.ndarray) -> np.ndarray:
+    """Over the last axis, term by term: the order of np.sum depends on the layout in memory, and so its last bit."""
+    total = np.square(values[..., 0])
+    for i in range(1, values.shape[-1]):
+        total = total + np.square(values[..., i])
+    return total
 
 
 def _index(names: tuple[str, ...], name: str) -> int:

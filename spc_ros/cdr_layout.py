@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the numbers of a CDR message lie, and which of its bytes another message must share to be laid out alike.
+
+Two messages of a type have one layout when they are equally long and agree in every length prefix: by induction
+from the first prefix, each next one is at the same place. Strings count by length only, unless a field is found
+by them (joint names, labels); their bytes must be ASCII or the template's, since CDR readers refuse bad UTF-8.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from rosbags.interfaces import Nodetype
+from rosbags.typesys.store import Typestore
+
+HEADER_BYTES = 4  # encapsulation; alignment counts from behind it
+NEAR = 32  # bytes; what is closer than this is gathered in one go
+NS_PER_S = 1_000_000_000
+
+KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
+_ALIASES = {"byte": "int8", "char": "uint8"}
+_WIDTHS = [np.dtype(kind).itemsize for kind in KINDS]
+_BOOL = KINDS.index("bool")
+
+
+class LayoutError(ValueError):
+    """A message whose layout cannot be told; it has to be deserialised."""
+
+
+class Walk:
+    """One pass over a whole message that rosbags accepts.
+
+    `places` looks like the message, with the place of a number instead of the number: an int that `located`
+    takes apart. `checks` are (offset, bytes, mask) of all that fixes the layout.
+    """
+
+    def __init__(self, typestore: Typestore, type_name: str, data: bytes, decisive: frozenset[str]) -> None:
+        """`decisive`: fields of the type whose strings have to be equal. Raises LayoutError."""
+        self.typestore, self.data = typestore, data
+        self.checks: list[tuple[int, bytes, int]] = [(0, data[:2], 0xFF)]
+        self.endian: Literal["<", ">"] = "<" if data[1] else ">"
+        self._pos, self._exact = HEADER_BYTES, False
+        definition = typestore.get_msgdef(type_name)
+        values = []
+        for name, description in definition.fields:
+            self._exact = name in decisive
+            values.append(self._value(description))
+        self.places: Any = definition.cls(*values)
+        if not self._pos <= len(data) <= self._pos + 3:  # three bytes of padding, as rosbags has it
+            raise LayoutError(f"{type_name}: {self._pos} bytes of {len(data)} have a meaning")
+
+    def _value(self, description: Any) -> Any:
+        node, what = description
+        if node == Nodetype.NAME:
+            definition = self.typestore.get_msgdef(what)
+            return definition.cls(*[self._value(part) for _, part in definition.fields])
+        if node == Nodetype.BASE:
+            return self._string() if what[0] == "string" else self._numbers(what[0], 1)[0]
+        element, count = what
+        if node == Nodetype.SEQUENCE:
+            count = self._prefix()
+        if element[0] == Nodetype.BASE and element[1][0] != "string":
+            return self._numbers(element[1][0], count)
+        return [self._value(element) for _ in range(count)]
+
+    def _align(self, width: int) -> None:
+        self._pos += (HEADER_BYTES - self._pos) % width
+
+    def _prefix(self) -> int:
+        """A length; checked."""
+        self._align(4)
+        raw = self.data[self._pos : self._pos + 4]
+        self.checks.append((self._pos, raw, 0xFF))
+        self._pos += 4
+        count = int.from_bytes(raw, "little" if self.endian == "<" else "big")
+        if count > len(self.data):
+            raise LayoutError(f"a length of {count} at byte {self._pos - 4} of {len(self.data)}")
+        return count
+
+    def _string(self) -> str:
+        length = self._prefix()
+        raw = self.data[self._pos : self._pos + length]
+        text, end = raw[:-1], raw[-1:]
+        if text:
+            free = text.isascii() and not self._exact
+            self.checks.append((self._pos, bytes(len(text)) if free else text, 0x80 if free else 0xFF))
+        self.checks.append((self._pos + len(text), end, 0xFF))
+        self._pos += length
+        return text.decode()
+
+    def _numbers(self, name: str, count: int) -> range:
+        """The places of `count` numbers in a row."""
+        name = _ALIASES.get(name, name)
+        if name not in KINDS:
+            raise LayoutError(f"numbers of type {name}")
+        kind = KINDS.index(name)
+        width = _WIDTHS[kind]
+        if count:
+            self._align(width)
+        first = self._pos
+        self._pos += count * width
+        return range(first * 16 + kind, self._pos * 16 + kind, width * 16)
+
+
+def located(place: float) -> tuple[int, int]:
+    """(offset in the message, index in KINDS) of a number of `Walk.places`. Raises LayoutError for others."""
+    offset, kind = divmod(int(place), 16)
+    if offset < HEADER_BYTES or kind >= len(KINDS):
+        raise LayoutError(f"{place} is no place of a number")
+    return offset, kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Bytes that are the template's where the mask says so; words of eight bytes where they fit, else bytes."""
+
+    offset: int
+    expected: np.ndarray  # (words,), the template's
+    mask: np.ndarray  # (words,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Numbers of one kind side by side, and which of them go where in a vector."""
+
+    offset: int
+    kind: int
+    count: int
+    moves: tuple[tuple[int, int, int], ...]  # (first in the span, first in the vector, how many)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """Where F wanted numbers and the stamp are in messages of `size` bytes that pass the checks."""
+
+    size: int
+    endian: Literal["<", ">"]
+    checks: tuple[Check, ...]
+    spans: tuple[Span, ...]
+    stamp: tuple[Span, ...]  # seconds and nanoseconds; empty without a header
+
+    @property
+    def row_bytes(self) -> int:
+        """The most that is gathered of one message at a time, at least 64."""
+        return max(64, *(check.mask.nbytes for check in self.checks), *(8 * span.count for span in self.spans))
+
+    def matches(self, buffer: np.ndarray, at: np.ndarray) -> np.ndarray | None:
+        """(N,) bool, which of the messages of `size` bytes at `at` have this layout; None for all of them."""
+        wrong = None
+        for check in self.checks:
+            words = gather(buffer, at + check.offset, check.mask.dtype, len(check.mask))
+            words ^= check.expected
+            words &= check.mask
+            if words.any():
+                wrong = np.logical_or(words.any(axis=1), False if wrong is None else wrong)
+        return None if wrong is None else np.logical_not(wrong)
+
+    def decode(self, buffer: np.ndarray, at: np.ndarray, stamps: np.ndarray, values: np.ndarray) -> None:
+        """Write (N,) int64 nanoseconds, 0 without a header, and (N, F) float64 of the messages at `at`."""
+        stamps[:] = 0
+        for span, scale in zip(self.stamp, (NS_PER_S, 1), strict=False):
+            stamps += self._numbers(buffer, at, span)[:, 0].astype(np.int64) * scale
+        for span in self.spans:
+            numbers = self._numbers(buffer, at, span)
+            for source, place, count in span.moves:
+                values[:, place : place + count] = numbers[:, source : source + count]
+
+    def _numbers(self, buffer: np.ndarray, at: np.ndarray, span: Span) -> np.ndarray:
+        if span.kind == _BOOL:
+            return gather(buffer, at + span.offset, np.dtype(np.uint8), span.count) != 0
+        dtype = np.dtype(KINDS[span.kind]).newbyteorder(self.endian)
+        return gather(buffer, at + span.offset, dtype, span.count)
+
+
+def make_layout(walk: Walk, places: Sequence[float], stamp: Sequence[int]) -> Layout:
+    """The layout of the walked message for numbers at `places`, in this order. Raises LayoutError.
+
+    `stamp`: places of seconds and nanoseconds, empty without a header.
+    """
+    times = [Span(*located(place), 1, ()) for place in stamp]
+    checks = _merge_checks(walk.checks, len(walk.data))
+    return Layout(len(walk.data), walk.endian, tuple(checks), tuple(_spans(places)), tuple(times))
+
+
+def _spans(places: Sequence[float]) -> Iterator[Span]:
+    """Wanted numbers by their offsets, those of one kind and near each other as one span."""
+    wanted = sorted((*located(place), index) for index, place in enumerate(places))
+    first, kind, count, moves = 0, -1, 0, []
+    for offset, its_kind, place in wanted:
+        width = _WIDTHS[its_kind]
+        source, rest = divmod(offset - first, width)
+        if its_kind != kind or rest or (source - count) * width > NEAR:
+            if moves:
+                yield Span(first, kind, count, tuple(moves))
+            first, kind, source, moves = offset, its_kind, 0, []
+        count = source + 1
+        if moves and (source, place) == (moves[-1][0] + moves[-1][2], moves[-1][1] + moves[-1][2]):
+            moves[-1] = (*moves[-1][:2], moves[-1][2] + 1)
+        else:
+            moves.append((source, place, 1))
+    if moves:
+        yield Span(first, kind, count, tuple(moves))
+
+
+def _merge_checks(checks: Iterable[tuple[int, bytes, int]], size: int) -> Iterator[Check]:
+    """Checks in the order of their offsets, those near each other as one."""
+    begin, expected, mask = 0, bytearray(), bytearray()
+    for offset, raw, bits in checks:
+        gap = offset - begin - len(mask)
+        if gap > NEAR:
+            yield _check(begin, expected, mask, size)
+            begin, gap, expected, mask = offset, 0, bytearray(), bytearray()
+        expected += bytes(gap) + raw
+        mask += bytes(gap) + bytes([bits]) * len(raw)
+    yield _check(begin, expected, mask, size)
+
+
+def _check(begin: int, expected: bytearray, mask: bytearray, size: int) -> Check:
+    """A check of whole words where they end within the message; what they have too much is masked."""
+    spare = -len(mask) % 8
+    word = np.uint64 if begin + len(mask) + spare <= size else np.uint8
+    spare = bytes(spare if word is np.uint64 else 0)
+    return Check(begin, np.frombuffer(bytes(expected + spare), word), np.frombuffer(bytes(mask + spare), word))
+
+
+def gather(buffer: np.ndarray, at: np.ndarray, dtype: np.dtype, count: int) -> np.ndarray:
+    """(N, count) numbers from each of N places in a contiguous (bytes,) uint8 buffer, aligned or not."""
+    width = count * dtype.itemsize
+    if not len(at):
+        return np.empty((0, count), dtype)
+    windows = np.ndarray((max(0, len(buffer) - width + 1),), f"V{width}", buffer, 0, (1,))
+    return windows[at].view(dtype).reshape(len(at), count)
