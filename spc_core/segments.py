@@ -88,9 +88,10 @@ def cut_into_pieces(ticks: Ticks, windows: Sequence[Window], contract: Contract)
     for number, window in enumerate(windows):
         inside = (ticks.t_ns >= window.begin_ns) & (ticks.t_ns <= window.end_ns)
         runs = _runs(ticks, inside)
-        for (first, last), following in zip(runs, [*runs[1:], None], strict=True):
+        for place, (first, last) in enumerate(runs):
             if last + 1 < len(inside) and inside[last + 1]:
-                pause_ns = int(ticks.t_ns[following[0]] - ticks.t_ns[last]) if following else 0
+                following = runs[place + 1][0] if place + 1 < len(runs) else last
+                pause_ns = int(ticks.t_ns[following] - ticks.t_ns[last])
                 terminated, truncated, cut = _interrupted(ticks.reason(last + 1), pause_ns, contract)
                 at_ns = int(ticks.t_ns[last + 1])
             else:
@@ -99,8 +100,9 @@ def cut_into_pieces(ticks: Ticks, windows: Sequence[Window], contract: Contract)
             if cut is not None:
                 cuts.append((at_ns, cut))
             pieces += _limited(Piece(first, last, number, terminated, truncated, cut), contract)
-        lost = (ticks.reason(int(i)) for i in np.flatnonzero(~ticks.whole & inside))
-        dropped.update(kind(reason) for reason in lost if reason != "start")
+        for code, count in enumerate(np.bincount(ticks.codes[inside & ~ticks.whole])):
+            if count and ticks.texts[code] != "start":
+                dropped[kind(ticks.texts[code])] += int(count)
     return Cutting(tuple(pieces), tuple(cuts), dict(dropped))
 
 

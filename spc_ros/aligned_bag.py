@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -94,10 +93,10 @@ class _Reading:
     def in_blocks(self) -> BagLog:
         assembler = ArrayAssembler(self.contract, PATIENCE_NS)
         observed = len(self.contract.observation)
-        parts = [
-            assembler.push(samples[:observed], samples[observed], samples[observed + 1] if samples[observed + 1 :] else None)
-            for samples in self._blocks()
-        ]  # fmt: skip
+        parts = []
+        for samples in self._blocks():
+            reward = samples[observed + 1] if len(samples) > observed + 1 else None
+            parts.append(assembler.push(samples[:observed], samples[observed], reward))
         parts.append(assembler.flush())
         return self._log(Ticks.concatenate(parts), assembler.counts)
 

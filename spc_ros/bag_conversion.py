@@ -16,7 +16,8 @@ from spc_core.episode import EpisodeInfo
 from spc_core.segments import Cutting, Piece, Window, cut_into_pieces, episode_window, marker_windows
 from spc_core.ticks import Ticks
 from spc_ros.aligned_bag import STRING, BagLog, Marks, read_log
-from spc_ros.bag_reader import EPISODE_TOPIC, BagError, BagReader, bag_sha256, parse_episode
+from spc_ros.bag_files import BagError, bag_sha256
+from spc_ros.bag_reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion_report import BagReport
 from spc_ros.manifest import NOTHING, About, said_by_bag
 from spc_ros.messages import MessageError
@@ -61,7 +62,8 @@ def convert_bag(
     windows = _windows(log, infos, contract)
     cutting = cut_into_pieces(log.ticks, windows, contract)
     if not cutting.pieces:
-        why = max(cutting.dropped, key=lambda reason: cutting.dropped[reason], default="there is no tick in the episode")
+        lost = cutting.dropped
+        why = max(lost, key=lambda reason: lost[reason], default="there is no tick in the episode")
         raise BagError(f"{path}: holds no transition; {why}")
     sha256, behaviour = bag_sha256(path), custom.get("spc.behaviour", "")
     episodes = []
@@ -102,7 +104,9 @@ def _compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:
 
 def _marked(bag: BagReader, contract: Contract) -> dict[str, tuple[str, str, str]]:
     """Topics that mark episodes and tasks: name to (the bag's topic, type, field)."""
-    marked = {EPISODE_TOPIC: (name, STRING, "data") for name in bag.episode_topics()}
+    marked = {}
+    for name in bag.episode_topics():
+        marked[EPISODE_TOPIC] = (name, STRING, "data")
     segments = contract.segments
     if segments.by == "topic" and segments.topic != EPISODE_TOPIC:
         marked[segments.topic] = (bag.find_topic(segments.topic, segments.type), segments.type, segments.field)
@@ -159,7 +163,10 @@ def _about(bag: BagReader, job: Job, log: BagLog, infos: list[EpisodeInfo]) -> A
     topic = job.contract.task_topic
     marks = log.marks[topic] if topic else Marks((), (), ())
     if len(set(marks.values)) > 1:
-        raise BagError(f"{bag.path}: topic '{topic}' names several tasks, {', '.join(map(str, sorted(set(marks.values))))}; record one task per bag, or mark episodes on the topic 'episode'")  # fmt: skip  # noqa: E501
+        raise BagError(
+            f"{bag.path}: topic '{topic}' names several tasks, {', '.join(sorted(map(str, set(marks.values))))}; "
+            f"record one task per bag, or tell of each episode on the topic '{EPISODE_TOPIC}' with segment: topic"
+        )
     about = about.over(About(str(marks.values[-1])) if marks.values else NOTHING)
     if infos:
         about = about.over(About(infos[-1].task_id, infos[-1].params))

@@ -22,10 +22,12 @@ from tqdm import tqdm
 from spc_core.contract import Contract, parse_contract
 from spc_core.dataset import DatasetWriter
 from spc_ros.bag_conversion import Job
-from spc_ros.bag_reader import BagError, BagReader, bag_files, find_bags, read_definitions
+from spc_ros.bag_files import BagError, find_bags, storage_files
+from spc_ros.bag_reader import BagReader
 from spc_ros.conversion_report import BagReport, ConversionReport
 from spc_ros.engines import here, in_processes, on_ray
 from spc_ros.manifest import read_manifest
+from spc_ros.message_types import read_definitions
 from spc_ros.parts import TaskEpisode, load_part
 from spc_ros.topic_report import merge_topics
 
@@ -70,7 +72,7 @@ def convert(
             for entry in episodes:
                 writer.add_episode(entry.task_id, entry.params, entry.episode)
             reports.append(report)
-        _refuse_bad(reports, skip_bad)
+        _refuse_bad(reports, skip_bad, parts)
         topics = merge_topics([bag.topics for bag in reports])
         report = ConversionReport(Path(out), job.contract, tuple(reports), topics, time.monotonic() - begin_s)
         writer.write_text("conversion.json", json.dumps(report.as_dict(), indent=1))
@@ -78,12 +80,16 @@ def convert(
     return dataclasses.replace(report, seconds=time.monotonic() - begin_s)
 
 
-def _refuse_bad(reports: list[BagReport], skip_bad: bool) -> None:
+def _refuse_bad(reports: list[BagReport], skip_bad: bool, parts: _Parts) -> None:
     failed = [bag.error for bag in reports if bag.error]
-    if failed and (not skip_bad or len(failed) == len(reports)):
-        advice = "correct them or leave them out (--skip-bad)" if len(failed) < len(reports) else "nothing is left"
-        lines = "\n  ".join(failed)
-        raise ConversionError(f"{len(failed)} of {len(reports)} bags cannot be converted; {advice}:\n  {lines}")
+    if not failed or (skip_bad and len(failed) < len(reports)):
+        return
+    head, lines = f"{len(failed)} of {len(reports)} bags cannot be converted", "\n  ".join(failed)
+    if len(failed) == len(reports):
+        parts.remove()
+        raise ConversionError(f"{head}; nothing is left:\n  {lines}")
+    advice = "correct them or leave them out (--skip-bad)"
+    raise ConversionError(f"{head}; {advice}:\n  {lines}\nthe others are done and wait in {parts.folder}")
 
 
 def _contract_in(paths: list[Path]) -> Contract:
@@ -112,12 +118,12 @@ class _Parts:
     def __init__(self, out: Path, job: Job) -> None:
         self.folder = out.with_name(f".{out.name}.parts")
         self.folder.mkdir(parents=True, exist_ok=True)
-        settled = [VERSION, job.contract.text, job.own_contract, job.task, job.task_from, sorted(job.definitions.items())]
-        self._settled, self._manifest = json.dumps(settled), job.manifest
+        settled = (VERSION, job.contract.text, job.own_contract, job.task, job.task_from, *job.definitions.items())
+        self._settled, self._manifest = repr(settled), job.manifest
 
     def file(self, bag: Path) -> Path:
         """Where a bag's part is; another file when bag, contract or options change."""
-        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in bag_files(bag)]
+        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _storage(bag)]
         said = repr((str(bag), str(bag.resolve()), files, self._manifest.get(bag), self._settled))
         return self.folder / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npz"
 
@@ -130,7 +136,7 @@ def _results(
 ) -> Iterator[tuple[BagReport, list[TaskEpisode]]]:
     """What came of each bag in the order of `paths`, whatever the engine, and from before where it is there."""
     files = {path: parts.file(path) for path in paths}
-    sizes = {path: sum(file.stat().st_size for file in bag_files(path)) for path in paths}
+    sizes = {path: sum(file.stat().st_size for file in _storage(path)) for path in paths}
     missing = {path: file for path, file in files.items() if not file.is_file()}
     with tqdm(desc="convert", total=sum(sizes.values()), unit="B", unit_scale=True, disable=not show) as bar:
         bar.update(sum(size for path, size in sizes.items() if path not in missing))
@@ -163,3 +169,7 @@ def _make(
     worth = max(len(missing) // 4, size_bytes // START_BYTES)
     count = min(workers or len(os.sched_getaffinity(0)), len(missing), worth)
     return in_processes(missing, job, progress, count) if count > 1 else here(missing, job, progress)
+
+
+def _storage(bag: Path) -> list[Path]:
+    return [bag] if bag.is_file() else storage_files(bag)
