@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversion in processes, on Ray, and interrupted: always the same dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from recorded_bags import record_arm
+
+from spc_ros import engines
+from spc_ros.bag_conversion import convert_bag
+from spc_ros.conversion_report import BagReport
+from spc_ros.convert import ConversionError, convert
+from spc_ros.parts import load_part, save_part
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+def recorded(folder: Path, count: int, steps: int = 20) -> Path:
+    for i in range(count):
+        record_arm(folder / f"{i:02}", steps=steps, seed=i, task=f"arm_reach/train/{i % 3:02}")
+    return folder
+
+
+def quiet(bags: Path, out: Path, **options):
+    return convert([bags], out=out, **{"contract": None, "workers": 1, "progress": False, **options})
+
+
+def test_a_killed_conversion_goes_on_and_gives_the_same_dataset(tmp_path, monkeypatch):
+    bags = recorded(tmp_path / "bags", 40, steps=100)
+    quiet(bags, tmp_path / "whole")
+    command = [
+        sys.executable,
+        "-m",
+        "spc_ros.cli",
+        "convert",
+        str(bags),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = tmp_path / ".out.parts"
+    deadline_s = time.monotonic() + 60
+    while not (parts.is_dir() and len(list(parts.glob("*.npz"))) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline_s, (
+            "the conversion ended before it could be killed"
+        )
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out").exists()
+    done = len(list(parts.glob("[!.]*.npz")))
+    converted = []
+    real = engines.convert_to_part
+    monkeypatch.setattr(engines, "convert_to_part", lambda *args: (converted.append(args[0]), real(*args)))
+    quiet(bags, tmp_path / "out")
+    assert len(converted) == 40 - done < 40
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert not parts.exists()
+
+
+def test_a_part_is_made_again_when_its_bag_the_contract_or_an_option_changes(tmp_path, monkeypatch):
+    bags = recorded(tmp_path / "bags", 2)
+    converted = []
+    real = engines.convert_to_part
+    monkeypatch.setattr(engines, "convert_to_part", lambda *args: (converted.append(args[0].name), real(*args)))
+    monkeypatch.setattr("spc_ros.convert._Parts.remove", lambda parts: None)
+
+    def again(**options):
+        converted.clear()
+        quiet(bags, tmp_path / "out", overwrite=True, **options)
+        return list(converted)
+
+    assert again() == ["00", "01"]
+    assert again() == []
+    file = bags / "01" / "01.mcap"
+    os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns + 1))
+    assert again() == ["01"]
+    assert again(task="another") == ["00", "01"]
+
+
+def test_a_part_is_read_back_as_it_was_written(tmp_path):
+    bag = record_arm(tmp_path / "bag", change=lambda s: None if s.receive_ns % 7 == 0 else s)
+    from spc_ros.bag_conversion import Job
+    from spc_ros.bag_reader import BagReader
+
+    with BagReader(bag) as reader:
+        from spc_core.contract import parse_contract
+
+        contract = parse_contract(reader.info.custom_data["spc.contract"], "bag")
+    report, episodes = convert_bag(bag, Job(contract, own_contract=False))
+    save_part(tmp_path / "part.npz", report, episodes)
+    again, entries = load_part(tmp_path / "part.npz")
+    assert json.dumps(again.as_dict()) == json.dumps(report.as_dict())
+    assert len(entries) == len(episodes) >= 1
+    for before, after in zip(episodes, entries, strict=True):
+        assert (before.task_id, before.params) == (after.task_id, after.params)
+        for name, value in vars(before.episode).items():
+            assert (getattr(after.episode, name) == value).all() if hasattr(value, "shape") else True
+    save_part(tmp_path / "bad.npz", BagReport("bag", error="torn"), [])
+    assert load_part(tmp_path / "bad.npz") == (BagReport("bag", error="torn"), [])
+
+
+def test_processes_give_what_one_process_gives(tmp_path):
+    bags = recorded(tmp_path / "bags", 9)
+    quiet(bags, tmp_path / "one")
+    quiet(bags, tmp_path / "two", workers=2)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_a_ray_cluster_gives_what_one_process_gives(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="the optional extra spc_ros[ray] is not installed")
+    bags = recorded(tmp_path / "bags", 5)
+    record_arm(bags / "torn").joinpath("torn.mcap").write_bytes(b"\x89MCAP0\r\n")
+    quiet(bags, tmp_path / "one", skip_bad=True)
+    monkeypatch.chdir(tmp_path)  # as users do: with paths relative to where they are
+    relative = convert([Path("bags")], None, Path("ray"), skip_bad=True, engine="ray", progress=False)
+    assert len(relative.failed) == 1
+    one, ray = tree(tmp_path / "one"), tree(tmp_path / "ray")
+    said = [json.loads(files.pop("conversion.json")) for files in (one, ray)]
+    assert one == ray
+    assert said[0]["totals"] == said[1]["totals"]
+
+
+def test_an_unknown_engine_is_refused(tmp_path):
+    bags = recorded(tmp_path / "bags", 1)
+    with pytest.raises(ConversionError, match="the engine is 'spark'; use one of: processes, ray"):
+        quiet(bags, tmp_path / "out", engine="spark")
