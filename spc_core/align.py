@@ -44,6 +44,7 @@ class ArrayAssembler:
         self._reward_function = contract.reward_function()
         self._beat = BeatState()
         self._horizon_ns = NO_TIME
+        self._last_order = NO_TIME
         self._frames = Frames.nothing(contract)  # the last one that is out, then those whose transition is still open
 
     @property
@@ -56,11 +57,10 @@ class ArrayAssembler:
 
         Raises Irregular; the assembler is then of no more use.
         """
+        if len(observations) != len(self.contract.observation):
+            raise ValueError(f"{len(observations)} observation streams, expected {len(self.contract.observation)}")
         block = [*observations, actions, Samples.none(1) if rewards is None else rewards]
-        if len(block) != len(self._buffers):
-            raise ValueError(f"{len(observations)} observation streams, expected {len(self._source.buffers)}")
-        count = len(block)  # one message may be a sample of several streams, which then take turns in this order
-        block = [Samples(s.order * count + i, s.t_ns, s.values) for i, s in enumerate(block)]
+        block = self._in_turn(block)
         parts = []
         while (jump := self._first_jump(block)) is not None:
             if len(parts) >= 3 * MOST_JUMPS:
@@ -72,6 +72,14 @@ class ArrayAssembler:
             block = [s.part(at) for s, at in zip(block, cuts_at, strict=True)]
             parts += self._jump(jump[1], block)
         return Ticks.concatenate([*parts, self._advance(block)])
+
+    def _in_turn(self, block: list[Samples]) -> list[Samples]:
+        """The block with places in the log that differ among streams: a message may be a sample of several of them."""
+        orders = [samples.order for samples in block if len(samples)]
+        if orders and min(int(order[0]) for order in orders) < self._last_order:
+            raise ValueError("a block holds messages from before the last one; push blocks in the order of the log")
+        self._last_order = max((int(order[-1]) for order in orders), default=self._last_order)
+        return [Samples(s.order * len(block) + i, s.t_ns, s.values) for i, s in enumerate(block)]
 
     def flush(self) -> Ticks:
         """Decide what is left; for the end of a bag."""

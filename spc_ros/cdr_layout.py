@@ -191,8 +191,8 @@ def _spans(places: Sequence[float]) -> Iterator[Span]:
     first, kind, count, moves = 0, -1, 0, []
     for offset, its_kind, place in wanted:
         width = _WIDTHS[its_kind]
-        source, rest = divmod(offset - first, width)
-        if its_kind != kind or rest or (source - count) * width > NEAR:
+        source = (offset - first) // width  # whole: numbers of one kind are aligned alike
+        if its_kind != kind or (source - count) * width > NEAR:
             if moves:
                 yield Span(first, kind, count, tuple(moves))
             first, kind, source, moves = offset, its_kind, 0, []

@@ -27,8 +27,12 @@ class ColumnReader:
     def __init__(self, typestore: Typestore, type_name: str, fields: Sequence[str], where: str) -> None:
         """`where` is the topic, for errors. Raises MessageError for fields that the type cannot have."""
         self.typestore, self.type_name, self.where = typestore, type_name, where
-        if type_name not in typestore.fielddefs:
-            raise MessageError(f"topic '{where}': no definition of the type '{type_name}'; correct the contract")
+        try:
+            typestore.get_msgdef(type_name)
+        except KeyError as error:
+            raise MessageError(
+                f"topic '{where}': no definition of the type {error}; correct the contract or record again"
+            ) from None
         self._reader = FieldReader(type_name, fields, where)
         self._has_stamp = has_stamp(typestore, type_name)
         decisive = frozenset({"layout"}) if type_name.endswith("MultiArray") else frozenset()
@@ -55,8 +59,8 @@ class ColumnReader:
             if layout is not None:
                 found[layout] = block.decode(layout)
             in_vain += layout is None or found[layout] < WORTHWHILE
-        newest_first = sorted(reversed(found), key=lambda layout: found[layout], reverse=True)
-        self._layouts = newest_first[:MAX_LAYOUTS]
+        newest_first = list(reversed(found))
+        self._layouts = sorted(newest_first, key=lambda layout: found[layout], reverse=True)[:MAX_LAYOUTS]
         return block.stamps, block.values
 
     def _stamp_ns(self, message: Any) -> int:

@@ -26,10 +26,10 @@ class MessageMaker:
 
     def make(self) -> Any:
         message = self._value((Nodetype.NAME, self.type_name))
-        if self.type_name.endswith("JointState"):
+        if self.type_name.endswith("/JointState"):
             message.name = self._joints()
             self._fill(message, ("position", "velocity", "effort"), len(message.name))
-        elif self.type_name.endswith("JointTrajectory"):
+        elif self.type_name.endswith("/JointTrajectory"):
             message.joint_names = self._joints()
             for point in message.points:
                 self._fill(point, ("positions", "velocities", "accelerations", "effort"), len(message.joint_names))

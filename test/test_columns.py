@@ -9,6 +9,7 @@ from random_messages import MessageMaker, column_of
 from recorded_bags import JOINT_STATE, STORE, joint_state
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from spc_ros.cdr_layout import make_layout
 from spc_ros.columns import MAX_LAYOUTS, WORTHWHILE, ColumnReader, deserialize
 from spc_ros.messages import JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
 from spc_ros.numeric_fields import numeric_fields
@@ -224,11 +225,25 @@ def test_a_string_that_grows_all_the_time_is_read_singly_after_some_templates(si
 
 
 def test_more_layouts_than_are_remembered_are_in_bulk_where_it_is_worth_it(singles):
-    kinds = MAX_LAYOUTS + 4
-    raw = [raw_joints(["a"], i, "x" * 4 * (i % kinds), position=[i]) for i in range(kinds * (WORTHWHILE + 1))]
-    _, values = ColumnReader(OWN, JOINT_STATE, ["position.a"], "j").read(column(raw))
-    assert values[:, 0].tolist() == list(range(len(raw)))
-    assert len(singles) == kinds
+    kinds = np.repeat(np.arange(MAX_LAYOUTS + 4), WORTHWHILE + 1 + 5 * (np.arange(MAX_LAYOUTS + 4) >= 4))
+    raw = [raw_joints(["a"], i, "x" * 4 * kind, position=[i]) for i, kind in enumerate(kinds)]
+    reader = ColumnReader(OWN, JOINT_STATE, ["position.a"], "j")
+    assert reader.read(column(raw))[1][:, 0].tolist() == list(range(len(raw)))
+    assert len(singles) == MAX_LAYOUTS + 4
+    singles.clear()
+    often = [message for message, kind in zip(raw, kinds, strict=True) if kind >= 4]
+    assert len(reader.read(column(often))[1]) == len(often)
+    assert not singles, "the layouts that served most are remembered"
+
+
+def test_a_layout_that_would_read_something_else_is_not_used(monkeypatch):
+    def turned(walk, places, stamp):
+        return make_layout(walk, places[::-1], stamp)
+
+    monkeypatch.setattr("spc_ros.columns.make_layout", turned)
+    raw = [raw_joints(["a", "b"], i, position=[i, -i]) for i in range(1, 40)]
+    _, values = ColumnReader(OWN, JOINT_STATE, ["position.a", "position.b"], "j").read(column(raw))
+    assert values.tolist() == [[i, -i] for i in range(1, 40)]
 
 
 def test_many_messages_with_exceptions_in_between(singles):
@@ -308,6 +323,10 @@ def test_an_empty_column_and_a_wrong_reader():
     assert stamps.shape == (0,) and values.shape == (0, 1)
     with pytest.raises(MessageError, match=r"topic 'j': no definition of the type 'my_msgs/msg/Leg'"):
         ColumnReader(OWN, "my_msgs/msg/Leg", ["x"], "j")
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg("test_msgs/Foot foot\n", "test_msgs/msg/Leg"))
+    with pytest.raises(MessageError, match=r"topic 'j': no definition of the type 'test_msgs/msg/Foot'"):
+        ColumnReader(store, "test_msgs/msg/Leg", ["foot.x"], "j")
     with pytest.raises(MessageError, match="field 'speed.a' is not one of"):
         ColumnReader(OWN, JOINT_STATE, ["speed.a"], "j")
 
@@ -332,7 +351,8 @@ def test_numeric_fields_are_in_the_notation_of_contracts():
     image.data = np.zeros(1000, np.uint8)
     tail = [f"data.{i}" for i in range(64)]
     assert numeric_fields(OWN, "sensor_msgs/msg/Image", image) == ["height", "width", "is_bigendian", "step", *tail]
-    for labels, expected in (("x,y", ["x", "y"]), ("", ["data.0", "data.1"]), ("x,x", ["data.0", "data.1"])):
+    numbered = ["data.0", "data.1"]
+    for labels, expected in (("x,y", ["x", "y"]), ("", numbered), ("x,x", numbered), ("data.5,data.6", numbered)):
         dim = OWN.types["std_msgs/msg/MultiArrayDimension"](label=labels, size=2, stride=2)
         layout = OWN.types["std_msgs/msg/MultiArrayLayout"](dim=[dim], data_offset=0)
         message = OWN.types[FLOAT_ARRAY](layout=layout, data=np.ones(2))

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alignment in bulk against the assembler that goes sample by sample: equal to the last bit."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from spc_core.align import ArrayAssembler, Irregular, Samples, Ticks
+from spc_core.contract import Contract, parse_contract
+from spc_core.frames import JUMP_NS, NO_TIME, TransitionAssembler
+
+MS = 1_000_000
+PATIENCE = 100 * MS
+TEXT = """
+name: cart
+rate_hz: 50
+clock: header
+observation:
+  - {topic: pose, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x, vector.y], max_age_s: 0.05}
+  - {topic: target, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x], max_age_s: %s}
+  - {topic: force, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x, vector.y], max_age_s: %s}
+action: {topic: push, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x, vector.y],
+         low: [-9, -9], high: [9, 9], safe: [0, 0], max_rate: [99, 99]}
+reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
+task: {key: spc.task_id}
+episode: {segment: bag}
+"""
+REACH = """
+name: reacher
+rate_hz: 50
+clock: header
+observation:
+  - {topic: joint_states, type: sensor_msgs/msg/JointState, fields: [position.a, position.b], max_age_s: 0.05}
+  - {topic: target, type: sensor_msgs/msg/JointState, fields: [position.a, position.b], max_age_s: %s}
+action: {topic: push, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x, vector.y],
+         low: [-9, -7], high: [9, 7], safe: [0, 0], max_rate: [99, 99]}
+reward: {function: reach, weights: {distance: 0.7, scale: 1.3, effort: 0.01}}
+task: {key: spc.task_id}
+episode: {segment: bag}
+"""
+CONTRACTS = [
+    *(parse_contract(TEXT % ages, "cart") for ages in ((0.05, 0.1), (".inf", 0.06), (".inf", ".inf"))),
+    *(parse_contract(REACH % age, "reacher") for age in (0.08, ".inf")),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """Messages in log order; streams are the observed ones, then commands, then rewards."""
+
+    stream: np.ndarray  # (N,)
+    t_ns: np.ndarray  # (N,)
+    values: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.t_ns)
+
+
+def widths(contract: Contract) -> list[int]:
+    return [*(len(stream.names) for stream in contract.observation), contract.action_dim, 1]
+
+
+def one_by_one(contract: Contract, log: Log) -> Iterator[tuple[Ticks, TransitionAssembler]]:
+    """What the assembler in frames.py says to each message, and at the end."""
+    target, last = TransitionAssembler(contract, PATIENCE), len(contract.observation)
+    for stream, t_ns, values in zip(log.stream.tolist(), log.t_ns.tolist(), log.values, strict=True):
+        if stream < last:
+            steps = target.push_observation(stream, t_ns, values)
+        else:
+            steps = (target.push_action if stream == last else target.push_reward)(t_ns, values)
+        yield Ticks.of(steps, contract), target
+    yield Ticks.of(target.flush(), contract), target
+
+
+def samples(log: Log, begin: int, end: int, contract: Contract) -> list[Samples]:
+    """By stream; samples of one stamp that follow each other count as one message of a topic that has several uses."""
+    again = (np.diff(log.t_ns, prepend=-1) == 0) & (np.diff(log.stream, prepend=0) > 0)
+    order = 3 * np.cumsum(~again)
+    result = []
+    for stream, width in enumerate(widths(contract)):
+        at = begin + np.flatnonzero(log.stream[begin:end] == stream)
+        values = np.array([log.values[i] for i in at], np.float64).reshape(len(at), width)
+        result.append(Samples(order[at], log.t_ns[at], values))
+    return result
+
+
+def in_blocks(contract: Contract, log: Log, edges: list[int]) -> Iterator[tuple[Ticks, ArrayAssembler]]:
+    """What the assembler in align.py says to each block, and at the end."""
+    target = ArrayAssembler(contract, PATIENCE)
+    for begin, end in zip([0, *edges], [*edges, len(log)], strict=True):
+        *observations, actions, rewards = samples(log, begin, end, contract)
+        yield target.push(observations, actions, rewards if len(rewards) else None), target
+    yield target.flush(), target
+
+
+def assert_same(ours: Ticks, theirs: Ticks) -> None:
+    np.testing.assert_array_equal(ours.t_ns, theirs.t_ns)
+    assert [ours.reason(i) for i in range(len(ours))] == [theirs.reason(i) for i in range(len(theirs))]
+    np.testing.assert_array_equal(ours.whole, theirs.whole)
+    for name in ("observations", "actions", "rewards"):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        assert mine.dtype == other.dtype == np.float64 and mine.shape == other.shape, name
+        np.testing.assert_array_equal(np.isnan(mine), np.isnan(other), err_msg=name)
+        np.testing.assert_array_equal(np.nan_to_num(mine).view(np.int64), np.nan_to_num(other).view(np.int64), name)
+
+
+def compare(contract: Contract, log: Log, edges: list[int]) -> Ticks:
+    """Blocks decide the same ticks as single messages, each block all that are decided by its end."""
+    single = list(one_by_one(contract, log))
+    ends = [*edges, len(log)]
+    expected = [
+        Ticks.concatenate([Ticks.of([], contract), *(ticks for ticks, _ in single[begin:end])])
+        for begin, end in zip([0, *edges], ends, strict=True)
+    ]
+    expected.append(single[-1][0])
+    blocks = list(in_blocks(contract, log, edges))
+    for (ours, _), theirs in zip(blocks, expected, strict=True):
+        assert_same(ours, theirs)
+    assert blocks[-1][1].counts == single[-1][1].counts
+    return Ticks.concatenate([ours for ours, _ in blocks])
+
+
+def is_regular(contract: Contract, log: Log) -> bool:
+    """No message comes later than patience, but those that repeat or are late within their topic, and those of any age.
+
+    Where the clock jumps back this is asked anew; a command or reward that shows the jump sets no time by itself.
+    """
+    horizon, newest, observed = NO_TIME, [NO_TIME] * len(widths(contract)), len(contract.observation)
+    for stream, t_ns in zip(log.stream.tolist(), log.t_ns.tolist(), strict=True):
+        if t_ns < newest[stream] - JUMP_NS:
+            newest = [NO_TIME] * len(newest)
+            horizon = t_ns if stream < observed else NO_TIME
+        else:
+            waited_for = stream >= observed or contract.observation[stream].max_age_ns is not None
+            if waited_for and newest[stream] < t_ns < horizon - PATIENCE:
+                return False
+            horizon = max(horizon, t_ns)
+        newest[stream] = max(newest[stream], t_ns)
+    return True
+
+
+def stamps(random: np.random.Generator, seconds: float, rates: list[int], trouble: float) -> np.ndarray:
+    """Seconds of one stream; with trouble: jitter, drops, gaps, a late start, an early end, a coarse clock, nothing."""
+
+    def happens(share: float) -> bool:
+        return random.random() < share * trouble
+
+    rate = random.choice(rates)
+    t = np.arange(0, seconds, 1 / rate) + random.uniform(0, 0.01)
+    t += random.choice([0.0, 0.05, 0.3, 0.8]) * random.uniform(-0.5, 0.5, len(t)) / rate * happens(2)
+    if happens(0.2):
+        t = np.round(t, 2)
+    if happens(0.5):
+        t = t[random.random(len(t)) > random.choice([0.02, 0.1, 0.4])]
+    while happens(0.5):
+        begin = random.uniform(0, seconds)
+        t = t[(t < begin) | (t > begin + random.choice([0.03, 0.1, 0.5]))]
+    if happens(0.1):
+        t = t[t > random.uniform(0, seconds)]
+    if happens(0.1):
+        t = t[t < random.uniform(0, seconds)]
+    return t if not happens(0.05) else t[:0]
+
+
+def recording(random: np.random.Generator, contract: Contract, disorder: float) -> Log:
+    """A log whose topics overtake each other by up to `disorder` times patience; it may repeat stamps in between."""
+    seconds, trouble = random.choice([0.05, 0.5, 1.5]), random.choice([0.0, 0.3, 1.0])
+    most = disorder * PATIENCE * random.choice([0.0, 0.1, 0.5, 1.0])
+    messages: list[tuple[float, int, int]] = []
+    for stream in range(len(widths(contract)) - (contract.reward.topic is None)):
+        rates = [50, 50, 50, 48, 52, 20, 100, 250, 1000] if stream == 0 else [10, 20, 50, 50, 50, 100, 500]
+        t_ns = np.round(stamps(random, seconds, rates, trouble) * 1e9).astype(np.int64)
+        arrival = t_ns + random.uniform(0, most, len(t_ns))
+        if random.random() < 0.7:
+            arrival = np.maximum.accumulate(arrival)  # in order within the topic
+        if random.random() < 0.3:
+            arrival = np.minimum(np.ceil(arrival / 3e7) * 3e7, t_ns + most)  # in bursts
+        messages += zip(arrival.tolist(), [stream] * len(t_ns), t_ns.tolist(), strict=True)
+        for i in np.flatnonzero(random.random(len(t_ns)) < 0.02 * trouble):
+            messages.append((arrival[i] + random.uniform(0, 3) * PATIENCE, stream, int(t_ns[i])))
+    messages.sort(key=lambda message: message[0])
+    values = [random.normal(size=widths(contract)[stream]) for _, stream, _ in messages]
+    share = random.choice([0.0, 0.01, 0.1]) * trouble
+    for value in values:
+        value[random.random(len(value)) < share] = random.choice([np.nan, np.inf, -np.inf])
+    columns = np.array([message[1:] for message in messages], np.int64).reshape(-1, 2)
+    return Log(columns[:, 0], columns[:, 1], values)
+
+
+def restarted(random: np.random.Generator, parts: list[Log]) -> Log:
+    """Recordings one after the other whose clocks begin anew; a few messages may be swapped where they meet."""
+    starts_ns = [int(random.uniform(-3e9, 3e9)) for _ in parts]
+    stream = np.concatenate([part.stream for part in parts])
+    t_ns = np.concatenate([part.t_ns + start for part, start in zip(parts, starts_ns, strict=True)])
+    values = [value for part in parts for value in part.values]
+    order = np.arange(len(t_ns), dtype=np.float64)
+    if random.random() < 0.3:
+        order += random.uniform(-3, 3, len(order))
+    order = np.argsort(order)
+    return Log(stream[order], t_ns[order], [values[i] for i in order])
+
+
+def some_edges(random: np.random.Generator, count: int) -> list[int]:
+    return sorted(random.integers(0, count + 1, random.choice([0, 1, 4, 19])).tolist())
+
+
+REASONS = {
+    "", "start", "no message yet", "stale", "is not finite", "no command in the period", "push: not finite",
+    "no reward in the period", "reward: not finite",
+}  # fmt: skip
+
+
+def seen(ticks: Ticks) -> set[str]:
+    texts = {ticks.reason(i) for i in range(len(ticks))}
+    return {
+        reason for reason in REASONS | {"clock jumped"} for text in texts if (reason in text if reason else not text)
+    }
+
+
+def test_regular_logs_give_the_ticks_of_the_assembler():
+    whole, reasons = 0, set()
+    for seed in range(300):
+        random, contract = np.random.default_rng(seed), CONTRACTS[seed % len(CONTRACTS)]
+        log = recording(random, contract, 0.99)
+        edges = some_edges(random, len(log)) if len(log) > 100 else list(range(len(log)))
+        assert is_regular(contract, log)
+        ticks = compare(contract, log, edges)
+        whole += int(ticks.whole.sum())
+        reasons |= seen(ticks)
+    assert whole > 2000 and reasons == REASONS
+
+
+def test_logs_with_restarts_give_the_ticks_of_the_assembler():
+    jumps, reasons = 0, set()
+    for seed in range(100):
+        random, contract = np.random.default_rng(seed), CONTRACTS[seed % len(CONTRACTS)]
+        log = restarted(random, [recording(random, contract, 0.99) for _ in range(random.integers(2, 5))])
+        edges = some_edges(random, len(log))
+        if not is_regular(contract, log):
+            with pytest.raises(Irregular):
+                list(in_blocks(contract, log, edges))
+            continue
+        ticks = compare(contract, log, edges)
+        jumps += sum("clock jumped back" in ticks.reason(i) for i in range(len(ticks)))
+        reasons |= seen(ticks)
+    assert jumps > 50 and reasons == REASONS | {"clock jumped"}
+
+
+def test_a_log_is_refused_where_it_is_irregular_and_nowhere_else():
+    refused = 0
+    for seed in range(100):
+        random, contract = np.random.default_rng(seed), CONTRACTS[seed % len(CONTRACTS)]
+        log = recording(random, contract, 2.5)
+        edges = some_edges(random, len(log))
+        if is_regular(contract, log):
+            compare(contract, log, edges)
+        else:
+            refused += 1
+            with pytest.raises(
+                Irregular, match=r"^\w+: a message comes \d+\.\d{3} s after newer ones of other topics$"
+            ):
+                list(in_blocks(contract, log, edges))
+    assert 20 < refused < 80
