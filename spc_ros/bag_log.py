@@ -101,7 +101,7 @@ class BagLog:
             self._told[f"topic {topic} is serialised as '{form}', not as 'cdr', and left out"] = None
 
     def blocks(self, topics: Iterable[str] = ()) -> Iterator[LogBlock]:
-        """All messages of the named topics, or of all, in log order."""
+        """All messages of the named topics, or of all, in log order. Raises DamageError where all are damaged."""
         names = set(topics)
         keys = [(c.topic, c.type) for c in self.channels]
         wanted = [(c.topic in names or not names) and c.serialization == "cdr" for c in self.channels]
@@ -117,6 +117,8 @@ class BagLog:
                 names_, types = zip(*places, strict=True)
                 yield LogBlock(names_, types, topic[begin:end], some, buffer, first)
                 first += len(some)
+        if not first and (count := sum(n for n, w in zip(self.counts, wanted, strict=True) if w)):
+            raise DamageError(f"all {count:,} messages are damaged: {'; '.join(self.losses())}")
         self._done = self._cost
 
     def _open(self, paths: Iterable[Path]) -> None:

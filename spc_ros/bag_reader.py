@@ -61,6 +61,8 @@ class BagReader:
             self.typestore = build_typestore(stored, frozenset((definitions or {}).items()))
             self.info = self._info(storage_of(files.parts[0]), files.custom_data)
             self._log.check_serialization()
+            if not self.info.message_count and self.losses:
+                raise UnclosedError(f"no message can be read: {'; '.join(self.losses)}")
             if not self.info.message_count:
                 raise BagError(f"{self.path}: holds no messages; check that the robot was publishing, or delete it")
 

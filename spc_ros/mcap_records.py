@@ -224,7 +224,7 @@ def _decompress(start: Callable, data: bytes | memoryview, size: int, whole: boo
 
 
 def check_crc(data: bytes | np.ndarray, crc: int) -> None:
-    if crc and zlib.crc32(data) != crc:
+    if crc and zlib.crc32(data if isinstance(data, bytes) else data.data) != crc:
         raise DamageError("its checksum is wrong")
 
 

@@ -24,7 +24,6 @@ from spc_ros.mcap_records import (
     ChunkHead,
     Directory,
     check_crc,
-    indexed_messages,
     read_chunk_head,
     read_chunk_index,
     read_statistics,
@@ -33,10 +32,10 @@ from spc_ros.mcap_records import (
     unpack,
 )
 from spc_ros.mcap_scan import Scan, Scanner
-from spc_ros.stored_blocks import Channel, DamageError, Messages, Source, UnclosedError, copy_messages
+from spc_ros.mcap_sources import ChunkSource, LooseSource
+from spc_ros.stored_blocks import Channel, DamageError, Source, UnclosedError
 
 SUMMARY_CAP = 1 << 28  # bytes; a summary of a million chunks
-PIECE_BYTES = 4 << 20
 EVERY_CHANNEL = np.arange(1 << 16, dtype=np.int32)
 
 
@@ -89,9 +88,9 @@ class McapStorage:
             place_of[self._ids[place]] = first + place
         ids = {self._ids[place] for place in wanted}
         chunks = (entry for entry in self._chunks if entry.counts is None or not ids.isdisjoint(entry.counts))
-        found: list[Source] = [_ChunkSource(self, entry, place_of) for entry in chunks]
+        found: list[Source] = [ChunkSource(self, entry, place_of) for entry in chunks]
         loose = self._loose[place_of[self._loose[:, 0]] >= 0]
-        return [*found, _LooseSource(self, loose, place_of)] if len(loose) else found
+        return [*found, LooseSource(self, loose, place_of)] if len(loose) else found
 
     def _open(self) -> None:
         begin = os.pread(self.descriptor, len(MAGIC), 0)
@@ -174,7 +173,9 @@ class McapStorage:
             self.losses[f"{end - begin:,} bytes at byte {begin:,} make no sense and are left out"] = None
         count, whole = sum(self._counts.values()), sum(entry.whole for entry in self._chunks)
         lost = self.size - found.end
-        if not found.closed and not closed:
+        if found.closed and not closed:
+            self.losses[f"the end of the file is missing, behind the {count:,} messages, which are all read"] = None
+        elif not found.closed and not closed:
             tail = "nothing that was written is lost"
             if lost:
                 tail = f"the last {lost:,} bytes ({lost / self.size:.1%}) ".replace("%", " %")
@@ -217,115 +218,3 @@ class McapStorage:
         count = sum(entry.counts.values()) if entry.counts else 0
         what = f" with {count:,} messages" if count else ""
         self.losses[f"the chunk at byte {entry.offset:,}{what} is damaged and left out ({error})"] = None
-
-
-class _ChunkSource:
-    """The wanted messages of one chunk, which is read, unpacked and checked when its turn comes."""
-
-    def __init__(self, storage: McapStorage, entry: ChunkEntry, place_of: np.ndarray) -> None:
-        self.start_ns, self.place = entry.start_ns, entry.offset
-        self.cost, self.share = entry.length + entry.index_length, 1.0
-        self._storage, self._entry, self._place_of = storage, entry, place_of
-        self._head: ChunkHead | None = None
-        self._data: bytes | None = None
-
-    def prepare(self) -> int:
-        if self._head is not None:
-            return -1
-        storage, entry = self._storage, self._entry
-        head = self._head = storage.chunk_head(entry)
-        if head.compression or not entry.whole:
-            begin = entry.offset + head.head_length
-            packed = storage.read(begin, min(head.packed_size, storage.size - begin))
-            self._data = unpack(packed, head.compression, head.size, entry.whole)
-            if entry.whole:
-                check_crc(self._data, head.crc)
-            return len(self._data)
-        return head.size
-
-    def load(self, room: np.ndarray) -> tuple[Messages, int]:
-        head, data, self._data = self._head, self._data, None
-        if head is None:
-            raise RuntimeError("load() before prepare()")
-        if data is None:
-            chunk = room[: head.size]
-            self._storage.read_into(chunk, self._entry.offset + head.head_length)
-            check_crc(chunk, head.crc)
-        else:
-            chunk = np.frombuffer(data, np.uint8)
-        messages = self._keep_promised_time(self._messages(chunk))
-        payload = int(messages.size.sum())
-        if 4 * payload < len(chunk):  # most of it are other topics
-            return copy_messages(chunk, messages, room), payload
-        if data is not None:
-            room[: len(chunk)] = chunk
-        return messages, len(chunk)
-
-    def lose(self, error: DamageError) -> None:
-        self._storage.lose_chunk(self._entry, error)
-
-    def _messages(self, chunk: np.ndarray) -> Messages:
-        entry, storage = self._entry, self._storage
-        if 0 < entry.index_length < len(chunk) + (1 << 20):  # an index is half as long as the shortest messages
-            try:
-                index = storage.read(entry.offset + entry.length, entry.index_length)
-                messages = indexed_messages(chunk, index, self._place_of)
-            except DamageError:
-                messages = None
-            if messages is not None:
-                return messages
-        return scan_messages(chunk, self._place_of, whole=entry.whole)[0]
-
-    def _keep_promised_time(self, messages: Messages) -> Messages:
-        early = int(np.searchsorted(messages.log_ns, self.start_ns))
-        if not early:
-            return messages
-        where = f"the chunk at byte {self._entry.offset:,}"
-        self._storage.losses[f"{early:,} messages of {where} are older than it says and left out"] = None
-        return messages.pick(np.s_[early:])
-
-
-class _LooseSource:
-    """Messages outside chunks, sorted by time before, read some megabytes at a time."""
-
-    def __init__(self, storage: McapStorage, table: np.ndarray, place_of: np.ndarray) -> None:
-        self.start_ns, self.place = int(table[0, 1]), int(table[:, 2].min())
-        self.cost, self.share = int(table[:, 3].sum()), 1.0
-        self._storage = storage
-        channel, log_ns, offset, size = table.T
-        self._all = Messages(place_of[channel], log_ns, offset, size)
-        self._ends = np.cumsum(size)
-        self._next, self._piece = 0, self._all
-
-    def prepare(self) -> int:
-        if self._next >= len(self._all):
-            return -1
-        before = int(self._ends[self._next - 1]) if self._next else 0
-        end = max(self._next + 1, int(np.searchsorted(self._ends, before + PIECE_BYTES)))
-        self._piece = self._all.pick(np.s_[self._next : end])
-        self._next = end
-        self.share = int(self._piece.size.sum()) / max(1, self.cost)
-        begin, end = self._span()
-        return max(end - begin if self._is_dense() else 0, int(self._piece.size.sum()))
-
-    def load(self, room: np.ndarray) -> tuple[Messages, int]:
-        piece, storage = self._piece, self._storage
-        self.start_ns = int(piece.log_ns[-1])
-        begin, end = self._span()
-        if self._is_dense():
-            storage.read_into(room[: end - begin], begin)
-            return piece.moved(-begin), end - begin
-        start = np.cumsum(piece.size) - piece.size
-        for to, at, size in zip(start.tolist(), piece.start.tolist(), piece.size.tolist(), strict=True):
-            storage.read_into(room[to : to + size], at)
-        return Messages(piece.channel, piece.log_ns, start, piece.size), int(piece.size.sum())
-
-    def lose(self, error: DamageError) -> None:
-        self._storage.losses[f"messages outside chunks are lost ({error})"] = None
-
-    def _span(self) -> tuple[int, int]:
-        return int(self._piece.start.min()), int((self._piece.start + self._piece.size).max())
-
-    def _is_dense(self) -> bool:
-        begin, end = self._span()
-        return end - begin <= 4 * int(self._piece.size.sum()) + (1 << 16)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -17,6 +18,7 @@ from spc_ros.mcap_records import FORMATS, NO_DEFINITION
 from spc_ros.stored_blocks import LATEST_NS, Channel, DamageError, Messages, Source, UnclosedError, join
 
 MAGIC = b"SQLite format 3\0"
+HEAD_BYTES = 100
 PIECE_BYTES = 4 << 20
 PIECE_ROWS = 8192
 Row = tuple[int, int, bytes]  # topic id, timestamp, data
@@ -72,36 +74,58 @@ class SqliteStorage:
         return self.salvaged
 
     def _connect(self) -> sqlite3.Connection:
-        """Read-only; where a log that was never merged lies beside the database, on a copy of both."""
+        """Read-only; on a copy where a log that was never merged lies beside it, or where its last page is cut off."""
         with self.path.open("rb") as stream:
-            begin = stream.read(len(MAGIC))
-        beside = [self.path.with_name(self.path.name + end) for end in ("-wal", "-journal")]
-        logs = [log for log in beside if log.is_file() and log.stat().st_size]
-        if begin != MAGIC and not (logs and not begin):
-            unclosed = MAGIC.startswith(begin)
-            raise UnclosedError("the file seems to be empty") if unclosed else DamageError("file is not a database")
+            begin = stream.read(HEAD_BYTES)
+        logs = [self.path.with_name(self.path.name + end) for end in ("-wal", "-journal")]
+        logs = [log for log in logs if log.is_file() and log.stat().st_size]
+        if begin[: len(MAGIC)] != MAGIC[: len(begin)]:
+            raise DamageError("file is not a database")
+        if len(begin) < HEAD_BYTES and not logs:
+            raise UnclosedError("the file ends within its head" if begin else "the file seems to be empty")
         uri = f"{self.path.resolve().as_uri()}?immutable=1"
-        if logs:
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="spc-bag-"))
-            for file in (self.path, *logs):
-                shutil.copyfile(file, Path(folder, file.name))
-            uri = Path(folder, self.path.name).as_uri()
-            names = " and ".join(log.name for log in logs)
-            self.losses[f"recording was not closed: what {names} still held is read too"] = None
+        whole = self._whole_bytes(begin)
+        if logs or whole != self.size:
+            uri = self._copy(logs, whole).as_uri()
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         self._stack.callback(connection.close)
         connection.execute("PRAGMA cell_size_check = ON")  # finds damaged pages rather than reading nonsense
+        try:
+            connection.execute("SELECT name FROM sqlite_master").fetchall()
+        except sqlite3.DatabaseError:
+            connection.execute("PRAGMA writable_schema = ON")  # else SQLite opens no file that lacks its last pages
         return connection
+
+    def _whole_bytes(self, begin: bytes) -> int:
+        """Bytes of whole pages: of a page that is cut off, SQLite would take the rest for zeros."""
+        if len(begin) < HEAD_BYTES:
+            return self.size
+        page = int.from_bytes(begin[16:18], "big")
+        page = 65536 if page == 1 else page
+        if page < 512 or page & (page - 1):
+            raise DamageError(f"its head says that pages have {page} bytes")
+        missing = page * int.from_bytes(begin[28:32], "big") - self.size
+        if missing > 0 and begin[24:28] == begin[92:96]:  # else a SQLite of old has not kept the page count
+            self.losses[f"the file is cut off: {missing:,} of its {self.size + missing:,} bytes are missing"] = None
+        return self.size - self.size % page
+
+    def _copy(self, logs: list[Path], whole: int) -> Path:
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="spc-bag-"))
+        for file in (self.path, *logs):
+            shutil.copyfile(file, Path(folder, file.name))
+        copy = Path(folder, self.path.name)
+        if logs:
+            names = " and ".join(log.name for log in logs)
+            self.losses[f"recording was not closed: what {names} still held is read too"] = None
+        os.truncate(copy, whole)
+        return copy
 
     def _read_topics(self) -> tuple[list[int], list[Channel]]:
         execute = self.connection.execute
         tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if missing := {"topics", "messages"} - tables:
             raise DamageError(f"has no table '{min(missing)}'")
-        definitions = {}
-        if "message_definitions" in tables:
-            rows = execute("SELECT topic_type, encoding, encoded_message_definition FROM message_definitions")
-            definitions = {name: MessageDefinition(FORMATS[kind], text) for name, kind, text in rows if kind in FORMATS}
+        definitions = self._read_definitions() if "message_definitions" in tables else {}
         ids, channels = [], []
         for key, topic, kind, form in execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id"):
             if not (isinstance(topic, str) and isinstance(kind, str)):
@@ -109,6 +133,15 @@ class SqliteStorage:
             ids.append(key)
             channels.append(Channel(topic, kind, str(form), definitions.get(kind, NO_DEFINITION)))
         return ids, channels
+
+    def _read_definitions(self) -> dict[str, MessageDefinition]:
+        query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
+        try:
+            rows = self.connection.execute(query).fetchall()
+        except sqlite3.DatabaseError as error:
+            self.losses[f"message definitions cannot be read ({error}); those of ROS 2 Jazzy are used"] = None
+            return {}
+        return {name: MessageDefinition(FORMATS[kind], text) for name, kind, text in rows if kind in FORMATS}
 
     def _count(self) -> None:
         """Count messages by topic; a full pass, which also shows most damage."""
@@ -122,11 +155,8 @@ class SqliteStorage:
                 raise sqlite3.DatabaseError("values of a wrong kind")
         except sqlite3.DatabaseError:
             table = self.salvage()
-            keys = np.unique(table[:, 0]).tolist()
-            parts = [table[table[:, 0] == key] for key in keys]
-            rows = [
-                (k, len(t), int(t[0, 1]), int(t[-1, 1]), int(t[:, 3].max())) for k, t in zip(keys, parts, strict=True)
-            ]
+            parts = [table[table[:, 0] == key] for key in np.unique(table[:, 0])]
+            rows = [(int(t[0, 0]), len(t), int(t[0, 1]), int(t[-1, 1]), int(t[:, 3].max())) for t in parts]
         rows = [row for row in rows if row[0] in self._ids]
         self._counts = {row[0]: row[1] for row in rows}
         self._largest = {row[0]: row[4] for row in rows}

@@ -306,6 +306,14 @@ def test_an_unclosed_mcap_gives_what_is_whole_and_says_what_is_lost(tmp_path):
     assert any("not closed" in note for note in report.bags[0].notes), report.bags[0].notes
 
 
+def test_a_truncated_mcap_without_a_whole_message_is_refused(tmp_path):
+    bag = record_arm(tmp_path / "bag")
+    file = bag / "bag.mcap"
+    file.write_bytes(file.read_bytes()[:2000])
+    reason = refusal(bag, tmp_path / "out", contract=arm_reach())
+    assert reason.startswith("truncated, the recording was never closed")
+
+
 def test_all_bad_bags_are_listed_and_nothing_is_written_unless_they_are_skipped(tmp_path):
     bags = tmp_path / "bags"
     record_arm(bags / "a")

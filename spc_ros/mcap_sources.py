@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The messages of an mcap file, chunk by chunk, and those outside chunks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from spc_ros.mcap_records import ChunkEntry, ChunkHead, check_crc, indexed_messages, scan_messages, unpack
+from spc_ros.stored_blocks import DamageError, Messages, copy_messages
+
+PIECE_BYTES = 4 << 20
+
+
+class OpenFile(Protocol):
+    """What a source needs of the file that it belongs to. All raise DamageError."""
+
+    size: int  # bytes
+    losses: dict[str, None]
+
+    def read(self, offset: int, size: int) -> bytes: ...
+    def read_into(self, room: np.ndarray, offset: int) -> None: ...
+    def chunk_head(self, entry: ChunkEntry) -> ChunkHead: ...
+    def lose_chunk(self, entry: ChunkEntry, error: DamageError) -> None: ...
+
+
+class ChunkSource:
+    """The wanted messages of one chunk, which is read, unpacked and checked when its turn comes."""
+
+    def __init__(self, storage: OpenFile, entry: ChunkEntry, place_of: np.ndarray) -> None:
+        self.start_ns, self.place = entry.start_ns, entry.offset
+        self.cost, self.share = entry.length + entry.index_length, 1.0
+        self._storage, self._entry, self._place_of = storage, entry, place_of
+        self._head: ChunkHead | None = None
+        self._data: bytes | None = None
+
+    def prepare(self) -> int:
+        if self._head is not None:
+            return -1
+        storage, entry = self._storage, self._entry
+        head = self._head = storage.chunk_head(entry)
+        if head.compression or not entry.whole:
+            begin = entry.offset + head.head_length
+            packed = storage.read(begin, min(head.packed_size, storage.size - begin))
+            self._data = unpack(packed, head.compression, head.size, entry.whole)
+            if entry.whole:
+                check_crc(self._data, head.crc)
+            return len(self._data)
+        return head.size
+
+    def load(self, room: np.ndarray) -> tuple[Messages, int]:
+        head, data, self._data = self._head, self._data, None
+        if head is None:
+            raise RuntimeError("load() before prepare()")
+        if data is None:
+            chunk = room[: head.size]
+            self._storage.read_into(chunk, self._entry.offset + head.head_length)
+            check_crc(chunk, head.crc)
+        else:
+            chunk = np.frombuffer(data, np.uint8)
+        messages = self._keep_promised_time(self._messages(chunk))
+        payload = int(messages.size.sum())
+        if 4 * payload < len(chunk):  # most of it are other topics
+            return copy_messages(chunk, messages, room), payload
+        if data is not None:
+            room[: len(chunk)] = chunk
+        return messages, len(chunk)
+
+    def lose(self, error: DamageError) -> None:
+        self._storage.lose_chunk(self._entry, error)
+
+    def _messages(self, chunk: np.ndarray) -> Messages:
+        entry, storage = self._entry, self._storage
+        if 0 < entry.index_length < len(chunk) + (1 << 20):  # an index is half as long as the shortest messages
+            try:
+                index = storage.read(entry.offset + entry.length, entry.index_length)
+                messages = indexed_messages(chunk, index, self._place_of)
+            except DamageError:
+                messages = None
+            if messages is not None:
+                return messages
+        return scan_messages(chunk, self._place_of, whole=entry.whole)[0]
+
+    def _keep_promised_time(self, messages: Messages) -> Messages:
+        early = int(np.searchsorted(messages.log_ns, self.start_ns))
+        if not early:
+            return messages
+        where = f"the chunk at byte {self._entry.offset:,}"
+        self._storage.losses[f"{early:,} messages of {where} are older than it says and left out"] = None
+        return messages.pick(np.s_[early:])
+
+
+class LooseSource:
+    """Messages outside chunks, sorted by time before, read some megabytes at a time."""
+
+    def __init__(self, storage: OpenFile, table: np.ndarray, place_of: np.ndarray) -> None:
+        self.start_ns, self.place = int(table[0, 1]), int(table[:, 2].min())
+        self.cost, self.share = int(table[:, 3].sum()), 1.0
+        self._storage = storage
+        channel, log_ns, offset, size = table.T
+        self._all = Messages(place_of[channel], log_ns, offset, size)
+        self._ends = np.cumsum(size)
+        self._next, self._piece = 0, self._all
+
+    def prepare(self) -> int:
+        if self._next >= len(self._all):
+            return -1
+        before = int(self._ends[self._next - 1]) if self._next else 0
+        end = max(self._next + 1, int(np.searchsorted(self._ends, before + PIECE_BYTES)))
+        self._piece = self._all.pick(np.s_[self._next : end])
+        self._next = end
+        self.share = int(self._piece.size.sum()) / max(1, self.cost)
+        begin, end = self._span()
+        return max(end - begin if self._is_dense() else 0, int(self._piece.size.sum()))
+
+    def load(self, room: np.ndarray) -> tuple[Messages, int]:
+        piece, storage = self._piece, self._storage
+        self.start_ns = int(piece.log_ns[-1])
+        begin, end = self._span()
+        if self._is_dense():
+            storage.read_into(room[: end - begin], begin)
+            return piece.moved(-begin), end - begin
+        start = np.cumsum(piece.size) - piece.size
+        for to, at, size in zip(start.tolist(), piece.start.tolist(), piece.size.tolist(), strict=True):
+            storage.read_into(room[to : to + size], at)
+        return Messages(piece.channel, piece.log_ns, start, piece.size), int(piece.size.sum())
+
+    def lose(self, error: DamageError) -> None:
+        self._storage.losses[f"messages outside chunks are lost ({error})"] = None
+
+    def _span(self) -> tuple[int, int]:
+        return int(self._piece.start.min()), int((self._piece.start + self._piece.size).max())
+
+    def _is_dense(self) -> bool:
+        begin, end = self._span()
+        return end - begin <= 4 * int(self._piece.size.sum()) + (1 << 16)
