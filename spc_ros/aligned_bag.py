@@ -14,7 +14,7 @@ from spc_core.contract import Contract
 from spc_core.frames import Step, TransitionAssembler
 from spc_core.ticks import Samples, Ticks
 from spc_ros.bag_reader import BagReader
-from spc_ros.columns import ColumnReader
+from spc_ros.columns import ColumnReader, deserialize
 from spc_ros.messages import Source, push, sources
 from spc_ros.raw_messages import RawColumn
 
@@ -168,8 +168,9 @@ class _Marking:
 
     def add(self, column: RawColumn) -> None:
         if self.type == STRING:
-            for receive_ns, data in zip(column.receive_ns.tolist(), column.messages(), strict=True):
-                self.found.append((receive_ns, 0, self.bag.typestore.deserialize_cdr(data, self.type).data))
+            for row, receive_ns in enumerate(column.receive_ns.tolist()):
+                message = deserialize(self.bag.typestore, column, row, self.type, self.topic)
+                self.found.append((receive_ns, 0, message.data))
             return
         stamps, values = ColumnReader(self.bag.typestore, self.type, (self.field,), self.topic).read(column)
         self.found += zip(column.receive_ns.tolist(), stamps.tolist(), values[:, 0].tolist(), strict=True)

@@ -55,8 +55,8 @@ class BenchConvert:
 
     def text(self) -> str:
         lines = [
-            f"{self.storage}: {self.messages:,} messages, {self.size_bytes / 1e6:.0f} MB, ticks at {self.rate_hz:g} Hz, "
-            f"peak memory {self.peak_mib:.0f} MiB",
+            f"{self.storage}: {self.messages:,} messages, {self.size_bytes / 1e6:.0f} MB, "
+            f"ticks at {self.rate_hz:g} Hz, peak memory {self.peak_mib:.0f} MiB",
             f"{'':34} {'ms':>8} {'messages/s':>12} {'MB/s':>7} {'x deserialise':>14} {'x raw':>7}",
         ]
         for timing in (self.raw, self.deserialised, *self.ours):

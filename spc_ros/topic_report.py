@@ -47,15 +47,15 @@ class TopicReport:
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> TopicReport:
         """What as_dict() gave."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: math.nan if said[name] is None else said[name] for name in names})
+        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in said.items()}
+        return cls(**{field.name: numbers[field.name] for field in dataclasses.fields(cls)})
 
 
 def report_topic(
     type_name: str,
-    stamps_ns: Sequence[int],
+    stamps_ns: Sequence[int] | np.ndarray,
     ticks_ns: np.ndarray,
-    delays_ns: Sequence[int],
+    delays_ns: Sequence[int] | np.ndarray,
     nan_count: int = 0,
     unset_stamps: int = 0,
     published: int = 0,

@@ -303,7 +303,8 @@ def test_an_unclosed_mcap_gives_what_is_whole_and_says_what_is_lost(tmp_path):
     file.write_bytes(file.read_bytes()[:-50])
     report = quiet([bag], tmp_path / "out", contract=arm_reach())
     assert report.transitions == 20
-    assert any("not closed" in note for note in report.bags[0].notes), report.bags[0].notes
+    assert report.bags[0].notes == ("the end of the file is missing, behind the 63 messages, which are all read",)
+    assert "1 bag: the end of the file is missing" in report.summary()
 
 
 def test_a_truncated_mcap_without_a_whole_message_is_refused(tmp_path):
