@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+import struct
 import sys
 import tempfile
 import time
@@ -23,7 +24,9 @@ from spc_ros.columns import ColumnReader
 from spc_ros.convert import convert
 from spc_ros.messages import sources
 
-JOINTS = tuple(f"left_arm_joint_{i}" for i in range(7))  # a message is 340 bytes
+JOINTS = tuple(f"left_arm_joint_{i}" for i in range(6))  # a message is 340 bytes
+TOPICS = ("/joint_states", "/commands")
+WALL_NS = 1_700_000_000 * 10**9  # receive times, while stamps count from 1 s
 JOINT_STATE = "sensor_msgs/msg/JointState"
 RATE_HZ = 500  # of states and of commands
 
@@ -88,14 +91,14 @@ def bench_convert(
 
 
 def contract(rate_hz: float) -> Contract:
-    """Seven joints, position and velocity observed, effort commanded; the reward is a joint's."""
+    """Six joints, position and velocity observed, effort commanded; the reward is a joint's."""
     fields = [f"{array}.{joint}" for array in ("position", "velocity") for joint in JOINTS]
-    efforts = [f"effort.{joint}" for joint in JOINTS]
+    efforts, n = [f"effort.{joint}" for joint in JOINTS], len(JOINTS)
     return parse_contract(
         f"name: bench\nrate_hz: {rate_hz}\nclock: header\n"
         f"observation: [{{topic: joint_states, type: {JOINT_STATE}, fields: [{', '.join(fields)}], max_age_s: 0.1}}]\n"
-        f"action: {{topic: commands, type: {JOINT_STATE}, fields: [{', '.join(efforts)}], low: {[-9] * 7}, "
-        f"high: {[9] * 7}, safe: {[0] * 7}, max_rate: {[900] * 7}}}\n"
+        f"action: {{topic: commands, type: {JOINT_STATE}, fields: [{', '.join(efforts)}], low: {[-9] * n}, "
+        f"high: {[9] * n}, safe: {[0] * n}, max_rate: {[900] * n}}}\n"
         f"reward: {{topic: joint_states, type: {JOINT_STATE}, field: effort.{JOINTS[0]}}}\n"
         "task: {key: spc.task_id}\nepisode: {segment: bag}\n",
         "bench contract",
@@ -103,22 +106,24 @@ def contract(rate_hz: float) -> Contract:
 
 
 def write_bag(path: Path, messages: int, storage: str) -> Path:
-    """States and commands in turn, each at RATE_HZ, a command 0.4 ms after its state."""
+    """States and commands in turn, each at RATE_HZ, a command 0.4 ms after its state; numbers are random."""
     store = get_typestore(Stores.ROS2_JAZZY)
-    random = np.random.default_rng(0)
     stamp, header = store.types["builtin_interfaces/msg/Time"], store.types["std_msgs/msg/Header"]
-    text = contract(RATE_HZ).text
-    with BagWriter(path, {"spc.task_id": "bench/train/0", "spc.contract": text}, storage) as writer:
-        for topic in ("/joint_states", "/commands"):
+    rows = [np.zeros(len(JOINTS))] * 3
+    message = store.types[JOINT_STATE](header(stamp(0, 0), "base_link"), list(JOINTS), *rows)
+    data = bytearray(store.serialize_cdr(message, JOINT_STATE))
+    size = 8 * len(JOINTS)
+    begins = [len(data) - size - k * (size + 8) for k in range(3)]  # an array's numbers follow 8 bytes of length
+    random = np.random.default_rng(0)
+    with BagWriter(path, {"spc.task_id": "bench/train/0", "spc.contract": contract(RATE_HZ).text}, storage) as writer:
+        for topic in TOPICS:
             writer.add_topic(topic, JOINT_STATE)
         for i in range(messages):
             t_ns = 10**9 + (i // 2) * (10**9 // RATE_HZ) + (i % 2) * 400_000
-            rows = random.normal(size=(3, len(JOINTS)))
-            message = store.types[JOINT_STATE](
-                header(stamp(t_ns // 10**9, t_ns % 10**9), "base_link"), list(JOINTS), rows[0], rows[1], rows[2]
-            )
-            topic = "/commands" if i % 2 else "/joint_states"
-            writer.write_raw(topic, 1_700_000_000 * 10**9 + t_ns, bytes(store.serialize_cdr(message, JOINT_STATE)))
+            struct.pack_into("<iI", data, 4, *divmod(t_ns, 10**9))
+            for begin in begins:
+                data[begin : begin + size] = random.random(len(JOINTS)).tobytes()
+            writer.write_raw(TOPICS[i % 2], WALL_NS + t_ns, bytes(data))
     return path
 
 
