@@ -98,6 +98,7 @@ class ChunkEntry:
     index_length: int = 0  # bytes of message indexes behind it; 0: none that can be used
     counts: dict[int, int] | None = None  # messages by channel id; None: not known
     whole: bool = True  # False: the file ends within it
+    compressed: bool = False
 
 
 class Directory:
@@ -158,7 +159,9 @@ def read_chunk_index(data: bytes | memoryview) -> ChunkEntry:
     start_ns, end_ns, offset, length = fields.numbers("4Q")
     offsets = list(struct.iter_unpack("<HQ", whole_items(fields.bytes(), 10)))
     (index_length,) = fields.numbers("Q")
-    entry = ChunkEntry(offset, length, min(start_ns, LATEST_NS), min(end_ns, LATEST_NS), index_length)
+    compressed = bool(fields.bytes())
+    times = min(start_ns, LATEST_NS), min(end_ns, LATEST_NS)
+    entry = ChunkEntry(offset, length, *times, index_length, compressed=compressed)
     if offsets:
         places = sorted((place, channel) for channel, place in offsets)
         ends = [*(place for place, _ in places[1:]), offset + length + index_length]

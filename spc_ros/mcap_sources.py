@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from spc_ros.mcap_records import ChunkEntry, ChunkHead, check_crc, indexed_messa
 from spc_ros.stored_blocks import DamageError, Messages, copy_messages
 
 PIECE_BYTES = 4 << 20
+AHEAD_CAP = 8 << 20  # bytes of a compressed chunk that is unpacked before its turn
 
 
 class OpenFile(Protocol):
@@ -34,20 +36,31 @@ class ChunkSource:
         self._storage, self._entry, self._place_of = storage, entry, place_of
         self._head: ChunkHead | None = None
         self._data: bytes | None = None
+        self._future: Future[tuple[ChunkHead, bytes | None]] | None = None
+
+    def begin(self, pool: Executor) -> None:
+        if self._entry.compressed and self.cost <= AHEAD_CAP:
+            self._future = pool.submit(self._fetch)
 
     def prepare(self) -> int:
         if self._head is not None:
             return -1
+        self._head, self._data = self._future.result() if self._future else self._fetch()
+        self._future = None
+        return self._head.size if self._data is None else len(self._data)
+
+    def _fetch(self) -> tuple[ChunkHead, bytes | None]:
+        """The chunk's head and, where it is compressed or cut off, its contents. Raises DamageError."""
         storage, entry = self._storage, self._entry
-        head = self._head = storage.chunk_head(entry)
-        if head.compression or not entry.whole:
-            begin = entry.offset + head.head_length
-            packed = storage.read(begin, min(head.packed_size, storage.size - begin))
-            self._data = unpack(packed, head.compression, head.size, entry.whole)
-            if entry.whole:
-                check_crc(self._data, head.crc)
-            return len(self._data)
-        return head.size
+        head = storage.chunk_head(entry)
+        if entry.whole and not head.compression:
+            return head, None
+        begin = entry.offset + head.head_length
+        packed = storage.read(begin, min(head.packed_size, storage.size - begin))
+        data = unpack(packed, head.compression, head.size, entry.whole)
+        if entry.whole:
+            check_crc(data, head.crc)
+        return head, data
 
     def load(self, room: np.ndarray) -> tuple[Messages, int]:
         head, data, self._data = self._head, self._data, None
@@ -102,6 +115,9 @@ class LooseSource:
         self._all = Messages(place_of[channel], log_ns, offset, size)
         self._ends = np.cumsum(size)
         self._next, self._piece = 0, self._all
+
+    def begin(self, pool: Executor) -> None:
+        """Reading is fast as it is."""
 
     def prepare(self) -> int:
         if self._next >= len(self._all):

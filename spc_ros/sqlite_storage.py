@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,7 @@ class SqliteStorage:
         """Rows up to the damage, then those behind it: sought further and further away, then back to it."""
         after, floor, step = -1, -1, 1
         while after <= LATEST_NS - step:
-            found, damaged = self._rows("rowid > ? AND rowid > ? ORDER BY rowid", floor, after)
+            found, damaged = self._rows("rowid > ? ORDER BY rowid", after)
             if found:
                 first, last = found[0][2], found[-1][2]
                 if step > 1:
@@ -201,6 +202,9 @@ class _RowSource:
         self._ties = 0  # messages handed on with the time start_ns
         self._damaged = storage.salvaged is not None
         self._pieces = self._salvaged_pieces() if self._damaged else self._sorted_pieces()
+
+    def begin(self, pool: Executor) -> None:
+        """SQLite's cursors stay in one thread."""
 
     def prepare(self) -> int:
         try:
