@@ -52,6 +52,11 @@ class ArrayAssembler:
         """Late and duplicate samples that were dropped, by topic and kind."""
         return {f"{buffer.name} {kind}": n for buffer in self._buffers for kind, n in buffer.counts.items()}
 
+    @property
+    def kept(self) -> int:
+        """Samples and ticks that are still in memory, since later ticks may need them."""
+        return sum(len(buffer.t_ns) for buffer in self._buffers) + len(self._frames.t_ns)
+
     def push(self, observations: Sequence[Samples], actions: Samples, rewards: Samples | None = None) -> Ticks:
         """Add the next block of the log, one entry for each observation stream; returns the ticks that it decides.
 
