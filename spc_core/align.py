@@ -64,18 +64,18 @@ class ArrayAssembler:
         """
         if len(observations) != len(self.contract.observation):
             raise ValueError(f"{len(observations)} observation streams, expected {len(self.contract.observation)}")
-        block = [*observations, actions, Samples.none(1) if rewards is None else rewards]
-        block = self._in_turn(block)
-        parts = []
+        block = self._in_turn([*observations, actions, Samples.none(1) if rewards is None else rewards])
+        parts: list[Ticks] = []
+        jumps = 0
         while (jump := self._first_jump(block)) is not None:
-            if len(parts) >= 3 * MOST_JUMPS:
-                raise Irregular(
-                    f"clock jumped back more than {MOST_JUMPS} times, last on {self._buffers[jump[1]].name}"
-                )
-            cuts_at = [int(np.searchsorted(samples.order, jump[0])) for samples in block]
-            parts.append(self._advance([s.part(0, at) for s, at in zip(block, cuts_at, strict=True)]))
-            block = [s.part(at) for s, at in zip(block, cuts_at, strict=True)]
-            parts += self._jump(jump[1], block)
+            order, index = jump
+            jumps += 1
+            if jumps > MOST_JUMPS:
+                raise Irregular(f"clock jumped back more than {MOST_JUMPS} times, last on {self._buffers[index].name}")
+            ends = [int(np.searchsorted(samples.order, order)) for samples in block]
+            parts.append(self._advance([s.part(0, end) for s, end in zip(block, ends, strict=True)]))
+            block = [s.part(end) for s, end in zip(block, ends, strict=True)]
+            parts += self._jump(index, block)
         return Ticks.concatenate([*parts, self._advance(block)])
 
     def _in_turn(self, block: list[Samples]) -> list[Samples]:
