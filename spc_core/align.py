@@ -52,6 +52,11 @@ class ArrayAssembler:
         """Late and duplicate samples that were dropped, by topic and kind."""
         return {f"{buffer.name} {kind}": n for buffer in self._buffers for kind, n in buffer.counts.items()}
 
+    @property
+    def kept(self) -> int:
+        """Samples and ticks that are still in memory, since later ticks may need them."""
+        return sum(len(buffer.t_ns) for buffer in self._buffers) + len(self._frames.t_ns)
+
     def push(self, observations: Sequence[Samples], actions: Samples, rewards: Samples | None = None) -> Ticks:
         """Add the next block of the log, one entry for each observation stream; returns the ticks that it decides.
 
@@ -59,18 +64,18 @@ class ArrayAssembler:
         """
         if len(observations) != len(self.contract.observation):
             raise ValueError(f"{len(observations)} observation streams, expected {len(self.contract.observation)}")
-        block = [*observations, actions, Samples.none(1) if rewards is None else rewards]
-        block = self._in_turn(block)
-        parts = []
+        block = self._in_turn([*observations, actions, Samples.none(1) if rewards is None else rewards])
+        parts: list[Ticks] = []
+        jumps = 0
         while (jump := self._first_jump(block)) is not None:
-            if len(parts) >= 3 * MOST_JUMPS:
-                raise Irregular(
-                    f"clock jumped back more than {MOST_JUMPS} times, last on {self._buffers[jump[1]].name}"
-                )
-            cuts_at = [int(np.searchsorted(samples.order, jump[0])) for samples in block]
-            parts.append(self._advance([s.part(0, at) for s, at in zip(block, cuts_at, strict=True)]))
-            block = [s.part(at) for s, at in zip(block, cuts_at, strict=True)]
-            parts += self._jump(jump[1], block)
+            order, index = jump
+            jumps += 1
+            if jumps > MOST_JUMPS:
+                raise Irregular(f"clock jumped back more than {MOST_JUMPS} times, last on {self._buffers[index].name}")
+            ends = [int(np.searchsorted(samples.order, order)) for samples in block]
+            parts.append(self._advance([s.part(0, end) for s, end in zip(block, ends, strict=True)]))
+            block = [s.part(end) for s, end in zip(block, ends, strict=True)]
+            parts += self._jump(index, block)
         return Ticks.concatenate([*parts, self._advance(block)])
 
     def _in_turn(self, block: list[Samples]) -> list[Samples]:

@@ -9,7 +9,7 @@ import pytest
 
 from spc_core.align import ArrayAssembler, Irregular, Samples, Ticks
 from spc_core.contract import Contract, parse_contract
-from spc_core.frames import JUMP_NS, NO_TIME, TransitionAssembler
+from spc_core.frames import JUMP_NS, NO_TIME, Step, TransitionAssembler
 
 MS = 1_000_000
 PATIENCE = 100 * MS
@@ -62,7 +62,7 @@ def widths(contract: Contract) -> list[int]:
     return [*(len(stream.names) for stream in contract.observation), contract.action_dim, 1]
 
 
-def one_by_one(contract: Contract, log: Log) -> Iterator[tuple[Ticks, TransitionAssembler]]:
+def one_by_one(contract: Contract, log: Log) -> Iterator[tuple[list[Step], TransitionAssembler]]:
     """What the assembler in frames.py says to each message, and at the end."""
     target, last = TransitionAssembler(contract, PATIENCE), len(contract.observation)
     for stream, t_ns, values in zip(log.stream.tolist(), log.t_ns.tolist(), log.values, strict=True):
@@ -70,8 +70,8 @@ def one_by_one(contract: Contract, log: Log) -> Iterator[tuple[Ticks, Transition
             steps = target.push_observation(stream, t_ns, values)
         else:
             steps = (target.push_action if stream == last else target.push_reward)(t_ns, values)
-        yield Ticks.of(steps, contract), target
-    yield Ticks.of(target.flush(), contract), target
+        yield steps, target
+    yield target.flush(), target
 
 
 def samples(log: Log, begin: int, end: int, contract: Contract) -> list[Samples]:
@@ -109,12 +109,8 @@ def assert_same(ours: Ticks, theirs: Ticks) -> None:
 def compare(contract: Contract, log: Log, edges: list[int]) -> Ticks:
     """Blocks decide the same ticks as single messages, each block all that are decided by its end."""
     single = list(one_by_one(contract, log))
-    ends = [*edges, len(log)]
-    expected = [
-        Ticks.concatenate([Ticks.of([], contract), *(ticks for ticks, _ in single[begin:end])])
-        for begin, end in zip([0, *edges], ends, strict=True)
-    ]
-    expected.append(single[-1][0])
+    parts = [single[begin:end] for begin, end in zip([0, *edges], [*edges, len(log)], strict=True)]
+    expected = [Ticks.of([step for steps, _ in part for step in steps], contract) for part in [*parts, single[-1:]]]
     blocks = list(in_blocks(contract, log, edges))
     for (ours, _), theirs in zip(blocks, expected, strict=True):
         assert_same(ours, theirs)
@@ -142,7 +138,7 @@ def is_regular(contract: Contract, log: Log) -> bool:
 
 
 def stamps(random: np.random.Generator, seconds: float, rates: list[int], trouble: float) -> np.ndarray:
-    """Seconds of one stream; with trouble: jitter, drops, gaps, a late start, an early end, a coarse clock, nothing."""
+    """Seconds of one stream; with trouble: jitter, drops, gaps, a late start, an early end, nothing."""
 
     def happens(share: float) -> bool:
         return random.random() < share * trouble
@@ -150,8 +146,6 @@ def stamps(random: np.random.Generator, seconds: float, rates: list[int], troubl
     rate = random.choice(rates)
     t = np.arange(0, seconds, 1 / rate) + random.uniform(0, 0.01)
     t += random.choice([0.0, 0.05, 0.3, 0.8]) * random.uniform(-0.5, 0.5, len(t)) / rate * happens(2)
-    if happens(0.2):
-        t = np.round(t, 2)
     if happens(0.5):
         t = t[random.random(len(t)) > random.choice([0.02, 0.1, 0.4])]
     while happens(0.5):
@@ -165,14 +159,20 @@ def stamps(random: np.random.Generator, seconds: float, rates: list[int], troubl
 
 
 def recording(random: np.random.Generator, contract: Contract, disorder: float) -> Log:
-    """A log whose topics overtake each other by up to `disorder` times patience; it may repeat stamps in between."""
+    """A log whose topics overtake each other by up to `disorder` times patience, those of any age by more.
+
+    Some stamps repeat later on. With a coarse clock much happens at once, and exactly at the limits.
+    """
     seconds, trouble = random.choice([0.05, 0.5, 1.5]), random.choice([0.0, 0.3, 1.0])
-    most = disorder * PATIENCE * random.choice([0.0, 0.1, 0.5, 1.0])
+    mess = disorder * PATIENCE * random.choice([0.0, 0.1, 0.5, 1.0])
+    grid_ns = random.choice([1, 1, 5 * MS])
     messages: list[tuple[float, int, int]] = []
     for stream in range(len(widths(contract)) - (contract.reward.topic is None)):
         rates = [50, 50, 50, 48, 52, 20, 100, 250, 1000] if stream == 0 else [10, 20, 50, 50, 50, 100, 500]
-        t_ns = np.round(stamps(random, seconds, rates, trouble) * 1e9).astype(np.int64)
-        arrival = t_ns + random.uniform(0, most, len(t_ns))
+        t_ns = np.round(stamps(random, seconds, rates, trouble) * 1e9 / grid_ns).astype(np.int64) * grid_ns
+        waited_for = stream >= len(contract.observation) or contract.observation[stream].max_age_ns is not None
+        most = mess if waited_for else 3 * mess
+        arrival = t_ns + np.round(random.uniform(0, most, len(t_ns)) / grid_ns) * grid_ns
         if random.random() < 0.7:
             arrival = np.maximum.accumulate(arrival)  # in order within the topic
         if random.random() < 0.3:
@@ -191,7 +191,7 @@ def recording(random: np.random.Generator, contract: Contract, disorder: float) 
 
 def restarted(random: np.random.Generator, parts: list[Log]) -> Log:
     """Recordings one after the other whose clocks begin anew; a few messages may be swapped where they meet."""
-    starts_ns = [int(random.uniform(-3e9, 3e9)) for _ in parts]
+    starts_ns = [5 * MS * int(random.integers(-600, 600)) for _ in parts]
     stream = np.concatenate([part.stream for part in parts])
     t_ns = np.concatenate([part.t_ns + start for part, start in zip(parts, starts_ns, strict=True)])
     values = [value for part in parts for value in part.values]
@@ -223,7 +223,7 @@ def test_regular_logs_give_the_ticks_of_the_assembler():
     whole, reasons = 0, set()
     for seed in range(300):
         random, contract = np.random.default_rng(seed), CONTRACTS[seed % len(CONTRACTS)]
-        log = recording(random, contract, 0.99)
+        log = recording(random, contract, 1.0)
         edges = some_edges(random, len(log)) if len(log) > 100 else list(range(len(log)))
         assert is_regular(contract, log)
         ticks = compare(contract, log, edges)
@@ -236,7 +236,7 @@ def test_logs_with_restarts_give_the_ticks_of_the_assembler():
     jumps, reasons = 0, set()
     for seed in range(100):
         random, contract = np.random.default_rng(seed), CONTRACTS[seed % len(CONTRACTS)]
-        log = restarted(random, [recording(random, contract, 0.99) for _ in range(random.integers(2, 5))])
+        log = restarted(random, [recording(random, contract, 1.0) for _ in range(random.integers(2, 5))])
         edges = some_edges(random, len(log))
         if not is_regular(contract, log):
             with pytest.raises(Irregular):
@@ -263,3 +263,141 @@ def test_a_log_is_refused_where_it_is_irregular_and_nowhere_else():
             ):
                 list(in_blocks(contract, log, edges))
     assert 20 < refused < 80
+
+
+def told(ticks: Ticks) -> list[tuple]:
+    """(ms, o, a, r) of a tick where a transition ends, (ms, reason) of another."""
+    return [
+        (t / MS, *(a[i].tolist() for a in (ticks.observations, ticks.actions, ticks.rewards))) if ticks.whole[i]
+        else (t / MS, ticks.reason(i))
+        for i, t in enumerate(ticks.t_ns.tolist())
+    ]  # fmt: skip
+
+
+def by_hand(contract: Contract, *messages: tuple[int, float, list[float]]) -> Log:
+    """From (stream, ms, values) in log order."""
+    stream, t_ms, values = zip(*messages, strict=True)
+    return Log(np.array(stream), np.array([round(t * MS) for t in t_ms]), [np.array(v, np.float64) for v in values])
+
+
+LATCHED = CONTRACTS[2]  # streams: 0 pose, 1 target and 2 force of any age, 3 push, 4 reward
+
+
+def test_a_transition_pairs_an_observation_with_the_command_that_it_caused():
+    log = by_hand(
+        LATCHED, (1, 0, [7]), (2, 0, [8, 9]), (0, 0, [1, 2]), (3, 1, [5, 6]), (3, 2, [0, 0]), (4, 20, [-1]),
+        (0, 20, [3, 4]), (0, 40, [5, 6]), (4, 40, [-2]), (0, 60, [np.nan, 6]), (0, 80, [1, 1]),
+    )  # fmt: skip
+    assert told(compare(LATCHED, log, [3, 6])) == [
+        (0, "start"),
+        (20, [3, 4, 7, 8, 9], [5, 6], -1),
+        (40, "push: no command in the period"),
+        (60, "pose: vector.x is not finite"),
+        (80, "start"),
+    ]
+
+
+def test_a_tick_shows_its_observation_even_where_no_transition_ends():
+    log = by_hand(LATCHED, (1, 0, [7]), (2, 0, [8, 9]), (0, 0, [1, 2]), (0, 20, [3, 4]), (0, 200, [5, 6]))
+    ticks = compare(LATCHED, log, [])
+    assert told(ticks) == [
+        (0, "start"),
+        (20, "push: no command in the period"),
+        (40, "push: no command in the period"),
+        (60, "push: no command in the period"),
+        (80, "pose: stale, 60 ms old, allowed 50 ms"),
+        (200, "start"),
+    ]
+    assert ticks.observations[:4, 0].tolist() == [1, 3, 3, 3] and ticks.observations[5, 0] == 5
+    assert np.isnan(ticks.observations[4]).all() and np.isnan(ticks.actions).all() and np.isnan(ticks.rewards).all()
+
+
+def test_a_sample_of_any_age_counts_from_its_place_in_the_log_on():
+    """Nothing waits for it: at 20 ms the target of 10 ms has not come yet."""
+    log = by_hand(
+        LATCHED, (1, 0, [7]), (2, 0, [8, 9]), (0, 0, [1, 2]), (3, 1, [5, 6]), (4, 20, [-1]), (0, 20, [3, 4]),
+        (1, 10, [70]), (3, 21, [5, 6]), (4, 40, [-2]), (0, 40, [5, 6]),
+    )  # fmt: skip
+    assert compare(LATCHED, log, []).observations[:, 2].tolist() == [7, 7, 70]
+
+
+def test_half_a_second_back_is_late_and_more_is_a_jump():
+    start = [(1, 0, [7]), (2, 0, [8, 9])]
+    late = compare(LATCHED, by_hand(LATCHED, *start, (0, 1000, [1, 2]), (0, 500, [3, 4])), [])
+    assert told(late) == [(1000, "start")]
+    jump = compare(LATCHED, by_hand(LATCHED, *start, (0, 1000, [1, 2]), (0, 499.999999, [3, 4])), [])
+    assert told(jump) == [
+        (1000, "start"),
+        (499.999999, "clock jumped back by 0.500 s on pose"),
+        (499.999999, "target: no message yet"),
+    ]
+
+
+def test_a_command_that_shows_a_jump_sets_no_time_for_other_topics():
+    log = by_hand(LATCHED, (3, 9000, [1, 1]), (3, 1000, [1, 1]), (0, 0, [1, 2]), (4, 1, [0]), (0, 20, [1, 2]))
+    assert told(compare(LATCHED, log, [])) == [
+        (1000, "clock jumped back by 8.000 s on push"),
+        (0, "target: no message yet"),
+        (20, "target: no message yet"),
+    ]
+
+
+def test_too_many_jumps_in_a_block_are_refused():
+    log = by_hand(LATCHED, *[(0, t % 2 * 1000, [0, 0]) for t in range(300)])
+    with pytest.raises(Irregular, match="clock jumped back more than 100 times, last on pose"):
+        list(in_blocks(LATCHED, log, []))
+    compare(LATCHED, log, [100, 200])
+
+
+def test_an_empty_bag_has_no_ticks():
+    log = Log(np.zeros(0, np.int64), np.zeros(0, np.int64), [])
+    assert len(compare(LATCHED, log, [])) == 0 and len(compare(LATCHED, log, [0, 0])) == 0
+
+
+def test_blocks_that_make_no_sense_are_refused():
+    pose, nothing = Samples(np.array([5]), np.array([0]), np.zeros((1, 2))), [Samples.none(n) for n in (1, 2, 2)]
+    target = ArrayAssembler(LATCHED, PATIENCE)
+    with pytest.raises(ValueError, match="2 observation streams, expected 3"):
+        target.push([pose, nothing[0]], nothing[1])
+    target.push([pose, *nothing[:2]], nothing[2])
+    with pytest.raises(ValueError, match="from before the last one; push blocks in the order of the log"):
+        target.push([dataclasses.replace(pose, order=np.array([4])), *nothing[:2]], nothing[2])
+
+
+@pytest.mark.parametrize("silent", [None, 0, 1, 2, 3, 4], ids=["none", "pose", "target", "force", "push", "reward"])
+@pytest.mark.parametrize("contract", [CONTRACTS[0], LATCHED], ids=["limited", "latched"])
+def test_what_is_kept_does_not_grow_with_the_bag(contract, silent):
+    target, per_block = ArrayAssembler(contract, PATIENCE), 100
+    kept = []
+    for block in range(30):
+        t_ns = (block * per_block + np.arange(per_block)) * 10 * MS
+        each = [
+            Samples.none(width)
+            if stream == silent
+            else Samples((block * per_block + np.arange(per_block)) * 5 + stream, t_ns, np.ones((per_block, width)))
+            for stream, width in enumerate(widths(contract))
+        ]
+        target.push(each[:3], each[3], each[4])
+        kept.append(target.kept)
+    assert kept[9] == kept[29] < 5 * 15  # what 100 ms of patience hold back, and one of each
+
+
+def test_the_reward_of_many_transitions_is_that_of_each_to_the_bit():
+    """With joints enough for np.sum to add in another order; whatever the layout in memory."""
+    joints = "abcdefghijk"
+    text = REACH.replace("position.a, position.b", ", ".join(f"position.{joint}" for joint in joints)) % 1
+    text = text.replace("[vector.x, vector.y]", f"[{', '.join(joints)}]").replace("[9, 7]", str([*range(3, 14)]))
+    for value in (-9, 0, 99):
+        text = text.replace(f"[{value}, {-7 if value < 0 else value}]", str([value] * 11))
+    reward = parse_contract(text, "many").reward_function()
+    assert reward is not None
+    random = np.random.default_rng(0)
+    before, action, after = (random.normal(size=(1000, n)) for n in (22, 11, 22))
+    single = np.array([float(reward(*row)) for row in zip(before, action, after, strict=True)])
+    for layout in (np.ascontiguousarray, np.asfortranarray):
+        np.testing.assert_array_equal(reward(layout(before), layout(action), layout(after)), single)
+    folded = reward(before.reshape(10, 100, 22), action.reshape(10, 100, 11), after.reshape(10, 100, 22))
+    np.testing.assert_array_equal(folded, single.reshape(10, 100))
+    distance = np.linalg.norm(after[:, :11] - before[:, 11:], axis=1)
+    effort = np.sum((action / np.maximum(9, range(3, 14))) ** 2, axis=1)
+    np.testing.assert_allclose(single, -0.7 * np.tanh(1.3 * distance) - 0.01 * effort, rtol=1e-13)
