@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from spc_core.config import load_config
 from spc_core.contract import load_contract
+from spc_core.whole_file import write_whole
 from spc_ros.options import Bench, Collect, Compare, Convert, Demo, Evaluate, Train, TrialArgs
 
 USAGE = """\
@@ -85,7 +85,7 @@ def evaluate(args: Evaluate) -> None:
             results[number] = run_in_process(checkpoint, trial, family, bar, PlannerConfig() if args.planning else None)
     if args.json is not None:
         rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
-        _write_whole(args.json, "".join(rows))
+        write_whole(args.json, "".join(rows))
     if "no_context" not in args.protocols:
         print(f"no table, whose zero would be the protocol no_context; episodes: {args.json}")
         return
@@ -139,20 +139,13 @@ def bench(args: Bench) -> None:
         )
     print(report.text())
     if args.json is not None:
-        _write_whole(args.json, json.dumps({**dataclasses.asdict(report), "ratio": report.ratio}, indent=1) + "\n")
+        write_whole(args.json, json.dumps({**dataclasses.asdict(report), "ratio": report.ratio}, indent=1) + "\n")
 
 
 def demo(args: Demo) -> None:
     from spc_ros.demo import demo as run
 
     run(args.out, args.preset, args.overwrite)
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = file.with_name(f".{file.name}.partial")
-    beside.write_text(text)
-    beside.replace(file)
 
 
 class Bar:
