@@ -100,6 +100,11 @@ class DatasetWriter:
         for piece in _pieces(episode):
             writer.add(piece)
 
+    def flush(self) -> None:
+        """Write what waits in memory; for a caller who has finished with a task and goes on with the next."""
+        for writer in self._tasks.values():
+            writer.flush()
+
     def write_text(self, name: str, text: str) -> None:
         """Put a text file, such as a report, into the dataset's root."""
         _write_text(self._folder / name, text)
@@ -109,8 +114,7 @@ class DatasetWriter:
         if not self._tasks:
             self.abort()
             raise DatasetError(f"{self.root}: not written, since there is no episode to write")
-        for writer in self._tasks.values():
-            writer.flush()
+        self.flush()
         try:
             return self._whole.commit()
         except FileExistsError as error:
@@ -174,6 +178,8 @@ class _TaskWriter:
             self.flush()
 
     def flush(self) -> None:
+        if not self.waiting:
+            return
         first = self.storage.total_episodes
         self.storage.update_episodes([_buffer(episode) for episode in self.waiting])
         details = [_details(episode) for episode in self.waiting]

@@ -16,13 +16,28 @@ from tqdm import tqdm
 from spc_core.config import load_config
 from spc_core.contract import load_contract
 from spc_core.whole_file import write_whole
-from spc_ros.options import Bench, Collect, Compare, Convert, Demo, Evaluate, Train, TrialArgs
+from spc_ros.options import (
+    Bench,
+    Collect,
+    Compare,
+    Convert,
+    Demo,
+    Describe,
+    Evaluate,
+    Export,
+    Relabel,
+    Train,
+    TrialArgs,
+)
 
 USAGE = """\
 usage: spc <stage> [options]      (spc <stage> --help tells each stage's options)
 
   collect    record behaviour data of a simulated task family as bags, over ROS 2
   convert    turn bags into a dataset
+  describe   tell what is in a dataset, in text or as a page with plots
+  relabel    recompute a dataset's rewards under a new contract, without the bags
+  export     write a dataset in another project's format
   train      learn context encoder, world model and policy from a dataset
   evaluate   score a trained run on held-out tasks in this process, without ROS
   compare    train and evaluate several methods with several seeds, side by side, with statistics
@@ -54,6 +69,36 @@ def convert(args: Convert) -> None:
     contract = None if args.contract is None else load_contract(args.contract)
     report = run(args.bags, contract, args.out, args.overwrite, args.skip_bad, args.task, args.workers)
     print(report.summary())
+
+
+def describe(args: Describe) -> None:
+    from spc_core.describe import describe as run
+
+    description = run(args.dataset)
+    print(description.text())
+    if args.json is not None:
+        write_whole(args.json, description.to_json())
+    if args.html is not None:
+        from spc_core.describe_page import describe_page
+
+        write_whole(args.html, describe_page(description))
+        print(f"page: {args.html}")
+
+
+def relabel(args: Relabel) -> None:
+    from spc_core.relabel import relabel as run
+
+    with Bar(f"relabel {args.dataset}", "episode") as bar:
+        done = run(args.dataset, load_contract(args.contract), args.out, args.overwrite, bar)
+    print(done.summary())
+
+
+def export(args: Export) -> None:
+    from spc_core.lerobot import export as run
+
+    with Bar(f"export {args.dataset}", "episode") as bar:
+        done = run(args.dataset, args.out, args.robot_type, args.overwrite, bar)
+    print(done.summary())
 
 
 def train(args: Train) -> None:
@@ -169,6 +214,9 @@ class Bar:
 STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "collect": (Collect, collect),
     "convert": (Convert, convert),
+    "describe": (Describe, describe),
+    "relabel": (Relabel, relabel),
+    "export": (Export, export),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
     "compare": (Compare, compare),
