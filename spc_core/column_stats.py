@@ -9,7 +9,7 @@ import numpy as np
 
 from spc_core.normalize import Moments
 
-SAMPLE_ROWS = 65_536  # quantiles are exact up to so many rows, and an estimate from at least half as many beyond
+SAMPLE_ROWS = 65_536  # quantiles are exact up to so many rows; beyond, from a draw of half to all of so many
 
 
 class RowSample:

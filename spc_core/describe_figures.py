@@ -19,6 +19,7 @@ BEHAVIOUR_COLOURS = ("#0072B2", "#E69F00", "#999999", "#CC79A7", "#009E73", "#D5
 LINE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 NO_BEHAVIOUR = "not known"
 MAX_TASKS = 60  # on an axis; more are thinned evenly
+MAX_PANEL_LABELS = 20  # tasks named below a panel of half width
 MAX_DOTS = 4000  # episodes drawn one by one
 MAX_POINTS = 600  # of a line of a sample episode
 LEVEL_TITLE = 30  # px, between two rows of panels
@@ -52,7 +53,8 @@ def task_counts(description: Description) -> go.Figure:
         if (line.task, line.end) in steps:
             steps[line.task, line.end] += line.steps
     area, gap = stacked(2, panel=170, gap=LEVEL_TITLE + 14)
-    titles = ["episodes, by who acted", "transitions, by how their episode ended"]
+    acted = ", by who acted" if set(description.whole.behaviours) != {""} else ""
+    titles = [f"episodes{acted}", "transitions, by how their episode ended"]
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=gap, subplot_titles=titles)
     names = [ids[number] for number in tasks]
     for name, colour in behaviour_colours(description).items():
@@ -64,8 +66,9 @@ def task_counts(description: Description) -> go.Figure:
     figure.update_layout(barmode="stack", bargap=0.3)
     _task_axis(figure, 2, len(names))
     styled = style(figure, area, top=44)
-    legend = {"orientation": "h", "x": 1, "xanchor": "right", "yanchor": "bottom", "yref": "paper"}
-    return styled.update_layout(legend={**legend, "y": 1.005}, legend2={**legend, "y": (1 - gap) / 2 + 0.005})
+    legend = {"orientation": "h", "traceorder": "normal", "x": 1, "xanchor": "right", "yanchor": "bottom"}
+    above = [{**legend, "yref": "paper", "y": y + 0.005} for y in (1, (1 - gap) / 2)]
+    return styled.update_layout(legend=above[0], legend2=above[1])
 
 
 def returns(description: Description) -> go.Figure:
@@ -89,7 +92,8 @@ def returns(description: Description) -> go.Figure:
         x=list(range(len(tasks))), y=medians, mode="markers", name="median", hovertemplate="%{y:.4g}",
         marker={"symbol": "line-ew", "size": 16, "line": {"width": 2.5, "color": INK}},
     )  # fmt: skip
-    figure.update_xaxes(tickvals=list(range(len(tasks))), ticktext=[ids[number] for number in tasks])
+    about = {"ticktext": [ids[number] for number in tasks], "range": [-0.7, len(tasks) - 0.3]}
+    figure.update_xaxes(tickvals=list(range(len(tasks))), **about)
     figure.update_yaxes(title="return (sum of rewards)")
     _task_axis(figure, 1, len(tasks))
     return style(figure, 300, top=44)
@@ -118,7 +122,7 @@ def lengths(description: Description) -> go.Figure:
             hovertemplate="%{x:.0f} steps: %{y} episodes",
         )  # fmt: skip
     rate_hz = description.contract.rate_hz
-    figure.update_layout(barmode="stack", showlegend=True)
+    figure.update_layout(barmode="stack", showlegend=True, legend_traceorder="normal")
     pad = max(width, 0.05 * high)
     figure.update_xaxes(title=f"steps ({rate_hz:g} in a second)", range=[max(0, low - pad), high + pad])
     figure.update_yaxes(title="episodes", rangemode="tozero")
@@ -152,7 +156,8 @@ def coverage(description: Description) -> go.Figure:
                 line={"width": 1.2, "dash": "dash", "color": "#D55E00"}, hoverinfo="skip", legendgroup="limit",
                 showlegend=i == len(contract.observation_names) and limit == limits[0], **place,
             )  # fmt: skip
-    bottom = {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.7, len(names) - 0.3]}
+    labelled = range(0, len(names), -(-len(names) // MAX_PANEL_LABELS))
+    bottom = {"tickvals": list(labelled), "ticktext": [names[x] for x in labelled], "range": [-0.7, len(names) - 0.3]}
     figure.update_xaxes(**bottom, showticklabels=False, showgrid=False)
     for column in (1, 2):
         last = rows if column <= len(panels) - 2 * (rows - 1) else rows - 1
@@ -199,7 +204,7 @@ def at_limits(description: Description) -> go.Figure:
     figure = go.Figure()
     figure.add_heatmap(
         x=[ids[number] for number in tasks], y=rows, z=shares, zmin=0, zmax=highest, xgap=1, ygap=1,
-        colorscale=[[0, "#f4f4f4"], [1, "#D55E00"]], colorbar={"tickformat": ".0%", "thickness": 12, "nticks": 4},
+        colorscale=[[0, "#f4f4f4"], [1, "#D55E00"]], colorbar={"tickformat": ".1%", "thickness": 12, "nticks": 4},
         hovertemplate="%{x}, %{y}: %{z:.1%}<extra></extra>",
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False)
