@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spc_core.adaptation import EpisodeResult
-from spc_core.figures import CYCLIC, INK, SYMBOLS, UNITS, FamilyRun, stacked, style, varying_params
+from spc_core.figure_style import INK, stacked, style
+from spc_core.figures import CYCLIC, SYMBOLS, UNITS, FamilyRun, varying_params
 
 MAX_SEEDS = 4  # panels in a row
 MIN_COLUMNS = 3  # few panels leave a blank instead of growing wide

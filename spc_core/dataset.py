@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from spc_core.contract import Contract
+from spc_core.whole_file import WholeFolder
 
 FORMAT = "arrow"
 MAX_STEPS = 100_000  # Minari's arrow reader returns only the first 131,072 rows of an episode
@@ -79,11 +77,11 @@ class DatasetWriter:
     def __init__(self, root: str | Path, contract: Contract, overwrite: bool = False) -> None:
         """Raises DatasetError where `root` is taken, unless it is a dataset and `overwrite` is set."""
         self.root, self.contract = Path(root), contract
-        _check_free(self.root, overwrite)
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.root.name}.partial-", dir=self.root.parent))
-        self._overwrite = overwrite
-        self._open = True
+        try:
+            self._whole = WholeFolder(self.root, overwrite, "contract.yaml", "a dataset")
+        except FileExistsError as error:
+            raise DatasetError(str(error)) from None
+        self._folder = self._whole.path
         self._tasks: dict[str, _TaskWriter] = {}
         _write_text(self._folder / "contract.yaml", contract.text)
 
@@ -103,6 +101,11 @@ class DatasetWriter:
         for piece in _pieces(episode):
             writer.add(piece)
 
+    def flush(self) -> None:
+        """Write what waits in memory; for a caller who has finished with a task and goes on with the next."""
+        for writer in self._tasks.values():
+            writer.flush()
+
     def write_text(self, name: str, text: str) -> None:
         """Put a text file, such as a report, into the dataset's root."""
         _write_text(self._folder / name, text)
@@ -112,23 +115,15 @@ class DatasetWriter:
         if not self._tasks:
             self.abort()
             raise DatasetError(f"{self.root}: not written, since there is no episode to write")
-        for writer in self._tasks.values():
-            writer.flush()
-        _check_free(self.root, self._overwrite)
-        os.chmod(self._folder, 0o755)  # mkdtemp's folders are private
-        old = self._folder.with_name(self._folder.name.replace(".partial-", ".old-"))
-        if self.root.exists():
-            self.root.rename(old)
-        self._folder.rename(self.root)
-        self._open = False
-        shutil.rmtree(old, ignore_errors=True)
-        return self.root
+        self.flush()
+        try:
+            return self._whole.commit()
+        except FileExistsError as error:
+            raise DatasetError(str(error)) from None
 
     def abort(self) -> None:
         """Throw away what was written; does nothing after close()."""
-        if self._open:
-            self._open = False
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._whole.abort()
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -136,7 +131,7 @@ class DatasetWriter:
     def __exit__(self, error_type: object, *_: object) -> None:
         if error_type is not None:
             self.abort()
-        elif self._open:
+        elif self._whole.open:
             self.close()
 
     def _dataset_id(self, task_id: str) -> str:
@@ -184,20 +179,13 @@ class _TaskWriter:
             self.flush()
 
     def flush(self) -> None:
+        if not self.waiting:
+            return
         first = self.storage.total_episodes
         self.storage.update_episodes([_buffer(episode) for episode in self.waiting])
         details = [_details(episode) for episode in self.waiting]
         self.storage.update_episode_metadata(details, range(first, first + len(details)))
         self.waiting = []
-
-
-def _check_free(root: Path, overwrite: bool) -> None:
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return
-    if not overwrite:
-        raise DatasetError(f"{root}: exists already; choose another folder, or overwrite it with --overwrite")
-    if not (root / "contract.yaml").is_file():
-        raise DatasetError(f"{root}: is not a dataset, so it is not overwritten; choose another folder")
 
 
 def check_episode(episode: Episode, contract: Contract, name: str) -> None:

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spc_core.adaptation import COLLECT, EpisodeResult
+from spc_core.figure_style import INK, stacked, style
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {
@@ -23,7 +24,6 @@ COLOURS = {
     "expert": "#009E73",
 }
 OTHER_COLOUR = "#D55E00"  # of a protocol that is not named above
-INK, FAINT = "#222222", "#e6e6e6"
 SPLIT_ORDER = ("id", "ood", "val", "train")
 SPLIT_NAMES = {
     "id": "id: between the training tasks",
@@ -238,27 +238,3 @@ def _task_ticks(run: FamilyRun, split: str) -> dict[str, str]:
         task: "<br>".join([task.rsplit("/", 1)[-1], *(f"{name} {params[task][name]:.2f}" for name in lines)])
         for task in order
     }
-
-
-def stacked(rows: int, panel: int, gap: int) -> tuple[int, float]:
-    """Height in pixels of so many rows of panels with gaps between, and one gap as a share of it."""
-    area = rows * panel + (rows - 1) * gap
-    return area, gap / area
-
-
-def style(figure: go.Figure, area: int, top: int = 76) -> go.Figure:
-    """The look that all figures share; `area` is the height in pixels of what the axes enclose."""
-    figure.update_layout(
-        template="plotly_white", height=area + top + 64, margin={"l": 70, "r": 20, "t": top, "b": 64},
-        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 14, "color": INK},
-        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
-        hoverlabel={"font_size": 13},
-    )  # fmt: skip
-    figure.update_annotations(font_size=14)
-    figure.update_annotations(yshift=5, selector={"yref": "paper"})  # panel titles, clear of the panels
-    figure.update_xaxes(
-        showline=True, linecolor="#888", ticks="outside", tickcolor="#888", gridcolor=FAINT, zeroline=False
-    )
-    figure.update_yaxes(showline=True, linecolor="#888", gridcolor=FAINT, zerolinecolor="#888", title_font_size=14)
-    figure.update_xaxes(title_font_size=14)
-    return figure

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from spc_core.figures import FamilyRun, stacked, style
+from spc_core.figure_style import stacked, style
+from spc_core.figures import FamilyRun
 
 
 def read_log(path: Path) -> dict[str, list[float]]:

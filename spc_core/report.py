@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typing import Any
 from spc_core.evaluate import score
 from spc_core.figures import FamilyRun, label
 from spc_core.report_page import page
+from spc_core.whole_file import write_whole
 
 __all__ = ["FamilyRun", "summarise", "write_report", "write_summary"]
 
@@ -62,12 +62,12 @@ def interventions(run: FamilyRun) -> dict[str, dict[str, int]]:
 
 def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json whole or not at all."""
-    _write(Path(path), json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 def write_report(path: str | Path, families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> None:
     """Write report.html whole or not at all; `summary` is what summarise() made of the same families."""
-    _write(Path(path), page(families, summary))
+    write_whole(path, page(families, summary))
 
 
 def _plain(value: Any) -> Any:
@@ -79,13 +79,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (str, bool, int)) or value is None:
         return value
     return float(value) if math.isfinite(value) else None
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -16,13 +15,29 @@ from tqdm import tqdm
 
 from spc_core.config import load_config
 from spc_core.contract import load_contract
-from spc_ros.options import Bench, Collect, Compare, Convert, Demo, Evaluate, Train, TrialArgs
+from spc_core.whole_file import write_whole
+from spc_ros.options import (
+    Bench,
+    Collect,
+    Compare,
+    Convert,
+    Demo,
+    Describe,
+    Evaluate,
+    Export,
+    Relabel,
+    Train,
+    TrialArgs,
+)
 
 USAGE = """\
 usage: spc <stage> [options]      (spc <stage> --help tells each stage's options)
 
   collect    record behaviour data of a simulated task family as bags, over ROS 2
   convert    turn bags into a dataset
+  describe   tell what is in a dataset, in text or as a page with plots
+  relabel    recompute a dataset's rewards under a new contract, without the bags
+  export     write a dataset in another project's format
   train      learn context encoder, world model and policy from a dataset
   evaluate   score a trained run on held-out tasks in this process, without ROS
   compare    train and evaluate several methods with several seeds, side by side, with statistics
@@ -56,6 +71,36 @@ def convert(args: Convert) -> None:
     print(report.summary())
 
 
+def describe(args: Describe) -> None:
+    from spc_core.describe import describe as run
+
+    description = run(args.dataset)
+    print(description.text())
+    if args.json is not None:
+        write_whole(args.json, description.to_json())
+    if args.html is not None:
+        from spc_core.describe_page import describe_page
+
+        write_whole(args.html, describe_page(description))
+        print(f"page: {args.html}")
+
+
+def relabel(args: Relabel) -> None:
+    from spc_core.relabel import relabel as run
+
+    with Bar(f"relabel {args.dataset}", "episode") as bar:
+        done = run(args.dataset, load_contract(args.contract), args.out, args.overwrite, bar)
+    print(done.summary())
+
+
+def export(args: Export) -> None:
+    from spc_core.lerobot import export as run
+
+    with Bar(f"export {args.dataset}", "episode") as bar:
+        done = run(args.dataset, args.out, args.robot_type, args.overwrite, bar)
+    print(done.summary())
+
+
 def train(args: Train) -> None:
     from spc_core.distributed import leads
     from spc_core.train import train as run
@@ -85,7 +130,7 @@ def evaluate(args: Evaluate) -> None:
             results[number] = run_in_process(checkpoint, trial, family, bar, PlannerConfig() if args.planning else None)
     if args.json is not None:
         rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
-        _write_whole(args.json, "".join(rows))
+        write_whole(args.json, "".join(rows))
     if "no_context" not in args.protocols:
         print(f"no table, whose zero would be the protocol no_context; episodes: {args.json}")
         return
@@ -139,20 +184,13 @@ def bench(args: Bench) -> None:
         )
     print(report.text())
     if args.json is not None:
-        _write_whole(args.json, json.dumps({**dataclasses.asdict(report), "ratio": report.ratio}, indent=1) + "\n")
+        write_whole(args.json, json.dumps({**dataclasses.asdict(report), "ratio": report.ratio}, indent=1) + "\n")
 
 
 def demo(args: Demo) -> None:
     from spc_ros.demo import demo as run
 
     run(args.out, args.preset, args.overwrite)
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = file.with_name(f".{file.name}.partial")
-    beside.write_text(text)
-    beside.replace(file)
 
 
 class Bar:
@@ -176,6 +214,9 @@ class Bar:
 STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "collect": (Collect, collect),
     "convert": (Convert, convert),
+    "describe": (Describe, describe),
+    "relabel": (Relabel, relabel),
+    "export": (Export, export),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
     "compare": (Compare, compare),

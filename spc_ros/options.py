@@ -39,6 +39,36 @@ class Convert:
 
 
 @dataclasses.dataclass(frozen=True)
+class Relabel:
+    """Recompute a dataset's rewards under a new contract, without its bags. Observations and actions stay."""
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    contract: Path  # the new contract, whose reward is a function
+    out: Path  # the new dataset's folder
+    overwrite: bool = False  # replace an existing dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a dataset in another project's format, for its tools and for sharing."""
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    out: Path  # folder for the exported dataset
+    format: Literal["lerobot"] = "lerobot"  # lerobot: LeRobotDataset v3.0, without video
+    robot_type: str = ""  # name of the robot; default: the name of the dataset's contract
+    overwrite: bool = False  # replace an earlier export
+
+
+@dataclasses.dataclass(frozen=True)
+class Describe:
+    """Tell what is in a dataset: tasks, episodes, ends, returns, and how much of its spaces it covers."""
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    html: Path | None = None  # also write a self-contained page with plots here
+    json: Path | None = None  # also write the numbers here
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     """Train on a dataset. The same command goes on with a run that was interrupted.
 

@@ -20,6 +20,7 @@ from spc_core.config import ConfigError, TrainConfig, load_config, to_dict
 from spc_core.contract import suggest
 from spc_core.packed import load_dataset
 from spc_core.tasks import SPLITS, families
+from spc_core.whole_file import write_whole
 
 PLAN_FILE, LOCK_FILE = "compare.json", ".lock"
 FIXED_PROTOCOL = "zero_shot"  # the one that methods are tried with whose context does not depend on the protocol
@@ -181,9 +182,7 @@ def remember(plan: Plan) -> None:
     mine = plan.settings() | {"seeds": list(plan.seeds), "methods": {m.name: _method_dict(m) for m in plan.methods}}
     if file.is_file():
         _check_same(plan.out, json.loads(file.read_text()), mine)
-    beside = file.with_name(f".{file.name}.partial")
-    beside.write_text(json.dumps({"dataset": str(plan.dataset), "preset": plan.preset, **mine}, indent=1) + "\n")
-    beside.replace(file)
+    write_whole(file, json.dumps({"dataset": str(plan.dataset), "preset": plan.preset, **mine}, indent=1) + "\n")
 
 
 def _check_same(out: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from spc_core.comparison.svg import dot_intervals
 from spc_core.comparison.table import MethodResults, References, Row, compare_rows, markdown, to_plain
 from spc_core.evaluate import expert_returns
 from spc_core.tasks import tasks
+from spc_core.whole_file import write_whole
 
 PICTURES = (score_picture, improvement_picture)
 REFERENCE = "spc"  # the others are compared with it, or with the first method where it is missing
@@ -34,12 +35,12 @@ class CompareReport:
         methods = [self._results(method) for method in self.plan.methods]
         self.rows = compare_rows(methods, self.references, self.reference)
         if self.rows:
-            self._replace("table.json", json.dumps(to_plain(self.rows), indent=1, allow_nan=False) + "\n")
-            self._replace("table.md", self.text())
+            write_whole(self.plan.out / "table.json", json.dumps(to_plain(self.rows), indent=1, allow_nan=False) + "\n")
+            write_whole(self.plan.out / "table.md", self.text())
             for picture in (pictures(self.rows, headline_keys(self.rows)) for pictures in PICTURES):
                 if picture.panels:
-                    self._replace(f"{picture.name}.svg", dot_intervals(picture))
-            self._replace("compare.html", compare_page(self.rows, self.plan.family, self._settings()))
+                    write_whole(self.plan.out / f"{picture.name}.svg", dot_intervals(picture))
+            write_whole(self.plan.out / "compare.html", compare_page(self.rows, self.plan.family, self._settings()))
 
     def text(self) -> str:
         """The table for people."""
@@ -65,9 +66,3 @@ class CompareReport:
             {seed: run.episodes() for seed, run in runs.items()},
             {seed: float(run.metrics()["seconds"]) for seed, run in runs.items()},
         )
-
-    def _replace(self, name: str, text: str) -> None:
-        """Write a file whole or not at all."""
-        beside = self.plan.out / f".{name}.partial"
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(self.plan.out / name)
