@@ -38,7 +38,8 @@ def check_unset_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
     if unset.all():
         severity = "warn"  # all by receive time: coarse, but of one kind; check_clock_domains tells of the rest
     text = (
-        f"{share:.1%} of the stamps are unset (0, 0), allowed {t.unset_share:.0%}; these messages are aligned by receive "
+        f"{share:.1%} of the stamps are unset (0, 0), allowed {t.unset_share:.0%}; these messages are aligned by "
+        f"receive "
         f"time; set header.stamp in the driver or use clock: receive for all topics"
     )
     return [Finding(severity, log.topic, "unset stamps", text, share, message_spans(log, unset))]
@@ -56,7 +57,8 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
         return []
     largest = int(jumps[np.argmax(np.abs(step_s[jumps]))])
     text = (
-        f"the clock jumps {len(jumps)} times, most by {step_s[largest]:+.2f} s at {log.seconds[largest]:.2f} s (allowed "
+        f"the clock jumps {len(jumps)} times, most by {step_s[largest]:+.2f} s at {log.seconds[largest]:.2f} s "
+        f"(allowed "
         f"{t.clock_jump_s} s); each jump cuts the episode; look for a restarted simulation, a time synchronisation "
         f"during the recording, or two publishers on one topic"
     )
@@ -67,7 +69,7 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
 def check_delay(log: TopicLog, t: Thresholds) -> list[Finding]:
     """The delay from header to receive time, where both are in one clock."""
     delay_ns, index = delays_ns(log)
-    if len(delay_ns) < MIN_MESSAGES or abs(float(np.median(delay_ns))) / 1e9 > t.clocks_apart_s:
+    if log.simulated or len(delay_ns) < MIN_MESSAGES or abs(float(np.median(delay_ns))) / 1e9 > t.clocks_apart_s:
         return []
     p50, p95, p99 = percentiles_ms(delay_ns)
     findings = []
@@ -86,7 +88,8 @@ def check_delay(log: TopicLog, t: Thresholds) -> list[Finding]:
     share = float(early.mean())
     if share > t.unset_share:
         text = (
-            f"{share:.1%} of the stamps lie ahead of the receive time, by up to {-delay_ns.min() / 1e6:.1f} ms; the clocks "
+            f"{share:.1%} of the stamps lie ahead of the receive time, by up to {-delay_ns.min() / 1e6:.1f} ms; the "
+            f"clocks "
             f"of the driver's and the recorder's machine differ; synchronise them (chrony, PTP)"
         )
         findings.append(Finding("warn", log.topic, "delay", text, share, message_spans(log, early)))
@@ -96,7 +99,7 @@ def check_delay(log: TopicLog, t: Thresholds) -> list[Finding]:
 def check_drift(log: TopicLog, t: Thresholds) -> list[Finding]:
     """A delay that grows or shrinks over the bag: clocks that run at different speeds, or a queue that fills."""
     delay_ns, index = delays_ns(log)
-    if len(delay_ns) < 10 * MIN_MESSAGES or abs(float(np.median(delay_ns))) / 1e9 > t.clocks_apart_s:
+    if log.simulated or len(delay_ns) < 10 * MIN_MESSAGES or abs(float(np.median(delay_ns))) / 1e9 > t.clocks_apart_s:
         return []
     tenth = len(delay_ns) // 10
     drift_s = float(np.median(delay_ns[-tenth:]) - np.median(delay_ns[:tenth])) / 1e9
@@ -140,7 +143,8 @@ def _one_domain(logs: Sequence[TopicLog], offsets: dict[str, float], t: Threshol
         return []
     offset = _duration(abs(float(np.median([offsets[topic] for topic in apart]))))
     text = (
-        f"all topics are stamped by one clock, but another than the recorder's ({offset} apart), as in a simulation; they "
+        f"all topics are stamped by one clock, but another than the recorder's ({offset} apart), as in a simulation; "
+        f"they "
         f"are aligned with each other all the same, and delays from header to receive tell nothing"
     )
     return [Finding("ok", "", "clock domains", text, max(abs(o) for o in offsets.values()))]

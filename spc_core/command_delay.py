@@ -2,10 +2,10 @@
 """How long it takes from a command until the state answers, by cross-correlation.
 
 A command u is held from message to message, so its integrals are exact at any time. A state y that obeys
-y = u(t - d), y' = u(t - d) + ... or y'' = u(t - d) + ... (order 0, 1, 2) has, from sample to sample, the differences of
-the k-th integral of u, shifted by d, plus what is smooth. Both sides are differenced once more, which takes away most of
-what is smooth (the state's own motion, and a controller's answer to it), and correlated for each lag d. No resampling is
-needed, and lags far below the sampling interval are found where stamps are not in lock-step.
+y = u(t - d), y' = u(t - d) + ... or y'' = u(t - d) + ... (order k = 0, 1, 2) has, from sample to sample, the
+differences of the k-th integral of u, shifted by d, plus what is smooth. Both sides are differenced once more, which
+takes away most of what is smooth (the state's own motion, and a controller's answer to it), and correlated for each
+lag d. No resampling is needed, and lags far below the sampling interval are found.
 """
 
 from __future__ import annotations
@@ -78,8 +78,10 @@ def correlogram(
     """Of (M, A) commands at (M,) times and (N, O) states at (N,) times; None where there are too few."""
     command_ns, commands = _clean(command_ns, commands)
     state_ns, states = _clean(state_ns, states)
-    inside = (state_ns >= command_ns[0] + 3e8) & (state_ns <= command_ns[-1] + 1e8) if len(command_ns) else np.zeros(0)
-    if len(command_ns) < MIN_ROWS or len(state_ns) < MIN_ROWS or inside.sum() < MIN_ROWS:
+    if len(command_ns) < MIN_ROWS or len(state_ns) < MIN_ROWS:
+        return None
+    inside = (state_ns >= command_ns[0] + 300_000_000) & (state_ns <= command_ns[-1] + 100_000_000)
+    if np.count_nonzero(inside) < MIN_ROWS:
         return None
     state_ns, states = _liveliest(command_ns, commands, state_ns[inside], states[inside])
     begin_ns = command_ns[0]
@@ -156,7 +158,7 @@ def answers(found: Correlogram) -> list[Answer]:
     """For each command, the state and order that answer it best."""
     correlation = found.correlation
     causal = LAGS_S >= -1e-9
-    before = LAGS_S < -max(found.period_s, 0.005)
+    before = LAGS_S + max(found.period_s, 0.005) < 0
     result = []
     for a, command in enumerate(found.commands):
         strength = np.abs(correlation[:, a])  # (L, O, K)
@@ -208,5 +210,7 @@ def check_command_delay(topic: str, found: Correlogram, period_s: float | None, 
     if period_s is not None:
         text += f"; that is {delay_s / period_s:.1f} periods, allowed {t.command_delay_periods:g}"
     if severity != "ok":
-        text += "; an observation does not show the commands of that time: shorten the chain, or observe the last commands"
+        text += (
+            "; an observation does not show the commands of that time: shorten the chain, or observe the last commands"
+        )
     return [Finding(severity, topic, "command delay", text, delay_s)]

@@ -66,14 +66,17 @@ def check_coverage(coverage: Coverage, t: Thresholds) -> list[Finding]:
         ("states", coverage.state_names, coverage.states),
         ("actions", coverage.action_names, coverage.actions),
     ):
-        poor = np.flatnonzero((shares < t.coverage).any(axis=1)) if kind == "actions" or len(coverage.tasks) > 1 else []
+        mean = shares.mean(axis=1)  # over the fields; a single one may stand still, as a target does
+        poor = np.flatnonzero(mean < t.coverage) if kind == "actions" or len(coverage.tasks) > 1 else np.empty(0)
         if not len(poor):
             continue
-        task, field = divmod(int(np.argmin(shares)), shares.shape[1])
+        task = int(np.argmin(mean))
+        field = int(np.argmin(shares[task]))
         text = (
             f"{len(poor)} of {len(coverage.tasks)} tasks visit little of the {kind}, least '{coverage.tasks[task]}': "
-            f"{shares[task, field]:.0%} of the range of {names[field]} (wanted {t.coverage:.0%}); record more varied "
-            f"behaviour, or narrow the contract's limits"
+            f"{mean[task]:.0%} of the range, {shares[task, field]:.0%} of that of {names[field]} (wanted "
+            f"{t.coverage:.0%}); "
+            f"record more varied behaviour{', or narrow the limits' if kind == 'actions' else ''}"
         )
-        findings.append(Finding("warn", "", f"coverage of {kind}", text, float(shares[task, field])))
+        findings.append(Finding("warn", "", f"coverage of {kind}", text, float(mean[task])))
     return findings

@@ -16,7 +16,7 @@ import numpy as np
 Severity = Literal["ok", "warn", "fail"]
 SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
 Span = tuple[float, float]
-"""(begin, end) in seconds since the bag's first message, by receive time: where a bag player shows it."""
+"""(begin, end) in seconds since the bag began, by receive time as a bag player shows it (see TopicLog.place_ns)."""
 MAX_SPANS = 50  # places in time that a finding names; the longest
 
 
@@ -88,8 +88,10 @@ class TopicLog:
     fields: tuple[str, ...]
     values: np.ndarray  # (N, F) float64
     clock: str = "header"  # header | receive: what the messages are aligned by
-    begin_ns: int = 0  # receive time of the bag's first message
-    span_ns: tuple[int, int] | None = None  # receive times between which all topics should have been there
+    begin_ns: int = 0  # when the bag began, in the clock of `place_ns`
+    place_ns: np.ndarray | None = None  # (N,) where in time to show the messages; None: the receive time
+    simulated: bool = False  # recorded beside a simulated clock, so that delays and receive times tell little
+    span: Span | None = None  # between which times all topics should have been there
     nominal_hz: float | None = None  # None: its own median
     faster_is_fine: bool = True  # than nominal: an observation is thinned to the contract's rate
     max_age_s: float = math.inf
@@ -115,8 +117,8 @@ class TopicLog:
 
     @property
     def seconds(self) -> np.ndarray:
-        """(N,) when each message was received, in seconds since the bag began."""
-        return (self.receive_ns - self.begin_ns) / 1e9
+        """(N,) where each message stands, in seconds since the bag began."""
+        return ((self.receive_ns if self.place_ns is None else self.place_ns) - self.begin_ns) / 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _plain(value: Any) -> Any:
 
 def worst(severities: Iterable[Severity]) -> Severity:
     """The verdict on a list of findings."""
-    return max(severities, key=SEVERITIES.index, default="ok")
+    return SEVERITIES[max((SEVERITIES.index(severity) for severity in severities), default=0)]
 
 
 def spans(begin_s: np.ndarray, end_s: np.ndarray, join_s: float = 0.0) -> tuple[Span, ...]:

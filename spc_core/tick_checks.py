@@ -45,7 +45,8 @@ def check_ages(log: TopicLog, age_s: np.ndarray, at_s: np.ndarray, t: Thresholds
     p50, p99 = np.percentile(age_s[known], (50, 99)) * 1e3
     text = (
         f"at {share:.1%} of the ticks (allowed {t.stale_share:.0%}) the newest message is older than max_age_s "
-        f"{log.max_age_s:g} s (age {p50:.0f} ms at 50 %, {p99:.0f} ms at 99 %); raise its rate, or max_age_s if the policy "
+        f"{log.max_age_s:g} s (age {p50:.0f} ms at 50 %, {p99:.0f} ms at 99 %); raise its rate, or max_age_s if the "
+        f"policy "
         f"can live with older data"
     )
     period_s = float(np.median(np.diff(at_s))) if len(at_s) > 1 else 0.0
@@ -67,7 +68,8 @@ def check_ticks(ticks: TickLog, t: Thresholds) -> list[Finding]:
     short = [steps for steps in ticks.episodes if steps < t.episode_steps]
     if short:
         text = (
-            f"{len(short)} of {len(ticks.episodes)} pieces are shorter than {t.episode_steps} transitions; mend what cuts "
+            f"{len(short)} of {len(ticks.episodes)} pieces are shorter than {t.episode_steps} transitions; mend what "
+            f"cuts "
             f"them, each cut is listed with its reason"
         )
         findings.append(Finding("warn", "", "short episodes", text, len(short) / len(ticks.episodes), places))

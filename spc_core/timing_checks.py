@@ -122,7 +122,8 @@ def check_jitter(log: TopicLog, t: Thresholds) -> list[Finding]:
     if severity == "ok":
         return []
     text = (
-        f"the interval of {found.period_s * 1e3:.1f} ms spreads by {whole.std() * 1e3:.1f} ms ({share:.0%} of a period, "
+        f"the interval of {found.period_s * 1e3:.1f} ms spreads by {whole.std() * 1e3:.1f} ms ({share:.0%} of a "
+        f"period, "
         f"allowed {t.jitter_share:.0%}); stamp in the driver when the sample is taken, or look for a busy machine"
     )
     uneven = np.abs(found.length_s - found.period_s) > t.jitter_share * found.period_s
@@ -193,19 +194,15 @@ def check_frozen_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
 
 def check_presence(log: TopicLog, t: Thresholds) -> list[Finding]:
     """A topic that begins late or stops early."""
-    if log.span_ns is None or log.latched or not len(log):
+    if log.span is None or log.latched or not len(log):
         return []
-    begin_ns, end_ns = log.span_ns
-    late_s = max(0.0, float(log.receive_ns.min() - begin_ns) / 1e9)
-    early_s = max(0.0, float(end_ns - log.receive_ns.max()) / 1e9)
-    share = (late_s + early_s) * 1e9 / max(1, end_ns - begin_ns)
+    (begin_s, end_s), first_s, last_s = log.span, float(log.seconds.min()), float(log.seconds.max())
+    late_s, early_s = max(0.0, first_s - begin_s), max(0.0, end_s - last_s)
+    share = (late_s + early_s) / max(1e-9, end_s - begin_s)
     found = intervals(log, t.clock_jump_s)
     if found is None or max(late_s, early_s) < 5 * found.period_s or share <= t.warn_share * t.gap_share:
         return []
-    at_s = (np.array(log.span_ns) - log.begin_ns) / 1e9
-    seconds = log.seconds
-    places = [(float(at_s[0]), float(seconds.min()))] * (late_s > 0)
-    places += [(float(seconds.max()), float(at_s[1]))] * (early_s > 0)
+    places = [(begin_s, first_s)] * (late_s > 0) + [(last_s, end_s)] * (early_s > 0)
     text = (
         f"begins {late_s:.1f} s after and stops {early_s:.1f} s before the other topics ({share:.0%} of the time); "
         f"start the recorder when all publish, and stop it first"

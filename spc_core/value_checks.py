@@ -15,17 +15,18 @@ NEAR_LIMIT = 0.01  # share of the range that counts as at the limit
 
 def check_finite(log: TopicLog, t: Thresholds) -> list[Finding]:
     """NaN and infinity in fields that the messages do have."""
-    bad = ~np.isfinite(log.values)
+    bad: np.ndarray = ~np.isfinite(log.values)
     if log.absent is not None:
-        bad &= ~log.absent
-    rows = bad.any(axis=1)
-    if not rows.any():
+        bad = bad & ~log.absent
+    rows, columns = np.any(bad, axis=1), np.any(bad, axis=0).tolist()
+    if not np.any(rows):
         return []
-    share = float(rows.mean())
+    share = float(np.mean(rows))
     severity: Severity = "fail" if share > t.nan_share else "warn"
-    names = [name for name, hit in zip(log.fields, bad.any(axis=0), strict=True) if hit]
+    names = [name for name, hit in zip(log.fields, columns, strict=True) if hit]
     text = (
-        f"{int(rows.sum())} messages ({share:.1%}, allowed {t.nan_share:.0%}) hold NaN or infinity in {_listed(names)}; "
+        f"{np.count_nonzero(rows)} messages ({share:.1%}, allowed {t.nan_share:.0%}) hold NaN or infinity in "
+        f"{_listed(names)}; "
         f"each one cuts the episode; mend the driver or the sensor"
     )
     return [Finding(severity, log.topic, "not finite", text, share, message_spans(log, rows))]
@@ -47,13 +48,16 @@ def check_joints(log: TopicLog, t: Thresholds) -> list[Finding]:
     first_s = float(at_s[int(np.argmax(odd))])
     if not missing:
         text = (
-            f"the joints change their order within the recording, first at {first_s:.2f} s ({int(odd.sum())} messages are "
-            f"not in the order {', '.join(usual)}); they are read by name, so that nothing is lost; look for two publishers"
+            f"the joints change their order within the recording, first at {first_s:.2f} s ({int(odd.sum())} "
+            f"messages are "
+            f"not in the order {', '.join(usual)}); they are read by name, so that nothing is lost; look for two "
+            f"publishers"
         )
         return [Finding("warn", log.topic, "joints", text, float(odd.mean()), places)]
     severity: Severity = "warn" if log.role == "other" or _only_others(log, missing) else "fail"
     text = (
-        f"the joints {_listed(sorted(missing))} are missing from {int(odd.sum())} messages, first at {first_s:.2f} s; look "
+        f"the joints {_listed(sorted(missing))} are missing from {int(odd.sum())} messages, first at {first_s:.2f} "
+        f"s; look "
         f"for two publishers on this topic (merge them, or remap one)"
     )
     return [Finding(severity, log.topic, "joints", text, float(odd.mean()), places)]
@@ -123,26 +127,30 @@ def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: 
     """Commands beyond the contract's limits, and commands that stand at them."""
     lows, highs, v = np.array(low), np.array(high), log.values
     slack, near = LIMIT_SLACK * (highs - lows), NEAR_LIMIT * (highs - lows)
-    beyond = (v < lows - slack) | (v > highs + slack)
-    at = (v <= lows + near) | (v >= highs - near)
+    beyond: np.ndarray = (v < lows - slack) | (v > highs + slack)
+    at: np.ndarray = (v <= lows + near) | (v >= highs - near)
     findings = []
-    share = float(beyond.any(axis=1).mean()) if len(log) else 0.0
+    outside = np.asarray(np.any(beyond, axis=1))
+    share = float(outside.mean()) if len(log) else 0.0
     severity = t.grade(share, t.beyond_share)
     if severity != "ok":
         excess = np.nanmax(np.maximum(lows - v, v - highs), axis=0)
         worst = int(np.argmax(excess / (highs - lows)))
         text = (
             f"{share:.1%} of the commands (allowed {t.beyond_share:.0%}) are beyond the contract's limits, most "
-            f"{log.fields[worst]}, by {excess[worst]:.3g} outside [{lows[worst]:g}, {highs[worst]:g}]; the robot clips what "
+            f"{log.fields[worst]}, by {excess[worst]:.3g} outside [{lows[worst]:g}, {highs[worst]:g}]; the robot "
+            f"clips what "
             f"the data call an action; correct low and high, or clip before publishing"
         )
-        findings.append(Finding(severity, log.topic, "limits", text, share, message_spans(log, beyond.any(axis=1))))
+        findings.append(Finding(severity, log.topic, "limits", text, share, message_spans(log, outside)))
     shares = at.mean(axis=0) if len(log) else np.zeros(len(lows))
     worst = int(np.argmax(shares))
     if shares[worst] > t.saturated_share:
         text = (
-            f"{log.fields[worst]} is at a limit in {shares[worst]:.0%} of the commands (allowed {t.saturated_share:.0%}); "
-            f"nothing can be learnt of what lies between; lower the gains, or widen the limits if the robot may go further"
+            f"{log.fields[worst]} is at a limit in {shares[worst]:.0%} of the commands (allowed "
+            f"{t.saturated_share:.0%}); "
+            f"nothing can be learnt of what lies between; lower the gains, or widen the limits if the robot may go "
+            f"further"
         )
         places = message_spans(log, at[:, worst])
         findings.append(Finding("warn", log.topic, "saturation", text, float(shares[worst]), places))
@@ -164,7 +172,8 @@ def check_rate_limits(log: TopicLog, max_rate: Sequence[float], t: Thresholds) -
         return []
     worst = int(np.argmax(fast.mean(axis=0)))
     text = (
-        f"{share:.1%} of the commands (allowed {t.rate_limit_share:.0%}) change faster than max_rate, most {log.fields[worst]}, "
+        f"{share:.1%} of the commands (allowed {t.rate_limit_share:.0%}) change faster than max_rate, most "
+        f"{log.fields[worst]}, "
         f"by up to {np.nanmax(rate[:, worst]):.3g} per second against {max_rate[worst]:g}; a policy will be held to "
         f"max_rate; raise it if the robot allows, or smooth the commands"
     )

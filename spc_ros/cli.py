@@ -16,12 +16,14 @@ from tqdm import tqdm
 
 from spc_core.config import load_config
 from spc_core.contract import load_contract
-from spc_ros.options import Bench, Collect, Compare, Convert, Demo, Evaluate, Train, TrialArgs
+from spc_ros.options import Bench, Collect, Compare, ContractInit, Convert, Demo, Doctor, Evaluate, Train, TrialArgs
 
 USAGE = """\
 usage: spc <stage> [options]      (spc <stage> --help tells each stage's options)
 
   collect    record behaviour data of a simulated task family as bags, over ROS 2
+  contract   propose a contract from a bag (spc contract init BAG)
+  doctor     find what is wrong with bags before training does
   convert    turn bags into a dataset
   train      learn context encoder, world model and policy from a dataset
   evaluate   score a trained run on held-out tasks in this process, without ROS
@@ -54,6 +56,35 @@ def convert(args: Convert) -> None:
     contract = None if args.contract is None else load_contract(args.contract)
     report = run(args.bags, contract, args.out, args.overwrite, args.skip_bad, args.task, args.workers)
     print(report.summary())
+
+
+def doctor(args: Doctor) -> int:
+    from spc_ros.doctor import diagnose
+
+    contract = None if args.contract is None else load_contract(args.contract)
+    report = diagnose(args.bags, contract, args.thresholds, args.task)
+    print(report.text())
+    if args.json is not None:
+        _write_whole(args.json, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
+    if args.html is not None:
+        from spc_ros.doctor_page import page
+
+        _write_whole(args.html, page(report))
+        print(f"page: {args.html}")
+    return report.exit_code(args.strict)
+
+
+def contract(args: ContractInit) -> None:
+    from spc_ros.contract_init import propose
+
+    text = propose(args.bag)
+    if args.out is None:
+        print(text, end="")
+        return
+    if args.out.exists():
+        raise ValueError(f"{args.out}: exists already and is not overwritten; choose another --out")
+    _write_whole(args.out, text)
+    print(f"{args.out}: fill in the reward, then: spc doctor {args.bag} --contract {args.out}")
 
 
 def train(args: Train) -> None:
@@ -173,8 +204,10 @@ class Bar:
         self._bar.close()
 
 
-STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
+STAGES: dict[str, tuple[type, Callable[[Any], int | None]]] = {  # a number that a stage returns is its exit code
     "collect": (Collect, collect),
+    "contract": (ContractInit, contract),
+    "doctor": (Doctor, doctor),
     "convert": (Convert, convert),
     "train": (Train, train),
     "evaluate": (Evaluate, evaluate),
@@ -207,7 +240,10 @@ def parse(stage: str, arguments: Sequence[str]) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage. Exit codes: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 interrupted."""
+    """Run one stage. Exit codes: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 interrupted.
+
+    A stage may have codes of its own beside these, as `doctor` has.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -217,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"spc: there is no stage '{stage}'\n\n{USAGE}", file=sys.stderr, end="")
         return 2
     try:
-        STAGES[stage][1](parse(stage, rest))
+        return STAGES[stage][1](parse(stage, rest)) or 0
     except KeyboardInterrupt as interrupt:
         print(f"spc {stage}: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
@@ -230,7 +266,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"spc {stage}: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":
