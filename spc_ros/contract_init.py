@@ -66,7 +66,7 @@ def _choose(log: TopicLog) -> Choice:
     """The fields worth observing: always there, finite, changing."""
     low, high = value_range(log)
     absent = _at_times_absent(log)
-    finite: np.ndarray = np.isfinite(log.values).all(axis=0)
+    finite = np.asarray(np.isfinite(log.values).all(axis=0))
     kept, left_out = [], []
     for i, field in enumerate(log.fields):
         if absent[i]:
@@ -224,7 +224,8 @@ class _Proposal:
 
     def _reward(self) -> list[str]:
         lines = [
-            "# TODO: what is the robot to do? One of these belongs in place of the line below; until then, the file is refused."
+            "# TODO: what is the robot to do? One of these belongs in place of the line below; until then, the file "
+            "is refused."
         ]
         found = [log for log in self.logs if log not in self.used and log.fields]
         for log in sorted(found, key=lambda log: REWARD_WORDS.search(log.topic) is None)[:3]:

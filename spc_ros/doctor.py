@@ -304,10 +304,16 @@ def told(finding: Finding, bag_count: int) -> str:
     where = f" {finding.topic}:" if finding.topic else ""
     bag = f" [{Path(finding.bag).name}" + (f" and {finding.bags - 1} more" if finding.bags > 1 else "") + "]"
     bag = bag if finding.bag and bag_count > 1 else ""
-    places = ", ".join(f"{b:.2f}" if e - b < 0.005 else f"{b:.2f}-{e:.2f}" for b, e in finding.times[:5])
-    more = f" and {len(finding.times) - 5} more" if len(finding.times) > 5 else ""
-    at = f"\n       at {places}{more} s" if places else ""
+    places = show_times(finding, 5)
+    at = f"\n       at {places}" if places else ""
     return f"{LOUD[finding.severity]}{where} {finding.check}: {finding.text}{bag}{at}"
+
+
+def show_times(finding: Finding, most: int) -> str:
+    """The first places in time, in seconds since the bag began."""
+    places = ", ".join(f"{b:.2f}" if e - b < 0.005 else f"{b:.2f}-{e:.2f}" for b, e in finding.times[:most])
+    more = f" and {len(finding.times) - most} more" if len(finding.times) > most else ""
+    return f"{places} s{more}" if places else ""
 
 
 def _answer_dict(answer: Answer) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from spc_core.adaptation import PROTOCOLS
 from spc_core.comparison.panels import Mark, Picture, improvement_picture, method_order, score_picture, split_title
 from spc_core.comparison.table import Row, protocol_label, ranked, span
 from spc_core.figures import COLOURS, INK, SPLIT_ORDER, stacked, style
-from spc_core.report_page import PROTOCOL_TEXTS, STYLE, draw, number, plural, table
+from spc_core.page_parts import document, draw, number, plural, table
+from spc_core.report_page import PROTOCOL_TEXTS
 
 ACCENT = COLOURS["few_shot"]
 OTHERS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#666666")  # Okabe and Ito's, without the accent
@@ -50,11 +50,7 @@ def compare_page(rows: Sequence[Row], family: str, settings: Sequence[tuple[str,
         body.append(f"<h2>{escape(title)}</h2>{draw(figure, name)}<p class=caption>{caption}</p>")
     values = [[escape(name), escape(value)] for name, value in settings]
     body += [_tables(rows), "<h2>Settings</h2>", table(["what", "value"], values)]
-    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-    head += f"<title>Methods compared on {escape(family)}</title><style>{STYLE}</style>"
-    head += f"<script>{get_plotlyjs()}</script>"
-    content = f"<head>{head}</head>\n<body><main>{''.join(body)}</main></body>"
-    return f"<!DOCTYPE html>\n<html lang='en'>{content}</html>\n"
+    return document(f"Methods compared on {family}", "".join(body))
 
 
 def _introduction(rows: Sequence[Row], family: str) -> str:
