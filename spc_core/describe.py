@@ -15,6 +15,7 @@ from spc_core.column_stats import ColumnStats
 from spc_core.contract import Contract
 from spc_core.dataset import Episode, TaskEntry
 from spc_core.dataset_reader import dataset_contract, stored_tasks
+from spc_core.segments import kind
 
 ENDS = ("terminated", "truncated", "cut")
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -187,7 +188,7 @@ def describe(dataset: str | Path) -> Description:
             lines.append(EpisodeLine(number, len(episode), float(episode.rewards.sum()), end, episode.behaviour))
             sources.add(episode.source_sha256 or episode.source)
             if episode.cut is not None:
-                cuts[cut_kind(episode.cut)] += 1
+                cuts[kind(episode.cut)] += 1
             if len(samples) < SAMPLES:
                 samples.setdefault((end, episode.behaviour), (store.entry.task_id, episode))
         tasks.append(counter.part(store.entry))
@@ -199,11 +200,6 @@ def describe(dataset: str | Path) -> Description:
 
 def end_of(episode: Episode) -> str:
     return "terminated" if episode.terminated else "truncated" if episode.truncated else "cut"
-
-
-def cut_kind(reason: str) -> str:
-    """A cut's reason without its numbers, so that like cuts can be counted."""
-    return reason.partition(", ")[0].partition(" back by ")[0]
 
 
 class _Counter:

@@ -20,9 +20,11 @@ from spc_ros.options import (
     Bench,
     Collect,
     Compare,
+    ContractInit,
     Convert,
     Demo,
     Describe,
+    Doctor,
     Evaluate,
     Export,
     Relabel,
@@ -34,6 +36,8 @@ USAGE = """\
 usage: spc <stage> [options]      (spc <stage> --help tells each stage's options)
 
   collect    record behaviour data of a simulated task family as bags, over ROS 2
+  contract   propose a contract from a bag (spc contract init BAG)
+  doctor     find what is wrong with bags before training does
   convert    turn bags into a dataset
   describe   tell what is in a dataset, in text or as a page with plots
   relabel    recompute a dataset's rewards under a new contract, without the bags
@@ -99,6 +103,35 @@ def export(args: Export) -> None:
     with Bar(f"export {args.dataset}", "episode") as bar:
         done = run(args.dataset, args.out, args.robot_type, args.overwrite, bar)
     print(done.summary())
+
+
+def doctor(args: Doctor) -> int:
+    from spc_ros.doctor import diagnose
+
+    contract = None if args.contract is None else load_contract(args.contract)
+    report = diagnose(args.bags, contract, args.thresholds, args.task)
+    print(report.text())
+    if args.json is not None:
+        write_whole(args.json, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
+    if args.html is not None:
+        from spc_ros.doctor_page import page
+
+        write_whole(args.html, page(report))
+        print(f"page: {args.html}")
+    return report.exit_code(args.strict)
+
+
+def contract(args: ContractInit) -> None:
+    from spc_ros.contract_init import propose
+
+    text = propose(args.bag)
+    if args.out is None:
+        print(text, end="")
+        return
+    if args.out.exists():
+        raise ValueError(f"{args.out}: exists already and is not overwritten; choose another --out")
+    write_whole(args.out, text)
+    print(f"{args.out}: fill in the reward, then: spc doctor {args.bag} --contract {args.out}")
 
 
 def train(args: Train) -> None:
@@ -211,8 +244,10 @@ class Bar:
         self._bar.close()
 
 
-STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
+STAGES: dict[str, tuple[type, Callable[[Any], int | None]]] = {  # a number that a stage returns is its exit code
     "collect": (Collect, collect),
+    "contract": (ContractInit, contract),
+    "doctor": (Doctor, doctor),
     "convert": (Convert, convert),
     "describe": (Describe, describe),
     "relabel": (Relabel, relabel),
@@ -248,7 +283,10 @@ def parse(stage: str, arguments: Sequence[str]) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage. Exit codes: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 interrupted."""
+    """Run one stage. Exit codes: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 interrupted.
+
+    A stage may have codes of its own beside these, as `doctor` has.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -258,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"spc: there is no stage '{stage}'\n\n{USAGE}", file=sys.stderr, end="")
         return 2
     try:
-        STAGES[stage][1](parse(stage, rest))
+        return STAGES[stage][1](parse(stage, rest)) or 0
     except KeyboardInterrupt as interrupt:
         print(f"spc {stage}: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
@@ -271,7 +309,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"spc {stage}: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

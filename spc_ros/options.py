@@ -11,6 +11,7 @@ import tyro
 
 from spc_core.adaptation import LIVE_PROTOCOLS, PROTOCOLS
 from spc_core.config import TrainConfig
+from spc_core.diagnosis import Thresholds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,31 @@ class Describe:
     dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
     html: Path | None = None  # also write a self-contained page with plots here
     json: Path | None = None  # also write the numbers here
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Find what is wrong with bags before training does: rates, gaps, clocks, values, delays, coverage, cuts.
+
+    Exit codes: 0 ok or warnings, 3 warnings with --strict, 4 failures (1: could not run). See docs/doctor.md.
+    """
+
+    bags: tyro.conf.Positional[tuple[Path, ...]]  # bags, or folders that hold bags at any depth
+    contract: Path | None = None  # contract file; default: the one that the bags carry; without, topics alone
+    task: str | None = None  # task id of all these bags, for bags that do not name it
+    json: Path | None = None  # also write all numbers and findings here
+    html: Path | None = None  # also write a page here that shows where in time the trouble is
+    strict: bool = False  # warnings fail too, with exit code 3
+    thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
+
+
+@dataclasses.dataclass(frozen=True)
+class ContractInit:
+    """Propose a contract for a robot from one of its bags; what is left to fill in is the reward."""
+
+    what: tyro.conf.Positional[Literal["init"]]  # what to do
+    bag: tyro.conf.Positional[Path]  # a bag of normal operation
+    out: Path | None = None  # file to write; default: print it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the doctor looks at and what it says: logs of topics and ticks in, findings with a place in time out.
+
+The checks are in timing_checks.py, clock_checks.py, value_checks.py, tick_checks.py, coverage.py and command_delay.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+Severity = Literal["ok", "warn", "fail"]
+SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
+Span = tuple[float, float]
+"""(begin, end) in seconds since the bag began, by receive time as a bag player shows it (see TopicLog.place_ns)."""
+MAX_SPANS = 50  # places in time that a finding names; the longest
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """Beyond a threshold is a failure; beyond `warn_share` of it, a warning."""
+
+    warn_share: float = 0.5  # a warning begins at this share of each threshold
+    rate_tolerance: float = 0.10  # share by which a topic's rate may be off its nominal one
+    gap_share: float = 0.05  # share of the time that may be lost in gaps
+    jitter_share: float = 0.5  # standard deviation of the interval, in periods
+    out_of_order_share: float = 0.02  # share of messages that are duplicate or late by their stamps
+    clock_jump_s: float = 0.5  # a stamp this far before its predecessor, or ahead of the receive time's pace
+    frozen_stamps: int = 5  # messages in a row with one and the same stamp
+    unset_share: float = 0.01  # share of messages whose stamp was left at zero
+    delay_s: float = 0.10  # 99th percentile of the header-to-receive delay
+    drift_s: float = 0.05  # change of that delay from begin to end of a bag
+    clocks_apart_s: float = 1.0  # topics whose clocks are further apart cannot be aligned
+    lost_share: float = 0.05  # share of messages that were published, by the robot's own account, but not recorded
+    nan_share: float = 0.01  # share of messages with NaN or infinity
+    beyond_share: float = 0.01  # share of commands beyond the contract's limits
+    saturated_share: float = 0.5  # share of commands at a limit (a warning at most)
+    rate_limit_share: float = 0.05  # share of commands that change faster than the contract's max_rate
+    command_delay_periods: float = 2.0  # delay from command to state, in the contract's periods
+    stale_share: float = 0.05  # share of ticks at which a stream is older than its max_age_s
+    dropped_share: float = 0.10  # share of ticks that conversion drops
+    coverage: float = 0.2  # share of cells that a task must visit in each field (a warning at most)
+    episode_steps: int = 10  # pieces shorter than this teach little (a warning at most)
+
+    def grade(self, value: float, limit: float) -> Severity:
+        """How bad `value` is against the threshold `limit`, both positive."""
+        if value > limit:
+            return "fail"
+        return "warn" if value > self.warn_share * limit else "ok"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong (or, with 'ok', worth knowing), with the number, the threshold and the fix."""
+
+    severity: Severity
+    topic: str  # '' where it is about the whole bag
+    check: str
+    text: str
+    value: float = math.nan
+    times: tuple[Span, ...] = ()
+    bag: str = ""
+    bags: int = 1  # in how many bags the same was found; the text tells of the worst
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, which knows no NaN."""
+        known = math.isfinite(self.value)
+        return {
+            **dataclasses.asdict(self),
+            "value": self.value if known else None,
+            "times": [list(t) for t in self.times],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class TopicLog:
+    """One topic of one bag: N messages in log order, F numeric fields."""
+
+    topic: str
+    type: str
+    role: Literal["observation", "action", "reward", "other"]
+    receive_ns: np.ndarray  # (N,) int64
+    stamp_ns: np.ndarray | None  # (N,) int64, 0 where unset; None for a type without a header
+    fields: tuple[str, ...]
+    values: np.ndarray  # (N, F) float64
+    clock: str = "header"  # header | receive: what the messages are aligned by
+    begin_ns: int = 0  # when the bag began, in the clock of `place_ns`
+    place_ns: np.ndarray | None = None  # (N,) where in time to show the messages; None: the receive time
+    simulated: bool = False  # recorded beside a simulated clock, so that delays and receive times tell little
+    span: Span | None = None  # between which times all topics should have been there
+    nominal_hz: float | None = None  # None: its own median
+    faster_is_fine: bool = True  # than nominal: an observation is thinned to the contract's rate
+    max_age_s: float = math.inf
+    lost: int = 0  # published during the episode, by the robot's own account, but not in the bag
+    absent: np.ndarray | None = None  # (N, F) bool: the message had no such field; None: never
+    layouts: tuple[tuple[int, tuple[str, ...]], ...] = ()  # (first message, joint names), where the names change
+    lengths: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # (N,) of a JointState's arrays
+    latched: bool = False  # any age will do, so that silence is no fault
+
+    def __len__(self) -> int:
+        return len(self.receive_ns)
+
+    @property
+    def has_stamps(self) -> bool:
+        return self.stamp_ns is not None and bool(np.any(self.stamp_ns))
+
+    @property
+    def time_ns(self) -> np.ndarray:
+        """(N,) what each message is aligned by: its stamp, or the receive time where it has none or is told to."""
+        if self.clock == "receive" or self.stamp_ns is None:
+            return self.receive_ns
+        return np.where(self.stamp_ns == 0, self.receive_ns, self.stamp_ns)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """(N,) where each message stands, in seconds since the bag began."""
+        return ((self.receive_ns if self.place_ns is None else self.place_ns) - self.begin_ns) / 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class TickLog:
+    """What conversion makes of a bag."""
+
+    transitions: int
+    episodes: tuple[int, ...]  # transitions of each
+    cuts: tuple[tuple[float, str], ...]  # (seconds since the bag began, reason)
+    dropped: Mapping[str, int]  # ticks by reason
+
+
+@dataclasses.dataclass(frozen=True)
+class TopicStats:
+    """How well one topic of one bag was recorded; NaN where it cannot be told."""
+
+    topic: str
+    type: str
+    role: str
+    count: int
+    rate_hz: float
+    nominal_hz: float
+    jitter_ms: float
+    gaps: int
+    gap_share: float
+    longest_gap_s: float
+    age_ms: tuple[float, float, float]  # percentiles 50, 95, 99 at the ticks
+    delay_ms: tuple[float, float, float]  # percentiles 50, 95, 99 from header to receive
+    nan_share: float
+    lost: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def worst(severities: Iterable[Severity]) -> Severity:
+    """The verdict on a list of findings."""
+    return SEVERITIES[max((SEVERITIES.index(severity) for severity in severities), default=0)]
+
+
+def spans(begin_s: np.ndarray, end_s: np.ndarray, join_s: float = 0.0) -> tuple[Span, ...]:
+    """Places in time, sorted, those closer than `join_s` made one; at most MAX_SPANS, the longest."""
+    joined: list[list[float]] = []
+    for begin, end in sorted(zip(begin_s.tolist(), end_s.tolist(), strict=True)):
+        if joined and begin <= joined[-1][1] + join_s:
+            joined[-1][1] = max(joined[-1][1], end)
+        else:
+            joined.append([begin, end])
+    longest = sorted(joined, key=lambda s: s[0] - s[1])[:MAX_SPANS]
+    return tuple((begin, end) for begin, end in sorted(longest))
+
+
+def message_spans(log: TopicLog, chosen: np.ndarray) -> tuple[Span, ...]:
+    """Where the messages of a (N,) mask are, runs of neighbours made one."""
+    index = np.flatnonzero(chosen)
+    if not len(index):
+        return ()
+    at_s = log.seconds
+    first = np.concatenate(([True], np.diff(index) > 1))
+    last = np.concatenate((first[1:], [True]))
+    return spans(at_s[index[first]], at_s[index[last]])
+
+
+def percentiles_ms(values_ns: np.ndarray) -> tuple[float, float, float]:
+    """Percentiles 50, 95 and 99 in milliseconds; NaN of nothing."""
+    if not len(values_ns):
+        return (math.nan, math.nan, math.nan)
+    p50, p95, p99 = (np.percentile(values_ns, (50, 95, 99)) / 1e6).tolist()
+    return (p50, p95, p99)

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spc contract init`: proposes a contract from a bag: all but the reward, each line with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from spc_core.clock_checks import check_clock_domains, check_clock_jumps
+from spc_core.diagnosis import Thresholds, TopicLog
+from spc_core.rewards import REWARDS
+from spc_core.timing_checks import intervals
+from spc_core.value_checks import value_range
+from spc_ros.bag_reader import BagError, BagReader, find_bags
+from spc_ros.messages import JOINT_ARRAYS, JOINT_STATE
+from spc_ros.topic_logs import read_topic_logs
+from spc_ros.topic_roles import REWARD_WORDS, command_score, find_command, find_states
+
+ROUND_HZ = (1, 2, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 90, 100, 120, 125, 150, 200, 240, 250, 400, 500, 1000)
+ROUND_SHARE = 0.04  # a measured rate this near to a round one is meant to be it
+AGE_PERIODS = 2.5  # max_age_s in periods of a topic: one lost message is borne
+WIDEN = 1.1  # limits against the range that was seen
+MAX_STREAMS = 6
+UNFILLED = "fill_in_the_reward"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What of a topic goes into the contract, and why not the rest."""
+
+    log: TopicLog
+    fields: tuple[str, ...]
+    left_out: tuple[str, ...]  # "field (reason)"
+
+
+def propose(path: str | Path) -> str:
+    """The YAML text of a contract for the robot in the bag, the reward left to the user. Raises BagError."""
+    bag_path = find_bags([path])[0]
+    with BagReader(bag_path) as bag:
+        logs, _ = read_topic_logs(bag, None)
+    logs = [log for log in logs if len(log)]
+    command = find_command(logs)
+    states = [log for log in find_states(logs) if log is not command]
+    if not states:
+        others = [log for log in logs if log is not command and not command_score(log.topic, log.type)]
+        states = [log for log in others if intervals(log) and not REWARD_WORDS.search(log.topic)][:1]
+    if not states:
+        found = ", ".join(f"{log.topic} ({log.type})" for log in logs) or "no topic with numbers"
+        raise BagError(
+            f"{bag_path}: no topic looks like the robot's state; there is {found}; write the contract by hand"
+        )
+    states = [log for log in states if intervals(log)] or states
+    chosen = [_choose(log) for log in states[:MAX_STREAMS]]
+    used = [*states[:MAX_STREAMS], *([command] if command else [])]
+    spare = [log for log in logs if log not in used]
+    return _Proposal(bag_path, chosen, command, spare, logs).text()
+
+
+def _choose(log: TopicLog) -> Choice:
+    """The fields worth observing: always there, finite, changing."""
+    low, high = value_range(log)
+    absent = _at_times_absent(log)
+    finite = np.asarray(np.isfinite(log.values).all(axis=0))
+    kept, left_out = [], []
+    for i, field in enumerate(log.fields):
+        if absent[i]:
+            left_out.append(f"{field} (not in every message)")
+        elif not finite[i]:
+            left_out.append(f"{field} (NaN at times)")
+        elif log.type == JOINT_STATE and field.startswith("effort."):
+            left_out.append(f"{field} (measured effort is mostly noise)")
+        elif low[i] == high[i]:
+            left_out.append(f"{field} (never changes)")
+        else:
+            kept.append(field)
+    return Choice(log, tuple(kept or log.fields), tuple(left_out if kept else ()))
+
+
+def _at_times_absent(log: TopicLog) -> np.ndarray:
+    """(F,) which fields some messages lack."""
+    return np.zeros(len(log.fields), bool) if log.absent is None else np.asarray(log.absent.any(axis=0))
+
+
+def round_rate(rate_hz: float) -> float:
+    """The round rate that was meant, else the nearest whole number."""
+    near = min(ROUND_HZ, key=lambda known: abs(math.log(known / rate_hz)))
+    return near if abs(near / rate_hz - 1) <= ROUND_SHARE else max(1, round(rate_hz))
+
+
+def limits(values: np.ndarray) -> tuple[float, float]:
+    """The range that was seen, widened, rounded outwards to two digits.
+
+    Symmetric where it goes through zero; from zero on where it begins near it.
+    """
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    if low == high == 0.0:
+        return -1.0, 1.0
+    if low < 0 < high:
+        reach = _up(WIDEN * max(-low, high))
+        return -reach, reach
+    if min(abs(low), abs(high)) < high - low:
+        return (0.0, _up(WIDEN * high)) if high > 0 else (-_up(-WIDEN * low), 0.0)
+    margin = (WIDEN - 1) * max(high - low, 0.1 * max(abs(low), abs(high)))
+    return -_up(-(low - margin)), _up(high + margin)
+
+
+def _up(value: float) -> float:
+    """Rounded up to two significant digits."""
+    if value == 0:
+        return 0.0
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    return float(f"{math.ceil(value / step - 1e-9) * step:.3g}")
+
+
+def max_rate(log: TopicLog, column: int, low: float, high: float) -> float:
+    """The fastest change that was seen, widened; the whole range in a second where nothing changed."""
+    step_s = np.diff(log.time_ns) / 1e9
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = np.abs(np.diff(log.values[:, column])) / step_s
+    rate = rate[(step_s > 1e-4) & np.isfinite(rate)]
+    fastest = float(rate.max(initial=0.0))
+    return _up(WIDEN * fastest) if fastest > 0 else _up(high - low)
+
+
+class _Proposal:
+    """Writes the YAML."""
+
+    def __init__(
+        self, path: Path, states: list[Choice], command: TopicLog | None, spare: list[TopicLog], logs: list[TopicLog]
+    ) -> None:
+        self.path, self.states, self.command, self.spare, self.logs = path, states, command, spare, logs
+        self.used = [choice.log for choice in states] + ([command] if command else [])
+        self.prefix = _namespace([log.topic for log in self.used])
+        rates = {log.topic: found.rate_hz for log in self.used if (found := intervals(log))}
+        self.rates = rates
+        self.state_hz = rates.get(states[0].log.topic, 10.0)
+        self.command_hz = rates.get(command.topic) if command else None
+        wanted = min(self.state_hz, self.command_hz or self.state_hz)
+        self.rate_hz = round_rate(wanted)
+        self.clock, self.clock_why = _clock(self.used)
+
+    def text(self) -> str:
+        parts = [self._head(), self._observation(), self._action(), self._reward(), self._tail()]
+        return "\n".join(line.rstrip() for part in parts for line in part) + "\n"
+
+    def _head(self) -> list[str]:
+        why = f"{self.states[0].log.topic} comes at {self.state_hz:.1f} Hz"
+        why += f", the command at {self.command_hz:.1f} Hz" if self.command_hz else ""
+        namespace = [f"# Topics are relative to the namespace {self.prefix.rstrip('/')}."] if self.prefix else []
+        return [
+            f"# Proposed by `spc contract init` from the bag {self.path.name}. Check every line, and fill in the "
+            f"reward.",
+            "# Then: spc doctor BAGS --contract THIS_FILE; and: spc convert BAGS --contract THIS_FILE --out DATASET",
+            *namespace,
+            f"name: {_word(_name(self.path))}",
+            f"rate_hz: {self.rate_hz:g} # ticks; {why}",
+            f"clock: {self.clock} # {self.clock_why}",
+        ]
+
+    def _observation(self) -> list[str]:
+        lines = ["observation: # order here is the order in the vector; the first stream sets the ticks"]
+        for choice in self.states:
+            lines += self._stream(choice)
+        known = [log for log in self.spare if log.fields and intervals(log) and not REWARD_WORDS.search(log.topic)]
+        if known:
+            lines.append("  # also in the bag; take the # away where the robot needs it to decide:")
+        for log in known:
+            lines += [f"  # {line[2:]}" for line in self._stream(_choose(log))]
+        return lines
+
+    def _stream(self, choice: Choice) -> list[str]:
+        log = choice.log
+        found = intervals(log)
+        rate_hz = found.rate_hz if found else self.rate_hz
+        age_s = _up(AGE_PERIODS / min(rate_hz, self.rate_hz))
+        lines = [
+            f"  - topic: {_word(self._relative(log.topic))} # {len(log)} messages at {rate_hz:.1f} Hz",
+            f"    type: {log.type}",
+            f"    fields: {_listed(choice.fields)}",
+            f"    max_age_s: {age_s:g} # {AGE_PERIODS:g} periods: one lost message is borne, two cut the episode",
+        ]
+        if any("orientation.w" in field for field in choice.fields):
+            lines.append("    # q and -q are one orientation; a rotation matrix or yaw is easier to learn from")
+        if choice.left_out:
+            shown = ", ".join(choice.left_out[:8]) + (" ..." if len(choice.left_out) > 8 else "")
+            lines.append(f"    # left out: {shown}")
+        return lines
+
+    def _action(self) -> list[str]:
+        log = self.command
+        if log is None:
+            return [
+                "action: # TODO: no topic looks like a command; name one of the bag's, with type, fields, low, high,",
+                "  # safe and max_rate, as in config/contracts/*.yaml of spc_ros",
+                "  fill_in_the_action: true",
+            ]
+        choice = _choose_command(log)
+        columns = [log.fields.index(field) for field in choice.fields]
+        pairs = [limits(log.values[:, column]) for column in columns]
+        safe = [min(max(0.0, low), high) for low, high in pairs]
+        rates = [max_rate(log, column, *pair) for column, pair in zip(columns, pairs, strict=True)]
+        others = [other for other in self.logs if other is not log and command_score(other.topic, other.type)]
+        lines = [
+            f"action: # {_why_command(log)}; units are those of the topic",
+            f"  topic: {_word(self._relative(log.topic))}",
+            f"  type: {log.type}",
+            f"  fields: {_listed(choice.fields)}",
+            f"  low: {_numbers([low for low, _ in pairs])} # what was seen, widened; write what the robot may do",
+            f"  high: {_numbers([high for _, high in pairs])}",
+            f"  safe: {_numbers(safe)} # sent when anything is wrong{_safe_note(choice.fields)}",
+            f"  max_rate: {_numbers(rates)} # per second; the fastest change that was seen, widened",
+        ]
+        if choice.left_out:
+            lines.append(f"  # left out: {', '.join(choice.left_out[:8])}")
+        lines += [f"  # or: topic {self._relative(other.topic)}, type {other.type}" for other in others]
+        return lines
+
+    def _reward(self) -> list[str]:
+        lines = [
+            "# TODO: what is the robot to do? One of these belongs in place of the line below; until then, the file "
+            "is refused."
+        ]
+        found = [log for log in self.logs if log not in self.used and log.fields]
+        for log in sorted(found, key=lambda log: REWARD_WORDS.search(log.topic) is None)[:3]:
+            topic, field = _word(self._relative(log.topic)), _word(log.fields[0])
+            lines.append(f"# reward: {{topic: {topic}, type: {log.type}, field: {field}}}")
+        if not found:
+            lines.append("# reward: {topic: reward, type: std_msgs/msg/Float64, field: data}")
+        for name, entry in REWARDS.items():
+            weights = ", ".join(f"{key}: {value:g}" for key, value in entry.weights.items())
+            lines.append(f"# reward: {{function: {name}, weights: {{{weights}}}}}")
+        return [*lines, f"reward: {{{UNFILLED}: true}}"]
+
+    def _tail(self) -> list[str]:
+        return [
+            "task: {key: spc.task_id} # in the bag's custom_data, or on the topic `episode`; else give --task",
+            "episode: {segment: bag} # one bag is one episode",
+        ]
+
+    def _relative(self, topic: str) -> str:
+        return topic.removeprefix(self.prefix).lstrip("/") if self.prefix else topic.lstrip("/")
+
+
+def _choose_command(log: TopicLog) -> Choice:
+    """The command's fields: of joint arrays the ones that are filled and change, else as for states."""
+    if log.type not in JOINT_ARRAYS:
+        choice = _choose(log)
+        return choice if choice.fields else dataclasses.replace(choice, fields=log.fields)
+    low, high = value_range(log)
+    always, moves = ~_at_times_absent(log), low < high
+    of_array = [field.partition(".")[0] for field in log.fields]
+    live = {name for i, name in enumerate(of_array) if always[i] and moves[i]}
+    kept = tuple(f for i, f in enumerate(log.fields) if always[i] and (of_array[i] in live or not live))
+    return Choice(log, kept or log.fields, tuple(f"{f} (never changes)" for f in log.fields if f not in kept))
+
+
+def _why_command(log: TopicLog) -> str:
+    kind = log.type.rpartition("/")[2]
+    return f"the likeliest command, by its name and its type {kind}, at {len(log)} messages"
+
+
+def _safe_note(fields: Sequence[str]) -> str:
+    if any(field.startswith("position") for field in fields):
+        return "; POSITIONS: 0 may be far from where the robot is, choose a pose that is safe to go to"
+    return "; 0 must mean standing still"
+
+
+def _clock(logs: Sequence[TopicLog]) -> tuple[str, str]:
+    """(clock, why): stamps where all topics have them, set and in one clock; else receive times."""
+    bare = [log.topic for log in logs if not log.has_stamps]
+    if bare:
+        return "receive", f"{', '.join(bare)} without stamps; header aligns more exactly where all have one"
+    unset = [log.topic for log in logs if log.stamp_ns is not None and not log.stamp_ns.all()]
+    if unset:
+        return "receive", f"some stamps of {', '.join(unset)} are unset"
+    t = Thresholds()
+    if any(finding.severity != "ok" for finding in check_clock_domains(logs, t)):
+        return "receive", "the stamps are in different clocks"
+    if any(check_clock_jumps(log, t) for log in logs):
+        return "header", "all topics are stamped by one clock, but it jumps: see spc doctor"
+    return "header", "all topics carry stamps of one clock"
+
+
+def _namespace(topics: Sequence[str]) -> str:
+    """'/robot/' where all topics are in it; '' otherwise."""
+    firsts = {topic.split("/")[1] if topic.count("/") > 1 else "" for topic in topics}
+    return f"/{first}/" if len(topics) > 1 and len(firsts) == 1 and (first := firsts.pop()) else ""
+
+
+def _name(path: Path) -> str:
+    """A contract's name from the bag's, without dates and numbers."""
+    words = re.findall(r"[a-z]+[a-z0-9]*", path.stem.lower())
+    return "_".join(word for word in words if word not in ("rosbag2", "rosbag", "bag", "train", "id", "ood")) or "robot"
+
+
+def _word(text: str) -> str:
+    """A text as YAML, quoted where YAML would take it for something else."""
+    try:
+        plain = yaml.safe_load(text) == text and not re.search(r"[,\[\]{}#:&*!|>'\"%@`]", text)
+    except yaml.YAMLError:
+        plain = False
+    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _listed(fields: Sequence[str]) -> str:
+    return f"[{', '.join(_word(field) for field in fields)}]"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:g}' for value in values)}]"

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spc doctor`: finds what is wrong with bags before training does, and where in time. No ROS, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from spc_core.command_delay import Answer, Correlogram, answers, check_command_delay
+from spc_core.contract import Contract, parse_contract
+from spc_core.coverage import Coverage, check_coverage, measure
+from spc_core.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, TopicStats, worst
+from spc_core.value_checks import check_constant
+from spc_ros.bag_diagnosis import BagData, BagDiagnosis, Order, diagnose_bag
+from spc_ros.bag_reader import BagError, BagReader, find_bags
+
+EXIT_WARN, EXIT_FAIL = 3, 4
+MAX_VIEWS = 6  # bags whose messages are kept to be drawn; the worst
+MAX_SAMPLES = 20_000  # transitions of a task from which its coverage is measured
+AGE_BINS = 40
+LOUD = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A bag that is drawn."""
+
+    diagnosis: BagDiagnosis
+    data: BagData
+
+
+@dataclasses.dataclass(frozen=True)
+class DoctorReport:
+    """All bags together; `text()` is for people, `as_dict()` for machines."""
+
+    contract: Contract | None
+    thresholds: Thresholds
+    bags: tuple[BagDiagnosis, ...]
+    findings: tuple[Finding, ...]  # over all bags, worst first
+    topics: tuple[TopicStats, ...]  # over all bags
+    coverage: Coverage | None
+    answers: tuple[Answer, ...]  # of the commands
+    ages: Mapping[str, tuple[np.ndarray, np.ndarray]]  # histogram by topic: (bins,) counts, (bins+1,) edges in ms
+    views: tuple[View, ...]  # the worst bags
+
+    @property
+    def verdict(self) -> Severity:
+        return worst(finding.severity for finding in self.findings)
+
+    def exit_code(self, strict: bool = False) -> int:
+        """0: ok, or warnings that are not strict; EXIT_WARN: warnings, strict; EXIT_FAIL: failures."""
+        return {"fail": EXIT_FAIL, "warn": EXIT_WARN if strict else 0, "ok": 0}[self.verdict]
+
+    @property
+    def transitions(self) -> int:
+        return sum(bag.transitions for bag in self.bags)
+
+    @property
+    def episodes(self) -> int:
+        return sum(bag.episodes for bag in self.bags)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(sorted({bag.task_id for bag in self.bags if bag.episodes}))
+
+    def as_dict(self) -> dict[str, Any]:
+        contract = self.contract and {"name": self.contract.name, "sha256": self.contract.sha256}
+        verdicts = Counter(bag.verdict for bag in self.bags)
+        return {
+            "verdict": self.verdict,
+            "contract": contract,
+            "thresholds": dataclasses.asdict(self.thresholds),
+            "totals": {
+                "bags": {severity: verdicts[severity] for severity in SEVERITIES},
+                "tasks": len(self.tasks),
+                "episodes": self.episodes,
+                "transitions": self.transitions,
+            },
+            "findings": [finding.as_dict() for finding in self.findings],
+            "topics": [topic.as_dict() for topic in self.topics],
+            "command_delay": [_answer_dict(answer) for answer in self.answers],
+            "coverage": self.coverage and _coverage_dict(self.coverage),
+            "bags": [bag.as_dict() for bag in self.bags],
+        }
+
+    def text(self) -> str:
+        """A table of the topics, and the findings, worst first."""
+        head = ("topic", "messages", "rate", "jitter", "gaps", "longest", "age p99", "delay p50", "p99")
+        lines = [f"{head[0]:28} {head[1]:>9} {head[2]:>10} " + " ".join(f"{h:>9}" for h in head[3:])]
+        lines += [_row(topic) for topic in self.topics]
+        if self.contract is not None:
+            lines.append(f"{len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions")
+            cuts = Counter(reason.partition(", ")[0] for bag in self.bags for _, reason in bag.cuts)
+            lines += [f"  cut {count} times: {reason}" for reason, count in cuts.most_common(8)]
+        else:
+            lines.append("no contract: topics alone are checked; `spc contract init BAG` proposes one")
+        lines += [told(finding, len(self.bags)) for finding in self.findings]
+        verdicts = Counter(bag.verdict for bag in self.bags)
+        counts = ", ".join(f"{verdicts[severity]} {severity}" for severity in SEVERITIES if verdicts[severity])
+        return "\n".join([*lines, f"verdict: {self.verdict} ({len(self.bags)} bags: {counts})"])
+
+
+def diagnose(
+    bags: Sequence[str | Path],
+    contract: Contract | None = None,
+    thresholds: Thresholds | None = None,
+    task: str | None = None,
+    progress: bool = True,
+) -> DoctorReport:
+    """Look at bags, or folders with bags at any depth, one after the other.
+
+    Without a contract, the one that the bags carry is used; where they carry none, topics alone are checked.
+    Raises BagError where a path holds no bag.
+    """
+    paths = find_bags(bags)
+    order = Order(contract or _contract_in(paths), contract is not None, task, thresholds or Thresholds())
+    collected = _Collected(order)
+    for path in tqdm(paths, "doctor", unit="bag", disable=not progress):
+        collected.add(*diagnose_bag(path, order))
+    return collected.report()
+
+
+def _contract_in(paths: Sequence[Path]) -> Contract | None:
+    """The contract that the first bag with one carries. Raises ContractError where it is not one."""
+    for path in paths:
+        try:
+            with BagReader(path) as bag:
+                text = bag.info.custom_data.get("spc.contract")
+        except BagError:
+            continue  # told later, with all that is wrong
+        if text:
+            return parse_contract(text, f"{path} custom_data spc.contract")
+    return None
+
+
+class _Collected:
+    """Gathers bags into a report; what it holds does not grow with their length."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.bags: list[BagDiagnosis] = []
+        self.worst: list[tuple[tuple[int, float, int], View]] = []  # a heap, the least bad on top
+        self.samples: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.sampled: Counter[str] = Counter()
+        self.answers: dict[str, Correlogram] = {}
+        self.ranges: dict[str, tuple[TopicLog, np.ndarray, np.ndarray]] = {}
+        self.ages: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, bag: BagDiagnosis, data: BagData) -> None:
+        self.bags.append(bag)
+        badness = sum(finding.severity == "fail" for finding in bag.findings)
+        badness += 0.01 * sum(finding.severity == "warn" for finding in bag.findings)
+        entry = ((SEVERITIES.index(bag.verdict), badness, -len(self.bags)), View(bag, data))
+        if data.logs:
+            (heapq.heappushpop if len(self.worst) == MAX_VIEWS else heapq.heappush)(self.worst, entry)
+        if data.states is not None and data.actions is not None and self.sampled[bag.task_id] < MAX_SAMPLES:
+            self.sampled[bag.task_id] += len(data.states)
+            self.samples.setdefault(bag.task_id, []).append((data.states, data.actions))
+        for topic, found in data.answers.items():
+            before = self.answers.get(topic)
+            same = before is not None and (before.commands, before.states) == (found.commands, found.states)
+            self.answers[topic] = before + found if before is not None and same else before or found
+        for topic, (log, low, high) in data.ranges.items():
+            _, low0, high0 = self.ranges.get(topic, (log, low, high))
+            if len(low0) == len(low):
+                self.ranges[topic] = (log, np.fmin(low, low0), np.fmax(high, high0))
+        for log in data.logs:
+            if log.topic in data.ages:
+                self._add_ages(log, data.ages[log.topic][0] * 1e3)
+
+    def _add_ages(self, log: TopicLog, age_ms: np.ndarray) -> None:
+        assert self.order.contract is not None
+        top_s = 1.5 * log.max_age_s if math.isfinite(log.max_age_s) else 5 / self.order.contract.rate_hz
+        edges = np.linspace(0, top_s * 1e3, AGE_BINS + 1)
+        counts, _ = np.histogram(np.clip(age_ms[np.isfinite(age_ms)], 0, edges[-1]), edges)
+        self.ages[log.topic] = (self.ages.get(log.topic, (np.zeros(AGE_BINS), edges))[0] + counts, edges)
+
+    def report(self) -> DoctorReport:
+        contract, t = self.order.contract, self.order.thresholds
+        findings = merge_findings([finding for bag in self.bags for finding in bag.findings])
+        findings += check_across(self.bags, t)
+        for log, low, high in self.ranges.values():
+            findings += check_constant(log, low, high)
+        coverage = None
+        if contract is not None and self.samples:
+            joined = {k: (np.concatenate([s for s, _ in v]), np.concatenate([a for _, a in v]))
+                      for k, v in sorted(self.samples.items())}  # fmt: skip
+            action = contract.action
+            coverage = measure(joined, contract.observation_names, action.fields, action.low, action.high)
+            findings += check_coverage(coverage, t)
+        topic = max(self.answers, key=lambda name: _clarity(self.answers[name]), default=None)
+        told: list[Answer] = []
+        if topic is not None:
+            period_s = 1.0 / contract.rate_hz if contract else None
+            told = answers(self.answers[topic])
+            findings += check_command_delay(topic, self.answers[topic], period_s, t)
+        findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), -finding.bags, finding.topic))
+        views = [view for _, view in sorted(self.worst, key=lambda entry: entry[0], reverse=True)]
+        return DoctorReport(
+            contract, t, tuple(self.bags), tuple(findings), merge_stats(self.bags), coverage, tuple(told),
+            self.ages, tuple(views),
+        )  # fmt: skip
+
+
+def _clarity(found: Correlogram) -> tuple[int, float]:
+    told = answers(found)
+    sure = [answer for answer in told if not answer.why_not]
+    return len(sure), max((abs(answer.correlation) for answer in sure), default=0.0)
+
+
+def merge_findings(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding for each topic and check, that of the worst bag, with the number of bags."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.topic, finding.check), []).append(finding)
+    merged = []
+    for group in groups.values():
+        worst_of = max(group, key=lambda f: (SEVERITIES.index(f.severity), abs(f.value) if f.value == f.value else 0))
+        merged.append(dataclasses.replace(worst_of, bags=len({finding.bag for finding in group})))
+    return merged
+
+
+def check_across(bags: Sequence[BagDiagnosis], t: Thresholds) -> list[Finding]:
+    """Topics whose rate in some bags is not what it is in most."""
+    rates: dict[str, list[tuple[float, str]]] = {}
+    for bag in bags:
+        for topic in bag.topics:
+            if math.isfinite(topic.rate_hz):
+                rates.setdefault(topic.topic, []).append((topic.rate_hz, bag.path))
+    findings = []
+    for topic, found in rates.items():
+        usual_hz = float(np.median([rate for rate, _ in found]))
+        off = [(abs(rate / usual_hz - 1), rate, path) for rate, path in found]
+        odd = [entry for entry in off if entry[0] > t.rate_tolerance]
+        if len(found) > 2 and odd:
+            share, rate_hz, path = max(odd)
+            text = (
+                f"{rate_hz:.1f} Hz in this bag, {usual_hz:.1f} Hz in most (allowed {t.rate_tolerance:.0%} off); bags "
+                f"of "
+                f"different set-ups should not be mixed"
+            )
+            findings.append(Finding("warn", topic, "rate across bags", text, share, bag=path, bags=len(odd)))
+    return findings
+
+
+def merge_stats(bags: Sequence[BagDiagnosis]) -> tuple[TopicStats, ...]:
+    """One row for each topic: counts added up, medians of rates, the worst bag's gaps, ages and delays."""
+    groups: dict[tuple[str, str], list[TopicStats]] = {}
+    for bag in bags:
+        for topic in bag.topics:
+            groups.setdefault((topic.topic, topic.role), []).append(topic)
+    return tuple(_merge(group) for group in groups.values())
+
+
+def _merge(group: Sequence[TopicStats]) -> TopicStats:
+    def over(name: str, how: Any) -> float:
+        values = np.array([getattr(topic, name) for topic in group], float)
+        return float(how(values[np.isfinite(values)])) if np.isfinite(values).any() else math.nan
+
+    def each(name: str) -> tuple[float, float, float]:
+        values = np.array([getattr(topic, name) for topic in group], float)
+        known = values[np.isfinite(values[:, 0])]
+        return tuple(known.max(axis=0).tolist()) if len(known) else (math.nan, math.nan, math.nan)
+
+    count = sum(topic.count for topic in group)
+    return dataclasses.replace(
+        group[0],
+        count=count,
+        rate_hz=over("rate_hz", np.median),
+        jitter_ms=over("jitter_ms", np.max),
+        gaps=sum(topic.gaps for topic in group),
+        gap_share=over("gap_share", np.mean),
+        longest_gap_s=over("longest_gap_s", np.max),
+        age_ms=each("age_ms"),
+        delay_ms=each("delay_ms"),
+        nan_share=sum(topic.nan_share * topic.count for topic in group) / max(1, count),
+        lost=sum(topic.lost for topic in group),
+    )
+
+
+def _row(topic: TopicStats) -> str:
+    def cell(value: float, unit: str, digits: int = 1, width: int = 9) -> str:
+        if not math.isfinite(value):
+            return "-".rjust(width)
+        return f"{value:.{digits}f}{unit}".rjust(width) if abs(value) < 1e5 else f"{value / 1e3:.2g} s".rjust(width)
+
+    return (
+        f"{topic.topic:28} {topic.count:9} {cell(topic.rate_hz, ' Hz', 1, 10)} {cell(topic.jitter_ms, ' ms', 2)} "
+        f"{cell(topic.gap_share * 100, ' %')} {cell(topic.longest_gap_s, ' s', 2)} {cell(topic.age_ms[2], ' ms')} "
+        f"{cell(topic.delay_ms[0], ' ms')} {cell(topic.delay_ms[2], ' ms')}"
+    )
+
+
+def told(finding: Finding, bag_count: int) -> str:
+    """A finding as a line of text."""
+    where = f" {finding.topic}:" if finding.topic else ""
+    bag = f" [{Path(finding.bag).name}" + (f" and {finding.bags - 1} more" if finding.bags > 1 else "") + "]"
+    bag = bag if finding.bag and bag_count > 1 else ""
+    places = show_times(finding, 5)
+    at = f"\n       at {places}" if places else ""
+    return f"{LOUD[finding.severity]}{where} {finding.check}: {finding.text}{bag}{at}"
+
+
+def show_times(finding: Finding, most: int) -> str:
+    """The first places in time, in seconds since the bag began."""
+    places = ", ".join(f"{b:.2f}" if e - b < 0.005 else f"{b:.2f}-{e:.2f}" for b, e in finding.times[:most])
+    more = f" and {len(finding.times) - most} more" if len(finding.times) > most else ""
+    return f"{places} s{more}" if places else ""
+
+
+def _answer_dict(answer: Answer) -> dict[str, Any]:
+    known = {"command": answer.command, "state": answer.state, "order": answer.order}
+    if answer.why_not:
+        return {**known, "delay_s": None, "correlation": None, "why_not": answer.why_not}
+    return {**known, "delay_s": answer.delay_s, "correlation": answer.correlation, "why_not": ""}
+
+
+def _coverage_dict(coverage: Coverage) -> dict[str, Any]:
+    return {
+        task: {
+            "transitions_sampled": coverage.samples[i],
+            "states": dict(zip(coverage.state_names, coverage.states[i].tolist(), strict=True)),
+            "actions": dict(zip(coverage.action_names, coverage.actions[i].tolist(), strict=True)),
+        }
+        for i, task in enumerate(coverage.tasks)
+    }
