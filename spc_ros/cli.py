@@ -18,6 +18,8 @@ from spc_core.contract import load_contract
 from spc_core.whole_file import write_whole
 from spc_ros.options import (
     Bench,
+    BenchConvert,
+    BenchTrain,
     Collect,
     Compare,
     ContractInit,
@@ -46,7 +48,7 @@ usage: spc <stage> [options]      (spc <stage> --help tells each stage's options
   evaluate   score a trained run on held-out tasks in this process, without ROS
   compare    train and evaluate several methods with several seeds, side by side, with statistics
   trial      score a trained run on held-out tasks over ROS 2, node by node
-  bench      measure training updates on this machine
+  bench      measure training updates or conversion on this machine
   demo       all of the above for two task families, with a report
 """
 
@@ -71,7 +73,10 @@ def convert(args: Convert) -> None:
     from spc_ros.convert import convert as run
 
     contract = None if args.contract is None else load_contract(args.contract)
-    report = run(args.bags, contract, args.out, args.overwrite, args.skip_bad, args.task, args.workers)
+    report = run(
+        args.bags, contract, args.out, args.overwrite, args.skip_bad, args.task, args.workers,
+        task_from=args.task_from, manifest=args.manifest, definitions=args.types, engine=args.engine,
+    )  # fmt: skip
     print(report.summary())
 
 
@@ -206,7 +211,14 @@ def trial(args: TrialArgs) -> None:
     print(f"episodes: {args.out / 'episodes.jsonl'}, bags: {args.out / 'bags'}")
 
 
-def bench(args: Bench) -> None:
+def bench(args: BenchTrain | BenchConvert) -> None:
+    text, numbers = _bench_train(args) if isinstance(args, BenchTrain) else _bench_convert(args)
+    print(text)
+    if args.json is not None:
+        write_whole(args.json, json.dumps(numbers, indent=1) + "\n")
+
+
+def _bench_train(args: BenchTrain) -> tuple[str, Any]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell of its own steps
     from spc_core.bench_train import bench_train
 
@@ -215,9 +227,18 @@ def bench(args: Bench) -> None:
         report = bench_train(
             config, args.size, args.rounds, args.baseline, lambda text: bar.set_description_str(f"bench: {text}")
         )
-    print(report.text())
-    if args.json is not None:
-        write_whole(args.json, json.dumps({**dataclasses.asdict(report), "ratio": report.ratio}, indent=1) + "\n")
+    return report.text(), {**dataclasses.asdict(report), "ratio": report.ratio}
+
+
+def _bench_convert(args: BenchConvert) -> tuple[str, Any]:
+    from spc_ros.bench_convert import bench_convert
+
+    with tqdm(desc="bench", bar_format="{desc}", leave=False, disable=None) as bar:
+        reports = bench_convert(
+            args.messages, args.storages, args.rates_hz, args.rounds, args.folder,
+            lambda text: bar.set_description_str(f"bench: {text}"),
+        )  # fmt: skip
+    return "\n\n".join(report.text() for report in reports), [dataclasses.asdict(report) for report in reports]
 
 
 def demo(args: Demo) -> None:
@@ -244,7 +265,7 @@ class Bar:
         self._bar.close()
 
 
-STAGES: dict[str, tuple[type, Callable[[Any], int | None]]] = {  # a number that a stage returns is its exit code
+STAGES: dict[str, tuple[Any, Callable[[Any], int | None]]] = {  # a number that a stage returns is its exit code
     "collect": (Collect, collect),
     "contract": (ContractInit, contract),
     "doctor": (Doctor, doctor),
@@ -279,7 +300,9 @@ def parse(stage: str, arguments: Sequence[str]) -> Any:
         preset, method = _given(arguments, "--preset", "small"), _given(arguments, "--method", "")
         config = load_config(preset, method)
         options["default"] = Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=config)
-    return tyro.cli(kind, prog=f"spc {stage}", args=list(arguments), description=kind.__doc__, **options)
+    return tyro.cli(
+        kind, prog=f"spc {stage}", args=list(arguments), description=getattr(kind, "__doc__", None), **options
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

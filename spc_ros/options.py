@@ -33,10 +33,14 @@ class Convert:
     bags: tyro.conf.Positional[tuple[Path, ...]]  # bags, or folders that hold bags at any depth
     out: Path  # the dataset's folder
     contract: Path | None = None  # contract file; default: the one that the bags carry
-    task: str | None = None  # task id of all these bags, for bags that do not name it
+    task: str | None = None  # task id of bags that do not name it
+    task_from: Literal["", "folder"] = ""  # folder: the folder that a bag lies in names its task
+    manifest: Path | None = None  # YAML with tasks, parameters and labels of bags; see docs/bags.md
+    types: tuple[Path, ...] = ()  # .msg files, or packages with msg/, of types that the bags do not define
     overwrite: bool = False  # replace an existing dataset
     skip_bad: bool = False  # leave out bags that cannot be read, instead of refusing all
     workers: int | None = None  # processes; default: one for each processor
+    engine: Literal["processes", "ray"] = "processes"  # ray: on a Ray cluster, with bags and out on a shared disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,10 +163,9 @@ class TrialArgs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
-    """Measure this machine: how long updates take, against plain equations and a matrix product in the same run."""
+class BenchTrain:
+    """How long updates take here, against plain equations and a matrix product in the same run."""
 
-    what: tyro.conf.Positional[Literal["train"]]  # what to measure
     size: str = "paper"  # preset: paper, small, or a YAML file
     method: str = "spc"  # of config/methods, or a YAML file
     device: str = "auto"  # cpu, cuda, cuda:<n> or auto
@@ -171,6 +174,21 @@ class Bench:
     rounds: int = 3  # measurements of each number
     baseline: bool = True  # measure the plain equations too
     json: Path | None = None  # also write the numbers here
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchConvert:
+    """How fast bags become a dataset here, against rosbags reading the same bag in the same run."""
+
+    messages: int = 100_000  # JointState messages of 340 bytes in the bag
+    storages: tuple[str, ...] = ("mcap", "sqlite3")  # mcap: in chunks compressed with zstd
+    rates_hz: tuple[float, ...] = (500.0, 50.0)  # of the ticks; the messages come at 500 Hz
+    rounds: int = 3  # measurements of each number
+    folder: Path | None = None  # for the bag and the dataset, which are deleted; default: the system's
+    json: Path | None = None  # also write the numbers here
+
+
+Bench = Annotated[BenchTrain, tyro.conf.subcommand("train")] | Annotated[BenchConvert, tyro.conf.subcommand("convert")]
 
 
 @dataclasses.dataclass(frozen=True)
