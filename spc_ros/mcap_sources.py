@@ -8,7 +8,15 @@ from typing import Protocol
 
 import numpy as np
 
-from spc_ros.mcap_records import ChunkEntry, ChunkHead, check_crc, indexed_messages, scan_messages, unpack
+from spc_ros.mcap_records import (
+    ChunkEntry,
+    ChunkHead,
+    check_crc,
+    indexed_messages,
+    scan_messages,
+    unpack,
+    within_stated_time,
+)
 from spc_ros.stored_blocks import DamageError, Messages, copy_messages
 
 PIECE_BYTES = 4 << 20
@@ -72,7 +80,7 @@ class ChunkSource:
             check_crc(chunk, head.crc)
         else:
             chunk = np.frombuffer(data, np.uint8)
-        messages = self._keep_promised_time(self._messages(chunk))
+        messages = self._keep_promised_time(self._messages(chunk, head))
         payload = int(messages.size.sum())
         if 4 * payload < len(chunk):  # most of it are other topics
             return copy_messages(chunk, messages, room), payload
@@ -83,7 +91,7 @@ class ChunkSource:
     def lose(self, error: DamageError) -> None:
         self._storage.lose_chunk(self._entry, error)
 
-    def _messages(self, chunk: np.ndarray) -> Messages:
+    def _messages(self, chunk: np.ndarray, head: ChunkHead) -> Messages:
         entry, storage = self._entry, self._storage
         if 0 < entry.index_length < len(chunk) + (1 << 20):  # an index is half as long as the shortest messages
             try:
@@ -93,7 +101,8 @@ class ChunkSource:
                 messages = None
             if messages is not None:
                 return messages
-        return scan_messages(chunk, self._place_of, whole=entry.whole)[0]
+        messages = scan_messages(chunk, self._place_of, whole=entry.whole)
+        return messages if entry.whole else within_stated_time(messages, head)
 
     def _keep_promised_time(self, messages: Messages) -> Messages:
         early = int(np.searchsorted(messages.log_ns, self.start_ns))

@@ -21,7 +21,8 @@ from spc_ros.stored_blocks import LATEST_NS, Channel, DamageError, Messages, Sou
 MAGIC = b"SQLite format 3\0"
 HEAD_BYTES = 100
 PIECE_BYTES = 4 << 20
-PIECE_ROWS = 8192
+PIECE_ROWS = 4096
+CACHED_ROWS = 512  # rows at a time that stay in the processor's cache: half as fast again as thousands
 Row = tuple[int, int, bytes]  # topic id, timestamp, data
 
 
@@ -240,13 +241,24 @@ class _RowSource:
         where = "" if len(self._place_of) == len(self._storage.channels) else f"WHERE topic_id IN ({marks})"
         query = f"SELECT topic_id, timestamp, data FROM messages {where} ORDER BY timestamp, rowid"
         cursor = self._storage.connection.execute(query, list(self._place_of) if where else [])
-        while rows := cursor.fetchmany(self._piece_rows):
-            messages, data = self._columns(rows)
+        rows_at_once, more = min(CACHED_ROWS, self._piece_rows), True
+        while more:
+            parts: list[tuple[Messages, bytes]] = []
+            used = 0
+            for _ in range(self._piece_rows // rows_at_once):
+                rows = cursor.fetchmany(rows_at_once)
+                more = len(rows) > 0
+                if not more:
+                    break
+                messages, data = self._columns(rows)
+                parts.append((messages.moved(used), data))
+                used += len(data)
+            messages = join([messages for messages, _ in parts])
             if len(messages):
                 log_ns = messages.log_ns
                 if log_ns[0] < self.start_ns or bool((log_ns[1:] < log_ns[:-1]).any()):
                     raise sqlite3.DatabaseError("its index is out of order")
-                yield messages, data
+                yield messages, b"".join([data for _, data in parts])
 
     def _columns(self, rows: list[Row]) -> tuple[Messages, bytes]:
         """Rows side by side; those of a topic that is not wanted or unknown, or that hold no bytes, are left out."""

@@ -260,6 +260,15 @@ def test_an_unclosed_file_gives_all_whole_messages_wherever_it_ends(tmp_path, co
             assert len(found) == whole + sum(max(0, size // (31 + 44)) for size in inside)
 
 
+def test_messages_of_an_unknown_channel_are_told(tmp_path):
+    file = McapFile(HEAD)
+    file.add(schema(1, STRING) + channel(1, 1, "/a"))
+    file.chunk([(1, 1, b"\0\1\0\0"), (2, 2, b"\0\1\0\0")])
+    path = mcap(tmp_path / "x.mcap", file.data)
+    assert len(read(path, losses=2)) == 1
+    assert losses_of(path)[0] == "1 messages are of channels that the file does not describe, and left out"
+
+
 def test_the_loss_of_an_unclosed_file_is_told_in_numbers(tmp_path):
     file = McapFile(HEAD)
     file.add(HEAD)
