@@ -49,6 +49,7 @@ setup(
         "torch",
         "safetensors",
         "rosbags",
+        "apsw",
         "lz4",
         "backports.zstd; python_version < '3.14'",
     ],  # what a robot needs; rosbags: recorder

@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator
 from concurrent.futures import Executor
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import apsw
 import numpy as np
 from rosbags.interfaces import MessageDefinition
 
@@ -35,13 +37,12 @@ class SqliteStorage:
         self.start_ns, self.end_ns = 0, 0
         self.salvaged: np.ndarray | None = None  # (N, 4) topic id, timestamp, rowid, size of a damaged database
         self._counts: dict[int, int] = {}
-        self._largest: dict[int, int] = {}  # bytes of a message, by topic id
         self._stack = contextlib.ExitStack()
         try:
             self.connection = self._connect()
             self._ids, self.channels = self._read_topics()
             self._count()
-        except sqlite3.Error as error:
+        except apsw.Error as error:
             self.close()
             raise DamageError(str(error)) from error
         except BaseException:
@@ -60,7 +61,13 @@ class SqliteStorage:
 
     def piece_rows(self, ids: Collection[int]) -> int:
         """How many rows at a time keep within a piece, whatever their order."""
-        return max(1, min(PIECE_ROWS, 2 * PIECE_BYTES // max(1, *(self._largest.get(key, 0) for key in ids))))
+        marks = ", ".join("?" * len(ids))
+        query = f"SELECT max(length(data)) FROM messages NOT INDEXED WHERE topic_id IN ({marks})"
+        try:
+            largest: Any = self.connection.execute(query, list(ids)).get
+        except apsw.Error:
+            largest = int(self.salvage()[:, 3].max(initial=0))
+        return max(1, min(PIECE_ROWS, 2 * PIECE_BYTES // max(1, largest or 0)))
 
     def salvage(self) -> np.ndarray:
         """(N, 4) topic id, timestamp, rowid, size of all rows that can be reached, in log order."""
@@ -75,7 +82,7 @@ class SqliteStorage:
             self.losses[f"the database is damaged: {n:,} messages read{more}"] = None
         return self.salvaged
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> apsw.Connection:
         """Read-only; on a copy where a log that was never merged lies beside it, or where its last page is cut off."""
         with self.path.open("rb") as stream:
             begin = stream.read(HEAD_BYTES)
@@ -89,12 +96,13 @@ class SqliteStorage:
         whole = self._whole_bytes(begin)
         if logs or whole != self.size:
             uri = self._copy(logs, whole).as_uri()
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        access = apsw.SQLITE_OPEN_READONLY if uri.endswith("immutable=1") else apsw.SQLITE_OPEN_READWRITE
+        connection = apsw.Connection(uri, flags=access | apsw.SQLITE_OPEN_URI)
         self._stack.callback(connection.close)
         connection.execute("PRAGMA cell_size_check = ON")  # finds damaged pages rather than reading nonsense
         try:
             connection.execute("SELECT name FROM sqlite_master").fetchall()
-        except sqlite3.DatabaseError:
+        except apsw.Error:
             connection.execute("PRAGMA writable_schema = ON")  # else SQLite opens no file that lacks its last pages
         return connection
 
@@ -139,31 +147,30 @@ class SqliteStorage:
     def _read_definitions(self) -> dict[str, MessageDefinition]:
         query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
         try:
-            rows = self.connection.execute(query).fetchall()
-        except sqlite3.DatabaseError as error:
+            rows: Any = self.connection.execute(query).fetchall()
+        except apsw.Error as error:
             self.losses[f"message definitions cannot be read ({error}); those of ROS 2 Jazzy are used"] = None
             return {}
         return {name: MessageDefinition(FORMATS[kind], text) for name, kind, text in rows if kind in FORMATS}
 
     def _count(self) -> None:
-        """Count messages by topic; a full pass, which also shows most damage."""
-        columns = "topic_id, count(*), min(timestamp), max(timestamp), max(length(data))"
+        """Count messages by topic; a full pass, which also shows most damage. More columns would make SQLite sort."""
+        one = self.connection.execute
         try:
-            rows = self.connection.execute(f"SELECT {columns} FROM messages NOT INDEXED GROUP BY topic_id").fetchall()
-            (indexed,) = self.connection.execute("SELECT count(*) FROM messages").fetchone()
+            rows: Any = one("SELECT topic_id, count(*) FROM messages NOT INDEXED GROUP BY topic_id").fetchall()
+            ends: Any = one("SELECT count(*), min(timestamp), max(timestamp) FROM messages").get
+            indexed, start_ns, end_ns = ends
             if indexed != sum(row[1] for row in rows):
-                raise sqlite3.DatabaseError("table and index differ")
-            if not all(isinstance(value, int) for row in rows for value in row):
-                raise sqlite3.DatabaseError("values of a wrong kind")
-        except sqlite3.DatabaseError:
+                raise apsw.Error("table and index differ")
+            if rows and not all(isinstance(value, int) for row in (*rows, (start_ns, end_ns)) for value in row):
+                raise apsw.Error("values of a wrong kind")
+        except apsw.Error:
             table = self.salvage()
-            parts = [table[table[:, 0] == key] for key in np.unique(table[:, 0])]
-            rows = [(int(t[0, 0]), len(t), int(t[0, 1]), int(t[-1, 1]), int(t[:, 3].max())) for t in parts]
-        rows = [row for row in rows if row[0] in self._ids]
-        self._counts = {row[0]: row[1] for row in rows}
-        self._largest = {row[0]: row[4] for row in rows}
-        self.start_ns = min((row[2] for row in rows), default=0)
-        self.end_ns = max((row[3] for row in rows), default=0)
+            keys, counts = np.unique(table[:, 0], return_counts=True)
+            rows = list(zip(keys.tolist(), counts.tolist(), strict=True))
+            start_ns, end_ns = (int(table[0, 1]), int(table[-1, 1])) if len(table) else (0, 0)
+        self._counts = {key: count for key, count in rows if key in self._ids}
+        self.start_ns, self.end_ns = start_ns or 0, end_ns or 0
 
     def _reachable_rows(self) -> Iterator[tuple[int, int, int, int]]:
         """Rows up to the damage, then those behind it: sought further and further away, then back to it."""
@@ -186,7 +193,7 @@ class SqliteStorage:
             query = f"SELECT topic_id, timestamp, rowid, length(data) FROM messages NOT INDEXED WHERE {where}"
             for row in self.connection.execute(query, limits):
                 rows.append(row)
-        except sqlite3.DatabaseError:
+        except apsw.Error:
             return rows, True
         return rows, False
 
@@ -210,7 +217,7 @@ class _RowSource:
     def prepare(self) -> int:
         try:
             self._piece = next(self._pieces, None)
-        except sqlite3.DatabaseError:
+        except apsw.Error:
             if self._damaged:
                 raise
             self._damaged = True
@@ -246,7 +253,7 @@ class _RowSource:
             parts: list[tuple[Messages, bytes]] = []
             used = 0
             for _ in range(self._piece_rows // rows_at_once):
-                rows = cursor.fetchmany(rows_at_once)
+                rows = list(islice(cursor, rows_at_once))
                 more = len(rows) > 0
                 if not more:
                     break
@@ -257,7 +264,7 @@ class _RowSource:
             if len(messages):
                 log_ns = messages.log_ns
                 if log_ns[0] < self.start_ns or bool((log_ns[1:] < log_ns[:-1]).any()):
-                    raise sqlite3.DatabaseError("its index is out of order")
+                    raise apsw.Error("its index is out of order")
                 yield messages, b"".join([data for _, data in parts])
 
     def _columns(self, rows: list[Row]) -> tuple[Messages, bytes]:
@@ -291,7 +298,7 @@ class _RowSource:
             for key, t_ns, rowid, size in table[begin : begin + self._piece_rows].tolist():
                 try:
                     (data,) = execute("SELECT data FROM messages WHERE rowid = ?", (rowid,)).fetchone() or (None,)
-                except sqlite3.DatabaseError:
+                except apsw.Error:
                     data = None
                 if type(data) is bytes and len(data) == size:
                     rows.append((key, t_ns, data))
