@@ -93,10 +93,10 @@ def round_rate(rate_hz: float) -> float:
     return near if abs(near / rate_hz - 1) <= ROUND_SHARE else max(1, round(rate_hz))
 
 
-def limits(values: np.ndarray) -> tuple[float, float]:
+def limits(values: np.ndarray, stops: bool = False) -> tuple[float, float]:
     """The range that was seen, widened, rounded outwards to two digits.
 
-    Symmetric where it goes through zero; from zero on where it begins near it.
+    Symmetric where it goes through zero; from zero on where it begins near it, or where zero `stops` the robot.
     """
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
@@ -105,7 +105,7 @@ def limits(values: np.ndarray) -> tuple[float, float]:
     if low < 0 < high:
         reach = _up(WIDEN * max(-low, high))
         return -reach, reach
-    if min(abs(low), abs(high)) < high - low:
+    if stops or min(abs(low), abs(high)) < high - low:
         return (0.0, _up(WIDEN * high)) if high > 0 else (-_up(-WIDEN * low), 0.0)
     margin = (WIDEN - 1) * max(high - low, 0.1 * max(abs(low), abs(high)))
     return -_up(-(low - margin)), _up(high + margin)
@@ -203,7 +203,7 @@ class _Proposal:
             ]
         choice = _choose_command(log)
         columns = [log.fields.index(field) for field in choice.fields]
-        pairs = [limits(log.values[:, column]) for column in columns]
+        pairs = [limits(log.values[:, log.fields.index(f)], stops=_stops(f)) for f in choice.fields]
         safe = [min(max(0.0, low), high) for low, high in pairs]
         rates = [max_rate(log, column, *pair) for column, pair in zip(columns, pairs, strict=True)]
         others = [other for other in self.logs if other is not log and command_score(other.topic, other.type)]
@@ -214,7 +214,7 @@ class _Proposal:
             f"  fields: {_listed(choice.fields)}",
             f"  low: {_numbers([low for low, _ in pairs])} # what was seen, widened; write what the robot may do",
             f"  high: {_numbers([high for _, high in pairs])}",
-            f"  safe: {_numbers(safe)} # sent when anything is wrong{_safe_note(choice.fields)}",
+            f"  safe: {_numbers(safe)} # sent when anything is wrong{_safe_note(choice.fields, safe)}",
             f"  max_rate: {_numbers(rates)} # per second; the fastest change that was seen, widened",
         ]
         if choice.left_out:
@@ -266,9 +266,16 @@ def _why_command(log: TopicLog) -> str:
     return f"the likeliest command, by its name and its type {kind}, at {len(log)} messages"
 
 
-def _safe_note(fields: Sequence[str]) -> str:
-    if any(field.startswith("position") for field in fields):
+def _stops(field: str) -> bool:
+    """Does zero mean standing still, as for velocities and efforts, but not for positions?"""
+    return not field.startswith(("position", "data", "pose"))
+
+
+def _safe_note(fields: Sequence[str], safe: Sequence[float]) -> str:
+    if any(field.startswith(("position", "pose")) for field in fields):
         return "; POSITIONS: 0 may be far from where the robot is, choose a pose that is safe to go to"
+    if any(safe):
+        return "; NOT ZERO, which is far from all that was seen: are these positions? Choose what is safe"
     return "; 0 must mean standing still"
 
 
