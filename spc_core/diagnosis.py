@@ -17,6 +17,7 @@ Severity = Literal["ok", "warn", "fail"]
 SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
 Span = tuple[float, float]
 """(begin, end) in seconds since the bag began, by receive time as a bag player shows it (see TopicLog.place_ns)."""
+ABSURD = 1e30  # memory that was never written reads like this; its square must not overflow
 NEAR = 3  # messages apart that still make one place
 MAX_SPANS = 50  # places in time that a finding names; the longest
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from spc_core.diagnosis import SEVERITIES, Finding, TopicStats
 from spc_core.doctor_figures import age_figure, command_figure, coverage_figure, delay_curves, delay_figure, timeline
 from spc_core.page_parts import document, draw, number, plural, table
-from spc_ros.doctor import DoctorReport, View, show_times
+from spc_ros.doctor import DoctorReport, View
+from spc_ros.doctor_text import show_times
 from spc_ros.topic_roles import find_command
 
 COLOURS = {"ok": "#009E73", "warn": "#E69F00", "fail": "#D55E00"}
@@ -34,7 +35,7 @@ CAPTIONS = {
     "cuts the episode. The last bar holds all that is older still.",
     "coverage": "Share of the range of each field that a task's data visit, in 20 steps: of an action's range, what "
     "the "
-    "contract allows; of a state's, what all tasks together visit. The poorest tasks are shown, worst at the bottom. A "
+    "contract allows; of a state's, what all tasks together visit. The poorest tasks are shown, worst on top. A "
     "policy knows nothing of what is never visited.",
     "answers": "Correlation between changes of a command and changes of the state that answers it best, for each lag. "
     "A "

@@ -12,7 +12,8 @@ from robot_recording import record_robot
 from spc_core.contract import ContractError, load_contract, parse_contract
 from spc_ros.bag_reader import BagError
 from spc_ros.cli import main
-from spc_ros.contract_init import limits, propose, round_rate
+from spc_ros.contract_choices import limits, round_rate
+from spc_ros.contract_init import propose
 from spc_ros.convert import convert
 from spc_ros.doctor import diagnose
 
@@ -149,6 +150,7 @@ def test_rates_are_rounded_to_what_was_meant(measured, meant):
         ([0.0, 0.0], (-1.0, 1.0)),
         ([np.nan, 1.0, -1.0], (-1.1, 1.1)),
         ([], (-1.0, 1.0)),
+        ([1e307, 1.0, -1.0], (-1.1, 1.1)),  # memory that was never written
     ],
 )
 def test_limits_are_what_was_seen_widened(seen, proposed):
