@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from spc_core.diagnosis import Finding, Severity, Thresholds
+from spc_core.diagnosis import ABSURD, Finding, Severity, Thresholds
 
 LAGS_S = np.round(np.arange(-0.1, 0.3005, 0.001), 3)  # negative: the state answers before the command, a control
 ORDERS = 3
@@ -103,10 +103,10 @@ def correlogram(
 
 
 def _clean(time_ns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finite samples, sorted by time, one for each time."""
-    finite = np.isfinite(values).all(axis=1)
-    time, index = np.unique(time_ns[finite], return_index=True)
-    return time, values[finite][index]
+    """Samples that can be numbers of a robot, sorted by time, one for each time."""
+    sane = (np.abs(values) < ABSURD).all(axis=1)  # False for NaN, too
+    time, index = np.unique(time_ns[sane], return_index=True)
+    return time, values[sane][index]
 
 
 def _liveliest(

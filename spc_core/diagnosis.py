@@ -17,6 +17,8 @@ Severity = Literal["ok", "warn", "fail"]
 SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
 Span = tuple[float, float]
 """(begin, end) in seconds since the bag began, by receive time as a bag player shows it (see TopicLog.place_ns)."""
+ABSURD = 1e30  # memory that was never written reads like this; its square must not overflow
+NEAR = 3  # messages apart that still make one place
 MAX_SPANS = 50  # places in time that a finding names; the longest
 
 
@@ -178,12 +180,12 @@ def spans(begin_s: np.ndarray, end_s: np.ndarray, join_s: float = 0.0) -> tuple[
 
 
 def message_spans(log: TopicLog, chosen: np.ndarray) -> tuple[Span, ...]:
-    """Where the messages of a (N,) mask are, runs of neighbours made one."""
+    """Where the messages of a (N,) mask are, runs of near neighbours made one."""
     index = np.flatnonzero(chosen)
     if not len(index):
         return ()
     at_s = log.seconds
-    first = np.concatenate(([True], np.diff(index) > 1))
+    first = np.concatenate(([True], np.diff(index) > NEAR))
     last = np.concatenate((first[1:], [True]))
     return spans(at_s[index[first]], at_s[index[last]])
 

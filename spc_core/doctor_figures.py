@@ -20,7 +20,7 @@ from spc_core.figure_style import FAINT, INK, style
 LINE = "#0072B2"
 MARKS = {  # colour and name by check; Okabe and Ito's colours
     "gaps": ("#E69F00", "gap"),
-    "age at ticks": ("#E69F00", "too old at ticks"),
+    "age at ticks": ("#F0E442", "too old at ticks"),
     "presence": ("#E69F00", "silent"),
     "rate": ("#56B4E9", "off its rate"),
     "jitter": ("#56B4E9", "jitter"),
@@ -39,6 +39,8 @@ MARKS = {  # colour and name by check; Okabe and Ito's colours
 CUT = "#000000"
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666")
 MAX_POINTS = 1200  # of a line; each stands for the largest of its neighbours
+MAX_CUTS = 100  # drawn in a figure
+ROW_TITLE = 34  # px, between two rows
 MAX_ROWS = 12  # topics, commands or tasks in one figure
 
 
@@ -60,18 +62,15 @@ def timeline(
     logs = [log for log in logs if len(log) > 1][:MAX_ROWS]
     if not logs:
         return None
-    figure = make_subplots(
-        len(logs), 1, shared_xaxes=True, vertical_spacing=0.28 / max(3, len(logs) + 1),
-        subplot_titles=[log.topic for log in logs],
-    )  # fmt: skip
+    figure, area = _rows([log.topic for log in logs], 70)
     shapes: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for row, log in enumerate(logs, 1):
         at_s, step_ms = log.seconds[1:], np.diff(log.time_ns) / 1e6
         x, y = thinned(at_s, step_ms)
         figure.add_scatter(
-            x=_short(x), y=_short(y), mode="lines", line={"width": 1, "color": LINE}, showlegend=False, row=row, col=1,
-            hovertemplate="%{x:.2f} s: %{y:.1f} ms<extra></extra>",
+            x=_short(x), y=_short(y), mode="lines", line={"width": 1, "color": LINE, "shape": "vh"}, showlegend=False,
+            row=row, col=1, hovertemplate="%{x:.2f} s: %{y:.1f} ms<extra></extra>",
         )  # fmt: skip
         top = float(np.clip(np.percentile(step_ms, 99.9) * 1.3, 1e-3, max(1e-3, step_ms.max() * 1.1)))
         low = float(min(0.0, step_ms.min() * 1.1)) if step_ms.min() > -1000 else 0.0
@@ -81,14 +80,28 @@ def timeline(
                 colour, name = MARKS[finding.check]
                 names[name] = colour
                 shapes += [_band(span, row, colour, duration_s) for span in finding.times]
-    for at_s, _ in cuts[:100]:
+    drawn = [at_s for at_s, reason in cuts if not reason.startswith("the recording ended")][:MAX_CUTS]
+    for at_s in drawn:
         line = {"color": CUT, "width": 1, "dash": "dot"}
         place = {"xref": "x", "yref": "paper", "x0": at_s, "x1": at_s, "y0": 0, "y1": 1}
         shapes.append({"type": "line", "line": line, **place})
-    _legend(figure, names, bool(cuts))
+    _legend(figure, names, bool(drawn))
     figure.update_layout(shapes=shapes)
+    figure.update_xaxes(range=[0, 1.002 * duration_s])
     figure.update_xaxes(title_text="seconds since the bag began", row=len(logs), col=1)
-    return style(figure, 96 * len(logs))
+    return _left_titles(style(figure, area, top=76 if names or drawn else 40))
+
+
+def _rows(titles: Sequence[str], height: int) -> tuple[go.Figure, int]:
+    """Rows of `height` px over one time axis, and the height of all of them."""
+    area = len(titles) * height + (len(titles) - 1) * ROW_TITLE
+    spacing = ROW_TITLE / area
+    return make_subplots(len(titles), 1, shared_xaxes=True, vertical_spacing=spacing, subplot_titles=titles), area
+
+
+def _left_titles(figure: go.Figure) -> go.Figure:
+    figure.update_annotations(x=0, xanchor="left", selector={"yref": "paper"})
+    return figure
 
 
 def _band(span: Span, row: int, colour: str, duration_s: float) -> dict[str, Any]:
@@ -134,19 +147,22 @@ def command_figure(log: TopicLog, low: Sequence[float] | None, high: Sequence[fl
     count = min(MAX_ROWS, len(log.fields))
     if not count or len(log) < 2:
         return None
-    figure = make_subplots(
-        count, 1, shared_xaxes=True, vertical_spacing=0.28 / max(3, count + 1), subplot_titles=log.fields[:count]
-    )
+    figure, area = _rows(log.fields[:count], 90)
     for i in range(count):
         x, y = thinned(log.seconds, log.values[:, i])
         figure.add_scatter(
             x=_short(x), y=_short(y), mode="lines", line={"width": 1, "color": LINE, "shape": "hv"}, showlegend=False,
             row=i + 1, col=1, hovertemplate="%{x:.2f} s: %{y:.4g}<extra></extra>",
         )  # fmt: skip
-        for limit in (low[i], high[i]) if low is not None and high is not None else ():
+        shown = y[np.isfinite(y)].tolist()
+        edges = [low[i], high[i]] if low is not None and high is not None else []
+        bottom, top = min([*shown, *edges], default=0.0), max([*shown, *edges], default=1.0)
+        margin = 0.08 * (top - bottom) or 1.0
+        figure.update_yaxes(range=[bottom - margin, top + margin], row=i + 1, col=1)
+        for limit in edges:
             figure.add_hline(y=limit, line={"color": "#D55E00", "width": 1.5, "dash": "dash"}, row=i + 1, col=1)  # pyright: ignore[reportArgumentType]
     figure.update_xaxes(title_text="seconds since the bag began", row=count, col=1)
-    return style(figure, 110 * count)
+    return _left_titles(style(figure, area, top=40))
 
 
 def age_figure(ages: Mapping[str, tuple[np.ndarray, np.ndarray]], max_age_s: Mapping[str, float]) -> go.Figure | None:

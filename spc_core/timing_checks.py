@@ -43,20 +43,21 @@ class Intervals:
 
 def advancing(time_ns: np.ndarray, jump_s: float) -> tuple[np.ndarray, np.ndarray]:
     """((N,) messages newer than all before them, (N,) clock epochs): time that runs back by `jump_s` starts anew."""
-    epoch = np.zeros(len(time_ns), np.int64)
+    anew = np.zeros(len(time_ns) + 1, np.int64)
     newer = np.ones(len(time_ns), bool)
     begin = 0
     while begin < len(time_ns):
-        size, back = 64, np.empty(0, np.int64)
-        while not len(back) and begin + size // 2 < len(time_ns):  # growing, so that many jumps cost no more than one
-            newest = np.maximum.accumulate(time_ns[begin : begin + size])
-            back = np.flatnonzero(time_ns[begin : begin + size] < newest - round(jump_s * 1e9))
+        size, end = 32, begin
+        while end == begin:  # a growing window, so that many jumps do not cost the square of their number
             size *= 2
-        end = begin + int(back[0]) if len(back) else len(time_ns)
+            window = time_ns[begin : begin + size]
+            back = np.flatnonzero(window < np.maximum.accumulate(window) - round(jump_s * 1e9))
+            if len(back) or begin + size >= len(time_ns):
+                end = begin + int(back[0]) if len(back) else len(time_ns)
         newer[begin + 1 : end] = np.diff(np.maximum.accumulate(time_ns[begin:end])) > 0
-        epoch[end:] += 1
+        anew[end] = 1
         begin = end
-    return newer, epoch
+    return newer, np.cumsum(anew[:-1])
 
 
 def intervals(log: TopicLog, jump_s: float = 0.5) -> Intervals | None:
@@ -202,7 +203,7 @@ def check_presence(log: TopicLog, t: Thresholds) -> list[Finding]:
     found = intervals(log, t.clock_jump_s)
     if found is None or max(late_s, early_s) < 5 * found.period_s or share <= t.warn_share * t.gap_share:
         return []
-    places = [(begin_s, first_s)] * (late_s > 0) + [(last_s, end_s)] * (early_s > 0)
+    places = [(begin_s, first_s)] * (late_s > found.period_s) + [(last_s, end_s)] * (early_s > found.period_s)
     text = (
         f"begins {late_s:.1f} s after and stops {early_s:.1f} s before the other topics ({share:.0%} of the time); "
         f"start the recorder when all publish, and stop it first"

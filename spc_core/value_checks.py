@@ -134,7 +134,7 @@ def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: 
     share = float(outside.mean()) if len(log) else 0.0
     severity = t.grade(share, t.beyond_share)
     if severity != "ok":
-        excess = np.nanmax(np.maximum(lows - v, v - highs), axis=0)
+        excess = np.nan_to_num(np.maximum(lows - v, v - highs), nan=-np.inf).max(axis=0)
         worst = int(np.argmax(excess / (highs - lows)))
         text = (
             f"{share:.1%} of the commands (allowed {t.beyond_share:.0%}) are beyond the contract's limits, most "
@@ -163,7 +163,8 @@ def check_rate_limits(log: TopicLog, max_rate: Sequence[float], t: Thresholds) -
         return []
     step_s = np.diff(log.time_ns) / 1e9
     usable = (step_s > 0) & (step_s < t.clock_jump_s)
-    rate = np.abs(np.diff(log.values, axis=0)) / np.where(usable, step_s, np.inf)[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        rate = np.abs(np.diff(log.values, axis=0)) / np.where(usable, step_s, np.inf)[:, None]
     fast = rate > np.array(max_rate) * (1 + 1e-3)
     rows = np.concatenate(([False], fast.any(axis=1)))
     share = float(rows[1:].mean())
@@ -174,7 +175,8 @@ def check_rate_limits(log: TopicLog, max_rate: Sequence[float], t: Thresholds) -
     text = (
         f"{share:.1%} of the commands (allowed {t.rate_limit_share:.0%}) change faster than max_rate, most "
         f"{log.fields[worst]}, "
-        f"by up to {np.nanmax(rate[:, worst]):.3g} per second against {max_rate[worst]:g}; a policy will be held to "
+        f"by up to {np.nan_to_num(rate[:, worst]).max():.3g} per second against {max_rate[worst]:g}; a policy will "
+        f"be held to "
         f"max_rate; raise it if the robot allows, or smooth the commands"
     )
     return [Finding(severity, log.topic, "rate limit", text, share, message_spans(log, rows))]

@@ -29,6 +29,7 @@ from spc_ros.topic_roles import find_command, find_states
 
 UNNAMED = "(unnamed task)"  # stands in for the task that a bag does not name
 MAX_STATE_TOPICS = 3  # topics in which an answer to the commands is looked for
+FINITE_SHARE = 0.9  # of a field's values must be numbers, for its answer to the commands to be looked for
 MAX_KEPT = 2000  # transitions of a bag that are kept to measure coverage
 
 
@@ -147,7 +148,7 @@ def topic_stats(log: TopicLog, ages: tuple[np.ndarray, np.ndarray] | None, t: Th
         gap_share=found.gap_share if found else math.nan,
         longest_gap_s=float(found.length_s.max()) if found else math.nan,
         age_ms=percentiles_ms(known * 1e9),
-        delay_ms=percentiles_ms(delays_ns(log)[0]),
+        delay_ms=percentiles_ms(delays_ns(log)[0] if not log.simulated else np.empty(0)),
         nan_share=float(bad.any(axis=1).mean()) if len(log) else 0.0,
         lost=log.lost,
     )
@@ -222,6 +223,11 @@ def _sample(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:
     return states[kept], actions[kept]
 
 
+def _mostly_finite(log: TopicLog) -> list[int]:
+    """Fields that can be correlated."""
+    return np.flatnonzero(np.isfinite(log.values).mean(axis=0) > FINITE_SHARE).tolist() if len(log) else []
+
+
 def _answers(logs: Sequence[TopicLog], contract: Contract | None) -> dict[str, Correlogram]:
     """Command against states, by topic of the states."""
     if contract is None:
@@ -233,8 +239,14 @@ def _answers(logs: Sequence[TopicLog], contract: Contract | None) -> dict[str, C
     found = {}
     for log in states[:MAX_STATE_TOPICS] if command is not None else ():
         assert command is not None
-        names = tuple(f"{log.topic}.{field}" for field in log.fields)
-        result = correlogram(command.time_ns, command.values, command.fields, log.time_ns, log.values, names)
+        known, asked = _mostly_finite(log), _mostly_finite(command)
+        names = tuple(f"{log.topic}.{log.fields[i]}" for i in known)
+        commands = tuple(command.fields[i] for i in asked)
+        if not names or not commands:
+            continue
+        result = correlogram(
+            command.time_ns, command.values[:, asked], commands, log.time_ns, log.values[:, known], names
+        )
         if result is not None:
             found[log.topic] = result
     return found

@@ -3,40 +3,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from spc_core.clock_checks import check_clock_domains, check_clock_jumps
 from spc_core.diagnosis import Thresholds, TopicLog
 from spc_core.rewards import REWARDS
 from spc_core.timing_checks import intervals
-from spc_core.value_checks import value_range
 from spc_ros.bag_reader import BagError, BagReader, find_bags
-from spc_ros.messages import JOINT_ARRAYS, JOINT_STATE
+from spc_ros.contract_choices import Choice, choose, choose_command, limits, max_rate, round_rate, round_up, zero_stops
 from spc_ros.topic_logs import read_topic_logs
 from spc_ros.topic_roles import REWARD_WORDS, command_score, find_command, find_states
 
-ROUND_HZ = (1, 2, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 90, 100, 120, 125, 150, 200, 240, 250, 400, 500, 1000)
-ROUND_SHARE = 0.04  # a measured rate this near to a round one is meant to be it
 AGE_PERIODS = 2.5  # max_age_s in periods of a topic: one lost message is borne
-WIDEN = 1.1  # limits against the range that was seen
 MAX_STREAMS = 6
 UNFILLED = "fill_in_the_reward"
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """What of a topic goes into the contract, and why not the rest."""
-
-    log: TopicLog
-    fields: tuple[str, ...]
-    left_out: tuple[str, ...]  # "field (reason)"
 
 
 def propose(path: str | Path) -> str:
@@ -56,77 +40,10 @@ def propose(path: str | Path) -> str:
             f"{bag_path}: no topic looks like the robot's state; there is {found}; write the contract by hand"
         )
     states = [log for log in states if intervals(log)] or states
-    chosen = [_choose(log) for log in states[:MAX_STREAMS]]
+    chosen = [choose(log) for log in states[:MAX_STREAMS]]
     used = [*states[:MAX_STREAMS], *([command] if command else [])]
     spare = [log for log in logs if log not in used]
     return _Proposal(bag_path, chosen, command, spare, logs).text()
-
-
-def _choose(log: TopicLog) -> Choice:
-    """The fields worth observing: always there, finite, changing."""
-    low, high = value_range(log)
-    absent = _at_times_absent(log)
-    finite = np.asarray(np.isfinite(log.values).all(axis=0))
-    kept, left_out = [], []
-    for i, field in enumerate(log.fields):
-        if absent[i]:
-            left_out.append(f"{field} (not in every message)")
-        elif not finite[i]:
-            left_out.append(f"{field} (NaN at times)")
-        elif log.type == JOINT_STATE and field.startswith("effort."):
-            left_out.append(f"{field} (measured effort is mostly noise)")
-        elif low[i] == high[i]:
-            left_out.append(f"{field} (never changes)")
-        else:
-            kept.append(field)
-    return Choice(log, tuple(kept or log.fields), tuple(left_out if kept else ()))
-
-
-def _at_times_absent(log: TopicLog) -> np.ndarray:
-    """(F,) which fields some messages lack."""
-    return np.zeros(len(log.fields), bool) if log.absent is None else np.asarray(log.absent.any(axis=0))
-
-
-def round_rate(rate_hz: float) -> float:
-    """The round rate that was meant, else the nearest whole number."""
-    near = min(ROUND_HZ, key=lambda known: abs(math.log(known / rate_hz)))
-    return near if abs(near / rate_hz - 1) <= ROUND_SHARE else max(1, round(rate_hz))
-
-
-def limits(values: np.ndarray) -> tuple[float, float]:
-    """The range that was seen, widened, rounded outwards to two digits.
-
-    Symmetric where it goes through zero; from zero on where it begins near it.
-    """
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-    if low == high == 0.0:
-        return -1.0, 1.0
-    if low < 0 < high:
-        reach = _up(WIDEN * max(-low, high))
-        return -reach, reach
-    if min(abs(low), abs(high)) < high - low:
-        return (0.0, _up(WIDEN * high)) if high > 0 else (-_up(-WIDEN * low), 0.0)
-    margin = (WIDEN - 1) * max(high - low, 0.1 * max(abs(low), abs(high)))
-    return -_up(-(low - margin)), _up(high + margin)
-
-
-def _up(value: float) -> float:
-    """Rounded up to two significant digits."""
-    if value == 0:
-        return 0.0
-    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-    return float(f"{math.ceil(value / step - 1e-9) * step:.3g}")
-
-
-def max_rate(log: TopicLog, column: int, low: float, high: float) -> float:
-    """The fastest change that was seen, widened; the whole range in a second where nothing changed."""
-    step_s = np.diff(log.time_ns) / 1e9
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rate = np.abs(np.diff(log.values[:, column])) / step_s
-    rate = rate[(step_s > 1e-4) & np.isfinite(rate)]
-    fastest = float(rate.max(initial=0.0))
-    return _up(WIDEN * fastest) if fastest > 0 else _up(high - low)
 
 
 class _Proposal:
@@ -172,14 +89,14 @@ class _Proposal:
         if known:
             lines.append("  # also in the bag; take the # away where the robot needs it to decide:")
         for log in known:
-            lines += [f"  # {line[2:]}" for line in self._stream(_choose(log))]
+            lines += [f"  # {line[2:]}" for line in self._stream(choose(log))]
         return lines
 
     def _stream(self, choice: Choice) -> list[str]:
         log = choice.log
         found = intervals(log)
         rate_hz = found.rate_hz if found else self.rate_hz
-        age_s = _up(AGE_PERIODS / min(rate_hz, self.rate_hz))
+        age_s = round_up(AGE_PERIODS / min(rate_hz, self.rate_hz))
         lines = [
             f"  - topic: {_word(self._relative(log.topic))} # {len(log)} messages at {rate_hz:.1f} Hz",
             f"    type: {log.type}",
@@ -201,9 +118,9 @@ class _Proposal:
                 "  # safe and max_rate, as in config/contracts/*.yaml of spc_ros",
                 "  fill_in_the_action: true",
             ]
-        choice = _choose_command(log)
+        choice = choose_command(log)
         columns = [log.fields.index(field) for field in choice.fields]
-        pairs = [limits(log.values[:, column]) for column in columns]
+        pairs = [limits(log.values[:, log.fields.index(f)], stops=zero_stops(f)) for f in choice.fields]
         safe = [min(max(0.0, low), high) for low, high in pairs]
         rates = [max_rate(log, column, *pair) for column, pair in zip(columns, pairs, strict=True)]
         others = [other for other in self.logs if other is not log and command_score(other.topic, other.type)]
@@ -214,7 +131,7 @@ class _Proposal:
             f"  fields: {_listed(choice.fields)}",
             f"  low: {_numbers([low for low, _ in pairs])} # what was seen, widened; write what the robot may do",
             f"  high: {_numbers([high for _, high in pairs])}",
-            f"  safe: {_numbers(safe)} # sent when anything is wrong{_safe_note(choice.fields)}",
+            f"  safe: {_numbers(safe)} # sent when anything is wrong{_safe_note(choice.fields, safe)}",
             f"  max_rate: {_numbers(rates)} # per second; the fastest change that was seen, widened",
         ]
         if choice.left_out:
@@ -248,27 +165,16 @@ class _Proposal:
         return topic.removeprefix(self.prefix).lstrip("/") if self.prefix else topic.lstrip("/")
 
 
-def _choose_command(log: TopicLog) -> Choice:
-    """The command's fields: of joint arrays the ones that are filled and change, else as for states."""
-    if log.type not in JOINT_ARRAYS:
-        choice = _choose(log)
-        return choice if choice.fields else dataclasses.replace(choice, fields=log.fields)
-    low, high = value_range(log)
-    always, moves = ~_at_times_absent(log), low < high
-    of_array = [field.partition(".")[0] for field in log.fields]
-    live = {name for i, name in enumerate(of_array) if always[i] and moves[i]}
-    kept = tuple(f for i, f in enumerate(log.fields) if always[i] and (of_array[i] in live or not live))
-    return Choice(log, kept or log.fields, tuple(f"{f} (never changes)" for f in log.fields if f not in kept))
-
-
 def _why_command(log: TopicLog) -> str:
     kind = log.type.rpartition("/")[2]
     return f"the likeliest command, by its name and its type {kind}, at {len(log)} messages"
 
 
-def _safe_note(fields: Sequence[str]) -> str:
-    if any(field.startswith("position") for field in fields):
+def _safe_note(fields: Sequence[str], safe: Sequence[float]) -> str:
+    if any(field.startswith(("position", "pose")) for field in fields):
         return "; POSITIONS: 0 may be far from where the robot is, choose a pose that is safe to go to"
+    if any(safe):
+        return "; NOT ZERO, which is far from all that was seen: are these positions? Choose what is safe"
     return "; 0 must mean standing still"
 
 

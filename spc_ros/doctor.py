@@ -21,12 +21,12 @@ from spc_core.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicL
 from spc_core.value_checks import check_constant
 from spc_ros.bag_diagnosis import BagData, BagDiagnosis, Order, diagnose_bag
 from spc_ros.bag_reader import BagError, BagReader, find_bags
+from spc_ros.doctor_text import HEAD, row, told
 
 EXIT_WARN, EXIT_FAIL = 3, 4
 MAX_VIEWS = 6  # bags whose messages are kept to be drawn; the worst
 MAX_SAMPLES = 20_000  # transitions of a task from which its coverage is measured
 AGE_BINS = 40
-LOUD = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +93,8 @@ class DoctorReport:
 
     def text(self) -> str:
         """A table of the topics, and the findings, worst first."""
-        head = ("topic", "messages", "rate", "jitter", "gaps", "longest", "age p99", "delay p50", "p99")
-        lines = [f"{head[0]:28} {head[1]:>9} {head[2]:>10} " + " ".join(f"{h:>9}" for h in head[3:])]
-        lines += [_row(topic) for topic in self.topics]
+        lines = [HEAD]
+        lines += [row(topic) for topic in self.topics]
         if self.contract is not None:
             lines.append(f"{len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions")
             cuts = Counter(reason.partition(", ")[0] for bag in self.bags for _, reason in bag.cuts)
@@ -284,36 +283,6 @@ def _merge(group: Sequence[TopicStats]) -> TopicStats:
         nan_share=sum(topic.nan_share * topic.count for topic in group) / max(1, count),
         lost=sum(topic.lost for topic in group),
     )
-
-
-def _row(topic: TopicStats) -> str:
-    def cell(value: float, unit: str, digits: int = 1, width: int = 9) -> str:
-        if not math.isfinite(value):
-            return "-".rjust(width)
-        return f"{value:.{digits}f}{unit}".rjust(width) if abs(value) < 1e5 else f"{value / 1e3:.2g} s".rjust(width)
-
-    return (
-        f"{topic.topic:28} {topic.count:9} {cell(topic.rate_hz, ' Hz', 1, 10)} {cell(topic.jitter_ms, ' ms', 2)} "
-        f"{cell(topic.gap_share * 100, ' %')} {cell(topic.longest_gap_s, ' s', 2)} {cell(topic.age_ms[2], ' ms')} "
-        f"{cell(topic.delay_ms[0], ' ms')} {cell(topic.delay_ms[2], ' ms')}"
-    )
-
-
-def told(finding: Finding, bag_count: int) -> str:
-    """A finding as a line of text."""
-    where = f" {finding.topic}:" if finding.topic else ""
-    bag = f" [{Path(finding.bag).name}" + (f" and {finding.bags - 1} more" if finding.bags > 1 else "") + "]"
-    bag = bag if finding.bag and bag_count > 1 else ""
-    places = show_times(finding, 5)
-    at = f"\n       at {places}" if places else ""
-    return f"{LOUD[finding.severity]}{where} {finding.check}: {finding.text}{bag}{at}"
-
-
-def show_times(finding: Finding, most: int) -> str:
-    """The first places in time, in seconds since the bag began."""
-    places = ", ".join(f"{b:.2f}" if e - b < 0.005 else f"{b:.2f}-{e:.2f}" for b, e in finding.times[:most])
-    more = f" and {len(finding.times) - most} more" if len(finding.times) > most else ""
-    return f"{places} s{more}" if places else ""
 
 
 def _answer_dict(answer: Answer) -> dict[str, Any]:

@@ -9,16 +9,10 @@ from html import escape
 from pathlib import Path
 
 from spc_core.diagnosis import SEVERITIES, Finding, TopicStats
-from spc_core.doctor_figures import (
-    age_figure,
-    command_figure,
-    coverage_figure,
-    delay_curves,
-    delay_figure,
-    timeline,
-)
+from spc_core.doctor_figures import age_figure, command_figure, coverage_figure, delay_curves, delay_figure, timeline
 from spc_core.html_page import draw, number, plural, table, whole_page
-from spc_ros.doctor import DoctorReport, View, show_times
+from spc_ros.doctor import DoctorReport, View
+from spc_ros.doctor_text import show_times
 from spc_ros.topic_roles import find_command
 
 COLOURS = {"ok": "#009E73", "warn": "#E69F00", "fail": "#D55E00"}
@@ -41,7 +35,7 @@ CAPTIONS = {
     "cuts the episode. The last bar holds all that is older still.",
     "coverage": "Share of the range of each field that a task's data visit, in 20 steps: of an action's range, what "
     "the "
-    "contract allows; of a state's, what all tasks together visit. The poorest tasks are shown, worst at the bottom. A "
+    "contract allows; of a state's, what all tasks together visit. The poorest tasks are shown, worst on top. A "
     "policy knows nothing of what is never visited.",
     "answers": "Correlation between changes of a command and changes of the state that answers it best, for each lag. "
     "A "
@@ -130,9 +124,9 @@ def _in_time(report: DoctorReport) -> str:
     """The worst bags, drawn."""
     if not report.views:
         return ""
-    few = len(report.views) < sum(bool(bag.topics) for bag in report.bags)
-    note = f"<p>The {len(report.views)} worst of {len(report.bags)} bags are drawn.</p>" if few else ""
-    return "<h2>Where in time</h2>" + note + "".join(_view(report, i, view) for i, view in enumerate(report.views))
+    views = [view for view in report.views if view.diagnosis.verdict != "ok"] or list(report.views[:1])
+    note = f"<p>Drawn: {len(views)} of {plural(len(report.bags), 'bag')}, the worst first.</p>"
+    return "<h2>Where in time</h2>" + note + "".join(_view(report, i, view) for i, view in enumerate(views))
 
 
 def _view(report: DoctorReport, i: int, view: View) -> str:
@@ -148,7 +142,11 @@ def _view(report: DoctorReport, i: int, view: View) -> str:
         ("delay", delay_figure(logs) if any(f.check in ("delay", "drift") for f in bag.findings) else None),
         ("commands", command_figure(command, action and action.low, action and action.high) if command else None),
     ]
-    parts += [draw(figure, f"bag-{i}-{name}") + _caption(name) for name, figure in figures if figure is not None]
+    parts += [
+        draw(figure, f"bag-{i}-{name}") + (_caption(name) if i == 0 else "")
+        for name, figure in figures
+        if figure is not None
+    ]
     if bag.cuts:
         rows = [[f"{at_s:.2f} s", escape(reason)] for at_s, reason in bag.cuts[:30]]
         more = f"<p class=caption>and {len(bag.cuts) - 30} more</p>" if len(bag.cuts) > 30 else ""
