@@ -49,6 +49,8 @@ setup(
         "torch",
         "safetensors",
         "rosbags",
+        "lz4",
+        "backports.zstd; python_version < '3.14'",
     ],  # what a robot needs; rosbags: recorder
     extras_require={
         "sim": ["mujoco", "gymnasium"],

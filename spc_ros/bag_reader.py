@@ -53,9 +53,10 @@ class BagReader:
     def __init__(self, path: str | Path, definitions: Mapping[str, str] | None = None) -> None:
         """`definitions`: text of .msg files by type name, for types that the bag does not define."""
         self.path = Path(path)
+        self._stack = contextlib.ExitStack()
         with self._named_errors():
             files = list_files(self.path)
-            self._log = BagLog(self.path, files)
+            self._log = self._stack.enter_context(contextlib.closing(BagLog(self.path, files)))
             self.size_bytes = self._log.size_bytes
             stored = frozenset((c.type, c.definition.format, c.definition.data) for c in self._log.channels)
             self.typestore = build_typestore(stored, frozenset((definitions or {}).items()))
@@ -73,8 +74,7 @@ class BagReader:
         self.close()
 
     def close(self) -> None:
-        if hasattr(self, "_log"):
-            self._log.close()
+        self._stack.close()
 
     @property
     def losses(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import lz4.frame
 import numpy as np
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 
-from spc_ros.stored_blocks import LATEST_NS, Channel, DamageError, Messages
+from spc_ros.stored_blocks import LATEST_NS, Channel, DamageError, Messages, join
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -98,6 +98,7 @@ class ChunkEntry:
     index_length: int = 0  # bytes of message indexes behind it; 0: none that can be used
     counts: dict[int, int] | None = None  # messages by channel id; None: not known
     whole: bool = True  # False: the file ends within it
+    compressed: bool = False
 
 
 class Directory:
@@ -158,7 +159,9 @@ def read_chunk_index(data: bytes | memoryview) -> ChunkEntry:
     start_ns, end_ns, offset, length = fields.numbers("4Q")
     offsets = list(struct.iter_unpack("<HQ", whole_items(fields.bytes(), 10)))
     (index_length,) = fields.numbers("Q")
-    entry = ChunkEntry(offset, length, min(start_ns, LATEST_NS), min(end_ns, LATEST_NS), index_length)
+    compressed = bool(fields.bytes())
+    times = min(start_ns, LATEST_NS), min(end_ns, LATEST_NS)
+    entry = ChunkEntry(offset, length, *times, index_length, compressed=compressed)
     if offsets:
         places = sorted((place, channel) for channel, place in offsets)
         ends = [*(place for place, _ in places[1:]), offset + length + index_length]
@@ -238,7 +241,7 @@ def indexed_messages(chunk: np.ndarray, index: bytes, place_of: np.ndarray) -> M
     except DamageError:
         return None
     if not listed:
-        return scan_messages(chunk, place_of)[0].pick(np.s_[:0])
+        return join([])
     entries = np.concatenate([entries for _, entries in listed])
     ids = np.repeat([channel for channel, _ in listed], [len(entries) for _, entries in listed])
     offset = entries[:, 1]
@@ -274,13 +277,13 @@ def read_message_index(index: bytes | memoryview) -> Iterator[tuple[int, np.ndar
 
 def scan_messages(
     chunk: np.ndarray, place_of: np.ndarray, directory: Directory | None = None, whole: bool = True
-) -> tuple[Messages, int]:
-    """(messages in log order, bytes that make sense), record by record; schemas and channels go to the directory.
+) -> Messages:
+    """A chunk's messages in log order, record by record; schemas and channels go to the directory.
 
     Raises DamageError in a `whole` chunk where the records end early.
     """
     data = chunk.data
-    found, position = array("q"), 0
+    found = array("q")
     try:
         for opcode, begin, end in records(data):
             if opcode == MESSAGE:
@@ -292,10 +295,13 @@ def scan_messages(
                     found.extend((channel, min(log_ns, LATEST_NS), start, end - start))
             elif directory is not None:
                 directory.read(opcode, data[begin:end])
-            position = end
     except DamageError:
         if whole:
             raise
     table = np.frombuffer(found, np.int64).reshape(-1, 4) if found else np.empty((0, 4), np.int64)
-    messages = Messages(place_of[table[:, 0]], table[:, 1], table[:, 2], table[:, 3])
-    return messages.in_log_order(), position
+    return Messages(place_of[table[:, 0]], table[:, 1], table[:, 2], table[:, 3]).in_log_order()
+
+
+def within_stated_time(messages: Messages, head: ChunkHead) -> Messages:
+    """Of a chunk that is cut off, whose checksum says nothing: the messages with a time that can be."""
+    return messages.pick((messages.log_ns >= head.start_ns) & (messages.log_ns <= head.end_ns))

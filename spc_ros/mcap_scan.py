@@ -95,6 +95,7 @@ class Scanner:
         if fields is None:
             return 0
         entry = ChunkEntry(position, end - position, fields.start_ns, fields.end_ns, whole=end <= self._size)
+        entry.compressed = bool(fields.compression)
         self._found.chunks.append(entry)
         return end if entry.whole else 0
 

@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future
 from typing import Protocol
 
 import numpy as np
 
-from spc_ros.mcap_records import ChunkEntry, ChunkHead, check_crc, indexed_messages, scan_messages, unpack
+from spc_ros.mcap_records import (
+    ChunkEntry,
+    ChunkHead,
+    check_crc,
+    indexed_messages,
+    scan_messages,
+    unpack,
+    within_stated_time,
+)
 from spc_ros.stored_blocks import DamageError, Messages, copy_messages
 
 PIECE_BYTES = 4 << 20
+AHEAD_CAP = 8 << 20  # bytes of a compressed chunk that is unpacked before its turn
 
 
 class OpenFile(Protocol):
@@ -34,20 +44,31 @@ class ChunkSource:
         self._storage, self._entry, self._place_of = storage, entry, place_of
         self._head: ChunkHead | None = None
         self._data: bytes | None = None
+        self._future: Future[tuple[ChunkHead, bytes | None]] | None = None
+
+    def begin(self, pool: Executor) -> None:
+        if self._entry.compressed and self.cost <= AHEAD_CAP:
+            self._future = pool.submit(self._fetch)
 
     def prepare(self) -> int:
         if self._head is not None:
             return -1
+        self._head, self._data = self._future.result() if self._future else self._fetch()
+        self._future = None
+        return self._head.size if self._data is None else len(self._data)
+
+    def _fetch(self) -> tuple[ChunkHead, bytes | None]:
+        """The chunk's head and, where it is compressed or cut off, its contents. Raises DamageError."""
         storage, entry = self._storage, self._entry
-        head = self._head = storage.chunk_head(entry)
-        if head.compression or not entry.whole:
-            begin = entry.offset + head.head_length
-            packed = storage.read(begin, min(head.packed_size, storage.size - begin))
-            self._data = unpack(packed, head.compression, head.size, entry.whole)
-            if entry.whole:
-                check_crc(self._data, head.crc)
-            return len(self._data)
-        return head.size
+        head = storage.chunk_head(entry)
+        if entry.whole and not head.compression:
+            return head, None
+        begin = entry.offset + head.head_length
+        packed = storage.read(begin, min(head.packed_size, storage.size - begin))
+        data = unpack(packed, head.compression, head.size, entry.whole)
+        if entry.whole:
+            check_crc(data, head.crc)
+        return head, data
 
     def load(self, room: np.ndarray) -> tuple[Messages, int]:
         head, data, self._data = self._head, self._data, None
@@ -59,7 +80,7 @@ class ChunkSource:
             check_crc(chunk, head.crc)
         else:
             chunk = np.frombuffer(data, np.uint8)
-        messages = self._keep_promised_time(self._messages(chunk))
+        messages = self._keep_promised_time(self._messages(chunk, head))
         payload = int(messages.size.sum())
         if 4 * payload < len(chunk):  # most of it are other topics
             return copy_messages(chunk, messages, room), payload
@@ -70,7 +91,7 @@ class ChunkSource:
     def lose(self, error: DamageError) -> None:
         self._storage.lose_chunk(self._entry, error)
 
-    def _messages(self, chunk: np.ndarray) -> Messages:
+    def _messages(self, chunk: np.ndarray, head: ChunkHead) -> Messages:
         entry, storage = self._entry, self._storage
         if 0 < entry.index_length < len(chunk) + (1 << 20):  # an index is half as long as the shortest messages
             try:
@@ -80,7 +101,8 @@ class ChunkSource:
                 messages = None
             if messages is not None:
                 return messages
-        return scan_messages(chunk, self._place_of, whole=entry.whole)[0]
+        messages = scan_messages(chunk, self._place_of, whole=entry.whole)
+        return messages if entry.whole else within_stated_time(messages, head)
 
     def _keep_promised_time(self, messages: Messages) -> Messages:
         early = int(np.searchsorted(messages.log_ns, self.start_ns))
@@ -102,6 +124,9 @@ class LooseSource:
         self._all = Messages(place_of[channel], log_ns, offset, size)
         self._ends = np.cumsum(size)
         self._next, self._piece = 0, self._all
+
+    def begin(self, pool: Executor) -> None:
+        """Reading is fast as it is."""
 
     def prepare(self) -> int:
         if self._next >= len(self._all):

@@ -30,6 +30,7 @@ from spc_ros.mcap_records import (
     records,
     scan_messages,
     unpack,
+    within_stated_time,
 )
 from spc_ros.mcap_scan import Scan, Scanner
 from spc_ros.mcap_sources import ChunkSource, LooseSource
@@ -161,9 +162,11 @@ class McapStorage:
                 self.lose_chunk(entry, error)
         if found.loose:
             table = np.frombuffer(found.loose, np.int64).reshape(-1, 4)
+            counts.update(table[:, 0].tolist())
             table = table[np.isin(table[:, 0], list(self._directory.channels))]
             self._loose = table[np.argsort(table[:, 1], kind="stable")]
-            counts.update(self._loose[:, 0].tolist())
+        if nameless := sum(n for key, n in counts.items() if key not in self._directory.channels):
+            self.losses[f"{nameless:,} messages are of channels that the file does not describe, and left out"] = None
         self._counts = {key: n for key, n in counts.items() if key in self._directory.channels}
         self._tell(found, closed, saved, stated)
 
@@ -179,7 +182,7 @@ class McapStorage:
             tail = "nothing that was written is lost"
             if lost:
                 tail = f"the last {lost:,} bytes ({lost / self.size:.1%}) ".replace("%", " %")
-                tail += f"are cut off, {saved:,} messages in them saved" if saved else "cannot be read"
+                tail += f"are cut off, {saved:,} messages in them saved unchecked" if saved else "cannot be read"
             text = f"recording was not closed: {whole:,} chunks and {count:,} messages read, {tail}"
             if not count:
                 raise UnclosedError(f"{lost:,} bytes in which no whole message is left" if lost else "no messages")
@@ -198,7 +201,8 @@ class McapStorage:
         if entry.whole:
             check_crc(data, head.crc)
         chunk = np.frombuffer(data, np.uint8)
-        messages, _ = scan_messages(chunk, EVERY_CHANNEL, self._directory, entry.whole)
+        messages = scan_messages(chunk, EVERY_CHANNEL, self._directory, entry.whole)
+        messages = messages if entry.whole else within_stated_time(messages, head)
         if len(messages):
             entry.start_ns, entry.end_ns = int(messages.log_ns[0]), int(messages.log_ns[-1])
         ids, counts = np.unique(messages.channel, return_counts=True)

@@ -97,6 +97,6 @@ def _parse(type_name: str, kind: MessageDefinitionFormat, text: str) -> dict:
         return dict(get_types_from_msg(text, type_name))
     types: dict = {}
     if kind == MessageDefinitionFormat.IDL:
-        for part in text.split("=" * 80 + "\n") if text.startswith("=" * 80) else [text]:
+        for part in filter(str.strip, text.split("=" * 80 + "\n")):
             types.update(get_types_from_idl(part.split("\n", 1)[1] if part.startswith("IDL: ") else part))
     return types

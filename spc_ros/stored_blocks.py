@@ -6,12 +6,14 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 from rosbags.interfaces import MessageDefinition
 
 BLOCK_BYTES = 16 << 20
+AHEAD, AHEAD_THREADS = 4, 2
 LATEST_NS = 2**63 - 1
 
 
@@ -75,6 +77,10 @@ class Source(Protocol):
     cost: int  # bytes of the file that all pieces together take
     share: float  # of the cost, for the piece prepared
 
+    def begin(self, pool: Executor) -> None:
+        """Start to get hold of the first piece in another thread, where that is worth it."""
+        ...
+
     def prepare(self) -> int:
         """Get hold of the next piece and say what room it needs, bytes; -1 when there is none. Raises DamageError."""
         ...
@@ -129,30 +135,58 @@ def merge(
     `advance` is told what has been read, in bytes of the sources' cost. Where sources overlap in time, what
     overlaps is held back and a block can be larger.
     """
-    heap = [(source.start_ns, source.place, source) for source in sources]
-    heapq.heapify(heap)
+    heap = sorted((source.start_ns, source.place, source) for source in sources)  # a heap, too
     pending = _Pending(0)
-    while heap:
-        start_ns, place, source = heap[0]
-        try:
-            need = source.prepare()
-            if need >= 0 and not pending.fits(need):
-                ready, pending = _hand_on(pending, start_ns, place, need, block_bytes)
-                if ready is not None:
-                    yield ready
-            if need >= 0:
-                pending.load(source)
-                advance(int(source.cost * source.share))
-        except DamageError as error:
-            source.lose(error)
-            need = -1
-        if need < 0:
-            heapq.heappop(heap)
-        else:
-            heapq.heapreplace(heap, (source.start_ns, source.place, source))
+    with _Ahead([source for _, _, source in heap]) as ahead:
+        while heap:
+            start_ns, place, source = heap[0]
+            ahead.step(source)
+            try:
+                need = source.prepare()
+                if need >= 0 and not pending.fits(need):
+                    ready, pending = _hand_on(pending, start_ns, place, need, block_bytes)
+                    if ready is not None:
+                        yield ready
+                if need >= 0:
+                    pending.load(source)
+                    advance(int(source.cost * source.share))
+            except DamageError as error:
+                source.lose(error)
+                need = -1
+            if need < 0:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (source.start_ns, source.place, source))
     messages, _ = pending.sort()
     if len(messages):
         yield messages, pending.buffer[: pending.used]
+
+
+class _Ahead:
+    """Unpacks the next few sources in threads while the caller is busy with the present one."""
+
+    def __init__(self, order: list[Source]) -> None:
+        self._order = order
+        self._begun, self._opened = 0, 0
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def step(self, source: Source) -> None:
+        """`source` is the one at hand, in the order given or opened before."""
+        if self._opened < len(self._order) and source is self._order[self._opened]:
+            self._opened += 1
+        self._begun = max(self._begun, self._opened)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(AHEAD_THREADS)  # starts no thread before it has work
+        while self._begun < min(len(self._order), self._opened + AHEAD):
+            self._order[self._begun].begin(self._pool)
+            self._begun += 1
 
 
 def _hand_on(
