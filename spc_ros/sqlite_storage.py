@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -23,6 +23,8 @@ HEAD_BYTES = 100
 PIECE_BYTES = 4 << 20
 PIECE_ROWS = 4096
 CACHED_ROWS = 512  # rows at a time that stay in the processor's cache: half as fast again as thousands
+STEPS = 100_000  # of SQLite's machine from one look at how long a statement takes to the next
+STEPS_PER_BYTE = 16  # a pass over all rows takes about one
 Row = tuple[int, int, bytes]  # topic id, timestamp, data
 
 
@@ -37,6 +39,7 @@ class SqliteStorage:
         self._counts: dict[int, int] = {}
         self._largest: dict[int, int] = {}  # bytes of a message, by topic id
         self._stack = contextlib.ExitStack()
+        self._steps = 0
         try:
             self.connection = self._connect()
             self._ids, self.channels = self._read_topics()
@@ -91,12 +94,23 @@ class SqliteStorage:
             uri = self._copy(logs, whole).as_uri()
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         self._stack.callback(connection.close)
+        connection.set_progress_handler(self._is_endless, STEPS)
         connection.execute("PRAGMA cell_size_check = ON")  # finds damaged pages rather than reading nonsense
         try:
             connection.execute("SELECT name FROM sqlite_master").fetchall()
         except sqlite3.DatabaseError:
             connection.execute("PRAGMA writable_schema = ON")  # else SQLite opens no file that lacks its last pages
         return connection
+
+    def _is_endless(self) -> bool:
+        """Whether a statement takes longer than all rows that fit in the file: damaged pages can lead in a circle."""
+        self._steps += STEPS
+        return self._steps > 50 * STEPS + STEPS_PER_BYTE * self.size
+
+    def execute(self, query: str, values: Sequence[int] = ()) -> sqlite3.Cursor:
+        """Run one statement, until the next one begins. Raises sqlite3.Error."""
+        self._steps = 0
+        return self.connection.execute(query, values)
 
     def _whole_bytes(self, begin: bytes) -> int:
         """Bytes of whole pages: of a page that is cut off, SQLite would take the rest for zeros."""
@@ -123,7 +137,7 @@ class SqliteStorage:
         return copy
 
     def _read_topics(self) -> tuple[list[int], list[Channel]]:
-        execute = self.connection.execute
+        execute = self.execute
         tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if missing := {"topics", "messages"} - tables:
             raise DamageError(f"has no table '{min(missing)}'")
@@ -139,7 +153,7 @@ class SqliteStorage:
     def _read_definitions(self) -> dict[str, MessageDefinition]:
         query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
         try:
-            rows = self.connection.execute(query).fetchall()
+            rows = self.execute(query).fetchall()
         except sqlite3.DatabaseError as error:
             self.losses[f"message definitions cannot be read ({error}); those of ROS 2 Jazzy are used"] = None
             return {}
@@ -149,8 +163,8 @@ class SqliteStorage:
         """Count messages by topic; a full pass, which also shows most damage."""
         columns = "topic_id, count(*), min(timestamp), max(timestamp), max(length(data))"
         try:
-            rows = self.connection.execute(f"SELECT {columns} FROM messages NOT INDEXED GROUP BY topic_id").fetchall()
-            (indexed,) = self.connection.execute("SELECT count(*) FROM messages").fetchone()
+            rows = self.execute(f"SELECT {columns} FROM messages NOT INDEXED GROUP BY topic_id").fetchall()
+            (indexed,) = self.execute("SELECT count(*) FROM messages").fetchone()
             if indexed != sum(row[1] for row in rows):
                 raise sqlite3.DatabaseError("table and index differ")
             if not all(isinstance(value, int) for row in rows for value in row):
@@ -169,22 +183,25 @@ class SqliteStorage:
         """Rows up to the damage, then those behind it: sought further and further away, then back to it."""
         after, floor, step = -1, -1, 1
         while after <= LATEST_NS - step:
-            found, damaged = self._rows("rowid > ? ORDER BY rowid", after)
+            found, damaged = self._rows("rowid > ? ORDER BY rowid", 1, after)
             if found:
                 first, last = found[0][2], found[-1][2]
                 if step > 1:
-                    yield from self._rows("rowid > ? AND rowid < ? ORDER BY rowid DESC", floor, first)[0]
+                    yield from self._rows("rowid > ? AND rowid < ? ORDER BY rowid DESC", -1, floor, first)[0]
                 yield from found
                 after, floor, step = last, last, 1
             if not damaged:
                 return
             after, step = after + step, 2 * step
 
-    def _rows(self, where: str, *limits: int) -> tuple[list[tuple[int, int, int, int]], bool]:
+    def _rows(self, where: str, way: int, *limits: int) -> tuple[list[tuple[int, int, int, int]], bool]:
+        """(rows, whether damage ends them); their rowids grow (`way` 1) or fall (-1), else pages are out of place."""
         rows = []
         try:
             query = f"SELECT topic_id, timestamp, rowid, length(data) FROM messages NOT INDEXED WHERE {where}"
-            for row in self.connection.execute(query, limits):
+            for row in self.execute(query, limits):
+                if rows and way * row[2] <= way * rows[-1][2]:
+                    return rows, True
                 rows.append(row)
         except sqlite3.DatabaseError:
             return rows, True
@@ -240,7 +257,7 @@ class _RowSource:
         marks = ", ".join("?" * len(self._place_of))
         where = "" if len(self._place_of) == len(self._storage.channels) else f"WHERE topic_id IN ({marks})"
         query = f"SELECT topic_id, timestamp, data FROM messages {where} ORDER BY timestamp, rowid"
-        cursor = self._storage.connection.execute(query, list(self._place_of) if where else [])
+        cursor = self._storage.execute(query, list(self._place_of) if where else [])
         rows_at_once, more = min(CACHED_ROWS, self._piece_rows), True
         while more:
             parts: list[tuple[Messages, bytes]] = []
@@ -284,7 +301,7 @@ class _RowSource:
         table = self._storage.salvage()
         table = table[np.isin(table[:, 0], list(self._place_of))]
         done = int(np.searchsorted(table[:, 1], self.start_ns)) + self._ties
-        execute = self._storage.connection.execute
+        execute = self._storage.execute
         lost = 0
         for begin in range(done, len(table), self._piece_rows):
             rows: list[Row] = []
