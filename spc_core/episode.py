@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 
 STATES = ("idle", "running", "ended")
@@ -34,8 +35,27 @@ class EpisodeInfo:
         """Raises ValueError that names the topic and what is wrong with its text."""
         try:
             info = cls(**json.loads(text))
-        except (json.JSONDecodeError, TypeError) as error:
+        except (json.JSONDecodeError, TypeError, RecursionError) as error:
             raise ValueError(f"topic 'episode' does not hold episode information: {error}; got {text[:80]!r}") from None
         if info.state not in STATES:
             raise ValueError(f"topic 'episode' has the state {info.state!r}; known: {', '.join(STATES)}")
+        info._check_types()
         return info
+
+    def _check_types(self) -> None:
+        """Raises ValueError: JSON from elsewhere can hold anything."""
+        wanted = {"bool": bool, "str": str}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("params", "published"):
+                sound = isinstance(value, dict) and all(map(_is_number, value.values()))
+            elif field.type == "int":
+                sound = _is_number(value)  # 5e9 is as good as 5000000000
+            else:
+                sound = isinstance(value, wanted[str(field.type)])
+            if not sound:
+                raise ValueError(f"topic 'episode' has {field.name}: {value!r:.80}, expected {field.type}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

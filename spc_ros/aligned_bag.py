@@ -15,7 +15,7 @@ from spc_core.frames import Step, TransitionAssembler
 from spc_core.ticks import Samples, Ticks
 from spc_ros.bag_reader import BagReader
 from spc_ros.columns import ColumnReader, deserialize
-from spc_ros.messages import Source, push, sources
+from spc_ros.messages import MessageError, Source, push, sources
 from spc_ros.raw_messages import RawColumn
 
 PATIENCE_NS = 1_000_000_000  # how far topics may be out of order against each other in a bag
@@ -169,8 +169,10 @@ class _Marking:
     def add(self, column: RawColumn) -> None:
         if self.type == STRING:
             for row, receive_ns in enumerate(column.receive_ns.tolist()):
-                message = deserialize(self.bag.typestore, column, row, self.type, self.topic)
-                self.found.append((receive_ns, 0, message.data))
+                text = getattr(deserialize(self.bag.typestore, column, row, self.type, self.topic), "data", None)
+                if not isinstance(text, str):
+                    raise MessageError(f"topic '{self.topic}': the bag defines {STRING} without text; record again")
+                self.found.append((receive_ns, 0, text))
             return
         stamps, values = ColumnReader(self.bag.typestore, self.type, (self.field,), self.topic).read(column)
         self.found += zip(column.receive_ns.tolist(), stamps.tolist(), values[:, 0].tolist(), strict=True)

@@ -166,9 +166,11 @@ class BagReader:
         """Give an error its bag and a fix. Damaged bytes make parsers raise anything, so all is caught."""
         try:
             yield
-        except BagError:
+        except BagError as error:
             self.close()
-            raise
+            if str(error).startswith(f"{self.path}: "):
+                raise
+            raise BagError(f"{self.path}: {error}") from error
         except Exception as error:
             self.close()
             raise BagError(self._explain(error)) from error

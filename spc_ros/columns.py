@@ -53,7 +53,7 @@ class ColumnReader:
         while len(block.left):
             row = int(block.left[0])
             message = deserialize(self.typestore, column, row, self.type_name, self.where)
-            values = self._reader.read(message)
+            values = self._read_one(message)
             block.put(row, self._stamp_ns(message), values)
             layout = self._learn(block, row) if in_vain < MAX_LAYOUTS else None
             if layout is not None:
@@ -62,6 +62,18 @@ class ColumnReader:
         newest_first = list(reversed(found))
         self._layouts = sorted(newest_first, key=lambda layout: found[layout], reverse=True)[:MAX_LAYOUTS]
         return block.stamps, block.values
+
+    def _read_one(self, message: Any) -> np.ndarray:
+        """Raises MessageError too where the bag's own definition of a type is not what ROS 2 has by that name."""
+        try:
+            return self._reader.read(message)
+        except MessageError:
+            raise
+        except (AttributeError, TypeError, ValueError) as error:
+            raise MessageError(
+                f"topic '{self.where}': the bag defines {self.type_name} in another way than ROS 2 ({error}); "
+                f"its definition may be damaged, record again"
+            ) from None
 
     def _stamp_ns(self, message: Any) -> int:
         return (stamp_ns(message) or 0) if self._has_stamp else 0

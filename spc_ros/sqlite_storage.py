@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,8 @@ HEAD_BYTES = 100
 PIECE_BYTES = 4 << 20
 PIECE_ROWS = 4096
 CACHED_ROWS = 512  # rows at a time that stay in the processor's cache: half as fast again as thousands
+STEPS = 100_000  # of SQLite's machine from one look at how long a statement takes to the next
+STEPS_PER_BYTE = 16  # a pass over all rows takes about one
 Row = tuple[int, int, bytes]  # topic id, timestamp, data
 
 
@@ -38,6 +40,7 @@ class SqliteStorage:
         self.salvaged: np.ndarray | None = None  # (N, 4) topic id, timestamp, rowid, size of a damaged database
         self._counts: dict[int, int] = {}
         self._stack = contextlib.ExitStack()
+        self._steps = 0
         try:
             self.connection = self._connect()
             self._ids, self.channels = self._read_topics()
@@ -64,7 +67,7 @@ class SqliteStorage:
         marks = ", ".join("?" * len(ids))
         query = f"SELECT max(length(data)) FROM messages NOT INDEXED WHERE topic_id IN ({marks})"
         try:
-            largest: Any = self.connection.execute(query, list(ids)).get
+            largest: Any = self.execute(query, list(ids)).get
         except apsw.Error:
             largest = int(self.salvage()[:, 3].max(initial=0))
         return max(1, min(PIECE_ROWS, 2 * PIECE_BYTES // max(1, largest or 0)))
@@ -99,12 +102,23 @@ class SqliteStorage:
         access = apsw.SQLITE_OPEN_READONLY if uri.endswith("immutable=1") else apsw.SQLITE_OPEN_READWRITE
         connection = apsw.Connection(uri, flags=access | apsw.SQLITE_OPEN_URI)
         self._stack.callback(connection.close)
+        connection.set_progress_handler(self._is_endless, STEPS)
         connection.execute("PRAGMA cell_size_check = ON")  # finds damaged pages rather than reading nonsense
         try:
             connection.execute("SELECT name FROM sqlite_master").fetchall()
         except apsw.Error:
             connection.execute("PRAGMA writable_schema = ON")  # else SQLite opens no file that lacks its last pages
         return connection
+
+    def _is_endless(self) -> bool:
+        """Whether a statement takes longer than all rows that fit in the file: damaged pages can lead in a circle."""
+        self._steps += STEPS
+        return self._steps > 50 * STEPS + STEPS_PER_BYTE * self.size
+
+    def execute(self, query: str, values: Sequence[int] = ()) -> apsw.Cursor:
+        """Run one statement, until the next one begins. Raises apsw.Error."""
+        self._steps = 0
+        return self.connection.execute(query, values)
 
     def _whole_bytes(self, begin: bytes) -> int:
         """Bytes of whole pages: of a page that is cut off, SQLite would take the rest for zeros."""
@@ -131,7 +145,7 @@ class SqliteStorage:
         return copy
 
     def _read_topics(self) -> tuple[list[int], list[Channel]]:
-        execute = self.connection.execute
+        execute = self.execute
         tables = {name for (name,) in execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if missing := {"topics", "messages"} - tables:
             raise DamageError(f"has no table '{min(missing)}'")
@@ -147,7 +161,7 @@ class SqliteStorage:
     def _read_definitions(self) -> dict[str, MessageDefinition]:
         query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
         try:
-            rows: Any = self.connection.execute(query).fetchall()
+            rows: Any = self.execute(query).fetchall()
         except apsw.Error as error:
             self.losses[f"message definitions cannot be read ({error}); those of ROS 2 Jazzy are used"] = None
             return {}
@@ -155,7 +169,7 @@ class SqliteStorage:
 
     def _count(self) -> None:
         """Count messages by topic; a full pass, which also shows most damage. More columns would make SQLite sort."""
-        one = self.connection.execute
+        one = self.execute
         try:
             rows: Any = one("SELECT topic_id, count(*) FROM messages NOT INDEXED GROUP BY topic_id").fetchall()
             ends: Any = one("SELECT count(*), min(timestamp), max(timestamp) FROM messages").get
@@ -176,22 +190,25 @@ class SqliteStorage:
         """Rows up to the damage, then those behind it: sought further and further away, then back to it."""
         after, floor, step = -1, -1, 1
         while after <= LATEST_NS - step:
-            found, damaged = self._rows("rowid > ? ORDER BY rowid", after)
+            found, damaged = self._rows("rowid > ? ORDER BY rowid", 1, after)
             if found:
                 first, last = found[0][2], found[-1][2]
                 if step > 1:
-                    yield from self._rows("rowid > ? AND rowid < ? ORDER BY rowid DESC", floor, first)[0]
+                    yield from self._rows("rowid > ? AND rowid < ? ORDER BY rowid DESC", -1, floor, first)[0]
                 yield from found
                 after, floor, step = last, last, 1
             if not damaged:
                 return
             after, step = after + step, 2 * step
 
-    def _rows(self, where: str, *limits: int) -> tuple[list[tuple[int, int, int, int]], bool]:
+    def _rows(self, where: str, way: int, *limits: int) -> tuple[list[tuple[int, int, int, int]], bool]:
+        """(rows, whether damage ends them); their rowids grow (`way` 1) or fall (-1), else pages are out of place."""
         rows = []
         try:
             query = f"SELECT topic_id, timestamp, rowid, length(data) FROM messages NOT INDEXED WHERE {where}"
-            for row in self.connection.execute(query, limits):
+            for row in self.execute(query, limits):
+                if rows and way * row[2] <= way * rows[-1][2]:
+                    return rows, True
                 rows.append(row)
         except apsw.Error:
             return rows, True
@@ -247,7 +264,7 @@ class _RowSource:
         marks = ", ".join("?" * len(self._place_of))
         where = "" if len(self._place_of) == len(self._storage.channels) else f"WHERE topic_id IN ({marks})"
         query = f"SELECT topic_id, timestamp, data FROM messages {where} ORDER BY timestamp, rowid"
-        cursor = self._storage.connection.execute(query, list(self._place_of) if where else [])
+        cursor = self._storage.execute(query, list(self._place_of) if where else [])
         rows_at_once, more = min(CACHED_ROWS, self._piece_rows), True
         while more:
             parts: list[tuple[Messages, bytes]] = []
@@ -291,7 +308,7 @@ class _RowSource:
         table = self._storage.salvage()
         table = table[np.isin(table[:, 0], list(self._place_of))]
         done = int(np.searchsorted(table[:, 1], self.start_ns)) + self._ties
-        execute = self._storage.connection.execute
+        execute = self._storage.execute
         lost = 0
         for begin in range(done, len(table), self._piece_rows):
             rows: list[Row] = []
