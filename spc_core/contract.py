@@ -272,6 +272,8 @@ def _action(section: Section, clock: str) -> Action:
 
 
 def _reward(section: Section, clock: str) -> Reward:
+    if "fill_in_the_reward" in section.values:  # as `spc contract init` leaves it
+        raise section.fail("fill_in_the_reward", "stands where the reward belongs; write one, the comments show how")
     if "function" not in section.values:
         section.only("topic", "type", "field", "clock")
         return Reward(section.text("topic"), _message_type(section), section.text("field"), _clock(section, clock))

@@ -89,6 +89,7 @@ def diagnose_bag(path: Path, order: Order) -> tuple[BagDiagnosis, BagData]:
         with BagReader(path) as bag:
             logs, findings = read_topic_logs(bag, contract)
             duration_s = bag.info.duration_s
+            findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # complete now that all was read
     except (BagError, MessageError) as error:
         text = str(error).removeprefix(f"{path}: ")
         return BagDiagnosis(str(path), findings=(Finding("fail", "", "bag", text, bag=str(path)),)), BagData()
@@ -193,9 +194,8 @@ def _convert(path: Path, contract: Contract, order: Order, first: TopicLog | Non
         )
         findings.append(Finding("fail", "", "task", text))
     for note in report.notes:
-        contract_note = note.startswith("recorded under another contract")
-        severity = "fail" if contract_note and not order.own_contract else "warn"
-        findings.append(Finding(severity, "", "contract" if contract_note else "bag", note))
+        if note.startswith("recorded under another contract"):
+            findings.append(Finding("warn" if order.own_contract else "fail", "", "contract", note))
     ticks = TickLog(
         transitions=report.transitions,
         episodes=tuple(len(episode) for episode in episodes),
