@@ -57,11 +57,13 @@ setup(
         "sim": ["mujoco", "gymnasium"],
         "ros-jazzy": ros_wheels("jazzy"),
         "ros-kilted": ros_wheels("kilted"),
+        "ray": ["ray"],
         "train": ["minari[arrow]", "gymnasium", "tqdm", "tensorboard", "tyro", "plotly"],
         "test": [
             "pytest",
             "pytest-timeout",
             "hypothesis",
+            "ray",
             "vector-quantize-pytorch",
             "ruff",
             "pyright[nodejs]",

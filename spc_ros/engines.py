@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -63,7 +62,7 @@ def on_ray(tasks: Sequence[Task], job: Job, progress: Callable[[int], None]) -> 
     try:
         remote: Any = ray.remote(num_cpus=1, max_retries=2)(_on_worker)
         shared_job = ray.put(job)
-        waiting = [remote.remote(path.resolve(), shared_job, part.resolve(), path) for path, part in tasks]
+        waiting = [remote.remote(path, shared_job, part, os.getcwd()) for path, part in tasks]
         for reference in waiting:
             progress(ray.get(reference))
             yield
@@ -72,18 +71,12 @@ def on_ray(tasks: Sequence[Task], job: Job, progress: Callable[[int], None]) -> 
             ray.shutdown()
 
 
-def _on_worker(path: Path, job: Job, part: Path, called: Path) -> int:
-    """Convert under the path that the user gave, when the worker stands elsewhere; returns the bytes read."""
+def _on_worker(path: Path, job: Job, part: Path, folder: str) -> int:
+    """Convert in the folder that the user is in, since paths may be relative to it; returns the bytes read."""
+    os.chdir(folder)
     counter = _Counter(lambda _: None)
-    with contextlib.suppress(FileNotFoundError):
-        os.chdir(_folder_for(path, called))
-    convert_to_part(called, job, part, counter)
+    convert_to_part(path, job, part, counter)
     return counter.seen
-
-
-def _folder_for(path: Path, called: Path) -> Path:
-    """The folder in which the relative path `called` means `path`."""
-    return Path("/") if called.is_absolute() else path.parents[len(called.parts) - 1]
 
 
 class _Counter:
