@@ -13,9 +13,6 @@ together (spc_core/distributed.py), and only the first of them writes.
 from __future__ import annotations
 
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +26,7 @@ from spc_core.normalize import Stats, compute_stats
 from spc_core.outliers import refuse_outliers
 from spc_core.packed import PackedDataset, load_dataset
 from spc_core.rows import rows_of
+from spc_core.stopping import stop_on_signals
 from spc_core.training_run import TrainingRun
 from spc_core.validation import simulated_family
 
@@ -58,7 +56,7 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
         run = TrainingRun(data, data_stats(data), out, config, group)
         _prepare(out, overwrite, group)
         run.resume()
-        with _stop_on_signals() as stopped, run:
+        with stop_on_signals() as stopped, run:
             run.loop(stopped)
             group.close()  # the other processes need not wait for the last evaluation
             run.finish(stopped)
@@ -89,15 +87,3 @@ def data_stats(data: PackedDataset) -> Stats:
         return compute_stats(data.contract, ((observations[pairs[p]], rewards[steps[p]]) for p in pieces))
     except ValueError as error:
         raise DatasetError(f"{data.root}: {error}") from None
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to, instead of tearing an update apart."""
-    received: list[int] = []
-    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

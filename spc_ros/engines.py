@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from spc_core.stopping import end_with_parent
 from spc_ros.bag_conversion import Job, convert_to_part
 
 POLL_S = 0.2  # between two looks at how far the workers are
@@ -36,7 +37,7 @@ def in_processes(tasks: Sequence[Task], job: Job, progress: Callable[[int], None
     context = multiprocessing.get_context("spawn")  # a fork would copy whatever threads the caller has
     shared = context.Value("q", 0)
     seen = 0
-    with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(job, shared)) as pool:
+    with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(job, shared, os.getpid())) as pool:
         futures = [pool.submit(_work, path, part) for path, part in tasks]
         try:
             for future in futures:
@@ -100,9 +101,10 @@ def _result(future: Future[None]) -> None:
 _worker: tuple[Job, Any] | None = None
 
 
-def _start_worker(job: Job, shared: Any) -> None:
+def _start_worker(job: Job, shared: Any, parent: int) -> None:
     global _worker
     _worker = (job, shared)
+    end_with_parent(parent)  # it would else wait for work for ever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedE
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from spc_core.stopping import end_with_parent
 from spc_ros.plain_node import EXECUTOR, Diagnostics, Param, Parameters, PlainNode, steady_timer
 from spc_ros.processes import PARENT_VARIABLE
 
@@ -25,7 +25,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.1  # how soon a signal is noticed
 LINGER_S = 0.1  # from the last words of a node to its end
 STOP_S = 3.0  # longest time to finish what is under way
-PR_SET_PDEATHSIG = 1
 READY = "ready"  # the line that spc_ros.processes waits for
 AUTOSTART = Param("autostart", True, "configure and activate by itself at start", read_only=True)
 
@@ -229,11 +228,7 @@ def _spin_once(executor: Executor, node: PlainNode | ManagedNode, timeout_s: flo
 
 
 def _die_with_parent() -> None:
-    """Get SIGTERM when the program that started this node is gone, however it ended."""
+    """End when the program that started this node is gone, however it ended."""
     parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None:
-        return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it ended before the line above
-        raise SystemExit(1)
+    if parent is not None:
+        end_with_parent(int(parent))

@@ -52,12 +52,7 @@ def test_a_killed_conversion_goes_on_and_gives_the_same_dataset(tmp_path, monkey
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     parts = tmp_path / ".out.parts"
-    deadline_s = time.monotonic() + 60
-    while not (parts.is_dir() and len(list(parts.glob("*.npz"))) >= 3):
-        assert process.poll() is None and time.monotonic() < deadline_s, (
-            "the conversion ended before it could be killed"
-        )
-        time.sleep(0.001)
+    wait_for(lambda: len(list(parts.glob("[!.]*.npz"))) >= 3, "three bags are converted", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out").exists()
@@ -69,6 +64,36 @@ def test_a_killed_conversion_goes_on_and_gives_the_same_dataset(tmp_path, monkey
     assert len(converted) == 40 - done < 40
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert not parts.exists()
+
+
+def test_no_worker_outlives_a_killed_conversion(tmp_path):
+    bags = recorded(tmp_path / "bags", 60, steps=300)
+    command = [
+        sys.executable,
+        "-m",
+        "spc_ros.cli",
+        "convert",
+        str(bags),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(list(tmp_path.glob(".out.parts/*.npz"))) >= 2, "two bags are converted", process)
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(children) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), f"{children} end")
+
+
+def wait_for(condition, what: str, running: subprocess.Popen | None = None) -> None:
+    deadline_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited 60 s until {what}"
+        assert running is None or running.poll() is None, f"the conversion ended before {what}"
+        time.sleep(0.002)
 
 
 def test_a_part_is_made_again_when_its_bag_the_contract_or_an_option_changes(tmp_path, monkeypatch):

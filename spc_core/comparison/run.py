@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from spc_core.comparison.plan import LOCK_FILE, Plan, Run, remember
 from spc_core.config import ConfigError
+from spc_core.stopping import stop_on_signals
 
 POLL_S = 0.2  # between two looks at the children
 TAIL_LINES = 8
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_STAGES = ((signal.SIGTERM, 60.0), (signal.SIGKILL, 5.0))  # signal, then seconds; a training saves on the first
 
 
@@ -38,7 +38,7 @@ def compare(plan: Plan, jobs: int, command: Sequence[str], on_finished: Callable
     runs have failed.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
-    with _lock(plan.out) as lock, _stop_on_signals() as stopped:
+    with _lock(plan.out) as lock, stop_on_signals() as stopped:
         remember(plan)
         with _Comparison(plan, jobs, command, lock) as work:
             work.run(stopped, on_finished)
@@ -187,16 +187,3 @@ def _lock(out: Path) -> Iterator[IO[str]]:
                 f"{file.read()}); wait for them, or end them"
             ) from None
         yield file
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[list[int]]:
-    """A list that SIGINT, SIGTERM and SIGHUP (a closed terminal, unless under nohup) append to."""
-    received: list[int] = []
-    numbers = [s for s in STOP_SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
-    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
