@@ -87,7 +87,7 @@ class ArrayAssembler:
         return [Samples(s.order * len(block) + i, s.t_ns, s.values) for i, s in enumerate(block)]
 
     def flush(self) -> Ticks:
-        """Decide what is left; for the end of a bag."""
+        """Decide what is left; for the end of a bag, and before a clock jump."""
         newest_ns = self._source.buffers[0].newest_ns
         self._source.hear(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._take_frames(newest_ns + 2 * self.contract.period_ns, newest_ns)
@@ -107,7 +107,7 @@ class ArrayAssembler:
         buffer, samples = self._buffers[index], block[index]
         t_ns = int(samples.t_ns[0])
         text = cuts.clock_jumped(buffer.name, buffer.newest_ns - t_ns)
-        settled = self._decide(-NO_TIME)
+        settled = self.flush()
         for each in self._buffers:
             each.clear()
         self._beat, self._horizon_ns, self._frames = BeatState(), NO_TIME, Frames.nothing(self.contract)

@@ -107,9 +107,10 @@ class ObservationAssembler:
         """Add a sample of observation stream number `stream`; returns the frames that it decides."""
         fault = self.streams[stream].push(t_ns, values)
         if fault:
+            frames = self.flush()  # what waited for other streams: they say no more of that time
             self.reset()
             self.streams[stream].push(t_ns, values)
-            return [Frame(t_ns, None, fault), *self.advance(t_ns)]
+            return [*frames, Frame(t_ns, None, fault), *self.advance(t_ns)]
         return self.advance(t_ns)
 
     def advance(self, now_ns: int) -> list[Frame]:
@@ -118,7 +119,7 @@ class ObservationAssembler:
         return list(self._decide(self._horizon_ns - self.patience_ns))
 
     def flush(self) -> list[Frame]:
-        """Decide every tick that has a sample of the first stream; for the end of a bag."""
+        """Decide every tick that has a sample of the first stream; for the end of a bag, and before a clock jump."""
         newest_ns = self.streams[0].newest_ns
         return list(self._decide(newest_ns + self._late_ns + 1, newest_ns))
 
@@ -226,6 +227,7 @@ class TransitionAssembler:
     def _push(self, stream: _Stream, t_ns: int, values: np.ndarray) -> list[Step]:
         fault = stream.push(t_ns, values)
         if fault:
+            self._frames.extend(self.observations.flush())
             steps = self._settle()
             self.reset()
             stream.push(t_ns, values)
@@ -234,7 +236,10 @@ class TransitionAssembler:
 
     def _steps(self, now_ns: int, frames: list[Frame]) -> list[Step]:
         steps = []
-        if any(frame.fault and frame.fault.startswith("clock jumped") for frame in frames):
+        jumps = [i for i, frame in enumerate(frames) if frame.fault and frame.fault.startswith("clock jumped")]
+        if jumps:
+            self._frames.extend(frames[: jumps[0]])
+            frames = frames[jumps[0] :]
             steps = self._settle()
             self.actions.clear()
             self.rewards.clear()

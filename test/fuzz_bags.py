@@ -28,27 +28,32 @@ class Kind:
     regular: bool = True  # in its receive times too, so that the definition is as simple with clock: receive
 
 
-def hand_made(path: Path, compression: str, crc: bool, chunked: bool = True) -> Path:
-    """An mcap file with chunks of 20 messages, or with none."""
-    samples = sorted(arm_samples(STEPS), key=lambda sample: sample.receive_ns)
-    ids = {topic: i for i, topic in enumerate(dict.fromkeys(s.topic for s in samples), start=1)}
-    types = {s.topic: s.type for s in samples}
+def mcap_of(groups: list[list[Sample]], compression: str = "", crc: bool = True, chunked: bool = True) -> McapFile:
+    """An mcap file with a chunk for each group of samples, or without chunks."""
+    types = {s.topic: s.type for samples in groups for s in samples}
+    ids = {topic: i for i, topic in enumerate(types, start=1)}
     names = {kind: i for i, kind in enumerate(sorted(set(types.values())), start=1)}
-    texts = {kind: STORE.generate_msgdef(kind, ros_version=2)[0] for kind in names}
-    head = b"".join(schema(i, kind, texts[kind]) for kind, i in names.items())
+    head = b"".join(schema(i, kind, STORE.generate_msgdef(kind, ros_version=2)[0]) for kind, i in names.items())
     head += b"".join(channel(i, names[types[topic]], topic) for topic, i in ids.items())
     file = McapFile(head)
     file.add(head)
-    rows = [(ids[s.topic], s.receive_ns, cdr(s)) for s in samples]
-    for begin in range(0, len(rows), 20):
+    for samples in groups:
+        rows = [(ids[s.topic], s.receive_ns, cdr(s)) for s in samples]
         if chunked:
-            file.chunk(rows[begin : begin + 20], compression, crc)
+            file.chunk(rows, compression, crc)
             continue
-        for row in rows[begin : begin + 20]:
+        for row in rows:
             file.add(message(*row))
             file.counts[row[0]] = file.counts.get(row[0], 0) + 1
+    return file
+
+
+def hand_made(path: Path, compression: str, crc: bool, chunked: bool = True) -> Path:
+    """An mcap file with chunks of 20 messages, or with none."""
+    samples = sorted(arm_samples(STEPS), key=lambda sample: sample.receive_ns)
+    groups = [samples[begin : begin + 20] for begin in range(0, len(samples), 20)]
     path.mkdir()
-    (path / "bag.mcap").write_bytes(file.closed())
+    (path / "bag.mcap").write_bytes(mcap_of(groups, compression, crc, chunked).closed())
     return path
 
 

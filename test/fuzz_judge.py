@@ -19,6 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -48,7 +49,7 @@ def part_of(raw: Raw) -> tuple[int, bytes] | None:
     if kind not in (JOINT_STATE, VECTOR) or not topic.endswith(("joint_states", "joint_commands", "reward")):
         return None
     try:
-        found = STORE.deserialize_cdr(data, kind)
+        found: Any = STORE.deserialize_cdr(data, kind)
         if kind == VECTOR:
             numbers = [found.vector.x]
         else:
