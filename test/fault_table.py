@@ -256,7 +256,7 @@ FILES = (
           pieces=(Piece(0, 4, NO_REWARD), Piece(10, 20)), note="with 16 messages is damaged and left out"),
     files("truncated sqlite3", "Of the database's pages only the first eight are there.",
           "All messages that can be reached are read.", inject.then(recorder("sqlite3"), inject.pages_left(8)),
-          pieces=(Piece(0, 12),), note="the database is damaged: "),
+          pieces=(Piece(0, 12, NO_REWARD),), note="the database is damaged: "),
     Fault("sqlite3 after a power cut", "The messages from tick 10 on are only in the write-ahead log (-wal).",
           "They are read too.", record=inject.then(recorder("sqlite3"), inject.with_open_log),
           note="recording was not closed: what bag.db3-wal still held is read too"),
