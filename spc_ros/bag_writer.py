@@ -22,7 +22,8 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from spc_ros.bag_reader import BagError
+from spc_ros.bag_files import BagError
+from spc_ros.mcap_checksums import write_checksums
 
 PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 FOREVER = QosTime(9223372036, 854775807)
@@ -93,6 +94,8 @@ class BagWriter:
             self._writer = None
             written = self._folder / self.path.name
             for file in written.iterdir():
+                if file.suffix == ".mcap":
+                    write_checksums(file)
                 _flush_to_disk(file)
             if self.path.exists():
                 raise BagError(f"{self.path}: appeared while recording; the recording stays in {written}")

@@ -332,3 +332,17 @@ def test_a_killed_recorder_leaves_no_bag_at_the_final_name(tmp_path):
         assert reader.losses[0].startswith("recording was not closed: ")
     with pytest.raises(BagError, match="no bag here"):
         find_bags([tmp_path])
+
+
+def test_a_recording_carries_checksums_that_find_a_flipped_bit(tmp_path):
+    bag = record_arm(tmp_path / "bag", steps=200)
+    file = bag / "bag.mcap"
+    data = bytearray(file.read_bytes())
+    chunk = data.index(b"zstd") - 4 - 4 - 24 - 9  # its head ends with CRC and length of the compression's name
+    assert data[chunk] == 6 and any(data[chunk + 33 : chunk + 37]), "the first chunk has no CRC"
+    with Reader(bag) as reader:  # rosbags checks it, too
+        assert len(list(reader.messages())) == 603
+    data[chunk + 33] ^= 1
+    file.write_bytes(data)
+    with BagReader(bag) as reader, pytest.raises(BagError, match="checksum"):
+        list(reader.messages())
