@@ -95,7 +95,7 @@ def copied(name: str) -> Callable[[Path], Path]:
 NONE, MESSAGE, FILE = CompressionMode.NONE, CompressionMode.MESSAGE, CompressionMode.FILE
 MCAP, SQLITE3 = StoragePlugin.MCAP, StoragePlugin.SQLITE3
 KINDS = (
-    Kind("mcap, as shipped (zstd chunk)", copied("mcap/0001_arm-reach-train-00"), regular=False),
+    Kind("mcap, as shipped (zstd chunk)", copied("mcap/0001_arm-reach-train-00"), checked=True, regular=False),
     Kind("sqlite3, as shipped", copied("sqlite3/0081_arm-reach-train-00"), plain=True, regular=False),
     Kind("mcap, chunks with checksums", lambda path: hand_made(path, "", True), checked=True),
     Kind("mcap, zstd chunks with checksums", lambda path: hand_made(path, "zstd", True), checked=True),
@@ -103,7 +103,7 @@ KINDS = (
     Kind("mcap, chunks without checksums", lambda path: hand_made(path, "", False), plain=True),
     Kind("mcap, zstd chunks without checksums", lambda path: hand_made(path, "zstd", False)),
     Kind("mcap, no chunks", lambda path: hand_made(path, "", False, chunked=False), plain=True),
-    Kind("mcap of the recorder", lambda path: record_arm(path, STEPS)),
+    Kind("mcap of the recorder", lambda path: record_arm(path, STEPS), checked=True),
     Kind("sqlite3 of the recorder", lambda path: record_arm(path, STEPS, storage="sqlite3"), plain=True),
     Kind("mcap, split in two parts", split, plain=True),
     Kind("mcap, messages in zstd", lambda path: by_rosbags(path, MCAP, MESSAGE)),
