@@ -69,8 +69,10 @@ def convert(
     with DatasetWriter(out, job.contract, overwrite) as writer:
         parts = _Parts(Path(out), job)
         for report, episodes in _results(paths, job, parts, workers, engine, progress):
-            for entry in episodes:
+            while episodes:  # let go of each before the next part is read
+                entry = episodes.pop(0)
                 writer.add_episode(entry.task_id, entry.params, entry.episode)
+                del entry
             reports.append(report)
         _refuse_bad(reports, skip_bad, parts)
         topics = merge_topics([bag.topics for bag in reports])
@@ -150,6 +152,7 @@ def _results(
             if report.error:
                 files[path].unlink()  # tried again next time: what was wrong need not be in the bag
             yield report, episodes
+            del episodes
         next(made, None)  # lets the engine close
         bar.update(bar.total - bar.n)
 

@@ -41,7 +41,8 @@ def save_part(file: Path, report: BagReport, episodes: list[TaskEpisode]) -> Non
     about = json.dumps({"report": report.as_dict(), "episodes": said})
     arrays: dict[str, Any] = {"about": np.frombuffer(about.encode(), np.uint8)}
     for name in ARRAYS if episodes else ():
-        arrays[name] = np.concatenate([getattr(entry.episode, name) for entry in episodes])
+        rows = [getattr(entry.episode, name) for entry in episodes]
+        arrays[name] = rows[0] if len(rows) == 1 else np.concatenate(rows)  # a long bag's arrays once, not twice
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     with beside.open("wb") as stream:
         np.savez(stream, **arrays)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from rosbags.interfaces import MessageDefinition
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 4 << 20
 AHEAD, AHEAD_THREADS = 4, 2
 LATEST_NS = 2**63 - 1
 
