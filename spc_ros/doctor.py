@@ -20,13 +20,14 @@ from spc_core.coverage import Coverage, check_coverage, measure
 from spc_core.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, TopicStats, worst
 from spc_core.value_checks import check_constant
 from spc_ros.bag_diagnosis import BagData, BagDiagnosis, Order, diagnose_bag
-from spc_ros.bag_reader import BagError, BagReader, find_bags
+from spc_ros.bag_files import BagError, find_bags, stored_bytes
+from spc_ros.bag_reader import BagReader
 from spc_ros.doctor_text import HEAD, row, told
+from spc_ros.engines import run
 
 EXIT_WARN, EXIT_FAIL = 3, 4
 MAX_VIEWS = 6  # bags whose messages are kept to be drawn; the worst
 MAX_SAMPLES = 20_000  # transitions of a task from which its coverage is measured
-AGE_BINS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +114,23 @@ def diagnose(
     thresholds: Thresholds | None = None,
     task: str | None = None,
     progress: bool = True,
+    workers: int | None = None,
 ) -> DoctorReport:
-    """Look at bags, or folders with bags at any depth, one after the other.
+    """Look at bags, or folders with bags at any depth, in `workers` processes; without a number, one for each core.
 
     Without a contract, the one that the bags carry is used; where they carry none, topics alone are checked.
-    Raises BagError where a path holds no bag.
+    The report is the same for any number of processes. Raises BagError where a path holds no bag, and EngineError.
     """
     paths = find_bags(bags)
     order = Order(contract or _contract_in(paths), contract is not None, task, thresholds or Thresholds())
     collected = _Collected(order)
-    for path in tqdm(paths, "doctor", unit="bag", disable=not progress):
-        collected.add(*diagnose_bag(path, order))
+    sizes = [stored_bytes(path) for path in paths]
+    with tqdm(desc="doctor", total=sum(sizes), unit="B", unit_scale=True, disable=not progress) as bar:
+        looked_at = run(paths, diagnose_bag, order, bar.update, workers, sum(sizes))
+        for place, found in enumerate(looked_at):
+            collected.add(*found)
+            bar.set_postfix_str(f"{place + 1} of {len(paths)} bags", refresh=False)
+        bar.update(bar.total - bar.n)
     return collected.report()
 
 
@@ -158,7 +165,7 @@ class _Collected:
         badness = sum(finding.severity == "fail" for finding in bag.findings)
         badness += 0.01 * sum(finding.severity == "warn" for finding in bag.findings)
         entry = ((SEVERITIES.index(bag.verdict), badness, -len(self.bags)), View(bag, data))
-        if data.logs:
+        if data.traces:
             (heapq.heappushpop if len(self.worst) == MAX_VIEWS else heapq.heappush)(self.worst, entry)
         if data.states is not None and data.actions is not None and self.sampled[bag.task_id] < MAX_SAMPLES:
             self.sampled[bag.task_id] += len(data.states)
@@ -171,16 +178,8 @@ class _Collected:
             _, low0, high0 = self.ranges.get(topic, (log, low, high))
             if len(low0) == len(low):
                 self.ranges[topic] = (log, np.fmin(low, low0), np.fmax(high, high0))
-        for log in data.logs:
-            if log.topic in data.ages:
-                self._add_ages(log, data.ages[log.topic][0] * 1e3)
-
-    def _add_ages(self, log: TopicLog, age_ms: np.ndarray) -> None:
-        assert self.order.contract is not None
-        top_s = 1.5 * log.max_age_s if math.isfinite(log.max_age_s) else 5 / self.order.contract.rate_hz
-        edges = np.linspace(0, top_s * 1e3, AGE_BINS + 1)
-        counts, _ = np.histogram(np.clip(age_ms[np.isfinite(age_ms)], 0, edges[-1]), edges)
-        self.ages[log.topic] = (self.ages.get(log.topic, (np.zeros(AGE_BINS), edges))[0] + counts, edges)
+        for topic, (counts, edges) in data.ages.items():
+            self.ages[topic] = (self.ages.get(topic, (np.zeros(len(counts)), edges))[0] + counts, edges)
 
     def report(self) -> DoctorReport:
         contract, t = self.order.contract, self.order.thresholds

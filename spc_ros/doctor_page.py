@@ -13,7 +13,6 @@ from spc_core.doctor_figures import age_figure, command_figure, coverage_figure,
 from spc_core.html_page import draw, number, plural, table, whole_page
 from spc_ros.doctor import DoctorReport, View
 from spc_ros.doctor_text import show_times
-from spc_ros.topic_roles import find_command
 
 COLOURS = {"ok": "#009E73", "warn": "#E69F00", "fail": "#D55E00"}
 SENTENCES = {
@@ -130,16 +129,16 @@ def _in_time(report: DoctorReport) -> str:
 
 
 def _view(report: DoctorReport, i: int, view: View) -> str:
-    bag, logs = view.diagnosis, view.data.logs
-    lasts = max((float(log.seconds.max()) for log in logs if len(log)), default=bag.duration_s)
+    bag, traces = view.diagnosis, view.data.traces
+    lasts = max((trace.last_s for trace in traces), default=bag.duration_s)
     made = f", {plural(bag.episodes, 'episode')}, {plural(bag.transitions, 'transition')}" if report.contract else ""
     title = f"{chip(bag.verdict, Path(bag.path).name)}"
     parts = [f"<h3>{title}</h3><p class=caption>{bag.duration_s:.1f} s{made}</p>"]
-    command = next((log for log in logs if log.role == "action"), None) or find_command(logs)
+    command = next((trace for trace in traces if trace.commands), None)
     action = report.contract.action if report.contract else None
     figures = [
-        ("timeline", timeline(logs, bag.findings, bag.cuts, lasts)),
-        ("delay", delay_figure(logs) if any(f.check in ("delay", "drift") for f in bag.findings) else None),
+        ("timeline", timeline(traces, bag.findings, bag.cuts, lasts)),
+        ("delay", delay_figure(traces) if any(f.check in ("delay", "drift") for f in bag.findings) else None),
         ("commands", command_figure(command, action and action.low, action and action.high) if command else None),
     ]
     parts += [
