@@ -15,9 +15,10 @@ from spc_core.command_delay import LAGS_S, Answer
 from spc_core.coverage import Coverage
 from spc_core.diagnosis import Finding, Span
 from spc_core.figure_style import FAINT, INK, style
+from spc_core.tick_checks import is_plain_end
 from spc_core.traces import Trace
 
-LINE = "#0072B2"
+LINE, OLD = "#0072B2", "#D55E00"
 MARKS = {  # colour and name by check; Okabe and Ito's colours
     "gaps": ("#E69F00", "gap"),
     "age at ticks": ("#F0E442", "too old at ticks"),
@@ -26,8 +27,8 @@ MARKS = {  # colour and name by check; Okabe and Ito's colours
     "jitter": ("#56B4E9", "jitter"),
     "delay": ("#56B4E9", "late to arrive"),
     "not finite": ("#CC79A7", "NaN or infinite"),
-    "empty array": ("#CC79A7", "empty array"),
-    "joints": ("#CC79A7", "other joints"),
+    "empty array": ("#666666", "empty array"),
+    "joints": ("#0072B2", "other joints"),
     "clock jump": ("#D55E00", "clock jump"),
     "order": ("#D55E00", "duplicate or late"),
     "frozen stamps": ("#D55E00", "frozen stamp"),
@@ -64,7 +65,7 @@ def timeline(
                 colour, name = MARKS[finding.check]
                 names[name] = colour
                 shapes += [_band(span, row, colour, duration_s) for span in finding.times]
-    drawn = [at_s for at_s, reason in cuts if not reason.startswith("the recording ended")][:MAX_CUTS]
+    drawn = [at_s for at_s, reason in cuts if not is_plain_end(reason)][:MAX_CUTS]
     for at_s in drawn:
         line = {"color": CUT, "width": 1, "dash": "dot"}
         place = {"xref": "x", "yref": "paper", "x0": at_s, "x1": at_s, "y0": 0, "y1": 1}
@@ -108,7 +109,7 @@ def _legend(figure: go.Figure, names: Mapping[str, str], cuts: bool) -> None:
         )
 
 
-def delay_figure(traces: Sequence[Trace]) -> go.Figure | None:
+def delay_figure(traces: Sequence[Trace], duration_s: float) -> go.Figure | None:
     """From header to receive, over time; against the smallest of each topic, since clocks may differ."""
     figure = go.Figure()
     known = [(trace.topic, trace.delay_ms) for trace in traces if trace.delay_ms is not None]
@@ -119,13 +120,15 @@ def delay_figure(traces: Sequence[Trace]) -> go.Figure | None:
         )  # fmt: skip
     if not figure.data:
         return None
-    figure.update_xaxes(title_text="seconds since the bag began")
+    figure.update_xaxes(title_text="seconds since the bag began", range=[0, 1.002 * duration_s])
     figure.update_yaxes(title_text="delay above its smallest, ms", rangemode="tozero")
     figure.update_layout(showlegend=True)
     return style(figure, 220)
 
 
-def command_figure(trace: Trace, low: Sequence[float] | None, high: Sequence[float] | None) -> go.Figure | None:
+def command_figure(
+    trace: Trace, low: Sequence[float] | None, high: Sequence[float] | None, duration_s: float
+) -> go.Figure | None:
     """Each command over time, with the contract's limits."""
     commands = trace.commands[:MAX_ROWS]
     if not commands:
@@ -143,6 +146,7 @@ def command_figure(trace: Trace, low: Sequence[float] | None, high: Sequence[flo
         figure.update_yaxes(range=[bottom - margin, top + margin], row=i + 1, col=1)
         for limit in edges:
             figure.add_hline(y=limit, line={"color": "#D55E00", "width": 1.5, "dash": "dash"}, row=i + 1, col=1)  # pyright: ignore[reportArgumentType]
+    figure.update_xaxes(range=[0, 1.002 * duration_s])
     figure.update_xaxes(title_text="seconds since the bag began", row=len(commands), col=1)
     return _left_titles(style(figure, area, top=40))
 
@@ -154,13 +158,15 @@ def age_figure(ages: Mapping[str, tuple[np.ndarray, np.ndarray]], max_age_s: Map
         return None
     columns = min(3, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = make_subplots(rows, columns, subplot_titles=shown, vertical_spacing=0.3 / rows)
+    titles = [_age_title(topic, *ages[topic], max_age_s.get(topic, math.inf)) for topic in shown]
+    figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.3 / rows)
     for place, topic in enumerate(shown):
         counts, edges = ages[topic]
         row, column = place // columns + 1, place % columns + 1
         figure.add_bar(
             x=(edges[:-1] + edges[1:]) / 2, y=100 * counts / counts.sum(), width=np.diff(edges), showlegend=False,
-            marker={"color": LINE}, row=row, col=column, hovertemplate="%{x:.1f} ms: %{y:.1f} %<extra></extra>",
+            marker={"color": np.where(edges[1:] > 1.001e3 * max_age_s.get(topic, math.inf), OLD, LINE).tolist()},
+            row=row, col=column, hovertemplate="%{x:.1f} ms: %{y:.1f} %<extra></extra>",
         )  # fmt: skip
         if math.isfinite(max_age_s.get(topic, math.inf)):
             line: Any = {"color": "#D55E00", "width": 1.5, "dash": "dash"}
@@ -168,6 +174,14 @@ def age_figure(ages: Mapping[str, tuple[np.ndarray, np.ndarray]], max_age_s: Map
         figure.update_xaxes(title_text="age, ms", row=row, col=column)
         figure.update_yaxes(title_text="% of ticks" if column == 1 else "", row=row, col=column)
     return style(figure, 190 * rows)
+
+
+def _age_title(topic: str, counts: np.ndarray, edges: np.ndarray, max_age_s: float) -> str:
+    """The topic and the share of ticks at which it was too old."""
+    if not math.isfinite(max_age_s):
+        return topic
+    share = counts[edges[:-1] > 0.999e3 * max_age_s].sum() / counts.sum()
+    return f"{topic}: {share:.1%} too old"
 
 
 def coverage_figure(coverage: Coverage) -> go.Figure:

@@ -106,7 +106,7 @@ def test_gaps_are_graded_by_the_time_they_take(lost, severity):
     if findings:
         assert near(findings[0].times, 199 * 0.02, (200 + lost) * 0.02, slack_s=0.0011)  # received 1 ms later
         assert findings[0].value == pytest.approx(lost / 499, rel=1e-6)
-        assert f"{findings[0].value:.1%} of the time is lost in 1 gaps" in findings[0].text
+        assert f"{findings[0].value:.1%} of the time is lost in 1 gap" in findings[0].text
 
 
 def test_a_short_gap_that_outlasts_max_age_is_a_warning():
