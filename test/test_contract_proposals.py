@@ -12,6 +12,7 @@ from robot_recording import record_robot
 from spc_core.contract import parse_contract
 from spc_ros.contract_init import propose
 from spc_ros.convert import convert
+from spc_ros.doctor import diagnose
 
 T = STORE.types
 UNFILLED = "reward: {fill_in_the_reward: true}\n"
@@ -115,6 +116,14 @@ def test_a_proposal_loads_and_converts(tmp_path, robot, shift_ns):
         assert contract.clock == "header" and clocks == ({"header", "receive"} if bare_command else {"header"})
     quaternions = text.count("as: rotation_6d")
     assert quaternions == {odometry_and_twist: 1, imu_pose_and_trajectory: 2}.get(robot, 0)
+
+
+def test_parts_of_a_rotation_that_stand_still_are_no_finding(tmp_path):
+    """x and y of a base that turns about z; the contract cannot leave them out."""
+    bag = record(tmp_path / "bag", odometry_and_twist)
+    _, contract, _ = converted(bag, tmp_path, task="t")
+    report = diagnose([bag], contract, task="t", progress=False, workers=1)
+    assert not [finding.text for finding in report.findings if finding.check == "constant"]
 
 
 def test_exponents_are_numbers_to_yaml(tmp_path):
