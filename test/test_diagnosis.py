@@ -412,3 +412,15 @@ def test_places_in_time_are_joined_and_limited():
 def test_findings_become_json_without_nan():
     plain = Finding("ok", "", "command delay", "cannot tell").as_dict()
     assert plain["value"] is None and plain["times"] == []
+
+
+def test_commands_that_change_smoothly_tell_no_delay():
+    """A slow sine goes with its integral at any lag of the window, best at one that has nothing to do with delay."""
+    t_s = np.arange(500) / 50
+    u, y = np.sin(3 * t_s)[:, None], -np.cos(3 * t_s - 0.7)[:, None]
+    time_ns = WALL_NS + np.round(t_s * 1e9).astype(np.int64)
+    found = correlogram(time_ns, u, ("u",), time_ns, y, ("y",))
+    (answer,) = answers(found)
+    assert "so smoothly" in answer.why_not
+    (finding,) = check_command_delay("states", found, 0.02, T)
+    assert finding.severity == "ok" and "record livelier commands" in finding.text
