@@ -174,6 +174,8 @@ def answers(found: Correlogram) -> list[Answer]:
             why_not = f"no state answers clearly (correlation {size[top]:.2f})"
         elif before.any() and size[top] < LEAD * size[before].max():
             why_not = "the states move as much before the command as after it"
+        elif size[top] < LEAD * np.median(size):
+            why_not = "the commands change so smoothly that the states go with them at most lags"
         delay_s = float(LAGS_S[top] + _vertex(size, top))
         result.append(
             Answer(command, found.states[state], int(order), max(0.0, delay_s), float(curve[top]), curve, why_not)

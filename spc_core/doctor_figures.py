@@ -11,13 +11,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spc_core.clock_checks import delays_ns
 from spc_core.command_delay import LAGS_S, Answer
 from spc_core.coverage import Coverage
-from spc_core.diagnosis import Finding, Span, TopicLog
+from spc_core.diagnosis import Finding, Span
 from spc_core.figure_style import FAINT, INK, style
+from spc_core.tick_checks import is_plain_end
+from spc_core.traces import Trace
 
-LINE = "#0072B2"
+LINE, OLD = "#0072B2", "#D55E00"
 MARKS = {  # colour and name by check; Okabe and Ito's colours
     "gaps": ("#E69F00", "gap"),
     "age at ticks": ("#F0E442", "too old at ticks"),
@@ -26,8 +27,8 @@ MARKS = {  # colour and name by check; Okabe and Ito's colours
     "jitter": ("#56B4E9", "jitter"),
     "delay": ("#56B4E9", "late to arrive"),
     "not finite": ("#CC79A7", "NaN or infinite"),
-    "empty array": ("#CC79A7", "empty array"),
-    "joints": ("#CC79A7", "other joints"),
+    "empty array": ("#666666", "empty array"),
+    "joints": ("#0072B2", "other joints"),
     "clock jump": ("#D55E00", "clock jump"),
     "order": ("#D55E00", "duplicate or late"),
     "frozen stamps": ("#D55E00", "frozen stamp"),
@@ -38,49 +39,33 @@ MARKS = {  # colour and name by check; Okabe and Ito's colours
 }
 CUT = "#000000"
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666")
-MAX_POINTS = 1200  # of a line; each stands for the largest of its neighbours
 MAX_CUTS = 100  # drawn in a figure
 ROW_TITLE = 34  # px, between two rows
 MAX_ROWS = 12  # topics, commands or tasks in one figure
 
 
-def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MAX_POINTS points, of neighbours the one that is furthest from the median: no peak is lost."""
-    if len(x) <= MAX_POINTS:
-        return x, y
-    edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)
-    away = np.abs(y - np.nanmedian(y))
-    away = np.where(np.isfinite(away), away, -1.0)
-    best = [b + int(np.argmax(away[b:e])) for b, e in zip(edges[:-1], edges[1:], strict=True)]
-    return x[best], y[best]
-
-
 def timeline(
-    logs: Sequence[TopicLog], findings: Sequence[Finding], cuts: Sequence[tuple[float, str]], duration_s: float
+    traces: Sequence[Trace], findings: Sequence[Finding], cuts: Sequence[tuple[float, str]], duration_s: float
 ) -> go.Figure | None:
     """A row for each topic: the time from message to message, with what is wrong shaded, and conversion's cuts."""
-    logs = [log for log in logs if len(log) > 1][:MAX_ROWS]
-    if not logs:
+    rows = [(trace, trace.step_ms) for trace in traces if trace.step_ms is not None][:MAX_ROWS]
+    if not rows:
         return None
-    figure, area = _rows([log.topic for log in logs], 70)
+    figure, area = _rows([trace.topic for trace, _ in rows], 70)
     shapes: list[dict[str, Any]] = []
     names: dict[str, str] = {}
-    for row, log in enumerate(logs, 1):
-        at_s, step_ms = log.seconds[1:], np.diff(log.time_ns) / 1e6
-        x, y = thinned(at_s, step_ms)
+    for row, (trace, steps) in enumerate(rows, 1):
         figure.add_scatter(
-            x=_short(x), y=_short(y), mode="lines", line={"width": 1, "color": LINE, "shape": "vh"}, showlegend=False,
-            row=row, col=1, hovertemplate="%{x:.2f} s: %{y:.1f} ms<extra></extra>",
+            x=_short(steps.at_s), y=_short(steps.y), mode="lines", showlegend=False, row=row, col=1,
+            line={"width": 1, "color": LINE, "shape": "vh"}, hovertemplate="%{x:.2f} s: %{y:.1f} ms<extra></extra>",
         )  # fmt: skip
-        top = float(np.clip(np.percentile(step_ms, 99.9) * 1.3, 1e-3, max(1e-3, step_ms.max() * 1.1)))
-        low = float(min(0.0, step_ms.min() * 1.1)) if step_ms.min() > -1000 else 0.0
-        figure.update_yaxes(range=[low, max(top, 2.2 * float(np.median(step_ms)))], title_text="ms", row=row, col=1)
+        figure.update_yaxes(range=list(trace.step_range_ms), title_text="ms", row=row, col=1)
         for finding in findings:
-            if finding.topic == log.topic and finding.check in MARKS:
+            if finding.topic == trace.topic and finding.check in MARKS:
                 colour, name = MARKS[finding.check]
                 names[name] = colour
                 shapes += [_band(span, row, colour, duration_s) for span in finding.times]
-    drawn = [at_s for at_s, reason in cuts if not reason.startswith("the recording ended")][:MAX_CUTS]
+    drawn = [at_s for at_s, reason in cuts if not is_plain_end(reason)][:MAX_CUTS]
     for at_s in drawn:
         line = {"color": CUT, "width": 1, "dash": "dot"}
         place = {"xref": "x", "yref": "paper", "x0": at_s, "x1": at_s, "y0": 0, "y1": 1}
@@ -88,7 +73,7 @@ def timeline(
     _legend(figure, names, bool(drawn))
     figure.update_layout(shapes=shapes)
     figure.update_xaxes(range=[0, 1.002 * duration_s])
-    figure.update_xaxes(title_text="seconds since the bag began", row=len(logs), col=1)
+    figure.update_xaxes(title_text="seconds since the bag began", row=len(rows), col=1)
     return _left_titles(style(figure, area, top=76 if names or drawn else 40))
 
 
@@ -124,44 +109,45 @@ def _legend(figure: go.Figure, names: Mapping[str, str], cuts: bool) -> None:
         )
 
 
-def delay_figure(logs: Sequence[TopicLog]) -> go.Figure | None:
+def delay_figure(traces: Sequence[Trace], duration_s: float) -> go.Figure | None:
     """From header to receive, over time; against the smallest of each topic, since clocks may differ."""
     figure = go.Figure()
-    for colour, log in zip(SERIES, [log for log in logs if len(delays_ns(log)[0]) > 1], strict=False):
-        delay_ns, index = delays_ns(log)
-        x, y = thinned(log.seconds[index], (delay_ns - delay_ns.min()) / 1e6)
+    known = [(trace.topic, trace.delay_ms) for trace in traces if trace.delay_ms is not None]
+    for colour, (topic, delay) in zip(SERIES, known, strict=False):
         figure.add_scatter(
-            x=_short(x), y=_short(y), mode="lines", name=log.topic, line={"width": 1.2, "color": colour},
+            x=_short(delay.at_s), y=_short(delay.y), mode="lines", name=topic, line={"width": 1.2, "color": colour},
             hovertemplate="%{x:.2f} s: %{y:.1f} ms<extra></extra>",
         )  # fmt: skip
     if not figure.data:
         return None
-    figure.update_xaxes(title_text="seconds since the bag began")
+    figure.update_xaxes(title_text="seconds since the bag began", range=[0, 1.002 * duration_s])
     figure.update_yaxes(title_text="delay above its smallest, ms", rangemode="tozero")
     figure.update_layout(showlegend=True)
     return style(figure, 220)
 
 
-def command_figure(log: TopicLog, low: Sequence[float] | None, high: Sequence[float] | None) -> go.Figure | None:
+def command_figure(
+    trace: Trace, low: Sequence[float] | None, high: Sequence[float] | None, duration_s: float
+) -> go.Figure | None:
     """Each command over time, with the contract's limits."""
-    count = min(MAX_ROWS, len(log.fields))
-    if not count or len(log) < 2:
+    commands = trace.commands[:MAX_ROWS]
+    if not commands:
         return None
-    figure, area = _rows(log.fields[:count], 90)
-    for i in range(count):
-        x, y = thinned(log.seconds, log.values[:, i])
+    figure, area = _rows([field for field, _ in commands], 90)
+    for i, (_, line) in enumerate(commands):
         figure.add_scatter(
-            x=_short(x), y=_short(y), mode="lines", line={"width": 1, "color": LINE, "shape": "hv"}, showlegend=False,
-            row=i + 1, col=1, hovertemplate="%{x:.2f} s: %{y:.4g}<extra></extra>",
+            x=_short(line.at_s), y=_short(line.y), mode="lines", line={"width": 1, "color": LINE, "shape": "hv"},
+            showlegend=False, row=i + 1, col=1, hovertemplate="%{x:.2f} s: %{y:.4g}<extra></extra>",
         )  # fmt: skip
-        shown = y[np.isfinite(y)].tolist()
+        shown = line.y[np.isfinite(line.y)].tolist()
         edges = [low[i], high[i]] if low is not None and high is not None else []
         bottom, top = min([*shown, *edges], default=0.0), max([*shown, *edges], default=1.0)
         margin = 0.08 * (top - bottom) or 1.0
         figure.update_yaxes(range=[bottom - margin, top + margin], row=i + 1, col=1)
         for limit in edges:
             figure.add_hline(y=limit, line={"color": "#D55E00", "width": 1.5, "dash": "dash"}, row=i + 1, col=1)  # pyright: ignore[reportArgumentType]
-    figure.update_xaxes(title_text="seconds since the bag began", row=count, col=1)
+    figure.update_xaxes(range=[0, 1.002 * duration_s])
+    figure.update_xaxes(title_text="seconds since the bag began", row=len(commands), col=1)
     return _left_titles(style(figure, area, top=40))
 
 
@@ -172,13 +158,15 @@ def age_figure(ages: Mapping[str, tuple[np.ndarray, np.ndarray]], max_age_s: Map
         return None
     columns = min(3, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = make_subplots(rows, columns, subplot_titles=shown, vertical_spacing=0.3 / rows)
+    titles = [_age_title(topic, *ages[topic], max_age_s.get(topic, math.inf)) for topic in shown]
+    figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.3 / rows)
     for place, topic in enumerate(shown):
         counts, edges = ages[topic]
         row, column = place // columns + 1, place % columns + 1
         figure.add_bar(
             x=(edges[:-1] + edges[1:]) / 2, y=100 * counts / counts.sum(), width=np.diff(edges), showlegend=False,
-            marker={"color": LINE}, row=row, col=column, hovertemplate="%{x:.1f} ms: %{y:.1f} %<extra></extra>",
+            marker={"color": np.where(edges[1:] > 1.001e3 * max_age_s.get(topic, math.inf), OLD, LINE).tolist()},
+            row=row, col=column, hovertemplate="%{x:.1f} ms: %{y:.1f} %<extra></extra>",
         )  # fmt: skip
         if math.isfinite(max_age_s.get(topic, math.inf)):
             line: Any = {"color": "#D55E00", "width": 1.5, "dash": "dash"}
@@ -186,6 +174,14 @@ def age_figure(ages: Mapping[str, tuple[np.ndarray, np.ndarray]], max_age_s: Map
         figure.update_xaxes(title_text="age, ms", row=row, col=column)
         figure.update_yaxes(title_text="% of ticks" if column == 1 else "", row=row, col=column)
     return style(figure, 190 * rows)
+
+
+def _age_title(topic: str, counts: np.ndarray, edges: np.ndarray, max_age_s: float) -> str:
+    """The topic and the share of ticks at which it was too old."""
+    if not math.isfinite(max_age_s):
+        return topic
+    share = counts[edges[:-1] > 0.999e3 * max_age_s].sum() / counts.sum()
+    return f"{topic}: {share:.1%} too old"
 
 
 def coverage_figure(coverage: Coverage) -> go.Figure:

@@ -139,14 +139,14 @@ def check_gaps(log: TopicLog, t: Thresholds) -> list[Finding]:
     if found is None or not found.gap.any():
         return []
     severity = t.grade(found.gap_share, t.gap_share)
-    longest = int(np.argmax(found.length_s))
+    longest, count = int(np.argmax(found.length_s)), int(found.gap.sum())
     length_s = float(found.length_s[longest])
     if severity == "ok" and length_s > log.max_age_s:
         severity = "warn"
     if severity == "ok":
         return []
     text = (
-        f"{found.gap_share:.1%} of the time is lost in {int(found.gap.sum())} gaps (allowed {t.gap_share:.0%}), the "
+        f"{found.gap_share:.1%} of the time is lost in {count} gap{'s' * (count > 1)} (allowed {t.gap_share:.0%}), the "
         f"longest {length_s:.2f} s at {found.begin_s[longest]:.2f} s; look at the recorder's cache, the disk and the "
         f"network at that time"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from spc_core.dataset import DatasetError, Episode
 from spc_core.diagnosis import Finding, Severity, Thresholds, TickLog, TopicLog, TopicStats, percentiles_ms, worst
 from spc_core.tick_checks import ages_at_ticks, check_ages, check_ticks
 from spc_core.timing_checks import TIMING_CHECKS, intervals
+from spc_core.traces import Trace, trace
 from spc_core.value_checks import VALUE_CHECKS, check_limits, check_rate_limits, value_range
 from spc_ros.bag_conversion import Job, convert_bag
 from spc_ros.bag_files import BagError
@@ -30,6 +31,7 @@ from spc_ros.topic_roles import find_command, find_states
 UNNAMED = "(unnamed task)"  # stands in for the task that a bag does not name
 MAX_STATE_TOPICS = 3  # topics in which an answer to the commands is looked for
 FINITE_SHARE = 0.9  # of a field's values must be numbers, for its answer to the commands to be looked for
+AGE_BINS = 40
 MAX_KEPT = 2000  # transitions of a bag that are kept to measure coverage
 
 
@@ -62,10 +64,10 @@ class BagDiagnosis:
 
 @dataclasses.dataclass(frozen=True)
 class BagData:
-    """What the report over all bags and the page need of a bag's messages; dropped when it has been used."""
+    """What the report over all bags and the page need of a bag's messages; small, too."""
 
-    logs: tuple[TopicLog, ...] = ()
-    ages: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)  # (K,) s, (K,) place
+    traces: tuple[Trace, ...] = ()
+    ages: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)  # see age_histogram
     states: np.ndarray | None = None  # (n, O) of at most MAX_KEPT transitions
     actions: np.ndarray | None = None  # (n, A)
     answers: Mapping[str, Correlogram] = dataclasses.field(default_factory=dict)  # by topic of the states
@@ -82,13 +84,19 @@ class Order:
     thresholds: Thresholds
 
 
-def diagnose_bag(path: Path, order: Order) -> tuple[BagDiagnosis, BagData]:
-    """All checks on one bag; a bag that cannot be read is a finding, not an error."""
+def diagnose_bag(
+    path: Path, order: Order, progress: Callable[[int], None] = lambda _: None
+) -> tuple[BagDiagnosis, BagData]:
+    """All checks on one bag; a bag that cannot be read is a finding, not an error.
+
+    `progress` is told the bytes read so far, of both passes together half each.
+    """
     contract, thresholds = order.contract, order.thresholds
+    passes = 1 if contract is None else 2
     try:
         with BagReader(path) as bag:
-            logs, findings = read_topic_logs(bag, contract)
-            duration_s = bag.info.duration_s
+            logs, findings = read_topic_logs(bag, contract, lambda count: progress(count // passes))
+            duration_s, half_bytes = bag.info.duration_s, bag.size_bytes // 2
             findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # complete now that all was read
     except (BagError, MessageError) as error:
         text = str(error).removeprefix(f"{path}: ")
@@ -103,7 +111,9 @@ def diagnose_bag(path: Path, order: Order) -> tuple[BagDiagnosis, BagData]:
             findings += check_ages(log, *ages[log.topic], thresholds)
     report, ticks, states, actions = BagReport(str(path)), None, None, None
     if contract is not None:
-        report, ticks, states, actions, told = _convert(path, contract, order, first)
+        report, ticks, states, actions, told = _convert(
+            path, contract, order, first, lambda count: progress(half_bytes + count // 2)
+        )
         findings += told + (check_ticks(ticks, thresholds) if ticks else [])
     diagnosis = BagDiagnosis(
         path=str(path),
@@ -117,7 +127,14 @@ def diagnose_bag(path: Path, order: Order) -> tuple[BagDiagnosis, BagData]:
         findings=tuple(dataclasses.replace(finding, bag=str(path)) for finding in findings),
     )
     ranges = {log.topic: (dataclasses.replace(_empty(log)), *value_range(log)) for log in logs if len(log)}
-    return diagnosis, BagData(tuple(logs), ages, states, actions, _answers(logs, contract), ranges)
+    command = find_command(logs) if contract is None else None
+    traces = tuple(trace(log, log.role == "action" or log is command) for log in logs if len(log))
+    counted = {
+        log.topic: age_histogram(log, ages[log.topic][0], contract.rate_hz)
+        for log in logs
+        if log.topic in ages and contract
+    }
+    return diagnosis, BagData(traces, counted, states, actions, _answers(logs, contract), ranges)
 
 
 def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list[Finding]:
@@ -175,13 +192,23 @@ def _ages(
     return {log.topic: ages_at_ticks(log, first, contract.rate_hz) for log in observed}
 
 
+def age_histogram(log: TopicLog, age_s: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """((AGE_BINS,) counts, edges in ms) of ages at the ticks; the last bin holds all that is older still."""
+    top_s = 1.5 * log.max_age_s if math.isfinite(log.max_age_s) else 5 / rate_hz
+    edges = np.linspace(0, top_s * 1e3, AGE_BINS + 1)
+    counts, _ = np.histogram(np.clip(age_s[np.isfinite(age_s)] * 1e3, 0, edges[-1]), edges)
+    return counts, edges
+
+
 Converted = tuple[BagReport, TickLog | None, np.ndarray | None, np.ndarray | None, list[Finding]]
 
 
-def _convert(path: Path, contract: Contract, order: Order, first: TopicLog | None) -> Converted:
+def _convert(
+    path: Path, contract: Contract, order: Order, first: TopicLog | None, progress: Callable[[int], None]
+) -> Converted:
     """What `spc convert` would make of the bag: report, ticks, (n, O) states, (n, A) actions, findings."""
     try:
-        report, entries = convert_bag(path, Job(contract, own_contract=True, task=order.task or UNNAMED))
+        report, entries = convert_bag(path, Job(contract, own_contract=True, task=order.task or UNNAMED), progress)
     except (BagError, MessageError, ContractError, DatasetError) as error:
         text = f"conversion refuses this bag: {str(error).removeprefix(f'{path}: ')}"
         return BagReport(str(path)), None, None, None, [Finding("fail", "", "conversion", text)]

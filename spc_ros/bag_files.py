@@ -62,10 +62,20 @@ def storage_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda p: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", p.name)])
 
 
+def stored_in(bag: Path) -> list[Path]:
+    """The storage files of a bag, or the bag itself where it is one."""
+    return [bag] if bag.is_file() else storage_files(bag)
+
+
+def stored_bytes(bag: Path) -> int:
+    """Size of a bag's storage files."""
+    return sum(file.stat().st_size for file in stored_in(bag))
+
+
 def bag_sha256(path: Path) -> str:
     """Hash of a bag's storage files, which hold all its messages."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else storage_files(path):
+    for file in stored_in(path):
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -175,9 +175,10 @@ class Layout:
         return gather(buffer, at + span.offset, dtype, span.count)
 
 
-def make_layout(walk: Walk, places: Sequence[float], stamp: Sequence[int]) -> Layout:
+def make_layout(walk: Walk, places: Sequence[float | None], stamp: Sequence[int]) -> Layout:
     """The layout of the walked message for numbers at `places`, in this order. Raises LayoutError.
 
+    None stands for a number that the message lacks; it is not written.
     `stamp`: places of seconds and nanoseconds, empty without a header.
     """
     times = [Span(*located(place), 1, ()) for place in stamp]
@@ -185,9 +186,9 @@ def make_layout(walk: Walk, places: Sequence[float], stamp: Sequence[int]) -> La
     return Layout(len(walk.data), walk.endian, tuple(checks), tuple(_spans(places)), tuple(times))
 
 
-def _spans(places: Sequence[float]) -> Iterator[Span]:
+def _spans(places: Sequence[float | None]) -> Iterator[Span]:
     """Wanted numbers by their offsets, those of one kind and near each other as one span."""
-    wanted = sorted((*located(place), index) for index, place in enumerate(places))
+    wanted = sorted((*located(place), index) for index, place in enumerate(places) if place is not None)
     first, kind, count, moves = 0, -1, 0, []
     for offset, its_kind, place in wanted:
         width = _WIDTHS[its_kind]

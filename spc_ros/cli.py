@@ -114,7 +114,7 @@ def doctor(args: Doctor) -> int:
     from spc_ros.doctor import diagnose
 
     contract = None if args.contract is None else load_contract(args.contract)
-    report = diagnose(args.bags, contract, args.thresholds, args.task)
+    report = diagnose(args.bags, contract, args.thresholds, args.task, workers=args.workers)
     print(report.text())
     if args.json is not None:
         write_whole(args.json, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")

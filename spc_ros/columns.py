@@ -35,8 +35,7 @@ class ColumnReader:
             ) from None
         self._reader = FieldReader(type_name, fields, where)
         self._has_stamp = has_stamp(typestore, type_name)
-        decisive = frozenset({"layout"}) if type_name.endswith("MultiArray") else frozenset()
-        self._decisive = NAMES.get(type_name, decisive)
+        self._decisive = decisive_fields(type_name)
         self._layouts: list[Layout] = []
 
     def read(self, column: RawColumn) -> tuple[np.ndarray, np.ndarray]:
@@ -45,10 +44,10 @@ class ColumnReader:
         Raises the MessageError of the first message in the log that has one.
         """
         with np.errstate(invalid="ignore"):  # widening a signalling NaN
-            return self._read(_Block(column, len(self._reader.fields)), column)
+            return self._read(Block(column, len(self._reader.fields)), column)
 
-    def _read(self, block: _Block, column: RawColumn) -> tuple[np.ndarray, np.ndarray]:
-        found = {layout: block.decode(layout) for layout in self._layouts}
+    def _read(self, block: Block, column: RawColumn) -> tuple[np.ndarray, np.ndarray]:
+        found = {layout: len(block.decode(layout)) for layout in self._layouts}
         in_vain = 0
         while len(block.left):
             row = int(block.left[0])
@@ -57,7 +56,7 @@ class ColumnReader:
             block.put(row, self._stamp_ns(message), values)
             layout = self._learn(block, row) if in_vain < MAX_LAYOUTS else None
             if layout is not None:
-                found[layout] = block.decode(layout)
+                found[layout] = len(block.decode(layout))
             in_vain += layout is None or found[layout] < WORTHWHILE
         newest_first = list(reversed(found))
         self._layouts = sorted(newest_first, key=lambda layout: found[layout], reverse=True)[:MAX_LAYOUTS]
@@ -78,7 +77,7 @@ class ColumnReader:
     def _stamp_ns(self, message: Any) -> int:
         return (stamp_ns(message) or 0) if self._has_stamp else 0
 
-    def _learn(self, block: _Block, row: int) -> Layout | None:
+    def _learn(self, block: Block, row: int) -> Layout | None:
         """The layout of a message that has just been read singly; None where bulk reading would not agree."""
         data = block.message(row)
         try:
@@ -94,7 +93,12 @@ class ColumnReader:
         return layout if same else None
 
 
-class _Block:
+def decisive_fields(type_name: str) -> frozenset[str]:
+    """Fields of a type whose strings say where its numbers are: joint names, labels."""
+    return NAMES.get(type_name, frozenset({"layout"}) if type_name.endswith("MultiArray") else frozenset())
+
+
+class Block:
     """A column while it is read: what is decoded, and the messages that are left to do."""
 
     def __init__(self, column: RawColumn, fields: int) -> None:
@@ -111,8 +115,8 @@ class _Block:
         """The first of those left, read singly."""
         self.stamps[row], self.values[row], self.left = t_ns, values, self.left[1:]
 
-    def decode(self, layout: Layout) -> int:
-        """Decode the messages left that have this layout; how many there were."""
+    def decode(self, layout: Layout) -> np.ndarray:
+        """Decode the messages left that have this layout; (n,) which they were."""
         done = self.size[self.left] == layout.size
         rows = self.left[done]
         matched = np.ones(len(rows), bool)
@@ -128,7 +132,7 @@ class _Block:
                 self._write(layout, part, at)
         done[done] = matched
         self.left = self.left[~done]
-        return int(matched.sum())
+        return rows[matched]
 
     def _write(self, layout: Layout, rows: np.ndarray, at: np.ndarray) -> None:
         """Decode messages at `at` into the rows, which are increasing."""
@@ -136,7 +140,7 @@ class _Block:
             place = slice(rows[0], rows[-1] + 1)
             layout.decode(self.buffer, at, self.stamps[place], self.values[place])
             return
-        stamps, values = np.empty(len(rows), np.int64), np.empty((len(rows), self.values.shape[1]))
+        stamps, values = np.empty(len(rows), np.int64), self.values[rows]
         layout.decode(self.buffer, at, stamps, values)
         self.stamps[rows], self.values[rows] = stamps, values
 

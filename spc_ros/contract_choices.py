@@ -14,6 +14,8 @@ from spc_ros.messages import JOINT_ARRAYS, JOINT_STATE
 
 ROUND_HZ = (1, 2, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 90, 100, 120, 125, 150, 200, 240, 250, 400, 500, 1000)
 ROUND_SHARE = 0.04  # a measured rate this near to a round one is meant to be it
+MIN_LENGTH = 1e-6  # of a quaternion that means a rotation
+TINY = 1e-9  # numbers below it are zero to a robot
 WIDEN = 1.1  # limits against the range that was seen
 
 
@@ -24,10 +26,40 @@ class Choice:
     log: TopicLog
     fields: tuple[str, ...]
     left_out: tuple[str, ...]  # "field (reason)"
+    rotations: tuple[str, ...] = ()  # those of the fields that are quaternions
 
 
 def choose(log: TopicLog) -> Choice:
-    """The fields worth observing: always there, finite, changing."""
+    """The fields worth observing: always there, finite, changing; a quaternion as a whole."""
+    plain = _choose(log)
+    fields, left_out, rotations = list(plain.fields), list(plain.left_out), []
+    for path in _quaternions(log):
+        parts = [f"{path}.{axis}" for axis in "xyzw"]
+        kept = [field for field in parts if field in fields]
+        if not kept:
+            continue
+        fields[fields.index(kept[0])] = path
+        fields = [field for field in fields if field not in parts]
+        left_out = [entry for entry in left_out if entry.partition(" (")[0] not in parts]
+        rotations.append(path)
+    return Choice(log, tuple(fields), tuple(left_out), tuple(rotations))
+
+
+def _quaternions(log: TopicLog) -> list[str]:
+    """Paths of parts with finite x, y, z and w in every message, never all zero."""
+    found = []
+    for path in [field.removesuffix(".w") for field in log.fields if field.endswith(".w")]:
+        parts = [f"{path}.{axis}" for axis in "xyzw"]
+        if not all(part in log.fields for part in parts):
+            continue
+        columns = [log.fields.index(part) for part in parts]
+        values = log.values[:, columns]
+        if bool(np.isfinite(values).all()) and bool((np.abs(values).max(axis=1, initial=0) > MIN_LENGTH).all()):
+            found.append(path)
+    return found
+
+
+def _choose(log: TopicLog) -> Choice:
     low, high = value_range(log)
     absent = _at_times_absent(log)
     finite = np.asarray(np.isfinite(log.values).all(axis=0))
@@ -64,7 +96,7 @@ def limits(values: np.ndarray, stops: bool = False) -> tuple[float, float]:
     """
     values = values[np.abs(values) < ABSURD]  # nor NaN
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-    if low == high == 0.0:
+    if max(-low, high) < TINY:
         return -1.0, 1.0
     if low < 0 < high:
         reach = round_up(WIDEN * max(-low, high))
@@ -96,7 +128,7 @@ def max_rate(log: TopicLog, column: int, low: float, high: float) -> float:
 def choose_command(log: TopicLog) -> Choice:
     """The command's fields: of joint arrays the ones that are filled and change, else as for states."""
     if log.type not in JOINT_ARRAYS:
-        choice = choose(log)
+        choice = _choose(log)
         return choice if choice.fields else dataclasses.replace(choice, fields=log.fields)
     low, high = value_range(log)
     always, moves = ~_at_times_absent(log), low < high

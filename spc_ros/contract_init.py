@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from spc_core.clock_checks import check_clock_domains, check_clock_jumps
-from spc_core.diagnosis import Thresholds, TopicLog
+from spc_core.diagnosis import TopicLog
 from spc_core.rewards import REWARDS
 from spc_core.timing_checks import intervals
 from spc_ros.bag_reader import BagError, BagReader, find_bags
 from spc_ros.contract_choices import Choice, choose, choose_command, limits, max_rate, round_rate, round_up, zero_stops
+from spc_ros.contract_clocks import choose_clocks
+from spc_ros.contract_episodes import MARKER_TYPES, Marks, find_marks, pauses
 from spc_ros.topic_logs import read_topic_logs
-from spc_ros.topic_roles import REWARD_WORDS, command_score, find_command, find_states
+from spc_ros.topic_roles import COMMAND_WORDS, REWARD_WORDS, command_score, find_command, find_states
 
 AGE_PERIODS = 2.5  # max_age_s in periods of a topic: one lost message is borne
 MAX_STREAMS = 6
@@ -28,12 +30,14 @@ def propose(path: str | Path) -> str:
     bag_path = find_bags([path])[0]
     with BagReader(bag_path) as bag:
         logs, _ = read_topic_logs(bag, None)
+        marks = find_marks(bag, logs)
     logs = [log for log in logs if len(log)]
     command = find_command(logs)
     states = [log for log in find_states(logs) if log is not command]
     if not states:
-        others = [log for log in logs if log is not command and not command_score(log.topic, log.type)]
-        states = [log for log in others if intervals(log) and not REWARD_WORDS.search(log.topic)][:1]
+        others = [log for log in logs if log is not command and log.type not in MARKER_TYPES and intervals(log)]
+        others = [log for log in others if not (REWARD_WORDS.search(log.topic) or COMMAND_WORDS.search(log.topic))]
+        states = sorted(others, key=lambda log: bool(command_score(log.topic, log.type)))[:1]
     if not states:
         found = ", ".join(f"{log.topic} ({log.type})" for log in logs) or "no topic with numbers"
         raise BagError(
@@ -42,17 +46,17 @@ def propose(path: str | Path) -> str:
     states = [log for log in states if intervals(log)] or states
     chosen = [choose(log) for log in states[:MAX_STREAMS]]
     used = [*states[:MAX_STREAMS], *([command] if command else [])]
-    spare = [log for log in logs if log not in used]
-    return _Proposal(bag_path, chosen, command, spare, logs).text()
+    spare = [log for log in logs if log not in used and log is not marks.marker]
+    return _Proposal(bag_path, chosen, command, spare, marks).text()
 
 
 class _Proposal:
     """Writes the YAML."""
 
     def __init__(
-        self, path: Path, states: list[Choice], command: TopicLog | None, spare: list[TopicLog], logs: list[TopicLog]
+        self, path: Path, states: list[Choice], command: TopicLog | None, spare: list[TopicLog], marks: Marks
     ) -> None:
-        self.path, self.states, self.command, self.spare, self.logs = path, states, command, spare, logs
+        self.path, self.states, self.command, self.spare, self.marks = path, states, command, spare, marks
         self.used = [choice.log for choice in states] + ([command] if command else [])
         self.prefix = _namespace([log.topic for log in self.used])
         rates = {log.topic: found.rate_hz for log in self.used if (found := intervals(log))}
@@ -61,11 +65,11 @@ class _Proposal:
         self.command_hz = rates.get(command.topic) if command else None
         wanted = min(self.state_hz, self.command_hz or self.state_hz)
         self.rate_hz = round_rate(wanted)
-        self.clock, self.clock_why = _clock(self.used)
+        self.clocks = choose_clocks(self.used, self.rate_hz)
 
     def text(self) -> str:
         parts = [self._head(), self._observation(), self._action(), self._reward(), self._tail()]
-        return "\n".join(line.rstrip() for part in parts for line in part) + "\n"
+        return "\n".join(_printable(line).rstrip() for part in parts for line in part) + "\n"
 
     def _head(self) -> list[str]:
         why = f"{self.states[0].log.topic} comes at {self.state_hz:.1f} Hz"
@@ -77,8 +81,8 @@ class _Proposal:
             "# Then: spc doctor BAGS --contract THIS_FILE; and: spc convert BAGS --contract THIS_FILE --out DATASET",
             *namespace,
             f"name: {_word(_name(self.path))}",
-            f"rate_hz: {self.rate_hz:g} # ticks; {why}",
-            f"clock: {self.clock} # {self.clock_why}",
+            f"rate_hz: {_number(self.rate_hz)} # ticks; {why}",
+            f"clock: {self.clocks.clock} # {self.clocks.why}",
         ]
 
     def _observation(self) -> list[str]:
@@ -100,15 +104,26 @@ class _Proposal:
         lines = [
             f"  - topic: {_word(self._relative(log.topic))} # {len(log)} messages at {rate_hz:.1f} Hz",
             f"    type: {log.type}",
-            f"    fields: {_listed(choice.fields)}",
-            f"    max_age_s: {age_s:g} # {AGE_PERIODS:g} periods: one lost message is borne, two cut the episode",
+            *self._own_clock(log, "    "),
+            f"    fields: {_listed(choice.fields, choice.rotations)}",
+            f"    max_age_s: {_number(age_s)} # {AGE_PERIODS:g} periods: one lost message is borne, two cut",
         ]
-        if any("orientation.w" in field for field in choice.fields):
-            lines.append("    # q and -q are one orientation; a rotation matrix or yaw is easier to learn from")
+        for path in choice.rotations:
+            lines += [
+                f"    # {path}: q and -q are one orientation, which a network cannot know, so that two columns of the",
+                f"    # rotation matrix are observed. Or, where only the heading matters: {{field: {path}, as: yaw}}",
+            ]
         if choice.left_out:
             shown = ", ".join(choice.left_out[:8]) + (" ..." if len(choice.left_out) > 8 else "")
             lines.append(f"    # left out: {shown}")
         return lines
+
+    def _own_clock(self, log: TopicLog, indent: str) -> list[str]:
+        """The line of a topic whose clock is not that of the contract."""
+        why = self.clocks.receive.get(log.topic)
+        return (
+            [f"{indent}clock: receive # {why}; the others' stamps are wall time, as receive times are"] if why else []
+        )
 
     def _action(self) -> list[str]:
         log = self.command
@@ -123,11 +138,12 @@ class _Proposal:
         pairs = [limits(log.values[:, log.fields.index(f)], stops=zero_stops(f)) for f in choice.fields]
         safe = [min(max(0.0, low), high) for low, high in pairs]
         rates = [max_rate(log, column, *pair) for column, pair in zip(columns, pairs, strict=True)]
-        others = [other for other in self.logs if other is not log and command_score(other.topic, other.type)]
+        others = [other for other in self.spare if command_score(other.topic, other.type)]
         lines = [
             f"action: # {_why_command(log)}; units are those of the topic",
             f"  topic: {_word(self._relative(log.topic))}",
             f"  type: {log.type}",
+            *self._own_clock(log, "  "),
             f"  fields: {_listed(choice.fields)}",
             f"  low: {_numbers([low for low, _ in pairs])} # what was seen, widened; write what the robot may do",
             f"  high: {_numbers([high for _, high in pairs])}",
@@ -144,7 +160,7 @@ class _Proposal:
             "# TODO: what is the robot to do? One of these belongs in place of the line below; until then, the file "
             "is refused."
         ]
-        found = [log for log in self.logs if log not in self.used and log.fields]
+        found = [log for log in self.spare if log.fields]
         for log in sorted(found, key=lambda log: REWARD_WORDS.search(log.topic) is None)[:3]:
             topic, field = _word(self._relative(log.topic)), _word(log.fields[0])
             lines.append(f"# reward: {{topic: {topic}, type: {log.type}, field: {field}}}")
@@ -156,10 +172,36 @@ class _Proposal:
         return [*lines, f"reward: {{{UNFILLED}: true}}"]
 
     def _tail(self) -> list[str]:
-        return [
-            "task: {key: spc.task_id} # in the bag's custom_data, or on the topic `episode`; else give --task",
-            "episode: {segment: bag} # one bag is one episode",
-        ]
+        return [*self._task(), *self._episode()]
+
+    def _task(self) -> list[str]:
+        marks, topic = self.marks, _word(self._relative(self.marks.task_topic))
+        where = "in the bag's custom_data, or on the topic `episode`; else give --task"
+        if len(marks.tasks) == 1:
+            return [f"task: {{key: spc.task_id, topic: {topic}}} # the topic says '{_one_line(marks.tasks[0])}'"]
+        if marks.tasks:
+            several = (
+                f"# {topic} names {len(marks.tasks)} tasks in this bag; topic: {topic} is for one task in each bag"
+            )
+            return [several, f"task: {{key: spc.task_id}} # {where}"]
+        return [f"task: {{key: spc.task_id}} # {where}"]
+
+    def _episode(self) -> list[str]:
+        """The likeliest way to tell episodes apart, the others commented out."""
+        marks, silent = self.marks, pauses(self.used)
+        ways = []
+        if marks.episodes > 1:
+            ways.append(f"{{segment: topic}} # the topic `episode` tells of {marks.episodes} episodes")
+        if marks.marker is not None:
+            entry = f"topic: {_word(self._relative(marks.marker.topic))}, type: {marks.marker.type}, field: data"
+            said = f"# it is on {marks.stretches} times; what lies between is left out"
+            ways.append(f"{{segment: topic, {entry}}} {said}")
+        if silent:
+            gap_s = round_up(min(silent) / 2)
+            said = f"# {len(silent)} times nothing comes for {min(silent):.1f} s or longer"
+            ways.append(f"{{segment: gap, gap_s: {_number(gap_s)}}} {said}")
+        ways.append("{segment: bag} # one bag is one episode")
+        return [f"episode: {ways[0]}", *(f"# episode: {way}" for way in (ways[1:] if len(ways) > 1 else ()))]
 
     def _relative(self, topic: str) -> str:
         return topic.removeprefix(self.prefix).lstrip("/") if self.prefix else topic.lstrip("/")
@@ -176,22 +218,6 @@ def _safe_note(fields: Sequence[str], safe: Sequence[float]) -> str:
     if any(safe):
         return "; NOT ZERO, which is far from all that was seen: are these positions? Choose what is safe"
     return "; 0 must mean standing still"
-
-
-def _clock(logs: Sequence[TopicLog]) -> tuple[str, str]:
-    """(clock, why): stamps where all topics have them, set and in one clock; else receive times."""
-    bare = [log.topic for log in logs if not log.has_stamps]
-    if bare:
-        return "receive", f"{', '.join(bare)} without stamps; header aligns more exactly where all have one"
-    unset = [log.topic for log in logs if log.stamp_ns is not None and not log.stamp_ns.all()]
-    if unset:
-        return "receive", f"some stamps of {', '.join(unset)} are unset"
-    t = Thresholds()
-    if any(finding.severity != "ok" for finding in check_clock_domains(logs, t)):
-        return "receive", "the stamps are in different clocks"
-    if any(check_clock_jumps(log, t) for log in logs):
-        return "header", "all topics are stamped by one clock, but it jumps: see spc doctor"
-    return "header", "all topics carry stamps of one clock"
 
 
 def _namespace(topics: Sequence[str]) -> str:
@@ -212,12 +238,29 @@ def _word(text: str) -> str:
         plain = yaml.safe_load(text) == text and not re.search(r"[,\[\]{}#:&*!|>'\"%@`]", text)
     except yaml.YAMLError:
         plain = False
-    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-def _listed(fields: Sequence[str]) -> str:
-    return f"[{', '.join(_word(field) for field in fields)}]"
+def _printable(line: str) -> str:
+    """A line without what would end it or what YAML refuses; names within it are quoted already."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def _one_line(text: str) -> str:
+    """A text within a comment."""
+    return " ".join(text.split())[:60]
+
+
+def _listed(fields: Sequence[str], rotations: Sequence[str] = ()) -> str:
+    entries = [f"{{field: {_word(f)}, as: rotation_6d}}" if f in rotations else _word(f) for f in fields]
+    return f"[{', '.join(entries)}]"
 
 
 def _numbers(values: Sequence[float]) -> str:
-    return f"[{', '.join(f'{value:g}' for value in values)}]"
+    return f"[{', '.join(map(_number, values))}]"
+
+
+def _number(value: float) -> str:
+    """A number as YAML 1.1 reads it: 1e+06 would be a text, 1.0e+06 is a number."""
+    text = f"{value:g}"
+    return text.replace("e", ".0e") if "e" in text and "." not in text else text

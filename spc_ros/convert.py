@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +21,10 @@ from tqdm import tqdm
 from spc_core.contract import Contract, parse_contract
 from spc_core.dataset import DatasetWriter
 from spc_ros.bag_conversion import Job
-from spc_ros.bag_files import BagError, find_bags, storage_files
+from spc_ros.bag_files import BagError, find_bags, stored_bytes, stored_in
 from spc_ros.bag_reader import BagReader
 from spc_ros.conversion_report import BagReport, ConversionReport
-from spc_ros.engines import here, in_processes, on_ray
+from spc_ros.engines import convert_task, on_ray, run
 from spc_ros.manifest import read_manifest
 from spc_ros.message_types import read_definitions
 from spc_ros.parts import TaskEpisode, load_part
@@ -33,7 +32,6 @@ from spc_ros.topic_report import merge_topics
 
 VERSION = 1  # of what a part holds; parts of other versions are made again
 ENGINES = ("processes", "ray")
-START_BYTES = 50_000_000  # of bags, which are converted in the time that a process takes to start
 
 
 class ConversionError(ValueError):
@@ -125,7 +123,7 @@ class _Parts:
 
     def file(self, bag: Path) -> Path:
         """Where a bag's part is; another file when bag, contract or options change."""
-        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _storage(bag)]
+        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in stored_in(bag)]
         said = repr((str(bag), str(bag.resolve()), files, self._manifest.get(bag), self._settled))
         return self.folder / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npz"
 
@@ -138,7 +136,7 @@ def _results(
 ) -> Iterator[tuple[BagReport, list[TaskEpisode]]]:
     """What came of each bag in the order of `paths`, whatever the engine, and from before where it is there."""
     files = {path: parts.file(path) for path in paths}
-    sizes = {path: sum(file.stat().st_size for file in _storage(path)) for path in paths}
+    sizes = {path: stored_bytes(path) for path in paths}
     missing = {path: file for path, file in files.items() if not file.is_file()}
     with tqdm(desc="convert", total=sum(sizes.values()), unit="B", unit_scale=True, disable=not show) as bar:
         bar.update(sum(size for path, size in sizes.items() if path not in missing))
@@ -169,10 +167,4 @@ def _make(
         raise ConversionError(f"the engine is '{engine}'; use one of: {', '.join(ENGINES)}")
     if engine == "ray":
         return on_ray(missing, job, progress)
-    worth = max(len(missing) // 4, size_bytes // START_BYTES)
-    count = min(workers or len(os.sched_getaffinity(0)), len(missing), worth)
-    return in_processes(missing, job, progress, count) if count > 1 else here(missing, job, progress)
-
-
-def _storage(bag: Path) -> list[Path]:
-    return [bag] if bag.is_file() else storage_files(bag)
+    return run(missing, convert_task, job, progress, workers, size_bytes)

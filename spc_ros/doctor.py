@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +19,15 @@ from spc_core.coverage import Coverage, check_coverage, measure
 from spc_core.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, TopicStats, worst
 from spc_core.value_checks import check_constant
 from spc_ros.bag_diagnosis import BagData, BagDiagnosis, Order, diagnose_bag
-from spc_ros.bag_reader import BagError, BagReader, find_bags
+from spc_ros.bag_files import BagError, find_bags, stored_bytes
+from spc_ros.bag_reader import BagReader
 from spc_ros.doctor_text import HEAD, row, told
+from spc_ros.engines import run
+from spc_ros.many_bags import check_across, merge_findings, merge_stats
 
 EXIT_WARN, EXIT_FAIL = 3, 4
 MAX_VIEWS = 6  # bags whose messages are kept to be drawn; the worst
 MAX_SAMPLES = 20_000  # transitions of a task from which its coverage is measured
-AGE_BINS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +114,23 @@ def diagnose(
     thresholds: Thresholds | None = None,
     task: str | None = None,
     progress: bool = True,
+    workers: int | None = None,
 ) -> DoctorReport:
-    """Look at bags, or folders with bags at any depth, one after the other.
+    """Look at bags, or folders with bags at any depth, in `workers` processes; without a number, one for each core.
 
     Without a contract, the one that the bags carry is used; where they carry none, topics alone are checked.
-    Raises BagError where a path holds no bag.
+    The report is the same for any number of processes. Raises BagError where a path holds no bag, and EngineError.
     """
     paths = find_bags(bags)
     order = Order(contract or _contract_in(paths), contract is not None, task, thresholds or Thresholds())
     collected = _Collected(order)
-    for path in tqdm(paths, "doctor", unit="bag", disable=not progress):
-        collected.add(*diagnose_bag(path, order))
+    sizes = [stored_bytes(path) for path in paths]
+    with tqdm(desc="doctor", total=sum(sizes), unit="B", unit_scale=True, disable=not progress) as bar:
+        looked_at = run(paths, diagnose_bag, order, bar.update, workers, sum(sizes))
+        for place, found in enumerate(looked_at):
+            collected.add(*found)
+            bar.set_postfix_str(f"{place + 1} of {len(paths)} bags", refresh=False)
+        bar.update(bar.total - bar.n)
     return collected.report()
 
 
@@ -158,7 +165,7 @@ class _Collected:
         badness = sum(finding.severity == "fail" for finding in bag.findings)
         badness += 0.01 * sum(finding.severity == "warn" for finding in bag.findings)
         entry = ((SEVERITIES.index(bag.verdict), badness, -len(self.bags)), View(bag, data))
-        if data.logs:
+        if data.traces:
             (heapq.heappushpop if len(self.worst) == MAX_VIEWS else heapq.heappush)(self.worst, entry)
         if data.states is not None and data.actions is not None and self.sampled[bag.task_id] < MAX_SAMPLES:
             self.sampled[bag.task_id] += len(data.states)
@@ -171,23 +178,15 @@ class _Collected:
             _, low0, high0 = self.ranges.get(topic, (log, low, high))
             if len(low0) == len(low):
                 self.ranges[topic] = (log, np.fmin(low, low0), np.fmax(high, high0))
-        for log in data.logs:
-            if log.topic in data.ages:
-                self._add_ages(log, data.ages[log.topic][0] * 1e3)
-
-    def _add_ages(self, log: TopicLog, age_ms: np.ndarray) -> None:
-        assert self.order.contract is not None
-        top_s = 1.5 * log.max_age_s if math.isfinite(log.max_age_s) else 5 / self.order.contract.rate_hz
-        edges = np.linspace(0, top_s * 1e3, AGE_BINS + 1)
-        counts, _ = np.histogram(np.clip(age_ms[np.isfinite(age_ms)], 0, edges[-1]), edges)
-        self.ages[log.topic] = (self.ages.get(log.topic, (np.zeros(AGE_BINS), edges))[0] + counts, edges)
+        for topic, (counts, edges) in data.ages.items():
+            self.ages[topic] = (self.ages.get(topic, (np.zeros(len(counts)), edges))[0] + counts, edges)
 
     def report(self) -> DoctorReport:
         contract, t = self.order.contract, self.order.thresholds
         findings = merge_findings([finding for bag in self.bags for finding in bag.findings])
         findings += check_across(self.bags, t)
         for log, low, high in self.ranges.values():
-            findings += check_constant(log, low, high)
+            findings += check_constant(log, *_without_parts(log, low, high, contract))
         coverage = None
         if contract is not None and self.samples:
             joined = {k: (np.concatenate([s for s, _ in v]), np.concatenate([a for _, a in v]))
@@ -209,80 +208,23 @@ class _Collected:
         )  # fmt: skip
 
 
+def _without_parts(
+    log: TopicLog, low: np.ndarray, high: np.ndarray, contract: Contract | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranges with NaN for parts that stand still of what moves as a whole, as x and y of a turn about z."""
+    low, high = low.copy(), high.copy()
+    for stream in contract.observation if contract else ():
+        for field in stream.observed if stream.topic == log.topic and log.role == "observation" else ():
+            parts = [log.fields.index(path) for path in field.inputs]
+            if np.any(low[parts] != high[parts]):
+                low[parts] = high[parts] = np.nan
+    return low, high
+
+
 def _clarity(found: Correlogram) -> tuple[int, float]:
     told = answers(found)
     sure = [answer for answer in told if not answer.why_not]
     return len(sure), max((abs(answer.correlation) for answer in sure), default=0.0)
-
-
-def merge_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """One finding for each topic and check, that of the worst bag, with the number of bags."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.topic, finding.check), []).append(finding)
-    merged = []
-    for group in groups.values():
-        worst_of = max(group, key=lambda f: (SEVERITIES.index(f.severity), abs(f.value) if f.value == f.value else 0))
-        merged.append(dataclasses.replace(worst_of, bags=len({finding.bag for finding in group})))
-    return merged
-
-
-def check_across(bags: Sequence[BagDiagnosis], t: Thresholds) -> list[Finding]:
-    """Topics whose rate in some bags is not what it is in most."""
-    rates: dict[str, list[tuple[float, str]]] = {}
-    for bag in bags:
-        for topic in bag.topics:
-            if math.isfinite(topic.rate_hz):
-                rates.setdefault(topic.topic, []).append((topic.rate_hz, bag.path))
-    findings = []
-    for topic, found in rates.items():
-        usual_hz = float(np.median([rate for rate, _ in found]))
-        off = [(abs(rate / usual_hz - 1), rate, path) for rate, path in found]
-        odd = [entry for entry in off if entry[0] > t.rate_tolerance]
-        if len(found) > 2 and odd:
-            share, rate_hz, path = max(odd)
-            text = (
-                f"{rate_hz:.1f} Hz in this bag, {usual_hz:.1f} Hz in most (allowed {t.rate_tolerance:.0%} off); bags "
-                f"of "
-                f"different set-ups should not be mixed"
-            )
-            findings.append(Finding("warn", topic, "rate across bags", text, share, bag=path, bags=len(odd)))
-    return findings
-
-
-def merge_stats(bags: Sequence[BagDiagnosis]) -> tuple[TopicStats, ...]:
-    """One row for each topic: counts added up, medians of rates, the worst bag's gaps, ages and delays."""
-    groups: dict[tuple[str, str], list[TopicStats]] = {}
-    for bag in bags:
-        for topic in bag.topics:
-            groups.setdefault((topic.topic, topic.role), []).append(topic)
-    return tuple(_merge(group) for group in groups.values())
-
-
-def _merge(group: Sequence[TopicStats]) -> TopicStats:
-    def over(name: str, how: Any) -> float:
-        values = np.array([getattr(topic, name) for topic in group], float)
-        return float(how(values[np.isfinite(values)])) if np.isfinite(values).any() else math.nan
-
-    def each(name: str) -> tuple[float, float, float]:
-        values = np.array([getattr(topic, name) for topic in group], float)
-        known = values[np.isfinite(values[:, 0])]
-        return tuple(known.max(axis=0).tolist()) if len(known) else (math.nan, math.nan, math.nan)
-
-    count = sum(topic.count for topic in group)
-    return dataclasses.replace(
-        group[0],
-        count=count,
-        rate_hz=over("rate_hz", np.median),
-        jitter_ms=over("jitter_ms", np.max),
-        gaps=sum(topic.gaps for topic in group),
-        gap_share=over("gap_share", np.mean),
-        longest_gap_s=over("longest_gap_s", np.max),
-        age_ms=each("age_ms"),
-        delay_ms=each("delay_ms"),
-        nan_share=sum(topic.nan_share * topic.count for topic in group) / max(1, count),
-        lost=sum(topic.lost for topic in group),
-    )
 
 
 def _answer_dict(answer: Answer) -> dict[str, Any]:

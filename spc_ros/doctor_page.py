@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from spc_core.diagnosis import SEVERITIES, Finding, TopicStats
 from spc_core.doctor_figures import age_figure, command_figure, coverage_figure, delay_curves, delay_figure, timeline
 from spc_core.html_page import draw, number, plural, table, whole_page
+from spc_core.tick_checks import is_plain_end
 from spc_ros.doctor import DoctorReport, View
 from spc_ros.doctor_text import show_times
-from spc_ros.topic_roles import find_command
 
 COLOURS = {"ok": "#009E73", "warn": "#E69F00", "fail": "#D55E00"}
 SENTENCES = {
@@ -126,31 +127,50 @@ def _in_time(report: DoctorReport) -> str:
         return ""
     views = [view for view in report.views if view.diagnosis.verdict != "ok"] or list(report.views[:1])
     note = f"<p>Drawn: {len(views)} of {plural(len(report.bags), 'bag')}, the worst first.</p>"
-    return "<h2>Where in time</h2>" + note + "".join(_view(report, i, view) for i, view in enumerate(views))
+    explained: set[str] = set()
+    return "<h2>Where in time</h2>" + note + "".join(_view(report, i, view, explained) for i, view in enumerate(views))
 
 
-def _view(report: DoctorReport, i: int, view: View) -> str:
-    bag, logs = view.diagnosis, view.data.logs
-    lasts = max((float(log.seconds.max()) for log in logs if len(log)), default=bag.duration_s)
+def _view(report: DoctorReport, i: int, view: View, explained: set[str]) -> str:
+    """One bag; `explained` are the kinds of figures whose caption has been given, those of this bag are added."""
+    bag, traces = view.diagnosis, view.data.traces
+    lasts = max((trace.last_s for trace in traces), default=bag.duration_s)
     made = f", {plural(bag.episodes, 'episode')}, {plural(bag.transitions, 'transition')}" if report.contract else ""
     title = f"{chip(bag.verdict, Path(bag.path).name)}"
-    parts = [f"<h3>{title}</h3><p class=caption>{bag.duration_s:.1f} s{made}</p>"]
-    command = next((log for log in logs if log.role == "action"), None) or find_command(logs)
+    parts = [f"<h3>{title}</h3><p class=caption>{bag.duration_s:.1f} s{made}{escape(_said(bag.findings))}</p>"]
+    command = next((trace for trace in traces if trace.commands), None)
     action = report.contract.action if report.contract else None
+    limits = (action.low, action.high) if action else (None, None)
     figures = [
-        ("timeline", timeline(logs, bag.findings, bag.cuts, lasts)),
-        ("delay", delay_figure(logs) if any(f.check in ("delay", "drift") for f in bag.findings) else None),
-        ("commands", command_figure(command, action and action.low, action and action.high) if command else None),
+        ("timeline", timeline(traces, bag.findings, bag.cuts, lasts)),
+        ("delay", delay_figure(traces, lasts) if any(f.check in ("delay", "drift") for f in bag.findings) else None),
+        (
+            "commands",
+            command_figure(command, *limits, lasts) if command else None,
+        ),
     ]
-    parts += [
-        draw(figure, f"bag-{i}-{name}") + (_caption(name) if i == 0 else "")
-        for name, figure in figures
-        if figure is not None
-    ]
-    if bag.cuts:
-        rows = [[f"{at_s:.2f} s", escape(reason)] for at_s, reason in bag.cuts[:30]]
-        more = f"<p class=caption>and {len(bag.cuts) - 30} more</p>" if len(bag.cuts) > 30 else ""
+    for name, figure in figures:
+        if figure is not None:
+            parts.append(draw(figure, f"bag-{i}-{name}") + ("" if name in explained else _caption(name)))
+            explained.add(name)
+    cuts = [cut for cut in bag.cuts if not is_plain_end(cut[1])]
+    if cuts:
+        rows = [[f"{at_s:.2f} s", escape(reason)] for at_s, reason in cuts[:30]]
+        more = f"<p class=caption>and {len(cuts) - 30} more</p>" if len(cuts) > 30 else ""
         parts.append(f"<p>Cuts:</p>{table(['at', 'reason'], rows)}{more}")
+    return "".join(parts)
+
+
+def _said(findings: Sequence[Finding]) -> str:
+    """What was found in a bag, in a few words: the checks by severity, with their topics."""
+    parts = []
+    for severity in ("fail", "warn"):
+        mine: dict[str, list[str]] = {}
+        for finding in findings:
+            if finding.severity == severity and finding.topic not in mine.setdefault(finding.check, []):
+                mine[finding.check].append(finding.topic)
+        checks = [check + (f" ({', '.join(filter(None, on))})" if any(on) else "") for check, on in mine.items()]
+        parts += [f". {severity.capitalize()}: {', '.join(checks)}"] if checks else []
     return "".join(parts)
 
 

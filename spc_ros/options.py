@@ -85,6 +85,7 @@ class Doctor:
     task: str | None = None  # task id of all these bags, for bags that do not name it
     json: Path | None = None  # also write all numbers and findings here
     html: Path | None = None  # also write a page here that shows where in time the trouble is
+    workers: int | None = None  # processes; default: one for each core
     strict: bool = False  # warnings fail too, with exit code 3
     thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
 

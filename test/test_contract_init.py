@@ -99,18 +99,18 @@ def mobile_base(tmp_path, **changes):
 def test_a_mobile_base_in_a_namespace(tmp_path):
     text = propose(mobile_base(tmp_path))
     known = yaml.safe_load(text)
-    assert (known["name"], known["rate_hz"], known["clock"]) == ("robot", 10, "receive")
-    assert "/r1/cmd_vel without stamps" in text and "relative to the namespace /r1" in text
+    assert (known["name"], known["rate_hz"], known["clock"]) == ("robot", 10, "header")
+    assert known["action"]["clock"] == "receive" and "clock: receive # Twist has no header; the others' stamps" in text
+    assert "relative to the namespace /r1" in text
     odometry, imu = known["observation"]
     assert odometry["topic"] == "odom" and odometry["fields"] == [
         "pose.pose.position.x",
         "pose.pose.position.y",
-        "pose.pose.orientation.z",
-        "pose.pose.orientation.w",
+        {"field": "pose.pose.orientation", "as": "rotation_6d"},
         "twist.twist.linear.x",
         "twist.twist.angular.z",
     ]
-    assert "pose.pose.position.z (never changes)" in text and "q and -q are one orientation" in text
+    assert "pose.pose.position.z (never changes)" in text and "{field: pose.pose.orientation, as: yaw}" in text
     assert imu["topic"] == "imu/data" and "linear_acceleration.y (NaN at times)" in text
     action = known["action"]
     assert (action["topic"], action["fields"]) == ("cmd_vel", ["linear.x", "angular.z"])

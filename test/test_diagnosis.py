@@ -106,7 +106,7 @@ def test_gaps_are_graded_by_the_time_they_take(lost, severity):
     if findings:
         assert near(findings[0].times, 199 * 0.02, (200 + lost) * 0.02, slack_s=0.0011)  # received 1 ms later
         assert findings[0].value == pytest.approx(lost / 499, rel=1e-6)
-        assert f"{findings[0].value:.1%} of the time is lost in 1 gaps" in findings[0].text
+        assert f"{findings[0].value:.1%} of the time is lost in 1 gap" in findings[0].text
 
 
 def test_a_short_gap_that_outlasts_max_age_is_a_warning():
@@ -412,3 +412,15 @@ def test_places_in_time_are_joined_and_limited():
 def test_findings_become_json_without_nan():
     plain = Finding("ok", "", "command delay", "cannot tell").as_dict()
     assert plain["value"] is None and plain["times"] == []
+
+
+def test_commands_that_change_smoothly_tell_no_delay():
+    """A slow sine goes with its integral at any lag of the window, best at one that has nothing to do with delay."""
+    t_s = np.arange(500) / 50
+    u, y = np.sin(3 * t_s)[:, None], -np.cos(3 * t_s - 0.7)[:, None]
+    time_ns = WALL_NS + np.round(t_s * 1e9).astype(np.int64)
+    found = correlogram(time_ns, u, ("u",), time_ns, y, ("y",))
+    (answer,) = answers(found)
+    assert "so smoothly" in answer.why_not
+    (finding,) = check_command_delay("states", found, 0.02, T)
+    assert finding.severity == "ok" and "record livelier commands" in finding.text

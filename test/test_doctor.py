@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import pickle
 import re
 
 import numpy as np
@@ -13,10 +14,13 @@ from robot_recording import JOINTS, TRAVEL_NS, record_robot
 
 from spc_core.contract import parse_contract
 from spc_core.diagnosis import Thresholds
+from spc_core.traces import MAX_POINTS
+from spc_ros import doctor
 from spc_ros.bag_reader import BagError
 from spc_ros.cli import main
 from spc_ros.convert import convert
 from spc_ros.doctor import EXIT_FAIL, EXIT_WARN, diagnose
+from spc_ros.doctor_page import page
 
 
 def look(*bags, **how):
@@ -217,3 +221,48 @@ def test_the_command_line_writes_json_and_a_page_and_has_exit_codes(tmp_path, ca
     assert main(["doctor", str(bad), *loose]) == 0
     assert main(["doctor", str(bad), *loose, "--strict"]) == EXIT_WARN
     assert main(["doctor", str(tmp_path / "nowhere")]) == 1
+
+
+def test_the_report_is_the_same_from_several_processes(tmp_path):
+    odd = {1: lost("/joint_states", 1.0, 1.5), 3: broken}
+    bags = [record_robot(tmp_path / str(i), seconds=3, seed=i, change=odd.get(i, lambda s: s)) for i in range(8)]
+    one, two = look(*bags, workers=1), look(*bags, workers=2)
+    assert json.dumps(one.as_dict()) == json.dumps(two.as_dict()) and one.text() == two.text()
+    assert page(one) == page(two)
+    assert [bag.verdict for bag in one.bags] == ["ok", "fail", "ok", "fail", "ok", "ok", "ok", "ok"]
+
+
+def test_what_is_kept_of_a_bag_is_small(tmp_path):
+    bag = record_robot(tmp_path / "bag", seconds=30)
+    (view,) = look(bag, workers=1).views
+    assert max(len(trace.step_ms.y) for trace in view.data.traces) == MAX_POINTS  # of 3,000
+    assert len(pickle.dumps(view)) < 500_000
+
+
+def test_progress_is_told_in_bytes_and_reaches_the_whole(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(doctor, "tqdm", lambda *a, **k: (told.append(Told(**k)), told[-1])[1])
+    bags = [record_robot(tmp_path / str(i), seconds=2) for i in range(2)]
+    diagnose(bags, workers=1)
+    assert told[0].total == told[0].n == sum(f.stat().st_size for bag in bags for f in bag.glob("*.mcap"))
+    assert told[0].updates > 4 and not told[0].disable
+
+
+class Told:
+    """A progress bar that only counts."""
+
+    def __init__(self, desc, total, unit, unit_scale, disable):
+        self.total, self.disable, self.n, self.updates = total, disable, 0, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, count):
+        assert count >= 0
+        self.n, self.updates = self.n + count, self.updates + 1
+
+    def set_postfix_str(self, text, refresh):
+        assert "of 2 bags" in text
