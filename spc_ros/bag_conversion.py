@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def convert_bag(
 ) -> tuple[BagReport, list[TaskEpisode]]:
     """One bag's report and episodes. `progress` is told the bytes read so far. Raises BagError and MessageError."""
     contract = job.contract
-    with BagReader(path, job.definitions) as bag:
+    with ThreadPoolExecutor(1) as pool, BagReader(path, job.definitions) as bag:
+        sha256 = pool.submit(bag_sha256, path)  # beside the reading, which leaves it the processor now and then
         notes = _compare_contract(bag, job)
         log = read_log(bag, contract, _marked(bag, contract), lambda: progress(bag.bytes_read))
         infos = _infos(log, str(path))
@@ -65,10 +67,10 @@ def convert_bag(
         lost = cutting.dropped
         why = max(lost, key=lambda reason: lost[reason], default="there is no tick in the episode")
         raise BagError(f"{path}: holds no transition; {why}")
-    sha256, behaviour = bag_sha256(path), custom.get("spc.behaviour", "")
+    behaviour = custom.get("spc.behaviour", "")
     episodes = []
     for piece in cutting.pieces:
-        episode = _episode(piece, log.ticks, path.name, sha256, behaviour, about)
+        episode = _episode(piece, log.ticks, path.name, sha256.result(), behaviour, about)
         check_episode(episode, contract, str(path))
         episodes.append(TaskEpisode(*_task(windows[piece.window], about, bag, contract), episode))
     report = BagReport(

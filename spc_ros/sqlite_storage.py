@@ -24,6 +24,7 @@ MAGIC = b"SQLite format 3\0"
 HEAD_BYTES = 100
 PIECE_BYTES = 4 << 20
 PIECE_ROWS = 4096
+TOPICS_AT_ONCE = 400  # SQLite gives 2,000 columns at most
 CACHED_ROWS = 512  # rows at a time that stay in the processor's cache: half as fast again as thousands
 STEPS = 100_000  # of SQLite's machine from one look at how long a statement takes to the next
 STEPS_PER_BYTE = 16  # a pass over all rows takes about one
@@ -39,6 +40,7 @@ class SqliteStorage:
         self.start_ns, self.end_ns = 0, 0
         self.salvaged: np.ndarray | None = None  # (N, 4) topic id, timestamp, rowid, size of a damaged database
         self._counts: dict[int, int] = {}
+        self._largest: dict[int, int] = {}  # bytes of a message, by topic id
         self._stack = contextlib.ExitStack()
         self._steps = 0
         try:
@@ -64,13 +66,8 @@ class SqliteStorage:
 
     def piece_rows(self, ids: Collection[int]) -> int:
         """How many rows at a time keep within a piece, whatever their order."""
-        marks = ", ".join("?" * len(ids))
-        query = f"SELECT max(length(data)) FROM messages NOT INDEXED WHERE topic_id IN ({marks})"
-        try:
-            largest: Any = self.execute(query, list(ids)).get
-        except apsw.Error:
-            largest = int(self.salvage()[:, 3].max(initial=0))
-        return max(1, min(PIECE_ROWS, 2 * PIECE_BYTES // max(1, largest or 0)))
+        largest = max(1, *(self._largest.get(key, 0) for key in ids))
+        return max(1, min(PIECE_ROWS, 2 * PIECE_BYTES // largest))
 
     def salvage(self) -> np.ndarray:
         """(N, 4) topic id, timestamp, rowid, size of all rows that can be reached, in log order."""
@@ -152,7 +149,7 @@ class SqliteStorage:
         definitions = self._read_definitions() if "message_definitions" in tables else {}
         ids, channels = [], []
         for key, topic, kind, form in execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id"):
-            if not (isinstance(topic, str) and isinstance(kind, str)):
+            if not (isinstance(key, int) and isinstance(topic, str) and isinstance(kind, str)):
                 raise DamageError(f"topic {key} has no name or no type")
             ids.append(key)
             channels.append(Channel(topic, kind, str(form), definitions.get(kind, NO_DEFINITION)))
@@ -168,22 +165,28 @@ class SqliteStorage:
         return {name: MessageDefinition(FORMATS[kind], text) for name, kind, text in rows if kind in FORMATS}
 
     def _count(self) -> None:
-        """Count messages by topic; a full pass, which also shows most damage. More columns would make SQLite sort."""
-        one = self.execute
+        """Count messages by topic; a full pass, which also shows most damage. Grouping would make SQLite sort."""
         try:
-            rows: Any = one("SELECT topic_id, count(*) FROM messages NOT INDEXED GROUP BY topic_id").fetchall()
-            ends: Any = one("SELECT count(*), min(timestamp), max(timestamp) FROM messages").get
+            total, numbers = 0, []
+            for begin in range(0, len(self._ids), TOPICS_AT_ONCE):
+                keys = self._ids[begin : begin + TOPICS_AT_ONCE]
+                sums = ", ".join(f"sum(topic_id = {key}), max((topic_id = {key}) * length(data))" for key in keys)
+                found: Any = self.execute(f"SELECT count(*), {sums} FROM messages NOT INDEXED").get
+                total, numbers = found[0], [*numbers, *found[1:]]
+            ends: Any = self.execute("SELECT count(*), min(timestamp), max(timestamp) FROM messages").get
             indexed, start_ns, end_ns = ends
-            if indexed != sum(row[1] for row in rows):
+            if indexed != total:
                 raise apsw.Error("table and index differ")
-            if rows and not all(isinstance(value, int) for row in (*rows, (start_ns, end_ns)) for value in row):
+            if total and not all(isinstance(value, int) for value in (*numbers, start_ns, end_ns)):
                 raise apsw.Error("values of a wrong kind")
+            counts, largest = [number or 0 for number in numbers[::2]], [number or 0 for number in numbers[1::2]]
         except apsw.Error:
             table = self.salvage()
-            keys, counts = np.unique(table[:, 0], return_counts=True)
-            rows = list(zip(keys.tolist(), counts.tolist(), strict=True))
+            sizes = [table[table[:, 0] == key, 3] for key in self._ids]
+            counts, largest = [len(size) for size in sizes], [int(size.max(initial=0)) for size in sizes]
             start_ns, end_ns = (int(table[0, 1]), int(table[-1, 1])) if len(table) else (0, 0)
-        self._counts = {key: count for key, count in rows if key in self._ids}
+        self._counts = dict(zip(self._ids, counts, strict=True))
+        self._largest = dict(zip(self._ids, largest, strict=True))
         self.start_ns, self.end_ns = start_ns or 0, end_ns or 0
 
     def _reachable_rows(self) -> Iterator[tuple[int, int, int, int]]:
