@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -32,7 +33,8 @@ class WholeFolder:
         self.root, self._overwrite, self._mark, self._what = Path(root), overwrite, mark, what
         self._check_free()
         self.root.parent.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=f".{self.root.name}.partial-", dir=self.root.parent))
+        self._remove_orphans()
+        self.path = Path(tempfile.mkdtemp(prefix=f".{self.root.name}.partial-{os.getpid()}-", dir=self.root.parent))
         self.open = True
 
     def commit(self) -> Path:
@@ -53,6 +55,13 @@ class WholeFolder:
             self.open = False
             shutil.rmtree(self.path, ignore_errors=True)
 
+    def _remove_orphans(self) -> None:
+        """Remove what a killed process of this machine left of the same folder."""
+        for left in self.root.parent.glob(f".{glob.escape(self.root.name)}.partial-*-*"):
+            pid = left.name.split("-")[-2]
+            if pid.isdigit() and not _runs(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+
     def _check_free(self) -> None:
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
             return
@@ -62,3 +71,13 @@ class WholeFolder:
             )
         if not (self.root / self._mark).is_file():
             raise FileExistsError(f"{self.root}: is not {self._what}, so it is not overwritten; choose another folder")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True

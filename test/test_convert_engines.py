@@ -57,13 +57,14 @@ def test_a_killed_conversion_goes_on_and_gives_the_same_dataset(tmp_path, monkey
     process.wait()
     assert not (tmp_path / "out").exists()
     done = len(list(parts.glob("[!.]*.npz")))
+    assert list(tmp_path.glob(".out.partial-*")), "the dataset was not begun"
     converted = []
     real = engines.convert_to_part
     monkeypatch.setattr(engines, "convert_to_part", lambda *args: (converted.append(args[0]), real(*args)))
     quiet(bags, tmp_path / "out")
     assert len(converted) == 40 - done < 40
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    assert not parts.exists()
+    assert not list(tmp_path.glob(".out*"))  # nor is anything left of the killed one
 
 
 def test_no_worker_outlives_a_killed_conversion(tmp_path):
