@@ -43,7 +43,7 @@ class Marks:
 
 
 @dataclasses.dataclass(frozen=True)
-class BagLog:
+class AlignedBag:
     """A bag as its contract sees it. `counts` are late and duplicate samples that were dropped, by topic and kind."""
 
     ticks: Ticks
@@ -52,17 +52,17 @@ class BagLog:
     marks: Mapping[str, Marks]  # by the contract's name of the topic, and `episode`
 
 
-def read_log(
+def align_bag(
     bag: BagReader,
     contract: Contract,
     marked: Mapping[str, tuple[str, str, str]],
     progress: Callable[[], None] = lambda: None,
-) -> BagLog:
+) -> AlignedBag:
     """Decode and align all that the contract names. Raises BagError and MessageError.
 
     `marked` are topics that mark episodes or tasks: name to (the bag's topic, type, field).
-    A regular log is aligned in blocks. One whose clock jumps, or whose topics are more than PATIENCE_NS out of order,
-    goes through the same code as a node's messages, sample by sample.
+    A log is aligned in blocks. One whose topics are more than PATIENCE_NS out of order goes through the same code as a
+    node's messages, sample by sample.
     """
     try:
         return _Reading(bag, contract, marked, progress).in_blocks()
@@ -90,7 +90,7 @@ class _Reading:
         self.marks = {name: _Marking(bag, *where) for name, where in marked.items()}
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []  # receive and sample times of the first stream
 
-    def in_blocks(self) -> BagLog:
+    def in_blocks(self) -> AlignedBag:
         assembler = ArrayAssembler(self.contract, PATIENCE_NS)
         observed = len(self.contract.observation)
         parts = []
@@ -100,7 +100,7 @@ class _Reading:
         parts.append(assembler.flush())
         return self._log(Ticks.concatenate(parts), assembler.counts)
 
-    def one_by_one(self) -> BagLog:
+    def one_by_one(self) -> AlignedBag:
         assembler = TransitionAssembler(self.contract, PATIENCE_NS)
         steps: list[Step] = []
         for samples in self._blocks():
@@ -143,7 +143,7 @@ class _Reading:
     def _is_first_of_topic(self, index: int) -> bool:
         return all(source.topic != self.sources[index].topic for source in self.sources[:index])
 
-    def _log(self, ticks: Ticks, counts: Mapping[str, int]) -> BagLog:
+    def _log(self, ticks: Ticks, counts: Mapping[str, int]) -> AlignedBag:
         receive, t_ns = (_joined([pair[i] for pair in self.pairs]) for i in range(2))
         topics = {
             topic: TopicLog(
@@ -156,7 +156,7 @@ class _Reading:
             for topic, parts in self.seen.items()
         }
         marks = {name: mark.marks(receive, t_ns) for name, mark in self.marks.items()}
-        return BagLog(ticks, topics, counts, marks)
+        return AlignedBag(ticks, topics, counts, marks)
 
 
 class _Marking:

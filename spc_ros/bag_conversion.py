@@ -16,7 +16,7 @@ from spc_core.dataset import DatasetError, Episode, check_episode
 from spc_core.episode import EpisodeInfo
 from spc_core.segments import Cutting, Piece, Window, cut_into_pieces, episode_window, marker_windows
 from spc_core.ticks import Ticks
-from spc_ros.aligned_bag import STRING, BagLog, Marks, read_log
+from spc_ros.aligned_bag import STRING, AlignedBag, Marks, align_bag
 from spc_ros.bag_files import BagError, bag_sha256
 from spc_ros.bag_reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion_report import BagReport
@@ -57,7 +57,7 @@ def convert_bag(
     with ThreadPoolExecutor(1) as pool, BagReader(path, job.definitions) as bag:
         sha256 = pool.submit(bag_sha256, path)  # beside the reading, which leaves it the processor now and then
         notes = _compare_contract(bag, job)
-        log = read_log(bag, contract, _marked(bag, contract), lambda: progress(bag.bytes_read))
+        log = align_bag(bag, contract, _marked(bag, contract), lambda: progress(bag.bytes_read))
         infos = _infos(log, str(path))
         about = _about(bag, job, log, infos)
         custom, notes, size_bytes = bag.info.custom_data, (*notes, *bag.losses), bag.size_bytes
@@ -117,14 +117,14 @@ def _marked(bag: BagReader, contract: Contract) -> dict[str, tuple[str, str, str
     return marked
 
 
-def _infos(log: BagLog, where: str) -> list[EpisodeInfo]:
+def _infos(log: AlignedBag, where: str) -> list[EpisodeInfo]:
     """All that the topic `episode` said, in its order. Raises BagError on foreign text."""
     texts = log.marks[EPISODE_TOPIC].values if EPISODE_TOPIC in log.marks else ()
     found = [parse_episode([str(text)], where) for text in texts]
     return [info for info in found if info is not None]
 
 
-def _windows(log: BagLog, infos: list[EpisodeInfo], contract: Contract) -> list[Window]:
+def _windows(log: AlignedBag, infos: list[EpisodeInfo], contract: Contract) -> list[Window]:
     """The episodes of the bag; without any word of them all time is one."""
     segments = contract.segments
     if segments.by == "topic" and segments.topic != EPISODE_TOPIC:
@@ -156,7 +156,7 @@ def _last_words(infos: list[EpisodeInfo]) -> list[EpisodeInfo]:
     return last
 
 
-def _about(bag: BagReader, job: Job, log: BagLog, infos: list[EpisodeInfo]) -> About:
+def _about(bag: BagReader, job: Job, log: AlignedBag, infos: list[EpisodeInfo]) -> About:
     """What is known of the whole bag: the manifest goes before the bag, the bag before its folder and --task."""
     try:
         about = said_by_bag(bag.info.custom_data, job.contract.task_key, str(bag.path))
@@ -212,7 +212,7 @@ def _cut_seconds(cutting: Cutting, ticks: Ticks) -> tuple[tuple[float, str], ...
 
 
 def _topic_reports(
-    log: BagLog, episodes: list[TaskEpisode], contract: Contract, infos: list[EpisodeInfo]
+    log: AlignedBag, episodes: list[TaskEpisode], contract: Contract, infos: list[EpisodeInfo]
 ) -> dict[str, TopicReport]:
     ticks_ns = np.concatenate([entry.episode.times_ns for entry in episodes])
     observed = {stream.topic for stream in contract.observation}
