@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `sim`: a task family behind the contract's topics, in lock-step with the commands or in real time."""
+"""Node `sim`: a task family or any model behind the contract's topics, in lock-step or in real time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from spc_core.contract import find_config, load_contract
 from spc_core.disturbances import DisturbanceConfig, noise_std
-from spc_core.tasks import families, find_task, make_env
+from spc_core.tasks import Task, families, find_task, make_env
+from spc_core.tasks.mjcf import MjcfEnv
 from spc_ros.managed_node import run
 from spc_ros.messages import FieldReader, stamp_ns
 from spc_ros.plain_node import Param, PlainNode, steady_timer
@@ -25,8 +26,10 @@ from spc_ros.topic_bridge import EPISODE_TOPIC, StatePublishers, latched_qos, me
 
 PARAMS = [
     Param("family", "arm_reach", "task family", choices=families(), read_only=True),
+    Param("model", "", "MJCF file of any robot, instead of a family; needs its contract", read_only=True),
+    Param("keyframe", "", "model: where an episode begins; empty: its first keyframe, or qpos0", read_only=True),
     Param("contract", "", "contract file or name; empty: the family's", read_only=True),
-    Param("task_id", "", "task of the next episode; empty: the family's first"),
+    Param("task_id", "", "task of the next episode; empty: the family's first. With a model, only a label"),
     Param("seed", 0, "seed of the next episode", 0, 2**31),
     Param("mode", "lockstep", "who sets the pace", choices=("lockstep", "realtime"), read_only=True),
     Param("auto_reset", False, "start an episode at once, and the next one, seed + 1, when one ends"),
@@ -53,8 +56,8 @@ class SimNode(PlainNode):
 
     def __init__(self) -> None:
         super().__init__("sim", PARAMS)
-        contract = load_contract(find_config("contracts", self.params.contract or self.params.family))
-        self.sim = Simulation(make_env(self.params.family), contract)
+        self.sim = make_simulation(self.params)
+        contract = self.sim.contract
         noise_std(self.params.noise, self.sim.fields)  # parameters that were given at the start
         if self.params.task_id:
             self._check_task(self.params.task_id)
@@ -103,13 +106,20 @@ class SimNode(PlainNode):
     def reset(self, seed: int) -> None:
         """End a running episode as truncated and start the next one."""
         self._end("reset", truncated=True)
-        task_id = self.params.task_id
-        task = find_task(task_id) if task_id else make_env(self.params.family).task
+        task = self._task()
         self._first, self._command = self.sim.reset(task, seed, self._disturbances()), None
         self.out.counts.clear()
         self._held = self._safe
         self._since_s, self._announced = time.monotonic(), False
         self._release_first()
+
+    def _task(self) -> Task:
+        """The task of the next episode."""
+        task_id = self.params.task_id
+        if self.params.model:
+            task = self.sim.env.task
+            return dataclasses.replace(task, task_id=task_id or task.family)
+        return find_task(task_id) if task_id else make_env(self.params.family).task
 
     def _disturbances(self) -> DisturbanceConfig:
         """What the parameters ask for; holds from the next episode on."""
@@ -253,16 +263,29 @@ class SimNode(PlainNode):
                 if parameter.name == "task_id" and parameter.value:
                     self._check_task(parameter.value)
                 elif parameter.name == "noise":
-                    noise_std(parameter.value, self.sim.fields)
+                    noise_std(parameter.value or (), self.sim.fields)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _check_task(self, task_id: str) -> None:
         """Raises ValueError for a task that is not of this simulation."""
+        if self.params.model:
+            return
         family = find_task(task_id).family
         if family != self.params.family:
             raise ValueError(f"task '{task_id}' is not of the family '{self.params.family}'")
+
+
+def make_simulation(params: Any) -> Simulation:
+    """What the parameters ask for. Raises ValueError: ContractError, ModelError."""
+    if not params.model:
+        contract = load_contract(find_config("contracts", params.contract or params.family))
+        return Simulation(make_env(params.family), contract)
+    if not params.contract:
+        raise ValueError(f"parameter 'contract' is empty; give the contract of the robot in model {params.model}")
+    contract = load_contract(find_config("contracts", params.contract))
+    return Simulation(MjcfEnv(params.model, contract, params.keyframe, params.task_id), contract)
 
 
 def main() -> int:

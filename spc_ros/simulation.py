@@ -83,10 +83,12 @@ class Simulation:
     def step(self, action: np.ndarray) -> State:
         """One period further; ends the episode when the task or its time is over."""
         self.env.push(self.disturbances.push(self.env.dofs))
-        observation, reward, terminated, truncated, _ = self.env.step(self.disturbances.applied(action))
+        observation, reward, terminated, truncated, notes = self.env.step(self.disturbances.applied(action))
         self.t_ns += self.contract.period_ns
         if terminated or truncated:
             self.end("task ended" if terminated else "time limit", bool(terminated), bool(truncated))
+        elif "broken" in notes:  # neither: the episode has no sound end
+            self.end(notes["broken"])
         measured = self.disturbances.measured(observation)
         return State(self.t_ns, measured, None if reward is None else float(reward))
 

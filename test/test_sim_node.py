@@ -15,11 +15,11 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from spc_core.contract import Contract, find_config, load_contract
+from spc_core.contract import Contract, find_config, load_contract, parse_contract
 from spc_core.episode import EpisodeInfo
 from spc_core.tasks import find_task
 from spc_ros.messages import stamp_ns
-from spc_ros.processes import NodeGroup
+from spc_ros.processes import NodeGroup, NodeProcess
 from spc_ros.topic_bridge import CommandPublisher, message_class, stream_qos
 
 pytestmark = pytest.mark.timeout(180)
@@ -145,7 +145,8 @@ def test_resets_with_task_changes(nodes: NodeGroup, probe: Probe, resets: int) -
     pid, warm_kib, began_s = nodes.nodes["sim"].process.pid, 0, time.monotonic()
     for k in range(resets):
         task_id = f"arm_reach/{('train', 'id')[k % 2]}/{k % 10:02d}"
-        assert all(result.successful for result in set_parameters(probe, task_id=task_id, seed=k))
+        results = set_parameters(probe, task_id=task_id, seed=k)
+        assert all(result.successful for result in results), (k, results)
         answer = probe.call("sim/reset", Trigger)
         info = EpisodeInfo.from_json(answer.message)
         assert answer.success and (info.episode, info.task_id, info.seed) == (k + 1, task_id, k)
@@ -160,3 +161,28 @@ def test_resets_with_task_changes(nodes: NodeGroup, probe: Probe, resets: int) -
     starts = [b for a, b in zip(commander.stamps, commander.stamps[1:], strict=False) if b - a > CONTRACT.period_ns]
     assert len(starts) == resets - 1 and all(np.diff(commander.stamps) > 0)
     assert grown_kib < 4096
+
+
+def test_any_model_with_its_contract(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
+    """A robot without task and reward: states, episodes with a label, and a clear refusal of a wrong name."""
+    contract = parse_contract(CONTRACT.text.replace("segment: bag", "segment: bag, limit_s: 0.2"), "arm.yaml")
+    (tmp_path / "arm.yaml").write_text(contract.text)
+    model = Path(__file__).resolve().parents[1] / "spc_core" / "tasks" / "arm_reach.xml"
+    probe.listen("reward", "geometry_msgs/msg/Vector3Stamped", stream_qos(reliable=True))
+    episode, commander = probe.listen_episodes(), Commander(probe)
+    nodes.start("sim", {"model": str(model), "contract": str(tmp_path / "arm.yaml"), "task_id": "lab/arm"})
+    nodes.wait_ready(60.0)
+    info = EpisodeInfo.from_json(probe.call("sim/reset", Trigger).message)
+    assert info.task_id == "lab/arm" and dict(info.params) == {}
+    probe.until(lambda: (latest := episode()) is not None and latest.state == "ended", "the end of the episode")
+    probe.until(lambda: len(commander.states) == 11, "its last state")
+    assert commander.states[0].position.tolist() == [0.0, 0.0] and commander.states[-1].position[0] > 0
+    assert probe.heard["reward"] == []
+    assert set_parameters(probe, task_id="lab/other")[0].successful
+    (tmp_path / "wrong.yaml").write_text(contract.text.replace("effort.elbow", "effort.elbo"))
+    other = NodeProcess(
+        "sim", tmp_path, {"model": str(model), "contract": str(tmp_path / "wrong.yaml")}, "", own_domain()
+    )
+    assert other.wait(30.0) == 1
+    text = other.log.read_text()
+    assert "no actuator 'elbo' (did you mean 'elbow'?)" in text and "Traceback" not in text
