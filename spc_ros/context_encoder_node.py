@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,6 +67,8 @@ class ContextEncoderNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("context_encoder", PARAMS)
+        self.on_context: Callable[[Float32MultiArray], None] | None = None  # who is told without DDS
+        self.latest: Float32MultiArray | None = None
         self._tracker: ContextTracker | None = None
         self._task_id: str | None = None
         self._tick_ns = 0  # the last decided tick
@@ -87,7 +90,7 @@ class ContextEncoderNode(ManagedNode):
         self._publish()
 
     def teardown(self) -> None:
-        self._tracker = None
+        self._tracker = self.latest = None
 
     def on_parameters(self) -> None:
         if self._tracker is not None:
@@ -129,7 +132,10 @@ class ContextEncoderNode(ManagedNode):
     def _publish(self) -> None:
         if self._tracker is not None:
             t = self._tracker
-            self._publisher.publish(encode_context(t.context, t.uncertainty, t.count, self._tick_ns))
+            self.latest = encode_context(t.context, t.uncertainty, t.count, self._tick_ns)
+            self._publisher.publish(self.latest)
+            if self.on_context is not None:
+                self.on_context(self.latest)
 
     def _on_episode(self, msg: String) -> None:
         info = EpisodeInfo.from_json(msg.data)

@@ -152,44 +152,57 @@ class ManagedNode(LifecycleNode):
 _ERROR = TransitionCallbackReturn.ERROR
 
 
-def run(node_class: Callable[[], PlainNode | ManagedNode]) -> int:
-    """Run one node until a signal or its own end; returns the program's exit code."""
+def run(*node_classes: Callable[[], PlainNode | ManagedNode]) -> int:
+    """Run nodes on one executor until a signal or the end of one of them; returns the program's exit code.
+
+    They begin in the order given and close in the reverse one.
+    """
     caught: list[int] = []
     for number in STOP_SIGNALS:
         signal.signal(number, lambda received, _frame: caught.append(received))
     _die_with_parent()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # rclpy's own would close ROS before the safe action
+    nodes: list[PlainNode | ManagedNode] = []
     try:
-        node = node_class()
+        for node_class in node_classes:
+            nodes.append(node_class())
     except (ValueError, OSError, InvalidParameterTypeException, InvalidParameterValueException) as error:
         print(f"{os.path.basename(sys.argv[0])}: cannot start: {error}", file=sys.stderr, flush=True)
         rclpy.shutdown()
         return 1
-    executor = _executor(node)
-    executor.add_node(node)
+    executor = _executor(nodes[0])
+    for node in nodes:
+        executor.add_node(node)
 
     def begin() -> None:
         once.cancel()
-        _begin(node)
+        _begin(nodes)
 
-    once = steady_timer(node, 0.0, begin)
+    once = steady_timer(nodes[0], 0.0, begin)
     try:
-        while not caught and node.exit_code is None:
-            _spin_once(executor, node, POLL_S)
+        while not caught and _exit_code(nodes) is None:
+            _spin_once(executor, nodes, POLL_S)
         deadline_s = time.monotonic() + STOP_S
-        while node.busy() and time.monotonic() < deadline_s:
-            _spin_once(executor, node, POLL_S)
-        node.close()
-        _linger(executor, node)
+        while any(node.busy() for node in nodes) and time.monotonic() < deadline_s:
+            _spin_once(executor, nodes, POLL_S)
+        for node in reversed(nodes):
+            node.close()
+        _linger(executor, nodes)
     except ExternalShutdownException:
         pass
     finally:
         executor.shutdown()
-        node.destroy_node()
+        for node in reversed(nodes):
+            node.destroy_node()
         rclpy.try_shutdown()
         for number in STOP_SIGNALS:  # Ctrl-C reaches a launched node twice; the second must not spoil the exit
             signal.signal(number, signal.SIG_IGN)
-    return node.exit_code or 0
+    return _exit_code(nodes) or 0
+
+
+def _exit_code(nodes: Sequence[PlainNode | ManagedNode]) -> int | None:
+    """Of the first node that wants the program to end."""
+    return next((node.exit_code for node in nodes if node.exit_code is not None), None)
 
 
 def _executor(node: PlainNode | ManagedNode) -> Executor:
@@ -204,27 +217,29 @@ def _executor(node: PlainNode | ManagedNode) -> Executor:
     return SingleThreadedExecutor()
 
 
-def _linger(executor: Executor, node: PlainNode | ManagedNode) -> None:
+def _linger(executor: Executor, nodes: Sequence[PlainNode | ManagedNode]) -> None:
     """A best-effort message, such as a last safe action, is lost when its process ends at once."""
     deadline_s = time.monotonic() + LINGER_S
     while (left_s := deadline_s - time.monotonic()) > 0:
-        _spin_once(executor, node, left_s)
+        _spin_once(executor, nodes, left_s)
 
 
-def _begin(node: PlainNode | ManagedNode) -> None:
-    node.begin()
-    if node.exit_code is None:
-        node.get_logger().info(READY)
+def _begin(nodes: Sequence[PlainNode | ManagedNode]) -> None:
+    for node in nodes:
+        node.begin()
+    if _exit_code(nodes) is None:
+        nodes[-1].get_logger().info(READY)
 
 
-def _spin_once(executor: Executor, node: PlainNode | ManagedNode, timeout_s: float) -> None:
+def _spin_once(executor: Executor, nodes: Sequence[PlainNode | ManagedNode], timeout_s: float) -> None:
     try:
         executor.spin_once(timeout_sec=timeout_s)
     except ExternalShutdownException:
         raise
-    except Exception as error:
-        node.get_logger().fatal(f"a callback failed: {error}\n{traceback.format_exc()}")
-        node.failed(error)
+    except Exception as error:  # of one of them, and nothing says which
+        nodes[-1].get_logger().fatal(f"a callback failed: {error}\n{traceback.format_exc()}")
+        for node in reversed(nodes):
+            node.failed(error)
 
 
 def _die_with_parent() -> None:

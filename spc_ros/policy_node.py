@@ -69,8 +69,10 @@ ACK_TIMEOUT = Duration(seconds=0.2)
 class PolicyNode(ManagedNode):
     """Service ~/report gives the counts of the safety chain's interventions as JSON."""
 
-    def __init__(self) -> None:
+    def __init__(self, hears_context: bool = True) -> None:
+        """Without `hears_context`, the context comes by `take_context`, not by the topic."""
         super().__init__("policy", PARAMS)
+        self._hears_context = hears_context
         self._policy: Policy | None = None
         self._z_ns = 0
         self._frame: Frame | None = None  # waits for its context, or for the first connections
@@ -96,7 +98,8 @@ class PolicyNode(ManagedNode):
         self._commands = CommandPublisher(self, contract, lockstep)
         self.create_service(Trigger, "~/report", self._on_report)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
-        self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
+        if self._hears_context:
+            self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self.take_context, latched_qos(depth=10))
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_frames, lockstep, self.diagnostics.complain)
         steady_timer(self, CHECK_S, self._check)
@@ -185,7 +188,10 @@ class PolicyNode(ManagedNode):
             self._send(None, f"no observation for {self._silence_s:.3f} s", self._last_ns)
             self.diagnostics.counts["silences"] += 1
 
-    def _on_context(self, msg: Float32MultiArray) -> None:
+    def take_context(self, msg: Float32MultiArray) -> None:
+        """The task vector of a tick, as the topic `context` tells it."""
+        if self._policy is None:
+            return
         try:
             reading = decode_context(msg)
             context = reading.context

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `sim`: a task family behind the contract's topics, in lock-step with the commands or in real time."""
+"""Node `sim`: a task family or any model behind the contract's topics, in lock-step or in real time."""
 
 from __future__ import annotations
 
@@ -15,23 +15,35 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.contract import find_config, load_contract
-from spc_core.tasks import families, find_task, make_env
+from spc_core.disturbances import DisturbanceConfig, noise_std
+from spc_core.tasks import Task, families, find_task, make_env
+from spc_core.tasks.mjcf import MjcfEnv
 from spc_ros.managed_node import run
 from spc_ros.messages import FieldReader, stamp_ns
 from spc_ros.plain_node import Param, PlainNode, steady_timer
-from spc_ros.simulation import Simulation, State
+from spc_ros.simulation import RealTimeFactor, Simulation, State
 from spc_ros.topic_bridge import EPISODE_TOPIC, StatePublishers, latched_qos, message_class, stream_qos
 
 PARAMS = [
     Param("family", "arm_reach", "task family", choices=families(), read_only=True),
+    Param("model", "", "MJCF file of any robot, instead of a family; needs its contract", read_only=True),
+    Param("keyframe", "", "model: where an episode begins; empty: its first keyframe, or qpos0", read_only=True),
     Param("contract", "", "contract file or name; empty: the family's", read_only=True),
-    Param("task_id", "", "task of the next episode; empty: the family's first"),
+    Param("task_id", "", "task of the next episode; empty: the family's first. With a model, only a label"),
     Param("seed", 0, "seed of the next episode", 0, 2**31),
     Param("mode", "lockstep", "who sets the pace", choices=("lockstep", "realtime"), read_only=True),
     Param("auto_reset", False, "start an episode at once, and the next one, seed + 1, when one ends"),
     Param("command_timeout_s", 5.0, "lock-step: longest wait for a command", 0.01, 3600.0),
     Param("connect_timeout_s", 20.0, "lock-step: longest wait for others to connect", 0.0, 3600.0),
     Param("min_subscriptions", 1, "lock-step: subscribers of the first stream to wait for at a reset", 0, 100),
+    Param("sensor_delay_ms", 0.0, "states are so much older than their stamps say", 0.0, 1000.0),
+    Param("actuator_delay_ms", 0.0, "commands work so much later", 0.0, 1000.0),
+    Param("noise", [""], "std by field group: <topic>.<field>=<std>, such as joint_states.velocity=0.1"),
+    Param("noise_relative", 0.0, "std as a share of each observed value", 0.0, 10.0),
+    Param("sensor_dropout", 0.0, "share of state messages that are lost; lock-step: of ticks", 0.0, 0.99),
+    Param("command_dropout", 0.0, "share of commands that are lost", 0.0, 0.99),
+    Param("push_impulse", 0.0, "largest impulse of a push on each joint, Nms or Ns; 0: no pushes", 0.0, 1e6),
+    Param("push_interval_s", 2.0, "mean time between two pushes", 0.001, 3600.0),
 ]
 ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
 ACK_TIMEOUT_S = 4.0  # longer than the 3 s after which Fast DDS repeats itself to a new subscriber
@@ -44,9 +56,12 @@ class SimNode(PlainNode):
 
     def __init__(self) -> None:
         super().__init__("sim", PARAMS)
-        self.add_on_set_parameters_callback(self._check_task)
-        contract = load_contract(find_config("contracts", self.params.contract or self.params.family))
-        self.sim = Simulation(make_env(self.params.family), contract)
+        self.sim = make_simulation(self.params)
+        contract = self.sim.contract
+        noise_std(self.params.noise, self.sim.fields)  # parameters that were given at the start
+        if self.params.task_id:
+            self._check_task(self.params.task_id)
+        self.add_on_set_parameters_callback(self._check_parameters)
         self.lockstep = self.params.mode == "lockstep"
         self.out = StatePublishers(self, contract, self.lockstep)
         self.episode = self.create_publisher(String, EPISODE_TOPIC, latched_qos())
@@ -58,6 +73,8 @@ class SimNode(PlainNode):
             stream_qos(self.lockstep),
         )
         self._safe = np.asarray(contract.action.safe)
+        self._held = self._safe  # the last command that arrived
+        self._factor = RealTimeFactor(contract.period_ns / 1e9, time.monotonic())
         self._command: np.ndarray | None = None  # lock-step: held while paused; real time: the last one
         self._command_at_s = self._since_s = time.monotonic()
         self._first: State | None = None  # the first state, held until all know of the episode
@@ -78,6 +95,8 @@ class SimNode(PlainNode):
             "episode": info.episode,
             "task": info.task_id,
             "sim_time_s": self.sim.t_ns / 1e9,
+            "real_time_factor": round(self._factor.value(time.monotonic()), 3),
+            **self.sim.disturbances.counts,
         }
 
     def close(self) -> None:
@@ -87,12 +106,25 @@ class SimNode(PlainNode):
     def reset(self, seed: int) -> None:
         """End a running episode as truncated and start the next one."""
         self._end("reset", truncated=True)
-        task_id = self.params.task_id
-        task = find_task(task_id) if task_id else make_env(self.params.family).task
+        task = self._task()
+        self._first, self._command = self.sim.reset(task, seed, self._disturbances()), None
         self.out.counts.clear()
-        self._first, self._command = self.sim.reset(task, seed), None
+        self._held = self._safe
         self._since_s, self._announced = time.monotonic(), False
         self._release_first()
+
+    def _task(self) -> Task:
+        """The task of the next episode."""
+        task_id = self.params.task_id
+        if self.params.model:
+            task = self.sim.env.task
+            return dataclasses.replace(task, task_id=task_id or task.family)
+        return find_task(task_id) if task_id else make_env(self.params.family).task
+
+    def _disturbances(self) -> DisturbanceConfig:
+        """What the parameters ask for; holds from the next episode on."""
+        values = {field.name: getattr(self.params, field.name) for field in dataclasses.fields(DisturbanceConfig)}
+        return DisturbanceConfig(**{**values, "noise": tuple(values["noise"])})
 
     def _release_first(self) -> None:
         """Announce the episode, then publish its first state to all, or give up at a deadline."""
@@ -130,11 +162,25 @@ class SimNode(PlainNode):
         if self.lockstep:
             self._command = None
             self.out.counts[self._commands.topic_name] += 1  # answered, so a recording must hold it
-        state = self.sim.step(action)
-        self.out.publish(state.t_ns, state.observation, state.reward)
+        self._held = action
+        while self._step(action) and self.lockstep:  # nobody answers a state that was lost, so time goes on
+            pass
         self._since_s = time.monotonic()
         if not self.sim.running:
             self._announce()
+
+    def _step(self, action: np.ndarray) -> bool:
+        """One step, and its state out; says whether the whole state was lost. The last of an episode never is."""
+        state = self.sim.step(action)
+        messages = self.out.streams
+        lost: list[int] = []
+        if self.sim.running and self.lockstep:
+            lost = self.sim.disturbances.states_lost(1) and list(range(messages))
+        elif self.sim.running:
+            lost = self.sim.disturbances.states_lost(messages)
+        self.out.publish(state.t_ns, state.observation, state.reward, lost)
+        self._factor.step(time.monotonic())
+        return len(lost) == messages
 
     def _end(self, reason: str, truncated: bool = False) -> None:
         if self.sim.running:
@@ -154,7 +200,12 @@ class SimNode(PlainNode):
         refusal = self.sim.refusal(stamp_ns(msg) if self.lockstep else None, action)
         if refusal or self._first is not None:
             self.diagnostics.counts[refusal or "command before the first state"] += 1
-        elif self.lockstep and not self._paused:
+            return
+        if self.sim.disturbances.command_lost():
+            if not self.lockstep:
+                return
+            action = self._held
+        if self.lockstep and not self._paused:
             self._advance(action)
         else:
             self._command, self._command_at_s = action, time.monotonic()
@@ -206,17 +257,35 @@ class SimNode(PlainNode):
             response.success, response.message = True, self.sim.info.to_json()
         return response
 
-    def _check_task(self, parameters: list[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            if parameter.name == "task_id" and parameter.value:
-                try:
-                    task = find_task(parameter.value)
-                except ValueError as error:
-                    return SetParametersResult(successful=False, reason=str(error))
-                if task.family != self.params.family:
-                    reason = f"task '{task.task_id}' is not of the family '{self.params.family}'"
-                    return SetParametersResult(successful=False, reason=reason)
+    def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        try:
+            for parameter in parameters:
+                if parameter.name == "task_id" and parameter.value:
+                    self._check_task(parameter.value)
+                elif parameter.name == "noise":
+                    noise_std(parameter.value or (), self.sim.fields)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
+
+    def _check_task(self, task_id: str) -> None:
+        """Raises ValueError for a task that is not of this simulation."""
+        if self.params.model:
+            return
+        family = find_task(task_id).family
+        if family != self.params.family:
+            raise ValueError(f"task '{task_id}' is not of the family '{self.params.family}'")
+
+
+def make_simulation(params: Any) -> Simulation:
+    """What the parameters ask for. Raises ValueError: ContractError, ModelError."""
+    if not params.model:
+        contract = load_contract(find_config("contracts", params.contract or params.family))
+        return Simulation(make_env(params.family), contract)
+    if not params.contract:
+        raise ValueError(f"parameter 'contract' is empty; give the contract of the robot in model {params.model}")
+    contract = load_contract(find_config("contracts", params.contract))
+    return Simulation(MjcfEnv(params.model, contract, params.keyframe, params.task_id), contract)
 
 
 def main() -> int:

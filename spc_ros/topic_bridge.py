@@ -8,7 +8,7 @@ import functools
 import importlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -129,8 +129,16 @@ class StatePublishers:
         self._reward = node.create_publisher(self._reward_class, topic, qos)
         self.first_stream = self._parts[-1][-1]
 
-    def publish(self, t_ns: int, observation: np.ndarray, reward: float | None) -> None:
-        """Clock first, then what belongs to the tick, and last the stream that sets the ticks."""
+    @property
+    def streams(self) -> int:
+        """How many observation messages a tick has."""
+        return len(self._parts)
+
+    def publish(self, t_ns: int, observation: np.ndarray, reward: float | None, lost: Collection[int] = ()) -> None:
+        """Clock first, then what belongs to the tick, and last the stream that sets the ticks.
+
+        `lost` are numbers of observation messages that are not sent, counted in the order of sending.
+        """
         clock = Clock()
         clock.clock.sec, clock.clock.nanosec = divmod(t_ns, 1_000_000_000)
         self._send(self._clock, clock)
@@ -139,7 +147,9 @@ class StatePublishers:
             self._reward_writer.fill(msg, np.array([reward]))
             set_stamp(msg, t_ns)
             self._send(self._reward, msg)
-        for _, columns, writer, kind, publisher in self._parts:
+        for i, (_, columns, writer, kind, publisher) in enumerate(self._parts):
+            if i in lost:
+                continue
             msg = kind()
             writer.fill(msg, observation[columns])
             set_stamp(msg, t_ns)

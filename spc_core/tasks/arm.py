@@ -123,7 +123,12 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     action_low: np.ndarray  # (action_dim,), physical units
     action_high: np.ndarray
     noise_action: np.ndarray  # (action_dim,), strongest exploration noise (1 sigma) that keeps to the workspace
+    dofs: int  # degrees of freedom that can be pushed
     task: Task
+
+    def push(self, force: np.ndarray) -> None:
+        """Forces (dofs,) in N or Nm from outside, from now until the next call or reset."""
+        raise NotImplementedError
 
     def set_task(self, task: Task) -> None:
         """Apply a task's parameters at once, in the middle of an episode too; the robot's state stays."""
@@ -158,6 +163,7 @@ class ArmEnv(TaskEnv):
     def __init__(self, task: Task | None = None) -> None:
         self.model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name(f"{self.family}.xml")))
         self.data = mujoco.MjData(self.model)
+        self.dofs = int(self.model.nv)
         self.dynamics = ArmDynamics.from_model(self.model)
         self.action_low, self.action_high = self.model.actuator_ctrlrange.T.copy()
         self.action_space = gymnasium.spaces.Box(self.action_low, self.action_high, dtype=np.float64)
@@ -256,6 +262,9 @@ class ArmEnv(TaskEnv):
         self._step_count += 1
         self.continue_episode(self._step_count)
         return self.observation(), reward, False, self._step_count >= self.episode_steps, {}
+
+    def push(self, force: np.ndarray) -> None:
+        self.data.qfrc_applied[:] = force
 
     def computed_torque(
         self, observation: np.ndarray, target: np.ndarray, bandwidth: float, payload: float, max_lead: float
