@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -37,6 +38,20 @@ class Checkpoint:
     stats: Stats
     metrics: dict[str, Any]  # format, update, seed, tasks, losses
     device: torch.device
+
+
+def model_id(folder: str | Path) -> int:
+    """A number in [1, 2**31) that tells models apart: from the bytes of weights, config, statistics and contract."""
+    folder = _inner(Path(folder))
+    digest = hashlib.sha256()
+    for name in ("weights.safetensors", "config.yaml", "stats.json", "contract.yaml"):
+        digest.update((folder / name).read_bytes())
+    return int.from_bytes(digest.digest()[:4], "big") % (2**31 - 1) + 1
+
+
+def _inner(folder: Path) -> Path:
+    """A checkpoint's folder, also when that of its training run is given."""
+    return folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
 
 
 def pick_device(name: str) -> torch.device:
@@ -78,9 +93,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     """Load a checkpoint, or the one of a training run's folder, ready to act. Raises CheckpointError."""
-    folder = Path(folder)
-    if (folder / "checkpoint").is_dir():
-        folder = folder / "checkpoint"
+    folder = _inner(Path(folder))
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

@@ -22,15 +22,20 @@ class SafetyFilter:
         self._previous = self.safe
         self.counts: Counter[str] = Counter()
         self.last_reason = ""
+        self.happened: list[tuple[str, str]] = []  # (kind, reason) of the interventions in the last command
 
     def reset(self) -> None:
         """Start anew from the safe action, as at activation and at the start of an episode."""
         self._previous = self.safe
 
-    def apply(self, action: np.ndarray | None, fault: str | None = None) -> np.ndarray:
-        """The command to send (A,): `action` made safe, or the safe action when there is a fault or no action."""
+    def apply(self, action: np.ndarray | None, fault: str | None = None, kind: str = "fault") -> np.ndarray:
+        """The command to send (A,): `action` made safe, or the safe action when there is a fault or no action.
+
+        `kind` is what the fault is counted as.
+        """
+        self.happened.clear()
         if fault is not None or action is None:
-            return self._give_up("fault", fault or "no action")
+            return self._give_up(kind, fault or "no action")
         finite = np.isfinite(action)
         if not finite.all():
             return self._give_up("not_finite", f"{self._names[int(np.argmin(finite))]} is not finite")
@@ -40,8 +45,7 @@ class SafetyFilter:
         return allowed
 
     def _give_up(self, kind: str, reason: str) -> np.ndarray:
-        self.counts[kind] += 1
-        self.last_reason = reason
+        self._note(kind, reason)
         self._previous = self.safe
         return self.safe.copy()
 
@@ -50,6 +54,10 @@ class SafetyFilter:
         changed = clipped != action
         if changed.any():
             i = int(np.argmax(changed))
-            self.counts[kind] += 1
-            self.last_reason = f"{kind}: {self._names[i]} {action[i]:.4g} became {clipped[i]:.4g}"
+            self._note(kind, f"{kind}: {self._names[i]} {action[i]:.4g} became {clipped[i]:.4g}")
         return clipped
+
+    def _note(self, kind: str, reason: str) -> None:
+        self.counts[kind] += 1
+        self.last_reason = reason
+        self.happened.append((kind, reason))

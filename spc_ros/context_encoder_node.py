@@ -3,24 +3,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from std_msgs.msg import Float32MultiArray, String
 from std_srvs.srv import Trigger
 
-from spc_core.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from spc_core.contract import find_config, load_contract
+from spc_core.checkpoint import Checkpoint, CheckpointError, load_checkpoint, model_id
+from spc_core.contract import Contract, find_config, load_contract
 from spc_core.episode import EpisodeInfo
-from spc_core.frames import NO_TIME, Step, TransitionAssembler
+from spc_core.frames import NO_TIME, Step, Transition, TransitionAssembler
 from spc_core.runtime import MODES, ContextTracker
 from spc_ros.managed_node import ManagedNode, run
-from spc_ros.plain_node import Param
+from spc_ros.model_swap_node import ModelSwapServer
+from spc_ros.plain_node import Param, steady_timer
 from spc_ros.topic_bridge import (
     CONTEXT_TOPIC,
     EPISODE_TOPIC,
     PATIENCE_NS,
+    SWAP_TOPIC,
     EpisodeEnd,
     encode_context,
     latched_qos,
@@ -39,27 +43,37 @@ PARAMS = [
     Param("mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES),
     Param("limit", 0, "most transitions in the context; 0: no limit", 0, 10_000_000),
 ]
+SWAP_POLL_S = 0.02
 FOREIGN_CLOCK_NS = 10_000_000_000
 
 
-def load_agent(params: Any) -> Checkpoint:
-    """The checkpoint that a node was given. Raises CheckpointError when its contract is not the robot's."""
-    if not params.checkpoint:
+def load_agent(params: Any, folder: str, running: Contract | None = None) -> Checkpoint:
+    """The checkpoint that a node was given. Raises CheckpointError when its contract is not the robot's.
+
+    `running` is the contract that the node works by already, whose topics it could not change any more.
+    """
+    if not folder:
         raise CheckpointError("parameter 'checkpoint' is empty; give the folder that `spc train` wrote")
     torch.set_num_threads(params.threads)
-    checkpoint = load_checkpoint(params.checkpoint, params.device)
+    checkpoint = load_checkpoint(folder, params.device)
     if checkpoint.config.method.context == "oracle":
         raise CheckpointError(
-            f"checkpoint {params.checkpoint}: method '{checkpoint.config.method.name}' must be told the true task "
+            f"checkpoint {folder}: method '{checkpoint.config.method.name}' must be told the true task "
             "parameters, which no robot knows; it serves `spc evaluate` and `spc compare` only"
         )
-    if params.contract:
+    if running is not None:
+        _compare(running, "that the node runs by", checkpoint, folder)
+    elif params.contract:
         path = find_config("contracts", params.contract)
-        lines = load_contract(path).differences(checkpoint.contract)
-        if lines:
-            where = f"contract {path} (here) is not the one of checkpoint {params.checkpoint} (there)"
-            raise CheckpointError("\n  ".join([f"{where}:", *lines]))
+        _compare(load_contract(path), str(path), checkpoint, folder)
     return checkpoint
+
+
+def _compare(contract: Contract, name: str, checkpoint: Checkpoint, folder: str) -> None:
+    lines = contract.differences(checkpoint.contract)
+    if lines:
+        where = f"contract {name} (here) is not the one of checkpoint {folder} (there)"
+        raise CheckpointError("\n  ".join([f"{where}:", *lines]))
 
 
 class ContextEncoderNode(ManagedNode):
@@ -75,15 +89,17 @@ class ContextEncoderNode(ManagedNode):
         self._begin_ns = 0  # the first transition's time since the last reset
 
     def setup(self) -> None:
-        checkpoint = load_agent(self.params)
-        contract = checkpoint.contract
-        self._tracker = ContextTracker(checkpoint)
+        self._tracker, self._model, contract = self._load(self.params.checkpoint)
+        self._former: tuple[ContextTracker, int] | None = None
         self._apply_mode(self._tracker)
         self._assembler = TransitionAssembler(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._assembler)
         self._publisher = self.create_publisher(Float32MultiArray, CONTEXT_TOPIC, latched_qos())
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
+        self._swap = ModelSwapServer(self, lambda: self._load(self.params.checkpoint, contract), self._take)
+        self.create_subscription(String, SWAP_TOPIC, self._on_swap_told, latched_qos(depth=10))
+        steady_timer(self, SWAP_POLL_S, self._swap.poll)
         subscribe_contract(
             self, contract, self._assembler, self._on_steps, self.params.lockstep, self.diagnostics.complain
         )
@@ -99,7 +115,42 @@ class ContextEncoderNode(ManagedNode):
 
     def diagnose(self) -> dict[str, Any]:
         count = self._tracker.count if self._tracker else 0
-        return {"transitions": count, "mode": self.params.mode, "task": self._task_id or "unknown"}
+        model = self._model if self._tracker else 0
+        return {"transitions": count, "model": model, "mode": self.params.mode, "task": self._task_id or "unknown"}
+
+    def _load(self, folder: str, contract: Contract | None = None) -> tuple[ContextTracker, int, Contract]:
+        """A tracker that has embedded a transition already, its model's id, and its contract."""
+        checkpoint = load_agent(self.params, folder, contract)
+        tracker = ContextTracker(checkpoint)
+        observation, action = np.zeros(checkpoint.contract.observation_dim), np.asarray(checkpoint.contract.action.safe)
+        tracker.update(Transition(0, observation, action, 0.0, observation))
+        if not np.isfinite(tracker.context).all():
+            raise CheckpointError(f"checkpoint {folder}: its context is not finite; train anew or give another one")
+        tracker.reset()
+        return tracker, model_id(folder), checkpoint.contract
+
+    def _take(self, loaded: tuple[ContextTracker, int, Contract]) -> None:
+        """A new model takes over, from the prior: the transitions that the old one saw are not kept."""
+        if self._tracker is not None:
+            self._former = (self._tracker, self._model)
+            self._use(loaded[0], loaded[1])
+            self._swap.tell("swapped", self._model)
+
+    def _use(self, tracker: ContextTracker, model: int) -> None:
+        self._tracker, self._model = tracker, model
+        self._apply_mode(tracker)
+        self._publish()
+
+    def _on_swap_told(self, msg: String) -> None:
+        """The policy went back to its former model: so do we, or it could not use our context."""
+        told = json.loads(msg.data)
+        if self._former is None or told["state"] != "rolled back" or told["node"] == self.get_name():
+            return
+        if told["model"] == self._former[1]:
+            (tracker, model), self._former = self._former, None
+            tracker.reset()
+            self._use(tracker, model)
+            self._swap.tell("rolled back", model, told["reason"])
 
     def _apply_mode(self, tracker: ContextTracker) -> None:
         tracker.mode, tracker.limit = self.params.mode, self.params.limit or None
@@ -132,7 +183,7 @@ class ContextEncoderNode(ManagedNode):
     def _publish(self) -> None:
         if self._tracker is not None:
             t = self._tracker
-            self.latest = encode_context(t.context, t.uncertainty, t.count, self._tick_ns)
+            self.latest = encode_context(t.context, t.uncertainty, t.count, self._tick_ns, self._model)
             self._publisher.publish(self.latest)
             if self.on_context is not None:
                 self.on_context(self.latest)

@@ -38,6 +38,7 @@ class ManagedNode(LifecycleNode):
         self.diagnostics = Diagnostics(self, self.diagnose)
         self.active = False
         self.exit_code: int | None = None
+        self._reason = ""  # of the next transition; empty: somebody asked for it
         self._permanent = self._entities()
 
     def setup(self) -> None:
@@ -89,6 +90,7 @@ class ManagedNode(LifecycleNode):
     def begin(self) -> None:
         """Autostart; a refusal ends the program, since nobody asked who could act on the answer."""
         if self.params.autostart:
+            self._reason = "autostart"
             for transition in (self.trigger_configure, self.trigger_activate):
                 if self.exit_code is None and transition() != TransitionCallbackReturn.SUCCESS:
                     self.exit_code = 1
@@ -100,12 +102,18 @@ class ManagedNode(LifecycleNode):
     def close(self) -> None:
         """The program ends: safe action first, then the final state."""
         if self._state_machine.current_state[1] != "finalized":
+            self._reason = "the program ends"
             self.trigger_shutdown()
 
     def failed(self, error: Exception) -> None:
         """A callback raised: safe action, then inactive, so that an operator can look and activate again."""
-        self.diagnostics.problem = f"{type(error).__name__}: {error}"
+        self.close_gate(f"{type(error).__name__}: {error}")
+
+    def close_gate(self, reason: str) -> None:
+        """Deactivate for a reason, which `/diagnostics` shows until the node is activated again."""
+        self.diagnostics.problem = reason
         if self.active:
+            self._reason = reason
             self.trigger_deactivate()
 
     def _shut_gate(self) -> None:
@@ -146,6 +154,8 @@ class ManagedNode(LifecycleNode):
             return _ERROR
         if not keep_problem:
             self.diagnostics.problem = ""
+        reason, self._reason = self._reason or "as asked", ""
+        self.get_logger().info(f"{verb}: done, {reason}")
         return TransitionCallbackReturn.SUCCESS
 
 

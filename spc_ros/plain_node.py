@@ -18,7 +18,10 @@ from rclpy.timer import Timer
 
 @dataclasses.dataclass(frozen=True)
 class Param:
-    """One parameter: name, default (sets the type), meaning, range or choices, whether it may change."""
+    """One parameter: name, default (sets the type), meaning, range or choices, whether it may change.
+
+    A read-only one is refused by `Parameters`, which says why; rclpy's own refusal of such would not.
+    """
 
     name: str
     default: Any
@@ -27,11 +30,13 @@ class Param:
     high: float | None = None
     choices: tuple[str, ...] = ()
     read_only: bool = False
+    why: str = "it takes effect only when the node starts"  # it cannot change
 
     def descriptor(self) -> ParameterDescriptor:
-        text = ParameterDescriptor(name=self.name, description=self.meaning, read_only=self.read_only)
-        if self.choices:
-            text.additional_constraints = f"one of: {', '.join(self.choices)}"
+        text = ParameterDescriptor(name=self.name, description=self.meaning)
+        constraints = [f"one of: {', '.join(self.choices)}"] if self.choices else []
+        constraints += [f"fixed while the node runs: {self.why}"] if self.read_only else []
+        text.additional_constraints = "; ".join(constraints)
         if self.low is not None and self.high is not None:
             if isinstance(self.default, int):
                 text.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=0)]
@@ -61,6 +66,9 @@ class Parameters:
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:
             known = self._params.get(parameter.name)
+            if known and known.read_only and parameter.name in self._values:
+                reason = f"{parameter.name} cannot change: {known.why}; start the node with another value"
+                return SetParametersResult(successful=False, reason=reason)
             if known and known.choices and parameter.value not in known.choices:
                 reason = f"{parameter.name} is '{parameter.value}'; use one of: {', '.join(known.choices)}"
                 return SetParametersResult(successful=False, reason=reason)

@@ -29,6 +29,8 @@ PACKAGES = (
 EPISODE_TOPIC = "episode"
 CONTEXT_TOPIC = "context"
 REWARD_TOPIC = "reward"
+INTERVENTION_TOPIC = "interventions"  # latched JSON: kind, reason, t_ns, count
+SWAP_TOPIC = "model_swap"
 BAGS_TOPIC = "recorder/bags"
 LOCKSTEP_DEPTH = 1000
 PATIENCE_NS = 1_000_000_000  # for transitions; the same as for a bag, so that both decide alike
@@ -249,14 +251,17 @@ class ContextReading:
     uncertainty: np.ndarray | None  # (Z,) float32, standard error of z; None: the message does not tell
     count: int  # transitions that went into z
     t_ns: int  # the tick that z is meant for
+    model: int | None = None  # id of the model whose encoder made z; None: the message does not tell
 
 
-def encode_context(context: np.ndarray, uncertainty: np.ndarray, count: int, t_ns: int) -> Float32MultiArray:
+def encode_context(
+    context: np.ndarray, uncertainty: np.ndarray, count: int, t_ns: int, model: int | None = None
+) -> Float32MultiArray:
     """The context message: `data` is z (Z,), then its uncertainty (Z,); the layout's labelled sizes say the rest.
 
     dim[0] "context": Z. dim[1] "transitions": how many went into z. dim[2] "stamp.sec" and dim[3] "stamp.nanosec":
     the tick that z is meant for, since Float32MultiArray has no header. dim[4] "uncertainty": Z again; messages of
-    bags older than it lack it.
+    bags older than it lack it. dim[5] "model": the id of the model whose encoder made z, where `model` is given.
     """
     if len(uncertainty) != len(context):
         raise ValueError(f"uncertainty has {len(uncertainty)} numbers; give one for each of context's {len(context)}")
@@ -269,6 +274,8 @@ def encode_context(context: np.ndarray, uncertainty: np.ndarray, count: int, t_n
         "stamp.nanosec": nanoseconds,
         "uncertainty": len(uncertainty),
     }
+    if model is not None:
+        sizes["model"] = model
     msg.layout.dim = [MultiArrayDimension(label=label, size=size, stride=1) for label, size in sizes.items()]
     msg.layout.dim[0].stride = len(context)
     msg.data = np.concatenate((context, uncertainty)).astype(np.float32).tolist()
@@ -286,4 +293,4 @@ def decode_context(msg: Float32MultiArray) -> ContextReading:
         )
     numbers = np.asarray(msg.data, np.float32)
     t_ns = sizes["stamp.sec"] * 1_000_000_000 + sizes["stamp.nanosec"]
-    return ContextReading(numbers[:z], numbers[z:] if told else None, sizes["transitions"], t_ns)
+    return ContextReading(numbers[:z], numbers[z:] if told else None, sizes["transitions"], t_ns, sizes.get("model"))

@@ -25,7 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 from spc_core.contract import find_config, load_contract, parse_contract
 from spc_core.episode import EpisodeInfo
 from spc_core.planner import PlannerConfig
-from spc_ros.policy_node import planner_config
+from spc_ros.policy_params import planner_config
 from spc_ros.processes import NodeGroup, NodeProcess, ProcessError
 from spc_ros.topic_bridge import (
     CommandPublisher,

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reasons to send the safe action although the policy has an answer: emergency stop, workspace box, watched times."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from spc_core.contract import Contract
+from spc_core.yaml_section import suggest
+
+LOSSES = ("ignore", "stop")
+
+
+class GuardError(ValueError):
+    """Settings of a guard that cannot work; the message names parameter, value and fix."""
+
+
+class EmergencyStop:
+    """The stop topic's last word, and what its silence means once it has been heard."""
+
+    def __init__(self, loss: str, timeout_s: float) -> None:
+        self._loss, self._timeout_s = loss, timeout_s
+        self._pressed = False
+        self._heard_s: float | None = None  # steady clock
+
+    def heard(self, pressed: bool, now_s: float) -> None:
+        self._pressed, self._heard_s = pressed, now_s
+
+    def reason(self, now_s: float) -> str | None:
+        """Why the robot must stand still, or None."""
+        if self._pressed:
+            return "emergency stop"
+        if self._loss == "stop" and self._heard_s is not None and now_s - self._heard_s > self._timeout_s:
+            return f"emergency stop: its topic was heard and is silent for more than {self._timeout_s:g} s"
+        return None
+
+
+class WorkspaceBox:
+    """Bounds of chosen observation fields; outside them the robot gets the safe action."""
+
+    def __init__(self, contract: Contract, fields: Sequence[str], low: Sequence[float], high: Sequence[float]) -> None:
+        """`fields` are names of the contract's observation, whole or without the topic where that is clear."""
+        if not len(fields) == len(low) == len(high):
+            raise GuardError(
+                f"workspace_fields has {len(fields)} entries, workspace_low {len(low)} and workspace_high "
+                f"{len(high)}; give one low and one high for each field"
+            )
+        self._names = tuple(fields)
+        self._columns = np.array([_column(contract.observation_names, name) for name in fields], int)
+        self._low, self._high = np.asarray(low, float), np.asarray(high, float)
+        for name, least, most in zip(fields, low, high, strict=True):
+            if not least < most:
+                raise GuardError(f"workspace of {name}: low {least:g} is not below high {most:g}")
+
+    def reason(self, observation: np.ndarray) -> str | None:
+        """Which field of (O,) is outside, or None."""
+        if not len(self._columns):
+            return None
+        values = observation[self._columns]
+        outside = (values < self._low) | (values > self._high)
+        if not outside.any():
+            return None
+        i = int(np.argmax(outside))
+        return f"workspace: {self._names[i]} is {values[i]:.4g}, allowed [{self._low[i]:g}, {self._high[i]:g}]"
+
+
+def _column(names: Sequence[str], wanted: str) -> int:
+    found = [i for i, name in enumerate(names) if name == wanted or name.endswith(f".{wanted}")]
+    if len(found) != 1:
+        problem = "is not observed" if not found else "is observed more than once; write the topic before it"
+        raise GuardError(f"workspace_fields: {wanted} {problem}{suggest(wanted, names)}; known: {', '.join(names)}")
+    return found[0]
+
+
+class Heartbeat:
+    """Something that must change again and again, by a steady clock: the node's clock, or the context."""
+
+    def __init__(self, what: str, timeout_s: float) -> None:
+        self._what, self._timeout_s = what, timeout_s  # 0: never late
+        self._value: object = None
+        self._changed_s: float | None = None
+
+    def look(self, value: object, now_s: float) -> None:
+        if value != self._value:
+            self._value, self._changed_s = value, now_s
+
+    def reason(self, now_s: float) -> str | None:
+        """Why it counts as lost, or None; what was never seen is not lost."""
+        if not self._timeout_s or self._changed_s is None or now_s - self._changed_s <= self._timeout_s:
+            return None
+        return f"{self._what} for more than {self._timeout_s:g} s"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """What to do when a stream gives no good observation: wait, then the safe action, then close the gate."""
+
+    hold_s: float = 0.0  # the last command stands for so long
+    deactivate_s: float = 0.0  # after so long the node deactivates; 0: never
+
+
+@dataclasses.dataclass(frozen=True)
+class Reaction:
+    """What the missing or bad observation calls for now."""
+
+    kind: str  # hold | safe | deactivate
+    reason: str
+
+
+class ObservationWatch:
+    """Decides how long the last command may stand when observations are bad or fail to come. Times are steady."""
+
+    def __init__(self, topics: Sequence[str], modes: Sequence[Mode], silence_s: float) -> None:
+        """`modes` are one for each of the observation's topics, or one for all."""
+        if len(modes) not in (1, len(topics)):
+            raise GuardError(
+                f"hold_ms and deactivate_after_s need one entry, or one for each of the {len(topics)} observation "
+                f"streams ({', '.join(topics)}), got {len(modes)}"
+            )
+        self._topics = tuple(topics)
+        self._modes = tuple(modes) if len(modes) == len(topics) else (modes[0],) * len(topics)
+        self.silence_s = silence_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing was heard yet; silence counts from the first observation."""
+        self._heard_s: float | None = None
+        self._good()
+
+    def _good(self) -> None:
+        self._since_s: float | None = None  # trouble
+        self._reason, self._mode, self._last = "", self._modes[0], ""
+        self.silent = False
+
+    def good(self, now_s: float) -> None:
+        """A whole observation came: trouble is over."""
+        self._heard_s = now_s
+        self._good()
+
+    def bad(self, reason: str, now_s: float, fresh: bool = True) -> Reaction:
+        """An observation that cannot be used; `fresh` tells that a message brought it."""
+        if fresh:
+            self._heard_s, self.silent = now_s, False
+        if self._since_s is None:
+            self._since_s = now_s
+            number = next((i for i, topic in enumerate(self._topics) if reason.startswith(f"{topic}:")), 0)
+            self._mode = self._modes[number]
+        self._reason = reason
+        reaction = self._reaction(now_s, self._since_s)
+        self._last = reaction.kind
+        return reaction
+
+    def check(self, now_s: float) -> Reaction | None:
+        """What time alone calls for, each kind told once."""
+        if self._heard_s is None:
+            return None
+        if not self.silent and now_s - self._heard_s > self.silence_s:
+            self.silent = True
+            fresh_trouble = self._since_s is None
+            reaction = self.bad(f"{self._topics[0]}: no observation for {self.silence_s:.3f} s", now_s, fresh=False)
+            return reaction if fresh_trouble else None
+        if self._since_s is None:
+            return None
+        reaction = self._reaction(now_s, self._since_s)
+        if reaction.kind == self._last:
+            return None
+        self._last = reaction.kind
+        return reaction
+
+    def _reaction(self, now_s: float, since_s: float) -> Reaction:
+        past_s = now_s - since_s
+        if self._mode.deactivate_s and past_s >= self._mode.deactivate_s:
+            return Reaction("deactivate", f"{self._reason}; so for {self._mode.deactivate_s:g} s")
+        return Reaction("hold" if past_s < self._mode.hold_s else "safe", self._reason)
+
+
+def modes(hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list[Mode]:
+    """Modes from two parameters, each with one entry or one for each stream. Raises GuardError."""
+    for name, values in (("hold_ms", hold_ms), ("deactivate_after_s", deactivate_after_s)):
+        if not len(values) or any(not 0 <= value < 1e9 for value in values):
+            raise GuardError(f"{name} is {list(values)}; give one number of at least 0, or one for each stream")
+    count = max(len(hold_ms), len(deactivate_after_s))
+    holds = list(hold_ms) * (count if len(hold_ms) == 1 else 1)
+    ends = list(deactivate_after_s) * (count if len(deactivate_after_s) == 1 else 1)
+    if len(holds) != len(ends):
+        raise GuardError(f"hold_ms has {len(holds)} entries, deactivate_after_s {len(ends)}; give one for each stream")
+    for hold, end in zip(holds, ends, strict=True):
+        if end and end < hold / 1e3:
+            raise GuardError(f"deactivate_after_s is {end:g}, shorter than hold_ms {hold:g}; make it longer, or 0")
+    return [Mode(hold / 1e3, end) for hold, end in zip(holds, ends, strict=True)]

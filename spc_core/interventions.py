@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every time that another command left than the policy gave: counted by kind, with the last reason and time."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+QUIET_S = 1.0  # a kind that goes on is told again after so long, not at each tick
+
+
+class InterventionLog:
+    """What `/diagnostics` shows of interventions, and which of them are news worth a message."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.last_kind = self.last_reason = ""
+        self.last_ns = 0  # the robot's time
+        self._told_s: dict[str, float] = {}
+
+    def note(self, kind: str, reason: str, t_ns: int, now_s: float) -> str | None:
+        """Count one at `t_ns`, `now_s` on a steady clock; returns JSON to publish when it is news."""
+        self.counts[kind] += 1
+        new = kind != self.last_kind
+        self.last_kind, self.last_reason, self.last_ns = kind, reason, t_ns
+        told_s = self._told_s.get(kind)
+        if told_s is not None and now_s - told_s < QUIET_S and not (new and kind not in ("limit", "rate")):
+            return None
+        self._told_s[kind] = now_s
+        return json.dumps({"kind": kind, "reason": reason, "t_ns": t_ns, "count": self.counts[kind]})
+
+    def values(self) -> dict[str, object]:
+        """For `/diagnostics`."""
+        values: dict[str, object] = {f"interventions {kind}": n for kind, n in self.counts.items()}
+        return values | {"last intervention": self.last_reason, "last intervention t_s": f"{self.last_ns / 1e9:.3f}"}

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new model beside the old: loaded and warmed on another thread, taken between two ticks, dropped when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import numpy as np
+
+M = TypeVar("M")
+
+
+class SwapError(ValueError):
+    """A swap that is refused; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded(Generic[M]):
+    """What a loading thread came back with: a model, or the problem."""
+
+    model: M | None
+    problem: str = ""
+
+
+class BackgroundLoad(Generic[M]):
+    """Loads one model at a time on a worker thread; `poll` hands it over on the caller's."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._result: Loaded[M] | None = None
+
+    def begin(self, load: Callable[[], M]) -> None:
+        """Raises SwapError while another load is under way."""
+        if self._thread is not None:
+            raise SwapError("a model is being loaded already; ask again when that swap has ended")
+        self._result = None
+        self._thread = threading.Thread(target=self._run, args=(load,), daemon=True)
+        self._thread.start()
+
+    def poll(self) -> Loaded[M] | None:
+        """The result, once; None while there is none."""
+        if self._thread is None or self._result is None:
+            return None
+        self._thread.join()
+        self._thread, result = None, self._result
+        return result
+
+    def _run(self, load: Callable[[], M]) -> None:
+        try:
+            self._result = Loaded(load())
+        except Exception as error:  # whatever the file holds, the robot goes on with the old model
+            plain = isinstance(error, (ValueError, OSError))
+            self._result = Loaded(None, str(error) if plain else f"{type(error).__name__}: {error}")
+
+
+class ModelSwitch(Generic[M]):
+    """Which model acts. A new one waits for its turn, then is on probation for some ticks, with the old one at hand."""
+
+    def __init__(self, model: M, model_id: int, probation_ticks: int, deadline_s: float) -> None:
+        """`deadline_s` is the longest time for an action on probation; infinite: none."""
+        self.model, self.model_id = model, model_id
+        self._former: tuple[M, int] | None = None
+        self._waiting: tuple[M, int] | None = None
+        self._probation_ticks, self._deadline_s = probation_ticks, deadline_s
+        self._left = 0
+
+    @property
+    def waiting(self) -> bool:
+        return self._waiting is not None
+
+    @property
+    def on_probation(self) -> bool:
+        return self._left > 0
+
+    def offer(self, model: M, model_id: int) -> None:
+        """A warm model that may take over."""
+        self._waiting = (model, model_id)
+
+    def take(self, context_id: int | None) -> bool:
+        """Between two ticks: the waiting model takes over, once z comes from its own encoder or from none."""
+        if self._waiting is None or context_id not in (None, self._waiting[1]):
+            return False
+        self._former = (self.model, self.model_id)
+        (self.model, self.model_id), self._waiting = self._waiting, None
+        self._left = self._probation_ticks
+        return True
+
+    def judge(self, action: np.ndarray, took_s: float) -> str | None:
+        """After each action: None, or why the former model is back from now on."""
+        if not self._left:
+            return None
+        why = None
+        if not np.isfinite(action).all():
+            why = "its action is not finite"
+        elif took_s > self._deadline_s:
+            why = f"its action took {took_s * 1e3:.1f} ms, allowed {self._deadline_s * 1e3:.1f} ms"
+        self._left -= 1
+        if why is not None and self._former is not None:
+            self.model, self.model_id = self._former
+            self._former, self._left = None, 0
+            return why
+        if not self._left:
+            self._former = None  # it has proved itself; the old one's memory is free
+        return None
