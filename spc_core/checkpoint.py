@@ -17,14 +17,11 @@ import yaml
 from spc_core.agent import Agent
 from spc_core.config import ConfigError, TrainConfig, build, to_dict
 from spc_core.contract import Contract, ContractError, load_contract
+from spc_core.deployed import CheckpointError
 from spc_core.normalize import Stats
 
 FORMAT = 1
 FILES = ("weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file, what is wrong and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)

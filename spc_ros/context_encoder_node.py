@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from std_msgs.msg import Float32MultiArray, String
 from std_srvs.srv import Trigger
 
-from spc_core.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from spc_core.contract import find_config, load_contract
+from spc_core.deployed import CheckpointError, load_deployed
 from spc_core.episode import EpisodeInfo
 from spc_core.frames import NO_TIME, Step, TransitionAssembler
 from spc_core.runtime import MODES, ContextTracker
@@ -26,8 +25,12 @@ from spc_ros.topic_bridge import (
     subscribe_contract,
 )
 
+if TYPE_CHECKING:
+    from spc_core.checkpoint import Checkpoint
+    from spc_core.onnx_networks import OnnxCheckpoint
+
 CHECKPOINT_PARAMS = (
-    Param("checkpoint", "", "folder of a trained checkpoint"),
+    Param("checkpoint", "", "folder of a trained checkpoint, or of its export to ONNX"),
     Param("contract", "", "the robot's contract; must mean the same as the checkpoint's. Empty: not compared"),
     Param("device", "cpu", "where the networks run: cpu, cuda, cuda:<n> or auto"),
     Param("threads", 1, "CPU threads of the networks; more is slower for one robot", 1, 64),
@@ -41,12 +44,11 @@ PARAMS = [
 FOREIGN_CLOCK_NS = 10_000_000_000
 
 
-def load_agent(params: Any) -> Checkpoint:
-    """The checkpoint that a node was given. Raises CheckpointError when its contract is not the robot's."""
+def load_agent(params: Any) -> Checkpoint | OnnxCheckpoint:
+    """The checkpoint, or export of one, that a node was given. Raises CheckpointError when its contract is not the robot's."""
     if not params.checkpoint:
         raise CheckpointError("parameter 'checkpoint' is empty; give the folder that `spc train` wrote")
-    torch.set_num_threads(params.threads)
-    checkpoint = load_checkpoint(params.checkpoint, params.device)
+    checkpoint = load_deployed(params.checkpoint, params.device, params.threads)
     if checkpoint.config.method.context == "oracle":
         raise CheckpointError(
             f"checkpoint {params.checkpoint}: method '{checkpoint.config.method.name}' must be told the true task "

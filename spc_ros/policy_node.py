@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 from spc_core.contract import Contract
 from spc_core.episode import EpisodeInfo
 from spc_core.frames import Frame, ObservationAssembler
-from spc_core.planner import PlannerConfig
+from spc_core.planner_config import PlannerConfig
 from spc_core.runtime import Policy
 from spc_core.safety import SafetyFilter
 from spc_ros.context_encoder_node import CHECKPOINT_PARAMS, load_agent
