@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -18,14 +17,11 @@ import yaml
 from spc_core.agent import Agent
 from spc_core.config import ConfigError, TrainConfig, build, to_dict
 from spc_core.contract import Contract, ContractError, load_contract
+from spc_core.deployed import CheckpointError, checkpoint_folder
 from spc_core.normalize import Stats
 
 FORMAT = 1
 FILES = ("weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file, what is wrong and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +34,6 @@ class Checkpoint:
     stats: Stats
     metrics: dict[str, Any]  # format, update, seed, tasks, losses
     device: torch.device
-
-
-def model_id(folder: str | Path) -> int:
-    """A number in [1, 2**31) that tells models apart: from the bytes of weights, config, statistics and contract."""
-    folder = _inner(Path(folder))
-    digest = hashlib.sha256()
-    for name in ("weights.safetensors", "config.yaml", "stats.json", "contract.yaml"):
-        digest.update((folder / name).read_bytes())
-    return int.from_bytes(digest.digest()[:4], "big") % (2**31 - 1) + 1
-
-
-def _inner(folder: Path) -> Path:
-    """A checkpoint's folder, also when that of its training run is given."""
-    return folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
 
 
 def pick_device(name: str) -> torch.device:
@@ -93,7 +75,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     """Load a checkpoint, or the one of a training run's folder, ready to act. Raises CheckpointError."""
-    folder = _inner(Path(folder))
+    folder = checkpoint_folder(Path(folder))
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

@@ -3,16 +3,46 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Protocol
 
-from spc_core.checkpoint import Checkpoint
+import numpy as np
+
+from spc_core.config import ConfigError
 from spc_core.frames import Transition
-from spc_core.planner import Planner, PlannerConfig
+from spc_core.planner_config import PlannerConfig
+
+if TYPE_CHECKING:
+    from spc_core.checkpoint import Checkpoint
+    from spc_core.onnx_networks import OnnxCheckpoint
 
 MODES = ("online", "collect", "frozen")
 NOTHING_KNOWN = 1.0  # uncertainty before two transitions: votes range over [-1, 1]
 HYPOTHESIS_STEPS = 12  # transitions for which a collecting robot acts on one hypothesis
+
+
+class Networks(Protocol):
+    """What acting and adapting ask of an agent, whatever computes it."""
+
+    context_dim: int  # Z
+    task_means: np.ndarray  # (K, Z), z of each training task
+    has_encoder: bool  # without: `vote` is never asked
+
+    def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """(O,) and (Z,) to the action (A,) in the contract's units, float64."""
+        ...
+
+    def vote(self, transition: Transition) -> np.ndarray:
+        """A transition to its vote for z, (Z,) float32."""
+        ...
+
+
+def networks_of(deployed: Checkpoint | OnnxCheckpoint) -> Networks:
+    """The networks of what load_deployed gave."""
+    if hasattr(deployed, "networks"):
+        return deployed.networks  # type: ignore[union-attr]
+    from spc_core.torch_networks import TorchNetworks  # not at the top: a robot may have no torch
+
+    return TorchNetworks(deployed)  # type: ignore[arg-type]
 
 
 class ContextTracker:
@@ -25,13 +55,11 @@ class ContextTracker:
     An agent without a context encoder counts transitions and shows zeros, or what it was `told`.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._encoder = checkpoint.agent.context_encoder
-        self._stats = checkpoint.stats
-        self._device = checkpoint.device
-        self._sum = np.zeros(checkpoint.agent.context_dim)  # of the votes
+    def __init__(self, checkpoint: Checkpoint | OnnxCheckpoint) -> None:
+        self._networks = networks_of(checkpoint)
+        self._sum = np.zeros(self._networks.context_dim)  # of the votes
         self._squares = np.zeros_like(self._sum)  # of the votes' deviations from their mean
-        self._hypotheses = far_apart(checkpoint.agent.task_means.cpu().numpy())
+        self._hypotheses = far_apart(self._networks.task_means)
         self._mode = "online"
         self.limit: int | None = None
         self.told: np.ndarray | None = None  # the true task vector (Z,), for the oracle in a simulation
@@ -53,18 +81,14 @@ class ContextTracker:
         self._squares[:] = 0
         self.count = 0
 
-    @torch.inference_mode()
     def update(self, transition: Transition) -> bool:
         """Add a transition unless frozen or full; returns whether it was added."""
         if self._mode == "frozen" or (self.limit is not None and self.count >= self.limit):
             return False
-        if self._encoder is None:
+        if self._networks.has_encoder:
+            self._add(self._networks.vote(transition))
+        else:
             self.count += 1
-            return True
-        row = self._stats.transition(
-            transition.observation, transition.action, transition.reward, transition.next_observation
-        )
-        self._add(self._encoder.embed(torch.from_numpy(row).to(self._device)).cpu().numpy())
         return True
 
     def _add(self, vote: np.ndarray) -> None:
@@ -91,7 +115,7 @@ class ContextTracker:
 
         It takes votes for independent. Transitions in a row are alike, so it is rather too small than too large.
         """
-        if self.count < 2 or self._encoder is None:
+        if self.count < 2 or not self._networks.has_encoder:
             return np.full(len(self._sum), NOTHING_KNOWN, np.float32)
         return np.sqrt(self._squares / (self.count - 1) / self.count).astype(np.float32)
 
@@ -109,22 +133,24 @@ def far_apart(points: np.ndarray) -> np.ndarray:
 class Policy:
     """Observation and task vector to an action in the contract's units: the actor's mean, or a plan's first step."""
 
-    def __init__(self, checkpoint: Checkpoint, planning: PlannerConfig | None = None) -> None:
-        """Raises ConfigError where `planning` cannot work, or the checkpoint's method has no model to plan with."""
-        self._agent = checkpoint.agent
-        self._stats = checkpoint.stats
-        self._device = checkpoint.device
-        self.planner = None if planning is None else Planner(checkpoint.agent, planning)
+    def __init__(self, checkpoint: Checkpoint | OnnxCheckpoint, planning: PlannerConfig | None = None) -> None:
+        """Raises ConfigError where `planning` cannot work, or there is no model to plan with."""
+        self._networks = networks_of(checkpoint)
+        self.planner = None
+        if planning is not None:
+            if not hasattr(checkpoint, "agent"):
+                raise ConfigError("planning needs the world model, which an export lacks; give the checkpoint instead")
+            from spc_core.planner import Planner
+
+            self.planner = Planner(checkpoint.agent, planning)  # type: ignore[union-attr]
 
     def reset(self) -> None:
         """An episode begins: the last plan is of no use. Nothing to do for the actor, which has no memory."""
         if self.planner is not None:
             self.planner.reset()
 
-    @torch.inference_mode()
     def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
         """(O,) and (Z,) to the action (A,), float64."""
-        row = torch.from_numpy(self._stats.observation(observation)).to(self._device)
-        z = torch.from_numpy(np.asarray(context, np.float32)).to(self._device)
-        action = self._agent.act(row, z) if self.planner is None else self.planner.plan(row[None], z[None])[0]
-        return self._stats.action_units(action.cpu().numpy())
+        if self.planner is not None:
+            return self._networks.plan(self.planner, observation, context)  # type: ignore[attr-defined]
+        return self._networks.act(observation, context)

@@ -43,7 +43,7 @@ usage: spc <stage> [options]      (spc <stage> --help tells each stage's options
   convert    turn bags into a dataset
   describe   tell what is in a dataset, in text or as a page with plots
   relabel    recompute a dataset's rewards under a new contract, without the bags
-  export     write a dataset in another project's format
+  export     write a dataset in another project's format, or a run as ONNX
   train      learn context encoder, world model and policy from a dataset
   evaluate   score a trained run on held-out tasks in this process, without ROS
   compare    train and evaluate several methods with several seeds, side by side, with statistics
@@ -103,10 +103,21 @@ def relabel(args: Relabel) -> None:
 
 
 def export(args: Export) -> None:
+    trained = any((folder / "weights.safetensors").is_file() for folder in (args.source, args.source / "checkpoint"))
+    if args.format == "onnx" or (args.format == "auto" and trained):
+        from spc_core.checkpoint import load_checkpoint
+        from spc_core.deployed import model_id
+        from spc_core.export_onnx import export_onnx
+
+        model = model_id(args.source)
+        print(f"for onnxruntime: {export_onnx(load_checkpoint(args.source), args.out, args.overwrite, model)}")
+        return
+    if trained:
+        raise ValueError(f"{args.source}: is a training run; use --format onnx (lerobot is for datasets)")
     from spc_core.lerobot import export as run
 
-    with Bar(f"export {args.dataset}", "episode") as bar:
-        done = run(args.dataset, args.out, args.robot_type, args.overwrite, bar)
+    with Bar(f"export {args.source}", "episode") as bar:
+        done = run(args.source, args.out, args.robot_type, args.overwrite, bar)
     print(done.summary())
 
 

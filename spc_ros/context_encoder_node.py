@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from std_msgs.msg import Float32MultiArray, String
 from std_srvs.srv import Trigger
 
-from spc_core.checkpoint import Checkpoint, CheckpointError, load_checkpoint, model_id
 from spc_core.contract import Contract, find_config, load_contract
+from spc_core.deployed import CheckpointError, Deployed, load_deployed, model_id
 from spc_core.episode import EpisodeInfo
 from spc_core.frames import NO_TIME, Step, Transition, TransitionAssembler
 from spc_core.runtime import MODES, ContextTracker
@@ -32,7 +31,7 @@ from spc_ros.topic_bridge import (
 )
 
 CHECKPOINT_PARAMS = (
-    Param("checkpoint", "", "folder of a trained checkpoint"),
+    Param("checkpoint", "", "folder of a trained checkpoint, or of its export to ONNX"),
     Param("contract", "", "the robot's contract; must mean the same as the checkpoint's. Empty: not compared"),
     Param("device", "cpu", "where the networks run: cpu, cuda, cuda:<n> or auto"),
     Param("threads", 1, "CPU threads of the networks; more is slower for one robot", 1, 64),
@@ -47,15 +46,15 @@ SWAP_POLL_S = 0.02
 FOREIGN_CLOCK_NS = 10_000_000_000
 
 
-def load_agent(params: Any, folder: str, running: Contract | None = None) -> Checkpoint:
-    """The checkpoint that a node was given. Raises CheckpointError when its contract is not the robot's.
+def load_agent(params: Any, folder: str, running: Contract | None = None) -> Deployed:
+    """The checkpoint, or export of one, that a node was given.
 
-    `running` is the contract that the node works by already, whose topics it could not change any more.
+    `running` is the contract that the node works by already, whose topics it could not change any more. Raises
+    CheckpointError when the checkpoint's contract is not the robot's.
     """
     if not folder:
         raise CheckpointError("parameter 'checkpoint' is empty; give the folder that `spc train` wrote")
-    torch.set_num_threads(params.threads)
-    checkpoint = load_checkpoint(folder, params.device)
+    checkpoint = load_deployed(folder, params.device, params.threads)
     if checkpoint.config.method.context == "oracle":
         raise CheckpointError(
             f"checkpoint {folder}: method '{checkpoint.config.method.name}' must be told the true task "
@@ -69,7 +68,7 @@ def load_agent(params: Any, folder: str, running: Contract | None = None) -> Che
     return checkpoint
 
 
-def _compare(contract: Contract, name: str, checkpoint: Checkpoint, folder: str) -> None:
+def _compare(contract: Contract, name: str, checkpoint: Deployed, folder: str) -> None:
     lines = contract.differences(checkpoint.contract)
     if lines:
         where = f"contract {name} (here) is not the one of checkpoint {folder} (there)"

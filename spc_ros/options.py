@@ -55,12 +55,15 @@ class Relabel:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a dataset in another project's format, for its tools and for sharing."""
+    """Write a dataset in another project's format, or a trained run for robots without torch.
 
-    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
-    out: Path  # folder for the exported dataset
-    format: Literal["lerobot"] = "lerobot"  # lerobot: LeRobotDataset v3.0, without video
-    robot_type: str = ""  # name of the robot; default: the name of the dataset's contract
+    The format is by default what fits the source: lerobot for a dataset, onnx for a run.
+    """
+
+    source: tyro.conf.Positional[Path]  # dataset that `spc convert` wrote, or training run or checkpoint
+    out: Path  # folder for the export
+    format: Literal["auto", "lerobot", "onnx"] = "auto"  # lerobot: LeRobotDataset v3.0, without video
+    robot_type: str = ""  # lerobot: name of the robot; default: the name of the dataset's contract
     overwrite: bool = False  # replace an earlier export
 
 

@@ -13,8 +13,8 @@ from rclpy.duration import Duration
 from std_msgs.msg import Bool, Float32MultiArray, String
 from std_srvs.srv import Trigger
 
-from spc_core.checkpoint import Checkpoint, model_id
 from spc_core.contract import Contract
+from spc_core.deployed import Deployed, model_id
 from spc_core.episode import EpisodeInfo
 from spc_core.frames import Frame, ObservationAssembler
 from spc_core.guards import Heartbeat, Reaction
@@ -65,7 +65,7 @@ class PolicyNode(ManagedNode):
 
     def setup(self) -> None:
         p = self.params
-        policy, model_id, checkpoint = self._load(p.checkpoint)
+        policy, its_id, checkpoint = self._load(p.checkpoint)
         contract = checkpoint.contract
         self._z = np.zeros(checkpoint.config.model.context_dim, np.float32)
         self._filter = SafetyFilter(contract)
@@ -83,7 +83,7 @@ class PolicyNode(ManagedNode):
         self._commands = CommandPublisher(self, contract, p.lockstep)
         self._news = self.create_publisher(String, INTERVENTION_TOPIC, latched_qos(depth=100))
         deadline_s = math.inf if p.lockstep else 1 / contract.rate_hz
-        self._models = ModelSwitch(policy, model_id, p.probation_ticks, deadline_s)
+        self._models = ModelSwitch(policy, its_id, p.probation_ticks, deadline_s)
         self._swap = ModelSwapServer(self, lambda: self._load(p.checkpoint, contract), self._offer)
         self.create_service(Trigger, "~/report", self._on_report)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
@@ -116,7 +116,7 @@ class PolicyNode(ManagedNode):
             values |= {"plans": planner.plans, "plans cut short": planner.cut_short, "plans too late": planner.late}
         return values
 
-    def _load(self, folder: str, contract: Contract | None = None) -> tuple[Policy, int, Checkpoint]:
+    def _load(self, folder: str, contract: Contract | None = None) -> tuple[Policy, int, Deployed]:
         """A policy that has acted already, its model's id, and what it came from; refuses another contract."""
         checkpoint = load_agent(self.params, folder, contract)
         policy = Policy(checkpoint, planner_config(self.params, checkpoint.contract))
@@ -273,7 +273,7 @@ class PolicyNode(ManagedNode):
             self._frame = None
             self._send(None, "emergency stop", self._last_ns, "emergency stop")
 
-    def _offer(self, loaded: tuple[Policy, int, Checkpoint]) -> None:
+    def _offer(self, loaded: tuple[Policy, int, Deployed]) -> None:
         """A model is warm: it takes over between two ticks, with the first context of its own encoder."""
         if self._models is not None:
             self._models.offer(loaded[0], loaded[1])
