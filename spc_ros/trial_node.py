@@ -137,7 +137,8 @@ class TrialNode(DriverNode):
             info = self.run_episode(request.task.task_id, request.seed)
         except EpisodeBroken as error:
             self.get_logger().error(f"{error}; the episode is done again")
-            self.control.spoiled, info = str(error), self._episode
+            self.control.spoiled = self.control.spoiled or str(error)
+            info = self._episode
             assert info is not None
         seconds = time.monotonic() - began_s
         self._settle(info)
@@ -158,10 +159,11 @@ class TrialNode(DriverNode):
     def _hold(self, request: EpisodeRequest) -> None:
         """Wait until the robot rests and nobody objects to the next episode."""
         self.wait_for(lambda: self._episode is not None and self._episode.state != "running", None, "")
-        self._wait_for_people(f"next: {request.task.task_id} {request.protocol} {request.episode}")
+        self._wait_for_people("between", f"next: {request.task.task_id} {request.protocol} {request.episode}")
 
-    def _wait_for_people(self, about: str) -> None:
-        while asked := self.control.waits_for:
+    def _wait_for_people(self, phase: str, about: str) -> None:
+        """Until nothing is asked of them in this phase."""
+        while (asked := self.control.waits_for) and self.control.phase == phase:
             print(f"waiting for {asked} ({about})", flush=True)
             again_s = time.monotonic() + REMIND_S
             self.wait_for(lambda: self.control.waits_for != asked or time.monotonic() > again_s, None, "")  # noqa: B023
@@ -175,8 +177,8 @@ class TrialNode(DriverNode):
 
     def _success(self, request: EpisodeRequest, info: EpisodeInfo, seen: list[Transition]) -> bool | None:
         """The operator's word, or else the family's."""
-        self._wait_for_people(f"{info.task_id}: {info.reason}")
-        if self.control.success is not None or not seen:
+        self._wait_for_people("verdict", f"{info.task_id}: {info.reason}")
+        if self.control.success is not None or self.control.spoiled or not seen:
             return self.control.success
         self._env.set_task(find_task(request.task.task_id))
         return self._env.success(seen[-1].observation, seen[-1].next_observation)
