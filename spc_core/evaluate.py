@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from spc_core.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
+from spc_core.adaptation import (
+    TRAJECTORY_COUNTS,
+    EpisodeRequest,
+    EpisodeResult,
+    Outcome,
+    Trial,
+    TrialError,
+)
 from spc_core.checkpoint import Checkpoint
 from spc_core.frames import Transition
 from spc_core.planner import PlannerConfig
@@ -52,20 +59,30 @@ class InProcessDriver:
         self.safety.reset()
         self.safety.counts.clear()
         observation, _ = self.env.reset(seed=request.seed, options={"task": find_task(request.task.task_id)})
-        total, steps, ended, terminated = 0.0, 0, False, False
+        total, steps, ended, terminated, success = 0.0, 0, False, False, None
+        trajectory: list[tuple[int, list[float]]] = []
         while not ended:
+            self._note(trajectory)
             action = self.safety.apply(self.policy.act(observation, tracker.context))
             following, reward, terminated, truncated, _ = self.env.step(action)
             if self.reward_function is not None:
                 reward = self.reward_function(observation, action, following)
             tracker.update(Transition(steps, observation, action, float(reward), following))
-            observation, total, steps = following, total + float(reward), steps + 1
             ended = terminated or truncated
+            success = self.env.success(observation, following) if ended else None
+            observation, total, steps = following, total + float(reward), steps + 1
+        self._note(trajectory)
         return Outcome(
             return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
             reason="terminated" if terminated else "time limit", interventions=dict(self.safety.counts),
-            uncertainty=tracker.uncertainty.tolist(),
+            uncertainty=tracker.uncertainty.tolist(), success=success, trajectory=trajectory,
         )  # fmt: skip
+
+    def _note(self, trajectory: list[tuple[int, list[float]]]) -> None:
+        """Keep the context where it is on its way, at a few counts."""
+        tracker = self.tracker
+        if tracker.mode == "online" and tracker.count in TRAJECTORY_COUNTS:
+            trajectory.append((tracker.count, tracker.context.tolist()))
 
     def _arrange_context(self, request: EpisodeRequest) -> None:
         """What the policy knows of the task before the episode starts: the one place that decides it."""
@@ -153,6 +170,7 @@ class Score:
     tasks: int
     seeds: int
     episodes: int
+    success: float | None = None  # share of the episodes that reached their goal; None where nobody told
 
 
 def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], float]) -> list[Score]:
@@ -161,7 +179,7 @@ def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], f
     normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN where the
     expert is no better than no_context. Raises ValueError where a split lacks no_context, the zero of the scale.
     """
-    rows = [(seed, row) for seed, results in runs.items() for row in results if row.protocol != COLLECT]
+    rows = [(seed, row) for seed, results in runs.items() for row in results if row.scored]
     scores = []
     for split in sorted({row.split for _, row in rows}, key=lambda name: (SPLITS + (name,)).index(name)):
         groups: dict[tuple[str, int], _Returns] = {("expert", 0): []}
@@ -175,7 +193,9 @@ def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], f
                 f"the trial of split '{split}' lacks the protocol no_context, the zero of the scale; add it"
             )
         for (protocol, k), returns in groups.items():
-            scores.append(_score(split, protocol, k, returns, groups["no_context", 0], groups["expert", 0]))
+            line = _score(split, protocol, k, returns, groups["no_context", 0], groups["expert", 0])
+            mine = [r.success for _, r in rows if (r.split, r.protocol, r.k) == (split, protocol, k)]
+            scores.append(dataclasses.replace(line, success=success_share(mine)))
     return scores
 
 
@@ -200,6 +220,12 @@ def _score(split: str, protocol: str, k: int, returns: _Returns, floor: _Returns
     )
 
 
+def success_share(told: Iterable[bool | None]) -> float | None:
+    """The share of successes among the episodes of which somebody told; None where there are none."""
+    known = [success for success in told if success is not None]
+    return sum(known) / len(known) if known else None
+
+
 def _mean(returns: _Returns, seed: int | None = None, task: str | None = None) -> float:
     return float(np.mean([r for s, t, r in returns if seed in (None, s) and task in (None, t)]))
 
@@ -210,11 +236,14 @@ def _share(value: float, low: float, high: float) -> float:
 
 def table(scores: Sequence[Score]) -> str:
     """The scores as text for a terminal."""
-    lines = [f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10}   tasks x seeds x episodes"]
+    head = f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10} {'success':>8}"
+    lines = [f"{head}   tasks x seeds x episodes"]
     for s in scores:
         name = f"{s.protocol}({s.k})" if s.protocol == "few_shot" else s.protocol
         per = s.episodes // (s.tasks * s.seeds)
+        success = "-" if s.success is None else f"{s.success:.0%}"
         lines.append(
-            f"{s.split:6} {name:16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f}   {s.tasks} x {s.seeds} x {per}"
+            f"{s.split:6} {name:16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f} {success:>8}   "
+            f"{s.tasks} x {s.seeds} x {per}"
         )
     return "\n".join(lines)

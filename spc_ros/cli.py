@@ -215,7 +215,7 @@ def trial(args: TrialArgs) -> None:
         rows = run_trial(
             args.run, family, args.out, splits=args.splits, tasks_per_split=args.tasks_per_split,
             few_shot_sizes=args.few_shot_sizes, episodes=args.episodes, seed=args.seed, device=args.device,
-            record=args.record, progress=bar,
+            record=args.record, protocols=args.protocols, shuffle=args.shuffle, operator=args.operator, progress=bar,
         )  # fmt: skip
     tried = [find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in rows)]
     print(table(score({0: rows}, expert_returns(tried, range(args.seed, args.seed + args.episodes)))))

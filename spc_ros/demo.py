@@ -27,12 +27,13 @@ from typing import Any
 
 import yaml
 
-from spc_core.adaptation import EpisodeResult
+from spc_core.adaptation import in_order
 from spc_core.config import ConfigError, build
 from spc_core.contract import find_config, load_contract
 from spc_core.evaluate import expert_returns, score, table
 from spc_core.report import FamilyRun, summarise, write_report, write_summary
 from spc_core.tasks import find_task, make_env
+from spc_core.trial_log import EPISODES, read_rows
 
 PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "minari", "rosbags", "rclpy")
 RECORD = "wall_time_s.json"  # of each finished stage; marks a demo's folder
@@ -123,6 +124,7 @@ class _Chain:
         self._spc(
             folder / f"trial-{seed}", "trial", folder / f"run-{seed}", "--splits", "id", "ood", "--few-shot-sizes",
             *config.few_shot_sizes, "--episodes", config.trial_episodes, "--tasks-per-split", config.tasks_per_split,
+            resumes=True,
         )  # fmt: skip
 
     def _side_by_side(self, work: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
@@ -197,10 +199,7 @@ class _Chain:
 
     def _family_run(self, family: str) -> FamilyRun:
         folder = self.out / family
-        results = {
-            seed: [EpisodeResult.from_json(line) for line in (folder / f"trial-{seed}" / "episodes.jsonl").open()]
-            for seed in self.seeds
-        }
+        results = {seed: in_order(read_rows(folder / f"trial-{seed}" / EPISODES)) for seed in self.seeds}
         tried = [find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in results[self.seeds[0]])]
         return FamilyRun(
             family=family,

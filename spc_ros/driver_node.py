@@ -34,6 +34,10 @@ class DriverError(RuntimeError):
     """Why a driver cannot go on."""
 
 
+class EpisodeBroken(DriverError):
+    """An episode that ended for no reason of its own."""
+
+
 class DriverNode(PlainNode):
     """Subclasses write `drive`, which may call the methods below; its end is the program's end."""
 
@@ -54,6 +58,9 @@ class DriverNode(PlainNode):
     def drive(self) -> None:
         """The script. Raises DriverError to end the program with an error."""
         raise NotImplementedError
+
+    def check(self) -> None:
+        """Asked while the script waits; raises DriverError to end it."""
 
     def begin(self) -> None:
         self._thread.start()
@@ -93,7 +100,7 @@ class DriverNode(PlainNode):
             raise DriverError(f"{node} refused parameters: {'; '.join(refused)}")
 
     def run_episode(self, task_id: str, seed: int) -> EpisodeInfo:
-        """Start an episode and wait for its end. Raises DriverError when it ends for no reason of its own."""
+        """Start an episode and wait for its end. Raises EpisodeBroken when it ends for no reason of its own."""
         self.set_on("sim", {"task_id": task_id, "seed": seed})
         started = EpisodeInfo.from_json(self.trigger("sim/reset"))
 
@@ -105,7 +112,7 @@ class DriverNode(PlainNode):
         info = self._episode
         assert info is not None
         if not (info.terminated or info.truncated):
-            raise DriverError(f"episode {info.episode} ({info.task_id}) broke off: {info.reason}")
+            raise EpisodeBroken(f"episode {info.episode} ({info.task_id}) broke off: {info.reason}")
         return info
 
     def wait_for_bag(self, episode: int) -> str:
@@ -125,6 +132,7 @@ class DriverNode(PlainNode):
                 now_s = time.monotonic()
                 if self._stopping:
                     raise DriverError("stopped by a signal")
+                self.check()
                 if timeout_s is not None and now_s - began_s > timeout_s:
                     raise DriverError(f"{failure} within {timeout_s:g} s")
                 silence_s = now_s - max(self._alive_s, began_s)

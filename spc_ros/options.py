@@ -152,16 +152,22 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True)
 class TrialArgs:
-    """Score a trained run on held-out tasks over ROS 2: sim, context encoder, policy, recorder and trial nodes."""
+    """Score a trained run on held-out tasks over ROS 2: sim, context encoder, policy, recorder and trial nodes.
+
+    The same command goes on with a trial that was interrupted, from what is in its folder.
+    """
 
     run: tyro.conf.Positional[Path]  # training run or checkpoint
-    out: Path  # folder for episodes.jsonl, bags/ and log/
+    out: Path  # folder for episodes.jsonl, bags/, log/ and report.html
     family: str = ""  # task family; default: the name of the checkpoint's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
     tasks_per_split: int = 0  # try only the first so many; 0: all
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
+    protocols: tuple[str, ...] = LIVE_PROTOCOLS  # any of no_context, zero_shot, few_shot
+    shuffle: bool = True  # blocks of task and protocol in an order drawn with the seed
+    operator: bool = False  # wait for trial/continue before, and for trial/success after each episode
     device: str = "cpu"  # of the networks: cpu, cuda or auto
     record: bool = True  # record a bag of each episode
 

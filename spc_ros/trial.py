@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spc_core.adaptation import LIVE_PROTOCOLS, EpisodeResult
+from spc_core.adaptation import LIVE_PROTOCOLS, EpisodeResult, TrialError, in_order
+from spc_core.checkpoint import weights_sha256
 from spc_core.contract import find_config
+from spc_core.trial_log import PLAN, TrialLog, read_rows
 from spc_ros.collect import progress_reader, require_new
 from spc_ros.processes import NodeGroup, ProcessError
 
@@ -29,13 +31,24 @@ def run_trial(
     contract: str = "",
     device: str = "cpu",
     record: bool = True,
+    shuffle: bool = True,
+    operator: bool = False,
     silence_timeout_s: float = 10.0,
     environment: Mapping[str, str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[EpisodeResult]:
-    """Rows of `<out>/episodes.jsonl`; bags are in `<out>/bags`, logs in `<out>/log`. Raises ProcessError."""
+    """Rows of `<out>/episodes.jsonl`, in order; bags are in `<out>/bags`, logs in `<out>/log`.
+
+    Called again with the same `out` it goes on where it was. Raises ProcessError.
+    """
     out = Path(out).resolve()
-    require_new(out)
+    log = TrialLog(out)
+    if not (out / PLAN).exists():
+        require_new(out)
+    try:
+        log.put_aside_loose_bags(read_rows(log.path))
+    except TrialError as error:
+        raise ProcessError(str(error)) from None
     contract = str(find_config("contracts", contract or family).resolve())
     plan: dict[str, Any] = {
         "family": family,
@@ -46,6 +59,9 @@ def run_trial(
         "few_shot_sizes": list(few_shot_sizes),
         "episodes": episodes,
         "seed": seed,
+        "shuffle": shuffle,
+        "operator": operator,
+        "checkpoint": weights_sha256(checkpoint),
         "out": str(out),
         "record": record,
         "silence_timeout_s": silence_timeout_s,
@@ -64,5 +80,4 @@ def run_trial(
         driver.wait_while_printing(EPISODE_TIMEOUT_S)
         if driver.process.returncode != 0:
             raise ProcessError(f"the trial failed{driver.tail()}")
-    lines = (out / "episodes.jsonl").read_text().splitlines()
-    return [EpisodeResult.from_json(line) for line in lines]
+    return in_order(read_rows(log.path))

@@ -108,7 +108,7 @@ def test_results_must_be_recorded() -> None:
 
 @pytest.mark.parametrize(
     ("given", "says"),
-    [({"protocols": ["one_shot"]}, "'one_shot' is unknown"), ({"few_shot_sizes": [0]}, "at least 1")],
+    [({"protocols": ["one_shot"]}, "'one_shot' is unknown"), ({"few_shot_sizes": [-1]}, "at least 0")],
 )
 def test_refusals(given: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from node_probe import Probe, own_domain
 from random_checkpoint import write_random_checkpoint
-from std_srvs.srv import Trigger
+from rclpy.duration import Duration
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
 
-from spc_core.adaptation import EpisodeResult, Trial
+from spc_core.adaptation import EpisodeResult, Trial, in_order
 from spc_core.checkpoint import load_checkpoint
 from spc_core.contract import Contract, find_config, load_contract
 from spc_core.episode import EpisodeInfo
@@ -20,6 +22,7 @@ from spc_core.frames import Transition, TransitionAssembler
 from spc_core.runtime import ContextTracker
 from spc_core.tasks import find_task
 from spc_core.tasks.offline_data import behaviour_episodes
+from spc_core.trial_log import read_rows
 from spc_ros import trial as trial_module
 from spc_ros.bag_reader import BagReader
 from spc_ros.collect import collect
@@ -93,6 +96,47 @@ def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path, family: str)
     bag_equals_live(results, checkpoint)
 
 
+@pytest.mark.parametrize("family", ["arm_reach"])
+def test_trial_killed_twice_goes_on_to_the_same_result(tmp_path: Path, monkeypatch, family: str) -> None:
+    """SIGKILL of the trial node amid a zero-shot block, then amid a few-shot block: as if nothing had happened."""
+    groups: list[NodeGroup] = []
+
+    class Watched(NodeGroup):
+        def __enter__(self) -> Watched:
+            groups.append(self)
+            return self
+
+    monkeypatch.setattr(trial_module, "NodeGroup", Watched)
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", family)
+    out, task_ids = tmp_path / "out", [f"{family}/id/02"]
+    plan = {"task_ids": task_ids, "episodes": 2, "few_shot_sizes": (0, 130), "seed": 3, "environment": own_domain()}
+    trial = Trial([find_task(i) for i in task_ids], episodes=2, few_shot_sizes=(0, 130), seed=3, shuffle=True)
+    order = [block.key[1:] for block in trial.blocks()]
+    kills = [2 * order.index(("zero_shot", 0)) + 1, 2 * order.index(("few_shot", 130)) + 1]
+    for kill_at in sorted(kills):
+
+        def kill(done: int, _total: int, _text: str, kill_at: int = kill_at) -> None:
+            if done == kill_at:
+                groups[-1].nodes["trial"].process.kill()
+
+        with pytest.raises(ProcessError, match="the trial failed"):
+            run_trial(checkpoint, family, out, progress=kill, **plan)
+    with (out / "episodes.jsonl").open("a") as file:
+        file.write('{"task_id": "arm_re')  # as a crash amid a line would leave it
+    results = run_trial(checkpoint, family, out, **plan)
+    alone = in_order(run_in_process(load_checkpoint(checkpoint), trial, family))
+
+    def numbers(row: EpisodeResult) -> tuple:
+        return (row.protocol, row.k, row.episode, row.return_, row.context, row.context_count, row.success)
+
+    assert [numbers(row) for row in results] == [numbers(row) for row in alone]
+    assert {Path(row.bag).name for row in results} == {path.name for path in (out / "bags").iterdir()}
+    redone = read_rows(out / "abandoned.jsonl")
+    assert {row.block[1:] for row in redone} == {("few_shot", 130)}, "only the block whose context was lost"
+    with pytest.raises(ProcessError, match="holds another trial: its seed is 3, not 4"):
+        run_trial(checkpoint, family, out, **{**plan, "seed": 4})
+
+
 def bag_equals_live(results: list[EpisodeResult], checkpoint_path: Path) -> None:
     """A tracker that replays the bag of a zero-shot episode finds each context and uncertainty that was live."""
     checkpoint = load_checkpoint(checkpoint_path)
@@ -138,6 +182,57 @@ def test_trial_ends_with_a_reason_when_the_sim_dies(tmp_path: Path, monkeypatch:
         with BagReader(bag) as reader:
             assert reader.last_episode() is not None
     assert len(bags) >= len(rows)
+
+
+def test_emergency_stop_pause_operator_and_abort_over_ros(tmp_path: Path) -> None:
+    """A stopped episode is done again; the operator's word starts and judges each one; abort ends it with a reason."""
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    environment = own_domain()
+    lines: list[str] = []
+    agent = {"checkpoint": str(checkpoint), "contract": "arm_reach", "min_subscriptions": 3}
+    plan = {"out": str(tmp_path / "out"), "task_ids": ["arm_reach/id/00"], "protocols": ["zero_shot"], "episodes": 3}
+    lockstep = find_config(".", "lockstep")
+    with NodeGroup(tmp_path / "log", environment=environment, params_file=lockstep) as nodes, Probe(environment) as ask:
+        nodes.start("context_encoder", {"checkpoint": str(checkpoint), "contract": "arm_reach"})
+        nodes.start("policy", agent)
+        nodes.start("sim", {"min_subscriptions": 3})
+        trial = nodes.start("trial", {**plan, "record": False, "operator": True}, lines.append)
+        stop = ask.node.create_publisher(Bool, "emergency_stop", 10)
+        nodes.wait_ready(60.0)
+        ask.until(lambda: stop.get_subscription_count() == 2, "trial and policy hear the emergency stop")
+
+        def said(text: str, times: int = 1) -> None:
+            ask.until(lambda: sum(text in line for line in lines) >= times, f"'{text}' {times} times")
+
+        said("call continue")
+        stop.publish(Bool(data=True))
+        said("release of the emergency stop")
+        assert not ask.call("trial/continue", Trigger).success, "not while the stop is pressed"
+        stop.publish(Bool(data=False))
+        said("call continue", 2)
+        episode = ask.listen_episodes()
+        assert ask.call("sim/pause", SetBool, SetBool.Request(data=True)).success
+        assert ask.call("trial/continue", Trigger).success
+        ask.until(lambda: (info := episode()) is not None and info.state == "running", "an episode")
+        stop.publish(Bool(data=True))
+        stop.publish(Bool(data=False))
+        ask.until(lambda: stop.wait_for_all_acked(Duration(seconds=1.0)), "the stop was heard")
+        assert ask.call("trial/pause", Trigger).message == "the trial pauses when this episode has ended"
+        assert ask.call("sim/pause", SetBool, SetBool.Request(data=False)).success
+        said("broken off: emergency stop")
+        said("the trial is paused")
+        assert ask.call("trial/resume", Trigger).success
+        said("call continue", 3)
+        assert ask.call("trial/continue", Trigger).success
+        said("call success")
+        assert ask.call("trial/success", SetBool, SetBool.Request(data=True)).success
+        said("progress 1/3")
+        assert ask.call("trial/abort", Trigger).success
+        assert trial.wait(10.0) == 1 and any("aborted on request" in line for line in lines)
+    rows = read_rows(tmp_path / "out" / "episodes.jsonl")
+    assert [(r.episode, r.aborted, r.success, r.steps) for r in rows] == [
+        (0, "emergency stop", None, STEPS), (0, "", True, STEPS),
+    ]  # fmt: skip
 
 
 def test_recorder_closes_its_bag_when_stopped(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ JOINTS = ("shoulder", "elbow")
 CONTROL_HZ = 50
 EPISODE_STEPS = 100
 EFFORT_WEIGHT = 0.01  # reward lost at ||a / a_max||^2 = 1; at most 0.02 a step
+SUCCESS_DISTANCE = 0.1  # rad from the goal at the end of an episode
 MAX_POSITION = 2 * math.pi  # rad, bounds of the observation space; joints stop at 3.1
 MAX_VELOCITY = 200.0  # rad/s, above what full torque against the joint damping can reach
 
@@ -146,6 +147,10 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """The task with the mean parameters of the training tasks."""
         raise NotImplementedError
 
+    def success(self, observation: np.ndarray, next_observation: np.ndarray) -> bool | None:
+        """Did an episode of its task that ended with this transition reach what it was for? None: cannot be told."""
+        return None
+
 
 class ArmEnv(TaskEnv):
     """The arm in MuJoCo; a family adds its tasks, its target and its expert.
@@ -191,6 +196,15 @@ class ArmEnv(TaskEnv):
     def target(self) -> np.ndarray:
         """Joint positions (2,) in rad that the coming step is rewarded for."""
         raise NotImplementedError
+
+    def goal(self, observation: np.ndarray) -> np.ndarray:
+        """The same, told from the observation and the task alone."""
+        return self.target()
+
+    def success(self, observation: np.ndarray, next_observation: np.ndarray) -> bool:
+        """The joints ended within SUCCESS_DISTANCE of where they were to be."""
+        miss = next_observation[:2] - self.goal(observation)
+        return math.hypot(float(miss[0]), float(miss[1])) < SUCCESS_DISTANCE
 
     def position(self) -> np.ndarray:
         """Joint positions (2,) in rad."""

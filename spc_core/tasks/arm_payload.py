@@ -89,6 +89,9 @@ class ArmPayload(ArmEnv):
     def target(self) -> np.ndarray:
         return self._target
 
+    def goal(self, observation: np.ndarray) -> np.ndarray:
+        return observation[4:6]
+
     def observation(self) -> np.ndarray:
         return np.concatenate((self.data.qpos, self.data.qvel, self._target))
 
