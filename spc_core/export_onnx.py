@@ -29,10 +29,12 @@ OPSET = 18  # the first with Mish; onnxruntime 1.14 and later
 IR_VERSION = 8  # what onnxruntime 1.14 reads
 
 
-def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, model: int = 0) -> Path:
+def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, its_id: int = 0) -> Path:
     """Write policy.onnx, context_encoder.onnx, config.yaml, contract.yaml and export.json, whole or not at all.
 
-    `model` is the checkpoint's model_id, by which nodes tell whose context it is. Raises ConfigError where onnx is missing or the method needs what a robot does not have, FileExistsError.
+    `its_id` is the checkpoint's model_id, by which nodes tell whose context it is.
+
+    Raises ConfigError where onnx is missing or the method needs what a robot does not have, FileExistsError.
     """
     if checkpoint.config.method.context == "oracle":
         raise ConfigError(f"method '{checkpoint.config.method.name}' must be told the true task; no robot can run it")
@@ -42,7 +44,7 @@ def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, mode
         graphs[ENCODER] = encoder_graph(checkpoint)
     card = {
         "format": FORMAT,
-        "model_id": model,
+        "model_id": its_id,
         "opset": OPSET,
         "observation": list(contract.observation_names),
         "action": list(contract.action.fields),
