@@ -109,8 +109,8 @@ def export(args: Export) -> None:
         from spc_core.deployed import model_id
         from spc_core.export_onnx import export_onnx
 
-        model = model_id(args.source)
-        print(f"for onnxruntime: {export_onnx(load_checkpoint(args.source), args.out, args.overwrite, model)}")
+        checkpoint = load_checkpoint(args.source)
+        print(f"for onnxruntime: {export_onnx(checkpoint, args.out, args.overwrite, model_id(args.source))}")
         return
     if trained:
         raise ValueError(f"{args.source}: is a training run; use --format onnx (lerobot is for datasets)")
