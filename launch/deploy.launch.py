@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint on a robot: `ros2 launch spc_ros deploy.launch.py checkpoint:=<folder> contract:=<file>`."""
+"""A checkpoint on a robot: `ros2 launch spc_ros deploy.launch.py checkpoint:=<folder> contract:=<file>`.
+
+A node that dies is started again. With autostart:=false it then stays unconfigured until somebody asks for more.
+"""
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
+from launch.conditions import IfCondition, UnlessCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+RESPAWN_DELAY_S = 2.0
+RESPAWNS = 10  # a node that refuses its parameters would otherwise do so for ever
 
 
 def typed(name: str, value_type: type) -> ParameterValue:
@@ -22,24 +29,29 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("device", default_value="cpu", description="cpu, cuda, cuda:<n> or auto"),
         DeclareLaunchArgument("params_file", default_value=nodes_yaml, description="parameters of all nodes"),
         DeclareLaunchArgument("use_sim_time", default_value="false", description="true with a simulation"),
+        DeclareLaunchArgument("composed", default_value="false", description="both nodes in one process"),
         DeclareLaunchArgument("autostart", default_value="true", description="configure and activate at once"),
+        DeclareLaunchArgument("respawn", default_value="true", description="start a node again when it dies"),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error"),
     ]
-    parameters = [
-        LaunchConfiguration("params_file"),
-        {name: typed(name, str) for name in ("checkpoint", "contract", "device")},
-        {name: typed(name, bool) for name in ("use_sim_time", "autostart")},
-    ]
+    composed = LaunchConfiguration("composed")
+    shared = {
+        "package": "spc_ros",
+        "namespace": LaunchConfiguration("namespace"),
+        "parameters": [
+            LaunchConfiguration("params_file"),
+            {name: typed(name, str) for name in ("checkpoint", "contract", "device")},
+            {name: typed(name, bool) for name in ("use_sim_time", "autostart")},
+        ],
+        "arguments": ["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        "output": "screen",
+        "respawn": LaunchConfiguration("respawn"),
+        "respawn_delay": RESPAWN_DELAY_S,
+        "respawn_max_retries": RESPAWNS,
+    }
     nodes = [
-        LifecycleNode(
-            package="spc_ros",
-            executable=name,
-            name=name,
-            namespace=LaunchConfiguration("namespace"),
-            parameters=parameters,
-            arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
-            output="screen",
-        )
+        LifecycleNode(executable=name, name=name, condition=UnlessCondition(composed), **shared)
         for name in ("context_encoder", "policy")
     ]
-    return LaunchDescription([*arguments, *nodes])
+    both = Node(executable="deploy", condition=IfCondition(composed), **shared)  # a name would rename both nodes
+    return LaunchDescription([*arguments, *nodes, both])

@@ -18,6 +18,7 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument("namespace", default_value="", description="the robot's namespace"),
         DeclareLaunchArgument("family", default_value="arm_reach", description="arm_reach or arm_payload"),
+        DeclareLaunchArgument("model", default_value="", description="MJCF of any robot; needs its contract"),
         DeclareLaunchArgument("contract", default_value="", description="contract; empty: the family's"),
         DeclareLaunchArgument("task_id", default_value="", description="task; empty: the family's first"),
         DeclareLaunchArgument("mode", default_value="realtime", description="realtime or lockstep"),
@@ -32,7 +33,7 @@ def generate_launch_description() -> LaunchDescription:
         namespace=LaunchConfiguration("namespace"),
         parameters=[
             LaunchConfiguration("params_file"),
-            {name: text(name) for name in ("family", "contract", "task_id", "mode")},
+            {name: text(name) for name in ("family", "model", "contract", "task_id", "mode")},
             {"auto_reset": ParameterValue(LaunchConfiguration("auto_reset"), value_type=bool)},
         ],
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],

@@ -8,16 +8,25 @@ import importlib
 import importlib.util
 import json
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
+import types
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from node_probe import Probe, own_domain
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from node_probe import FakeRobot, Probe, own_domain
 from random_checkpoint import write_random_checkpoint
+from rclpy.duration import Duration
+from rosbags.highlevel import AnyReader
+from std_srvs.srv import Trigger
 
 from spc_core.contract import find_config, load_contract
 from spc_ros.driver_node import DRIVER_PARAMS
@@ -29,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = sorted((ROOT / "launch").glob("*.launch.py"))
 NODES = ("sim", "behaviour", "recorder", "context_encoder", "policy", "collect", "trial")
 ROS_OWN = {"use_sim_time"}  # declared by rclpy itself
+PROGRAMS = {**{name: (name,) for name in NODES}, "deploy": ("context_encoder", "policy")}  # their nodes
 MISSING = "launch_ros is not installed; it comes with a ROS installation, not from PyPI"
 needs_launch = pytest.mark.skipif(importlib.util.find_spec("launch_ros") is None, reason=MISSING)
 RUNNER = """
@@ -108,6 +118,101 @@ def test_launch_arguments_are_declared_and_described(path: Path) -> None:
     assert {"namespace", "params_file", "log_level"} <= names
 
 
+class Said:
+    """Stands for any class of launch: remembers what it was called with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+class StandIn(types.ModuleType):
+    """A module of launch, without launch: each of its classes is a Said of that name."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.__dict__.setdefault(name, type(name, (Said,), {}))
+
+
+@pytest.fixture
+def described(monkeypatch: pytest.MonkeyPatch):
+    """What a launch file says, run without launch: (declared arguments, nodes)."""
+    for name in ("launch", "launch.actions", "launch.conditions", "launch.substitutions", "launch_ros",
+                 "launch_ros.actions", "launch_ros.parameter_descriptions", "launch_ros.substitutions"):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, StandIn(name))
+
+    def describe(path: Path) -> tuple[dict[str, Said], list[Said]]:
+        (entities,) = runpy.run_path(str(path))["generate_launch_description"]().args
+        by_kind: dict[str, list[Said]] = defaultdict(list)
+        for entity in entities:
+            by_kind[type(entity).__name__].append(entity)
+        arguments = {argument.args[0]: argument for argument in by_kind.pop("DeclareLaunchArgument")}
+        nodes = by_kind.pop("Node", []) + by_kind.pop("LifecycleNode", [])
+        assert not by_kind, f"{path.name}: no check for {sorted(by_kind)}"
+        return arguments, nodes
+
+    return describe
+
+
+def file_of(substitution: Said) -> Path:
+    """The file in the source tree that a launch file's path means."""
+    (parts,) = substitution.args
+    path = ROOT
+    for part in parts:
+        if isinstance(part, str):
+            path = path / part
+        elif type(part).__name__ == "PathJoinSubstitution":
+            path = file_of(part)
+        else:
+            assert (type(part).__name__, part.args) == ("FindPackageShare", ("spc_ros",))
+    return path
+
+
+@pytest.mark.parametrize("path", LAUNCH, ids=lambda path: path.name)
+def test_launch_files_name_what_exists(described, path: Path) -> None:
+    """Every executable, parameter and file, whatever loop or table it comes from."""
+    arguments, nodes = described(path)
+    assert nodes
+    for node in nodes:
+        executable = node.kwargs["executable"]
+        assert node.kwargs["package"] == "spc_ros" and os.access(ROOT / "scripts" / executable, os.X_OK), executable
+        assert node.kwargs.get("name") == (executable if len(PROGRAMS[executable]) == 1 else None)
+        for entry in node.kwargs["parameters"]:
+            if isinstance(entry, dict):
+                for name in PROGRAMS[executable]:
+                    assert entry.keys() <= declared(name).keys() | ROS_OWN, (executable, name)
+            elif type(entry).__name__ == "PathJoinSubstitution":
+                assert file_of(entry).is_file()
+            else:
+                assert entry.args == ("params_file",)
+    assert file_of(arguments["params_file"].kwargs["default_value"]) == ROOT / "config" / "nodes.yaml"
+
+
+def test_deploy_starts_a_dead_node_again(described) -> None:
+    _, nodes = described(ROOT / "launch" / "deploy.launch.py")
+    assert sorted(node.kwargs["executable"] for node in nodes) == ["context_encoder", "deploy", "policy"]
+    for node in nodes:
+        assert node.kwargs["respawn"].args == ("respawn",) and node.kwargs["respawn_delay"] >= 1.0
+        condition = type(node.kwargs["condition"]).__name__
+        assert condition == ("IfCondition" if node.kwargs["executable"] == "deploy" else "UnlessCondition")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("deploy", {"contract", "checkpoint", "device", "use_sim_time", "composed", "autostart", "respawn"}),
+        ("record", {"contract", "out", "use_sim_time"}),
+        ("sim", {"family", "model", "contract", "task_id", "mode"}),
+        ("trial", {"contract", "checkpoint", "device", "composed", "out"}),
+    ],
+)
+def test_launch_files_have_the_arguments_that_users_need(described, name: str, wanted: set[str]) -> None:
+    arguments, _ = described(ROOT / "launch" / f"{name}.launch.py")
+    assert wanted | {"namespace", "params_file", "log_level"} <= arguments.keys()
+
+
 @pytest.fixture
 def launch(tmp_path: Path):
     """Starts launch files as a ROS installation would find them; ends them with Ctrl-C's signal."""
@@ -176,14 +281,104 @@ def test_sim_and_deploy_drive_a_robot_in_a_namespace(launch, tmp_path: Path) -> 
 
 @needs_launch
 @pytest.mark.timeout(180)
-def test_trial_launch_runs_a_trial_and_ends(launch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("composed", ["false", "true"])
+def test_deploy_comes_back_after_a_crash(launch, tmp_path: Path, composed: str) -> None:
+    """Killed, the policy is started again; with autostart it commands again, by a process of its own."""
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    contract = load_contract(find_config("contracts", "arm_reach"))
+    launch("sim.launch.py", "log_level:=warn")
+    _, output = launch("deploy.launch.py", f"checkpoint:={checkpoint}", "use_sim_time:=true", f"composed:={composed}")
+    program = "deploy" if composed == "true" else "policy"
+
+    def started() -> list[int]:
+        """Process ids of the program, in the order of their start."""
+        return [
+            int(pid)
+            for pid in re.findall(rf"\[{program}-\d+\]: process started with pid \[(\d+)\]", output.read_text())
+        ]
+
+    with Probe(launch.domain) as probe:
+        commands = probe.listen_commands(contract)
+
+        def driven() -> bool:
+            return sum(command != list(contract.action.safe) for command in commands()) > 20
+
+        probe.until(driven, "commands", 60.0)
+        (pid,) = started()
+        os.kill(pid, signal.SIGKILL)
+        probe.until(lambda: len(started()) == 2, "another process", 30.0)
+        probe.heard[contract.action.topic].clear()
+        probe.until(driven, "commands of the new process", 60.0)
+
+
+@needs_launch
+@pytest.mark.timeout(180)
+def test_deploy_without_autostart_stays_still_after_a_crash(launch, tmp_path: Path) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    _, output = launch("deploy.launch.py", f"checkpoint:={checkpoint}", "autostart:=false")
+    with Probe(launch.domain) as probe:
+
+        def state() -> str:
+            return probe.call("policy/get_state", GetState).current_state.label
+
+        def ready(count: int) -> bool:
+            return len(re.findall(r"\[policy-\d+\].*\[policy\]: ready", output.read_text())) == count
+
+        def change(transition: int) -> None:
+            request = ChangeState.Request(transition=Transition(id=transition))
+            assert probe.call("policy/change_state", ChangeState, request).success
+
+        probe.until(lambda: ready(1), "the policy", 60.0)
+        change(Transition.TRANSITION_CONFIGURE)
+        change(Transition.TRANSITION_ACTIVATE)
+        assert state() == "active"
+        (pid,) = re.findall(r"\[policy-\d+\]: process started with pid \[(\d+)\]", output.read_text())
+        os.kill(int(pid), signal.SIGKILL)
+        probe.until(lambda: ready(2), "the policy's return", 60.0)
+        assert state() == "unconfigured"
+
+
+@needs_launch
+@pytest.mark.timeout(180)
+def test_record_launch_writes_a_bag(launch, tmp_path: Path) -> None:
+    """A robot without the topic `episode`: ~/start and ~/stop make a bag with its states."""
+    contract = load_contract(find_config("contracts", "arm_reach"))
+    out = tmp_path / "bags"
+    process, output = launch("record.launch.py", "contract:=arm_reach", f"out:={out}")
+    with Probe(launch.domain) as probe:
+        robot = FakeRobot(probe, contract, reliable=True)
+        assert probe.call("recorder/start", Trigger).success
+        robot.t_ns = probe.node.get_clock().now().nanoseconds
+        probe.until(lambda: robot.first_stream.get_subscription_count() == 1, "the recorder's subscription")
+        for _ in range(20):
+            robot.say()
+            probe.executor.spin_once(timeout_sec=0.01)
+        assert robot.first_stream.wait_for_all_acked(Duration(seconds=5.0))
+        answer = probe.call("recorder/stop", Trigger)
+    assert answer.success
+    bag = json.loads(answer.message)["path"]
+    assert bag, answer.message
+    with AnyReader([Path(bag)]) as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+    assert counts["/joint_states"] == 20
+    process.send_signal(signal.SIGINT)
+    process.wait(30.0)
+    assert "Traceback" not in output.read_text()
+
+
+@needs_launch
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("composed", ["false", "true"])
+def test_trial_launch_runs_a_trial_and_ends(launch, tmp_path: Path, composed: str) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     changed = yaml.safe_load((ROOT / "config" / "nodes.yaml").read_text())
     changed["/**/trial"]["ros__parameters"] |= {"tasks_per_split": 1, "episodes": 1}
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(changed))
     out = tmp_path / "out"
-    process, output = launch("trial.launch.py", f"checkpoint:={checkpoint}", f"out:={out}", f"params_file:={file}")
+    process, output = launch(
+        "trial.launch.py", f"checkpoint:={checkpoint}", f"out:={out}", f"params_file:={file}", f"composed:={composed}"
+    )
     process.wait(120.0)
     text = output.read_text()
     assert "process has died" not in text and "Traceback" not in text, text
