@@ -20,7 +20,7 @@ from spc_core.tasks import Task, make_env
 
 BEFORE, AFTER = 100, 500  # steps on the first and on the second task
 WINDOW = 25  # steps that a reward is averaged over
-HALF, FOLLOWED = 0.5, 0.2  # of the distance at the change
+HALF, FOLLOWED = 0.5, 0.3  # of the distance at the change
 STRATEGIES = ("kept", "reset")
 
 
@@ -170,7 +170,7 @@ def _median(steps: Sequence[int | None]) -> float | None:
 
 def drift_table(scores: Sequence[DriftScore]) -> str:
     """The scores as text for a terminal."""
-    head = f"{'context':8} {'changes':>7} {'followed':>8} {'half way':>9} {'80 %':>6}   reward of a step: before, after, end"
+    head = f"{'context':8} {'changes':>7} {'followed':>8} {'half way':>9} {'70 %':>6}   reward: before, after, end"
     lines = [head]
     for s in scores:
         half, most = ("never" if v is None else f"{v:.0f}" for v in (s.steps_to_half, s.steps_to_follow))

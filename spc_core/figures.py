@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spc_core.adaptation import COLLECT, EpisodeResult
+from spc_core.drift import DriftRun
 from spc_core.figure_style import INK, stacked, style
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -52,6 +53,7 @@ class FamilyRun:
     description: str = ""  # for a reader who does not know the family; default: what its environment says
     # Mean task vectors of the training tasks, as (params, vector), by training seed
     task_means: Mapping[int, Sequence[tuple[Mapping[str, float], Sequence[float]]]] = field(default_factory=dict)
+    drift: Sequence[DriftRun] = ()  # changes of task in mid-episode
 
     def scored(self) -> list[tuple[int, EpisodeResult]]:
         """(training seed, row) of every episode that counts."""
@@ -133,14 +135,15 @@ def protocol_cells(run: FamilyRun, split: str, protocol: str, k: int = 0) -> dic
 
 def adaptation_curve(run: FamilyRun) -> go.Figure:
     """Return against the number of context transitions, one panel for each split."""
-    points = [("no_context", 0), *(("few_shot", k) for k in run.sizes())]
+    sizes = [k for k in run.sizes() if k > 0]  # few_shot(0) is no_context once more
+    points = [("no_context", 0), *(("few_shot", k) for k in sizes)]
     titles = [SPLIT_NAMES.get(split, split) for split in run.splits()]
     figure = make_subplots(cols=len(titles), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     for column, split in enumerate(run.splits(), 1):
         _curve(figure, run, split, points, column)
         _reference_lines(figure, run, split, column, len(points))
     figure.update_xaxes(
-        tickvals=list(range(len(points))), ticktext=["0<br>no_context", *(str(k) for k in run.sizes())],
+        tickvals=list(range(len(points))), ticktext=["0<br>no_context", *map(str, sizes)],
         range=[-0.4, len(points) - 0.1], title="context transitions K", showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(title="return (sum of rewards)", col=1)

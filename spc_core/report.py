@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spc_core.drift import drift_scores
 from spc_core.evaluate import score
 from spc_core.figures import FamilyRun, label
 from spc_core.report_page import page
@@ -26,8 +27,10 @@ def summarise(
     wall_time_s: Mapping[str, float],
     versions: Mapping[str, str],
     figures: Mapping[str, float],
+    setup: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What came out, ready for JSON; a number that is not finite becomes None. `figures`: other measurements.
+    `setup`: more of what it takes to repeat the study.
 
     families -> name -> splits -> split -> a list of scores with the fields of spc_core.evaluate.Score.
     Raises ValueError where a family has no scored episode.
@@ -45,8 +48,10 @@ def summarise(
             "training_seeds": list(run.results),
             "splits": splits,
             "interventions": interventions(run),
+            "drift": [asdict(line) for line in drift_scores(run.drift)],
         }
     summary |= {"seed": seed, "wall_time_s": wall_time_s, "versions": versions, "figures": figures}
+    summary["setup"] = setup or {}
     return _plain(summary)
 
 

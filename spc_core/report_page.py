@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from spc_core.context_path import context_path
 from spc_core.context_space import context_space
+from spc_core.drift import drift_scores
+from spc_core.drift_figure import drift_figure
 from spc_core.figures import (
     COLOURS,
     OTHER_COLOUR,
@@ -42,6 +45,15 @@ CAPTIONS = {
     "shown. Each learns a space of its own, so compare patterns, not places. What to look for: colours in order mean "
     "that the context has found the hidden parameter, and marks of one colour close together mean that it finds it "
     "reliably.",
+    "path": "Left: where the context of a zero_shot episode goes, from the prior (the cross, no transition seen) to "
+    "its place at the end (the dot), one line for each task of the first training seed, seen along its two "
+    "directions of largest variance. Right: how far it still is from its end, as a share of the whole way; the bold "
+    "line is the median over tasks. What to look for: a line that falls fast needs few transitions.",
+    "drift": "The task changes in mid-episode, and nobody tells the policy. “kept”: the context stays a mean over all "
+    "that was seen, the new task must outweigh the old one. “reset”: somebody says that the task changed, and the "
+    "context starts anew. Left: how far the context still is from where it settles when there is only the new task, "
+    "as a share of the distance at the change; median, and the middle half of all changes. Right: mean reward of a "
+    "step. Measured in this process, without ROS.",
     "bars": "What to look for: tasks where few_shot stays far from the expert. Bars start at zero; where "
     "returns are negative they hang down, and shorter is better. Error bars: ± one standard deviation over "
     "training seeds. Below the axis: the task's number and hidden parameters.",
@@ -126,29 +138,32 @@ def headline(run: FamilyRun, family: Mapping[str, Any]) -> str:
     for protocol, k in sorted(keys, key=lambda key: key[0] == "expert"):  # the expert last
         found = [next((e for e in s if (e["protocol"], e["k"]) == (protocol, k)), None) for s in splits.values()]
         rows.append(f"<tr><td>{chip(label(protocol, k))}</td>{''.join(map(_score_cells, found))}</tr>")
-    top = "".join(f"<th colspan=3 class=split>{escape(split)}</th>" for split in splits)
+    top = "".join(f"<th colspan=4 class=split>{escape(split)}</th>" for split in splits)
     below = "<th class='number first'>return ± s.e.</th><th class=number>normalised</th>"
-    below = (below + "<th class=number>by seed</th>") * len(splits)
+    below = (below + "<th class=number>by seed</th><th class=number>success</th>") * len(splits)
     first = next(iter(splits.values()))[0]
     per = round(first["episodes"] / (first["tasks"] * first["seeds"]))
     counts = [plural(first["tasks"], "task"), plural(first["seeds"], "training seed"), plural(per, "episode")]
     return f"""<h3>{escape(run.family)}</h3><p>{sentence if shares else ""}</p><div class=scroll><table>
 <thead><tr><th rowspan=2>protocol</th>{top}</tr><tr>{below}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>
 <p class=caption>{", ".join(counts)} of each. s.e.: standard error over tasks. By seed: lowest and highest
-normalised score of a single training seed.</p>"""
+normalised score of a single training seed. Success: share of the episodes that ended at their goal, by the task
+family or the operator.</p>"""
 
 
 def _score_cells(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
-        return "<td></td>" * 3
+        return "<td></td>" * 4
     seeds = [value for value in entry["normalised_by_seed"] if value is not None]
     spread = f"{number(min(seeds), 2)} … {number(max(seeds), 2)}" if len(seeds) > 1 else "–"
     if entry["protocol"] in ("no_context", "expert"):
         spread = ""  # 0 and 1 by definition
     returns = f"{number(entry['mean'])} ± {number(entry['stderr'])}"
-    score = number(entry["normalised"], 2)
+    score, told = number(entry["normalised"], 2), entry.get("success")
+    success = "–" if told is None else f"{told:.0%}"
     return (
         f"<td class='number first'>{returns}</td><td class='number strong'>{score}</td><td class=number>{spread}</td>"
+        f"<td class=number>{success}</td>"
     )
 
 
@@ -157,6 +172,13 @@ def family_section(run: FamilyRun, family: Mapping[str, Any]) -> str:
     figures = [
         ("Adaptation: return against experience", adaptation_curve(run), "curve", ""),
         ("Context space: what the task vectors tell", context_space(run), "space", "no task vectors to compare"),
+        (
+            "Context trajectory: from the prior to its place",
+            context_path(run),
+            "path",
+            "no zero_shot episode to follow",
+        ),
+        ("Drift: the task changes in mid-episode", drift_figure(run.drift), "drift", "not tested"),
         ("Task by task, against the privileged expert", task_bars(run), "bars", ""),
         ("Training losses", training_curves(run), "training", "no training log was found"),
     ]
@@ -164,9 +186,33 @@ def family_section(run: FamilyRun, family: Mapping[str, Any]) -> str:
     for title, figure, name, missing in figures:
         drawn = f"None: {missing}." if figure is None else CAPTIONS[name]
         plot = "" if figure is None else draw(figure, f"{run.family}-{name}")
-        parts.append(f"<h3>{title}</h3>{plot}<p class=caption>{drawn}</p>")
+        below = _drift_table(run) if name == "drift" and run.drift else ""
+        parts.append(f"<h3>{title}</h3>{plot}<p class=caption>{drawn}</p>{below}")
     parts.append(f"<h3>Interventions of the safety chain</h3>{_interventions(family['interventions'])}")
     return "".join(parts)
+
+
+def _drift_table(run: FamilyRun) -> str:
+    """Steps and rewards around the change."""
+    head = [
+        "context",
+        "changes",
+        "steps to half way",
+        "steps to 70 %",
+        "followed",
+        "reward before",
+        "after",
+        "at the end",
+    ]
+    rows = []
+    for s in drift_scores(run.drift):
+        steps = ["never" if v is None else f"{v:.0f}" for v in (s.steps_to_half, s.steps_to_follow)]
+        rewards = [number(v, 3) for v in (s.reward_before, s.reward_after, s.reward_end)]
+        rows.append([escape(s.strategy), str(s.changes), *steps, f"{s.followed} of {s.changes}", *rewards])
+    note = (
+        "Steps: the median change. Rewards: mean of a step in the 25 steps before and after the change, and the last."
+    )
+    return f"{table(head, rows, numbers=True)}<p class=caption>{note}</p>"
 
 
 def _interventions(counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -185,6 +231,7 @@ def reproduction(summary: Mapping[str, Any]) -> str:
     setup = [["random seed of the study", str(summary["seed"])]]
     for name, family in summary["families"].items():
         setup.append([f"contract of {escape(name)}, SHA-256", f"<code>{escape(family['contract_sha256'])}</code>"])
+    setup += [[escape(name), f"<code>{escape(str(value))}</code>"] for name, value in summary.get("setup", {}).items()]
     setup += [[f"{escape(name)}, version", escape(str(value))] for name, value in summary["versions"].items()]
     parts = ["<h2>Reproduce</h2>", table(["what", "value"], setup)]
     if summary["figures"]:

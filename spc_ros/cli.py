@@ -166,6 +166,9 @@ def evaluate(args: Evaluate) -> None:
     from spc_core.planner import PlannerConfig
     from spc_core.tasks import tasks
 
+    if args.drift:
+        _drift(args)
+        return
     if args.json is None and "no_context" not in args.protocols:
         raise ValueError("--protocols lacks no_context, the zero of the table's scale; add it, or give --json")
     results = {}
@@ -184,6 +187,24 @@ def evaluate(args: Evaluate) -> None:
         print(f"no table, whose zero would be the protocol no_context; episodes: {args.json}")
         return
     print(table(score(results, expert_returns(chosen, range(args.seed, args.seed + args.episodes)))))
+
+
+def _drift(args: Evaluate) -> None:
+    """The drift test of each run; the splits' tasks change into one another."""
+    from spc_core.checkpoint import load_checkpoint
+    from spc_core.drift import drift_scores, drift_table, run_drift
+    from spc_core.tasks import tasks
+
+    runs = []
+    for folder in args.runs:
+        checkpoint = load_checkpoint(folder)
+        family = args.family or checkpoint.contract.name
+        for split in args.splits:
+            with Bar(f"drift {folder} {split}", "change") as bar:
+                runs += run_drift(checkpoint, family, tasks(family, split), (args.seed,), bar)
+    if args.json is not None:
+        write_whole(args.json, "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in runs))
+    print(drift_table(drift_scores(runs)))
 
 
 def compare(args: Compare) -> None:
@@ -206,9 +227,9 @@ def compare(args: Compare) -> None:
 
 def trial(args: TrialArgs) -> None:
     from spc_core.checkpoint import load_checkpoint
-    from spc_core.evaluate import expert_returns, score, table
-    from spc_core.tasks import find_task
+    from spc_core.evaluate import score, table
     from spc_ros.trial import run_trial
+    from spc_ros.trial_report import report_trial
 
     family = args.family or load_checkpoint(args.run).contract.name
     with Bar(f"trial {args.run}", "episode") as bar:
@@ -217,9 +238,14 @@ def trial(args: TrialArgs) -> None:
             few_shot_sizes=args.few_shot_sizes, episodes=args.episodes, seed=args.seed, device=args.device,
             record=args.record, protocols=args.protocols, shuffle=args.shuffle, operator=args.operator, progress=bar,
         )  # fmt: skip
-    tried = [find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in rows)]
-    print(table(score({0: rows}, expert_returns(tried, range(args.seed, args.seed + args.episodes)))))
     print(f"episodes: {args.out / 'episodes.jsonl'}, bags: {args.out / 'bags'}")
+    if "no_context" not in args.protocols:
+        print("no table and no page, whose zero would be the protocol no_context")
+        return
+    with Bar("drift test", "change") as bar:
+        run = report_trial(args.run, family, args.out, rows, bar if args.drift else None)
+    print(table(score(run.results, run.experts)))
+    print(f"report: {args.out / 'report.html'}  (open it in a browser)")
 
 
 def bench(args: BenchTrain | BenchConvert) -> None:

@@ -130,6 +130,7 @@ class Evaluate:
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
     planning: bool = False  # plan with the world model instead of asking the actor
+    drift: bool = False  # instead: change the task in mid-episode, and tell how fast the context follows
     json: Path | None = None  # also write the episodes here, one JSON line each
 
 
@@ -170,6 +171,7 @@ class TrialArgs:
     operator: bool = False  # wait for trial/continue before, and for trial/success after each episode
     device: str = "cpu"  # of the networks: cpu, cuda or auto
     record: bool = True  # record a bag of each episode
+    drift: bool = True  # add the drift test to the page; it runs without ROS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from std_msgs.msg import Bool, Float32MultiArray, String
@@ -198,11 +199,12 @@ class TrialNode(DriverNode):
         }
         for name, act in plain.items():
             self.create_service(Trigger, f"~/{name}", lambda _, response, act=act: self._answer(response, act))
-        self.create_service(
-            SetBool, "~/success", lambda asked, response: self._answer(response, lambda: self.control.judge(asked.data))
-        )
+        self.create_service(SetBool, "~/success", self._on_success)
 
-    def _answer(self, response: Trigger.Response | SetBool.Response, act: Callable[[], Answer]):
+    def _on_success(self, asked: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        return self._answer(response, lambda: self.control.judge(asked.data))
+
+    def _answer(self, response: Trigger.Response | SetBool.Response, act: Callable[[], Answer]) -> Any:
         with self._news:
             response.success, response.message = act()
             self._news.notify_all()
