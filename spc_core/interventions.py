@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+ONSET_S = 0.1  # a kind that was not seen for so long begins anew
 QUIET_S = 1.0  # a kind that goes on is told again after so long, not at each tick
 
 
@@ -16,15 +17,16 @@ class InterventionLog:
         self.counts: Counter[str] = Counter()
         self.last_kind = self.last_reason = ""
         self.last_ns = 0  # the robot's time
+        self._noted_s: dict[str, float] = {}  # by kind
         self._told_s: dict[str, float] = {}
 
     def note(self, kind: str, reason: str, t_ns: int, now_s: float) -> str | None:
         """Count one at `t_ns`, `now_s` on a steady clock; returns JSON to publish when it is news."""
         self.counts[kind] += 1
-        new = kind != self.last_kind
         self.last_kind, self.last_reason, self.last_ns = kind, reason, t_ns
-        told_s = self._told_s.get(kind)
-        if told_s is not None and now_s - told_s < QUIET_S and not (new and kind not in ("limit", "rate")):
+        noted_s, told_s = self._noted_s.get(kind, -1e9), self._told_s.get(kind, -1e9)
+        self._noted_s[kind] = now_s
+        if now_s - noted_s < ONSET_S and now_s - told_s < QUIET_S:
             return None
         self._told_s[kind] = now_s
         return json.dumps({"kind": kind, "reason": reason, "t_ns": t_ns, "count": self.counts[kind]})

@@ -41,7 +41,7 @@ from spc_ros.topic_bridge import (
 )
 
 STOP_TOPIC = "emergency_stop"
-CHECK_S = (0.001, 0.005)  # how often waits are looked at: a quarter of the period, within these
+CHECK_S = (0.001, 0.005)  # how often waits are looked at: a tenth of the period, within these
 ACK_TIMEOUT = Duration(seconds=0.2)
 WARM_UP = 3  # actions; the first ones are slow
 
@@ -91,7 +91,7 @@ class PolicyNode(ManagedNode):
             self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self.take_context, latched_qos(depth=10))
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_frames, p.lockstep, self.diagnostics.complain)
-        steady_timer(self, float(np.clip(contract.period_ns / 4e9, *CHECK_S)), self._check)
+        steady_timer(self, float(np.clip(contract.period_ns / 10e9, *CHECK_S)), self._check)
 
     def teardown(self) -> None:
         self._models = None
@@ -141,6 +141,7 @@ class PolicyNode(ManagedNode):
             return
         if any(f.fault for f in frames) or frame.t_ns - self._last_ns > self._gap_ns:
             self._begin_sequence()
+            self.diagnostics.counts["sequences begun"] += 1
         self._last_ns = frame.t_ns
         if frame.observation is None:
             self._react(self._watch.bad(frame.fault or "no observation", now_s, fresh))
@@ -280,7 +281,7 @@ class PolicyNode(ManagedNode):
 
     def _on_report(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = True
-        response.message = json.dumps({**self._filter.counts, **self.diagnostics.counts})
+        response.message = json.dumps({**self._log.counts, **self.diagnostics.counts})
         return response
 
 

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A robot of two streams at 50 Hz of real time, a policy in a process of its own, and a watch on its commands."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Vector3Stamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from node_probe import Probe, own_domain
+from random_checkpoint import write_random_checkpoint
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float32MultiArray, String
+from std_srvs.srv import Trigger
+
+from spc_core.contract import find_config, load_contract, parse_contract
+from spc_ros.messages import FieldReader, set_stamp
+from spc_ros.processes import NodeGroup
+from spc_ros.topic_bridge import encode_context, latched_qos, stream_qos
+
+FORCE = """  - topic: force
+    type: geometry_msgs/msg/Vector3Stamped
+    fields: [vector.x]
+    max_age_s: 0.025
+"""
+CONTRACT = parse_contract(
+    load_contract(find_config("contracts", "arm_reach")).text.replace("action: #", FORCE + "action: #"), "faults.yaml"
+)
+PERIOD_S = 1 / CONTRACT.rate_hz
+SAFE = list(CONTRACT.action.safe)
+STATE = (0.1, 0.2, 0.3, 0.4)
+DEFAULTS: dict[str, Any] = {
+    "hold_ms": [0.0], "deactivate_after_s": [0.0], "context_timeout_s": 0.0, "estop_loss": "ignore",
+    "estop_timeout_s": 0.1, "workspace_fields": [""], "workspace_low": [0.0], "workspace_high": [0.0],
+    "probation_ticks": 50, "use_sim_time": False,
+}  # fmt: skip
+
+
+def write_checkpoint(folder: Path) -> Path:
+    return write_random_checkpoint(folder, "arm_reach", CONTRACT)
+
+
+class World:
+    """Everything happens in `run` and in the services that it calls; times are of the monotonic clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = write_checkpoint(folder / "checkpoint")
+        self.nodes = NodeGroup(folder / "log", environment=own_domain())
+        self.probe = Probe(dict(self.nodes.environment or {}))
+        node, sensor, action = self.probe.node, stream_qos(reliable=False), CONTRACT.action
+        self._states = node.create_publisher(JointState, "joint_states", sensor)
+        self._force = node.create_publisher(Vector3Stamped, "force", sensor)
+        self._clock = node.create_publisher(Clock, "/clock", sensor)
+        self._stop = node.create_publisher(Bool, "emergency_stop", 10)
+        self._context = node.create_publisher(Float32MultiArray, "context", latched_qos())
+        self.episode = node.create_publisher(String, "episode", latched_qos())
+        self.commands: list[tuple[float, list[float]]] = []
+        reader = FieldReader(action.type, action.fields, action.topic)
+        node.create_subscription(
+            JointState,
+            action.topic,
+            lambda m: self.commands.append((time.monotonic(), reader.read(m).tolist())),
+            sensor,
+        )
+        self._clients: dict[str, Any] = {}
+        self.told: list[dict] = []
+        self.swaps: list[dict] = []
+        for topic, heard in (("interventions", self.told), ("model_swap", self.swaps)):
+            node.create_subscription(
+                String, topic, lambda m, heard=heard: heard.append(json.loads(m.data)), latched_qos(depth=100)
+            )
+        self.t_ns = self.offset_ns = 10**18  # the newest stamp; the robot's clock against the monotonic one
+        self.last_good_s = 0.0
+        self.stop_beats = True  # the stop topic says false with each observation
+        self.params = dict(DEFAULTS)
+
+    def hear(self, command: list[float]) -> None:
+        self.commands.append((time.monotonic(), command))
+
+    def close(self) -> None:
+        self.nodes.stop()
+        self.probe.__exit__()
+
+    def start(self, **params: Any) -> None:
+        """A policy, ready."""
+        self.params = {**DEFAULTS, **params}
+        self.nodes.start("policy", {"checkpoint": str(self.checkpoint), "contract": "", **self.params})
+        self.nodes.wait_ready(60.0)
+
+    def state(self, t_ns: int, values: Any = STATE, names: tuple[str, ...] = ("shoulder", "elbow")) -> None:
+        position = dict(zip(("shoulder", "elbow"), values[:2], strict=True))
+        velocity = dict(zip(("shoulder", "elbow"), values[2:], strict=True))
+        msg = JointState(name=names)
+        msg.position = [float(position[name]) for name in names]
+        msg.velocity = [float(velocity[name]) for name in names] if values[2] is not None else []
+        set_stamp(msg, t_ns)
+        self._states.publish(msg)
+
+    def force(self, t_ns: int, value: float = 0.5) -> None:
+        msg = Vector3Stamped()
+        msg.vector.x = value
+        set_stamp(msg, t_ns)
+        self._force.publish(msg)
+
+    def clock(self, t_ns: int) -> None:
+        msg = Clock()
+        msg.clock.sec, msg.clock.nanosec = divmod(t_ns, 10**9)
+        self._clock.publish(msg)
+
+    def advance(self) -> None:
+        """The next stamp: one period after the last, and anew after a pause."""
+        robot_ns = self.offset_ns + time.monotonic_ns()
+        due_ns = self.t_ns + CONTRACT.period_ns
+        self.t_ns = due_ns if abs(robot_ns - due_ns) < CONTRACT.period_ns // 2 else robot_ns
+
+    def tick(self) -> None:
+        """A good observation."""
+        self.advance()
+        self.clock(self.t_ns)
+        self.force(self.t_ns)
+        if self.stop_beats:
+            self.stop_topic(False)
+        self.state(self.t_ns)
+        self.last_good_s = time.monotonic()
+
+    def stop_topic(self, pressed: bool) -> None:
+        self._stop.publish(Bool(data=pressed))
+
+    def context(self, values: Any = None, model: int | None = None) -> None:
+        z = np.zeros(5, np.float32) if values is None else np.asarray(values, np.float32)
+        self._context.publish(encode_context(z, np.ones(len(z), np.float32), 1, 0, model))
+
+    def run(self, periods: float, each: Any = None) -> None:
+        """Pass time, in which `each` is called once a period; None: nothing is said."""
+        begin_s = due_s = time.monotonic()
+        while (now_s := time.monotonic()) < begin_s + periods * PERIOD_S - 1e-4:
+            if now_s >= due_s:
+                due_s += PERIOD_S
+                if each is not None:
+                    each()
+                    continue
+            self.probe.executor.spin_once(timeout_sec=max(0.0, min(due_s, begin_s + periods * PERIOD_S) - now_s))
+
+    def until(self, done: Any, each: Any = None, periods: int = 250) -> None:
+        """Pass time until something is so; fails after `periods`."""
+        for _ in range(periods):
+            if done():
+                return
+            self.run(1, each)
+        raise AssertionError(f"not within {periods * PERIOD_S:g} s; swaps {self.swaps[-3:]}, told {self.told[-3:]}")
+
+    def prepare(self, params: dict[str, Any]) -> None:
+        """An active policy with these parameters, which answers."""
+        wanted = {**DEFAULTS, **params, "checkpoint": str(self.checkpoint)}
+        if wanted != self.params:
+            if self.lifecycle() == "active":
+                self.change(Transition.TRANSITION_DEACTIVATE)
+            if self.lifecycle() == "inactive":
+                self.change(Transition.TRANSITION_CLEANUP)
+            self.set(**wanted)
+            self.params = wanted
+        if self.lifecycle() == "unconfigured":
+            self.change(Transition.TRANSITION_CONFIGURE)
+        if self.lifecycle() == "inactive":
+            self.change(Transition.TRANSITION_ACTIVATE)
+        self.stop_beats = True
+        self.context()
+        self.until(self.answers, self.tick)
+
+    def answers(self) -> bool:
+        """The last few commands are the policy's, one for each observation, and none is the safe action."""
+        since_s = time.monotonic() - 4 * PERIOD_S
+        newest = [values for at_s, values in self.commands if at_s > since_s]
+        return len(newest) >= 3 and all(values != SAFE for values in newest)
+
+    def safe_after(self, since_s: float) -> float | None:
+        """Seconds from a moment to the first safe action after it."""
+        return next((at_s - since_s for at_s, values in self.commands if at_s >= since_s and values == SAFE), None)
+
+    def call(self, name: str, kind: Any, request: Any = None) -> Any:
+        """The answer of a service; the robot goes on meanwhile."""
+        if name not in self._clients:
+            self._clients[name] = self.probe.node.create_client(kind, name)
+        client = self._clients[name]
+        self.until(client.service_is_ready, self.tick)
+        future = client.call_async(request or kind.Request())
+        self.until(future.done, self.tick)
+        return future.result()
+
+    def counts(self) -> Counter[str]:
+        return Counter(json.loads(self.call("policy/report", Trigger).message))
+
+    def lifecycle(self) -> str:
+        return self.call("policy/get_state", GetState).current_state.label
+
+    def change(self, transition: int) -> None:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert self.call("policy/change_state", ChangeState, request).success, self.nodes.nodes["policy"].tail()
+
+    def set(self, **params: Any) -> str:
+        """Set parameters of the policy; returns why not, or ''."""
+        request = SetParametersAtomically.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in params.items()]
+        )
+        result = self.call("policy/set_parameters_atomically", SetParametersAtomically, request).result
+        return "" if result.successful else result.reason
+
+    def swap(self, folder: Path) -> None:
+        """Ask for a swap, and go on until its outcome is known."""
+        seen = len(self.swaps)
+        assert self.set(checkpoint=str(folder)) == ""
+        assert self.call("policy/swap", Trigger).success
+        self.until(lambda: self.swaps[seen:] and self.swaps[-1]["state"] != "loading", self.tick)

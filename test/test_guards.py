@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decisions behind the policy node's safety, without ROS: watch, stop, box, heartbeat, interventions, swap."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from spc_core.checkpoint import model_id
+from spc_core.contract import find_config, load_contract
+from spc_core.guards import EmergencyStop, GuardError, Heartbeat, Mode, ObservationWatch, WorkspaceBox, modes
+from spc_core.interventions import InterventionLog
+from spc_core.model_swap import BackgroundLoad, ModelSwitch, SwapError
+
+CONTRACT = load_contract(find_config("contracts", "arm_reach"))
+
+
+def test_watch_holds_then_is_safe_then_deactivates():
+    watch = ObservationWatch(["a", "b"], [Mode(), Mode(0.1, 1.0)], silence_s=0.03)
+    assert watch.check(5.0) is None, "nothing was heard yet"
+    watch.good(10.0)
+    assert watch.check(10.03) is None
+    assert watch.bad("b: stale", 10.04).kind == "hold"
+    assert watch.bad("b: stale", 10.13).kind == "hold"
+    assert watch.bad("b: stale", 10.15).kind == "safe"
+    watch.bad("b: stale", 11.03)
+    reaction = watch.check(11.05)
+    assert reaction is not None and (reaction.kind, reaction.reason) == ("deactivate", "b: stale; so for 1 s")
+    assert watch.check(11.05) is None, "told once"
+    watch.good(12.0)
+    assert watch.bad("a: velocity is not finite", 12.01).kind == "safe", "the first stream holds nothing"
+
+
+def test_watch_hears_silence_once():
+    watch = ObservationWatch(["a"], [Mode(0.1)], silence_s=0.03)
+    watch.good(1.0)
+    assert [r and r.kind for r in map(watch.check, (1.02, 1.04, 1.05, 1.15, 1.16))] == [
+        None,
+        "hold",
+        None,
+        "safe",
+        None,
+    ]
+    assert watch.silent
+    watch.good(2.0)
+    assert not watch.silent and watch.check(2.02) is None
+
+
+def test_modes_come_for_all_streams_or_for_each():
+    assert modes([50.0], [0.0]) == [Mode(0.05)]
+    assert modes([50.0, 0.0], [2.0]) == [Mode(0.05, 2.0), Mode(0.0, 2.0)]
+    with pytest.raises(GuardError, match=r"hold_ms is \[-1.0\]"):
+        modes([-1.0], [0.0])
+    with pytest.raises(GuardError, match="shorter than hold_ms 500"):
+        modes([500.0], [0.1])
+    with pytest.raises(GuardError, match="each of the 3 observation streams"):
+        ObservationWatch("abc", modes([1.0, 2.0], [0.0]), 0.03)
+
+
+def test_stop_topic_that_falls_silent():
+    for loss, after in (("ignore", None), ("stop", "silent for more than 0.5 s")):
+        stop = EmergencyStop(loss, 0.5)
+        assert stop.reason(100.0) is None, "never heard, so there is none to lose"
+        stop.heard(False, 100.0)
+        assert stop.reason(100.5) is None
+        reason = stop.reason(100.6)
+        assert reason is None if after is None else reason is not None and after in reason
+        stop.heard(True, 101.0)
+        assert stop.reason(101.0) == "emergency stop"
+
+
+def test_workspace_names_the_field():
+    box = WorkspaceBox(CONTRACT, ["velocity.elbow", "joint_states.position.shoulder"], [-1, 0], [1, 2])
+    assert box.reason(np.array([0.0, 9.0, 9.0, 1.0])) is None
+    assert box.reason(np.array([2.5, 0.0, 0.0, 0.0])) == (
+        "workspace: joint_states.position.shoulder is 2.5, allowed [0, 2]"
+    )
+    with pytest.raises(GuardError, match="wrist is not observed"):
+        WorkspaceBox(CONTRACT, ["wrist"], [0], [1])
+    with pytest.raises(GuardError, match="low 1 is not below high 1"):
+        WorkspaceBox(CONTRACT, ["position.elbow"], [1], [1])
+    with pytest.raises(GuardError, match="has 1 entries, workspace_low 2"):
+        WorkspaceBox(CONTRACT, ["position.elbow"], [1, 2], [1])
+
+
+def test_heartbeat():
+    beat = Heartbeat("the clock stands", 0.2)
+    assert beat.reason(9.0) is None
+    beat.look(5, 10.0)
+    beat.look(5, 10.1)
+    assert beat.reason(10.2) is None and beat.reason(10.3) == "the clock stands for more than 0.2 s"
+    beat.look(6, 10.3)
+    assert beat.reason(10.4) is None
+
+
+def test_interventions_are_told_at_their_onset_and_each_second():
+    log = InterventionLog()
+    told = [log.note("limit", f"at {k}", k, k * 0.0625) for k in range(40)]
+    assert [k for k, text in enumerate(told) if text] == [0, 16, 32]
+    assert json.loads(told[16] or "") == {"kind": "limit", "reason": "at 16", "t_ns": 16, "count": 17}
+    assert log.note("fault", "stale", 7, 2.45) is not None, "another kind is news"
+    assert log.note("limit", "again", 8, 2.9) is not None, "it began anew"
+    assert log.counts == {"limit": 41, "fault": 1} and (log.last_reason, log.last_ns) == ("again", 8)
+
+
+def test_a_new_model_waits_for_its_context_and_proves_itself():
+    switch = ModelSwitch("old", 1, probation_ticks=2, deadline_s=0.02)
+    switch.offer("new", 2)
+    assert not switch.take(1) and switch.model == "old", "z is the old model's"
+    assert switch.take(2) and switch.model == "new" and not switch.take(2)
+    assert switch.judge(np.zeros(2), 0.01) is None and switch.judge(np.zeros(2), 0.01) is None
+    assert switch.judge(np.array([math.nan]), 9.0) is None and switch.model == "new", "probation is over"
+    switch.offer("third", 3)
+    assert switch.take(None), "nobody sends a context"
+
+
+@pytest.mark.parametrize(
+    ("action", "took_s", "why"), [([math.nan], 0.0, "not finite"), ([0.0], 0.03, "took 30.0 ms, allowed 20.0 ms")]
+)
+def test_a_failing_model_is_rolled_back(action, took_s, why):
+    switch = ModelSwitch("old", 1, probation_ticks=2, deadline_s=0.02)
+    switch.offer("new", 2)
+    switch.take(2)
+    reason = switch.judge(np.array(action), took_s)
+    assert reason is not None and why in reason
+    assert (switch.model, switch.model_id) == ("old", 1)
+    assert switch.judge(np.array(action), took_s) is None, "the old one is not judged"
+
+
+def wait(load: BackgroundLoad):
+    while (loaded := load.poll()) is None:
+        pass
+    return loaded
+
+
+def test_one_model_loads_at_a_time_and_its_error_is_told():
+    load: BackgroundLoad[int] = BackgroundLoad()
+    assert load.poll() is None
+    load.begin(lambda: 1 // 0)
+    with pytest.raises(SwapError, match="being loaded already"):
+        load.begin(lambda: 1)
+    assert wait(load).problem.startswith("ZeroDivisionError")
+    load.begin(lambda: int("x"))
+    assert wait(load).problem.startswith("invalid literal")
+    load.begin(lambda: 7)
+    assert wait(load).model == 7 and load.poll() is None
+
+
+def test_model_id_follows_the_bytes(tmp_path):
+    for name in ("weights.safetensors", "config.yaml", "stats.json", "contract.yaml"):
+        (tmp_path / name).write_text(name)
+    first = model_id(tmp_path)
+    assert 0 < first < 2**31 and model_id(tmp_path) == first
+    (tmp_path / "stats.json").write_text("other")
+    assert model_id(tmp_path) != first
