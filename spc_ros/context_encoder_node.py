@@ -45,7 +45,7 @@ FOREIGN_CLOCK_NS = 10_000_000_000
 
 
 def load_agent(params: Any) -> Checkpoint | OnnxCheckpoint:
-    """The checkpoint, or export of one, that a node was given. Raises CheckpointError when its contract is not the robot's."""
+    """What a node was given to run. Raises CheckpointError when its contract is not the robot's."""
     if not params.checkpoint:
         raise CheckpointError("parameter 'checkpoint' is empty; give the folder that `spc train` wrote")
     checkpoint = load_deployed(params.checkpoint, params.device, params.threads)
