@@ -6,6 +6,6 @@
                            contract.yaml ..... copied ........... copied ........... read back, compared
 
 The import order follows the picture: contract, frames, dataset, dataset_reader, packed; then config, layers, latents,
-context_encoder, world_model, iql, agent; then sampler, train, checkpoint, evaluate; then planner, runtime, safety,
-adaptation.
+context_encoder, world_model, iql, agent; then sampler, train, checkpoint, evaluate; then planner, numpy_networks,
+torch_networks or onnx_networks, runtime, safety, adaptation.
 """

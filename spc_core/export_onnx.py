@@ -116,11 +116,9 @@ class _Graph:
 
     def __init__(self) -> None:
         try:
-            import onnx
+            import onnx  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ConfigError(
-                "exporting needs onnx, which is not installed here; pip install 'spc_ros[onnx]'"
-            ) from None
+            raise ConfigError("exporting needs onnx, which is not installed; pip install 'spc_ros[onnx]'") from None
         self._onnx = onnx
         self.FLOAT, self.DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
         self._nodes: list[Any] = []

@@ -90,7 +90,7 @@ def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> Onnx
 def _session(file: Path, threads: int) -> Any:
     """An onnxruntime session with `threads` threads that never spin."""
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise CheckpointError(
             f"{file.parent}: an export needs onnxruntime, which is not installed here; pip install onnxruntime"

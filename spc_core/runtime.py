@@ -40,9 +40,11 @@ def networks_of(deployed: Checkpoint | OnnxCheckpoint) -> Networks:
     """The networks of what load_deployed gave."""
     if hasattr(deployed, "networks"):
         return deployed.networks  # type: ignore[union-attr]
-    from spc_core.torch_networks import TorchNetworks  # not at the top: a robot may have no torch
-
-    return TorchNetworks(deployed)  # type: ignore[arg-type]
+    if deployed.device.type == "cpu":  # type: ignore[union-attr]
+        from spc_core.numpy_networks import NumpyNetworks as Kind  # not at the top: a robot may have no torch
+    else:
+        from spc_core.torch_networks import TorchNetworks as Kind
+    return Kind(deployed)  # type: ignore[arg-type]
 
 
 class ContextTracker:

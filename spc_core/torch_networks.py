@@ -95,17 +95,16 @@ def _actor(agent: Agent) -> Callable[[Tensor, Tensor], Tensor]:
     """Agent.act as a function of one row."""
     encode, latent = _mlp(agent.world_model.encoder), agent.world_model.latent
     act = _mlp(agent.actor.network, agent.action_dim)
-    put_on: Vector = latent.encode
-    if isinstance(latent, Codes):
-        steps = latent.fsq.steps.float().repeat(latent.groups)
-        bounds = steps * (1 + 1e-3)  # as in FSQ.forward
-
-        def round_to_codes(features: Tensor) -> Tensor:
-            return torch.tanh(features).mul_(bounds).round_().div_(steps)
-
-        put_on = round_to_codes
+    put_on: Vector = _rounding(latent) if isinstance(latent, Codes) else latent.encode
 
     def run(observation: Tensor, z: Tensor) -> Tensor:
         return torch.tanh(act(torch.cat((put_on(encode(observation)), z))))
 
     return run
+
+
+def _rounding(latent: Codes) -> Vector:
+    """FSQ.forward of all groups of one row at once."""
+    steps = latent.fsq.steps.float().repeat(latent.groups)
+    bounds = steps * (1 + 1e-3)
+    return lambda features: torch.tanh(features).mul_(bounds).round_().div_(steps)

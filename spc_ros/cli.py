@@ -19,6 +19,7 @@ from spc_core.whole_file import write_whole
 from spc_ros.options import (
     Bench,
     BenchConvert,
+    BenchLatency,
     BenchTrain,
     Collect,
     Compare,
@@ -48,7 +49,7 @@ usage: spc <stage> [options]      (spc <stage> --help tells each stage's options
   evaluate   score a trained run on held-out tasks in this process, without ROS
   compare    train and evaluate several methods with several seeds, side by side, with statistics
   trial      score a trained run on held-out tasks over ROS 2, node by node
-  bench      measure training updates or conversion on this machine
+  bench      measure training updates, conversion or the nodes' latency on this machine
   demo       all of the above for two task families, with a report
 """
 
@@ -248,8 +249,11 @@ def trial(args: TrialArgs) -> None:
     print(f"report: {args.out / 'report.html'}  (open it in a browser)")
 
 
-def bench(args: BenchTrain | BenchConvert) -> None:
-    text, numbers = _bench_train(args) if isinstance(args, BenchTrain) else _bench_convert(args)
+def bench(args: BenchTrain | BenchConvert | BenchLatency) -> None:
+    if isinstance(args, BenchTrain):
+        text, numbers = _bench_train(args)
+    else:
+        text, numbers = _bench_convert(args) if isinstance(args, BenchConvert) else _bench_latency(args)
     print(text)
     if args.json is not None:
         write_whole(args.json, json.dumps(numbers, indent=1) + "\n")
@@ -276,6 +280,17 @@ def _bench_convert(args: BenchConvert) -> tuple[str, Any]:
             lambda text: bar.set_description_str(f"bench: {text}"),
         )  # fmt: skip
     return "\n\n".join(report.text() for report in reports), [dataclasses.asdict(report) for report in reports]
+
+
+def _bench_latency(args: BenchLatency) -> tuple[str, Any]:
+    from spc_ros.bench_latency import bench_latency
+
+    with tqdm(desc="bench", bar_format="{desc}", leave=False, disable=None) as bar:
+        report = bench_latency(
+            args.rate_hz, args.seconds, args.sustained_hz, args.sustained_s,
+            lambda text: bar.set_description_str(f"bench: {text}"),
+        )  # fmt: skip
+    return report.text(), dataclasses.asdict(report)
 
 
 def demo(args: Demo) -> None:

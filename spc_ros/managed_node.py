@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -72,6 +73,8 @@ class ManagedNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._guarded("activate", self.start)
+        gc.collect()
+        gc.freeze()  # what was loaded stays; to look through all of torch for garbage takes longer than a period
         self.active = result == TransitionCallbackReturn.SUCCESS
         return result
 

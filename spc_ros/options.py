@@ -200,7 +200,22 @@ class BenchConvert:
     json: Path | None = None  # also write the numbers here
 
 
-Bench = Annotated[BenchTrain, tyro.conf.subcommand("train")] | Annotated[BenchConvert, tyro.conf.subcommand("convert")]
+@dataclasses.dataclass(frozen=True)
+class BenchLatency:
+    """How long after a state its command comes, over ROS 2, against a bare relay node in the same run."""
+
+    rate_hz: float = 200.0  # of the states
+    seconds: float = 10.0  # for each controller: relay, policy of two sizes, policy with context encoder
+    sustained_hz: float = 500.0  # of a second measurement: relay and policy, without a pause
+    sustained_s: float = 60.0  # its time for each of the two; 0: leave it out
+    json: Path | None = None  # also write the numbers here
+
+
+Bench = (
+    Annotated[BenchTrain, tyro.conf.subcommand("train")]
+    | Annotated[BenchConvert, tyro.conf.subcommand("convert")]
+    | Annotated[BenchLatency, tyro.conf.subcommand("latency")]
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ def assert_alike(checkpoint: Checkpoint, folder: Path) -> None:
 def test_export_acts_and_adapts_as_the_checkpoint(run: Path, exported: Path) -> None:
     assert_alike(load_checkpoint(run), exported)
     card = json.loads((exported / "export.json").read_text())
-    assert card["observation"][0] == "joint_states/position.shoulder" or "shoulder" in card["observation"][0]
+    assert card["observation"] == list(load_checkpoint(run).contract.observation_names)
     assert card["action"] == ["effort.shoulder", "effort.elbow"] and card["opset"] == 18
 
 
@@ -133,7 +133,7 @@ def test_nothing_but_the_cause_is_told(run: Path, exported: Path, tmp_path: Path
 
 
 def test_the_two_kinds_of_export_do_not_mix(run: Path, tmp_path: Path, capsys) -> None:
-    """A run is not a dataset; the message says which format it can have."""
+    """Each format refuses the other's source, and says what it is."""
     assert main(["export", str(run), "--format", "lerobot", "--out", str(tmp_path / "a")]) == 1
     assert "is a training run; use --format onnx" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--format", "onnx", "--out", str(tmp_path / "b")]) == 1
