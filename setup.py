@@ -55,6 +55,7 @@ setup(
     ],  # what a robot needs; rosbags: recorder
     extras_require={
         "sim": ["mujoco", "gymnasium"],
+        "video": ["pillow"],
         "ros-jazzy": ros_wheels("jazzy"),
         "ros-kilted": ros_wheels("kilted"),
         "ray": ["ray"],

@@ -58,6 +58,7 @@ class Disturbances:
         """
         self.config, self.counts = config, Counter[str]()
         self._std = noise_std(config.noise, names)
+        self._noisy = config.noise_relative > 0 or bool(self._std.any())
         self._push_chance = min(1.0, period_s / config.push_interval_s) if config.push_impulse > 0 else 0.0
         self._period_s = period_s
         self._sensors = DelayLine(config.sensor_delay_ms / 1000 / period_s)
@@ -73,8 +74,10 @@ class Disturbances:
             self._sensors.reset(observation)
             self._started = True
         late = self._sensors.push(observation)
+        if not self._noisy:
+            return late
         std = np.hypot(self._std, self.config.noise_relative * np.abs(late))
-        return late + std * self._noise.standard_normal(len(late)) if std.any() else late
+        return late + std * self._noise.standard_normal(len(late))
 
     def applied(self, command: np.ndarray) -> np.ndarray:
         """What the actuators do (A,) in the step that begins now, given its command."""

@@ -5,46 +5,28 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from array import array
 from typing import Any
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from spc_core.contract import find_config, load_contract
-from spc_core.disturbances import DisturbanceConfig, noise_std
-from spc_core.tasks import Task, families, find_task, make_env
-from spc_core.tasks.mjcf import MjcfEnv
+from spc_core.camera import CameraError, EpisodeCamera
+from spc_core.disturbances import noise_std
+from spc_core.tasks import Task, find_task, make_env
 from spc_ros.managed_node import run
-from spc_ros.messages import FieldReader, stamp_ns
-from spc_ros.plain_node import Param, PlainNode, steady_timer
-from spc_ros.simulation import RealTimeFactor, Simulation, State
+from spc_ros.messages import FieldReader, set_stamp, stamp_ns
+from spc_ros.plain_node import PlainNode, steady_timer
+from spc_ros.sim_params import PARAMS, camera_config, disturbance_config
+from spc_ros.simulation import RealTimeFactor, State, make_simulation
 from spc_ros.topic_bridge import EPISODE_TOPIC, StatePublishers, latched_qos, message_class, stream_qos
 
-PARAMS = [
-    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
-    Param("model", "", "MJCF file of any robot, instead of a family; needs its contract", read_only=True),
-    Param("keyframe", "", "model: where an episode begins; empty: its first keyframe, or qpos0", read_only=True),
-    Param("contract", "", "contract file or name; empty: the family's", read_only=True),
-    Param("task_id", "", "task of the next episode; empty: the family's first. With a model, only a label"),
-    Param("seed", 0, "seed of the next episode", 0, 2**31),
-    Param("mode", "lockstep", "who sets the pace", choices=("lockstep", "realtime"), read_only=True),
-    Param("auto_reset", False, "start an episode at once, and the next one, seed + 1, when one ends"),
-    Param("command_timeout_s", 5.0, "lock-step: longest wait for a command", 0.01, 3600.0),
-    Param("connect_timeout_s", 20.0, "lock-step: longest wait for others to connect", 0.0, 3600.0),
-    Param("min_subscriptions", 1, "lock-step: subscribers of the first stream to wait for at a reset", 0, 100),
-    Param("sensor_delay_ms", 0.0, "states are so much older than their stamps say", 0.0, 1000.0),
-    Param("actuator_delay_ms", 0.0, "commands work so much later", 0.0, 1000.0),
-    Param("noise", [""], "std by field group: <topic>.<field>=<std>, such as joint_states.velocity=0.1"),
-    Param("noise_relative", 0.0, "std as a share of each observed value", 0.0, 10.0),
-    Param("sensor_dropout", 0.0, "share of state messages that are lost; lock-step: of ticks", 0.0, 0.99),
-    Param("command_dropout", 0.0, "share of commands that are lost", 0.0, 0.99),
-    Param("push_impulse", 0.0, "largest impulse of a push on each joint, Nms or Ns; 0: no pushes", 0.0, 1e6),
-    Param("push_interval_s", 2.0, "mean time between two pushes", 0.001, 3600.0),
-]
+IMAGE_TOPIC = "camera/image_raw"
 ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
 ACK_TIMEOUT_S = 4.0  # longer than the 3 s after which Fast DDS repeats itself to a new subscriber
 HOUSEKEEPING_S = 0.02
@@ -80,6 +62,7 @@ class SimNode(PlainNode):
         self._first: State | None = None  # the first state, held until all know of the episode
         self._announced = True
         self._paused = False
+        self._camera = self._open_camera()
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/step", self._on_step)
@@ -87,6 +70,36 @@ class SimNode(PlainNode):
         if not self.lockstep:
             steady_timer(self, contract.period_ns / 1e9, self._on_period)
         self._announce()
+
+    def _open_camera(self) -> EpisodeCamera | None:
+        """Raises CameraError."""
+        if not self.params.camera:
+            if self.params.video_directory:
+                raise CameraError("video_directory is set, but no camera; set camera to 'free' or one of the model")
+            return None
+        config = camera_config(self.params)
+        self._images = self.create_publisher(Image, IMAGE_TOPIC, stream_qos(self.lockstep))
+        env = self.sim.env
+        return EpisodeCamera(env.model, env.data, config, self.sim.contract.rate_hz)
+
+    def _look(self, t_ns: int) -> None:
+        """Publish what the camera sees at this tick, if it is due."""
+        image = self._camera.see() if self._camera is not None else None
+        if image is not None:
+            height, width, _ = image.shape
+            msg = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+            msg.header.frame_id = self.params.camera
+            msg.data = array("B", image.tobytes())
+            set_stamp(msg, t_ns)
+            self._images.publish(msg)
+
+    def _keep_film(self) -> None:
+        if self._camera is not None:
+            slug = self.sim.info.task_id.replace("/", "-")
+            try:
+                self._camera.finish(f"{self.sim.info.episode:04d}_{slug}")
+            except OSError as error:
+                self.diagnostics.complain("films lost", f"video_directory: the film is lost: {error}")
 
     def diagnose(self) -> dict[str, Any]:
         info = self.sim.info
@@ -107,7 +120,7 @@ class SimNode(PlainNode):
         """End a running episode as truncated and start the next one."""
         self._end("reset", truncated=True)
         task = self._task()
-        self._first, self._command = self.sim.reset(task, seed, self._disturbances()), None
+        self._first, self._command = self.sim.reset(task, seed, disturbance_config(self.params)), None
         self.out.counts.clear()
         self._held = self._safe
         self._since_s, self._announced = time.monotonic(), False
@@ -120,11 +133,6 @@ class SimNode(PlainNode):
             task = self.sim.env.task
             return dataclasses.replace(task, task_id=task_id or task.family)
         return find_task(task_id) if task_id else make_env(self.params.family).task
-
-    def _disturbances(self) -> DisturbanceConfig:
-        """What the parameters ask for; holds from the next episode on."""
-        values = {field.name: getattr(self.params, field.name) for field in dataclasses.fields(DisturbanceConfig)}
-        return DisturbanceConfig(**{**values, "noise": tuple(values["noise"])})
 
     def _release_first(self) -> None:
         """Announce the episode, then publish its first state to all, or give up at a deadline."""
@@ -143,6 +151,9 @@ class SimNode(PlainNode):
         if self.episode.wait_for_all_acked(ACK_SLICE) or waited_s > ACK_TIMEOUT_S:
             state, self._first = self._first, None
             self._since_s = time.monotonic()
+            if self._camera is not None:
+                self._camera.start()
+            self._look(state.t_ns)
             self.out.publish(state.t_ns, state.observation, state.reward)
 
     def _missing(self) -> list[str]:
@@ -178,6 +189,7 @@ class SimNode(PlainNode):
             lost = self.sim.disturbances.states_lost(1) and list(range(messages))
         elif self.sim.running:
             lost = self.sim.disturbances.states_lost(messages)
+        self._look(state.t_ns)
         self.out.publish(state.t_ns, state.observation, state.reward, lost)
         self._factor.step(time.monotonic())
         return len(lost) == messages
@@ -193,6 +205,7 @@ class SimNode(PlainNode):
             info = dataclasses.replace(info, published=dict(self.out.counts))
             if not (info.terminated or info.truncated):
                 self.get_logger().error(f"episode {info.episode} ended: {info.reason}; {dict(self.diagnostics.counts)}")
+            self._keep_film()
         self.episode.publish(String(data=info.to_json()))
 
     def _on_command(self, msg: Any) -> None:
@@ -275,17 +288,6 @@ class SimNode(PlainNode):
         family = find_task(task_id).family
         if family != self.params.family:
             raise ValueError(f"task '{task_id}' is not of the family '{self.params.family}'")
-
-
-def make_simulation(params: Any) -> Simulation:
-    """What the parameters ask for. Raises ValueError: ContractError, ModelError."""
-    if not params.model:
-        contract = load_contract(find_config("contracts", params.contract or params.family))
-        return Simulation(make_env(params.family), contract)
-    if not params.contract:
-        raise ValueError(f"parameter 'contract' is empty; give the contract of the robot in model {params.model}")
-    contract = load_contract(find_config("contracts", params.contract))
-    return Simulation(MjcfEnv(params.model, contract, params.keyframe, params.task_id), contract)
 
 
 def main() -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from typing import Any
 
 import numpy as np
 
-from spc_core.contract import Contract, ContractError
+from spc_core.contract import Contract, ContractError, find_config, load_contract
 from spc_core.disturbances import DisturbanceConfig, Disturbances
 from spc_core.episode import EpisodeInfo
-from spc_core.tasks import Task, TaskEnv
+from spc_core.tasks import Task, TaskEnv, make_env
+from spc_core.tasks.mjcf import MjcfEnv
 
 RESET_GAP_NS = 1_000_000_000  # simulated time between two episodes; a gap, so that assemblers start anew
 FACTOR_WINDOW_S = 5.0
@@ -125,3 +127,14 @@ class RealTimeFactor:
     def _forget(self, now_s: float) -> None:
         while self._steps and self._steps[0] <= now_s - self._window_s:
             self._steps.popleft()
+
+
+def make_simulation(params: Any) -> Simulation:
+    """What the parameters ask for. Raises ValueError: ContractError, ModelError."""
+    if not params.model:
+        contract = load_contract(find_config("contracts", params.contract or params.family))
+        return Simulation(make_env(params.family), contract)
+    if not params.contract:
+        raise ValueError(f"parameter 'contract' is empty; give the contract of the robot in model {params.model}")
+    contract = load_contract(find_config("contracts", params.contract))
+    return Simulation(MjcfEnv(params.model, contract, params.keyframe, params.task_id), contract)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,3 +188,52 @@ def test_any_model_with_its_contract(nodes: NodeGroup, probe: Probe, tmp_path: P
     assert other.wait(30.0) == 1
     text = other.log.read_text()
     assert "no actuator 'elbo' (did you mean 'elbow'?)" in text and "Traceback" not in text
+
+
+def can_render() -> bool:
+    """In a process of its own, since drivers may end it."""
+    root = str(Path(__file__).resolve().parents[1])
+    code = (
+        "from spc_core.tasks import make_env; from spc_core.camera import Camera; "
+        "Camera(make_env('arm_reach').model, 'free', 32, 32)"
+    )
+    environment = {**os.environ, "PYTHONPATH": root}
+    return (
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60).returncode == 0
+    )
+
+
+def test_camera_and_film(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
+    if not can_render():
+        pytest.skip("this machine cannot render without a display")
+    image_module = pytest.importorskip("PIL.Image", reason="a GIF needs Pillow")
+    probe.listen("camera/image_raw", "sensor_msgs/msg/Image", stream_qos(reliable=True))
+    episode, images = probe.listen_episodes(), probe.heard["camera/image_raw"]
+    commander = Commander(probe, action=(1.0, 0.5))
+    size = {"camera_width": 64, "camera_height": 48, "camera_rate_hz": 10.0}
+    nodes.start("sim", {"camera": "free", "video_directory": str(tmp_path / "films"), **size})
+    nodes.wait_ready(60.0)
+    probe.until(lambda: probe.node.count_publishers("camera/image_raw") == 1, "the camera")
+    info = EpisodeInfo.from_json(probe.call("sim/reset", Trigger).message)
+    probe.until(lambda: (latest := episode()) is not None and latest.state == "ended", "the end of the episode")
+    probe.until(lambda: len(images) == 21, "an image every fifth of 101 ticks")
+    assert [stamp_ns(m) - info.start_ns for m in images] == [k * 100_000_000 for k in range(21)]
+    assert {(m.height, m.width, m.encoding, m.step, len(m.data)) for m in images} == {(48, 64, "rgb8", 192, 9216)}
+    first, last = (np.array(m.data).reshape(48, 64, 3) for m in (images[0], images[-1]))
+    assert first.std() > 5 and (first != last).any(), "the arm moves through the picture"
+    film = tmp_path / "films" / f"0001_{info.task_id.replace('/', '-')}.gif"
+    with image_module.open(film) as gif:
+        assert gif.size == (64, 48) and gif.n_frames > 10 and gif.info["duration"] == 100
+    assert len(commander.states) == 101
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [({"camera": "front"}, "camera 'front' is not in the model; use one of: free"),
+     ({"video_directory": "films"}, "video_directory is set, but no camera")],
+)  # fmt: skip
+def test_camera_refusals(tmp_path: Path, params: dict, reason: str) -> None:
+    node = NodeProcess("sim", tmp_path, params, "", own_domain())
+    assert node.wait(30.0) == 1
+    text = node.log.read_text()
+    assert reason in text and "Traceback" not in text

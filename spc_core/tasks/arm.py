@@ -124,6 +124,8 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     action_low: np.ndarray  # (action_dim,), physical units
     action_high: np.ndarray
     noise_action: np.ndarray  # (action_dim,), strongest exploration noise (1 sigma) that keeps to the workspace
+    model: mujoco.MjModel
+    data: mujoco.MjData
     dofs: int  # degrees of freedom that can be pushed
     task: Task
 
