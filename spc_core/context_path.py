@@ -76,4 +76,4 @@ def _colours(rows: list[EpisodeResult]) -> list[str]:
     values = np.array([row.params[names[0]] if names else i for i, row in enumerate(rows)], dtype=float)
     cyclic = bool(names) and names[0] == CYCLIC
     places = values % (2 * np.pi) / (2 * np.pi) if cyclic else (values - values.min()) / (np.ptp(values) or 1.0)
-    return list(sample_colorscale("Phase" if cyclic else "Viridis", places.tolist()))
+    return [str(colour) for colour in sample_colorscale("Phase" if cyclic else "Viridis", places.tolist())]
