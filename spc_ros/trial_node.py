@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from std_msgs.msg import Bool, Float32MultiArray, String
+from std_msgs.msg import Bool, Float32MultiArray, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.adaptation import (
@@ -64,6 +64,7 @@ PARAMS = [
 
 COUNTED = ("limit", "rate", "fault", "not_finite", "context came too late", "silences")  # of policy/report
 STOP_TOPIC = "emergency_stop"
+RETURN_TOPIC = "trial/return"  # of the running episode so far
 REMIND_S = 30.0  # between two prompts, which also tell that the trial is alive
 
 
@@ -93,6 +94,8 @@ class TrialNode(DriverNode):
         self._assembler = TransitionAssembler(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._assembler)
         self._seen: list[Transition] = []
+        self._return = 0.0  # so far, for whoever watches; the score is summed from what was seen
+        self._returns = self.create_publisher(Float64, RETURN_TOPIC, 10)
         self._tick_ns = 0
         self._reading = ContextReading(np.zeros(0, np.float32), None, 0, -1)
         self._trajectory: dict[int, list[float]] = {}
@@ -131,7 +134,7 @@ class TrialNode(DriverNode):
             self.trigger("context_encoder/reset")
         self.set_on("context_encoder", {"mode": request.mode, "limit": request.limit or 0})
         before = Counter(json.loads(self.trigger("policy/report")))
-        self._seen, self._trajectory = [], {}
+        self._seen, self._trajectory, self._return = [], {}, 0.0
         self.control.begin()
         began_s = time.monotonic()
         try:
@@ -219,6 +222,8 @@ class TrialNode(DriverNode):
         for step in steps:
             if step.transition is not None:
                 self._seen.append(step.transition)
+                self._return += step.transition.reward
+                self._returns.publish(Float64(data=self._return))
         self._tick_ns = steps[-1].t_ns
         self._end.decided(self._tick_ns)
         self._notify_at_end()
