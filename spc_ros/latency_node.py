@@ -128,7 +128,7 @@ class LatencyNode(PlainNode):
 
     def _on_beat(self) -> None:
         target = self._slices[0]
-        if self._tick == self._ticks + SETTLE_TICKS:
+        if self._tick >= self._ticks + SETTLE_TICKS:
             target.finish()
             self._slices.pop(0)
             if not self._slices:
@@ -138,8 +138,11 @@ class LatencyNode(PlainNode):
             target, self._tick = self._slices[0], 0
         if self._tick == 0:
             self._wall_ns, self._begin_s = time.time_ns(), time.perf_counter()
+        behind_ns = 1e9 * (time.perf_counter() - self._begin_s) - self._tick * self._period_ns
+        skipped = max(0, int(behind_ns // self._period_ns))  # beats that the timer left out, and with them their states
+        target.driver_late += skipped
+        self._tick, behind_ns = self._tick + skipped, behind_ns - skipped * self._period_ns
         due_ns = self._tick * self._period_ns
-        behind_ns = 1e9 * (time.perf_counter() - self._begin_s) - due_ns
         target.publish(self._tick, self._wall_ns + due_ns, behind_ns > LATE_SHARE * self._period_ns)
         self._tick += 1
 

@@ -94,6 +94,7 @@ def test_a_process_without_torch_acts(run: Path, exported: Path) -> None:
         import sys
         sys.modules["torch"] = None  # an import of torch raises ImportError
         import numpy as np
+        import spc_ros.context_encoder_node, spc_ros.policy_node
         from spc_core.deployed import CheckpointError, load_deployed
         from spc_core.runtime import ContextTracker, Policy
         deployed = load_deployed({str(exported)!r})
