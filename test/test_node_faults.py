@@ -165,7 +165,7 @@ def page() -> str:
                 lines.append(f"| {fault.name} | {fault.injected} | {fault.outcome} | {times} | {allowed} | {counted} |")
         finally:
             world.close()
-    return "\n".join(lines)
+    return "\n".join([*lines, PROCESSES])
 
 
 INTRODUCTION = """# What a live policy does when
@@ -176,6 +176,27 @@ the last good observation, or from the message that asks for a stop, to the arri
 a steady clock. Allowed are two control periods, 80 ms, plus what a parameter grants. All that is counted is on
 `/diagnostics` and in the answer of `~/report`; each intervention is told on `interventions`, at its onset and once a
 second while it lasts. After each row the policy acts again.
+"""
+
+PROCESSES = """
+## Models and processes
+
+Tested in `test/test_node_faults.py` (swaps) and `test/test_node_processes.py` (marked slow); no times are taken.
+
+| Fault | Outcome |
+|---|---|
+| corrupt, missing or foreign checkpoint at ~/swap | Refused, with the differing fields of the contract; the old model acts on. |
+| a new model's action is not finite, or takes longer than a period, in its first `probation_ticks` | The former model answers the same observation;\
+ both nodes go back to it. |
+| policy swapped, then the context encoder | The policy acts with the old model until the new\
+ encoder's first context: no safe action in between. |
+| only one of the two nodes swapped | Safe action, counted as `foreign model`. |
+| SIGSTOP of the robot, then SIGCONT | Safe action; acts on when it is back. |
+| SIGSTOP or SIGKILL of the context encoder | Acts on with the last context, or the safe action after `context_timeout_s`. |
+| SIGKILL of the policy, started anew | Nothing can be sent: the robot needs a watchdog of its own.\
+ The new one acts on. |
+| SIGTERM, SIGINT | Safe action last, exit code 0. |
+| three robots in one domain | Each answers its own namespace only. |
 """
 
 if __name__ == "__main__":
