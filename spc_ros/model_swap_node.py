@@ -47,8 +47,11 @@ class ModelSwapServer(Generic[L]):
         """Publish, count and log a stage of the swap."""
         node = self._node
         node.diagnostics.counts[f"swaps {state}"] += 1
-        log = node.get_logger().warning if state in ("refused", "rolled back") else node.get_logger().info
-        log(f"model swap: {state}, model {model}{': ' if reason else ''}{reason}")
+        line = f"model swap: {state}, model {model}{': ' if reason else ''}{reason}"
+        if state in ("refused", "rolled back"):  # rclpy ties a severity to each place that logs
+            node.get_logger().warning(line)
+        else:
+            node.get_logger().info(line)
         text = json.dumps({"node": node.get_name(), "state": state, "model": model, "reason": reason})
         self._publisher.publish(String(data=text))
 

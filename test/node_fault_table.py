@@ -34,7 +34,7 @@ class Fault:
 
 
 def stops(world: World) -> float:
-    world.run(5)
+    world.run(4)
     return world.last_good_s
 
 
@@ -53,7 +53,7 @@ def bad_state(**changes: Any) -> Inject:
     return inject
 
 
-def repeated(say: Callable[[World, int], None], periods: int = 15) -> Inject:
+def repeated(say: Callable[[World, int], None], periods: int = 9) -> Inject:
     """Something else than a good observation, once a period."""
 
     def inject(world: World) -> float:
@@ -114,7 +114,7 @@ def twice_as_fast(world: World, _: int) -> None:
 
 
 def slow(world: World, k: int) -> None:
-    """10 Hz."""
+    """5 Hz."""
     world.advance()
     if k % 5 == 4:
         world.force(world.t_ns)
@@ -125,7 +125,7 @@ def jump(by_s: float) -> Inject:
     def inject(world: World) -> float:
         world.offset_ns += round(by_s * 1e9)
         began_s = world.last_good_s
-        world.run(15, world.tick)
+        world.run(8, world.tick)
         return began_s
 
     return inject
@@ -134,7 +134,7 @@ def jump(by_s: float) -> Inject:
 def stop_pressed(world: World) -> float:
     began_s, world.stop_beats = time.monotonic(), False
     world.stop_topic(True)
-    world.run(10, world.tick)
+    world.run(8, world.tick)
     assert all(values == SAFE for at_s, values in world.commands if at_s > began_s + TWO_PERIODS_S)
     return began_s
 
@@ -142,7 +142,7 @@ def stop_pressed(world: World) -> float:
 def stop_lost(world: World) -> float:
     world.stop_topic(False)
     began_s, world.stop_beats = time.monotonic(), False
-    world.run(10, world.tick)
+    world.run(8, world.tick)
     return began_s
 
 
@@ -150,7 +150,7 @@ def bad_context(*values: float) -> Inject:
     def inject(world: World) -> float:
         world.context(values)
         began_s = world.last_good_s
-        world.run(10, world.tick)
+        world.run(8, world.tick)
         return began_s
 
     return inject
@@ -159,14 +159,14 @@ def bad_context(*values: float) -> Inject:
 def foreign_context(world: World) -> float:
     began_s = time.monotonic()
     world.context(model=12345)
-    world.run(10, world.tick)
+    world.run(8, world.tick)
     return began_s
 
 
 def context_stops(world: World) -> float:
     began_s = time.monotonic()
     world.context()
-    world.run(10, world.tick)
+    world.run(8, world.tick)
     return began_s
 
 
@@ -179,7 +179,7 @@ def clock_freezes(world: World) -> float:
         world.state(world.t_ns)
 
     began_s = world.last_good_s
-    world.run(20, say)
+    world.run(12, say)
     return began_s
 
 
@@ -199,7 +199,7 @@ def callback_raises(world: World) -> float:
 
 OBSERVATIONS = (
     Fault("states stop", "The robot says no more.", "Safe action.", stops, counted=("silence|fault",)),
-    Fault("a second stream stops", "`force` stops, states go on.", "Safe action once it is older than max_age, 25 ms.",
+    Fault("a second stream stops", "`force` stops, states go on.", "Safe action once it is older than max_age, 50 ms.",
           force_stops, counted=("fault",), said="force: stale"),
     Fault("NaN", "A velocity is NaN.", "Safe action at once.", bad_state(values=(0.1, 0.2, NAN, 0.4)),
           counted=("fault",), said="velocity.shoulder is not finite"),
@@ -213,11 +213,11 @@ OBSERVATIONS = (
           bad_state(names=("shoulder",)), counted=("unreadable", "silence|fault")),
     Fault("joints in another order", "States list the joints the other way round.", "Nothing changes: read by name.",
           repeated(reordered), "none"),
-    Fault("a fifth of the rate", "States come at 10 Hz.", "Safe action between them.", repeated(slow),
+    Fault("a fifth of the rate", "States come at 5 Hz.", "Safe action between them.", repeated(slow),
           counted=("silence|fault",)),
-    Fault("twice the rate", "States come at 100 Hz.", "Nothing changes: every second one is a tick.",
+    Fault("twice the rate", "States come at 50 Hz.", "Nothing changes: every second one is a tick.",
           repeated(twice_as_fast), "none"),
-    Fault("late messages", "States are stamped 60 ms before the last one.", "Dropped; safe action.", repeated(late),
+    Fault("late messages", "States are stamped 120 ms before the last one.", "Dropped; safe action.", repeated(late),
           counted=("silence|fault",)),
     Fault("frozen stamps", "States go on, their stamps stand still.", "Dropped as duplicates; safe action.",
           repeated(frozen_stamps), counted=("silence|fault",)),
@@ -243,11 +243,11 @@ GUARDS = (
           said="position.elbow is 0.9, allowed [-0.5, 0.5]"),
     Fault("a NaN within the hold", "One state is NaN; hold_ms is 100.", "The last command stands; no safe action.",
           lambda world: (bad_then_good(world)), "none", counted=("hold",), params={"hold_ms": [100.0]}),
-    Fault("silence beyond the hold", "States stop; hold_ms is 100.", "Safe action after 30 + 100 ms.",
-          lambda world: (stops(world), world.run(10))[0], counted=("hold", "silence|fault"),
+    Fault("silence beyond the hold", "States stop; hold_ms is 100.", "Safe action after 60 + 100 ms.",
+          lambda world: (stops(world), world.run(4))[0], counted=("hold", "silence|fault"),
           params={"hold_ms": [100.0]}, limit_s=0.1 + TWO_PERIODS_S),
     Fault("silence for long", "States stop; deactivate_after_s is 0.3.", "Safe action, then inactive.",
-          lambda world: (stops(world), world.run(20))[0], "inactive", counted=("silence|fault", "closed"),
+          lambda world: (stops(world), world.run(8))[0], "inactive", counted=("silence|fault", "closed"),
           params={"deactivate_after_s": [0.3]}),
     Fault("frozen /clock", "use_sim_time; /clock stands still, stamps go on.", "Safe action after 200 ms.",
           clock_freezes, counted=("frozen clock",), params={"use_sim_time": True}, limit_s=0.2 + TWO_PERIODS_S),
@@ -279,5 +279,5 @@ def bad_then_good(world: World) -> float:
     world.force(world.t_ns)
     world.state(world.t_ns, values=(0.1, 0.2, NAN, 0.4))
     world.run(1)
-    world.run(10, world.tick)
+    world.run(8, world.tick)
     return began_s

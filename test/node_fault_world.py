@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A robot of two streams at 50 Hz of real time, a policy in a process of its own, and a watch on its commands."""
+"""A robot of two streams at 25 Hz of real time, a policy in a process of its own, and a watch on its commands."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from spc_ros.topic_bridge import encode_context, latched_qos, stream_qos
 FORCE = """  - topic: force
     type: geometry_msgs/msg/Vector3Stamped
     fields: [vector.x]
-    max_age_s: 0.025
+    max_age_s: 0.05
 """
-CONTRACT = parse_contract(
-    load_contract(find_config("contracts", "arm_reach")).text.replace("action: #", FORCE + "action: #"), "faults.yaml"
-)
+TEXT = load_contract(find_config("contracts", "arm_reach")).text.replace("action: #", FORCE + "action: #")
+TEXT = TEXT.replace("rate_hz: 50", "rate_hz: 25").replace("_s: 0.05\n  - ", "_s: 0.1\n  - ")
+CONTRACT = parse_contract(TEXT, "faults")
 PERIOD_S = 1 / CONTRACT.rate_hz
 SAFE = list(CONTRACT.action.safe)
 STATE = (0.1, 0.2, 0.3, 0.4)
@@ -215,9 +215,10 @@ class World:
         result = self.call("policy/set_parameters_atomically", SetParametersAtomically, request).result
         return "" if result.successful else result.reason
 
-    def swap(self, folder: Path) -> None:
-        """Ask for a swap, and go on until its outcome is known."""
+    def swap(self, folder: Path, state: str) -> dict:
+        """Ask for a swap, and go on until it says this; returns all that it says."""
         seen = len(self.swaps)
         assert self.set(checkpoint=str(folder)) == ""
         assert self.call("policy/swap", Trigger).success
-        self.until(lambda: self.swaps[seen:] and self.swaps[-1]["state"] != "loading", self.tick)
+        self.until(lambda: any(told["state"] == state for told in self.swaps[seen:]), self.tick)
+        return self.swaps[-1]

@@ -90,9 +90,13 @@ class Probe:
 class FakeRobot:
     """A robot's states from a probe: still, at a chosen time."""
 
-    def __init__(self, probe: Probe, contract: Contract, reliable: bool = False) -> None:
+    def __init__(self, probe: Probe, contract: Contract, reliable: bool = False, namespace: str = "") -> None:
         self.contract, self.t_ns = contract, 1_000_000_000
-        self._out = StatePublishers(probe.node, contract, reliable)
+        node = probe.node
+        if namespace:
+            node = Node("robot", namespace=namespace, context=probe.context)
+            probe.executor.add_node(node)
+        self._out = StatePublishers(node, contract, reliable)
         self.first_stream = self._out.first_stream
 
     def say(self, observation: np.ndarray | None = None) -> None:
