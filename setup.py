@@ -66,6 +66,8 @@ setup(
             "pytest-timeout",
             "hypothesis",
             "ray",
+            "onnx",
+            "onnxruntime",
             "vector-quantize-pytorch",
             "ruff",
             "pyright[nodejs]",
