@@ -13,6 +13,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 import types
 from collections import defaultdict
 from pathlib import Path
@@ -319,7 +320,18 @@ def test_deploy_without_autostart_stays_still_after_a_crash(launch, tmp_path: Pa
     with Probe(launch.domain) as probe:
 
         def state() -> str:
-            return probe.call("policy/get_state", GetState).current_state.label
+            """Asked again and again: a request that goes to the dead process is not answered."""
+            client, futures, asked_s = probe.node.create_client(GetState, "policy/get_state"), [], 0.0
+
+            def answered() -> bool:
+                nonlocal asked_s
+                if time.monotonic() - asked_s > 1.0:
+                    futures.append(client.call_async(GetState.Request()))
+                    asked_s = time.monotonic()
+                return any(future.done() for future in futures)
+
+            probe.until(answered, "the policy's state", 60.0)
+            return next(future.result() for future in futures if future.done()).current_state.label
 
         def ready(count: int) -> bool:
             return len(re.findall(r"\[policy-\d+\].*\[policy\]: ready", output.read_text())) == count
