@@ -142,10 +142,15 @@ class ContextEncoderNode(ManagedNode):
 
     def _on_swap_told(self, msg: String) -> None:
         """The policy went back to its former model: so do we, or it could not use our context."""
-        told = json.loads(msg.data)
-        if self._former is None or told["state"] != "rolled back" or told["node"] == self.get_name():
+        try:
+            told = json.loads(msg.data)
+            mine = told["state"] == "rolled back" and told["node"] != self.get_name()
+        except (ValueError, TypeError, KeyError) as error:
+            self.diagnostics.complain("unreadable", f"topic '{SWAP_TOPIC}': {error!r} in {msg.data[:80]!r}")
             return
-        if told["model"] == self._former[1]:
+        if self._former is None or not mine:
+            return
+        if told.get("model") == self._former[1]:
             (tracker, model), self._former = self._former, None
             tracker.reset()
             self._use(tracker, model)

@@ -185,14 +185,17 @@ Tested in `test/test_node_faults.py` (swaps) and `test/test_node_processes.py` (
 
 | Fault | Outcome |
 |---|---|
-| corrupt, missing or foreign checkpoint at ~/swap | Refused, with the differing fields of the contract; the old model acts on. |
-| a new model's action is not finite, or takes longer than a period, in its first `probation_ticks` | The former model answers the same observation;\
+| corrupt, missing or foreign checkpoint at ~/swap \
+ | Refused, with the differing fields of the contract; the old model acts on. |
+| a new model's action is not finite, or takes longer than a period, in its first `probation_ticks`\
+ | The former model answers the same observation;\
  both nodes go back to it. |
 | policy swapped, then the context encoder | The policy acts with the old model until the new\
  encoder's first context: no safe action in between. |
 | only one of the two nodes swapped | Safe action, counted as `foreign model`. |
 | SIGSTOP of the robot, then SIGCONT | Safe action; acts on when it is back. |
-| SIGSTOP or SIGKILL of the context encoder | Acts on with the last context, or the safe action after `context_timeout_s`. |
+| SIGSTOP or SIGKILL of the context encoder |\
+ Acts on with the last context, or the safe action after `context_timeout_s`. |
 | SIGKILL of the policy, started anew | Nothing can be sent: the robot needs a watchdog of its own.\
  The new one acts on. |
 | SIGTERM, SIGINT | Safe action last, exit code 0. |
