@@ -62,7 +62,10 @@ PARAMS = [
 ]
 
 
-COUNTED = ("limit", "rate", "fault", "not_finite", "context came too late", "silences")  # of policy/report
+COUNTED = (  # of policy/report
+    "limit", "rate", "fault", "not_finite", "context came too late", "silences", "silence", "hold", "workspace",
+    "emergency stop", "foreign model", "frozen clock", "context lost",
+)  # fmt: skip
 STOP_TOPIC = "emergency_stop"
 RETURN_TOPIC = "trial/return"  # of the running episode so far
 REMIND_S = 30.0  # between two prompts, which also tell that the trial is alive

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from spc_core.checkpoint import model_id
 from spc_core.contract import find_config, load_contract
+from spc_core.deployed import model_id
 from spc_core.guards import EmergencyStop, GuardError, Heartbeat, Mode, ObservationWatch, WorkspaceBox, modes
 from spc_core.interventions import InterventionLog
 from spc_core.model_swap import BackgroundLoad, ModelSwitch, SwapError

@@ -17,8 +17,8 @@ from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from spc_core.checkpoint import model_id
 from spc_core.contract import find_config, load_contract
+from spc_core.deployed import model_id
 from spc_ros.messages import FieldReader
 from spc_ros.processes import NodeGroup
 from spc_ros.topic_bridge import latched_qos, stream_qos
