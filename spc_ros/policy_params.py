@@ -7,7 +7,7 @@ from typing import Any
 
 from spc_core.contract import Contract
 from spc_core.guards import LOSSES, EmergencyStop, ObservationWatch, WorkspaceBox, modes
-from spc_core.planner import PlannerConfig
+from spc_core.planner_config import PlannerConfig
 from spc_ros.context_encoder_node import CHECKPOINT_PARAMS
 from spc_ros.plain_node import Param
 

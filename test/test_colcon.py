@@ -16,7 +16,7 @@ from rclpy.node import Node
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-EXECUTABLES = {"sim", "recorder", "context_encoder", "policy", "trial", "behaviour"}
+EXECUTABLES = {"sim", "recorder", "context_encoder", "policy", "trial", "behaviour", "deploy"}
 START_S = 60.0  # importing torch on a busy machine
 STOP_S = 30.0
 
