@@ -47,7 +47,12 @@ def generate_launch_description() -> LaunchDescription:
         "policy": agent,
         "deploy": agent,
         "sim": {"family": text(family), "contract": text(contract)},
-        "trial": {"family": text(family), "contract": text(contract), "out": text(out)},
+        "trial": {
+            "family": text(family),
+            "contract": text(contract),
+            "out": text(out),
+            "checkpoint": text(checkpoint),  # a resumed trial must be of the same
+        },
     }
     conditions = {
         "context_encoder": UnlessCondition(composed),
