@@ -36,21 +36,15 @@ def quiet(bags: Path, out: Path, **options):
     return convert([bags], out=out, **{"contract": None, "workers": 1, "progress": False, **options})
 
 
+def started(bags: Path, out: Path, workers: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "spc_ros.cli", "convert", bags, "--out", out, "--workers", str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def test_a_killed_conversion_goes_on_and_gives_the_same_dataset(tmp_path, monkeypatch):
     bags = recorded(tmp_path / "bags", 40, steps=100)
     quiet(bags, tmp_path / "whole")
-    command = [
-        sys.executable,
-        "-m",
-        "spc_ros.cli",
-        "convert",
-        str(bags),
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "1",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = started(bags, tmp_path / "out", 1)
     parts = tmp_path / ".out.parts"
     wait_for(lambda: len(list(parts.glob("[!.]*.npz"))) >= 3, "three bags are converted", process)
     process.send_signal(signal.SIGKILL)
@@ -69,18 +63,7 @@ def test_a_killed_conversion_goes_on_and_gives_the_same_dataset(tmp_path, monkey
 
 def test_no_worker_outlives_a_killed_conversion(tmp_path):
     bags = recorded(tmp_path / "bags", 60, steps=300)
-    command = [
-        sys.executable,
-        "-m",
-        "spc_ros.cli",
-        "convert",
-        str(bags),
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "2",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = started(bags, tmp_path / "out", 2)
     wait_for(lambda: len(list(tmp_path.glob(".out.parts/*.npz"))) >= 2, "two bags are converted", process)
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(children) >= 2
