@@ -253,6 +253,8 @@ def _field(stream: Section, key: str, entry: Any) -> Field:
 
 
 def _action(section: Section, clock: str) -> Action:
+    if "fill_in_the_action" in section.values:  # as `spc contract init` leaves it
+        raise section.fail("fill_in_the_action", "stands where the action belongs; write topic, type, fields, limits")
     section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock")
     fields = section.texts("fields")
     n = len(fields)

@@ -104,6 +104,8 @@ def test_a_misspelt_field_gets_a_suggestion():
         ("observation.1.fields", ["velocity.elbow"], "reward 'reach' needs observed fields target.position"),
         ("episode.segment", "gaps", "episode.segment is 'gaps' (did you mean 'gap'?); use one of: bag, topic, gap"),
         ("task", "x", "task must be a mapping, got 'x'"),
+        ("action", {"fill_in_the_action": True}, "action.fill_in_the_action stands where the action belongs; write"),
+        ("reward", {"fill_in_the_reward": True}, "reward.fill_in_the_reward stands where the reward belongs; write"),
         ("episode.gap_s", 1.0, "episode.gap_s belongs to segment: gap"),
         ("episode.segment", "gap", "episode.gap_s belongs to segment: gap, and is needed there"),
         ("episode.topic", "marker", "episode.topic belongs to segment: topic, but segment is 'bag'; remove it"),
