@@ -5,7 +5,8 @@
                                |                  |                  |                     |
                            contract.yaml ..... copied ........... copied ........... read back, compared
 
-The import order follows the picture: contract, frames, dataset, dataset_reader, packed; then config, layers, latents,
-context_encoder, world_model, iql, agent; then sampler, train, checkpoint, evaluate; then planner, numpy_networks,
-torch_networks or onnx_networks, runtime, safety, adaptation.
+The import order follows the picture, and each folder imports only those before it. What every folder
+may use lies beside this file.
 """
+
+IMPORT_ORDER = ("alignment", "method", "data", "deploy", "tasks", "trials", "training", "doctor", "pages", "comparison")

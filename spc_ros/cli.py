@@ -13,8 +13,8 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from spc_core.config import load_config
 from spc_core.contract import load_contract
+from spc_core.method.config import load_config
 from spc_core.whole_file import write_whole
 from spc_ros.options import (
     Bench,
@@ -55,7 +55,7 @@ usage: spc <stage> [options]      (spc <stage> --help tells each stage's options
 
 
 def collect(args: Collect) -> None:
-    from spc_ros.collect import collect as run
+    from spc_ros.trials.collect import collect as run
 
     with Bar(f"collect {args.family}", "episode") as bar:
         bags = run(
@@ -71,7 +71,7 @@ def collect(args: Collect) -> None:
 
 
 def convert(args: Convert) -> None:
-    from spc_ros.convert import convert as run
+    from spc_ros.conversion.convert import convert as run
 
     contract = None if args.contract is None else load_contract(args.contract)
     report = run(
@@ -82,21 +82,21 @@ def convert(args: Convert) -> None:
 
 
 def describe(args: Describe) -> None:
-    from spc_core.describe import describe as run
+    from spc_core.data.describe import describe as run
 
     description = run(args.dataset)
     print(description.text())
     if args.json is not None:
         write_whole(args.json, description.to_json())
     if args.html is not None:
-        from spc_core.describe_page import describe_page
+        from spc_core.pages.describe_page import describe_page
 
         write_whole(args.html, describe_page(description))
         print(f"page: {args.html}")
 
 
 def relabel(args: Relabel) -> None:
-    from spc_core.relabel import relabel as run
+    from spc_core.data.relabel import relabel as run
 
     with Bar(f"relabel {args.dataset}", "episode") as bar:
         done = run(args.dataset, load_contract(args.contract), args.out, args.overwrite, bar)
@@ -106,16 +106,16 @@ def relabel(args: Relabel) -> None:
 def export(args: Export) -> None:
     trained = any((folder / "weights.safetensors").is_file() for folder in (args.source, args.source / "checkpoint"))
     if args.format == "onnx" or (args.format == "auto" and trained):
-        from spc_core.checkpoint import load_checkpoint
-        from spc_core.deployed import model_id
-        from spc_core.export_onnx import export_onnx
+        from spc_core.deploy.checkpoint import load_checkpoint
+        from spc_core.deploy.deployed import model_id
+        from spc_core.deploy.export_onnx import export_onnx
 
         checkpoint = load_checkpoint(args.source)
         print(f"for onnxruntime: {export_onnx(checkpoint, args.out, args.overwrite, model_id(args.source))}")
         return
     if trained:
         raise ValueError(f"{args.source}: is a training run; use --format onnx (lerobot is for datasets)")
-    from spc_core.lerobot import export as run
+    from spc_core.data.lerobot import export as run
 
     with Bar(f"export {args.source}", "episode") as bar:
         done = run(args.source, args.out, args.robot_type, args.overwrite, bar)
@@ -123,7 +123,7 @@ def export(args: Export) -> None:
 
 
 def doctor(args: Doctor) -> int:
-    from spc_ros.doctor import diagnose
+    from spc_ros.doctor.doctor import diagnose
 
     contract = None if args.contract is None else load_contract(args.contract)
     report = diagnose(args.bags, contract, args.thresholds, args.task, workers=args.workers)
@@ -131,7 +131,7 @@ def doctor(args: Doctor) -> int:
     if args.json is not None:
         write_whole(args.json, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
     if args.html is not None:
-        from spc_ros.doctor_page import page
+        from spc_ros.doctor.doctor_page import page
 
         write_whole(args.html, page(report))
         print(f"page: {args.html}")
@@ -139,7 +139,7 @@ def doctor(args: Doctor) -> int:
 
 
 def contract(args: ContractInit) -> None:
-    from spc_ros.contract_init import propose
+    from spc_ros.doctor.contract_init import propose
 
     text = propose(args.bag)
     if args.out is None:
@@ -152,8 +152,8 @@ def contract(args: ContractInit) -> None:
 
 
 def train(args: Train) -> None:
-    from spc_core.distributed import leads
-    from spc_core.train import train as run
+    from spc_core.training.distributed import leads
+    from spc_core.training.train import train as run
 
     checkpoint = run(args.dataset, args.out, args.config, args.overwrite)
     if leads():
@@ -161,11 +161,11 @@ def train(args: Train) -> None:
 
 
 def evaluate(args: Evaluate) -> None:
-    from spc_core.adaptation import Trial
-    from spc_core.checkpoint import load_checkpoint
-    from spc_core.evaluate import expert_returns, run_in_process, score, table
-    from spc_core.planner import PlannerConfig
+    from spc_core.deploy.adaptation import Trial
+    from spc_core.deploy.checkpoint import load_checkpoint
+    from spc_core.method.planner import PlannerConfig
     from spc_core.tasks import tasks
+    from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
 
     if args.drift:
         _drift(args)
@@ -192,9 +192,9 @@ def evaluate(args: Evaluate) -> None:
 
 def _drift(args: Evaluate) -> None:
     """The drift test of each run; the splits' tasks change into one another."""
-    from spc_core.checkpoint import load_checkpoint
-    from spc_core.drift import drift_scores, drift_table, run_drift
+    from spc_core.deploy.checkpoint import load_checkpoint
     from spc_core.tasks import tasks
+    from spc_core.trials.drift import drift_scores, drift_table, run_drift
 
     runs = []
     for folder in args.runs:
@@ -227,10 +227,10 @@ def compare(args: Compare) -> None:
 
 
 def trial(args: TrialArgs) -> None:
-    from spc_core.checkpoint import load_checkpoint
-    from spc_core.evaluate import score, table
-    from spc_ros.trial import run_trial
-    from spc_ros.trial_report import report_trial
+    from spc_core.deploy.checkpoint import load_checkpoint
+    from spc_core.trials.evaluate import score, table
+    from spc_ros.trials.trial import run_trial
+    from spc_ros.trials.trial_report import report_trial
 
     family = args.family or load_checkpoint(args.run).contract.name
     with Bar(f"trial {args.run}", "episode") as bar:
@@ -261,7 +261,7 @@ def bench(args: BenchTrain | BenchConvert | BenchLatency) -> None:
 
 def _bench_train(args: BenchTrain) -> tuple[str, Any]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell of its own steps
-    from spc_core.bench_train import bench_train
+    from spc_core.training.bench_train import bench_train
 
     config = load_config(args.size, args.method, device=args.device, threads=args.threads, precision=args.precision)
     with tqdm(desc="bench", bar_format="{desc}", leave=False, disable=None) as bar:
@@ -272,7 +272,7 @@ def _bench_train(args: BenchTrain) -> tuple[str, Any]:
 
 
 def _bench_convert(args: BenchConvert) -> tuple[str, Any]:
-    from spc_ros.bench_convert import bench_convert
+    from spc_ros.conversion.bench_convert import bench_convert
 
     with tqdm(desc="bench", bar_format="{desc}", leave=False, disable=None) as bar:
         reports = bench_convert(
@@ -283,7 +283,7 @@ def _bench_convert(args: BenchConvert) -> tuple[str, Any]:
 
 
 def _bench_latency(args: BenchLatency) -> tuple[str, Any]:
-    from spc_ros.bench_latency import bench_latency
+    from spc_ros.trials.bench_latency import bench_latency
 
     with tqdm(desc="bench", bar_format="{desc}", leave=False, disable=None) as bar:
         report = bench_latency(
@@ -294,7 +294,7 @@ def _bench_latency(args: BenchLatency) -> tuple[str, Any]:
 
 
 def demo(args: Demo) -> None:
-    from spc_ros.demo import demo as run
+    from spc_ros.trials.demo import demo as run
 
     run(args.out, args.preset, args.overwrite)
 

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from spc_core.adaptation import LIVE_PROTOCOLS, PROTOCOLS
-from spc_core.config import TrainConfig
-from spc_core.diagnosis import Thresholds
+from spc_core.deploy.adaptation import LIVE_PROTOCOLS, PROTOCOLS
+from spc_core.doctor.diagnosis import Thresholds
+from spc_core.method.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spc_core.contract import find_config, load_contract
-from spc_core.dataset import DatasetWriter
+from spc_core.data.dataset import DatasetWriter
 from spc_core.tasks import tasks
 from spc_core.tasks.offline_data import behaviour_episodes
 

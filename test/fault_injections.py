@@ -16,7 +16,7 @@ from fuzz_bags import mcap_of
 from recorded_bags import RECEIVE_NS, STORE, STRING, Sample, string
 from rosbags.rosbag2 import CompressionMode
 
-from spc_core.episode import EpisodeInfo
+from spc_core.alignment.episode import EpisodeInfo
 
 Change = Callable[[list[Event]], list[Event]]
 TOPICS = frozenset(TYPES)

@@ -17,7 +17,7 @@ import numpy as np
 from recorded_bags import JOINT_STATE, RECEIVE_NS, START_NS, STORE, VECTOR, Sample, header, joint_state, vector
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from spc_core.dataset import Episode
+from spc_core.data.dataset import Episode
 
 MS = 1_000_000
 PERIOD = 20 * MS

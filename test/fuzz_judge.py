@@ -28,11 +28,11 @@ from recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR, arm_reach
 from rosbags.rosbag2 import Reader
 
 from spc_core.contract import parse_contract
-from spc_core.dataset import Episode
-from spc_ros import bag_conversion
-from spc_ros.bag_conversion import Job, convert_to_part
-from spc_ros.bag_files import BagError
-from spc_ros.bag_reader import BagReader
+from spc_core.data.dataset import Episode
+from spc_ros.bags.bag_files import BagError
+from spc_ros.bags.bag_reader import BagReader
+from spc_ros.conversion import bag_conversion
+from spc_ros.conversion.bag_conversion import Job, convert_to_part
 
 DEADLINE_S = 20  # a case takes 10 ms on a quiet machine
 MEMORY_BYTES = 3 << 29  # address space of the process; numpy and rosbags alone reserve a third of it

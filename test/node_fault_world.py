@@ -23,9 +23,9 @@ from std_msgs.msg import Bool, Float32MultiArray, String
 from std_srvs.srv import Trigger
 
 from spc_core.contract import find_config, load_contract, parse_contract
-from spc_ros.messages import FieldReader, set_stamp
-from spc_ros.processes import NodeGroup
-from spc_ros.topic_bridge import encode_context, latched_qos, stream_qos
+from spc_ros.bags.messages import FieldReader, set_stamp
+from spc_ros.nodes.processes import NodeGroup
+from spc_ros.nodes.topic_bridge import encode_context, latched_qos, stream_qos
 
 FORCE = """  - topic: force
     type: geometry_msgs/msg/Vector3Stamped

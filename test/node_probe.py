@@ -16,10 +16,10 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import Contract
-from spc_core.episode import EpisodeInfo
-from spc_ros.messages import FieldReader
-from spc_ros.topic_bridge import StatePublishers, latched_qos, message_class, stream_qos
+from spc_ros.bags.messages import FieldReader
+from spc_ros.nodes.topic_bridge import StatePublishers, latched_qos, message_class, stream_qos
 
 TIMEOUT_S = 30.0
 _domains = itertools.count(os.getpid() % 20)

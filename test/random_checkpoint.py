@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spc_core.agent import Agent
-from spc_core.checkpoint import Checkpoint, save_checkpoint
-from spc_core.config import ModelConfig, TrainConfig
 from spc_core.contract import Contract, find_config, load_contract
-from spc_core.normalize import Stats
+from spc_core.deploy.checkpoint import Checkpoint, save_checkpoint
+from spc_core.method.agent import Agent
+from spc_core.method.config import ModelConfig, TrainConfig
+from spc_core.method.normalize import Stats
 
 TINY = ModelConfig(groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,))
 

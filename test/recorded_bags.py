@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
+from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import Contract, find_config, load_contract
-from spc_core.episode import EpisodeInfo
-from spc_ros.bag_writer import BagWriter
+from spc_ros.bags.bag_writer import BagWriter
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 JOINT_STATE = "sensor_msgs/msg/JointState"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spc_core.config import TrainConfig, load_config
 from spc_core.contract import Contract, parse_contract
-from spc_core.dataset import DatasetWriter, Episode
+from spc_core.data.dataset import DatasetWriter, Episode
+from spc_core.method.config import TrainConfig, load_config
 
 CONTRACT_TEXT = """\
 name: point

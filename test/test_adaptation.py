@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from spc_core.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
+from spc_core.deploy.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
 
 STEPS = 40
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from spc_core.align import ArrayAssembler, Irregular, Samples, Ticks
+from spc_core.alignment.align import ArrayAssembler, Irregular, Samples, Ticks
+from spc_core.alignment.frames import JUMP_NS, NO_TIME, Step, TransitionAssembler
 from spc_core.contract import Contract, parse_contract
-from spc_core.frames import JUMP_NS, NO_TIME, Step, TransitionAssembler
 
 MS = 1_000_000
 PATIENCE = 100 * MS

@@ -8,8 +8,8 @@ import torch
 import yaml
 from synthetic import tiny_config
 
-from spc_core.bench_train import ACTIONS, GROUPS, OBSERVATIONS, bench_train
-from spc_core.config import ConfigError, to_dict
+from spc_core.method.config import ConfigError, to_dict
+from spc_core.training.bench_train import ACTIONS, GROUPS, OBSERVATIONS, bench_train
 from spc_ros.cli import main
 
 

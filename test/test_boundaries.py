@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from spc_core import IMPORT_ORDER as CORE_ORDER
+from spc_ros import IMPORT_ORDER as ROS_ORDER
+
 ROOT = Path(__file__).resolve().parents[1]
 CORE = sorted((ROOT / "spc_core").rglob("*.py"))
 ROS = sorted((ROOT / "spc_ros").rglob("*.py"))
@@ -87,6 +90,21 @@ def test_only_nodes_import_ros() -> None:
     assert offences([path for path in ROS if not may_import_ros(path)], is_ros) == []
 
 
+@pytest.mark.parametrize(("package", "order"), [("spc_core", CORE_ORDER), ("spc_ros", ROS_ORDER)])
+def test_each_folder_imports_only_those_before_it(package: str, order: tuple[str, ...]) -> None:
+    folders = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(order)
+    rank = {name: place for place, name in enumerate(order)}
+    upward = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        own = rank.get(path.relative_to(ROOT / package).parts[0], len(order) if package == "spc_ros" else -1)
+        for line, name in imports(parse(path)):
+            top, _, rest = name.partition(".")
+            if top == package and rank.get(rest.split(".")[0], -1) > own:
+                upward.append(f"{path.relative_to(ROOT)}:{line} {name}")
+    assert upward == []
+
+
 def test_launch_files_import_neither_torch_nor_the_package() -> None:
     assert offences(LAUNCH, lambda top: top == "torch" or top.startswith("spc_")) == []
 
@@ -149,7 +167,7 @@ def test_scripts_start_existing_nodes() -> None:
         assert os.access(path, os.X_OK), f"{path.name} is not executable"
         assert path.read_text().startswith("#!/usr/bin/env python3\n"), path.name
         (module,) = [name.removesuffix(".main") for _, name in imports(parse(path))]
-        assert module == f"spc_ros.{path.name}_node" and defines_main(module), path.name
+        assert module == f"spc_ros.nodes.{path.name}_node" and defines_main(module), path.name
 
 
 def defines_main(module: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from random_checkpoint import write_random_checkpoint
 from synthetic import write_dataset
 
-from spc_core.planner import PlannerConfig
+from spc_core.method.planner import PlannerConfig
 from spc_ros.cli import STAGES, main, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +132,7 @@ def test_evaluate_prints_the_table(tmp_path, capsys):
 
 def test_evaluate_can_plan(tmp_path, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr("spc_core.evaluate.run_in_process", lambda *arguments: asked.append(arguments[-1]) or [])
+    monkeypatch.setattr("spc_core.trials.evaluate.run_in_process", lambda *arguments: asked.append(arguments[-1]) or [])
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     for flags in ([], ["--planning"]):
         assert main(["evaluate", str(checkpoint), "--splits", "id", "--episodes", "1", *flags]) == 0

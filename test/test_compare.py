@@ -18,15 +18,15 @@ import yaml
 from arm_dataset import write_arm_dataset
 from synthetic import tiny_config, write_dataset
 
-from spc_core.adaptation import EpisodeResult
 from spc_core.comparison.page import compare_page
 from spc_core.comparison.panels import headline_keys, improvement_picture, score_picture
 from spc_core.comparison.plan import make_plan, remember
 from spc_core.comparison.run import CompareError, compare
 from spc_core.comparison.svg import dot_intervals, ticks
 from spc_core.comparison.table import MethodResults, References, compare_rows, markdown, to_plain
-from spc_core.config import ConfigError, to_dict
 from spc_core.contract import ContractError
+from spc_core.deploy.adaptation import EpisodeResult
+from spc_core.method.config import ConfigError, to_dict
 from spc_ros.cli import main
 
 DEADLINE_S = 60.0

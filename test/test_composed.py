@@ -14,8 +14,8 @@ from random_checkpoint import write_random_checkpoint
 from std_srvs.srv import Trigger
 
 from spc_core.contract import find_config, load_contract
-from spc_ros.processes import NodeGroup
-from spc_ros.topic_bridge import decode_context, latched_qos
+from spc_ros.nodes.processes import NodeGroup
+from spc_ros.nodes.topic_bridge import decode_context, latched_qos
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))

@@ -10,12 +10,12 @@ from recorded_bags import RECEIVE_NS, STORE, Sample, header, record_arm, vector,
 from robot_recording import record_robot
 
 from spc_core.contract import ContractError, load_contract, parse_contract
-from spc_ros.bag_reader import BagError
+from spc_ros.bags.bag_reader import BagError
 from spc_ros.cli import main
-from spc_ros.contract_choices import limits, round_rate
-from spc_ros.contract_init import propose
-from spc_ros.convert import convert
-from spc_ros.doctor import diagnose
+from spc_ros.conversion.convert import convert
+from spc_ros.doctor.contract_choices import limits, round_rate
+from spc_ros.doctor.contract_init import propose
+from spc_ros.doctor.doctor import diagnose
 
 UNFILLED = "reward: {fill_in_the_reward: true}\n"
 TOPIC_REWARD = "reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}\n"

@@ -10,9 +10,9 @@ from recorded_bags import RECEIVE_NS, STORE, Sample, episode_info, header, joint
 from robot_recording import record_robot
 
 from spc_core.contract import parse_contract
-from spc_ros.contract_init import propose
-from spc_ros.convert import convert
-from spc_ros.doctor import diagnose
+from spc_ros.conversion.convert import convert
+from spc_ros.doctor.contract_init import propose
+from spc_ros.doctor.doctor import diagnose
 
 T = STORE.types
 UNFILLED = "reward: {fill_in_the_reward: true}\n"

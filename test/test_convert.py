@@ -29,14 +29,14 @@ from recorded_bags import (
     write_bag,
 )
 
-from spc_core import dataset as dataset_module
-from spc_core import packed as packed_module
 from spc_core.contract import parse_contract
-from spc_core.dataset import DatasetError, DatasetWriter, Episode
-from spc_core.dataset_reader import read_episodes
-from spc_core.packed import load_dataset
-from spc_ros.bag_reader import BagError
-from spc_ros.convert import ConversionError, convert
+from spc_core.data import dataset as dataset_module
+from spc_core.data import packed as packed_module
+from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
+from spc_core.data.dataset_reader import read_episodes
+from spc_core.data.packed import load_dataset
+from spc_ros.bags.bag_reader import BagError
+from spc_ros.conversion.convert import ConversionError, convert
 
 
 def quiet(bags, out, **options):
@@ -378,7 +378,7 @@ def test_several_processes_give_the_same_dataset_byte_for_byte(tmp_path):
 
 
 def test_conversion_needs_neither_ros_nor_torch():
-    code = "import sys, spc_ros.convert; print({'rclpy', 'torch', 'mujoco'} & set(sys.modules))"
+    code = "import sys, spc_ros.conversion.convert; print({'rclpy', 'torch', 'mujoco'} & set(sys.modules))"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

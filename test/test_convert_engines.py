@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from recorded_bags import arm_reach, record_arm
 
-from spc_ros import engines
-from spc_ros.bag_conversion import Job, convert_bag
-from spc_ros.conversion_report import BagReport
-from spc_ros.convert import ConversionError, convert
-from spc_ros.parts import load_part, save_part
+from spc_ros.conversion import engines
+from spc_ros.conversion.bag_conversion import Job, convert_bag
+from spc_ros.conversion.conversion_report import BagReport
+from spc_ros.conversion.convert import ConversionError, convert
+from spc_ros.conversion.parts import load_part, save_part
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -85,7 +85,7 @@ def test_a_part_is_made_again_when_its_bag_the_contract_or_an_option_changes(tmp
     converted = []
     real = engines.convert_to_part
     monkeypatch.setattr(engines, "convert_to_part", lambda *args: (converted.append(args[0].name), real(*args)))
-    monkeypatch.setattr("spc_ros.convert._Parts.remove", lambda parts: None)
+    monkeypatch.setattr("spc_ros.conversion.convert._Parts.remove", lambda parts: None)
 
     def again(**options):
         converted.clear()

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from node_probe import own_domain
 
-from spc_core.checkpoint import load_checkpoint
 from spc_core.contract import ContractError, find_config, load_contract
-from spc_ros.demo import load_demo_config
+from spc_core.deploy.checkpoint import load_checkpoint
+from spc_ros.trials.demo import load_demo_config
 
 TINY = {
     "families": ["arm_payload"], "episodes": 1, "updates": 20, "train_seeds": 2, "few_shot_sizes": [20],

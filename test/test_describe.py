@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 from synthetic import contract, episode
 
-from spc_core import describe_figures
-from spc_core.dataset import DatasetError, DatasetWriter
-from spc_core.dataset_reader import read_episodes
-from spc_core.describe import describe
-from spc_core.describe_figures import at_limits, coverage, drawn_episodes, field_groups, lengths, returns, task_counts
-from spc_core.describe_page import describe_page
+from spc_core.data.dataset import DatasetError, DatasetWriter
+from spc_core.data.dataset_reader import read_episodes
+from spc_core.data.describe import describe
+from spc_core.pages import describe_figures
+from spc_core.pages.describe_figures import (
+    at_limits,
+    coverage,
+    drawn_episodes,
+    field_groups,
+    lengths,
+    returns,
+    task_counts,
+)
+from spc_core.pages.describe_page import describe_page
 from spc_ros.cli import main
 
 STALE = "joint_states: stale, {} ms old, allowed 50 ms"
@@ -117,8 +125,8 @@ def test_figures_show_every_episode_and_every_end(root):
 def test_large_datasets_are_thinned_and_say_so(root, monkeypatch):
     monkeypatch.setattr(describe_figures, "MAX_TASKS", 1)
     monkeypatch.setattr(describe_figures, "MAX_POINTS", 3)
-    monkeypatch.setattr("spc_core.describe_page.MAX_TASKS", 1)
-    monkeypatch.setattr("spc_core.describe_page.MAX_POINTS", 3)
+    monkeypatch.setattr("spc_core.pages.describe_page.MAX_TASKS", 1)
+    monkeypatch.setattr("spc_core.pages.describe_page.MAX_POINTS", 3)
     told = describe(root)
     assert list(task_counts(told).data[0].x) == ["train/00"]
     assert max(len(trace.x) for trace in describe_figures.sample_episodes(told).data) == 3

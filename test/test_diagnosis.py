@@ -6,18 +6,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spc_core.clock_checks import (
+from spc_core.doctor.clock_checks import (
     check_clock_domains,
     check_clock_jumps,
     check_delay,
     check_drift,
     check_unset_stamps,
 )
-from spc_core.command_delay import LAGS_S, answers, check_command_delay, correlogram
-from spc_core.coverage import check_coverage, measure, visited
-from spc_core.diagnosis import Finding, Thresholds, TickLog, TopicLog, message_spans, spans, worst
-from spc_core.tick_checks import ages_at_ticks, check_ages, check_ticks
-from spc_core.timing_checks import (
+from spc_core.doctor.command_delay import LAGS_S, answers, check_command_delay, correlogram
+from spc_core.doctor.coverage import check_coverage, measure, visited
+from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, message_spans, spans, worst
+from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
+from spc_core.doctor.timing_checks import (
     TIMING_CHECKS,
     advancing,
     check_frozen_stamps,
@@ -28,7 +28,7 @@ from spc_core.timing_checks import (
     check_presence,
     check_rate,
 )
-from spc_core.value_checks import (
+from spc_core.doctor.value_checks import (
     VALUE_CHECKS,
     check_arrays,
     check_constant,

@@ -15,9 +15,9 @@ import torch
 import yaml
 from synthetic import tiny_config, write_dataset
 
-from spc_core.config import ConfigError, to_dict
-from spc_core.distributed import join_group
-from spc_core.train import train
+from spc_core.method.config import ConfigError, to_dict
+from spc_core.training.distributed import join_group
+from spc_core.training.train import train
 
 DEADLINE_S = 90.0
 

@@ -13,14 +13,14 @@ from recorded_bags import RECEIVE_NS, arm_reach, joint_state, record_arm
 from robot_recording import JOINTS, TRAVEL_NS, record_robot
 
 from spc_core.contract import parse_contract
-from spc_core.diagnosis import Thresholds
-from spc_core.traces import MAX_POINTS
-from spc_ros import doctor
-from spc_ros.bag_reader import BagError
+from spc_core.doctor.diagnosis import Thresholds
+from spc_core.doctor.traces import MAX_POINTS
+from spc_ros.bags.bag_reader import BagError
 from spc_ros.cli import main
-from spc_ros.convert import convert
-from spc_ros.doctor import EXIT_FAIL, EXIT_WARN, diagnose
-from spc_ros.doctor_page import page
+from spc_ros.conversion.convert import convert
+from spc_ros.doctor import doctor
+from spc_ros.doctor.doctor import EXIT_FAIL, EXIT_WARN, diagnose
+from spc_ros.doctor.doctor_page import page
 
 
 def look(*bags, **how):

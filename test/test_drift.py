@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from random_checkpoint import write_random_checkpoint
 
-from spc_core.adaptation import Trial, in_order
-from spc_core.checkpoint import load_checkpoint
-from spc_core.context_path import context_path
-from spc_core.drift import WINDOW, DriftRun, DriftTest, drift_scores, drift_table, run_drift, steps_until
-from spc_core.drift_figure import drift_figure
-from spc_core.evaluate import expert_returns, run_in_process, score, table
-from spc_core.figures import FamilyRun
+from spc_core.deploy.adaptation import Trial, in_order
+from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.pages.context_path import context_path
+from spc_core.pages.drift_figure import drift_figure
+from spc_core.pages.figures import FamilyRun
 from spc_core.tasks import make_env, tasks
+from spc_core.trials.drift import WINDOW, DriftRun, DriftTest, drift_scores, drift_table, run_drift, steps_until
+from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
 from spc_ros.cli import main
-from spc_ros.trial_report import report_trial
+from spc_ros.trials.trial_report import report_trial
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import find_config, load_contract
-from spc_core.episode import EpisodeInfo
-from spc_ros.bag_reader import BagReader
-from spc_ros.episode_bags import SETTLE_S, BagResult, EpisodeBags
+from spc_ros.bags.bag_reader import BagReader
+from spc_ros.bags.episode_bags import SETTLE_S, BagResult, EpisodeBags
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 TOPICS = {"/clock": "rosgraph_msgs/msg/Clock", "/reward": "geometry_msgs/msg/Vector3Stamped"}

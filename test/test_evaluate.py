@@ -10,13 +10,20 @@ import torch
 from random_checkpoint import write_random_checkpoint
 from synthetic import contract
 
-from spc_core.adaptation import EpisodeResult, Trial, TrialError
-from spc_core.checkpoint import load_checkpoint
-from spc_core.evaluate import InProcessDriver, behaviour_transitions, expert_returns, run_in_process, score, table
-from spc_core.frames import Transition
-from spc_core.runtime import HYPOTHESIS_STEPS, ContextTracker, Policy, far_apart
-from spc_core.safety import SafetyFilter
+from spc_core.alignment.frames import Transition
+from spc_core.deploy.adaptation import EpisodeResult, Trial, TrialError
+from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.deploy.runtime import HYPOTHESIS_STEPS, ContextTracker, Policy, far_apart
+from spc_core.deploy.safety import SafetyFilter
 from spc_core.tasks import tasks
+from spc_core.trials.evaluate import (
+    InProcessDriver,
+    behaviour_transitions,
+    expert_returns,
+    run_in_process,
+    score,
+    table,
+)
 
 
 def row(protocol, task, return_, k=0, seed=0, split="id"):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spc_core.alignment.frames import JUMP_NS, ObservationAssembler, Step, TransitionAssembler
 from spc_core.contract import parse_contract
-from spc_core.frames import JUMP_NS, ObservationAssembler, Step, TransitionAssembler
 
 MS = 1_000_000
 PATIENCE = 100 * MS

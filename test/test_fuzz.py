@@ -13,7 +13,7 @@ from fuzz_bags import KINDS, Kind, hand_made
 from fuzz_judge import OUTCOMES, Original, judge
 from recorded_bags import record_arm
 
-from spc_core.episode import EpisodeInfo
+from spc_core.alignment.episode import EpisodeInfo
 
 HERE = Path(__file__).parent
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from spc_core.contract import find_config, load_contract
-from spc_core.deployed import model_id
-from spc_core.guards import EmergencyStop, GuardError, Heartbeat, Mode, ObservationWatch, WorkspaceBox, modes
-from spc_core.interventions import InterventionLog
-from spc_core.model_swap import BackgroundLoad, ModelSwitch, SwapError
+from spc_core.deploy.deployed import model_id
+from spc_core.deploy.guards import EmergencyStop, GuardError, Heartbeat, Mode, ObservationWatch, WorkspaceBox, modes
+from spc_core.deploy.interventions import InterventionLog
+from spc_core.deploy.model_swap import BackgroundLoad, ModelSwitch, SwapError
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from random_checkpoint import TINY, write_random_checkpoint
 
-from spc_core.agent import Agent
-from spc_core.checkpoint import Checkpoint, load_checkpoint
-from spc_core.config import load_config
-from spc_core.frames import Transition
-from spc_core.normalize import Stats
-from spc_core.numpy_networks import NumpyNetworks
-from spc_core.runtime import ContextTracker, Policy
-from spc_core.torch_networks import TorchNetworks
+from spc_core.alignment.frames import Transition
+from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
+from spc_core.deploy.numpy_networks import NumpyNetworks
+from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.deploy.torch_networks import TorchNetworks
+from spc_core.method.agent import Agent
+from spc_core.method.config import load_config
+from spc_core.method.normalize import Stats
 from spc_ros.cli import main
 
 

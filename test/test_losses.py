@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 from vector_quantize_pytorch import FSQ as ReferenceFSQ
 
-from spc_core.config import CONSISTENCY_OF, LossConfig, MethodConfig, ModelConfig, TrainConfig
-from spc_core.consistency import SampleAndCompare, code_cross_entropy, simplex_cross_entropy
-from spc_core.context_encoder import ClubBound, ContextEncoder, contrastive_loss, focal_loss
-from spc_core.iql import actor_loss, bellman_loss, expectile_loss
-from spc_core.latents import (
+from spc_core.method.config import CONSISTENCY_OF, LossConfig, MethodConfig, ModelConfig, TrainConfig
+from spc_core.method.consistency import SampleAndCompare, code_cross_entropy, simplex_cross_entropy
+from spc_core.method.context_encoder import ClubBound, ContextEncoder, contrastive_loss, focal_loss
+from spc_core.method.iql import actor_loss, bellman_loss, expectile_loss
+from spc_core.method.latents import (
     Codes,
     SampledCodes,
     SimNorm,
@@ -21,8 +21,8 @@ from spc_core.latents import (
     random_bits,
     uniform,
 )
-from spc_core.layers import COMPILED_NUMBERS, FSQ, EnsembleNorm, Mish, compiled, ensemble_mlp, mlp
-from spc_core.world_model import WorldModel, alive_steps, world_model_losses
+from spc_core.method.layers import COMPILED_NUMBERS, FSQ, EnsembleNorm, Mish, compiled, ensemble_mlp, mlp
+from spc_core.method.world_model import WorldModel, alive_steps, world_model_losses
 
 SMALL = ModelConfig(
     groups=4, continuous_dim=16, encoder_hidden=(8,), dynamics_hidden=(8,), context_hidden=(8,), policy_hidden=(8,)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spc_ros.manifest import About, ManifestError, read_manifest, said_by_bag
+from spc_ros.conversion.manifest import About, ManifestError, read_manifest, said_by_bag
 
 BAGS = ("day/run_1", "day/run_2", "night/run_1")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from recorded_bags import JOINT_STATE, STORE, VECTOR, arm_reach, header, joint_state, vector
 
+from spc_core.alignment.frames import TransitionAssembler
 from spc_core.contract import parse_contract
-from spc_core.frames import TransitionAssembler
-from spc_ros.messages import (
+from spc_ros.bags.messages import (
     JOINT_TRAJECTORY,
     ContractReader,
     FieldReader,

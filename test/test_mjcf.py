@@ -12,7 +12,7 @@ import pytest
 from spc_core.contract import Contract, find_config, load_contract, parse_contract
 from spc_core.tasks import Task, make_env
 from spc_core.tasks.mjcf import MjcfEnv, ModelError
-from spc_ros.simulation import Simulation
+from spc_ros.nodes.simulation import Simulation
 
 CART = """
 <mujoco model="cart">

@@ -16,7 +16,7 @@ import safetensors.torch
 from node_fault_table import FAULTS, Fault
 from node_fault_world import SAFE, World
 
-from spc_core.deployed import model_id
+from spc_core.deploy.deployed import model_id
 
 pytestmark = pytest.mark.timeout(120)
 TRIES = 4

@@ -18,10 +18,10 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from spc_core.contract import find_config, load_contract
-from spc_core.deployed import model_id
-from spc_ros.messages import FieldReader
-from spc_ros.processes import NodeGroup
-from spc_ros.topic_bridge import latched_qos, stream_qos
+from spc_core.deploy.deployed import model_id
+from spc_ros.bags.messages import FieldReader
+from spc_ros.nodes.processes import NodeGroup
+from spc_ros.nodes.topic_bridge import latched_qos, stream_qos
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))

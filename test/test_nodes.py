@@ -22,12 +22,12 @@ from node_probe import FakeRobot, Probe, own_domain
 from random_checkpoint import write_random_checkpoint
 from std_srvs.srv import SetBool, Trigger
 
+from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import find_config, load_contract, parse_contract
-from spc_core.episode import EpisodeInfo
-from spc_core.planner import PlannerConfig
-from spc_ros.policy_params import planner_config
-from spc_ros.processes import NodeGroup, NodeProcess, ProcessError
-from spc_ros.topic_bridge import (
+from spc_core.method.planner import PlannerConfig
+from spc_ros.nodes.policy_params import planner_config
+from spc_ros.nodes.processes import NodeGroup, NodeProcess, ProcessError
+from spc_ros.nodes.topic_bridge import (
     CommandPublisher,
     decode_context,
     encode_context,
@@ -279,7 +279,7 @@ def test_encoder_publishes_after_each_tick(nodes: NodeGroup, probe: Probe, check
 def test_nodes_end_with_the_program_that_started_them(tmp_path: Path) -> None:
     script = f"""
         from pathlib import Path
-        from spc_ros.processes import NodeProcess
+        from spc_ros.nodes.processes import NodeProcess
         node = NodeProcess("sim", Path({str(tmp_path)!r}), environment={own_domain()!r})
         node.wait_ready()
         print(node.process.pid, flush=True)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from random_checkpoint import TINY, write_random_checkpoint
 
-from spc_core.checkpoint import Checkpoint, load_checkpoint
-from spc_core.config import ConfigError, load_config
-from spc_core.deployed import CheckpointError, load_deployed
-from spc_core.frames import Transition
-from spc_core.normalize import Stats
-from spc_core.planner_config import PlannerConfig
-from spc_core.runtime import ContextTracker, Policy
+from spc_core.alignment.frames import Transition
+from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
+from spc_core.deploy.deployed import CheckpointError, load_deployed
+from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.method.config import ConfigError, load_config
+from spc_core.method.normalize import Stats
+from spc_core.method.planner_config import PlannerConfig
 from spc_ros.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,8 +74,8 @@ def test_every_kind_of_latent_is_exported(method: str, run: Path, exported: Path
     """Statistics far from zero and one, in which a normalisation left out would show."""
     import torch
 
-    from spc_core.agent import Agent
-    from spc_core.export_onnx import export_onnx
+    from spc_core.deploy.export_onnx import export_onnx
+    from spc_core.method.agent import Agent
 
     torch.manual_seed(1)
     base = load_checkpoint(run)
@@ -94,9 +94,9 @@ def test_a_process_without_torch_acts(run: Path, exported: Path) -> None:
         import sys
         sys.modules["torch"] = None  # an import of torch raises ImportError
         import numpy as np
-        import spc_ros.context_encoder_node, spc_ros.policy_node
-        from spc_core.deployed import CheckpointError, load_deployed
-        from spc_core.runtime import ContextTracker, Policy
+        import spc_ros.nodes.context_encoder_node, spc_ros.nodes.policy_node
+        from spc_core.deploy.deployed import CheckpointError, load_deployed
+        from spc_core.deploy.runtime import ContextTracker, Policy
         deployed = load_deployed({str(exported)!r})
         print(Policy(deployed).act(np.full(4, 0.3), ContextTracker(deployed).context).tolist())
         try:

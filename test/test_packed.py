@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from synthetic import contract, episode, write_dataset
 
-from spc_core import dataset as dataset_module
-from spc_core import dataset_reader
-from spc_core.dataset import DatasetError, DatasetWriter
-from spc_core.normalize import Moments
-from spc_core.packed import load_dataset
-from spc_core.rows import Rows, rows_of
-from spc_core.train import data_stats
+from spc_core.data import dataset as dataset_module
+from spc_core.data import dataset_reader
+from spc_core.data.dataset import DatasetError, DatasetWriter
+from spc_core.data.packed import load_dataset
+from spc_core.data.rows import Rows, rows_of
+from spc_core.method.normalize import Moments
+from spc_core.training.train import data_stats
 
 
 def write_unchecked(root, monkeypatch, **damage):
@@ -85,7 +85,7 @@ def test_the_smallest_arrays_stay_in_memory(tmp_path, monkeypatch):
     data = load_dataset(write_dataset(tmp_path / "point"))
     kept = {}
     for budget in (103, 104, 519, 520, 1352, 2280):
-        monkeypatch.setattr("spc_core.rows.RESIDENT_BYTES", budget)
+        monkeypatch.setattr("spc_core.data.rows.RESIDENT_BYTES", budget)
         kept[budget] = [int(reader.resident) for reader in rows_of(data)]
     assert kept == {103: [0, 0, 0, 0], 104: [0, 0, 0, 1], 519: [0, 0, 0, 1], 520: [0, 0, 1, 1], 1352: [0, 1, 1, 1],
                     2280: [1, 1, 1, 1]}  # fmt: skip
@@ -93,7 +93,7 @@ def test_the_smallest_arrays_stay_in_memory(tmp_path, monkeypatch):
 
 def test_statistics_taken_in_pieces_are_those_of_all_the_data(tmp_path, monkeypatch):
     data = load_dataset(write_dataset(tmp_path / "point"))
-    monkeypatch.setattr("spc_core.train.STATS_PIECE", 7)
+    monkeypatch.setattr("spc_core.training.train.STATS_PIECE", 7)
     stats = data_stats(data)
     steps = np.arange(data.step_count)
     rows = steps + np.repeat(np.arange(data.episode_count), np.diff(data.episode_starts))
@@ -118,11 +118,11 @@ import sys, numpy as np
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from synthetic import contract, tiny_config
-from spc_core import rows
-from spc_core.dataset import TaskEntry
-from spc_core.packed import PackedDataset
-from spc_core.sampler import Sampler
-from spc_core.train import data_stats
+from spc_core.data import rows
+from spc_core.data.dataset import TaskEntry
+from spc_core.data.packed import PackedDataset
+from spc_core.data.sampler import Sampler
+from spc_core.training.train import data_stats
 
 folder, megabytes, rows.RESIDENT_BYTES = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]) * 2**20
 episodes = megabytes * 10**6 // (200 * 21) // 4 * 4

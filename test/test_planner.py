@@ -16,14 +16,14 @@ from random_checkpoint import write_random_checkpoint
 from synthetic import tiny_config
 from torch import Tensor
 
-from spc_core.adaptation import EpisodeRequest
-from spc_core.agent import Agent
-from spc_core.checkpoint import load_checkpoint
-from spc_core.config import ConfigError, LossConfig, MethodConfig
-from spc_core.evaluate import InProcessDriver
-from spc_core.planner import Planner, PlannerConfig, refit, shift
-from spc_core.runtime import Policy
+from spc_core.deploy.adaptation import EpisodeRequest
+from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.deploy.runtime import Policy
+from spc_core.method.agent import Agent
+from spc_core.method.config import ConfigError, LossConfig, MethodConfig
+from spc_core.method.planner import Planner, PlannerConfig, refit, shift
 from spc_core.tasks import tasks
+from spc_core.trials.evaluate import InProcessDriver
 
 GAIN, EFFORT, LAST, DISCOUNT = 0.5, 0.3, 2.0, 0.9
 SHARP = PlannerConfig(iterations=10, temperature=5.0, min_std=0.02, max_std=1.0)

@@ -9,16 +9,16 @@ import torch
 from arm_dataset import write_arm_dataset
 from synthetic import tiny_config
 
-from spc_core.adaptation import Trial
-from spc_core.agent import Agent, Learner
-from spc_core.checkpoint import Checkpoint
-from spc_core.config import TrainConfig
-from spc_core.evaluate import run_in_process
-from spc_core.packed import PackedDataset, load_dataset
-from spc_core.reference import ReferenceLearner
-from spc_core.sampler import Sampler
+from spc_core.data.packed import PackedDataset, load_dataset
+from spc_core.data.sampler import Sampler
+from spc_core.deploy.adaptation import Trial
+from spc_core.deploy.checkpoint import Checkpoint
+from spc_core.method.agent import Agent, Learner
+from spc_core.method.config import TrainConfig
 from spc_core.tasks import tasks
-from spc_core.train import data_stats
+from spc_core.training.reference import ReferenceLearner
+from spc_core.training.train import data_stats
+from spc_core.trials.evaluate import run_in_process
 
 WIDE = {  # wide enough for bfloat16 products
     "groups": 48, "context_dim": 5, "encoder_hidden": [96], "dynamics_hidden": [96], "context_hidden": [96],

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spc_core.adaptation import EpisodeResult
-from spc_core.context_space import context_space, points_of, project
-from spc_core.evaluate import score
-from spc_core.figures import adaptation_curve, mean_interval, task_bars, varying_params
-from spc_core.loss_curves import log_ticks, training_curves
-from spc_core.report import FamilyRun, summarise, write_report, write_summary
-from spc_core.run_log import LOSSES
+from spc_core.deploy.adaptation import EpisodeResult
+from spc_core.pages.context_space import context_space, points_of, project
+from spc_core.pages.figures import adaptation_curve, mean_interval, task_bars, varying_params
+from spc_core.pages.loss_curves import log_ticks, training_curves
+from spc_core.pages.report import FamilyRun, summarise, write_report, write_summary
 from spc_core.tasks import Task, tasks
+from spc_core.training.run_log import LOSSES
+from spc_core.trials.evaluate import score
 
 EPISODES = 3
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import contract, tiny_config, write_dataset
 
-from spc_core.config import ConfigError
-from spc_core.dataset import TaskEntry
-from spc_core.packed import PackedDataset, load_dataset
-from spc_core.sampler import Sampler
-from spc_core.train import data_stats
+from spc_core.data.dataset import TaskEntry
+from spc_core.data.packed import PackedDataset, load_dataset
+from spc_core.data.sampler import Sampler
+from spc_core.method.config import ConfigError
+from spc_core.training.train import data_stats
 
 
 @pytest.fixture(scope="module")

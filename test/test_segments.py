@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from recorded_bags import arm_reach, episode_info
 
+from spc_core.alignment.segments import Piece, Window, cut_into_pieces, episode_window, marker_windows
+from spc_core.alignment.ticks import Ticks
 from spc_core.contract import Segments
-from spc_core.segments import Piece, Window, cut_into_pieces, episode_window, marker_windows
-from spc_core.ticks import Ticks
 
 MS = 1_000_000
 PERIOD_NS = 20 * MS

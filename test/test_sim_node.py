@@ -17,12 +17,12 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
+from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import Contract, find_config, load_contract, parse_contract
-from spc_core.episode import EpisodeInfo
 from spc_core.tasks import find_task
-from spc_ros.messages import stamp_ns
-from spc_ros.processes import NodeGroup, NodeProcess
-from spc_ros.topic_bridge import CommandPublisher, message_class, stream_qos
+from spc_ros.bags.messages import stamp_ns
+from spc_ros.nodes.processes import NodeGroup, NodeProcess
+from spc_ros.nodes.topic_bridge import CommandPublisher, message_class, stream_qos
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
@@ -194,7 +194,7 @@ def can_render() -> bool:
     """In a process of its own, since drivers may end it."""
     root = str(Path(__file__).resolve().parents[1])
     code = (
-        "from spc_core.tasks import make_env; from spc_core.camera import Camera; "
+        "from spc_core.tasks import make_env; from spc_core.tasks.camera import Camera; "
         "Camera(make_env('arm_reach').model, 'free', 32, 32)"
     )
     environment = {**os.environ, "PYTHONPATH": root}

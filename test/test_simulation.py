@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from spc_core.contract import find_config, load_contract
-from spc_core.disturbances import DelayLine, DisturbanceConfig, Disturbances, noise_std
 from spc_core.tasks import find_task, make_env
-from spc_ros.simulation import RealTimeFactor, Simulation
+from spc_core.tasks.disturbances import DelayLine, DisturbanceConfig, Disturbances, noise_std
+from spc_ros.nodes.simulation import RealTimeFactor, Simulation
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 NAMES = ("joint_states.position.a", "joint_states.position.b", "joint_states.velocity.a", "imu.z")

@@ -15,8 +15,8 @@ from mcap_bytes import MAGIC, McapFile, channel, message, record, schema
 from recorded_bags import STORE, STRING, VECTOR, record_arm, string, vector
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
-from spc_ros import bag_log, stored_blocks
-from spc_ros.bag_reader import BagError, BagReader, bag_sha256, find_bags, read_definitions
+from spc_ros.bags import bag_log, stored_blocks
+from spc_ros.bags.bag_reader import BagError, BagReader, bag_sha256, find_bags, read_definitions
 
 MODES = {"none": CompressionMode.NONE, "chunk": CompressionMode.STORAGE, "message": CompressionMode.MESSAGE}
 MODES["file"] = CompressionMode.FILE

@@ -17,14 +17,14 @@ import torch
 import yaml
 from synthetic import CONTRACT_TEXT, tiny_config, write_dataset
 
-from spc_core.checkpoint import CheckpointError, load_checkpoint, pick_device
-from spc_core.config import ConfigError, load_config, to_dict
-from spc_core.dataset import DatasetError
-from spc_core.frames import Transition
-from spc_core.packed import load_dataset
-from spc_core.resume import TrainingError
-from spc_core.runtime import ContextTracker, Policy
-from spc_core.train import train
+from spc_core.alignment.frames import Transition
+from spc_core.data.dataset import DatasetError
+from spc_core.data.packed import load_dataset
+from spc_core.deploy.checkpoint import CheckpointError, load_checkpoint, pick_device
+from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.method.config import ConfigError, load_config, to_dict
+from spc_core.training.resume import TrainingError
+from spc_core.training.train import train
 
 DEADLINE_S = 60.0
 
@@ -203,7 +203,9 @@ def test_an_outlier_in_the_data_is_refused_where_it_is_seen(tmp_path, value):
 def test_an_outlier_that_was_not_seen_stops_training_early_and_is_named(tmp_path, monkeypatch, value):
     root = write_dataset(tmp_path / "point", lengths=(40,) * 10)
     step = poison(root, 21, value)
-    monkeypatch.setattr("spc_core.train.STATS_STEPS", 50)  # of 1600: as in a large dataset, most are not looked at
+    monkeypatch.setattr(
+        "spc_core.training.train.STATS_STEPS", 50
+    )  # of 1600: as in a large dataset, most are not looked at
     assert step not in np.linspace(0, 1599, 50).astype(int)
     out = tmp_path / "run"
     with pytest.raises(TrainingError) as caught:

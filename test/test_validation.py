@@ -15,13 +15,13 @@ import yaml
 from random_checkpoint import write_random_checkpoint
 from synthetic import tiny_config, write_dataset
 
-from spc_core import validation
-from spc_core.checkpoint import load_checkpoint
-from spc_core.config import ConfigError, to_dict
 from spc_core.contract import find_config, load_contract
-from spc_core.dataset import DatasetWriter, Episode
-from spc_core.train import train
-from spc_core.validation import Validator
+from spc_core.data.dataset import DatasetWriter, Episode
+from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.method.config import ConfigError, to_dict
+from spc_core.training import validation
+from spc_core.training.train import train
+from spc_core.training.validation import Validator
 
 DEADLINE_S = 60.0
 
@@ -125,7 +125,9 @@ def test_a_failed_evaluation_is_told_and_does_no_harm(tmp_path, capsys):
 
 
 def children(pid):
-    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spc_core.validation"], capture_output=True, text=True)
+    found = subprocess.run(
+        ["pgrep", "-P", str(pid), "-f", "spc_core.training.validation"], capture_output=True, text=True
+    )
     return [int(line) for line in found.stdout.split()]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from spc_core.comparison.statistics import Interval
 from spc_core.comparison.table import Key, Row, protocol_label
-from spc_core.figures import SPLIT_NAMES
+from spc_core.pages.figures import SPLIT_NAMES
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 """What a comparison of methods consists of, and how far each of its runs is; all of it is in the folder OUT.
 
 OUT/compare.json                    the plan; the same folder goes on with it, and refuses another one
-OUT/<method>/seed-<s>/              a training run (spc_core/train.py), and
+OUT/<method>/seed-<s>/              a training run (spc_core/training/train.py), and
 OUT/<method>/seed-<s>/episodes.jsonl    its evaluation, whole or not there
 OUT/<method>/seed-<s>/*.log         what the two processes said
 """
@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spc_core.adaptation import PROTOCOLS, EpisodeResult
-from spc_core.config import ConfigError, TrainConfig, load_config, to_dict
 from spc_core.contract import suggest
-from spc_core.packed import load_dataset
+from spc_core.data.packed import load_dataset
+from spc_core.deploy.adaptation import PROTOCOLS, EpisodeResult
+from spc_core.method.config import ConfigError, TrainConfig, load_config, to_dict
 from spc_core.tasks import SPLITS, families
 from spc_core.whole_file import write_whole
 

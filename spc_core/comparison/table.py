@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.adaptation import PROTOCOLS, EpisodeResult
 from spc_core.comparison.statistics import (
     NOT_KNOWN,
     Interval,
@@ -20,6 +19,7 @@ from spc_core.comparison.statistics import (
     probability_of_improvement,
     return_grid,
 )
+from spc_core.deploy.adaptation import PROTOCOLS, EpisodeResult
 from spc_core.tasks import SPLITS
 
 FALLBACK = ("zero_shot", 0)  # of a method that no protocol makes a difference to

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from spc_core.dataset import Episode
+from spc_core.data.dataset import Episode
 
 from . import make_env
 from .arm import Task, TaskEnv

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stamped samples in, causal transitions out: one code path for a bag and for a live node.
+
+Tick k is at t_k, a stamp of the contract's first observation stream, thinned to `rate_hz`; where that stream skips
+a beat, the tick stands one period after the last. o_k holds the newest sample of each stream at or before t_k,
+a_k is the first command in (t_k, t_{k+1}], the one that o_k caused, and r_k the newest reward in (t_k, t_{k+1}].
+What is stale, missing, not finite or out of time cuts the sequence; nothing is invented.
+
+Samples may arrive in any order across streams. A tick is decided as soon as every stream has reached it, or when
+anything newer than the tick by `patience_ns` has been seen; so bag and node decide alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from spc_core.alignment import cuts
+from spc_core.contract import Contract
+
+BEAT_TOLERANCE = 0.25  # share of a period by which a tick may be early or late against the last
+JUMP_NS = 500_000_000  # a stamp this far before its predecessor is a clock jump, less is a late message
+NO_TIME = -(2**62)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frame:
+    """The observation at a tick, or the fault that kept it from being one."""
+
+    t_ns: int
+    observation: np.ndarray | None  # (O,) float64
+    fault: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transition:
+    """(o_k, a_k, r_k, o_{k+1}) in the contract's units; `t_ns` is t_k."""
+
+    t_ns: int
+    observation: np.ndarray  # (O,)
+    action: np.ndarray  # (A,)
+    reward: float
+    next_observation: np.ndarray  # (O,)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """A decided tick: the transition that ends at `t_ns`, or why none does ('start' at a sequence's first tick)."""
+
+    t_ns: int
+    transition: Transition | None
+    cut: str | None = None
+    observation: np.ndarray | None = None  # (O,) at the tick itself, with or without a transition
+
+
+def beat_window_ns(contract: Contract) -> tuple[int, int]:
+    """How long after a tick the next one may come at the earliest, and at the latest."""
+    period_ns = contract.period_ns
+    return round(period_ns * (1 - BEAT_TOLERANCE)), round(period_ns * (1 + BEAT_TOLERANCE))
+
+
+class _Stream:
+    """The samples of one topic that are still needed, oldest first."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.samples: deque[tuple[int, np.ndarray]] = deque()
+        self.newest_ns = NO_TIME
+        self.counts: Counter[str] = Counter()
+
+    def push(self, t_ns: int, values: np.ndarray) -> str | None:
+        """Store a sample; returns the fault when the clock jumped back. Late samples are counted and dropped."""
+        if t_ns <= self.newest_ns:
+            if t_ns < self.newest_ns - JUMP_NS:
+                return cuts.clock_jumped(self.name, self.newest_ns - t_ns)
+            self.counts["duplicate" if t_ns == self.newest_ns else "late"] += 1
+            return None
+        self.newest_ns = t_ns
+        self.samples.append((t_ns, values))
+        return None
+
+    def drop_before(self, t_ns: int) -> None:
+        """Forget what no later tick can use: all but the newest sample at or before t_ns."""
+        while len(self.samples) > 1 and self.samples[1][0] <= t_ns:
+            self.samples.popleft()
+
+    def clear(self) -> None:
+        self.samples.clear()
+        self.newest_ns = NO_TIME
+
+
+class ObservationAssembler:
+    """Turns samples of the observation streams into one Frame per tick."""
+
+    def __init__(self, contract: Contract, patience_ns: int) -> None:
+        self.contract = contract
+        self.patience_ns = patience_ns
+        self.streams = [_Stream(stream.topic) for stream in contract.observation]
+        self._horizon_ns = NO_TIME
+        self._last_ns: int | None = None  # the last tick; None before the first one and after a fault
+        self._early_ns, self._late_ns = beat_window_ns(contract)
+
+    def push(self, stream: int, t_ns: int, values: np.ndarray) -> list[Frame]:
+        """Add a sample of observation stream number `stream`; returns the frames that it decides."""
+        fault = self.streams[stream].push(t_ns, values)
+        if fault:
+            frames = self.flush()  # what waited for other streams: they say no more of that time
+            self.reset()
+            self.streams[stream].push(t_ns, values)
+            return [*frames, Frame(t_ns, None, fault), *self.advance(t_ns)]
+        return self.advance(t_ns)
+
+    def advance(self, now_ns: int) -> list[Frame]:
+        """Tell the assembler that time has reached `now_ns`; returns the frames that this decides."""
+        self._horizon_ns = max(self._horizon_ns, now_ns)
+        return list(self._decide(self._horizon_ns - self.patience_ns))
+
+    def flush(self) -> list[Frame]:
+        """Decide every tick that has a sample of the first stream; for the end of a bag, and before a clock jump."""
+        newest_ns = self.streams[0].newest_ns
+        return list(self._decide(newest_ns + self._late_ns + 1, newest_ns))
+
+    def reset(self) -> None:
+        """Forget all samples and the beat."""
+        for stream in self.streams:
+            stream.clear()
+        self._last_ns, self._horizon_ns = None, NO_TIME
+
+    def _decide(self, forced_ns: int, until_ns: int | None = None) -> Iterator[Frame]:
+        """Frames of all ticks that every stream has reached, or that lie before `forced_ns`."""
+        while (t_ns := self._next_tick(forced_ns)) is not None:
+            if until_ns is not None and t_ns > until_ns:
+                return
+            reached = all(
+                stream.newest_ns >= t_ns or spec.max_age_ns is None
+                for stream, spec in zip(self.streams, self.contract.observation, strict=True)
+            )
+            if not reached and t_ns >= forced_ns:
+                return
+            frame = self._frame(t_ns)
+            self._last_ns = None if frame.fault else t_ns
+            for stream in self.streams:
+                stream.drop_before(t_ns)
+            if self._last_ns is None and self.streams[0].samples and self.streams[0].samples[0][0] <= t_ns:
+                self.streams[0].samples.popleft()  # used up: the beat starts again at a newer sample
+            yield frame
+
+    def _next_tick(self, forced_ns: int) -> int | None:
+        beat = self.streams[0].samples
+        if self._last_ns is None:
+            return beat[0][0] if beat else None
+        due_ns = before_ns = self._last_ns + self.contract.period_ns
+        for t_ns, _ in beat:
+            following_ns = 2 * t_ns - before_ns  # a guess, so that a fast stream need not be waited for
+            before_ns = t_ns
+            if t_ns > self._last_ns + self._late_ns:
+                return due_ns
+            if t_ns >= self._last_ns + self._early_ns and abs(t_ns - due_ns) <= abs(following_ns - due_ns):
+                return t_ns
+        return due_ns if forced_ns > self._last_ns + self._late_ns else None
+
+    def _frame(self, t_ns: int) -> Frame:
+        parts = []
+        for stream, spec in zip(self.streams, self.contract.observation, strict=True):
+            sample = next((s for s in reversed(stream.samples) if s[0] <= t_ns), None)
+            if sample is None:
+                return Frame(t_ns, None, cuts.no_message(spec.topic))
+            age_ns = t_ns - sample[0]
+            if spec.max_age_ns is not None and age_ns > spec.max_age_ns:
+                return Frame(t_ns, None, cuts.stale(spec, age_ns))
+            finite = np.isfinite(sample[1])
+            if not finite.all():
+                return Frame(t_ns, None, cuts.not_finite(spec.topic, spec.names[int(np.argmin(finite))]))
+            parts.append(sample[1])
+        return Frame(t_ns, np.concatenate(parts))
+
+
+class TransitionAssembler:
+    """Turns samples of all the contract's streams into transitions and cuts."""
+
+    def __init__(self, contract: Contract, patience_ns: int) -> None:
+        self.contract = contract
+        self.patience_ns = patience_ns
+        self.observations = ObservationAssembler(contract, patience_ns)
+        self.actions = _Stream(contract.action.topic)
+        self.rewards = _Stream(contract.reward.topic or "reward")
+        self._reward_function = contract.reward_function()
+        self._frames: deque[Frame] = deque()
+        self._previous: Frame | None = None
+        self._horizon_ns = NO_TIME
+
+    def push_observation(self, stream: int, t_ns: int, values: np.ndarray) -> list[Step]:
+        return self._steps(t_ns, self.observations.push(stream, t_ns, values))
+
+    def push_action(self, t_ns: int, values: np.ndarray) -> list[Step]:
+        return self._push(self.actions, t_ns, values)
+
+    def push_reward(self, t_ns: int, values: np.ndarray) -> list[Step]:
+        return self._push(self.rewards, t_ns, values)
+
+    def advance(self, now_ns: int) -> list[Step]:
+        return self._steps(now_ns, self.observations.advance(now_ns))
+
+    def flush(self) -> list[Step]:
+        """Decide what is left; for the end of a bag."""
+        frames = self.observations.flush()
+        last_ns = max([frame.t_ns for frame in [*self._frames, *frames]], default=NO_TIME)
+        return self._steps(last_ns + self.patience_ns + 1, frames)
+
+    def reset(self) -> None:
+        """Forget everything; the next tick starts a new sequence."""
+        self.observations.reset()
+        self.actions.clear()
+        self.rewards.clear()
+        self._frames.clear()
+        self._previous, self._horizon_ns = None, NO_TIME
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Late and duplicate samples that were dropped, by topic and kind."""
+        streams: Sequence[_Stream] = [*self.observations.streams, self.actions, self.rewards]
+        return {f"{stream.name} {kind}": n for stream in streams for kind, n in stream.counts.items()}
+
+    def _push(self, stream: _Stream, t_ns: int, values: np.ndarray) -> list[Step]:
+        fault = stream.push(t_ns, values)
+        if fault:
+            self._frames.extend(self.observations.flush())
+            steps = self._settle()
+            self.reset()
+            stream.push(t_ns, values)
+            return [*steps, Step(t_ns, None, fault)]
+        return self._steps(t_ns, self.observations.advance(t_ns))
+
+    def _steps(self, now_ns: int, frames: list[Frame]) -> list[Step]:
+        steps = []
+        jumps = [i for i, frame in enumerate(frames) if frame.fault and frame.fault.startswith("clock jumped")]
+        if jumps:
+            self._frames.extend(frames[: jumps[0]])
+            frames = frames[jumps[0] :]
+            steps = self._settle()
+            self.actions.clear()
+            self.rewards.clear()
+            self._horizon_ns = NO_TIME
+        self._horizon_ns = max(self._horizon_ns, now_ns)
+        self._frames.extend(frames)
+        return [*steps, *self._decided()]
+
+    def _settle(self) -> list[Step]:
+        """Decide the ticks that still wait for a command or reward, since no more of them will come."""
+        self._horizon_ns = -NO_TIME
+        return self._decided()
+
+    def _decided(self) -> list[Step]:
+        steps = []
+        while self._frames and (step := self._decide(self._frames[0])) is not None:
+            frame = self._frames.popleft()
+            self._previous = None if frame.fault else frame
+            self.actions.drop_before(frame.t_ns)
+            self.rewards.drop_before(frame.t_ns)
+            steps.append(step)
+        return steps
+
+    def _decide(self, frame: Frame) -> Step | None:
+        """The step that ends at `frame`, or None while a sample that belongs to it may still come."""
+        if self._previous is None or self._previous.observation is None or frame.observation is None:
+            return Step(frame.t_ns, None, frame.fault or cuts.START, frame.observation)
+        begin_ns, end_ns = self._previous.t_ns, frame.t_ns
+        over = self._horizon_ns > end_ns + self.patience_ns
+        action = next((v for t, v in self.actions.samples if begin_ns < t <= end_ns), None)
+        if action is None:
+            if not (over or self.actions.newest_ns > end_ns):
+                return None
+            return Step(end_ns, None, cuts.no_command(self.actions.name), frame.observation)
+        if not np.isfinite(action).all():
+            return Step(end_ns, None, cuts.not_finite(self.actions.name), frame.observation)
+        if self._reward_function is not None:
+            reward = float(self._reward_function(self._previous.observation, action, frame.observation))
+        else:
+            if not (over or self.rewards.newest_ns >= end_ns):
+                return None
+            found = next((v for t, v in reversed(self.rewards.samples) if begin_ns < t <= end_ns), None)
+            if found is None or not np.isfinite(found[0]):
+                why = cuts.no_reward if found is None else cuts.not_finite
+                return Step(end_ns, None, why(self.rewards.name), frame.observation)
+            reward = float(found[0])
+        transition = Transition(begin_ns, self._previous.observation, action, reward, frame.observation)
+        return Step(end_ns, transition, observation=frame.observation)

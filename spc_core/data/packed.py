@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset packed into a few memory-mapped arrays, for training: ROOT/.packed/<fingerprint>/*.npy"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spc_core.contract import Contract
+from spc_core.data.dataset import DatasetError, TaskEntry, check_episode
+from spc_core.data.dataset_reader import StoredTask, dataset_contract, stored_tasks
+
+PACK_VERSION = 2  # arrays of another version are packed again
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedDataset:
+    """All episodes of all tasks, one after the other; the arrays are memory-mapped and read-only.
+
+    Episode e has the steps s in [episode_starts[e], episode_starts[e+1]). Step s saw row s + e of the
+    observations and led to row s + e + 1.
+    """
+
+    root: Path
+    contract: Contract
+    tasks: tuple[TaskEntry, ...]
+    sha256: str  # of the content, whatever the files' names and times
+    observations: np.ndarray  # (N + E, O) float32
+    actions: np.ndarray  # (N, A) float32
+    rewards: np.ndarray  # (N,) float32
+    terminated: np.ndarray  # (N,) bool, True only at the last step of an episode whose task ended
+    episode_starts: np.ndarray  # (E + 1,) int64, in steps
+    episode_task: np.ndarray  # (E,) int64, index into tasks
+
+    @property
+    def step_count(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def episode_count(self) -> int:
+        return len(self.episode_task)
+
+
+ARRAYS = ("observations", "actions", "rewards", "terminated", "episode_starts", "episode_task")
+
+
+def load_dataset(root: str | Path) -> PackedDataset:
+    """Open a dataset for training; packs it on first use. Raises DatasetError."""
+    root = Path(root)
+    stores = stored_tasks(root)
+    contract = dataset_contract(root, stores)
+    folder = root / ".packed" / _fingerprint(root)
+    if not folder.is_dir():
+        try:
+            _pack(folder, root, stores, contract)
+        except OSError as error:
+            raise DatasetError(f"{root}: cannot be packed ({error}); make room or make it writable") from None
+    summary = json.loads((folder / "summary.json").read_text())
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    tasks = tuple(TaskEntry(task["task_id"], task["params"]) for task in summary["tasks"])
+    return PackedDataset(root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], **arrays)
+
+
+def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract) -> None:
+    """Write the arrays of PackedDataset into `folder`, which appears whole or not."""
+    steps, episodes = sum(s.step_count for s in stores), sum(s.episode_count for s in stores)
+    step_bytes, row_bytes = 4 * contract.action_dim + 4 + 1, 4 * contract.observation_dim
+    needed = steps * step_bytes + (steps + episodes) * row_bytes + 16 * episodes
+    if shutil.disk_usage(root).free < needed + 1_000_000:  # better said now than after an hour of work
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed")
+    folder.parent.mkdir(exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    try:
+        digest = _write_arrays(partial, stores, contract, steps, episodes)
+        tasks = [{"task_id": store.entry.task_id, "params": dict(store.entry.params)} for store in stores]
+        summary = json.dumps({"sha256": digest, "tasks": tasks}, indent=1)
+        (partial / "summary.json").write_text(summary, encoding="utf-8")
+        os.chmod(partial, 0o755)
+        with contextlib.suppress(OSError):  # another process may have packed it meanwhile
+            partial.rename(folder)
+        if not folder.is_dir():
+            raise DatasetError(f"{root}: could not put the packed arrays at {folder}; is the disk full?")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_arrays(folder: Path, stores: list[StoredTask], contract: Contract, steps: int, episodes: int) -> str:
+    """Write the arrays, one episode in memory at a time; returns the digest of the content."""
+    digest = hashlib.sha256(contract.sha256.encode())
+    lengths: list[int] = []
+    episode_task: list[int] = []
+    with contextlib.ExitStack() as files:
+        rows = (steps + episodes, contract.observation_dim)
+        observations = files.enter_context(_ArrayFile(folder, "observations", rows))
+        actions = files.enter_context(_ArrayFile(folder, "actions", (steps, contract.action_dim)))
+        rewards = files.enter_context(_ArrayFile(folder, "rewards", (steps,)))
+        terminated = files.enter_context(_ArrayFile(folder, "terminated", (steps,), np.bool_))
+        for number, store in enumerate(stores):
+            digest.update(json.dumps([store.entry.task_id, store.entry.params], sort_keys=True).encode())
+            for index, episode in enumerate(store.episodes()):
+                source = f"{store.data}: task '{store.entry.task_id}', episode {index} ({episode.source})"
+                check_episode(episode, contract, source)
+                flags = np.zeros(len(episode), np.bool_)
+                flags[-1] = episode.terminated
+                observations.write(episode.observations)
+                actions.write(episode.actions)
+                rewards.write(episode.rewards)
+                terminated.write(flags)
+                for array in (episode.observations, episode.actions, episode.rewards):
+                    digest.update(np.ascontiguousarray(array).tobytes())
+                digest.update(bytes([episode.terminated]))
+                lengths.append(len(episode))
+                episode_task.append(number)
+    np.save(folder / "episode_starts.npy", np.cumsum([0, *lengths], dtype=np.int64))
+    np.save(folder / "episode_task.npy", np.array(episode_task, np.int64))
+    return digest.hexdigest()
+
+
+class _ArrayFile:
+    """A .npy file that grows row by row; unlike a memory-mapped one it takes no memory, and a full disk is an error."""
+
+    def __init__(self, folder: Path, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> None:
+        self._dtype = np.dtype(dtype)
+        self._stream = (folder / f"{name}.npy").open("wb")
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+    def write(self, rows: np.ndarray) -> None:
+        self._stream.write(np.ascontiguousarray(rows, self._dtype).tobytes())
+
+    def __enter__(self) -> _ArrayFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+def _fingerprint(root: Path) -> str:
+    """Changes whenever a file of the dataset does; cheap, since it looks at names, sizes and times only."""
+    digest = hashlib.sha256(f"{PACK_VERSION}".encode())
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name != ".packed")
+        for name in sorted(files):
+            if folder != str(root):  # reports beside the tasks do not matter
+                status = os.stat(os.path.join(folder, name))
+                place = os.path.relpath(folder, root)
+                digest.update(f"{place}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

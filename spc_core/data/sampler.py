@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws training batches: windows and contexts of distinct tasks, gathered from packed arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from spc_core.data.packed import PackedDataset
+from spc_core.data.rows import rows_of
+from spc_core.method.agent import Batch
+from spc_core.method.config import ConfigError, TrainConfig
+from spc_core.method.normalize import Stats
+
+MOST_EPISODES_LOG2 = 4  # a context that is not online is drawn from up to 16 episodes
+
+
+class Sampler:
+    """Uniform over tasks, then over a task's windows; no window crosses an episode, a cut or a task.
+
+    Of `world` processes with the same seed, each draws the same batch, and gets its share of each task's windows.
+    """
+
+    def __init__(
+        self, data: PackedDataset, stats: Stats, config: TrainConfig, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        """Raises ConfigError for a horizon, a number of tasks or a `world` that the dataset or batch cannot give."""
+        if config.tasks_per_batch > len(data.tasks):
+            raise ConfigError(
+                f"tasks_per_batch is {config.tasks_per_batch}, but the dataset has {len(data.tasks)} tasks; "
+                f"set tasks_per_batch to at most {len(data.tasks)}"
+            )
+        windows = config.windows_per_task
+        if not 0 <= rank < world or windows % world:
+            raise ConfigError(
+                f"windows_per_task {windows} cannot be shared by {world} processes, of which this is number {rank}; "
+                "use a number of processes that divides windows_per_task"
+            )
+        self.stats, self.config = stats, config
+        self.rng = np.random.default_rng(seed)
+        self._task_count = len(data.tasks)
+        self._share = slice(rank * windows // world, (rank + 1) * windows // world)
+        self._context_of = torch.arange(windows)[self._share] // (windows // config.contexts_per_task)
+        self._observations, self._actions, self._rewards, self._terminated = rows_of(data)
+        self._index(data)
+
+    def _index(self, data: PackedDataset) -> None:
+        """What drawing needs: a few numbers for each episode, none for each step."""
+        task = np.asarray(data.episode_task)
+        starts, lengths = np.asarray(data.episode_starts[:-1]), np.diff(data.episode_starts)
+        order = np.argsort(task, kind="stable")  # all tables below are in this order, task by task
+        self._episode, self._start, self._length = order, starts[order], lengths[order]
+        self._first_episode = np.searchsorted(task[order], np.arange(self._task_count + 1))
+        ends = np.cumsum(np.maximum(self._length - self.config.horizon + 1, 0))
+        self._window_ends = ends  # windows up to and with each episode
+        bounds = np.concatenate([[0], ends])[self._first_episode]
+        self._first_window, self._window_count = bounds[:-1], np.diff(bounds)
+        for index in np.flatnonzero(self._window_count == 0)[:1]:
+            longest = self._length[self._first_episode[index] : self._first_episode[index + 1]].max(initial=0)
+            raise ConfigError(
+                f"horizon is {self.config.horizon}, but the longest episode of task {data.tasks[index].task_id} has "
+                f"{longest} transitions; use a smaller horizon or longer recordings"
+            )
+
+    def batch(self) -> Batch:
+        """One batch on the CPU, or this process's share of it."""
+        config, stats = self.config, self.stats
+        tasks = self.rng.choice(self._task_count, config.tasks_per_batch, replace=False)
+        first, episode = self._windows(tasks)
+        context, weight = self._contexts(tasks)
+        first, episode = first[:, self._share, None], episode[:, self._share, None]
+        steps = first + np.arange(config.horizon)  # (T, W, H)
+        rows = first + episode + np.arange(config.horizon + 1)  # an episode has one row more than steps
+        return Batch(
+            observations=torch.from_numpy(stats.observation(self._observations[rows])),
+            actions=torch.from_numpy(stats.action(self._actions[steps])),
+            rewards=torch.from_numpy(stats.reward(self._rewards[steps])),
+            terminated=torch.from_numpy(self._terminated[steps].astype(np.float32)),
+            context=torch.from_numpy(context),
+            context_weight=torch.from_numpy(weight),
+            task=torch.from_numpy(tasks),
+            context_of=self._context_of,
+        )
+
+    def _windows(self, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First steps and episodes (T, W): a number among all windows of the task says both."""
+        number = self._below(self._window_count[tasks][:, None], (len(tasks), self.config.windows_per_task))
+        number += self._first_window[tasks][:, None]
+        place = np.searchsorted(self._window_ends, number, side="right")
+        last = self._start[place] + self._length[place] - self.config.horizon
+        return last + 1 + number - self._window_ends[place], self._episode[place]
+
+    def _contexts(self, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Transitions (T, C, N, 2 O + A + 1), zero where unused, and weights (T, C, N) of the tasks' contexts."""
+        used, steps, episode = self._context_steps(np.repeat(tasks, self.config.contexts_per_task))
+        rows = steps + episode
+        seen = self._observations[np.stack([rows, rows + 1], -1)]
+        transitions = self.stats.transition(seen[:, 0], self._actions[steps], self._rewards[steps], seen[:, 1])
+        context = np.zeros((*used.shape, transitions.shape[1]), np.float32)
+        context[used] = transitions
+        shape = (len(tasks), self.config.contexts_per_task, self.config.context_max)
+        return context.reshape(*shape, -1), used.astype(np.float32).reshape(shape)
+
+    def _context_steps(self, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For a context of each of G tasks: which of its N places are used (G, N), and their steps and episodes (M,).
+
+        Online contexts are cut from one episode and have log-uniform sizes, since the first few transitions matter
+        as much as many more later. The rest are drawn from a few episodes, from one to many, with uniform sizes:
+        all of a random driver's, say, so that no context needs an expert in it.
+        """
+        config, most = self.config, self.config.context_max
+        begin = self._first_episode[tasks]
+        chosen = begin[:, None] + self._below(
+            (self._first_episode[tasks + 1] - begin)[:, None], (len(tasks), 2**MOST_EPISODES_LOG2)
+        )
+        draw_online, draw_few, draw_at, draw_size, draw_empty = self.rng.random((5, len(tasks)))
+        online = draw_online < config.context_online_share
+        few = np.where(online, 1, 2 ** (MOST_EPISODES_LOG2 * draw_few)).astype(np.int64)  # episodes to draw from
+        length = self._length[chosen[:, 0]]
+        at = (draw_at * length).astype(np.int64)  # where an online context begins in its episode
+        size = np.where(online, np.minimum((most + 1) ** draw_size, length - at), 1 + most * draw_size).astype(np.int64)
+        size[draw_empty < config.context_empty_share] = 0
+        used = np.arange(most) < size[:, None]
+        group, place = used.nonzero()
+        draw_episode, draw_step = self.rng.random((2, len(group)))
+        index = chosen[group, (draw_episode * few[group]).astype(np.int64)]
+        step = np.where(online[group], at[group] + place, (draw_step * self._length[index]).astype(np.int64))
+        return used, self._start[index] + step, self._episode[index]
+
+    def _below(self, bound: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Whole numbers of `shape` from 0 to below `bound`; Generator.integers is slow with arrays of bounds."""
+        return (self.rng.random(shape) * bound).astype(np.int64)

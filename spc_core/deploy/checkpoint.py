@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint is a folder that runs by itself: weights, config, contract, statistics, metrics. Nothing is pickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import yaml
+
+from spc_core.contract import Contract, ContractError, load_contract
+from spc_core.deploy.deployed import CheckpointError, checkpoint_folder
+from spc_core.method.agent import Agent
+from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
+from spc_core.method.normalize import Stats
+
+FORMAT = 1
+FILES = ("weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A trained agent with all that it needs to run."""
+
+    agent: Agent
+    config: TrainConfig
+    contract: Contract
+    stats: Stats
+    metrics: dict[str, Any]  # format, update, seed, tasks, losses
+    device: torch.device
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes a GPU when there is one. Raises ConfigError when a named device is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
+        raise ConfigError(f"device is '{name}'; use auto, cpu, cuda or cuda:<number>")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is '{name}'; the part after the colon must be a number, as in cuda:0") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device is '{name}', but this machine shows {torch.cuda.device_count()} CUDA devices; "
+            "use cpu, or a lower number where there are some"
+        )
+    return device
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all. An existing one of the same run gets its weights and metrics replaced."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    weights = {key: value.contiguous() for key, value in checkpoint.agent.state_dict().items()}
+    safetensors.torch.save_file(weights, beside / "weights.safetensors")
+    (beside / "config.yaml").write_text(yaml.safe_dump(to_dict(checkpoint.config), sort_keys=False))
+    (beside / "contract.yaml").write_text(checkpoint.contract.text)
+    (beside / "stats.json").write_text(json.dumps(checkpoint.stats.to_dict()))
+    (beside / "metrics.json").write_text(json.dumps({**checkpoint.metrics, "format": FORMAT}, indent=1))
+    if not folder.exists():
+        beside.rename(folder)
+        return
+    for name in FILES:  # each file is replaced at once; config, contract and statistics do not change during a run
+        (beside / name).replace(folder / name)
+    beside.rmdir()
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """Which weights a checkpoint, or a training run's folder, holds. Raises CheckpointError where there are none."""
+    folder = Path(folder)
+    inner = folder / "checkpoint"
+    file = (inner if inner.is_dir() else folder) / "weights.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: no checkpoint, weights.safetensors missing; give what `spc train` wrote")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
+    """Load a checkpoint, or the one of a training run's folder, ready to act. Raises CheckpointError."""
+    folder = checkpoint_folder(Path(folder))
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: no checkpoint, {', '.join(missing)} missing; give the folder that `spc train` wrote"
+        )
+    place = pick_device(device)
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        if metrics.get("format", 0) > FORMAT:  # before anything else of it is read, which may look different
+            raise CheckpointError(
+                f"{folder}: has format {metrics['format']}, this program reads up to {FORMAT}; update the program"
+            )
+        stats = Stats.from_dict(json.loads((folder / "stats.json").read_text()))
+        config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml"))
+        contract = load_contract(folder / "contract.yaml")
+    except CheckpointError:
+        raise
+    except (ValueError, yaml.YAMLError, ContractError) as error:
+        raise CheckpointError(f"{folder}: corrupt: {error}; copy it again or train anew") from None
+    if len(stats.observation_mean) != contract.observation_dim or len(stats.action_low) != contract.action_dim:
+        raise CheckpointError(
+            f"{folder}: stats.json has {len(stats.observation_mean)} observations and {len(stats.action_low)} actions, "
+            f"contract.yaml has {contract.observation_dim} and {contract.action_dim}; copy the folder again as a whole"
+        )
+    agent = Agent(contract.observation_dim, contract.action_dim, [task["params"] for task in metrics["tasks"]], config)
+    _load_weights(agent, folder / "weights.safetensors")
+    agent.to(place).eval().requires_grad_(False)
+    return Checkpoint(agent, config, contract, stats, metrics, place)
+
+
+def _load_weights(agent: Agent, file: Path) -> None:
+    """Raises CheckpointError for a damaged file, or one of another model, naming the first weight that differs."""
+    try:
+        weights = safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{file}: corrupt ({error}); copy it again") from None
+    wanted = {name: list(value.shape) for name, value in agent.state_dict().items()}
+    found = {name: list(value.shape) for name, value in weights.items()}
+    differing = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{file}: of another model: {name} is {found.get(name, 'absent')}, but config.yaml, contract.yaml and "
+            f"metrics.json make it {wanted.get(name, 'absent')}; copy the whole folder again, not single files"
+        )
+    agent.load_state_dict(weights)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs what `spc export --format onnx` wrote, with onnxruntime instead of torch. docs/runtime.md tells the format."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from spc_core.alignment.frames import Transition
+from spc_core.contract import Contract, ContractError, load_contract
+from spc_core.deploy.deployed import ONNX_CARD, CheckpointError
+from spc_core.method.config import ConfigError, TrainConfig, build
+
+FORMAT = 1
+POLICY, ENCODER = "policy.onnx", "context_encoder.onnx"
+
+
+class OnnxNetworks:
+    """Actor and context encoder in onnxruntime sessions; see runtime.Networks."""
+
+    def __init__(self, policy: Any, encoder: Any, context_dim: int, task_means: np.ndarray) -> None:
+        """`policy` and `encoder` are sessions; `encoder` is None where z is always zero."""
+        self._policy, self._encoder = policy, encoder
+        self.context_dim, self.task_means, self.has_encoder = context_dim, task_means, encoder is not None
+
+    def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """(O,) in the contract's units and (Z,) to the action (A,) in the contract's units, float64."""
+        feed = {"observation": np.asarray(observation, np.float64)[None],
+                "context": np.asarray(context, np.float32)[None]}  # fmt: skip
+        return self._policy.run(None, feed)[0][0]
+
+    def vote(self, transition: Transition) -> np.ndarray:
+        """A transition in the contract's units to its vote for z, (Z,) float32."""
+        feed = {
+            "observation": np.asarray(transition.observation, np.float64)[None],
+            "action": np.asarray(transition.action, np.float64)[None],
+            "reward": np.array([[transition.reward]], np.float64),
+            "next_observation": np.asarray(transition.next_observation, np.float64)[None],
+        }
+        return self._encoder.run(None, feed)[0][0]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxCheckpoint:
+    """An exported policy: the attributes that nodes ask of a checkpoint, without its agent."""
+
+    networks: OnnxNetworks
+    config: TrainConfig
+    contract: Contract
+    metrics: dict[str, Any]  # of the checkpoint that was exported
+
+
+def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> OnnxCheckpoint:
+    """Load an exported folder. Raises CheckpointError, also where onnxruntime is missing."""
+    folder = Path(folder)
+    if device not in ("cpu", "auto"):
+        raise CheckpointError(f"{folder}: device is '{device}'; an export runs on the CPU only, use device cpu")
+    try:
+        card = json.loads((folder / ONNX_CARD).read_text())
+        if card["format"] > FORMAT:
+            raise CheckpointError(
+                f"{folder}: has format {card['format']}, this program reads up to {FORMAT}; update the program"
+            )
+        config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml"))
+        contract = load_contract(folder / "contract.yaml")
+        task_means = np.array(card["task_means"], np.float32)
+        files = [POLICY, *([ENCODER] if card["has_encoder"] else [])]
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: corrupt: {ONNX_CARD} lacks {error}; export it again") from None
+    except (OSError, ValueError, yaml.YAMLError, ContractError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: corrupt: {error}; export it again") from None
+    sessions = [_session(folder / name, threads) for name in files]
+    widths = {i.name: i.shape[1] for i in sessions[0].get_inputs()}
+    if widths != {"observation": contract.observation_dim, "context": task_means.shape[1]}:
+        raise CheckpointError(
+            f"{folder}: {POLICY} takes {widths}, contract.yaml has {contract.observation_dim} observations and "
+            f"{ONNX_CARD} a task vector of {task_means.shape[1]}; copy the whole folder again, not single files"
+        )
+    networks = OnnxNetworks(sessions[0], sessions[1] if len(sessions) > 1 else None, task_means.shape[1], task_means)
+    return OnnxCheckpoint(networks, config, contract, card["metrics"])
+
+
+def _session(file: Path, threads: int) -> Any:
+    """An onnxruntime session with `threads` threads that never spin."""
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise CheckpointError(
+            f"{file.parent}: an export needs onnxruntime, which is not installed here; pip install onnxruntime"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing; copy the whole folder again")
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an error class for each kind of damage, which derive from Exception
+        raise CheckpointError(f"{file}: corrupt ({error}); export it again") from None

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of clocks: unset stamps, jumps, header-to-receive delay and its drift, topics in different clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans, percentiles_ms, spans
+from spc_core.doctor.timing_checks import MIN_MESSAGES
+
+SLIGHT_NS = 1_000_000  # a stamp this little ahead of the receive time is rounding
+
+
+def delays_ns(log: TopicLog) -> tuple[np.ndarray, np.ndarray]:
+    """(receive time minus stamp, index) of the M messages that have a stamp, both (M,)."""
+    if log.stamp_ns is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    index = np.flatnonzero(log.stamp_ns)
+    return (log.receive_ns - log.stamp_ns)[index], index
+
+
+def offset_s(log: TopicLog) -> float:
+    """How far what the topic is aligned by lies from the receive time: 0 in the recorder's own clock."""
+    return float(np.median(log.receive_ns - log.time_ns)) / 1e9 if len(log) else 0.0
+
+
+def check_unset_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """Stamps left at zero where the messages are aligned by their stamps."""
+    if log.clock != "header" or log.stamp_ns is None or not len(log):
+        return []
+    unset = log.stamp_ns == 0
+    share = float(unset.mean())
+    severity = t.grade(share, t.unset_share)
+    if severity == "ok":
+        return []
+    if unset.all():
+        severity = "warn"  # all by receive time: coarse, but of one kind; check_clock_domains tells of the rest
+    text = (
+        f"{share:.1%} of the stamps are unset (0, 0), allowed {t.unset_share:.0%}; these messages are aligned by "
+        f"receive "
+        f"time; set header.stamp in the driver or use clock: receive for all topics"
+    )
+    return [Finding(severity, log.topic, "unset stamps", text, share, message_spans(log, unset))]
+
+
+def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """Stamps that run back, or ahead of the pace of the receive times."""
+    time_ns = log.time_ns
+    if len(log) < 2:
+        return []
+    step_s = np.diff(time_ns) / 1e9
+    ahead_s = step_s - np.diff(log.receive_ns) / 1e9
+    jumps = np.flatnonzero((step_s < -t.clock_jump_s) | (ahead_s > t.clock_jump_s))
+    if not len(jumps):
+        return []
+    largest = int(jumps[np.argmax(np.abs(step_s[jumps]))])
+    text = (
+        f"the clock jumps {len(jumps)} times, most by {step_s[largest]:+.2f} s at {log.seconds[largest]:.2f} s "
+        f"(allowed "
+        f"{t.clock_jump_s} s); each jump cuts the episode; look for a restarted simulation, a time synchronisation "
+        f"during the recording, or two publishers on one topic"
+    )
+    places = spans(log.seconds[jumps], log.seconds[jumps + 1])
+    return [Finding("fail", log.topic, "clock jump", text, float(np.abs(step_s[largest])), places)]
+
+
+def check_delay(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """The delay from header to receive time, where both are in one clock."""
+    delay_ns, index = delays_ns(log)
+    if log.simulated or len(delay_ns) < MIN_MESSAGES or abs(float(np.median(delay_ns))) / 1e9 > t.clocks_apart_s:
+        return []
+    p50, p95, p99 = percentiles_ms(delay_ns)
+    findings = []
+    severity = t.grade(p99 / 1e3, t.delay_s)
+    if severity != "ok":
+        slow = np.zeros(len(log), bool)
+        slow[index] = delay_ns > t.warn_share * t.delay_s * 1e9
+        text = (
+            f"from header to receive it takes {p50:.1f} / {p95:.1f} / {p99:.1f} ms (50 / 95 / 99 %), allowed "
+            f"{t.delay_s * 1e3:.0f} ms; a policy on the robot would act on data this old; look at the network, the "
+            f"queues and the recorder"
+        )
+        findings.append(Finding(severity, log.topic, "delay", text, p99 / 1e3, message_spans(log, slow)))
+    early = np.zeros(len(log), bool)
+    early[index] = delay_ns < -SLIGHT_NS
+    share = float(early.mean())
+    if share > t.unset_share:
+        text = (
+            f"{share:.1%} of the stamps lie ahead of the receive time, by up to {-delay_ns.min() / 1e6:.1f} ms; the "
+            f"clocks "
+            f"of the driver's and the recorder's machine differ; synchronise them (chrony, PTP)"
+        )
+        findings.append(Finding("warn", log.topic, "delay", text, share, message_spans(log, early)))
+    return findings
+
+
+def check_drift(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """A delay that grows or shrinks over the bag: clocks that run at different speeds, or a queue that fills."""
+    delay_ns, index = delays_ns(log)
+    if log.simulated or len(delay_ns) < 10 * MIN_MESSAGES or abs(float(np.median(delay_ns))) / 1e9 > t.clocks_apart_s:
+        return []
+    tenth = len(delay_ns) // 10
+    drift_s = float(np.median(delay_ns[-tenth:]) - np.median(delay_ns[:tenth])) / 1e9
+    spread_s = float(np.subtract(*np.percentile(delay_ns, (75, 25)))) / 1e9
+    severity = t.grade(abs(drift_s), t.drift_s)
+    if severity == "ok" or abs(drift_s) < spread_s:
+        return []
+    text = (
+        f"the delay from header to receive changes by {drift_s * 1e3:+.1f} ms over the bag (allowed "
+        f"{t.drift_s * 1e3:.0f} ms); synchronise the clocks, or look for a queue that fills"
+    )
+    at_s = log.seconds[index]
+    places = ((float(at_s[0]), float(at_s[-1])),)
+    return [Finding(severity, log.topic, "drift", text, drift_s, places)]
+
+
+def check_clock_domains(logs: Sequence[TopicLog], t: Thresholds) -> list[Finding]:
+    """Topics that are to be aligned with each other by clocks that have nothing to do with each other."""
+    timed = [log for log in logs if len(log) >= 2 and not log.latched]
+    if not timed:
+        return []
+    offsets = {log.topic: offset_s(log) for log in timed}
+    order = sorted(offsets, key=lambda topic: offsets[topic])
+    apart_s = offsets[order[-1]] - offsets[order[0]]
+    if apart_s <= t.clocks_apart_s:
+        return _one_domain(timed, offsets, t)
+    middle = (offsets[order[0]] + offsets[order[-1]]) / 2
+    groups = [[topic for topic in order if (offsets[topic] > middle) == side] for side in (False, True)]
+    told = "; ".join(f"{', '.join(group)}: {_clock(group, timed, offsets, t)}" for group in groups)
+    severity: Severity = "fail" if any(log.role != "other" for log in timed) else "warn"
+    text = (
+        f"topics are in different clocks, {_duration(apart_s)} apart ({told}), so that they cannot be aligned; set "
+        f"use_sim_time the same for all nodes, stamp all messages, or use clock: receive"
+    )
+    return [Finding(severity, "", "clock domains", text, apart_s)]
+
+
+def _one_domain(logs: Sequence[TopicLog], offsets: dict[str, float], t: Thresholds) -> list[Finding]:
+    apart = [topic for topic, offset in offsets.items() if abs(offset) > t.clocks_apart_s]
+    if not apart:
+        return []
+    offset = _duration(abs(float(np.median([offsets[topic] for topic in apart]))))
+    text = (
+        f"all topics are stamped by one clock, but another than the recorder's ({offset} apart), as in a simulation; "
+        f"they "
+        f"are aligned with each other all the same, and delays from header to receive tell nothing"
+    )
+    return [Finding("ok", "", "clock domains", text, max(abs(o) for o in offsets.values()))]
+
+
+def _clock(group: list[str], logs: Sequence[TopicLog], offsets: dict[str, float], t: Thresholds) -> str:
+    mine = [log for log in logs if log.topic in group]
+    if all(not log.has_stamps for log in mine):
+        return "receive time, having no stamps"
+    own = abs(float(np.median([offsets[topic] for topic in group])))
+    return "stamps in the recorder's clock" if own <= t.clocks_apart_s else "stamps in a clock of their own"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("years", 31_557_600), ("days", 86_400), ("hours", 3_600)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2f} s"
+
+
+CLOCK_CHECKS = (check_unset_stamps, check_clock_jumps, check_delay, check_drift)

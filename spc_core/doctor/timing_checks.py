@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of when messages came: rate, jitter, gaps, order of stamps, silence, losses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TopicLog, message_spans, spans
+
+GAP_FACTOR = 1.5  # an interval this many times the median is a gap
+MIN_MESSAGES = 10  # fewer say nothing about a rate
+EVENT_SPREAD = 3.0  # 90th percentile of the interval over the median: what is further spread is no periodic topic
+WINDOW_S = 1.0  # rates are told for windows of this length, and of ten messages at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """The M steps of a topic's time from message to message, without late ones and clock jumps."""
+
+    length_s: np.ndarray  # (M,)
+    begin_s: np.ndarray  # (M,) where in the bag
+    end_s: np.ndarray  # (M,)
+    period_s: float  # the median length
+
+    @property
+    def gap(self) -> np.ndarray:
+        """(M,) which of them are gaps."""
+        return self.length_s > GAP_FACTOR * self.period_s
+
+    @property
+    def rate_hz(self) -> float:
+        """The rate outside of gaps, which are told apart."""
+        whole = self.length_s[~self.gap]
+        return 1.0 / float(whole.mean())
+
+    @property
+    def gap_share(self) -> float:
+        """Share of the time that gaps took beyond a period each."""
+        return float((self.length_s[self.gap] - self.period_s).sum() / self.length_s.sum())
+
+
+def advancing(time_ns: np.ndarray, jump_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """((N,) messages newer than all before them, (N,) clock epochs): time that runs back by `jump_s` starts anew."""
+    anew = np.zeros(len(time_ns) + 1, np.int64)
+    newer = np.ones(len(time_ns), bool)
+    begin = 0
+    while begin < len(time_ns):
+        size, end = 32, begin
+        while end == begin:  # a growing window, so that many jumps do not cost the square of their number
+            size *= 2
+            window = time_ns[begin : begin + size]
+            back = np.flatnonzero(window < np.maximum.accumulate(window) - round(jump_s * 1e9))
+            if len(back) or begin + size >= len(time_ns):
+                end = begin + int(back[0]) if len(back) else len(time_ns)
+        newer[begin + 1 : end] = np.diff(np.maximum.accumulate(time_ns[begin:end])) > 0
+        anew[end] = 1
+        begin = end
+    return newer, np.cumsum(anew[:-1])
+
+
+def intervals(log: TopicLog, jump_s: float = 0.5) -> Intervals | None:
+    """Steps from message to message; None for a topic that is latched, too short, or not periodic."""
+    if len(log) < MIN_MESSAGES or log.latched:
+        return None
+    time_ns = log.time_ns
+    newer, epoch = advancing(time_ns, jump_s)
+    kept = np.flatnonzero(newer)
+    time, receive, at_s = time_ns[kept], log.receive_ns[kept], log.seconds[kept]
+    length_s = np.diff(time) / 1e9
+    usable = (np.diff(epoch[kept]) == 0) & (length_s - np.diff(receive) / 1e9 <= jump_s)
+    if usable.sum() < MIN_MESSAGES - 1:
+        return None
+    found = Intervals(length_s[usable], at_s[:-1][usable], at_s[1:][usable], float(np.median(length_s[usable])))
+    irregular = np.percentile(found.length_s, 90) > EVENT_SPREAD * found.period_s
+    return None if log.role == "other" and irregular else found
+
+
+def check_rate(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """The rate between gaps against the nominal one."""
+    found = intervals(log, t.clock_jump_s)
+    if found is None:
+        return []
+    nominal_hz = log.nominal_hz or 1.0 / found.period_s
+    off = found.rate_hz / nominal_hz - 1.0
+    severity = t.grade(abs(off), t.rate_tolerance)
+    if off > 0 and log.faster_is_fine and log.nominal_hz:
+        severity = "ok"
+    elif off > 0 and log.nominal_hz and severity == "fail":
+        severity = "warn"  # conversion takes one sample of each period; the others are lost, but nothing is wrong
+    if severity == "ok":
+        return []
+    whose = "the contract's rate" if log.nominal_hz else "its median"
+    fix = "raise the publisher's rate or lower rate_hz" if off < 0 else "only one message of each period is used"
+    text = (
+        f"{found.rate_hz:.1f} Hz, {abs(off):.0%} {'above' if off > 0 else 'below'} {whose} of {nominal_hz:.1f} Hz "
+        f"(allowed {t.rate_tolerance:.0%}); {fix}"
+    )
+    return [Finding(severity, log.topic, "rate", text, off, _slow_windows(found, nominal_hz, t))]
+
+
+def _slow_windows(found: Intervals, nominal_hz: float, t: Thresholds) -> tuple[Span, ...]:
+    """Windows in which the rate outside of gaps is off nominal."""
+    size = max(10, round(WINDOW_S * nominal_hz))
+    begin_s, end_s = [], []
+    for i in range(0, len(found.length_s), size):
+        part = found.length_s[i : i + size][~found.gap[i : i + size]]
+        if len(part) and abs(1.0 / (part.mean() * nominal_hz) - 1.0) > t.warn_share * t.rate_tolerance:
+            begin_s.append(found.begin_s[i])
+            end_s.append(found.end_s[min(i + size, len(found.end_s)) - 1])
+    return spans(np.array(begin_s), np.array(end_s), join_s=0.01)
+
+
+def check_jitter(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """The spread of the intervals outside of gaps, in periods."""
+    found = intervals(log, t.clock_jump_s)
+    if found is None:
+        return []
+    whole = found.length_s[~found.gap]
+    share = float(whole.std()) / found.period_s
+    severity = t.grade(share, t.jitter_share)
+    if severity == "ok":
+        return []
+    text = (
+        f"the interval of {found.period_s * 1e3:.1f} ms spreads by {whole.std() * 1e3:.1f} ms ({share:.0%} of a "
+        f"period, "
+        f"allowed {t.jitter_share:.0%}); stamp in the driver when the sample is taken, or look for a busy machine"
+    )
+    uneven = np.abs(found.length_s - found.period_s) > t.jitter_share * found.period_s
+    uneven &= ~found.gap
+    places = spans(found.begin_s[uneven], found.end_s[uneven], join_s=5 * found.period_s)
+    return [Finding(severity, log.topic, "jitter", text, share, places)]
+
+
+def check_gaps(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """The share of time lost in gaps, and the longest one."""
+    found = intervals(log, t.clock_jump_s)
+    if found is None or not found.gap.any():
+        return []
+    severity = t.grade(found.gap_share, t.gap_share)
+    longest, count = int(np.argmax(found.length_s)), int(found.gap.sum())
+    length_s = float(found.length_s[longest])
+    if severity == "ok" and length_s > log.max_age_s:
+        severity = "warn"
+    if severity == "ok":
+        return []
+    text = (
+        f"{found.gap_share:.1%} of the time is lost in {count} gap{'s' * (count > 1)} (allowed {t.gap_share:.0%}), the "
+        f"longest {length_s:.2f} s at {found.begin_s[longest]:.2f} s; look at the recorder's cache, the disk and the "
+        f"network at that time"
+    )
+    places = spans(found.begin_s[found.gap], found.end_s[found.gap])
+    return [Finding(severity, log.topic, "gaps", text, found.gap_share, places)]
+
+
+def check_order(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """Duplicate and late messages, by what they are aligned by."""
+    time_ns = log.time_ns
+    newer, epoch = advancing(time_ns, t.clock_jump_s)
+    if log.latched or len(log) < MIN_MESSAGES:
+        return []
+    old = ~newer & (np.concatenate(([1], np.diff(epoch))) == 0)
+    share = float(old.mean())
+    severity = t.grade(share, t.out_of_order_share)
+    if severity == "ok":
+        return []
+    equal = int((old[1:] & (np.diff(time_ns) == 0)).sum())
+    text = (
+        f"{share:.1%} of the messages are not newer than the one before ({equal} duplicates, {int(old.sum()) - equal} "
+        f"late; allowed {t.out_of_order_share:.0%}) and are dropped; look for two publishers or a relay that repeats"
+    )
+    return [Finding(severity, log.topic, "order", text, share, message_spans(log, old))]
+
+
+def check_frozen_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """The same stamp over and over while messages keep coming."""
+    if log.stamp_ns is None or len(log) < t.frozen_stamps:
+        return []
+    same = np.concatenate(([False], (np.diff(log.stamp_ns) == 0) & (log.stamp_ns[1:] != 0)))
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False])).astype(int)))
+    runs = [(begin - 1, end - 1) for begin, end in edges.reshape(-1, 2).tolist() if end - begin + 1 >= t.frozen_stamps]
+    if not runs:
+        return []
+    count = sum(end - begin + 1 for begin, end in runs)
+    at_s = log.seconds
+    places = spans(at_s[[b for b, _ in runs]], at_s[[e for _, e in runs]])
+    severity: Severity = "fail" if log.clock == "header" and not log.latched else "warn"
+    text = (
+        f"the stamp stands still for {count} messages in {len(runs)} runs (allowed {t.frozen_stamps - 1} in a row); "
+        f"the driver repeats an old sample or its clock stopped"
+    )
+    return [Finding(severity, log.topic, "frozen stamps", text, count / len(log), places)]
+
+
+def check_presence(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """A topic that begins late or stops early."""
+    if log.span is None or log.latched or not len(log):
+        return []
+    (begin_s, end_s), first_s, last_s = log.span, float(log.seconds.min()), float(log.seconds.max())
+    late_s, early_s = max(0.0, first_s - begin_s), max(0.0, end_s - last_s)
+    share = (late_s + early_s) / max(1e-9, end_s - begin_s)
+    found = intervals(log, t.clock_jump_s)
+    if found is None or max(late_s, early_s) < 5 * found.period_s or share <= t.warn_share * t.gap_share:
+        return []
+    places = [(begin_s, first_s)] * (late_s > found.period_s) + [(last_s, end_s)] * (early_s > found.period_s)
+    text = (
+        f"begins {late_s:.1f} s after and stops {early_s:.1f} s before the other topics ({share:.0%} of the time); "
+        f"start the recorder when all publish, and stop it first"
+    )
+    return [Finding("warn", log.topic, "presence", text, share, tuple(places))]
+
+
+def check_lost(log: TopicLog, t: Thresholds) -> list[Finding]:
+    """Messages that the robot counted but the bag does not hold."""
+    share = log.lost / (log.lost + len(log)) if log.lost else 0.0
+    severity = t.grade(share, t.lost_share)
+    if severity == "ok":
+        return []
+    text = (
+        f"{log.lost} messages ({share:.1%}, allowed {t.lost_share:.0%}) were published but are not in the bag; enlarge "
+        f"the recorder's queue and cache, or record on the robot itself"
+    )
+    return [Finding(severity, log.topic, "lost", text, share)]
+
+
+TIMING_CHECKS = (
+    check_rate,
+    check_jitter,
+    check_gaps,
+    check_order,
+    check_frozen_stamps,
+    check_presence,
+    check_lost,
+)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The method, in the paper's order and letters: layers, encoder, world model, IQL, agent, planner."""

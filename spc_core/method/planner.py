@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planning with MPPI in the latent world model: an option beside the actor, for robots that have time to think.
+
+Model predictive path integral control (arXiv 1509.01149), iterated as in TD-MPC (arXiv 2203.04955): imagine sequences
+of actions, keep the best, and draw again around them. The actor's sequences are among the candidates. The model does
+not foresee the end of an episode: what it imagines after a terminal state counts like any other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spc_core.method.agent import Agent
+from spc_core.method.config import ConfigError, TrainConfig
+from spc_core.method.planner_config import PlannerConfig
+
+
+class Planner:
+    """Plans for R robots at once. Letters: P and S sequences by actor and by chance, H steps, A fields of an action.
+
+    The noise comes from a generator of its own, is the same for all robots, and does not depend on where rounds were
+    cut: so a plan depends on the seed, on what was planned since the last reset, and on its robot alone.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        config: PlannerConfig | None = None,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` tells seconds. Raises ConfigError where the agent's method has no model to plan with."""
+        self.config = config or PlannerConfig()
+        self.config.check("planning")
+        check_plannable(agent.config)
+        self.plans = self.cut_short = self.late = 0  # plans made, with fewer rounds than iterations, past the deadline
+        self._agent, self._clock, self._seed = agent, clock, seed
+        self._generator = torch.Generator()  # on the CPU: the same noise on every device
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last plan and begin the noise anew: a new episode."""
+        self._generator.manual_seed(self._seed)
+        self._plan: Tensor | None = None  # (R, H, A)
+
+    @torch.inference_mode()
+    def plan(self, observation: Tensor, z: Tensor) -> Tensor:
+        """(R, O) on unit scale and (R, Z) to actions (R, A) in [-1, 1].
+
+        Raises ValueError when R is not the last plan's. An observation that is not finite gives actions that are not.
+        """
+        if self._plan is not None and len(self._plan) != len(observation):
+            raise ValueError(
+                f"{len(observation)} robots, but the last plan was for {len(self._plan)}; call reset() in between"
+            )
+        began_s = self._now_s(observation)
+        latent = self._agent.world_model.encode(observation)
+        policy, policy_returns = self._follow_actor(latent, z)
+        mean = self._start(policy)
+        std = torch.full_like(mean, self.config.max_std)
+        slowest_s, round_s = 0.0, self._now_s(observation)
+        for number, noise in enumerate(self._noise(self.config.iterations, self.config.samples, mean)):
+            if number and self.config.deadline_ms:
+                now_s = self._now_s(observation)
+                slowest_s, round_s = max(slowest_s, now_s - round_s), now_s
+                if now_s + slowest_s - began_s > self.config.deadline_ms / 1e3:
+                    self.cut_short += 1
+                    break
+            drawn = (mean[:, None] + std[:, None] * noise).clamp(-1, 1)
+            returns = torch.cat([policy_returns, self.returns(latent, z, drawn)], 1)
+            mean, std = refit(torch.cat([policy, drawn], 1), returns, self.config)
+        self.plans += 1
+        if self.config.deadline_ms:
+            self.late += self._now_s(observation) - began_s > self.config.deadline_ms / 1e3
+        self._plan = mean.nan_to_num()  # one bad observation must not spoil the plans that follow
+        return mean[:, 0].clamp(-1, 1)  # a mean of numbers within the limits may miss them by rounding
+
+    def returns(self, latent: Tensor, z: Tensor, actions: Tensor) -> Tensor:
+        """What sequences (R, S, H, A) from latents (R, L) are worth in imagination: (R, S)."""
+        flat = actions.flatten(0, 1)
+        return self._imagine(latent, z, actions.shape[1], lambda t, _latent, _z: flat[:, t])[1]
+
+    def _follow_actor(self, latent: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The actor's sequences (R, P, H, A) and what they are worth (R, P)."""
+        count, config = self.config.policy_samples, self.config
+        shape = (count, config.horizon, self._agent.action_dim)
+        noise = torch.randn(shape, generator=self._generator).to(latent)
+        noise[:1] = 0  # the mean itself is a candidate
+        noise = noise.repeat(len(latent), 1, 1)
+
+        def act(t: int, latent: Tensor, z: Tensor) -> Tensor:
+            mean, log_std = self._agent.actor(latent, z)
+            return (mean + log_std.exp() * noise[:, t]).clamp(-1, 1)
+
+        return self._imagine(latent, z, count, act)
+
+    def _imagine(
+        self, latent: Tensor, z: Tensor, count: int, act: Callable[[int, Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """`count` sequences from each of R latents, all in one batch, by `act` (t, (R N, L), (R N, Z)) -> (R N, A).
+
+        Returns the sequences (R, N, H, A) and sum of discount^t reward + discount^H V of the last latent (R, N).
+        """
+        robots, discount, horizon = len(latent), self._agent.config.loss.discount, self.config.horizon
+        model, actions = self._agent.world_model, []
+        latent, z = latent.repeat_interleave(count, 0), z.repeat_interleave(count, 0)
+        total = latent.new_zeros(len(latent))
+        for t in range(horizon):
+            actions.append(act(t, latent, z))
+            head, reward = model.predict(latent, actions[t], z)
+            total = total + discount**t * reward
+            latent = model.likeliest(latent, head)
+        total = total + discount**horizon * self._agent.critic.values(latent, z)
+        return torch.stack(actions, 1).unflatten(0, (robots, count)), total.view(robots, count)
+
+    def _start(self, policy: Tensor) -> Tensor:
+        """What the first round is drawn around (R, H, A): the last plan, else the actor's mean sequence, else zero."""
+        likely = policy[:, 0] if policy.shape[1] else policy.new_zeros(len(policy), *policy.shape[2:])
+        return likely if self._plan is None else shift(self._plan, likely[:, -1])
+
+    def _noise(self, rounds: int, count: int, mean: Tensor) -> Tensor:
+        """All of a plan's noise at once, (rounds, count, H, A)."""
+        return torch.randn((rounds, count, *mean.shape[1:]), generator=self._generator).to(mean)
+
+    def _now_s(self, where: Tensor) -> float:
+        if self.config.deadline_ms and where.is_cuda:
+            torch.cuda.synchronize(where.device)  # what was only queued has not taken its time yet
+        return self._clock()
+
+
+def refit(candidates: Tensor, returns: Tensor, config: PlannerConfig) -> tuple[Tensor, Tensor]:
+    """Mean and spread (R, H, A) of the elites of candidates (R, N, H, A), weighted by their returns (R, N)."""
+    returns = returns.nan_to_num(nan=-math.inf, posinf=-math.inf)  # where the model broke down, nothing was gained
+    best, which = returns.topk(config.elites, 1)
+    elites = candidates.gather(1, which[..., None, None].expand(-1, -1, *candidates.shape[2:]))
+    weight = torch.softmax(config.temperature * best, 1)[..., None, None]  # (R, E, 1, 1)
+    mean = (weight * elites).sum(1)
+    std = (weight * (elites - mean[:, None]).square()).sum(1).sqrt()
+    return mean, std.clamp(config.min_std, config.max_std)
+
+
+def shift(plan: Tensor, last: Tensor) -> Tensor:
+    """A plan (R, H, A) one step later, with `last` (R, A) as the step that it lacks."""
+    return torch.cat([plan[:, 1:], last[:, None]], 1)
+
+
+def check_plannable(config: TrainConfig) -> None:
+    """Raises ConfigError where training did not teach both dynamics and reward."""
+    method, name = config.method, config.method.name
+    if not method.learns_model:
+        raise ConfigError(f"method '{name}' has no world model to plan with; use the actor")
+    if method.consistency == "none" and not method.open_loop:  # the reward of one step does not involve the next
+        raise ConfigError(f"method '{name}' does not teach its world model what comes next; use the actor")
+    if config.loss.reward_weight == 0:
+        raise ConfigError(
+            f"method '{name}' was trained with loss.reward_weight 0, so it knows no reward; use the actor"
+        )

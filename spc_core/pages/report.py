@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a study: summary.json for programs, and report.html for people, which opens offline."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from spc_core.pages.figures import FamilyRun, label
+from spc_core.pages.report_page import page
+from spc_core.trials.drift import drift_scores
+from spc_core.trials.evaluate import score
+from spc_core.whole_file import write_whole
+
+__all__ = ["FamilyRun", "summarise", "write_report", "write_summary"]
+
+
+def summarise(
+    families: Sequence[FamilyRun],
+    *,
+    seed: int,
+    wall_time_s: Mapping[str, float],
+    versions: Mapping[str, str],
+    figures: Mapping[str, float],
+    setup: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What came out, ready for JSON; a number that is not finite becomes None. `figures`: other measurements.
+    `setup`: more of what it takes to repeat the study.
+
+    families -> name -> splits -> split -> a list of scores with the fields of spc_core.trials.evaluate.Score.
+    Raises ValueError where a family has no scored episode.
+    """
+    summary: dict[str, Any] = {"families": {}}
+    for run in families:
+        if not run.scored():
+            raise ValueError(f"{run.family}: there is no scored episode to report; run its trial first")
+        splits: dict[str, list[dict[str, Any]]] = {split: [] for split in run.splits()}
+        for line in score(run.results, run.experts):
+            entry = asdict(line)
+            splits[entry.pop("split")].append(entry)
+        summary["families"][run.family] = {
+            "contract_sha256": run.contract_sha256,
+            "training_seeds": list(run.results),
+            "splits": splits,
+            "interventions": interventions(run),
+            "drift": [asdict(line) for line in drift_scores(run.drift)],
+        }
+    summary |= {"seed": seed, "wall_time_s": wall_time_s, "versions": versions, "figures": figures}
+    summary["setup"] = setup or {}
+    return _plain(summary)
+
+
+def interventions(run: FamilyRun) -> dict[str, dict[str, int]]:
+    """How often the safety chain stepped in, by protocol and kind; collection episodes count too."""
+    counts: dict[str, Counter[str]] = {}
+    for row in (row for rows in run.results.values() for row in rows):
+        kinds = {kind: int(number) for kind, number in row.interventions.items() if number}
+        if kinds:
+            counts.setdefault(label(row.protocol, row.k), Counter()).update(kinds)
+    return {protocol: dict(kinds) for protocol, kinds in counts.items()}
+
+
+def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json whole or not at all."""
+    write_whole(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+
+def write_report(path: str | Path, families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> None:
+    """Write report.html whole or not at all; `summary` is what summarise() made of the same families."""
+    write_whole(path, page(families, summary))
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, lists, strings, numbers and None only; JSON has no NaN and no infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a training run on validation tasks, in a process of its own, so that updates do not wait for them.
+
+RUN/.snapshots/<update>/   checkpoints whose score is not known yet
+RUN/validation.jsonl       a line for each score: update, mean returns of zero_shot and few_shot, tasks, seconds
+RUN/best/                  the checkpoint with the best few_shot return so far
+
+`python -m spc_core.training.validation SNAPSHOT RESULTS FAMILY` scores one; it ends when its standard input closes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from spc_core.method.config import ConfigError
+
+VALIDATION_SPLIT = "val"
+TASKS = 5  # evenly spaced ones of the split
+FEW_SHOT = 100  # transitions collected before a few-shot episode
+EPISODES = 1  # of each task and protocol
+NICENESS = 10  # of the process, so that it takes only what training leaves
+PROTOCOLS = ("zero_shot", "few_shot")
+SCORE = "few_shot"  # the protocol that the best checkpoint is best in
+
+
+def simulated_family(name: str) -> str:
+    """The task family that simulates a contract of that name. Raises ConfigError where there is none."""
+    try:
+        from spc_core.tasks import families
+    except ImportError as error:
+        raise ConfigError(
+            f"evaluate_every needs a simulation, which does not load here ({error}); "
+            "install mujoco and gymnasium, or set it to 0"
+        ) from None
+    if name not in families():
+        raise ConfigError(f"evaluate_every needs a simulation of '{name}'; set it to 0")
+    return name
+
+
+class Validator:
+    """Has snapshots scored one at a time, and keeps the best. Use as a context: nothing runs on after it."""
+
+    def __init__(self, out: Path, family: str, on_score: Callable[[int, dict[str, float]], None]) -> None:
+        """`on_score` hears of each score once: the update and the mean return of each protocol."""
+        self.out, self.family, self._on_score = out, family, on_score
+        self._snapshots, self._results, self._best = out / ".snapshots", out / "validation.jsonl", out / "best"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._update = 0  # which the process scores
+        self._told = False  # that evaluations are skipped
+        self._settle_leftovers()
+
+    def offer(self, update: int, save: Callable[[Path], None]) -> None:
+        """Begin to score the weights of this update, which `save` writes, unless another score is under way."""
+        if (row := self.score(update)) is not None:  # an interrupted run comes by again, with the same weights
+            self._tell(row)
+            return
+        if self._process is not None:
+            if not self._told:
+                tqdm.write(f"update {update} is not evaluated: update {self._update} still is. Raise evaluate_every.")
+            self._told = True
+            return
+        self._start(update, save)
+
+    def poll(self) -> None:
+        """Take in the score of a process that is done; returns at once."""
+        if self._process is not None and self._process.poll() is not None:
+            self._settle()
+
+    def finish(self, update: int, save: Callable[[Path], None], stopped: list[int]) -> bool:
+        """Wait for what is under way, then score the last update; False when told to stop before that is done."""
+        self._wait(stopped)
+        if self.score(update) is None and not stopped:
+            self._start(update, save)
+            self._wait(stopped)
+        return not stopped
+
+    def score(self, update: int) -> dict[str, Any] | None:
+        """The line of an update in validation.jsonl."""
+        lines = self._results.read_text().splitlines() if self._results.is_file() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # a full disk may leave half a line
+        return next((row for row in rows if row["update"] == update), None)
+
+    def _start(self, update: int, save: Callable[[Path], None]) -> None:
+        snapshot = self._snapshots / str(update)
+        save(snapshot)
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        command = [sys.executable, "-m", "spc_core.training.validation", str(snapshot), str(self._results), self.family]
+        with (self.out / "validation.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # closes when we die in whatever way
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches us alone
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(paths),
+                    "OMP_NUM_THREADS": "1",
+                    "CUDA_VISIBLE_DEVICES": "",  # the GPU is for training
+                },
+            )
+        self._update = update
+
+    def _wait(self, stopped: list[int]) -> None:
+        """Show progress until the process is done or we are told to stop."""
+        process = self._process
+        if process is None or process.stdout is None:
+            return
+        with tqdm(desc=f"evaluate update {self._update}", unit="episode") as bar:
+            while not stopped:
+                if select.select([process.stdout], [], [], 0.2)[0]:
+                    line = process.stdout.readline().split()
+                    if not line:
+                        process.wait()
+                        self._settle()
+                        return
+                    bar.total = int(line[1])
+                    bar.update(int(line[0]) - bar.n)
+
+    def _settle(self) -> None:
+        """The process has ended: promote its snapshot or delete it."""
+        assert self._process is not None
+        code, snapshot = self._process.wait(), self._snapshots / str(self._update)
+        self.close()
+        if code:
+            log = self.out / "validation.log"
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            tqdm.write(
+                f"update {self._update} could not be evaluated: {last[0]} (all of it in {log}); training goes on"
+            )
+        self._choose(snapshot)
+
+    def _choose(self, snapshot: Path) -> None:
+        """Make a scored snapshot RUN/best if it is; else delete it."""
+        row = self.score(int(snapshot.name))
+        if row is not None:
+            self._tell(row)
+            if not self._best.exists():
+                snapshot.rename(self._best)
+                return
+            aside = self._snapshots / str(_update_of(self._best))
+            best = self.score(int(aside.name))
+            if aside != snapshot and (best is None or row[SCORE] > best[SCORE]):
+                self._best.rename(aside)  # under its number: if we are killed here, the next start weighs both again
+                snapshot.rename(self._best)
+                snapshot = aside
+        shutil.rmtree(snapshot, ignore_errors=True)
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        self._on_score(row["update"], {name: row[name] for name in PROTOCOLS})
+
+    def _settle_leftovers(self) -> None:
+        """Snapshots of a killed process: those with a score may be the best, the others are scored anew or never."""
+        for snapshot in sorted(self._snapshots.iterdir()) if self._snapshots.is_dir() else []:
+            if snapshot.name.isdecimal():
+                self._choose(snapshot)
+            else:
+                shutil.rmtree(snapshot)
+
+    def close(self) -> None:
+        """End a process that is under way."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def __enter__(self) -> Validator:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+        shutil.rmtree(self._snapshots, ignore_errors=True)
+
+
+def _update_of(folder: Path) -> int:
+    return json.loads((folder / "metrics.json").read_text())["update"]
+
+
+def score_snapshot(snapshot: Path, family: str, progress: Callable[[int, int, str], None]) -> dict[str, float]:
+    """Mean return of each protocol on the validation tasks, in this process."""
+    from spc_core.deploy.adaptation import Trial
+    from spc_core.deploy.checkpoint import load_checkpoint
+    from spc_core.tasks import tasks
+    from spc_core.trials.evaluate import run_in_process
+
+    known = tasks(family, VALIDATION_SPLIT)
+    count = min(TASKS, len(known))
+    chosen = [known[number * len(known) // count] for number in range(count)]
+    trial = Trial(chosen, PROTOCOLS, episodes=EPISODES, few_shot_sizes=(FEW_SHOT,))
+    rows = [row for row in run_in_process(load_checkpoint(snapshot), trial, family, progress) if row.scored]
+    returns = {name: [row.return_ for row in rows if row.protocol == name] for name in PROTOCOLS}
+    return {name: sum(values) / len(values) for name, values in returns.items()} | {"tasks": count}
+
+
+def main(arguments: list[str]) -> None:
+    """Score one snapshot, and append its line to the results: snapshot folder, results file, task family."""
+    snapshot, results, family = Path(arguments[0]), Path(arguments[1]), arguments[2]
+    os.nice(NICENESS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    began = time.monotonic()
+    scores = score_snapshot(snapshot, family, lambda done, total, _: print(done, total, flush=True))
+    row = {"update": int(snapshot.name), **scores, "seconds": round(time.monotonic() - began, 1)}
+    with results.open("ab", buffering=0) as stream:  # one write: the line is there or not
+        stream.write((json.dumps(row) + "\n").encode())
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # not sys.stdin, whose lock would outlive the interpreter
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

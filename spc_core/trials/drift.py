@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The drift test: the task changes while the robot moves. How many steps does the context need to follow?
+
+In this process only: the tasks change inside MuJoCo, and nobody is told. Two ways to meet a change are compared:
+`kept`, the context goes on as a mean over all that was seen, and `reset`, somebody says so and it starts anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from spc_core.alignment.frames import Transition
+from spc_core.deploy.checkpoint import Checkpoint
+from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.deploy.safety import SafetyFilter
+from spc_core.tasks import Task, make_env
+
+BEFORE, AFTER = 100, 500  # steps on the first and on the second task
+WINDOW = 25  # steps that a reward is averaged over
+HALF, FOLLOWED = 0.5, 0.3  # of the distance at the change
+STRATEGIES = ("kept", "reset")
+
+
+@dataclasses.dataclass(frozen=True)
+class DriftRun:
+    """One change of task."""
+
+    before: str  # task ids
+    after: str
+    strategy: str  # kept | reset
+    seed: int
+    distance: tuple[float, ...]  # (AFTER + 1,) of z to the second task's settled z, from the change on, as a share
+    rewards: tuple[float, ...]  # mean reward of a step in each window, from the start
+    steps_to_half: int | None  # after the change; None: not within the run
+    steps_to_follow: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DriftScore:
+    """One line of the table: medians of steps over all changes, means of rewards."""
+
+    strategy: str
+    changes: int
+    followed: int  # changes that the context followed within the run
+    steps_to_half: float | None  # None where fewer than half of the changes got there
+    steps_to_follow: float | None
+    reward_before: float  # of a step in the last window before the change
+    reward_after: float  # in the first window after it
+    reward_end: float  # in the last window
+
+
+def steps_until(distance: Sequence[float], share: float) -> int | None:
+    """The first index from which the distance is at most `share` and stays there; None where it does not."""
+    above = np.flatnonzero(np.asarray(distance) > share)
+    first = int(above[-1]) + 1 if len(above) else 0
+    return first if first < len(distance) else None
+
+
+class DriftTest:
+    """Runs changes of task for one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, family: str, before: int = BEFORE, after: int = AFTER) -> None:
+        self.before, self.after = before, after
+        self.env = make_env(family)
+        self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
+        self.safety = SafetyFilter(checkpoint.contract)
+        self._reward = checkpoint.contract.reward_function()
+        self._settled: dict[tuple[str, int], np.ndarray] = {}
+
+    def run(self, first: Task, second: Task, strategy: str, seed: int = 0) -> DriftRun:
+        """One episode with a change of task after `before` steps."""
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} is unknown; use one of: {', '.join(STRATEGIES)}")
+        target = self._settled_context(second, seed)
+        _, one = self._steps(self._start(first, seed), self.before)
+        start = self.tracker.context
+        self.env.set_task(second)
+        if strategy == "reset":
+            self.tracker.reset()
+        contexts, two = self._steps(self._seen, self.after)
+        scale = float(np.linalg.norm(start - target)) or 1.0
+        path = np.linalg.norm(np.array([start, *contexts]) - target, axis=1) / scale
+        windows = [float(np.mean(part[i : i + WINDOW])) for part in (one, two) for i in range(0, len(part), WINDOW)]
+        return DriftRun(
+            first.task_id, second.task_id, strategy, seed, tuple(path.tolist()), tuple(windows),
+            steps_until(path, HALF), steps_until(path, FOLLOWED),
+        )  # fmt: skip
+
+    def _settled_context(self, task: Task, seed: int) -> np.ndarray:
+        """Where the context ends up when there never was another task, (Z,)."""
+        key = (task.task_id, seed)
+        if key not in self._settled:
+            self._steps(self._start(task, seed), self.after)
+            self._settled[key] = self.tracker.context
+        return self._settled[key]
+
+    def _start(self, task: Task, seed: int) -> np.ndarray:
+        self.tracker.reset()
+        self.policy.reset()
+        self.safety.reset()
+        return self.env.reset(seed=seed, options={"task": task})[0]
+
+    def _steps(self, observation: np.ndarray, steps: int) -> tuple[list[np.ndarray], list[float]]:
+        """Contexts and rewards of so many steps, past the time limit too; `_seen` is the last observation."""
+        contexts, rewards = [], []
+        for step in range(steps):
+            action = self.safety.apply(self.policy.act(observation, self.tracker.context))
+            following, reward, *_ = self.env.step(action)
+            if self._reward is not None:
+                reward = self._reward(observation, action, following)
+            self.tracker.update(Transition(step, observation, action, float(reward), following))
+            observation = following
+            contexts.append(self.tracker.context)
+            rewards.append(float(reward))
+        self._seen = observation
+        return contexts, rewards
+
+
+def run_drift(
+    checkpoint: Checkpoint,
+    family: str,
+    tasks: Sequence[Task],
+    seeds: Sequence[int] = (0,),
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[DriftRun]:
+    """A change from each task to the one half the list away, under both strategies."""
+    if len(tasks) < 2:
+        raise ValueError(f"the drift test needs at least two tasks to change between, got {len(tasks)}")
+    test, half = DriftTest(checkpoint, family), len(tasks) // 2
+    plan = [(i, seed, strategy) for i in range(len(tasks)) for seed in seeds for strategy in STRATEGIES]
+    runs = []
+    for done, (i, seed, strategy) in enumerate(plan, 1):
+        first, second = tasks[i], tasks[(i + half) % len(tasks)]
+        runs.append(test.run(first, second, strategy, seed))
+        if progress is not None:
+            progress(done, len(plan), f"drift {first.task_id} to {second.task_id}")
+    return runs
+
+
+def drift_scores(runs: Sequence[DriftRun], before: int = BEFORE) -> list[DriftScore]:
+    """One line for each strategy."""
+    change = -(-before // WINDOW)  # the first window after it
+    lines = []
+    for strategy in dict.fromkeys(run.strategy for run in runs):
+        mine = [run for run in runs if run.strategy == strategy]
+        rewards = np.array([run.rewards for run in mine])
+        lines.append(
+            DriftScore(
+                strategy=strategy,
+                changes=len(mine),
+                followed=sum(run.steps_to_follow is not None for run in mine),
+                steps_to_half=_median([run.steps_to_half for run in mine]),
+                steps_to_follow=_median([run.steps_to_follow for run in mine]),
+                reward_before=float(rewards[:, change - 1].mean()),
+                reward_after=float(rewards[:, change].mean()),
+                reward_end=float(rewards[:, -1].mean()),
+            )
+        )
+    return lines
+
+
+def _median(steps: Sequence[int | None]) -> float | None:
+    """The median, with "never" above all numbers."""
+    middle = float(np.median([np.inf if step is None else step for step in steps]))
+    return middle if np.isfinite(middle) else None
+
+
+def drift_table(scores: Sequence[DriftScore]) -> str:
+    """The scores as text for a terminal."""
+    head = f"{'context':8} {'changes':>7} {'followed':>8} {'half way':>9} {'70 %':>6}   reward: before, after, end"
+    lines = [head]
+    for s in scores:
+        half, most = ("never" if v is None else f"{v:.0f}" for v in (s.steps_to_half, s.steps_to_follow))
+        rewards = ", ".join(f"{v:.3f}" for v in (s.reward_before, s.reward_after, s.reward_end))
+        lines.append(f"{s.strategy:8} {s.changes:7} {s.followed:8} {half:>9} {most:>6}   {rewards}")
+    return "\n".join(lines)

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trials in this process, without ROS, and what any trial's episodes add up to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from spc_core.alignment.frames import Transition
+from spc_core.deploy.adaptation import (
+    TRAJECTORY_COUNTS,
+    EpisodeRequest,
+    EpisodeResult,
+    Outcome,
+    Trial,
+    TrialError,
+)
+from spc_core.deploy.checkpoint import Checkpoint
+from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.deploy.safety import SafetyFilter
+from spc_core.method.planner import PlannerConfig
+from spc_core.tasks import SPLITS, Task, find_task, make_env
+from spc_core.tasks.offline_data import behaviour_episodes
+
+OFFLINE_TRANSITIONS = 600  # of an offline context
+OFFLINE_EPISODES = 30  # of behaviour data that they are drawn from
+OFFLINE_SEED = 1  # of these episodes; seed 0 would start where scored episodes do
+
+
+class InProcessDriver:
+    """Runs a trial's episodes in MuJoCo with the same tracker, policy and safety filter as the nodes."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: str,
+        planning: PlannerConfig | None = None,
+        offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
+    ) -> None:
+        """`planning`: how to plan; None leaves the actions to the actor.
+
+        `offline_transitions`: recordings of a task by its id; default: behaviour data made here.
+        """
+        self.offline_transitions = offline_transitions or behaviour_transitions
+        self.env = make_env(family)
+        self.agent = checkpoint.agent
+        self.policy, self.tracker = Policy(checkpoint, planning), ContextTracker(checkpoint)
+        self.safety = SafetyFilter(checkpoint.contract)
+        self.reward_function = checkpoint.contract.reward_function()
+
+    def run(self, request: EpisodeRequest) -> Outcome:
+        """One episode; the tracker carries the context from one request to the next."""
+        tracker = self.tracker
+        self._arrange_context(request)
+        self.policy.reset()
+        self.safety.reset()
+        self.safety.counts.clear()
+        observation, _ = self.env.reset(seed=request.seed, options={"task": find_task(request.task.task_id)})
+        total, steps, ended, terminated, success = 0.0, 0, False, False, None
+        trajectory: list[tuple[int, list[float]]] = []
+        while not ended:
+            self._note(trajectory)
+            action = self.safety.apply(self.policy.act(observation, tracker.context))
+            following, reward, terminated, truncated, _ = self.env.step(action)
+            if self.reward_function is not None:
+                reward = self.reward_function(observation, action, following)
+            tracker.update(Transition(steps, observation, action, float(reward), following))
+            ended = terminated or truncated
+            success = self.env.success(observation, following) if ended else None
+            observation, total, steps = following, total + float(reward), steps + 1
+        self._note(trajectory)
+        return Outcome(
+            return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
+            reason="terminated" if terminated else "time limit", interventions=dict(self.safety.counts),
+            uncertainty=tracker.uncertainty.tolist(), success=success, trajectory=trajectory,
+        )  # fmt: skip
+
+    def _note(self, trajectory: list[tuple[int, list[float]]]) -> None:
+        """Keep the context where it is on its way, at a few counts."""
+        tracker = self.tracker
+        if tracker.mode == "online" and tracker.count in TRAJECTORY_COUNTS:
+            trajectory.append((tracker.count, tracker.context.tolist()))
+
+    def _arrange_context(self, request: EpisodeRequest) -> None:
+        """What the policy knows of the task before the episode starts: the one place that decides it."""
+        tracker = self.tracker
+        if self.agent.task_scale is not None:
+            tracker.told = self.agent.oracle_context(request.task.params).numpy()
+        if request.reset_context:
+            tracker.reset()
+            if request.protocol == "offline":
+                self._read_recordings(request.task.task_id)
+        tracker.mode, tracker.limit = request.mode, request.limit
+
+    def _read_recordings(self, task_id: str) -> None:
+        """Fill the context with OFFLINE_TRANSITIONS of the task's recordings, evenly spread over all of them."""
+        seen = list(self.offline_transitions(task_id))
+        if not seen:
+            raise TrialError(f"{task_id}: there are no recorded transitions for the protocol offline; leave it out")
+        self.tracker.mode, self.tracker.limit = "online", None
+        for index in np.unique(np.linspace(0, len(seen) - 1, OFFLINE_TRANSITIONS).round().astype(int)):
+            t = seen[index]
+            if self.reward_function is not None:
+                reward = float(self.reward_function(t.observation, t.action, t.next_observation))
+                t = dataclasses.replace(t, reward=reward)
+            self.tracker.update(t)
+
+
+def behaviour_transitions(task_id: str, episodes: int = OFFLINE_EPISODES) -> Iterator[Transition]:
+    """Behaviour data of a simulated task, made here: experts, noisy experts and random motion take turns."""
+    for episode in behaviour_episodes(find_task(task_id), episodes, OFFLINE_SEED):
+        seen = episode.observations
+        for t in range(len(episode)):
+            yield Transition(t, seen[t], episode.actions[t], float(episode.rewards[t]), seen[t + 1])
+
+
+def run_in_process(
+    checkpoint: Checkpoint,
+    trial: Trial,
+    family: str,
+    progress: Callable[[int, int, str], None] | None = None,
+    planning: PlannerConfig | None = None,
+) -> list[EpisodeResult]:
+    """The whole trial in this process; `progress` is called with scored episodes done, all, and the newest one."""
+    driver = InProcessDriver(checkpoint, family, planning)
+    done = 0
+    for request in trial.requests():
+        result = trial.record(request, driver.run(request))
+        done += result.scored
+        if progress is not None:
+            progress(done, len(trial), f"{result.task_id} {result.protocol}")
+    return trial.results
+
+
+def expert_returns(
+    tasks: Iterable[Task], seeds: Sequence[int], told_mean: bool = False
+) -> dict[tuple[str, int], float]:
+    """Returns of the privileged expert, by task id and seed: what a policy that knows the task can reach.
+
+    With `told_mean` it believes to be in the family's mean task: what it reaches without knowing the task.
+    """
+    returns = {}
+    for task in tasks:
+        env = make_env(task.family, task)
+        told = env.mean_task() if told_mean else task
+        for seed in seeds:
+            observation, _ = env.reset(seed=seed)
+            total, ended = 0.0, False
+            while not ended:
+                observation, reward, terminated, truncated, _ = env.step(env.expert(observation, told))
+                total, ended = total + float(reward), terminated or truncated
+            returns[task.task_id, seed] = total
+    return returns
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One line of the table: a split and protocol over all tasks and training seeds."""
+
+    split: str
+    protocol: str
+    k: int  # transitions of context collected first; 0 where none are
+    mean: float  # return of an episode
+    stderr: float  # over tasks, each averaged over its episodes and training seeds
+    normalised: float  # 0 is no_context, 1 is the privileged expert
+    normalised_by_seed: tuple[float, ...]  # the same for each training seed alone
+    tasks: int
+    seeds: int
+    episodes: int
+    success: float | None = None  # share of the episodes that reached their goal; None where nobody told
+
+
+def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], float]) -> list[Score]:
+    """Scores of the trials of several training seeds (`runs` by seed), experts first.
+
+    normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN where the
+    expert is no better than no_context. Raises ValueError where a split lacks no_context, the zero of the scale.
+    """
+    rows = [(seed, row) for seed, results in runs.items() for row in results if row.scored]
+    scores = []
+    for split in sorted({row.split for _, row in rows}, key=lambda name: (SPLITS + (name,)).index(name)):
+        groups: dict[tuple[str, int], _Returns] = {("expert", 0): []}
+        for seed, row in rows:
+            if row.split == split:
+                groups.setdefault((row.protocol, row.k), []).append((seed, row.task_id, row.return_))
+                if row.protocol == "no_context":
+                    groups["expert", 0].append((seed, row.task_id, experts[row.task_id, row.seed]))
+        if not groups["expert", 0]:
+            raise ValueError(
+                f"the trial of split '{split}' lacks the protocol no_context, the zero of the scale; add it"
+            )
+        for (protocol, k), returns in groups.items():
+            line = _score(split, protocol, k, returns, groups["no_context", 0], groups["expert", 0])
+            mine = [r.success for _, r in rows if (r.split, r.protocol, r.k) == (split, protocol, k)]
+            scores.append(dataclasses.replace(line, success=success_share(mine)))
+    return scores
+
+
+_Returns = list[tuple[int, str, float]]  # training seed, task id, return of an episode
+
+
+def _score(split: str, protocol: str, k: int, returns: _Returns, floor: _Returns, expert: _Returns) -> Score:
+    seeds = sorted({seed for seed, _, _ in returns})
+    tasks = sorted({task for _, task, _ in returns})
+    by_task = [_mean(returns, task=task) for task in tasks]
+    return Score(
+        split=split,
+        protocol=protocol,
+        k=k,
+        mean=_mean(returns),
+        stderr=float(np.std(by_task, ddof=1) / math.sqrt(len(tasks))) if len(tasks) > 1 else 0.0,
+        normalised=_share(_mean(returns), _mean(floor), _mean(expert)),
+        normalised_by_seed=tuple(_share(*(_mean(group, seed) for group in (returns, floor, expert))) for seed in seeds),
+        tasks=len(tasks),
+        seeds=len(seeds),
+        episodes=len(returns),
+    )
+
+
+def success_share(told: Iterable[bool | None]) -> float | None:
+    """The share of successes among the episodes of which somebody told; None where there are none."""
+    known = [success for success in told if success is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _mean(returns: _Returns, seed: int | None = None, task: str | None = None) -> float:
+    return float(np.mean([r for s, t, r in returns if seed in (None, s) and task in (None, t)]))
+
+
+def _share(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low) if high > low else math.nan
+
+
+def table(scores: Sequence[Score]) -> str:
+    """The scores as text for a terminal."""
+    head = f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10} {'success':>8}"
+    lines = [f"{head}   tasks x seeds x episodes"]
+    for s in scores:
+        name = f"{s.protocol}({s.k})" if s.protocol == "few_shot" else s.protocol
+        per = s.episodes // (s.tasks * s.seeds)
+        success = "-" if s.success is None else f"{s.success:.0%}"
+        lines.append(
+            f"{s.split:6} {name:16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f} {success:>8}   "
+            f"{s.tasks} x {s.seeds} x {per}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sorts a stream of raw messages into one bag per episode, and tells what is missing. No ROS in here.
+
+Topics are not ordered among each other: messages of an episode may come before its `running` message and
+after its `ended` message. So a message goes by its stamp, recent ones are kept for a bag that may open yet,
+and a bag closes when all that was published in its episode is in it, or at a deadline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from spc_core.alignment.episode import EpisodeInfo
+from spc_core.contract import Contract
+from spc_ros.bags.bag_writer import BagWriter
+
+SETTLE_S = 2.0  # longest wait for the messages of an ended episode
+PENDING = 2000  # messages kept for a bag that may open yet
+
+
+@dataclasses.dataclass(frozen=True)
+class BagResult:
+    """What became of one recording; published as JSON on `recorder/bags`."""
+
+    path: str
+    episode: int
+    task_id: str
+    counts: Mapping[str, int]
+    missing: Mapping[str, int]  # published but not recorded, by topic
+    reason: str  # why the episode ended, or why the recording did
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+@dataclasses.dataclass
+class _Recording:
+    writer: BagWriter
+    info: EpisodeInfo
+    behaviour: str
+    deadline_s: float | None = None  # set when the episode has ended
+
+    def missing(self) -> dict[str, int]:
+        """Only topics that are recorded can be missing from the bag."""
+        lacks = {t: n - self.writer.counts[t] for t, n in self.info.published.items() if t in self.writer.counts}
+        return {topic: count for topic, count in lacks.items() if count > 0}
+
+    def takes(self, t_ns: int) -> bool:
+        return self.info.start_ns <= t_ns and (self.deadline_s is None or t_ns <= self.info.end_ns)
+
+
+class EpisodeBags:
+    """Writes the bags. `now_s` is a steady clock's time; `run(work)` may do the slow closing elsewhere."""
+
+    def __init__(
+        self,
+        directory: Path,
+        contract: Contract,
+        topics: Mapping[str, str],
+        on_closed: Callable[[BagResult], None],
+        run: Callable[[Callable[[], None]], object],
+        storage: str = "mcap",
+        episode_topic: str = "/episode",
+    ) -> None:
+        """`topics` are full names with their types; `on_closed` is called from within `run`."""
+        self.directory, self.contract, self.topics = directory, contract, topics
+        self.storage, self.episode_topic = storage, episode_topic
+        self.behaviour = ""  # who drives in the next recordings, where that is known
+        self._on_closed, self._run = on_closed, run
+        self._open: list[_Recording] = []  # at most the running one and those of ended episodes
+        self._pending: deque[tuple[str, int, int, bytes]] = deque(maxlen=PENDING)
+
+    @property
+    def recording(self) -> bool:
+        return bool(self._open)
+
+    def message(self, topic: str, t_ns: int, receive_ns: int, data: bytes, now_s: float) -> None:
+        """Take a raw message; `t_ns` is its stamp, or `receive_ns` where it has none."""
+        for bag in reversed(self._open):
+            if bag.takes(t_ns):
+                bag.writer.write_raw(topic, receive_ns, data)
+                if bag.deadline_s is not None:
+                    self.poll(now_s)
+                return
+        self._pending.append((topic, t_ns, receive_ns, data))
+
+    def episode(self, info: EpisodeInfo, receive_ns: int, data: bytes, now_s: float) -> None:
+        """Take a message of the topic `episode`, decoded and raw."""
+        if info.state == "running":
+            for bag in [bag for bag in self._open if bag.deadline_s is None]:
+                self._close(bag, "the next episode started, no end was announced")
+            self.open(info)
+            self._open[-1].writer.write_raw(self.episode_topic, receive_ns, data)
+        elif info.state == "ended":
+            for bag in self._open:
+                if (bag.info.episode, bag.info.start_ns) == (info.episode, info.start_ns):
+                    bag.writer.write_raw(self.episode_topic, receive_ns, data)
+                    bag.info, bag.deadline_s = info, now_s + SETTLE_S
+            self.poll(now_s)
+
+    def open(self, info: EpisodeInfo) -> Path:
+        """Start the recording of an episode with the messages that came early."""
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", info.task_id).strip("-") or "unknown"
+        base = self.directory / f"{info.episode:04d}_{slug}"
+        path, number = base, 2
+        while path.exists():
+            path, number = base.with_name(f"{base.name}_{number}"), number + 1
+        writer = BagWriter(path, self._custom_data(info, self.behaviour), self.storage)
+        for topic, type_name in self.topics.items():
+            writer.add_topic(topic, type_name, latched=topic == self.episode_topic)
+        bag = _Recording(writer, info, self.behaviour)
+        for topic, t_ns, receive_ns, data in self._pending:
+            if bag.takes(t_ns):
+                writer.write_raw(topic, receive_ns, data)
+        self._pending.clear()
+        self._open.append(bag)
+        return path
+
+    def poll(self, now_s: float) -> None:
+        """Close the bags that are whole, or that have waited long enough."""
+        for bag in list(self._open):
+            if bag.deadline_s is not None and (not bag.missing() or now_s > bag.deadline_s):
+                self._close(bag, bag.info.reason)
+
+    def close_all(self, reason: str) -> None:
+        """Close what is open; an episode without an end counts as cut there."""
+        for bag in list(self._open):
+            self._close(bag, reason if bag.deadline_s is None else bag.info.reason)
+
+    def _close(self, bag: _Recording, reason: str) -> None:
+        self._open.remove(bag)
+        if bag.info.state != "ended":
+            bag.info = dataclasses.replace(bag.info, state="ended", reason=reason)
+        bag.writer.custom_data.update(self._custom_data(bag.info, bag.behaviour))
+        info, missing, writer = bag.info, bag.missing(), bag.writer
+
+        def finish() -> None:
+            path, why = str(writer.path), reason
+            try:
+                writer.close()
+            except (ValueError, OSError) as error:
+                path, why = "", str(error)
+            self._on_closed(BagResult(path, info.episode, info.task_id, dict(writer.counts), missing, why))
+
+        self._run(finish)
+
+    def _custom_data(self, info: EpisodeInfo, behaviour: str) -> dict[str, str]:
+        return {
+            "spc.task_id": info.task_id,
+            "spc.task_params": json.dumps(dict(info.params), sort_keys=True),
+            "spc.contract": self.contract.text,
+            "spc.contract_sha256": self.contract.sha256,
+            "spc.episode": info.to_json(),
+            "spc.seed": str(info.seed),
+            **({"spc.behaviour": behaviour} if behaviour else {}),
+        }

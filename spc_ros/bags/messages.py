@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages to vectors and back. One code path for messages from a bag (rosbags) and from a live node (rclpy).
+
+Field paths, as a contract writes them:
+- JointState `position.<joint>`, JointTrajectory `positions.<joint>` (first point): by joint name, not index.
+- MultiArray `data.<i>`, or an element's name: the layout's labels decide; a message without layout holds the
+  elements in the contract's order.
+- everything else by attribute, with numbers as list index: `vector.x`, `pose.pose.position.x`, `ranges.3`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import numbers
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from spc_core.alignment.frames import Step, TransitionAssembler
+from spc_core.contract import Contract
+from spc_core.transforms import FieldTransforms
+
+JOINT_STATE = "sensor_msgs/msg/JointState"
+JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+JOINT_ARRAYS = {
+    JOINT_STATE: ("position", "velocity", "effort"),
+    JOINT_TRAJECTORY: ("positions", "velocities", "accelerations", "effort"),
+}
+NS_PER_S = 1_000_000_000
+
+Role = tuple[str, int]
+"""('observation', number of the stream), ('action', 0) or ('reward', 0)."""
+
+
+class MessageError(ValueError):
+    """A message or field path that does not fit; says topic, field, what is there, and the fix."""
+
+
+class FieldReader:
+    """Reads a fixed list of fields from messages of one type."""
+
+    def __init__(self, type_name: str, fields: Sequence[str], where: str) -> None:
+        """`where` is the topic, for errors."""
+        self.type_name, self.fields, self.where = type_name, tuple(fields), where
+        if type_name in JOINT_ARRAYS:
+            self.read = _JointReader(type_name, self.fields, where).read
+        elif type_name.endswith("MultiArray"):
+            self.read = _ArrayReader(self.fields, where).read
+        else:
+            self.read = _PathReader(self.fields, where).read
+
+    read: Callable[[Any], np.ndarray]
+    """A message to a (F,) float64 vector in the order of `fields`. Raises MessageError. NaN is passed on."""
+
+
+class _JointReader:
+    def __init__(self, type_name: str, fields: tuple[str, ...], where: str) -> None:
+        self.fields, self.where, self.is_trajectory = fields, where, type_name == JOINT_TRAJECTORY
+        self.wanted = [_joint_field(field, JOINT_ARRAYS[type_name], where) for field in fields]
+        self.seen: Any = None
+        self.plan: list[tuple[str, list[int], list[int]]] = []  # array, places in the vector, in the message
+
+    def read(self, message: Any) -> np.ndarray:
+        names = message.joint_names if self.is_trajectory else message.name
+        if names != self.seen:
+            self._learn(list(names))
+        holder = message
+        if self.is_trajectory:
+            if not len(message.points):
+                raise MessageError(f"topic '{self.where}': the trajectory has no points; publish at least one")
+            holder = message.points[0]
+        vector = np.empty(len(self.wanted))
+        for attribute, places, indices in self.plan:
+            values = getattr(holder, attribute)
+            if len(values) != len(names):
+                raise self._length_error(attribute, len(values), len(names))
+            for place, index in zip(places, indices, strict=True):
+                vector[place] = values[index]
+        return vector
+
+    def _learn(self, names: list[str]) -> None:
+        """Find each wanted joint in `names`; done again only when the names change."""
+        missing = sorted({joint for _, joint in self.wanted if joint not in names})
+        if missing:
+            raise MessageError(
+                f"topic '{self.where}': no joint {', '.join(repr(m) for m in missing)}; the message has "
+                f"{', '.join(names) or 'no joints at all'}; correct the contract or the driver"
+            )
+        self.plan = []
+        for attribute in dict.fromkeys(attribute for attribute, _ in self.wanted):
+            places = [i for i, (a, _) in enumerate(self.wanted) if a == attribute]
+            self.plan.append((attribute, places, [names.index(self.wanted[i][1]) for i in places]))
+        self.seen = names
+
+    def _length_error(self, attribute: str, length: int, joints: int) -> MessageError:
+        field = next(field for field in self.fields if field.startswith(f"{attribute}."))
+        what = "is empty" if length == 0 else f"has {length} entries"
+        return MessageError(
+            f"topic '{self.where}': cannot read {field}: the array '{attribute}' {what}, the message names "
+            f"{joints} joints; make the driver fill it or take the field out of the contract"
+        )
+
+
+def _joint_field(field: str, arrays: tuple[str, ...], where: str) -> tuple[str, str]:
+    attribute, _, joint = field.partition(".")
+    if attribute not in arrays or not joint:
+        ways = ", ".join(f"{name}.<joint>" for name in arrays)
+        raise MessageError(f"topic '{where}': field '{field}' is not one of {ways}; correct the contract")
+    return attribute, joint
+
+
+class _ArrayReader:
+    def __init__(self, fields: tuple[str, ...], where: str) -> None:
+        self.fields, self.where = fields, where
+        numbered = [field.partition(".")[2] for field in fields if field.startswith("data.")]
+        self.by_number = len(numbered) == len(fields) and all(number.isdigit() for number in numbered)
+        self.indices = [int(n) for n in numbered] if self.by_number else list(range(len(fields)))
+        self.seen: list[str] = []  # the names that `indices` belong to; empty for a message without layout
+
+    def read(self, message: Any) -> np.ndarray:
+        data = message.data
+        if not self.by_number:
+            names = array_names(message)
+            if names != self.seen:
+                self._learn(names)
+            if not names and len(data) != len(self.fields):
+                raise MessageError(
+                    f"topic '{self.where}': {len(data)} elements without a labelled layout, the contract "
+                    f"names {len(self.fields)}: {', '.join(self.fields)}; label the layout or write data.<i>"
+                )
+        try:
+            return np.array([data[index] for index in self.indices], dtype=float)
+        except IndexError:
+            raise MessageError(
+                f"topic '{self.where}': the message has {len(data)} elements, the contract wants "
+                f"{', '.join(self.fields)}; correct the contract's fields"
+            ) from None
+
+    def _learn(self, names: list[str]) -> None:
+        missing = [field for field in self.fields if names and field not in names]
+        if missing:
+            raise MessageError(
+                f"topic '{self.where}': no element {', '.join(repr(m) for m in missing)}; the layout names "
+                f"{', '.join(names)}; correct the contract's fields"
+            )
+        self.indices = [names.index(f) for f in self.fields] if names else list(range(len(self.fields)))
+        self.seen = names
+
+
+def array_names(message: Any) -> list[str]:
+    """Names of a MultiArray's elements: one dimension labelled 'a,b,c', or a labelled dimension for each."""
+    dim, count = message.layout.dim, len(message.data)
+    names = dim[0].label.split(",") if len(dim) == 1 else [d.label for d in dim]
+    return names if dim and len(names) == count and all(names) else []
+
+
+class _PathReader:
+    def __init__(self, fields: tuple[str, ...], where: str) -> None:
+        self.fields, self.where = fields, where
+        self.paths = [[int(p) if p.isdigit() else p for p in field.split(".")] for field in fields]
+
+    def read(self, message: Any) -> np.ndarray:
+        vector = np.empty(len(self.paths))
+        for place, path in enumerate(self.paths):
+            value = message
+            for part in path:
+                try:
+                    value = value[part] if isinstance(part, int) else getattr(value, part)
+                except (AttributeError, IndexError, TypeError):
+                    raise self._error(place, f"there is no '{part}'; there is {_contents(value)}") from None
+            if not isinstance(value, (numbers.Real, np.bool_)):
+                raise self._error(place, f"it is not a number but holds {_contents(value)}")
+            vector[place] = value
+        return vector
+
+    def _error(self, place: int, problem: str) -> MessageError:
+        return MessageError(
+            f"topic '{self.where}': cannot read field '{self.fields[place]}': {problem}; correct the contract"
+        )
+
+
+def _contents(value: Any) -> str:
+    """What a part of a message holds, for errors."""
+    if hasattr(value, "get_fields_and_field_types"):
+        return ", ".join(value.get_fields_and_field_types())
+    if hasattr(value, "__dataclass_fields__"):
+        return ", ".join(name for name in value.__dataclass_fields__ if not name.startswith("_"))
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        return f"the {type(value).__name__} {value!r}"
+    return f"a list of {len(value)}"
+
+
+def stamp_ns(message: Any) -> int | None:
+    """The header's time in nanoseconds; None without a header or where the stamp was left at zero."""
+    header = getattr(message, "header", None)
+    if header is None:
+        return None
+    return header.stamp.sec * NS_PER_S + header.stamp.nanosec or None
+
+
+def set_stamp(message: Any, t_ns: int) -> None:
+    """Write the header's time; a message without a header is left alone."""
+    if hasattr(message, "header"):
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(t_ns, NS_PER_S)
+
+
+def sample_time(message: Any, receive_ns: int, clock: str) -> tuple[int, bool]:
+    """The time to align a message by, and whether it should have had a stamp of its own but does not."""
+    if clock == "receive":
+        return receive_ns, False
+    t_ns = stamp_ns(message)
+    return (receive_ns, True) if t_ns is None else (t_ns, False)
+
+
+def message_class(type_name: str) -> Any:
+    """The ROS Python class of 'package/msg/Type'. Raises MessageError where the package is not installed."""
+    package, _, name = type_name.partition("/msg/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError):
+        raise MessageError(
+            f"the message type '{type_name}' is not installed; source a ROS 2 workspace that has the package "
+            f"'{package}', or install ros-jazzy-{package.replace('_', '-')} from PyPI"
+        ) from None
+
+
+class FieldWriter:
+    """Writes a vector into messages (rclpy classes) of one type; `where` is the topic, for errors."""
+
+    def __init__(self, type_name: str, fields: Sequence[str], where: str, period_ns: int = 0) -> None:
+        """`period_ns` becomes a JointTrajectory's time_from_start."""
+        self.type_name, self.fields, self.where, self.period_ns = type_name, tuple(fields), where, period_ns
+        if type_name in JOINT_ARRAYS:
+            self._write = self._joint_state if type_name == JOINT_STATE else self._trajectory
+            self._group(JOINT_ARRAYS[type_name])
+        elif type_name.endswith("MultiArray"):
+            kind = type_name.rpartition("/")[2]
+            if kind not in ("Float64MultiArray", "Float32MultiArray"):
+                raise MessageError(f"topic '{where}': cannot write {type_name}; use Float64MultiArray")
+            self.typecode = "d" if kind == "Float64MultiArray" else "f"
+            self.label = ",".join(field.removeprefix("data.") for field in self.fields)
+            self._write = self._multi_array
+        else:
+            self.paths = [field.split(".") for field in self.fields]
+            self._write = self._paths
+
+    def fill(self, message: Any, values: np.ndarray) -> None:
+        """Write (F,) values in the order of `fields`; set_stamp writes the header. Raises MessageError."""
+        if len(values) != len(self.fields):
+            raise MessageError(f"topic '{self.where}': {len(values)} values for {len(self.fields)} fields")
+        self._write(message, [float(value) for value in values])
+
+    def _group(self, arrays: tuple[str, ...]) -> None:
+        """Sort the fields into whole arrays over the same joints."""
+        wanted = [_joint_field(field, arrays, self.where) for field in self.fields]
+        self.joints = list(dict.fromkeys(joint for _, joint in wanted))
+        self.arrays = {
+            name: [wanted.index((name, joint)) if (name, joint) in wanted else -1 for joint in self.joints]
+            for name in dict.fromkeys(attribute for attribute, _ in wanted)
+        }
+        for attribute, places in self.arrays.items():
+            if -1 in places:
+                joint = self.joints[places.index(-1)]
+                raise MessageError(
+                    f"topic '{self.where}': field '{attribute}.{joint}' is missing; an array of this message "
+                    f"covers all its joints ({', '.join(self.joints)}); add the field to the contract"
+                )
+
+    def _joint_state(self, message: Any, values: list[float]) -> None:
+        message.name = self.joints
+        for attribute, places in self.arrays.items():
+            setattr(message, attribute, array("d", [values[place] for place in places]))
+
+    def _trajectory(self, message: Any, values: list[float]) -> None:
+        point = message_class("trajectory_msgs/msg/JointTrajectoryPoint")()
+        for attribute, places in self.arrays.items():
+            setattr(point, attribute, array("d", [values[place] for place in places]))
+        point.time_from_start.sec, point.time_from_start.nanosec = divmod(self.period_ns, NS_PER_S)
+        message.header.stamp.sec = message.header.stamp.nanosec = 0  # start at once
+        message.joint_names, message.points = self.joints, [point]
+
+    def _multi_array(self, message: Any, values: list[float]) -> None:
+        if not message.layout.dim:
+            message.layout.dim = [message_class("std_msgs/msg/MultiArrayDimension")()]
+        dim = message.layout.dim[0]
+        dim.label, dim.size, dim.stride = self.label, len(values), len(values)
+        message.data = array(self.typecode, values)
+
+    def _paths(self, message: Any, values: list[float]) -> None:
+        for path, value in zip(self.paths, values, strict=True):
+            holder = message
+            try:
+                for part in path[:-1]:
+                    holder = getattr(holder, part)
+                getattr(holder, path[-1])
+            except AttributeError as error:
+                field = ".".join(path)
+                raise MessageError(
+                    f"topic '{self.where}': cannot write field '{field}' of {self.type_name}: {error}; "
+                    f"it has {_contents(holder)}; correct the contract"
+                ) from None
+            setattr(holder, path[-1], value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What one role takes from a topic, and how."""
+
+    role: Role
+    topic: str  # the contract's name
+    type: str
+    fields: tuple[str, ...]
+    clock: str  # header | receive
+    transforms: FieldTransforms | None  # None where the numbers are taken as they are
+
+
+def sources(contract: Contract) -> list[Source]:
+    """All that a contract reads: observation streams, action, and reward if a topic carries it."""
+    found = []
+    for index, stream in enumerate(contract.observation):
+        transforms = None if stream.transforms.is_plain else stream.transforms
+        role = ("observation", index)
+        found.append(Source(role, stream.topic, stream.type, stream.fields, stream.clock, transforms))
+    action, reward = contract.action, contract.reward
+    found.append(Source(("action", 0), action.topic, action.type, action.fields, action.clock, None))
+    if reward.topic is not None and reward.type is not None and reward.field is not None:
+        found.append(Source(("reward", 0), reward.topic, reward.type, (reward.field,), reward.clock, None))
+    types: dict[str, str] = {}
+    for source in found:
+        if types.setdefault(source.topic, source.type) != source.type:
+            both = f"{types[source.topic]}, {source.type}"
+            raise MessageError(f"topic '{source.topic}': the contract gives it the types {both}; keep one")
+    return found
+
+
+class ContractReader:
+    """Decodes messages of a contract's topics into stamped samples, one by one as a node gets them."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self.unset_stamps: Counter[str] = Counter()  # messages by topic that should have had a stamp
+        self.types: dict[str, str] = {}
+        self._readers: dict[str, list[tuple[Source, FieldReader]]] = {}
+        for source in sources(contract):
+            self.types[source.topic] = source.type
+            reader = FieldReader(source.type, source.fields, source.topic)
+            self._readers.setdefault(source.topic, []).append((source, reader))
+
+    def route(self, topic: str) -> list[Role]:
+        """What a topic is for, by the contract's own name of it; empty for a topic outside the contract."""
+        return [source.role for source, _ in self._readers.get(topic, [])]
+
+    def samples(self, topic: str, message: Any, receive_ns: int) -> list[tuple[Role, int, np.ndarray]]:
+        """(role, t_ns, values) for each role of the topic. Raises MessageError."""
+        samples, any_unset = [], False
+        for source, reader in self._readers.get(topic, ()):
+            t_ns, unset = sample_time(message, receive_ns, source.clock)
+            values = reader.read(message)
+            if source.transforms is not None:
+                values = source.transforms(np.array([t_ns]), values[None])[0]
+            any_unset |= unset
+            samples.append((source.role, t_ns, values))
+        self.unset_stamps[topic] += any_unset
+        return samples
+
+    def feed(self, assembler: TransitionAssembler, topic: str, message: Any, receive_ns: int) -> list[Step]:
+        """Push a message into the assembler; returns the steps that it decides. Raises MessageError."""
+        samples = self.samples(topic, message, receive_ns)
+        return [step for sample in samples for step in push(assembler, *sample)]
+
+
+def push(assembler: TransitionAssembler, role: Role, t_ns: int, values: np.ndarray) -> list[Step]:
+    """Hand one decoded sample to the assembler."""
+    kind, index = role
+    if kind == "observation":
+        return assembler.push_observation(index, t_ns, values)
+    return assembler.push_action(t_ns, values) if kind == "action" else assembler.push_reward(t_ns, values)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a conversion tells: of each bag, and of all of them, for people and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spc_core.alignment.segments import kind
+from spc_core.contract import Contract
+from spc_ros.conversion.topic_report import TopicReport
+
+
+@dataclasses.dataclass(frozen=True)
+class BagReport:
+    """What became of one bag. `cuts` are (seconds since the bag's first tick, reason)."""
+
+    path: str
+    tasks: tuple[str, ...] = ()
+    transitions: int = 0
+    episodes: int = 0
+    size_bytes: int = 0
+    cuts: tuple[tuple[float, str], ...] = ()
+    dropped_ticks: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by reason
+    dropped_samples: Mapping[str, int] = dataclasses.field(default_factory=dict)  # late and duplicate, by topic
+    topics: Mapping[str, TopicReport] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    error: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        topics = {name: topic.as_dict() for name, topic in self.topics.items()}
+        return {**dataclasses.asdict(self), "topics": topics}
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> BagReport:
+        """What as_dict() gave, perhaps through JSON."""
+        topics = {name: TopicReport.from_dict(topic) for name, topic in said["topics"].items()}
+        cuts = tuple((float(t), str(reason)) for t, reason in said["cuts"])
+        changed = {"topics": topics, "cuts": cuts, "tasks": tuple(said["tasks"]), "notes": tuple(said["notes"])}
+        return cls(**{**said, **changed})
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionReport:
+    """The whole conversion; `summary()` is for people, `as_dict()` for conversion.json."""
+
+    out: Path
+    contract: Contract
+    bags: tuple[BagReport, ...]
+    topics: Mapping[str, TopicReport]
+    seconds: float
+
+    @property
+    def failed(self) -> tuple[BagReport, ...]:
+        return tuple(bag for bag in self.bags if bag.error)
+
+    @property
+    def transitions(self) -> int:
+        return sum(bag.transitions for bag in self.bags)
+
+    @property
+    def episodes(self) -> int:
+        return sum(bag.episodes for bag in self.bags)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(sorted({task for bag in self.bags for task in bag.tasks}))
+
+    @property
+    def messages(self) -> int:
+        return sum(topic.count for topic in self.topics.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        totals = {
+            "bags": len(self.bags),
+            "failed": len(self.failed),
+            "tasks": len(self.tasks),
+            "episodes": self.episodes,
+            "transitions": self.transitions,
+            "messages": self.messages,
+        }
+        return {
+            "contract": {"name": self.contract.name, "sha256": self.contract.sha256},
+            "totals": totals,
+            "cuts": dict(self._cuts()),
+            "topics": {name: topic.as_dict() for name, topic in self.topics.items()},
+            "bags": [bag.as_dict() for bag in self.bags],
+        }
+
+    def summary(self) -> str:
+        seconds = max(self.seconds, 1e-9)
+        megabytes = sum(bag.size_bytes for bag in self.bags) / 1e6
+        lines = [
+            f"{self.out}: {len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions from "
+            f"{len(self.bags) - len(self.failed)} bags in {self.seconds:.1f} s "
+            f"({self.messages / seconds:,.0f} messages/s, {megabytes / seconds:,.1f} MB/s)",
+            *topic_lines(self.topics),
+        ]
+        lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common(8)]
+        notes = Counter(note for bag in self.bags for note in bag.notes)
+        lines += [f"{n} bag{'s' if n > 1 else ''}: {note}" for note, n in notes.most_common(4)]
+        lines += [f"left out {bag.error}" for bag in self.failed]
+        return "\n".join(lines)
+
+    def _cuts(self) -> Counter[str]:
+        return Counter(kind(reason) for bag in self.bags for _, reason in bag.cuts)
+
+
+def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:
+    """A table of the topics, with a line below where something is wrong."""
+    lines = [f"{'topic':24} {'messages':>9} {'rate':>9} {'jitter':>9} {'gaps':>6} {'age p99':>9} {'lost':>6}"]
+    for name, topic in topics.items():
+        age = "" if math.isnan(topic.age_p99_ms) else f"{topic.age_p99_ms:.1f} ms"
+        lines.append(
+            f"{name:24} {topic.count:9} {topic.rate_hz:6.1f} Hz {topic.jitter_ms:6.2f} ms {topic.gaps:6} "
+            f"{age:>9} {topic.lost:6}"
+        )
+        if topic.unset_stamps:
+            lines.append(f"  {topic.unset_stamps} messages without a stamp: aligned by receive time")
+        if topic.nan_count:
+            lines.append(f"  {topic.nan_count} messages with NaN or infinity")
+    return lines

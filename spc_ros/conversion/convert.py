@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags to a dataset: convert each bag, keep what came of it, then write the dataset. No ROS, no torch.
+
+What came of each bag waits in a hidden folder beside the dataset until the dataset is whole, so that the same command
+goes on where it was interrupted; the dataset is the same as without the interruption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from spc_core.contract import Contract, parse_contract
+from spc_core.data.dataset import DatasetWriter
+from spc_ros.bags.bag_files import BagError, find_bags, stored_bytes, stored_in
+from spc_ros.bags.bag_reader import BagReader
+from spc_ros.bags.message_types import read_definitions
+from spc_ros.conversion.bag_conversion import Job
+from spc_ros.conversion.conversion_report import BagReport, ConversionReport
+from spc_ros.conversion.engines import convert_task, on_ray, run
+from spc_ros.conversion.manifest import read_manifest
+from spc_ros.conversion.parts import TaskEpisode, load_part
+from spc_ros.conversion.topic_report import merge_topics
+
+VERSION = 1  # of what a part holds; parts of other versions are made again
+ENGINES = ("processes", "ray")
+
+
+class ConversionError(ValueError):
+    """Bags that cannot be converted; the message lists each of them with its reason."""
+
+
+def convert(
+    bags: Sequence[str | Path],
+    contract: Contract | None,
+    out: str | Path,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    task: str | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    task_from: str = "",
+    manifest: Path | None = None,
+    definitions: Sequence[Path] = (),
+    engine: str = "processes",
+) -> ConversionReport:
+    """Convert bags, or folders with bags at any depth, into a dataset at `out`.
+
+    Without a contract, the one that the bags carry is used. `task` is the task id of bags that name none, `definitions`
+    are .msg files or packages of types that the bags do not define. Bad bags raise ConversionError and nothing is
+    written, unless `skip_bad`. Raises BagError, DatasetError, ManifestError and EngineError too.
+    """
+    begin_s = time.monotonic()
+    paths = find_bags(bags)
+    types = read_definitions(definitions)
+    said = read_manifest(manifest, paths) if manifest else {}
+    job = Job(contract or _contract_in(paths), contract is not None, task or "", task_from, said, types)
+    reports: list[BagReport] = []
+    with DatasetWriter(out, job.contract, overwrite) as writer:
+        parts = _Parts(Path(out), job)
+        for report, episodes in _results(paths, job, parts, workers, engine, progress):
+            while episodes:  # let go of each before the next part is read
+                entry = episodes.pop(0)
+                writer.add_episode(entry.task_id, entry.params, entry.episode)
+                del entry
+            reports.append(report)
+        _refuse_bad(reports, skip_bad, parts)
+        topics = merge_topics([bag.topics for bag in reports])
+        report = ConversionReport(Path(out), job.contract, tuple(reports), topics, time.monotonic() - begin_s)
+        writer.write_text("conversion.json", json.dumps(report.as_dict(), indent=1))
+    parts.remove()
+    return dataclasses.replace(report, seconds=time.monotonic() - begin_s)
+
+
+def _refuse_bad(reports: list[BagReport], skip_bad: bool, parts: _Parts) -> None:
+    failed = [bag.error for bag in reports if bag.error]
+    if not failed or (skip_bad and len(failed) < len(reports)):
+        return
+    head, lines = f"{len(failed)} of {len(reports)} bags cannot be converted", "\n  ".join(failed)
+    if len(failed) == len(reports):
+        parts.remove()
+        raise ConversionError(f"{head}; nothing is left:\n  {lines}")
+    advice = "correct them or leave them out (--skip-bad)"
+    raise ConversionError(f"{head}; {advice}:\n  {lines}\nthe others are done and wait in {parts.folder}")
+
+
+def _contract_in(paths: list[Path]) -> Contract:
+    """The contract that the first bag with one carries."""
+    unreadable = []
+    for path in paths:
+        try:
+            with BagReader(path) as bag:
+                text = bag.info.custom_data.get("spc.contract")
+        except BagError as error:
+            unreadable.append(str(error))
+            continue
+        if text:
+            return parse_contract(text, f"{path} custom_data spc.contract")
+    if len(unreadable) == len(paths):
+        raise ConversionError("no bag can be read:\n  " + "\n  ".join(unreadable))
+    raise ConversionError(
+        f"none of the {len(paths)} bags carries a contract; give one with --contract, "
+        f"or have one proposed with `spc contract init {paths[0]}`"
+    )
+
+
+class _Parts:
+    """The hidden folder beside a dataset in which what came of each bag waits."""
+
+    def __init__(self, out: Path, job: Job) -> None:
+        self.folder = out.with_name(f".{out.name}.parts")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settled = (VERSION, job.contract.text, job.own_contract, job.task, job.task_from, *job.definitions.items())
+        self._settled, self._manifest = repr(settled), job.manifest
+
+    def file(self, bag: Path) -> Path:
+        """Where a bag's part is; another file when bag, contract or options change."""
+        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in stored_in(bag)]
+        said = repr((str(bag), str(bag.resolve()), files, self._manifest.get(bag), self._settled))
+        return self.folder / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npz"
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _results(
+    paths: list[Path], job: Job, parts: _Parts, workers: int | None, engine: str, show: bool
+) -> Iterator[tuple[BagReport, list[TaskEpisode]]]:
+    """What came of each bag in the order of `paths`, whatever the engine, and from before where it is there."""
+    files = {path: parts.file(path) for path in paths}
+    sizes = {path: stored_bytes(path) for path in paths}
+    missing = {path: file for path, file in files.items() if not file.is_file()}
+    with tqdm(desc="convert", total=sum(sizes.values()), unit="B", unit_scale=True, disable=not show) as bar:
+        bar.update(sum(size for path, size in sizes.items() if path not in missing))
+        work = sum(sizes[path] for path in missing)
+        made = _make(list(missing.items()), work, job, bar.update, workers, engine)
+        for place, path in enumerate(paths):
+            if path in missing:
+                next(made)
+            bar.set_postfix_str(f"{place + 1} of {len(paths)} bags", refresh=False)
+            report, episodes = load_part(files[path])
+            if report.error:
+                files[path].unlink()  # tried again next time: what was wrong need not be in the bag
+            yield report, episodes
+            del episodes
+        next(made, None)  # lets the engine close
+        bar.update(bar.total - bar.n)
+
+
+def _make(
+    missing: list[tuple[Path, Path]],
+    size_bytes: int,
+    job: Job,
+    progress: Callable[[int], Any],
+    workers: int | None,
+    engine: str,
+) -> Iterator[None]:
+    if engine not in ENGINES:
+        raise ConversionError(f"the engine is '{engine}'; use one of: {', '.join(ENGINES)}")
+    if engine == "ray":
+        return on_ray(missing, job, progress)
+    return run(missing, convert_task, job, progress, workers, size_bytes)

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One bag under the doctor: every check on every topic, and what conversion would make of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spc_core.contract import Contract, ContractError
+from spc_core.data.dataset import DatasetError, Episode
+from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains, delays_ns
+from spc_core.doctor.command_delay import Correlogram, correlogram
+from spc_core.doctor.diagnosis import (
+    Finding,
+    Severity,
+    Thresholds,
+    TickLog,
+    TopicLog,
+    TopicStats,
+    percentiles_ms,
+    worst,
+)
+from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
+from spc_core.doctor.timing_checks import TIMING_CHECKS, intervals
+from spc_core.doctor.traces import Trace, trace
+from spc_core.doctor.value_checks import VALUE_CHECKS, check_limits, check_rate_limits, value_range
+from spc_ros.bags.bag_files import BagError
+from spc_ros.bags.bag_reader import BagReader
+from spc_ros.bags.messages import MessageError
+from spc_ros.conversion.bag_conversion import Job, convert_bag
+from spc_ros.conversion.conversion_report import BagReport
+from spc_ros.doctor.topic_logs import read_topic_logs
+from spc_ros.doctor.topic_roles import find_command, find_states
+
+UNNAMED = "(unnamed task)"  # stands in for the task that a bag does not name
+MAX_STATE_TOPICS = 3  # topics in which an answer to the commands is looked for
+FINITE_SHARE = 0.9  # of a field's values must be numbers, for its answer to the commands to be looked for
+AGE_BINS = 40
+MAX_KEPT = 2000  # transitions of a bag that are kept to measure coverage
+
+
+@dataclasses.dataclass(frozen=True)
+class BagDiagnosis:
+    """What is kept of a bag: small, however long the bag."""
+
+    path: str
+    duration_s: float = 0.0
+    task_id: str = ""
+    transitions: int = 0
+    episodes: int = 0
+    cuts: tuple[tuple[float, str], ...] = ()  # (seconds since the bag began, reason)
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)  # ticks by reason
+    topics: tuple[TopicStats, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def verdict(self) -> Severity:
+        return worst(finding.severity for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **dataclasses.asdict(self),
+            "verdict": self.verdict,
+            "topics": [topic.as_dict() for topic in self.topics],
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class BagData:
+    """What the report over all bags and the page need of a bag's messages; small, too."""
+
+    traces: tuple[Trace, ...] = ()
+    ages: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)  # see age_histogram
+    states: np.ndarray | None = None  # (n, O) of at most MAX_KEPT transitions
+    actions: np.ndarray | None = None  # (n, A)
+    answers: Mapping[str, Correlogram] = dataclasses.field(default_factory=dict)  # by topic of the states
+    ranges: Mapping[str, tuple[TopicLog, np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """How bags are to be looked at."""
+
+    contract: Contract | None
+    own_contract: bool  # given by the user, so that it may differ from the bags'
+    task: str | None
+    thresholds: Thresholds
+
+
+def diagnose_bag(
+    path: Path, order: Order, progress: Callable[[int], None] = lambda _: None
+) -> tuple[BagDiagnosis, BagData]:
+    """All checks on one bag; a bag that cannot be read is a finding, not an error.
+
+    `progress` is told the bytes read so far, of both passes together half each.
+    """
+    contract, thresholds = order.contract, order.thresholds
+    passes = 1 if contract is None else 2
+    try:
+        with BagReader(path) as bag:
+            logs, findings = read_topic_logs(bag, contract, lambda count: progress(count // passes))
+            duration_s, half_bytes = bag.info.duration_s, bag.size_bytes // 2
+            findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # complete now that all was read
+    except (BagError, MessageError) as error:
+        text = str(error).removeprefix(f"{path}: ")
+        return BagDiagnosis(str(path), findings=(Finding("fail", "", "bag", text, bag=str(path)),)), BagData()
+    for log in logs:
+        findings += check_topic(log, contract, thresholds)
+    findings += check_clock_domains(logs, thresholds)
+    first = next((log for log in logs if contract and log.topic == contract.observation[0].topic), None)
+    ages = _ages(logs, first, contract)
+    for log in logs:
+        if log.role == "observation" and log.topic in ages:
+            findings += check_ages(log, *ages[log.topic], thresholds)
+    report, ticks, states, actions = BagReport(str(path)), None, None, None
+    if contract is not None:
+        report, ticks, states, actions, told = _convert(
+            path, contract, order, first, lambda count: progress(half_bytes + count // 2)
+        )
+        findings += told + (check_ticks(ticks, thresholds) if ticks else [])
+    diagnosis = BagDiagnosis(
+        path=str(path),
+        duration_s=duration_s,
+        task_id=", ".join(report.tasks),
+        transitions=report.transitions,
+        episodes=report.episodes,
+        cuts=ticks.cuts if ticks else (),
+        dropped=dict(report.dropped_ticks),
+        topics=tuple(topic_stats(log, ages.get(log.topic), thresholds) for log in logs),
+        findings=tuple(dataclasses.replace(finding, bag=str(path)) for finding in findings),
+    )
+    ranges = {log.topic: (dataclasses.replace(_empty(log)), *value_range(log)) for log in logs if len(log)}
+    command = find_command(logs) if contract is None else None
+    traces = tuple(trace(log, log.role == "action" or log is command) for log in logs if len(log))
+    counted = {
+        log.topic: age_histogram(log, ages[log.topic][0], contract.rate_hz)
+        for log in logs
+        if log.topic in ages and contract
+    }
+    return diagnosis, BagData(traces, counted, states, actions, _answers(logs, contract), ranges)
+
+
+def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list[Finding]:
+    """The checks that need no other topic."""
+    if not len(log):
+        return [Finding("fail", log.topic, "topic", "holds no message; check that its publisher ran", 0.0)]
+    findings = [finding for check in (*TIMING_CHECKS, *CLOCK_CHECKS, *VALUE_CHECKS) for finding in check(log, t)]
+    if log.role == "action" and contract is not None:
+        action = contract.action
+        findings += check_limits(log, action.low, action.high, t)
+        findings += check_rate_limits(log, action.max_rate, t)
+    return findings
+
+
+def topic_stats(log: TopicLog, ages: tuple[np.ndarray, np.ndarray] | None, t: Thresholds) -> TopicStats:
+    """The row of a topic in the table."""
+    found = intervals(log, t.clock_jump_s)
+    bad = ~np.isfinite(log.values) if log.absent is None else ~np.isfinite(log.values) & ~log.absent
+    known = ages[0][np.isfinite(ages[0])] if ages is not None else np.empty(0)
+    return TopicStats(
+        topic=log.topic,
+        type=log.type,
+        role=log.role,
+        count=len(log),
+        rate_hz=found.rate_hz if found else math.nan,
+        nominal_hz=log.nominal_hz or math.nan,
+        jitter_ms=float(found.length_s[~found.gap].std() * 1e3) if found else math.nan,
+        gaps=int(found.gap.sum()) if found else 0,
+        gap_share=found.gap_share if found else math.nan,
+        longest_gap_s=float(found.length_s.max()) if found else math.nan,
+        age_ms=percentiles_ms(known * 1e9),
+        delay_ms=percentiles_ms(delays_ns(log)[0] if not log.simulated else np.empty(0)),
+        nan_share=float(bad.any(axis=1).mean()) if len(log) else 0.0,
+        lost=log.lost,
+    )
+
+
+def _empty(log: TopicLog) -> TopicLog:
+    """The log without its messages but for the first and the last, to speak of it later."""
+    ends = [0, -1]
+    place = None if log.place_ns is None else log.place_ns[ends]
+    return dataclasses.replace(
+        log, receive_ns=log.receive_ns[ends], stamp_ns=None, values=log.values[ends], place_ns=place, absent=None,
+        layouts=(), lengths={},
+    )  # fmt: skip
+
+
+def _ages(
+    logs: Sequence[TopicLog], first: TopicLog | None, contract: Contract | None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Ages of each observed topic at the ticks."""
+    if first is None or contract is None or not len(first):
+        return {}
+    observed = [log for log in logs if log.role == "observation" and len(log)]
+    return {log.topic: ages_at_ticks(log, first, contract.rate_hz) for log in observed}
+
+
+def age_histogram(log: TopicLog, age_s: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """((AGE_BINS,) counts, edges in ms) of ages at the ticks; the last bin holds all that is older still."""
+    top_s = 1.5 * log.max_age_s if math.isfinite(log.max_age_s) else 5 / rate_hz
+    edges = np.linspace(0, top_s * 1e3, AGE_BINS + 1)
+    counts, _ = np.histogram(np.clip(age_s[np.isfinite(age_s)] * 1e3, 0, edges[-1]), edges)
+    return counts, edges
+
+
+Converted = tuple[BagReport, TickLog | None, np.ndarray | None, np.ndarray | None, list[Finding]]
+
+
+def _convert(
+    path: Path, contract: Contract, order: Order, first: TopicLog | None, progress: Callable[[int], None]
+) -> Converted:
+    """What `spc convert` would make of the bag: report, ticks, (n, O) states, (n, A) actions, findings."""
+    try:
+        report, entries = convert_bag(path, Job(contract, own_contract=True, task=order.task or UNNAMED), progress)
+    except (BagError, MessageError, ContractError, DatasetError) as error:
+        text = f"conversion refuses this bag: {str(error).removeprefix(f'{path}: ')}"
+        return BagReport(str(path)), None, None, None, [Finding("fail", "", "conversion", text)]
+    findings = []
+    episodes = [entry.episode for entry in entries]
+    if UNNAMED in report.tasks:
+        text = (
+            f"names no task, neither as '{contract.task_key}' in custom_data nor on the topic 'episode'; give one with "
+            f"--task, as conversion will need it"
+        )
+        findings.append(Finding("fail", "", "task", text))
+    for note in report.notes:
+        if note.startswith("recorded under another contract"):
+            findings.append(Finding("warn" if order.own_contract else "fail", "", "contract", note))
+    ticks = TickLog(
+        transitions=report.transitions,
+        episodes=tuple(len(episode) for episode in episodes),
+        cuts=_places(report.cuts, first),
+        dropped=report.dropped_ticks,
+    )
+    return report, ticks, *_sample(episodes), findings
+
+
+def _places(cuts: Sequence[tuple[float, str]], first: TopicLog | None) -> tuple[tuple[float, str], ...]:
+    """Cuts, which are told in seconds since the first tick, in seconds since the bag began."""
+    if first is None or not len(first):
+        return tuple(cuts)
+    order = np.argsort(first.time_ns, kind="stable")
+    since_s = (first.time_ns[order] - first.time_ns[0]) / 1e9
+    at_s = np.interp([cut_s for cut_s, _ in cuts], since_s, first.seconds[order])
+    return tuple((float(s), reason) for s, (_, reason) in zip(at_s, cuts, strict=True))
+
+
+def _sample(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, O) states and (n, A) actions, evenly spaced, of at most MAX_KEPT transitions."""
+    states = np.concatenate([episode.observations[:-1] for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    kept = np.unique(np.linspace(0, len(states) - 1, min(MAX_KEPT, len(states))).round().astype(int))
+    return states[kept], actions[kept]
+
+
+def _mostly_finite(log: TopicLog) -> list[int]:
+    """Fields that can be correlated."""
+    return np.flatnonzero(np.isfinite(log.values).mean(axis=0) > FINITE_SHARE).tolist() if len(log) else []
+
+
+def _answers(logs: Sequence[TopicLog], contract: Contract | None) -> dict[str, Correlogram]:
+    """Command against states, by topic of the states."""
+    if contract is None:
+        command = find_command(logs)
+        states = [log for log in find_states(logs) if log is not command]
+    else:
+        command = next((log for log in logs if log.role == "action"), None)
+        states = [log for log in logs if log.role == "observation" and not log.latched]
+    found = {}
+    for log in states[:MAX_STATE_TOPICS] if command is not None else ():
+        assert command is not None
+        known, asked = _mostly_finite(log), _mostly_finite(command)
+        names = tuple(f"{log.topic}.{log.fields[i]}" for i in known)
+        commands = tuple(command.fields[i] for i in asked)
+        if not names or not commands:
+            continue
+        result = correlogram(
+            command.time_ns, command.values[:, asked], commands, log.time_ns, log.values[:, known], names
+        )
+        if result is not None:
+            found[log.topic] = result
+    return found

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spc doctor`: finds what is wrong with bags before training does, and where in time. No ROS, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from spc_core.contract import Contract, parse_contract
+from spc_core.doctor.command_delay import Answer, Correlogram, answers, check_command_delay
+from spc_core.doctor.coverage import Coverage, check_coverage, measure
+from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, TopicStats, worst
+from spc_core.doctor.value_checks import check_constant
+from spc_ros.bags.bag_files import BagError, find_bags, stored_bytes
+from spc_ros.bags.bag_reader import BagReader
+from spc_ros.conversion.engines import run
+from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, Order, diagnose_bag
+from spc_ros.doctor.doctor_text import HEAD, row, told
+from spc_ros.doctor.many_bags import check_across, merge_findings, merge_stats
+
+EXIT_WARN, EXIT_FAIL = 3, 4
+MAX_VIEWS = 6  # bags whose messages are kept to be drawn; the worst
+MAX_SAMPLES = 20_000  # transitions of a task from which its coverage is measured
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A bag that is drawn."""
+
+    diagnosis: BagDiagnosis
+    data: BagData
+
+
+@dataclasses.dataclass(frozen=True)
+class DoctorReport:
+    """All bags together; `text()` is for people, `as_dict()` for machines."""
+
+    contract: Contract | None
+    thresholds: Thresholds
+    bags: tuple[BagDiagnosis, ...]
+    findings: tuple[Finding, ...]  # over all bags, worst first
+    topics: tuple[TopicStats, ...]  # over all bags
+    coverage: Coverage | None
+    answers: tuple[Answer, ...]  # of the commands
+    ages: Mapping[str, tuple[np.ndarray, np.ndarray]]  # histogram by topic: (bins,) counts, (bins+1,) edges in ms
+    views: tuple[View, ...]  # the worst bags
+
+    @property
+    def verdict(self) -> Severity:
+        return worst(finding.severity for finding in self.findings)
+
+    def exit_code(self, strict: bool = False) -> int:
+        """0: ok, or warnings that are not strict; EXIT_WARN: warnings, strict; EXIT_FAIL: failures."""
+        return {"fail": EXIT_FAIL, "warn": EXIT_WARN if strict else 0, "ok": 0}[self.verdict]
+
+    @property
+    def transitions(self) -> int:
+        return sum(bag.transitions for bag in self.bags)
+
+    @property
+    def episodes(self) -> int:
+        return sum(bag.episodes for bag in self.bags)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(sorted({bag.task_id for bag in self.bags if bag.episodes}))
+
+    def as_dict(self) -> dict[str, Any]:
+        contract = self.contract and {"name": self.contract.name, "sha256": self.contract.sha256}
+        verdicts = Counter(bag.verdict for bag in self.bags)
+        return {
+            "verdict": self.verdict,
+            "contract": contract,
+            "thresholds": dataclasses.asdict(self.thresholds),
+            "totals": {
+                "bags": {severity: verdicts[severity] for severity in SEVERITIES},
+                "tasks": len(self.tasks),
+                "episodes": self.episodes,
+                "transitions": self.transitions,
+            },
+            "findings": [finding.as_dict() for finding in self.findings],
+            "topics": [topic.as_dict() for topic in self.topics],
+            "command_delay": [_answer_dict(answer) for answer in self.answers],
+            "coverage": self.coverage and _coverage_dict(self.coverage),
+            "bags": [bag.as_dict() for bag in self.bags],
+        }
+
+    def text(self) -> str:
+        """A table of the topics, and the findings, worst first."""
+        lines = [HEAD]
+        lines += [row(topic) for topic in self.topics]
+        if self.contract is not None:
+            lines.append(f"{len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions")
+            cuts = Counter(reason.partition(", ")[0] for bag in self.bags for _, reason in bag.cuts)
+            lines += [f"  cut {count} times: {reason}" for reason, count in cuts.most_common(8)]
+        else:
+            lines.append("no contract: topics alone are checked; `spc contract init BAG` proposes one")
+        lines += [told(finding, len(self.bags)) for finding in self.findings]
+        verdicts = Counter(bag.verdict for bag in self.bags)
+        counts = ", ".join(f"{verdicts[severity]} {severity}" for severity in SEVERITIES if verdicts[severity])
+        return "\n".join([*lines, f"verdict: {self.verdict} ({len(self.bags)} bags: {counts})"])
+
+
+def diagnose(
+    bags: Sequence[str | Path],
+    contract: Contract | None = None,
+    thresholds: Thresholds | None = None,
+    task: str | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+) -> DoctorReport:
+    """Look at bags, or folders with bags at any depth, in `workers` processes; without a number, one for each core.
+
+    Without a contract, the one that the bags carry is used; where they carry none, topics alone are checked.
+    The report is the same for any number of processes. Raises BagError where a path holds no bag, and EngineError.
+    """
+    paths = find_bags(bags)
+    order = Order(contract or _contract_in(paths), contract is not None, task, thresholds or Thresholds())
+    collected = _Collected(order)
+    sizes = [stored_bytes(path) for path in paths]
+    with tqdm(desc="doctor", total=sum(sizes), unit="B", unit_scale=True, disable=not progress) as bar:
+        looked_at = run(paths, diagnose_bag, order, bar.update, workers, sum(sizes))
+        for place, found in enumerate(looked_at):
+            collected.add(*found)
+            bar.set_postfix_str(f"{place + 1} of {len(paths)} bags", refresh=False)
+        bar.update(bar.total - bar.n)
+    return collected.report()
+
+
+def _contract_in(paths: Sequence[Path]) -> Contract | None:
+    """The contract that the first bag with one carries. Raises ContractError where it is not one."""
+    for path in paths:
+        try:
+            with BagReader(path) as bag:
+                text = bag.info.custom_data.get("spc.contract")
+        except BagError:
+            continue  # told later, with all that is wrong
+        if text:
+            return parse_contract(text, f"{path} custom_data spc.contract")
+    return None
+
+
+class _Collected:
+    """Gathers bags into a report; what it holds does not grow with their length."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.bags: list[BagDiagnosis] = []
+        self.worst: list[tuple[tuple[int, float, int], View]] = []  # a heap, the least bad on top
+        self.samples: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.sampled: Counter[str] = Counter()
+        self.answers: dict[str, Correlogram] = {}
+        self.ranges: dict[str, tuple[TopicLog, np.ndarray, np.ndarray]] = {}
+        self.ages: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, bag: BagDiagnosis, data: BagData) -> None:
+        self.bags.append(bag)
+        badness = sum(finding.severity == "fail" for finding in bag.findings)
+        badness += 0.01 * sum(finding.severity == "warn" for finding in bag.findings)
+        entry = ((SEVERITIES.index(bag.verdict), badness, -len(self.bags)), View(bag, data))
+        if data.traces:
+            (heapq.heappushpop if len(self.worst) == MAX_VIEWS else heapq.heappush)(self.worst, entry)
+        if data.states is not None and data.actions is not None and self.sampled[bag.task_id] < MAX_SAMPLES:
+            self.sampled[bag.task_id] += len(data.states)
+            self.samples.setdefault(bag.task_id, []).append((data.states, data.actions))
+        for topic, found in data.answers.items():
+            before = self.answers.get(topic)
+            same = before is not None and (before.commands, before.states) == (found.commands, found.states)
+            self.answers[topic] = before + found if before is not None and same else before or found
+        for topic, (log, low, high) in data.ranges.items():
+            _, low0, high0 = self.ranges.get(topic, (log, low, high))
+            if len(low0) == len(low):
+                self.ranges[topic] = (log, np.fmin(low, low0), np.fmax(high, high0))
+        for topic, (counts, edges) in data.ages.items():
+            self.ages[topic] = (self.ages.get(topic, (np.zeros(len(counts)), edges))[0] + counts, edges)
+
+    def report(self) -> DoctorReport:
+        contract, t = self.order.contract, self.order.thresholds
+        findings = merge_findings([finding for bag in self.bags for finding in bag.findings])
+        findings += check_across(self.bags, t)
+        for log, low, high in self.ranges.values():
+            findings += check_constant(log, *_without_parts(log, low, high, contract))
+        coverage = None
+        if contract is not None and self.samples:
+            joined = {k: (np.concatenate([s for s, _ in v]), np.concatenate([a for _, a in v]))
+                      for k, v in sorted(self.samples.items())}  # fmt: skip
+            action = contract.action
+            coverage = measure(joined, contract.observation_names, action.fields, action.low, action.high)
+            findings += check_coverage(coverage, t)
+        topic = max(self.answers, key=lambda name: _clarity(self.answers[name]), default=None)
+        told: list[Answer] = []
+        if topic is not None:
+            period_s = 1.0 / contract.rate_hz if contract else None
+            told = answers(self.answers[topic])
+            findings += check_command_delay(topic, self.answers[topic], period_s, t)
+        findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), -finding.bags, finding.topic))
+        views = [view for _, view in sorted(self.worst, key=lambda entry: entry[0], reverse=True)]
+        return DoctorReport(
+            contract, t, tuple(self.bags), tuple(findings), merge_stats(self.bags), coverage, tuple(told),
+            self.ages, tuple(views),
+        )  # fmt: skip
+
+
+def _without_parts(
+    log: TopicLog, low: np.ndarray, high: np.ndarray, contract: Contract | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranges with NaN for parts that stand still of what moves as a whole, as x and y of a turn about z."""
+    low, high = low.copy(), high.copy()
+    for stream in contract.observation if contract else ():
+        for field in stream.observed if stream.topic == log.topic and log.role == "observation" else ():
+            parts = [log.fields.index(path) for path in field.inputs]
+            if np.any(low[parts] != high[parts]):
+                low[parts] = high[parts] = np.nan
+    return low, high
+
+
+def _clarity(found: Correlogram) -> tuple[int, float]:
+    told = answers(found)
+    sure = [answer for answer in told if not answer.why_not]
+    return len(sure), max((abs(answer.correlation) for answer in sure), default=0.0)
+
+
+def _answer_dict(answer: Answer) -> dict[str, Any]:
+    known = {"command": answer.command, "state": answer.state, "order": answer.order}
+    if answer.why_not:
+        return {**known, "delay_s": None, "correlation": None, "why_not": answer.why_not}
+    return {**known, "delay_s": answer.delay_s, "correlation": answer.correlation, "why_not": ""}
+
+
+def _coverage_dict(coverage: Coverage) -> dict[str, Any]:
+    return {
+        task: {
+            "transitions_sampled": coverage.samples[i],
+            "states": dict(zip(coverage.state_names, coverage.states[i].tolist(), strict=True)),
+            "actions": dict(zip(coverage.action_names, coverage.actions[i].tolist(), strict=True)),
+        }
+        for i, task in enumerate(coverage.tasks)
+    }

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A contract's topics as subscriptions and publishers, and the one definition of the context message."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Float32MultiArray, MultiArrayDimension
+
+from spc_core.alignment.frames import NO_TIME, Frame, ObservationAssembler, TransitionAssembler
+from spc_core.contract import Contract, ContractError, suggest
+from spc_ros.bags.messages import JOINT_TRAJECTORY, ContractReader, FieldWriter, MessageError, push, set_stamp
+
+PACKAGES = (
+    *("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs"),
+    *("diagnostic_msgs", "rosgraph_msgs"),
+)
+EPISODE_TOPIC = "episode"
+CONTEXT_TOPIC = "context"
+REWARD_TOPIC = "reward"
+INTERVENTION_TOPIC = "interventions"  # latched JSON: kind, reason, t_ns, count
+SWAP_TOPIC = "model_swap"
+BAGS_TOPIC = "recorder/bags"
+LOCKSTEP_DEPTH = 1000
+PATIENCE_NS = 1_000_000_000  # for transitions; the same as for a bag, so that both decide alike
+
+
+def message_class(type_name: str) -> Any:
+    """The Python class of a standard message type. Raises ContractError: no other package is imported."""
+    package, _, name = type_name.partition("/msg/")
+    if package not in PACKAGES:
+        raise ContractError(f"message type '{type_name}' is not of a known package; known: {', '.join(PACKAGES)}")
+    module = importlib.import_module(f"{package}.msg")
+    if not hasattr(module, name):
+        raise ContractError(f"{package} has no message '{name}'{suggest(name, dir(module))}")
+    return getattr(module, name)
+
+
+def stream_qos(reliable: bool) -> QoSProfile:
+    """Sensor data where the newest value counts; with `reliable`, lock-step, where none may be lost."""
+    if reliable:
+        return QoSProfile(depth=LOCKSTEP_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+    return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def latched_qos(depth: int = 1) -> QoSProfile:
+    """Reliable, and late subscribers get the last `depth` messages."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def now_ns(node: Node) -> int:
+    """The node's clock: simulation time under use_sim_time, else wall time."""
+    return node.get_clock().now().nanoseconds
+
+
+class CommandPublisher:
+    """Publishes actions on the contract's command topic."""
+
+    def __init__(self, node: Node, contract: Contract, lockstep: bool) -> None:
+        action = contract.action
+        self._node, self._lockstep = node, lockstep
+        self._class = message_class(action.type)
+        self._stamped = action.type != JOINT_TRAJECTORY  # its stamp 0 means: start at once
+        self._writer = FieldWriter(action.type, action.fields, action.topic, contract.period_ns)
+        qos = stream_qos(reliable=True)  # a best-effort publisher would not reach a reliable controller
+        self.publisher: Publisher = node.create_publisher(self._class, action.topic, qos)
+
+    def send(self, action: np.ndarray, t_ns: int) -> None:
+        """Publish a command that answers the observation of `t_ns`: stamped now, and always after t_ns.
+
+        In lock-step, where time stands still until we answer, now is t_ns.
+        """
+        msg = self._class()
+        self._writer.fill(msg, action)
+        if self._stamped:
+            set_stamp(msg, t_ns + 1 if self._lockstep else max(now_ns(self._node), t_ns + 1))
+        self.publisher.publish(msg)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A topic's share of the observation vector."""
+
+    topic: str
+    type: str
+    fields: tuple[str, ...]
+    columns: tuple[int, ...]
+
+
+def observation_parts(contract: Contract) -> list[Part]:
+    """Topics in the order of publishing: the first stream, which sets the ticks, comes last."""
+    parts: dict[str, Part] = {}
+    column = 0
+    for stream in contract.observation:
+        columns = tuple(range(column, column + len(stream.fields)))
+        column += len(columns)
+        old = parts.get(stream.topic, Part(stream.topic, stream.type, (), ()))
+        parts[stream.topic] = Part(stream.topic, stream.type, old.fields + stream.fields, old.columns + columns)
+    return list(reversed(parts.values()))
+
+
+class StatePublishers:
+    """Publishes states on the contract's topics, `reward` and `/clock`, and counts by topic."""
+
+    def __init__(self, node: Node, contract: Contract, reliable: bool) -> None:
+        self.counts: Counter[str] = Counter()
+        qos = stream_qos(reliable)
+        self._clock = node.create_publisher(Clock, "/clock", qos)
+        self._parts = [
+            (part, np.array(part.columns), FieldWriter(part.type, part.fields, part.topic),
+             message_class(part.type), node.create_publisher(message_class(part.type), part.topic, qos))
+            for part in observation_parts(contract)
+        ]  # fmt: skip
+        reward = contract.reward
+        topic, kind, field = REWARD_TOPIC, "geometry_msgs/msg/Vector3Stamped", "vector.x"
+        if reward.topic is not None and reward.type is not None and reward.field is not None:
+            topic, kind, field = reward.topic, reward.type, reward.field
+        self._reward_class = message_class(kind)
+        self._reward_writer = FieldWriter(kind, (field,), topic)
+        self._reward = node.create_publisher(self._reward_class, topic, qos)
+        self.first_stream = self._parts[-1][-1]
+
+    @property
+    def streams(self) -> int:
+        """How many observation messages a tick has."""
+        return len(self._parts)
+
+    def publish(self, t_ns: int, observation: np.ndarray, reward: float | None, lost: Collection[int] = ()) -> None:
+        """Clock first, then what belongs to the tick, and last the stream that sets the ticks.
+
+        `lost` are numbers of observation messages that are not sent, counted in the order of sending.
+        """
+        clock = Clock()
+        clock.clock.sec, clock.clock.nanosec = divmod(t_ns, 1_000_000_000)
+        self._send(self._clock, clock)
+        if reward is not None:
+            msg = self._reward_class()
+            self._reward_writer.fill(msg, np.array([reward]))
+            set_stamp(msg, t_ns)
+            self._send(self._reward, msg)
+        for i, (_, columns, writer, kind, publisher) in enumerate(self._parts):
+            if i in lost:
+                continue
+            msg = kind()
+            writer.fill(msg, observation[columns])
+            set_stamp(msg, t_ns)
+            self._send(publisher, msg)
+
+    def _send(self, publisher: Any, msg: Any) -> None:
+        publisher.publish(msg)
+        self.counts[publisher.topic_name] += 1
+
+
+def subscribe_contract(
+    node: Node,
+    contract: Contract,
+    assembler: ObservationAssembler | TransitionAssembler,
+    on_decided: Callable[[list[Any]], None],
+    reliable: bool,
+    complain: Callable[[str, str], None],
+) -> None:
+    """Feed a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
+
+    `complain(kind, text)` hears of messages that cannot be read; they are left out. The first stream, which
+    sets the ticks, is subscribed last: discovery keeps that order, so whoever sees it knows that all stand.
+    """
+    reader = ContractReader(contract)
+    whole = isinstance(assembler, TransitionAssembler)
+
+    def on_message(topic: str, msg: Any) -> None:
+        unset = reader.unset_stamps[topic]
+        try:
+            samples = reader.samples(topic, msg, now_ns(node))
+        except MessageError as error:
+            complain("unreadable", str(error))
+            return
+        if reader.unset_stamps[topic] > unset:
+            complain("unset stamps", f"topic '{topic}': no stamp; taken as stamped on arrival")
+        for role, t_ns, values in samples:
+            if isinstance(assembler, TransitionAssembler):
+                decided = push(assembler, role, t_ns, values)
+            else:
+                decided = assembler.push(role[1], t_ns, values) if role[0] == "observation" else []
+            if decided:
+                on_decided(decided)
+
+    for topic, type_name in reversed(reader.types.items()):
+        if whole or any(kind == "observation" for kind, _ in reader.route(topic)):
+            callback = functools.partial(on_message, topic)
+            node.create_subscription(message_class(type_name), topic, callback, stream_qos(reliable))
+
+
+class StreamClock:
+    """Tells an assembler the robot's time between messages, so that no frame waits long for a slow stream.
+
+    Robot time is the newest stamp plus the real time since it came; clocks need not agree. Not for lock-step,
+    where time stands still between messages.
+    """
+
+    def __init__(self, assembler: ObservationAssembler) -> None:
+        self._assembler = assembler
+        self._newest_ns, self._came_s = NO_TIME, 0.0
+
+    def frames(self) -> list[Frame]:
+        """The frames that time alone decides; call it a few times in a period."""
+        newest_ns, now_s = max(stream.newest_ns for stream in self._assembler.streams), time.monotonic()
+        if newest_ns != self._newest_ns:
+            self._newest_ns, self._came_s = newest_ns, now_s
+        if newest_ns == NO_TIME:
+            return []
+        return self._assembler.advance(newest_ns + round((now_s - self._came_s) * 1e9))
+
+
+class EpisodeEnd:
+    """Starts an assembler anew behind an episode's last tick, so that no tick bridges two episodes."""
+
+    def __init__(self, assembler: ObservationAssembler | TransitionAssembler) -> None:
+        self._assembler = assembler
+        self._end_ns: int | None = None
+        self._last_ns = 0
+
+    def ended(self, end_ns: int) -> None:
+        """An episode was announced to have ended."""
+        self._end_ns = end_ns
+        self.decided(self._last_ns)
+
+    def decided(self, t_ns: int) -> None:
+        """The tick at `t_ns` has been dealt with."""
+        self._last_ns = t_ns
+        if self._end_ns is not None and t_ns >= self._end_ns:
+            self._end_ns = None
+            self._assembler.reset()
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextReading:
+    """What a context message says."""
+
+    context: np.ndarray  # z, (Z,) float32
+    uncertainty: np.ndarray | None  # (Z,) float32, standard error of z; None: the message does not tell
+    count: int  # transitions that went into z
+    t_ns: int  # the tick that z is meant for
+    model: int | None = None  # id of the model whose encoder made z; None: the message does not tell
+
+
+def encode_context(
+    context: np.ndarray, uncertainty: np.ndarray, count: int, t_ns: int, model: int | None = None
+) -> Float32MultiArray:
+    """The context message: `data` is z (Z,), then its uncertainty (Z,); the layout's labelled sizes say the rest.
+
+    dim[0] "context": Z. dim[1] "transitions": how many went into z. dim[2] "stamp.sec" and dim[3] "stamp.nanosec":
+    the tick that z is meant for, since Float32MultiArray has no header. dim[4] "uncertainty": Z again; messages of
+    bags older than it lack it. dim[5] "model": the id of the model whose encoder made z, where `model` is given.
+    """
+    if len(uncertainty) != len(context):
+        raise ValueError(f"uncertainty has {len(uncertainty)} numbers; give one for each of context's {len(context)}")
+    msg = Float32MultiArray()
+    seconds, nanoseconds = divmod(t_ns, 1_000_000_000)
+    sizes = {
+        "context": len(context),
+        "transitions": count,
+        "stamp.sec": seconds,
+        "stamp.nanosec": nanoseconds,
+        "uncertainty": len(uncertainty),
+    }
+    if model is not None:
+        sizes["model"] = model
+    msg.layout.dim = [MultiArrayDimension(label=label, size=size, stride=1) for label, size in sizes.items()]
+    msg.layout.dim[0].stride = len(context)
+    msg.data = np.concatenate((context, uncertainty)).astype(np.float32).tolist()
+    return msg
+
+
+def decode_context(msg: Float32MultiArray) -> ContextReading:
+    """What a context message says, of either form. Raises ValueError for another layout."""
+    sizes = {dim.label: dim.size for dim in msg.layout.dim}
+    missing = [k for k in ("context", "transitions", "stamp.sec", "stamp.nanosec") if k not in sizes]
+    z, told = sizes.get("context", 0), sizes.get("uncertainty", 0)
+    if missing or told not in (0, z) or z + told != len(msg.data):
+        raise ValueError(
+            f"topic '{CONTEXT_TOPIC}': not a context message, layout says {sizes}, {len(msg.data)} numbers"
+        )
+    numbers = np.asarray(msg.data, np.float32)
+    t_ns = sizes["stamp.sec"] * 1_000_000_000 + sizes["stamp.nanosec"]
+    return ContextReading(numbers[:z], numbers[z:] if told else None, sizes["transitions"], t_ns, sizes.get("model"))

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long after a state its command comes, through real processes, against a relay with the same messages and QoS."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spc_core.alignment.frames import Transition
+from spc_core.contract import find_config, load_contract
+from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spc_core.deploy.runtime import ContextTracker
+from spc_core.method.agent import Agent
+from spc_core.method.config import load_config
+from spc_core.method.normalize import Stats
+from spc_ros.nodes.processes import NodeGroup
+
+SLICE_S = 2.0  # for one controller before the next has its turn
+CONTROLLERS = {  # name -> size of the policy (empty: the relay) and whether the context encoder runs too
+    "relay": ("", False),
+    "policy small": ("small", False),
+    "policy paper": ("paper", False),
+    "policy paper, encoder": ("paper", True),
+}
+HISTORIES = (10, 10_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """State-in to command-out of one controller at one rate, in microseconds."""
+
+    name: str
+    rate_hz: float
+    ticks: int
+    median_us: float
+    p99_us: float
+    worst_us: float
+    missed: int  # states without a command before the next state
+    unasked: int  # commands too late for their state, or for none
+    driver_late: int  # states that the driver published late by over a quarter of a period: this machine's doing
+    median_ratio: float  # to the relay at the same rate
+    p99_ratio: float
+    growth_kib: int  # of the policy process's memory during the measurement
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchLatency:
+    """What was measured, and on how busy a machine."""
+
+    rows: tuple[Row, ...]
+    update_us: dict[int, float]  # median time of a context update after so many transitions
+    cores: int
+    load_before: float  # of the last minute, as the system tells
+    load_after: float
+
+    def text(self) -> str:
+        head = f"{'controller':24}{'Hz':>5}{'ticks':>8}{'median':>9}{'p99':>9}{'worst':>10}{'missed':>8}"
+        lines = [f"{head}{'median/relay':>14}{'p99/relay':>11}{'driver late':>13}{'memory':>11}"]
+        for row in self.rows:
+            lines.append(
+                f"{row.name:24}{row.rate_hz:5g}{row.ticks:8}{row.median_us:6.0f} us{row.p99_us:6.0f} us"
+                f"{row.worst_us:7.0f} us{row.missed:8}{row.median_ratio:14.2f}{row.p99_ratio:11.2f}"
+                f"{row.driver_late:13}{row.growth_kib:+7} KiB"
+            )
+        for count, update_us in self.update_us.items():
+            lines.append(f"context update after {count} transitions: {update_us:.0f} us")
+        lines.append(f"{self.cores} cores, load {self.load_before:.1f} before and {self.load_after:.1f} after")
+        return "\n".join(lines)
+
+
+def bench_latency(
+    rate_hz: float = 200.0,
+    seconds: float = 10.0,
+    sustained_hz: float = 500.0,
+    sustained_s: float = 60.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BenchLatency:
+    """Measure all at `rate_hz` in turn, then relay and policy at `sustained_hz` (0 s: not), then context updates."""
+    load_before = os.getloadavg()[0]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        progress(f"{rate_hz:g} Hz, {len(CONTROLLERS)} controllers for {seconds:g} s each")
+        rows += _drive(Path(folder) / "all", tuple(CONTROLLERS), rate_hz, seconds, min(SLICE_S, seconds))
+        if sustained_s:
+            progress(f"{sustained_hz:g} Hz for {sustained_s:g} s")
+            rows += _drive(Path(folder) / "fast", ("relay", "policy paper"), sustained_hz, sustained_s, sustained_s)
+        progress("context updates")
+        checkpoint = load_checkpoint(write_random(Path(folder) / "paper", "paper", rate_hz))
+        updates = {count: update_us(checkpoint, count) for count in HISTORIES}
+    return BenchLatency(tuple(rows), updates, os.cpu_count() or 1, load_before, os.getloadavg()[0])
+
+
+def write_random(folder: Path, size: str, rate_hz: float) -> Path:
+    """A checkpoint of a preset's size for the shipped arm at another rate, untrained: as fast as a trained one."""
+    text = load_contract(find_config("contracts", "arm_reach")).text
+    file = folder.with_suffix(".yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text.replace("rate_hz: 50", f"rate_hz: {rate_hz:g}"))
+    contract = load_contract(file)
+    torch.manual_seed(0)
+    config = load_config(size, "")
+    agent = Agent(contract.observation_dim, contract.action_dim, [{}, {}], config)
+    ones = np.ones(contract.observation_dim, np.float32)
+    low, high = np.asarray(contract.action.low, np.float32), np.asarray(contract.action.high, np.float32)
+    stats = Stats(0 * ones, ones, 0.1 * ones, -0.5, 0.3, low, high)
+    metrics = {"tasks": [{"task_id": name, "params": {}} for name in "ab"], "update": 0}
+    save_checkpoint(folder, Checkpoint(agent, config, contract, stats, metrics, torch.device("cpu")))
+    return folder
+
+
+def update_us(checkpoint: Checkpoint, history: int, rounds: int = 300) -> float:
+    """Median time of one context update after `history` transitions, in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    tracker, random = ContextTracker(checkpoint), np.random.default_rng(0)
+    values = random.normal(size=(64, 11))
+    transitions = [Transition(0, row[:4], row[4:6], float(row[6]), row[7:]) for row in values]
+    took = np.empty(rounds)
+    try:
+        for i in range(history):
+            tracker.update(transitions[i % 64])
+        for i in range(rounds):
+            begin_s = time.perf_counter()
+            tracker.update(transitions[i % 64])
+            took[i] = time.perf_counter() - begin_s
+    finally:
+        torch.set_num_threads(threads)
+    return float(1e6 * np.median(took))
+
+
+def _drive(folder: Path, names: Sequence[str], rate_hz: float, seconds: float, slice_s: float) -> list[Row]:
+    """Start controllers in namespaces of their own and a driver, and wait for the driver's result."""
+    environment = {
+        "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(90 + os.getpid() % 10)),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    sizes = {size: write_random(folder / (size or "small"), size or "small", rate_hz) for size in _sizes(names)}
+    contract = str(next(iter(sizes.values())) / "contract.yaml")
+    spaces = {name: f"c{number}" for number, name in enumerate(names)}
+    with contextlib.ExitStack() as stack:
+        groups: dict[str, NodeGroup] = {}
+        for name, space in spaces.items():
+            size, adapts = CONTROLLERS[name]
+            groups[name] = stack.enter_context(NodeGroup(folder / space, space, environment))
+            if not size:
+                groups[name].start("relay", {"contract": contract})
+                continue
+            groups[name].start("policy", {"checkpoint": str(sizes[size])})
+            if adapts:
+                groups[name].start("context_encoder", {"checkpoint": str(sizes[size])})
+        for group in groups.values():
+            group.wait_ready(120.0)
+        before = {name: _resident_kib(group) for name, group in groups.items()}
+        driver = stack.enter_context(NodeGroup(folder / "driver", "", environment))
+        out = folder / "result.json"
+        node = driver.start("latency", {"contract": contract, "targets": list(spaces.values()), "seconds": seconds,
+                                        "slice_s": slice_s, "out": str(out)})  # fmt: skip
+        if node.wait(60.0 + len(names) * (2 * seconds + 5.0)) != 0:
+            raise RuntimeError(f"the driver failed{node.tail()}")
+        for group in groups.values():
+            group.check()
+        results = json.loads(out.read_text())
+        growth = {name: _resident_kib(group) - before[name] for name, group in groups.items()}
+    relay = _percentiles(results[spaces["relay"]])
+    return [_row(name, rate_hz, results[space], relay, growth[name]) for name, space in spaces.items()]
+
+
+def _sizes(names: Sequence[str]) -> list[str]:
+    return sorted({CONTROLLERS[name][0] for name in names} - {""}) or ["small"]
+
+
+def _percentiles(result: dict[str, Any]) -> tuple[float, float, float]:
+    if not result["latency_us"]:
+        raise RuntimeError("a controller answered no state at all; is another program on this ROS domain?")
+    median, p99, worst = np.percentile(result["latency_us"], (50, 99, 100))
+    return float(median), float(p99), float(worst)
+
+
+def _row(name: str, rate_hz: float, result: dict[str, Any], relay: tuple[float, float, float], growth_kib: int) -> Row:
+    median, p99, worst = _percentiles(result)
+    counts = (result["missed"], result["unasked"], result["driver_late"])
+    return Row(
+        name, rate_hz, result["ticks"], median, p99, worst, *counts, median / relay[0], p99 / relay[1], growth_kib
+    )
+
+
+def _resident_kib(group: NodeGroup) -> int:
+    """Memory of the group's controller, where the system tells it; else 0."""
+    status = Path(f"/proc/{next(iter(group.nodes.values())).process.pid}/status")
+    if not status.exists():
+        return 0
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS"))

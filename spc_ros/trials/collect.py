@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collects behaviour data of a task family through the real chain: sim, behaviour and recorder, bags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spc_core.contract import find_config
+from spc_ros.bags.bag_reader import find_bags
+from spc_ros.nodes.processes import NodeGroup, ProcessError
+
+PROGRESS = re.compile(r"progress (\d+)/(\d+) (.*)")
+EPISODE_TIMEOUT_S = 60.0  # far above what an episode takes; the nodes have tighter deadlines of their own
+
+
+def progress_reader(progress: Callable[[int, int, str], None] | None) -> Callable[[str], None]:
+    """Turns the lines that a driver node prints into calls of `progress(done, total, text)`."""
+
+    def on_line(line: str) -> None:
+        found = PROGRESS.match(line)
+        if found and progress is not None:
+            progress(int(found[1]), int(found[2]), found[3])
+
+    return on_line
+
+
+def require_new(out: Path) -> None:
+    """Raises ProcessError where `out` holds bags or episodes of an earlier call, which would get mixed up or lost."""
+    if (out / "episodes.jsonl").exists() or (out / "bags").exists():
+        raise ProcessError(f"{out}: holds an earlier recording or trial; choose another --out, or remove it first")
+
+
+def collect(
+    family: str,
+    out: str | Path,
+    episodes: int = 20,
+    split: str = "train",
+    task_ids: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    seed: int = 0,
+    contract: str = "",
+    storage: str = "mcap",
+    environment: Mapping[str, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Path]:
+    """Record `episodes` of each task as bags in `<out>/bags`; returns their paths. Raises ProcessError.
+
+    Logs of the nodes are in `<out>/log`. `progress(done, total, text)` is called after each episode, from
+    another thread. `environment` is for the nodes, such as a ROS_DOMAIN_ID of their own.
+    """
+    out = Path(out)
+    require_new(out)
+    contract = str(find_config("contracts", contract or family).resolve())
+    bags = (out / "bags").resolve()
+    plan: dict[str, Any] = {"family": family, "split": split, "episodes": episodes, "seed": seed}
+    plan |= {"task_ids": list(task_ids)} if task_ids else {}
+    plan |= {"kinds": list(kinds)} if kinds else {}
+
+    with NodeGroup(out / "log", environment=environment) as nodes:
+        recorder = {"contract": contract, "directory": str(bags), "storage": storage}
+        nodes.start("recorder", {"use_sim_time": True, **recorder})
+        nodes.start("behaviour", {"family": family, "contract": contract, "min_subscriptions": 2})
+        nodes.start("sim", {"family": family, "contract": contract, "min_subscriptions": 2})
+        nodes.wait_ready()
+        driver = nodes.start("collect", plan, progress_reader(progress))
+        driver.wait_while_printing(EPISODE_TIMEOUT_S)
+        if driver.process.returncode != 0:
+            raise ProcessError(f"collection failed{driver.tail()}")
+    return find_bags([bags])
