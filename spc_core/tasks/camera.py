@@ -65,11 +65,18 @@ class Camera:
 
     def image(self, data: mujoco.MjData) -> np.ndarray:
         """(height, width, 3) uint8, red green blue, the upper row first."""
+        self._gl.make_current()  # another camera may have come or gone
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(self._model, data, self._option, None, self._view, everything, self._scene)
         mujoco.mjr_render(self._frame, self._scene, self._context)
         mujoco.mjr_readPixels(self._image, None, self._frame, self._context)
         return self._image[::-1].copy()
+
+    def close(self) -> None:
+        """Without it, a camera that is collected late frees what belongs to the next one, whose images are black."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
 
 
 class EpisodeCamera:
@@ -119,6 +126,11 @@ class EpisodeCamera:
         film, self._film = self._film, None
         if film is not None:
             film.drop()
+
+    def close(self) -> None:
+        """See Camera; a film that was begun is forgotten."""
+        self.drop()
+        self._camera.close()
 
 
 def _find(model: mujoco.MjModel, name: str) -> int:

@@ -61,5 +61,10 @@ class SimCamera:
             except OSError as error:
                 self._lost(error)
 
+    def close(self) -> None:
+        """The program ends."""
+        if self._camera is not None:
+            self._camera.close()
+
     def _lost(self, error: OSError) -> None:
         self._diagnostics.complain("films lost", f"video_directory: the film is lost: {error}")

@@ -83,6 +83,7 @@ class SimNode(PlainNode):
 
     def close(self) -> None:
         self._end("the simulation was stopped", truncated=True)
+        self._camera.close()
         self.episode.wait_for_all_acked(ACK_SLICE)
 
     def reset(self, seed: int) -> None:
