@@ -81,7 +81,7 @@ def test_what_is_wrong_is_seen(tmp_path: Path) -> None:
     (tmp_path / "there.md").write_text("# Twins\n\n## `spc x`: one, two\n\n# Twins\n\n```\n# no heading\n```\n")
     page = tmp_path / "page.md"
     page.write_text(
-        "# Own\n[a](there.md) [b](there.md#twins-1) [c](there.md#spc-x-one-two) [d](https://x.y#z) [e](#own) `[f](no)`\n"
+        "# Own\n[a](there.md) [b](there.md#twins-1) [c](there.md#spc-x-one-two) [d](https://x.y#z) [e](#own) `[f](n)`\n"
     )
     assert broken(page, tmp_path) == []
     for wrong in ("no.md", "there.md#twin", "there.md#no-heading", "there.md#twins-2", "../out.md", "#other"):
