@@ -55,7 +55,7 @@ setup(
     ],  # what a robot needs; rosbags: recorder
     extras_require={
         "sim": ["mujoco", "gymnasium"],
-        "video": ["pillow"],
+        "video": ["imageio-ffmpeg", "pillow"],  # mp4, GIF
         "ros-jazzy": ros_wheels("jazzy"),
         "ros-kilted": ros_wheels("kilted"),
         "ray": ["ray"],
@@ -68,6 +68,7 @@ setup(
             "ray",
             "onnx",
             "onnxruntime",
+            "imageio-ffmpeg",
             "vector-quantize-pytorch",
             "ruff",
             "pyright[nodejs]",

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moves data between ROS 2 (bags, topics, services) and spc_core. Each folder imports only those before it."""
 
-IMPORT_ORDER = ("bags", "conversion", "doctor", "nodes", "trials")
+IMPORT_ORDER = ("bags", "conversion", "doctor", "nodes", "trials", "stages")

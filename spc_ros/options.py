@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -225,3 +225,20 @@ class Demo:
     out: Path = Path("runs/demo")  # folder for everything; a finished stage is not run again
     preset: str = "demo"  # demo, or smoke (a minute, learns nothing)
     overwrite: bool = False  # start anew
+
+
+OPTIONS: dict[str, Any] = {
+    "collect": Collect,
+    "contract": ContractInit,
+    "doctor": Doctor,
+    "convert": Convert,
+    "describe": Describe,
+    "relabel": Relabel,
+    "export": Export,
+    "train": Train,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "trial": TrialArgs,
+    "bench": Bench,
+    "demo": Demo,
+}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line as a stranger meets it: help, refusals with a reason and an exit code, and the README's commands."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from random_checkpoint import write_random_checkpoint
 from synthetic import write_dataset
 
 from spc_core.method.planner import PlannerConfig
-from spc_ros.cli import STAGES, main, parse
+from spc_ros.cli import STAGES, USAGE, main
+from spc_ros.options import OPTIONS
+from spc_ros.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,9 +35,21 @@ def test_no_stage_and_a_wrong_stage_show_the_usage(capsys):
     assert main(["--help"]) == 0
 
 
-def test_help_comes_without_torch():
+def test_every_stage_has_options_a_function_and_a_line_of_usage():
+    assert list(STAGES) == list(OPTIONS)
+    assert set(re.findall(r"^  (\w+)  ", USAGE, re.M)) == set(STAGES)
+    for stage, file in STAGES.items():
+        assert callable(getattr(importlib.import_module(f"spc_ros.stages.{file}"), stage))
+
+
+@pytest.mark.parametrize(("arguments", "unwanted"), [(["--help"], "tyro numpy torch"), (["train", "--help"], "torch")])
+def test_help_comes_without_torch(arguments, unwanted):
     """A robot's shell should not wait for torch to say what the options are."""
-    code = "import sys; from spc_ros.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import contextlib, sys; from spc_ros.cli import main\n"
+        f"with contextlib.suppress(SystemExit): main({arguments})\n"
+        f"sys.exit(len(set({unwanted.split()}) & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, cwd=ROOT).returncode == 0
 
 

@@ -32,14 +32,6 @@ def test_the_tour_runs_as_it_is_written(tmp_path):
     assert "4 tasks, 20 episodes, 2000 transitions from 20 bags" in run.stdout
 
 
-def test_links_lead_somewhere():
-    """In the README and in docs."""
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if "://" not in link:
-                assert (page.parent / link).exists(), f"{page.name}: {link}"
-
-
 def test_the_contract_in_the_documentation_is_one():
     from spc_core.contract import parse_contract
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +14,12 @@ from node_probe import Probe, own_domain
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
+from test_camera import can_render, read_mp4
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import Contract, find_config, load_contract, parse_contract
 from spc_core.tasks import find_task
+from spc_core.tasks.film import missing
 from spc_ros.bags.messages import stamp_ns
 from spc_ros.nodes.processes import NodeGroup, NodeProcess
 from spc_ros.nodes.topic_bridge import CommandPublisher, message_class, stream_qos
@@ -190,23 +190,11 @@ def test_any_model_with_its_contract(nodes: NodeGroup, probe: Probe, tmp_path: P
     assert "no actuator 'elbo' (did you mean 'elbow'?)" in text and "Traceback" not in text
 
 
-def can_render() -> bool:
-    """In a process of its own, since drivers may end it."""
-    root = str(Path(__file__).resolve().parents[1])
-    code = (
-        "from spc_core.tasks import make_env; from spc_core.tasks.camera import Camera; "
-        "Camera(make_env('arm_reach').model, 'free', 32, 32)"
-    )
-    environment = {**os.environ, "PYTHONPATH": root}
-    return (
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60).returncode == 0
-    )
-
-
 def test_camera_and_film(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
     if not can_render():
         pytest.skip("this machine cannot render without a display")
-    image_module = pytest.importorskip("PIL.Image", reason="a GIF needs Pillow")
+    if missing("mp4"):
+        pytest.skip(missing("mp4"))
     probe.listen("camera/image_raw", "sensor_msgs/msg/Image", stream_qos(reliable=True))
     episode, images = probe.listen_episodes(), probe.heard["camera/image_raw"]
     commander = Commander(probe, action=(1.0, 0.5))
@@ -221,9 +209,12 @@ def test_camera_and_film(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None
     assert {(m.height, m.width, m.encoding, m.step, len(m.data)) for m in images} == {(48, 64, "rgb8", 192, 9216)}
     first, last = (np.array(m.data).reshape(48, 64, 3) for m in (images[0], images[-1]))
     assert first.std() > 5 and (first != last).any(), "the arm moves through the picture"
-    film = tmp_path / "films" / f"0001_{info.task_id.replace('/', '-')}.gif"
-    with image_module.open(film) as gif:
-        assert gif.size == (64, 48) and gif.n_frames > 10 and gif.info["duration"] == 100
+    film = tmp_path / "films" / f"0001_{info.task_id.replace('/', '-')}.mp4"
+    probe.until(film.exists, "the film")
+    filmed = read_mp4(film, 64, 48).astype(float)
+    sent = np.array([np.array(m.data).reshape(48, 64, 3) for m in images], float)
+    assert filmed.shape == sent.shape and abs(filmed - sent).mean() < 12, "the film shows what was sent"
+    assert sorted(file.name for file in film.parent.iterdir()) == [film.name]
     assert len(commander.states) == 101
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera in a MuJoCo model, without a display: images at a rate, and an episode as an animated GIF."""
+"""A camera in a MuJoCo model, without a display: images at a rate, and each episode as a film."""
 
 # pyright: reportAttributeAccessIssue=false
 # (mujoco re-exports its compiled functions without stubs)
@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
+from spc_core.tasks.film import Film, begin_film, missing
+
 FREE = "free"
-MAX_FRAMES = 2000  # of a film, in memory until the episode ends
 MAX_GEOMS = 10_000
 
 
@@ -31,7 +31,8 @@ class CameraConfig:
     camera_rate_hz: float = 10.0
     camera_width: int = 320
     camera_height: int = 240
-    video_directory: str = ""  # folder for a GIF of each episode; empty: none
+    video_directory: str = ""  # folder for a film of each episode; empty: none
+    video_format: str = "mp4"  # or gif
 
 
 class Camera:
@@ -64,11 +65,18 @@ class Camera:
 
     def image(self, data: mujoco.MjData) -> np.ndarray:
         """(height, width, 3) uint8, red green blue, the upper row first."""
+        self._gl.make_current()  # another camera may have come or gone
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(self._model, data, self._option, None, self._view, everything, self._scene)
         mujoco.mjr_render(self._frame, self._scene, self._context)
         mujoco.mjr_readPixels(self._image, None, self._frame, self._context)
         return self._image[::-1].copy()
+
+    def close(self) -> None:
+        """Without it, a camera that is collected late frees what belongs to the next one, whose images are black."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
 
 
 class EpisodeCamera:
@@ -76,17 +84,23 @@ class EpisodeCamera:
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, config: CameraConfig, rate_hz: float) -> None:
         """`rate_hz` is that of the ticks. Raises CameraError."""
-        if config.video_directory and importlib.util.find_spec("PIL") is None:
-            raise CameraError("video_directory: a GIF needs Pillow; pip install pillow, or leave the parameter empty")
+        lacks = missing(config.video_format) if config.video_directory else ""
+        if lacks:
+            raise CameraError(f"video_directory: {lacks}, or leave the parameter empty")
         self._camera = Camera(model, config.camera, config.camera_width, config.camera_height)
         self._data, self._every = data, max(1, round(rate_hz / config.camera_rate_hz))
-        self._period_ms = round(1000 * self._every / rate_hz)
-        self._directory = Path(config.video_directory) if config.video_directory else None
-        self._tick, self._film = 0, list[np.ndarray]()
+        self._image_rate_hz, self._config = rate_hz / self._every, config
+        self._tick = 0
+        self._film: Film | None = None
 
     def start(self) -> None:
-        """An episode begins."""
-        self._tick, self._film = 0, []
+        """An episode begins. Raises OSError when its film cannot."""
+        self.drop()
+        self._tick, config = 0, self._config
+        if config.video_directory:
+            beside = Path(config.video_directory, f".film-{os.getpid()}.{config.video_format}.partial")
+            size = (config.camera_width, config.camera_height)
+            self._film = begin_film(config.video_format, beside, *size, self._image_rate_hz)
 
     def see(self) -> np.ndarray | None:
         """The image of this tick (height, width, 3), or None where none is due."""
@@ -94,27 +108,29 @@ class EpisodeCamera:
         if not due:
             return None
         image = self._camera.image(self._data)
-        if self._directory is not None and len(self._film) < MAX_FRAMES:
-            self._film.append(image)
+        if self._film is not None:
+            self._film.add(image)
         return image
 
     def finish(self, name: str) -> Path | None:
-        """Write the film of the episode as `<name>.gif`; None where there is none. Raises OSError."""
-        film, self._film = self._film, []
-        if self._directory is None or not film:
+        """Keep the film of the episode under this name; None where there is none. Raises OSError."""
+        film, self._film = self._film, None
+        if film is None:
             return None
-        from PIL import Image
-
-        path = self._directory / f"{name}.gif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.partial")
-        first, *others = map(Image.fromarray, film)
-        try:
-            first.save(beside, format="GIF", save_all=True, append_images=others, duration=self._period_ms, loop=0)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        path = Path(self._config.video_directory, f"{name}.{self._config.video_format}")
+        film.keep(path)
         return path
+
+    def drop(self) -> None:
+        """Forget a film that was begun."""
+        film, self._film = self._film, None
+        if film is not None:
+            film.drop()
+
+    def close(self) -> None:
+        """See Camera; a film that was begun is forgotten."""
+        self.drop()
+        self._camera.close()
 
 
 def _find(model: mujoco.MjModel, name: str) -> int:

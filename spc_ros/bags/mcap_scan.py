@@ -9,12 +9,12 @@ from array import array
 
 import numpy as np
 
+from spc_ros.bags.mcap_messages import HEAD_BYTES
 from spc_ros.bags.mcap_records import (
     CHANNEL,
     CHUNK,
     DATA_END,
     FOOTER,
-    HEAD_BYTES,
     LONGEST_CHUNK_HEAD,
     MESSAGE,
     MESSAGE_INDEX,

@@ -8,15 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from spc_ros.bags.mcap_records import (
-    ChunkEntry,
-    ChunkHead,
-    check_crc,
-    indexed_messages,
-    scan_messages,
-    unpack,
-    within_stated_time,
-)
+from spc_ros.bags.mcap_messages import indexed_messages, scan_messages, within_stated_time
+from spc_ros.bags.mcap_records import ChunkEntry, ChunkHead, check_crc, unpack
 from spc_ros.bags.stored_blocks import DamageError, Messages, copy_messages
 
 PIECE_BYTES = 4 << 20

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spc_ros.bags.mcap_messages import scan_messages, within_stated_time
 from spc_ros.bags.mcap_records import (
     CHUNK_INDEX,
     FOOTER,
@@ -28,9 +29,7 @@ from spc_ros.bags.mcap_records import (
     read_chunk_index,
     read_statistics,
     records,
-    scan_messages,
     unpack,
-    within_stated_time,
 )
 from spc_ros.bags.mcap_scan import Scan, Scanner
 from spc_ros.bags.mcap_sources import ChunkSource, LooseSource

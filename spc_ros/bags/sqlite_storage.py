@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a rosbag2 sqlite3 file in bulk and saves what is whole in a damaged one. Leaves the file as it is."""
+"""Reads the messages of a rosbag2 sqlite3 file in bulk, and saves what is whole in a damaged one."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from concurrent.futures import Executor
 from itertools import islice
 from pathlib import Path
@@ -18,45 +14,29 @@ import numpy as np
 from rosbags.interfaces import MessageDefinition
 
 from spc_ros.bags.mcap_records import FORMATS, NO_DEFINITION
-from spc_ros.bags.stored_blocks import LATEST_NS, Channel, DamageError, Messages, Source, UnclosedError, join
+from spc_ros.bags.sqlite_file import SqliteFile
+from spc_ros.bags.stored_blocks import LATEST_NS, Channel, DamageError, Messages, Source, join
 
-MAGIC = b"SQLite format 3\0"
-HEAD_BYTES = 100
 PIECE_BYTES = 4 << 20
 PIECE_ROWS = 4096
 TOPICS_AT_ONCE = 400  # SQLite gives 2,000 columns at most
 CACHED_ROWS = 512  # rows at a time that stay in the processor's cache: half as fast again as thousands
-STEPS = 100_000  # of SQLite's machine from one look at how long a statement takes to the next
-STEPS_PER_BYTE = 16  # a pass over all rows takes about one
 Row = tuple[int, int, bytes]  # topic id, timestamp, data
 
 
-class SqliteStorage:
-    """One open database. Raises DamageError where nothing in it can be read."""
+class SqliteStorage(SqliteFile):
+    """The messages of one database. Raises DamageError where nothing in it can be read."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.size = path, path.stat().st_size
-        self.losses: dict[str, None] = {}
+        super().__init__(path)
         self.start_ns, self.end_ns = 0, 0
         self.salvaged: np.ndarray | None = None  # (N, 4) topic id, timestamp, rowid, size of a damaged database
         self._counts: dict[int, int] = {}
         self._largest: dict[int, int] = {}  # bytes of a message, by topic id
-        self._stack = contextlib.ExitStack()
-        self._steps = 0
-        try:
-            self.connection = self._connect()
+        with self.closed_on_failure():
             self._ids, self.channels = self._read_topics()
             self._count()
-        except apsw.Error as error:
-            self.close()
-            raise DamageError(str(error)) from error
-        except BaseException:
-            self.close()
-            raise
         self.counts = [self._counts.get(key, 0) for key in self._ids]
-
-    def close(self) -> None:
-        self._stack.close()
 
     def sources(self, wanted: Collection[int], first: int) -> list[Source]:
         """Where the messages of the wanted channels (places in `channels`, counted from `first`) are to be had."""
@@ -81,65 +61,6 @@ class SqliteStorage:
             more = f", about {lost:,} lost between them" if lost > 0 else ", those after them, if any, lost"
             self.losses[f"the database is damaged: {n:,} messages read{more}"] = None
         return self.salvaged
-
-    def _connect(self) -> apsw.Connection:
-        """Read-only; on a copy where a log that was never merged lies beside it, or where its last page is cut off."""
-        with self.path.open("rb") as stream:
-            begin = stream.read(HEAD_BYTES)
-        logs = [self.path.with_name(self.path.name + end) for end in ("-wal", "-journal")]
-        logs = [log for log in logs if log.is_file() and log.stat().st_size]
-        if begin[: len(MAGIC)] != MAGIC[: len(begin)]:
-            raise DamageError("file is not a database")
-        if len(begin) < HEAD_BYTES and not logs:
-            raise UnclosedError("the file ends within its head" if begin else "the file seems to be empty")
-        uri = f"{self.path.resolve().as_uri()}?immutable=1"
-        whole = self._whole_bytes(begin)
-        if logs or whole != self.size:
-            uri = self._copy(logs, whole).as_uri()
-        access = apsw.SQLITE_OPEN_READONLY if uri.endswith("immutable=1") else apsw.SQLITE_OPEN_READWRITE
-        connection = apsw.Connection(uri, flags=access | apsw.SQLITE_OPEN_URI)
-        self._stack.callback(connection.close)
-        connection.set_progress_handler(self._is_endless, STEPS)
-        connection.execute("PRAGMA cell_size_check = ON")  # finds damaged pages rather than reading nonsense
-        try:
-            connection.execute("SELECT name FROM sqlite_master").fetchall()
-        except apsw.Error:
-            connection.execute("PRAGMA writable_schema = ON")  # else SQLite opens no file that lacks its last pages
-        return connection
-
-    def _is_endless(self) -> bool:
-        """Whether a statement takes longer than all rows that fit in the file: damaged pages can lead in a circle."""
-        self._steps += STEPS
-        return self._steps > 50 * STEPS + STEPS_PER_BYTE * self.size
-
-    def execute(self, query: str, values: Sequence[int] = ()) -> apsw.Cursor:
-        """Run one statement, until the next one begins. Raises apsw.Error."""
-        self._steps = 0
-        return self.connection.execute(query, values)
-
-    def _whole_bytes(self, begin: bytes) -> int:
-        """Bytes of whole pages: of a page that is cut off, SQLite would take the rest for zeros."""
-        if len(begin) < HEAD_BYTES:
-            return self.size
-        page = int.from_bytes(begin[16:18], "big")
-        page = 65536 if page == 1 else page
-        if page < 512 or page & (page - 1):
-            raise DamageError(f"its head says that pages have {page} bytes")
-        missing = page * int.from_bytes(begin[28:32], "big") - self.size
-        if missing > 0 and begin[24:28] == begin[92:96]:  # else a SQLite of old has not kept the page count
-            self.losses[f"the file is cut off: {missing:,} of its {self.size + missing:,} bytes are missing"] = None
-        return self.size - self.size % page
-
-    def _copy(self, logs: list[Path], whole: int) -> Path:
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="spc-bag-"))
-        for file in (self.path, *logs):
-            shutil.copyfile(file, Path(folder, file.name))
-        copy = Path(folder, self.path.name)
-        if logs:
-            names = " and ".join(log.name for log in logs)
-            self.losses[f"recording was not closed: what {names} still held is read too"] = None
-        os.truncate(copy, whole)
-        return copy
 
     def _read_topics(self) -> tuple[list[int], list[Channel]]:
         execute = self.execute

@@ -32,10 +32,20 @@ from spc_ros.nodes.topic_bridge import (
 
 CHECKPOINT_PARAMS = (
     Param("checkpoint", "", "folder of a trained checkpoint, or of its export to ONNX"),
-    Param("contract", "", "the robot's contract; must mean the same as the checkpoint's. Empty: not compared"),
+    Param(
+        "contract",
+        "",
+        "the robot's contract; must mean the same as the checkpoint's. Empty: not compared",
+        at_configure=True,
+    ),
     Param("device", "cpu", "where the networks run: cpu, cuda, cuda:<n> or auto"),
     Param("threads", 1, "CPU threads of the networks; more is slower for one robot", 1, 64),
-    Param("lockstep", False, "time waits for our commands: lose nothing, hurry nothing; off: sensor data"),
+    Param(
+        "lockstep",
+        False,
+        "time waits for our commands: lose nothing, hurry nothing; off: sensor data",
+        at_configure=True,
+    ),
 )
 PARAMS = [
     *CHECKPOINT_PARAMS,

@@ -69,6 +69,7 @@ class ManagedNode(LifecycleNode):
         result = self._guarded("configure", self.setup)
         if result != TransitionCallbackReturn.SUCCESS:
             self._guarded("clean up", self._clean, keep_problem=True)
+        self.params.configured = result == TransitionCallbackReturn.SUCCESS
         return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -129,6 +130,7 @@ class ManagedNode(LifecycleNode):
         self._clean()
 
     def _clean(self) -> None:
+        self.params.configured = False
         self.teardown()
         for entity, destroy in self._entities().items():
             if entity not in self._permanent:

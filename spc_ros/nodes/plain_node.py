@@ -31,11 +31,13 @@ class Param:
     choices: tuple[str, ...] = ()
     read_only: bool = False
     why: str = "it takes effect only when the node starts"  # it cannot change
+    at_configure: bool = False  # a lifecycle node reads it there, and refuses a change until it is cleaned up
 
     def descriptor(self) -> ParameterDescriptor:
         text = ParameterDescriptor(name=self.name, description=self.meaning)
         constraints = [f"one of: {', '.join(self.choices)}"] if self.choices else []
         constraints += [f"fixed while the node runs: {self.why}"] if self.read_only else []
+        constraints += ["fixed while the node is configured"] if self.at_configure else []
         text.additional_constraints = "; ".join(constraints)
         if self.low is not None and self.high is not None:
             if isinstance(self.default, int):
@@ -51,6 +53,7 @@ class Parameters:
     def __init__(self, node: Node, params: Sequence[Param], on_change: Callable[[], None] | None = None) -> None:
         self._params = {param.name: param for param in params}
         self._on_change = on_change
+        self.configured = False  # a lifecycle node has read those with `at_configure`
         self._values: dict[str, Any] = {}
         node.add_on_set_parameters_callback(self._check)
         for param in params:
@@ -68,6 +71,9 @@ class Parameters:
             known = self._params.get(parameter.name)
             if known and known.read_only and parameter.name in self._values:
                 reason = f"{parameter.name} cannot change: {known.why}; start the node with another value"
+                return SetParametersResult(successful=False, reason=reason)
+            if known and known.at_configure and self.configured:
+                reason = f"{parameter.name} cannot change while the node is configured; deactivate and clean up first"
                 return SetParametersResult(successful=False, reason=reason)
             if known and known.choices and parameter.value not in known.choices:
                 reason = f"{parameter.name} is '{parameter.value}'; use one of: {', '.join(known.choices)}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from spc_core.contract import Contract
@@ -11,6 +12,7 @@ from spc_core.method.planner_config import PlannerConfig
 from spc_ros.nodes.context_encoder_node import CHECKPOINT_PARAMS
 from spc_ros.nodes.plain_node import Param
 
+_fixed = partial(Param, at_configure=True)
 PARAMS = [
     *CHECKPOINT_PARAMS,
     Param("context_wait_s", 0.0, "longest wait for the context of the same tick; 0: take the newest", 0.0, 60.0),
@@ -20,17 +22,18 @@ PARAMS = [
         "safe action after so long without observation; 0: 1.5 periods, in lockstep max_age + 2 periods",
         0.0,
         60.0,
+        at_configure=True,
     ),
-    Param("hold_ms", [0.0], "the last command stands for so long when observations fail; one, or one per stream"),
-    Param("deactivate_after_s", [0.0], "deactivate when they fail for so long; one, or one per stream; 0: never"),
-    Param("clock_timeout_s", 0.2, "under use_sim_time, safe action when /clock stands still for so long", 0.0, 60.0),
-    Param("context_timeout_s", 0.0, "safe action after so long without context; 0: act on the last", 0.0, 60.0),
-    Param("workspace_fields", [""], "observation fields that must stay in a box"),
-    Param("workspace_low", [0.0], "the least value of each workspace field"),
-    Param("workspace_high", [0.0], "the largest value of each workspace field"),
-    Param("estop_loss", "ignore", "what the silence of a stop topic means that was heard once", choices=LOSSES),
-    Param("estop_timeout_s", 1.0, "silence that counts as loss of the stop topic", 0.01, 3600.0),
-    Param("probation_ticks", 50, "actions after a swap during which a failing model is rolled back", 0, 1_000_000),
+    _fixed("hold_ms", [0.0], "the last command stands for so long when observations fail; one, or one per stream"),
+    _fixed("deactivate_after_s", [0.0], "deactivate when they fail for so long; one, or one per stream; 0: never"),
+    _fixed("clock_timeout_s", 0.2, "under use_sim_time, safe action when /clock stands still for so long", 0.0, 60.0),
+    _fixed("context_timeout_s", 0.0, "safe action after so long without context; 0: act on the last", 0.0, 60.0),
+    _fixed("workspace_fields", [""], "observation fields that must stay in a box"),
+    _fixed("workspace_low", [0.0], "the least value of each workspace field"),
+    _fixed("workspace_high", [0.0], "the largest value of each workspace field"),
+    _fixed("estop_loss", "ignore", "what the silence of a stop topic means that was heard once", choices=LOSSES),
+    _fixed("estop_timeout_s", 1.0, "silence that counts as loss of the stop topic", 0.01, 3600.0),
+    _fixed("probation_ticks", 50, "actions after a swap during which a failing model is rolled back", 0, 1_000_000),
     Param("min_subscriptions", 1, "subscribers of the command topic to wait for at the start", 0, 100),
     Param("planning", False, "plan with the world model instead of asking the actor", read_only=True),
     Param(

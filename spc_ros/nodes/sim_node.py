@@ -5,28 +5,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from array import array
 from typing import Any
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from spc_core.tasks import Task, find_task, make_env
-from spc_core.tasks.camera import CameraError, EpisodeCamera
-from spc_core.tasks.disturbances import noise_std
-from spc_ros.bags.messages import FieldReader, set_stamp, stamp_ns
+from spc_ros.bags.messages import FieldReader, stamp_ns
 from spc_ros.nodes.managed_node import run
 from spc_ros.nodes.plain_node import PlainNode, steady_timer
-from spc_ros.nodes.sim_params import PARAMS, camera_config, disturbance_config
+from spc_ros.nodes.sim_camera_node import SimCamera
+from spc_ros.nodes.sim_control import PlayState, Steps
+from spc_ros.nodes.sim_params import PARAMS, check_value, disturbance_config, next_task
+from spc_ros.nodes.sim_services_node import offer_simulation_interfaces
 from spc_ros.nodes.simulation import RealTimeFactor, State, make_simulation
 from spc_ros.nodes.topic_bridge import EPISODE_TOPIC, StatePublishers, latched_qos, message_class, stream_qos
 
-IMAGE_TOPIC = "camera/image_raw"
 ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
 ACK_TIMEOUT_S = 4.0  # longer than the 3 s after which Fast DDS repeats itself to a new subscriber
 HOUSEKEEPING_S = 0.02
@@ -40,9 +37,8 @@ class SimNode(PlainNode):
         super().__init__("sim", PARAMS)
         self.sim = make_simulation(self.params)
         contract = self.sim.contract
-        noise_std(self.params.noise, self.sim.fields)  # parameters that were given at the start
-        if self.params.task_id:
-            self._check_task(self.params.task_id)
+        for name in ("noise", "task_id"):  # as they were given at the start
+            check_value(self.params, self.sim.fields, name, getattr(self.params, name))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.lockstep = self.params.mode == "lockstep"
         self.out = StatePublishers(self, contract, self.lockstep)
@@ -62,44 +58,17 @@ class SimNode(PlainNode):
         self._first: State | None = None  # the first state, held until all know of the episode
         self._announced = True
         self._paused = False
-        self._camera = self._open_camera()
+        self._stopped = False  # asked to: no episode begins by itself
+        self._steps: Steps | None = None  # under way, in pause
+        self._camera = SimCamera(self, self.params, self.sim, self.diagnostics)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/step", self._on_step)
+        self._interfaces = offer_simulation_interfaces(self, self)
         steady_timer(self, HOUSEKEEPING_S, self._housekeeping)
         if not self.lockstep:
             steady_timer(self, contract.period_ns / 1e9, self._on_period)
         self._announce()
-
-    def _open_camera(self) -> EpisodeCamera | None:
-        """Raises CameraError."""
-        if not self.params.camera:
-            if self.params.video_directory:
-                raise CameraError("video_directory is set, but no camera; set camera to 'free' or one of the model")
-            return None
-        config = camera_config(self.params)
-        self._images = self.create_publisher(Image, IMAGE_TOPIC, stream_qos(self.lockstep))
-        env = self.sim.env
-        return EpisodeCamera(env.model, env.data, config, self.sim.contract.rate_hz)
-
-    def _look(self, t_ns: int) -> None:
-        """Publish what the camera sees at this tick, if it is due."""
-        image = self._camera.see() if self._camera is not None else None
-        if image is not None:
-            height, width, _ = image.shape
-            msg = Image(height=height, width=width, encoding="rgb8", step=3 * width)
-            msg.header.frame_id = self.params.camera
-            msg.data = array("B", image.tobytes())
-            set_stamp(msg, t_ns)
-            self._images.publish(msg)
-
-    def _keep_film(self) -> None:
-        if self._camera is not None:
-            slug = self.sim.info.task_id.replace("/", "-")
-            try:
-                self._camera.finish(f"{self.sim.info.episode:04d}_{slug}")
-            except OSError as error:
-                self.diagnostics.complain("films lost", f"video_directory: the film is lost: {error}")
 
     def diagnose(self) -> dict[str, Any]:
         info = self.sim.info
@@ -114,25 +83,18 @@ class SimNode(PlainNode):
 
     def close(self) -> None:
         self._end("the simulation was stopped", truncated=True)
+        self._camera.close()
         self.episode.wait_for_all_acked(ACK_SLICE)
 
     def reset(self, seed: int) -> None:
         """End a running episode as truncated and start the next one."""
         self._end("reset", truncated=True)
-        task = self._task()
+        task = next_task(self.params, self.sim.env)
         self._first, self._command = self.sim.reset(task, seed, disturbance_config(self.params)), None
         self.out.counts.clear()
         self._held = self._safe
-        self._since_s, self._announced = time.monotonic(), False
+        self._since_s, self._announced, self._stopped = time.monotonic(), False, False
         self._release_first()
-
-    def _task(self) -> Task:
-        """The task of the next episode."""
-        task_id = self.params.task_id
-        if self.params.model:
-            task = self.sim.env.task
-            return dataclasses.replace(task, task_id=task_id or task.family)
-        return find_task(task_id) if task_id else make_env(self.params.family).task
 
     def _release_first(self) -> None:
         """Announce the episode, then publish its first state to all, or give up at a deadline."""
@@ -151,9 +113,8 @@ class SimNode(PlainNode):
         if self.episode.wait_for_all_acked(ACK_SLICE) or waited_s > ACK_TIMEOUT_S:
             state, self._first = self._first, None
             self._since_s = time.monotonic()
-            if self._camera is not None:
-                self._camera.start()
-            self._look(state.t_ns)
+            self._camera.start()
+            self._camera.look(state.t_ns)
             self.out.publish(state.t_ns, state.observation, state.reward)
 
     def _missing(self) -> list[str]:
@@ -177,6 +138,8 @@ class SimNode(PlainNode):
         while self._step(action) and self.lockstep:  # nobody answers a state that was lost, so time goes on
             pass
         self._since_s = time.monotonic()
+        if self._steps is not None and self._steps.step():
+            self._steps = None
         if not self.sim.running:
             self._announce()
 
@@ -189,7 +152,7 @@ class SimNode(PlainNode):
             lost = self.sim.disturbances.states_lost(1) and list(range(messages))
         elif self.sim.running:
             lost = self.sim.disturbances.states_lost(messages)
-        self._look(state.t_ns)
+        self._camera.look(state.t_ns)
         self.out.publish(state.t_ns, state.observation, state.reward, lost)
         self._factor.step(time.monotonic())
         return len(lost) == messages
@@ -202,10 +165,11 @@ class SimNode(PlainNode):
     def _announce(self) -> None:
         info = self.sim.info
         if info.state == "ended":
+            self._give_up_steps(f"the episode ended: {info.reason}")
             info = dataclasses.replace(info, published=dict(self.out.counts))
             if not (info.terminated or info.truncated):
                 self.get_logger().error(f"episode {info.episode} ended: {info.reason}; {dict(self.diagnostics.counts)}")
-            self._keep_film()
+            self._camera.keep_film()
         self.episode.publish(String(data=info.to_json()))
 
     def _on_command(self, msg: Any) -> None:
@@ -218,14 +182,14 @@ class SimNode(PlainNode):
             if not self.lockstep:
                 return
             action = self._held
-        if self.lockstep and not self._paused:
+        if self.lockstep and self._goes_on:
             self._advance(action)
         else:
             self._command, self._command_at_s = action, time.monotonic()
 
     def _on_period(self) -> None:
         """Real time: the last command holds, but not for longer than two periods."""
-        if not self.sim.running or self._first is not None or self._paused:
+        if not self.sim.running or self._first is not None or not self._goes_on:
             return
         age_s = time.monotonic() - self._command_at_s
         if self._command is None or age_s > STALE_PERIODS * self.sim.contract.period_ns / 1e9:
@@ -238,10 +202,14 @@ class SimNode(PlainNode):
         if self.sim.running:
             self._release_first()
             timeout_s = self.params.command_timeout_s
-            waiting = self.lockstep and self._first is None and not self._paused
+            waiting = self.lockstep and self._first is None and self._goes_on
             if waiting and time.monotonic() - self._since_s > timeout_s:
-                self._end(f"no command within {timeout_s:g} s")
-        elif self.params.auto_reset:
+                reason = f"no command within {timeout_s:g} s"
+                if self._paused:
+                    self._give_up_steps(reason)
+                else:
+                    self._end(reason)
+        elif self.params.auto_reset and not self._stopped:
             self.reset(self.params.seed + self.sim.info.episode)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -253,15 +221,54 @@ class SimNode(PlainNode):
             response.success, response.message = True, self.sim.info.to_json()
         return response
 
-    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._paused, self._since_s = request.data, time.monotonic()
-        if not self._paused and self.lockstep and self._command is not None:
+    @property
+    def _goes_on(self) -> bool:
+        """Whether time may pass."""
+        return not self._paused or self._steps is not None
+
+    @property
+    def play_state(self) -> PlayState:
+        """See Player, as the next five."""
+        if self.sim.running:
+            return PlayState.PAUSED if self._paused else PlayState.PLAYING
+        return PlayState.PLAYING if self.params.auto_reset and not self._stopped else PlayState.STOPPED
+
+    def play_episode(self, paused: bool) -> None:
+        self.reset(self.params.seed)
+        self._paused = paused
+
+    def pause(self, paused: bool) -> None:
+        self._give_up_steps("play and pause were changed")
+        self._paused, self._since_s = paused, time.monotonic()
+        if not paused and self.lockstep and self._command is not None:
             self._advance(self._command)
+
+    def stop(self) -> None:
+        self._end("stopped", truncated=True)
+        self._paused, self._first, self._stopped = False, None, True
+
+    def quit(self) -> None:
+        self.exit_code = 0
+
+    def step_paused(self, steps: Steps) -> None:
+        if self._steps is not None:
+            raise ValueError("steps are under way already; wait for their end")
+        self._steps, self._since_s = steps, time.monotonic()
+        if self.lockstep and self._command is not None:
+            self._advance(self._command)
+
+    def _give_up_steps(self, reason: str) -> None:
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            steps.give_up(reason)
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self.pause(request.data)
         response.success, response.message = True, "paused" if self._paused else "running"
         return response
 
     def _on_step(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        ready = self._paused and self.sim.running and self._first is None
+        ready = self._paused and self.sim.running and self._first is None and self._steps is None
         if not ready or (self.lockstep and self._command is None):
             why = "no command for this state yet" if ready else "pause a running episode first"
             response.success, response.message = False, why
@@ -273,21 +280,10 @@ class SimNode(PlainNode):
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
             for parameter in parameters:
-                if parameter.name == "task_id" and parameter.value:
-                    self._check_task(parameter.value)
-                elif parameter.name == "noise":
-                    noise_std(parameter.value or (), self.sim.fields)
+                check_value(self.params, self.sim.fields, parameter.name, parameter.value)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
-
-    def _check_task(self, task_id: str) -> None:
-        """Raises ValueError for a task that is not of this simulation."""
-        if self.params.model:
-            return
-        family = find_task(task_id).family
-        if family != self.params.family:
-            raise ValueError(f"task '{task_id}' is not of the family '{self.params.family}'")
 
 
 def main() -> int:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of the node `sim`, and what they say of disturbances and camera."""
+"""The parameters of the node `sim`, and what they say of task, disturbances and camera."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from spc_core.tasks import families
+from spc_core.tasks import Task, TaskEnv, families, find_task, make_env
 from spc_core.tasks.camera import CameraConfig
-from spc_core.tasks.disturbances import DisturbanceConfig
+from spc_core.tasks.disturbances import DisturbanceConfig, noise_std
+from spc_core.tasks.film import FORMATS
 from spc_ros.nodes.plain_node import Param
 
 PARAMS = [
@@ -35,8 +37,26 @@ PARAMS = [
     Param("camera_rate_hz", 10.0, "images in a second of simulated time", 0.01, 1000.0, read_only=True),
     Param("camera_width", 320, "pixels", 16, 4096, read_only=True),
     Param("camera_height", 240, "pixels", 16, 4096, read_only=True),
-    Param("video_directory", "", "folder for a GIF of each episode; empty: none. Needs a camera", read_only=True),
+    Param("video_directory", "", "folder for a film of each episode; empty: none. Needs a camera", read_only=True),
+    Param("video_format", "mp4", "of the films; mp4 needs ffmpeg, gif Pillow", choices=FORMATS, read_only=True),
 ]
+
+
+def next_task(params: Any, env: TaskEnv) -> Task:
+    """The task of the next episode."""
+    if params.model:
+        return dataclasses.replace(env.task, task_id=params.task_id or env.task.family)
+    return find_task(params.task_id) if params.task_id else make_env(params.family).task
+
+
+def check_value(params: Any, fields: Sequence[str], name: str, value: Any) -> None:
+    """Raises ValueError for a task that is not of this simulation, and for noise on what is not observed."""
+    if name == "noise":
+        noise_std(value or (), fields)
+    elif name == "task_id" and value and not params.model:
+        family = find_task(value).family
+        if family != params.family:
+            raise ValueError(f"task '{value}' is not of the family '{params.family}'")
 
 
 def disturbance_config(params: Any) -> DisturbanceConfig:

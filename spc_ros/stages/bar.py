@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The progress bar of the stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Bar:
+    """A progress bar that is called with (done, total, text), from any thread."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self._bar = tqdm(desc=title, unit=unit)
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        self._bar.total = total
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
