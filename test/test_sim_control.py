@@ -33,7 +33,7 @@ class ToyPlayer:
         self.did: list[Any] = []
         self.steps: Steps | None = None
 
-    def play_episode(self, paused: bool) -> None:
+    def play_episode(self, paused: bool | None) -> None:
         if self.refusal:
             raise ValueError(self.refusal)
         self.did.append(("episode", paused))
@@ -97,7 +97,7 @@ def test_reset_does_the_scopes_that_it_has(scope: int, code: int) -> None:
     player = ToyPlayer(PlayState.PAUSED)
     answer = SimControl(player).reset(SimpleNamespace(scope=scope), response())
     assert answer.result.result == code
-    assert player.did == ([("episode", True)] if code else []), "what is paused stays paused"
+    assert player.did == ([("episode", None)] if code else []), "what is paused stays paused"
     assert ("time" in answer.result.error_message) == (scope != 2), "time goes on, which a full reset must say"
 
 
@@ -245,6 +245,8 @@ def test_play_pause_step_reset_and_stop(nodes: NodeGroup, mode: str, executor: s
         code, why = remote.step(200)
         assert code == 4 and why.startswith("the episode ended: time limit, after "), why
         assert remote.state() == STOPPED and remote.set_state(STOPPED) == 101
+        assert remote.reset(0) == 1 and remote.state() == PAUSED, "the episode that ended was stepped in pause"
+        assert remote.set_state(STOPPED) == 1
 
         answering[0] = not lockstep  # else the episode would be over too soon
         assert remote.set_state(PLAYING) == 1 and remote.state() == PLAYING and remote.set_state(PLAYING) == 101

@@ -37,20 +37,7 @@ def context_path(run: FamilyRun) -> go.Figure | None:
         way = far / (far.max() or 1.0)
         ways.append(dict(zip(counts, way.tolist(), strict=True)))
         about = [f"{row.task_id}, {count} transitions" for count in counts]
-        common = {"text": about, "showlegend": False, "row": 1}
-        figure.add_scatter(
-            x=places[:, 0], y=places[:, 1], mode="lines+markers", line={"width": 1.5, "color": colour},
-            marker={"size": [*[3] * (len(path) - 1), 11], "color": colour, "line": {"width": 0}},
-            hovertemplate="%{text}<extra></extra>", col=1, **common,
-        )  # fmt: skip
-        figure.add_scatter(
-            x=counts, y=way, mode="lines", line={"width": 1, "color": colour}, opacity=0.5,
-            hovertemplate="%{text}: %{y:.0%}<extra></extra>", col=2, **common,
-        )  # fmt: skip
-        figure.add_scatter(
-            x=places[:1, 0], y=places[:1, 1], mode="markers", showlegend=False, hoverinfo="skip", row=1, col=1,
-            marker={"symbol": "x-thin", "size": 12, "line": {"width": 2.5, "color": INK}},
-        )  # fmt: skip
+        _add_episode(figure, about, places, counts, way, colour)
     counts = sorted(set().union(*ways))
     middle = [float(np.median([way[count] for way in ways if count in way])) for count in counts]
     figure.add_scatter(
@@ -62,6 +49,26 @@ def context_path(run: FamilyRun) -> go.Figure | None:
     figure.update_xaxes(title="transitions seen", rangemode="tozero", row=1, col=2)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=1, col=2)
     return style(figure, 330, top=40)
+
+
+def _add_episode(
+    figure: go.Figure, about: list[str], places: np.ndarray, counts: list[int], way: np.ndarray, colour: str
+) -> None:
+    """One episode: its path on the left, with a cross where it begins; on the right how far it has still to go."""
+    common = {"text": about, "showlegend": False, "row": 1}
+    figure.add_scatter(
+        x=places[:, 0], y=places[:, 1], mode="lines+markers", line={"width": 1.5, "color": colour},
+        marker={"size": [*[3] * (len(places) - 1), 11], "color": colour, "line": {"width": 0}},
+        hovertemplate="%{text}<extra></extra>", col=1, **common,
+    )  # fmt: skip
+    figure.add_scatter(
+        x=counts, y=way, mode="lines", line={"width": 1, "color": colour}, opacity=0.5,
+        hovertemplate="%{text}: %{y:.0%}<extra></extra>", col=2, **common,
+    )  # fmt: skip
+    figure.add_scatter(
+        x=places[:1, 0], y=places[:1, 1], mode="markers", showlegend=False, hoverinfo="skip", row=1, col=1,
+        marker={"symbol": "x-thin", "size": 12, "line": {"width": 2.5, "color": INK}},
+    )  # fmt: skip
 
 
 def _with_end(row: EpisodeResult) -> list[list]:

@@ -93,6 +93,9 @@ class Order:
     thresholds: Thresholds
 
 
+Ages = dict[str, tuple[np.ndarray, np.ndarray]]  # of each observed topic at the ticks, in the form of check_ages
+
+
 def diagnose_bag(
     path: Path, order: Order, progress: Callable[[int], None] = lambda _: None
 ) -> tuple[BagDiagnosis, BagData]:
@@ -110,14 +113,9 @@ def diagnose_bag(
     except (BagError, MessageError) as error:
         text = str(error).removeprefix(f"{path}: ")
         return BagDiagnosis(str(path), findings=(Finding("fail", "", "bag", text, bag=str(path)),)), BagData()
-    for log in logs:
-        findings += check_topic(log, contract, thresholds)
-    findings += check_clock_domains(logs, thresholds)
     first = next((log for log in logs if contract and log.topic == contract.observation[0].topic), None)
     ages = _ages(logs, first, contract)
-    for log in logs:
-        if log.role == "observation" and log.topic in ages:
-            findings += check_ages(log, *ages[log.topic], thresholds)
+    findings += _topic_findings(logs, ages, contract, thresholds)
     report, ticks, states, actions = BagReport(str(path)), None, None, None
     if contract is not None:
         report, ticks, states, actions, told = _convert(
@@ -135,6 +133,23 @@ def diagnose_bag(
         topics=tuple(topic_stats(log, ages.get(log.topic), thresholds) for log in logs),
         findings=tuple(dataclasses.replace(finding, bag=str(path)) for finding in findings),
     )
+    return diagnosis, _bag_data(logs, ages, contract, states, actions)
+
+
+def _topic_findings(logs: list[TopicLog], ages: Ages, contract: Contract | None, t: Thresholds) -> list[Finding]:
+    """What the checks of single topics, of their clocks and of their ages find."""
+    findings = [finding for log in logs for finding in check_topic(log, contract, t)]
+    findings += check_clock_domains(logs, t)
+    for log in logs:
+        if log.role == "observation" and log.topic in ages:
+            findings += check_ages(log, *ages[log.topic], t)
+    return findings
+
+
+def _bag_data(
+    logs: list[TopicLog], ages: Ages, contract: Contract | None, states: np.ndarray | None, actions: np.ndarray | None
+) -> BagData:
+    """What is drawn of the bag, and compared with other bags."""
     ranges = {log.topic: (dataclasses.replace(_empty(log)), *value_range(log)) for log in logs if len(log)}
     command = find_command(logs) if contract is None else None
     traces = tuple(trace(log, log.role == "action" or log is command) for log in logs if len(log))
@@ -143,7 +158,7 @@ def diagnose_bag(
         for log in logs
         if log.topic in ages and contract
     }
-    return diagnosis, BagData(traces, counted, states, actions, _answers(logs, contract), ranges)
+    return BagData(traces, counted, states, actions, _answers(logs, contract), ranges)
 
 
 def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list[Finding]:
@@ -191,9 +206,7 @@ def _empty(log: TopicLog) -> TopicLog:
     )  # fmt: skip
 
 
-def _ages(
-    logs: Sequence[TopicLog], first: TopicLog | None, contract: Contract | None
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _ages(logs: Sequence[TopicLog], first: TopicLog | None, contract: Contract | None) -> Ages:
     """Ages of each observed topic at the ticks."""
     if first is None or contract is None or not len(first):
         return {}

@@ -195,14 +195,7 @@ def run(*node_classes: Callable[[], PlainNode | ManagedNode]) -> int:
 
     once = steady_timer(nodes[0], 0.0, begin)
     try:
-        while not caught and _exit_code(nodes) is None:
-            _spin_once(executor, nodes, POLL_S)
-        deadline_s = time.monotonic() + STOP_S
-        while any(node.busy() for node in nodes) and time.monotonic() < deadline_s:
-            _spin_once(executor, nodes, POLL_S)
-        for node in reversed(nodes):
-            node.close()
-        _linger(executor, nodes)
+        _work(executor, nodes, caught)
     except ExternalShutdownException:
         pass
     finally:
@@ -213,6 +206,18 @@ def run(*node_classes: Callable[[], PlainNode | ManagedNode]) -> int:
         for number in STOP_SIGNALS:  # Ctrl-C reaches a launched node twice; the second must not spoil the exit
             signal.signal(number, signal.SIG_IGN)
     return _exit_code(nodes) or 0
+
+
+def _work(executor: Executor, nodes: Sequence[PlainNode | ManagedNode], caught: Sequence[int]) -> None:
+    """Spin until a signal was caught or a node wants to end, then close all, the last one first."""
+    while not caught and _exit_code(nodes) is None:
+        _spin_once(executor, nodes, POLL_S)
+    deadline_s = time.monotonic() + STOP_S
+    while any(node.busy() for node in nodes) and time.monotonic() < deadline_s:
+        _spin_once(executor, nodes, POLL_S)
+    for node in reversed(nodes):
+        node.close()
+    _linger(executor, nodes)
 
 
 def _exit_code(nodes: Sequence[PlainNode | ManagedNode]) -> int | None:

@@ -86,8 +86,8 @@ class Player(Protocol):
     @property
     def play_state(self) -> PlayState: ...
 
-    def play_episode(self, paused: bool) -> None:
-        """End a running episode and start the next. Raises ValueError."""
+    def play_episode(self, paused: bool | None) -> None:
+        """End a running episode and start the next; None: in pause if it was so before. Raises ValueError."""
 
     def pause(self, paused: bool) -> None: ...
 
@@ -151,7 +151,7 @@ class SimControl:
             why = "only SCOPE_STATE, SCOPE_ALL and SCOPE_DEFAULT: time only moves forward here, and nothing is spawned"
             return _answered(response, Code.FEATURE_UNSUPPORTED, f"scope {request.scope}: {why}")
         try:
-            self._player.play_episode(self._player.play_state == PlayState.PAUSED)
+            self._player.play_episode(None)
         except ValueError as error:
             return _answered(response, Code.OPERATION_FAILED, str(error))
         return _answered(response, Code.OK, "simulated time goes on" if everything else "")

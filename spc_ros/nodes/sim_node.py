@@ -233,9 +233,9 @@ class SimNode(PlainNode):
             return PlayState.PAUSED if self._paused else PlayState.PLAYING
         return PlayState.PLAYING if self.params.auto_reset and not self._stopped else PlayState.STOPPED
 
-    def play_episode(self, paused: bool) -> None:
+    def play_episode(self, paused: bool | None) -> None:
         self.reset(self.params.seed)
-        self._paused = paused
+        self._paused = self._paused if paused is None else paused
 
     def pause(self, paused: bool) -> None:
         self._give_up_steps("play and pause were changed")
