@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drift test: the task changes while the robot moves. How many steps does the context need to follow?
 
-In this process only: the tasks change inside MuJoCo, and nobody is told. Two ways to meet a change are compared:
-`kept`, the context goes on as a mean over all that was seen, and `reset`, somebody says so and it starts anew.
+Two ways to meet a change are compared: `kept`, nobody is told, and the context goes on as a mean over all that was
+seen; and `reset`, somebody says so and it starts anew. Here in one process; over ROS by the node `trial`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,11 +20,15 @@ from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.runtime import ContextTracker, Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.tasks import Task, make_env
+from spc_core.whole_file import write_whole
 
 BEFORE, AFTER = 100, 500  # steps on the first and on the second task
 WINDOW = 25  # steps that a reward is averaged over
 HALF, FOLLOWED = 0.5, 0.3  # of the distance at the change
 STRATEGIES = ("kept", "reset")
+DRIFT = "drift.jsonl"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,55 @@ class DriftRun:
     rewards: tuple[float, ...]  # mean reward of a step in each window, from the start
     steps_to_half: int | None  # after the change; None: not within the run
     steps_to_follow: int | None
+    bag: str = ""  # path, where one was recorded
+
+
+def drift_run(
+    before: str,
+    after: str,
+    strategy: str,
+    seed: int,
+    start: np.ndarray,
+    contexts: Sequence[np.ndarray],
+    target: np.ndarray,
+    rewards_before: Sequence[float],
+    rewards_after: Sequence[float],
+) -> DriftRun:
+    """What a change looked like: `start` (Z,) is the context at the change, `contexts` those after each step."""
+    scale = float(np.linalg.norm(start - target)) or 1.0
+    path = np.linalg.norm(np.array([start, *contexts]) - target, axis=1) / scale
+    parts = (rewards_before, rewards_after)
+    windows = [float(np.mean(part[i : i + WINDOW])) for part in parts for i in range(0, len(part), WINDOW)]
+    return DriftRun(
+        before, after, strategy, seed, tuple(path.tolist()), tuple(windows),
+        steps_until(path, HALF), steps_until(path, FOLLOWED),
+    )  # fmt: skip
+
+
+class DriftLog:
+    """The changes that a trial has done, one JSON line each; a change is done when both strategies are there."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / DRIFT
+        self.runs = read_drift(self.path)
+
+    def has(self, before: str, after: str, seed: int) -> bool:
+        found = {run.strategy for run in self.runs if (run.before, run.after, run.seed) == (before, after, seed)}
+        return found >= set(STRATEGIES)
+
+    def append(self, runs: Sequence[DriftRun]) -> None:
+        """Add lines and bring them to the disk before anything else happens."""
+        whole = "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in self.runs)  # without a half line
+        added = "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in runs)
+        write_whole(self.path, whole + added)
+        self.runs += runs
+
+
+def read_drift(path: str | Path) -> list[DriftRun]:
+    """The changes in a drift.jsonl; none where there is no such file."""
+    lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
+    made = [DriftRun(**json.loads(line)) for line in lines]
+    return [dataclasses.replace(r, distance=tuple(r.distance), rewards=tuple(r.rewards)) for r in made]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +137,7 @@ class DriftTest:
         if strategy == "reset":
             self.tracker.reset()
         contexts, two = self._steps(self._seen, self.after)
-        scale = float(np.linalg.norm(start - target)) or 1.0
-        path = np.linalg.norm(np.array([start, *contexts]) - target, axis=1) / scale
-        windows = [float(np.mean(part[i : i + WINDOW])) for part in (one, two) for i in range(0, len(part), WINDOW)]
-        return DriftRun(
-            first.task_id, second.task_id, strategy, seed, tuple(path.tolist()), tuple(windows),
-            steps_until(path, HALF), steps_until(path, FOLLOWED),
-        )  # fmt: skip
+        return drift_run(first.task_id, second.task_id, strategy, seed, start, contexts, target, one, two)
 
     def _settled_context(self, task: Task, seed: int) -> np.ndarray:
         """Where the context ends up when there never was another task, (Z,)."""
@@ -127,17 +177,22 @@ def run_drift(
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[DriftRun]:
     """A change from each task to the one half the list away, under both strategies."""
-    if len(tasks) < 2:
-        raise ValueError(f"the drift test needs at least two tasks to change between, got {len(tasks)}")
-    test, half = DriftTest(checkpoint, family), len(tasks) // 2
-    plan = [(i, seed, strategy) for i in range(len(tasks)) for seed in seeds for strategy in STRATEGIES]
+    test = DriftTest(checkpoint, family)
+    plan = [(*pair, strategy) for pair in drift_pairs(tasks, seeds) for strategy in STRATEGIES]
     runs = []
-    for done, (i, seed, strategy) in enumerate(plan, 1):
-        first, second = tasks[i], tasks[(i + half) % len(tasks)]
+    for done, (first, second, seed, strategy) in enumerate(plan, 1):
         runs.append(test.run(first, second, strategy, seed))
         if progress is not None:
             progress(done, len(plan), f"drift {first.task_id} to {second.task_id}")
     return runs
+
+
+def drift_pairs(tasks: Sequence[T], seeds: Sequence[int]) -> list[tuple[T, T, int]]:
+    """(from, to, seed): each task changes into the one half the list away. Raises ValueError for fewer than two."""
+    if len(tasks) < 2:
+        raise ValueError(f"the drift test needs at least two tasks to change between, got {len(tasks)}")
+    half = len(tasks) // 2
+    return [(tasks[i], tasks[(i + half) % len(tasks)], seed) for i in range(len(tasks)) for seed in seeds]
 
 
 def drift_scores(runs: Sequence[DriftRun], before: int = BEFORE) -> list[DriftScore]:

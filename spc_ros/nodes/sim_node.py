@@ -24,6 +24,7 @@ from spc_ros.nodes.managed_node import run
 from spc_ros.nodes.plain_node import PlainNode, steady_timer
 from spc_ros.nodes.sim_params import PARAMS, camera_config, disturbance_config
 from spc_ros.nodes.simulation import RealTimeFactor, State, make_simulation
+from spc_ros.nodes.task_change_node import TaskChange
 from spc_ros.nodes.topic_bridge import EPISODE_TOPIC, StatePublishers, latched_qos, message_class, stream_qos
 
 IMAGE_TOPIC = "camera/image_raw"
@@ -34,7 +35,10 @@ STALE_PERIODS = 2
 
 
 class SimNode(PlainNode):
-    """Services: ~/reset starts an episode, ~/pause holds, ~/step does one step while paused."""
+    """Services: ~/reset starts an episode, ~/pause holds, ~/step does one step while paused.
+
+    ~/change changes the task in mid-episode.
+    """
 
     def __init__(self) -> None:
         super().__init__("sim", PARAMS)
@@ -63,6 +67,7 @@ class SimNode(PlainNode):
         self._announced = True
         self._paused = False
         self._camera = self._open_camera()
+        self._change = TaskChange(self, self.sim, self._announce)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/step", self._on_step)
@@ -119,11 +124,14 @@ class SimNode(PlainNode):
     def reset(self, seed: int) -> None:
         """End a running episode as truncated and start the next one."""
         self._end("reset", truncated=True)
+        self._change.begin()
         task = self._task()
         self._first, self._command = self.sim.reset(task, seed, disturbance_config(self.params)), None
         self.out.counts.clear()
         self._held = self._safe
         self._since_s, self._announced = time.monotonic(), False
+        if self._camera is not None:
+            self._camera.start()
         self._release_first()
 
     def _task(self) -> Task:
@@ -151,8 +159,6 @@ class SimNode(PlainNode):
         if self.episode.wait_for_all_acked(ACK_SLICE) or waited_s > ACK_TIMEOUT_S:
             state, self._first = self._first, None
             self._since_s = time.monotonic()
-            if self._camera is not None:
-                self._camera.start()
             self._look(state.t_ns)
             self.out.publish(state.t_ns, state.observation, state.reward)
 
@@ -183,6 +189,10 @@ class SimNode(PlainNode):
     def _step(self, action: np.ndarray) -> bool:
         """One step, and its state out; says whether the whole state was lost. The last of an episode never is."""
         state = self.sim.step(action)
+        if self._change.step() and self.lockstep:  # all shall know of it before they see the state
+            self._first, self._since_s = state, time.monotonic()
+            self._release_first()
+            return False
         messages = self.out.streams
         lost: list[int] = []
         if self.sim.running and self.lockstep:
@@ -273,7 +283,7 @@ class SimNode(PlainNode):
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
             for parameter in parameters:
-                if parameter.name == "task_id" and parameter.value:
+                if parameter.name in ("task_id", "change_task_id") and parameter.value:
                     self._check_task(parameter.value)
                 elif parameter.name == "noise":
                     noise_std(parameter.value or (), self.sim.fields)

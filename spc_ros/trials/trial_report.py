@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spc_core.deploy.adaptation import EpisodeResult
-from spc_core.deploy.checkpoint import load_checkpoint, weights_sha256
+from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.deploy.deployed import weights_sha256
 from spc_core.pages.figures import FamilyRun
 from spc_core.pages.report import summarise, write_report, write_summary
 from spc_core.tasks import find_task
