@@ -17,7 +17,16 @@ from spc_core.pages.context_path import context_path
 from spc_core.pages.drift_figure import drift_figure
 from spc_core.pages.figures import FamilyRun
 from spc_core.tasks import make_env, tasks
-from spc_core.trials.drift import WINDOW, DriftRun, DriftTest, drift_scores, drift_table, run_drift, steps_until
+from spc_core.trials.drift import (
+    WINDOW,
+    DriftLog,
+    DriftRun,
+    DriftTest,
+    drift_scores,
+    drift_table,
+    run_drift,
+    steps_until,
+)
 from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
 from spc_ros.cli import main
 from spc_ros.trials.trial_report import report_trial
@@ -105,11 +114,13 @@ def test_the_page_of_a_trial(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "plan.json").write_text('{"seed": 0}')
     told = []
-    run = report_trial(folder, "arm_reach", tmp_path / "out", in_order(rows), lambda *news: told.append(news))
-    assert len(told) == 4 and len(run.drift) == 4
+    drift = run_drift(checkpoint, "arm_reach", tried, progress=lambda *news: told.append(news))
+    DriftLog(tmp_path / "out").append(drift)
+    run = report_trial(folder, "arm_reach", tmp_path / "out", in_order(rows), "spc trial a --out b")
+    assert len(told) == 4 and run.drift == drift, "as written, so read"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Context trajectory" in page and "steps to half way" in page and ">50%<" in page
-    assert "SHA-256 of its weights" in page
+    assert "SHA-256 of its weights" in page and "spc trial a --out b" in page and "cores, Linux" in page
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["families"]["arm_reach"]
     shares = {(e["protocol"], e["k"]): e["success"] for e in summary["splits"]["id"]}
     assert shares == {

@@ -32,6 +32,10 @@ th { font-weight: 600; border-bottom: 1px solid #888; }
 .name { white-space: nowrap; }
 .name i { display: inline-block; width: 11px; height: 11px; margin-right: 8px; border-radius: 2px; }
 .bar { display: inline-block; height: 11px; background: #0072B2; }
+.still { display: flex; flex-wrap: wrap; gap: 12px; align-items: start; margin: 10px 0; }
+.still p { flex: 0 0 210px; font-size: 14.5px; margin: 0; } .still figure { margin: 0; }
+.still img { width: 240px; border: 1px solid #ddd; border-radius: 4px; display: block; }
+figcaption { font-size: 13px; color: #555; }
 code { font-size: 13px; overflow-wrap: anywhere; }
 """
 

@@ -169,26 +169,26 @@ class Score:
 
 
 def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], float]) -> list[Score]:
-    """Scores of the trials of several training seeds (`runs` by seed), experts first.
+    """Scores of the trials of several training seeds (`runs` by seed), experts first where there are any.
 
     normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN where the
-    expert is no better than no_context. Raises ValueError where a split lacks no_context, the zero of the scale.
+    expert is no better than no_context, or not known. Raises ValueError where a split lacks no_context, the scale's zero.
     """
     rows = [(seed, row) for seed, results in runs.items() for row in results if row.scored]
     scores = []
     for split in sorted({row.split for _, row in rows}, key=lambda name: (SPLITS + (name,)).index(name)):
-        groups: dict[tuple[str, int], _Returns] = {("expert", 0): []}
+        groups: dict[tuple[str, int], _Returns] = {("expert", 0): []} if experts else {}
         for seed, row in rows:
             if row.split == split:
                 groups.setdefault((row.protocol, row.k), []).append((seed, row.task_id, row.return_))
-                if row.protocol == "no_context":
+                if row.protocol == "no_context" and experts:
                     groups["expert", 0].append((seed, row.task_id, experts[row.task_id, row.seed]))
-        if not groups["expert", 0]:
+        if ("no_context", 0) not in groups:
             raise ValueError(
                 f"the trial of split '{split}' lacks the protocol no_context, the zero of the scale; add it"
             )
         for (protocol, k), returns in groups.items():
-            line = _score(split, protocol, k, returns, groups["no_context", 0], groups["expert", 0])
+            line = _score(split, protocol, k, returns, groups["no_context", 0], groups.get(("expert", 0), []))
             mine = [r.success for _, r in rows if (r.split, r.protocol, r.k) == (split, protocol, k)]
             scores.append(dataclasses.replace(line, success=success_share(mine)))
     return scores
@@ -222,7 +222,8 @@ def success_share(told: Iterable[bool | None]) -> float | None:
 
 
 def _mean(returns: _Returns, seed: int | None = None, task: str | None = None) -> float:
-    return float(np.mean([r for s, t, r in returns if seed in (None, s) and task in (None, t)]))
+    found = [r for s, t, r in returns if seed in (None, s) and task in (None, t)]
+    return float(np.mean(found)) if found else math.nan
 
 
 def _share(value: float, low: float, high: float) -> float:

@@ -17,7 +17,7 @@ from spc_core.tasks import SPLITS, find_task, tasks
 
 SAME = (  # what makes it this trial and no other, beside tasks, contract and weights
     *("family", "protocols", "few_shot_sizes", "episodes", "seed", "shuffle", "record", "operator"),
-    *("sim", "recordings", "time_limit_s", "drift_tasks"),
+    *("sim", "recordings", "time_limit_s", "terminated_topic", "drift_tasks"),
 )
 
 
@@ -42,6 +42,7 @@ class TrialOptions:
     sim: bool = True  # off: a robot, which a human brings to its start
     recordings: str = ""  # dataset for the protocol offline
     time_limit_s: float = 10.0  # of an episode without sim
+    terminated_topic: str = ""  # of a robot, std_msgs/Bool; empty: none
     drift_tasks: int = 0  # tried tasks that change into one another at the end; 0: no drift test
     silence_timeout_s: float = 10.0
 

@@ -100,8 +100,9 @@ class TrialNode(DriverNode):
                 self._print(result)
         except TrialError as error:
             raise DriverError(str(error)) from None
-        if self.params.drift_tasks:
-            self._drift.run(self.trial.tasks[: self.params.drift_tasks], self.params.seed, self._print_drift)
+        drifting = self.trial.tasks[: self.params.drift_tasks]
+        if len(drifting) > 1:
+            self._drift.run(drifting, self.params.seed, self._print_drift)
             self.set_on("sim", DRIFT_OFF)
 
     def check(self) -> None:

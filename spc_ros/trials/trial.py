@@ -12,9 +12,11 @@ from spc_core.deploy.adaptation import EpisodeResult, TrialError, in_order
 from spc_core.tasks.camera import CameraConfig
 from spc_core.trials.trial_log import PLAN, TrialLog, read_rows
 from spc_core.trials.trial_plan import TrialOptions, make_plan, make_trial
+from spc_ros.conversion.convert import convert
 from spc_ros.nodes.processes import NodeGroup, ProcessError
 from spc_ros.trials.collect import progress_reader, require_new
 
+DRIFT_TASKS = 6  # tried tasks that change into one another
 EPISODE_TIMEOUT_S = 120.0  # far above what an episode takes; the nodes have tighter deadlines of their own
 IMAGES = "camera/image_raw:sensor_msgs/msg/Image"  # extra topic of the recorder
 
@@ -35,11 +37,11 @@ def run_trial(
     it goes on where it was; another trial's folder is refused untouched. Raises ProcessError.
     """
     folder = Path(checkpoint).resolve()
-    asked = TrialOptions(family=family, checkpoint=str(folder), out=str(Path(out).resolve()), **options)
-    contract = str(find_config("contracts", asked.contract or family).resolve())
+    contract = str(find_config("contracts", options.pop("contract", "") or family).resolve())
+    asked = TrialOptions(family, str(folder), str(Path(out).resolve()), contract, **options)
     prepare(asked)
     agent = {"contract": contract, "checkpoint": str(folder), "device": device}
-    plan = {**asked.params(), "contract": contract, "lockstep": asked.sim}
+    plan = {**asked.params(), "lockstep": asked.sim}
     params_file = find_config(".", "lockstep") if asked.sim else None
     with NodeGroup(Path(asked.out) / "log", environment=environment, params_file=params_file) as nodes:
         start_chain(nodes, asked, agent, camera)
@@ -61,6 +63,18 @@ def prepare(asked: TrialOptions) -> None:
         log.put_aside_loose_bags(read_rows(log.path))
     except TrialError as error:
         raise ProcessError(str(error)) from None
+
+
+def recordings_dataset(given: Path | None, out: Path) -> str:
+    """The dataset of recordings for the protocol offline; bags are converted into one beside `out`, once."""
+    if given is None:
+        return ""
+    if any(given.glob("*/*/data/metadata.json")):
+        return str(given.resolve())
+    made = out.with_name(f"{out.name}-recordings").resolve()
+    if not made.exists():
+        convert([given], None, made)
+    return str(made)
 
 
 def start_chain(nodes: NodeGroup, asked: TrialOptions, agent: Mapping[str, Any], camera: CameraConfig | None) -> None:
