@@ -172,7 +172,7 @@ def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], f
     """Scores of the trials of several training seeds (`runs` by seed), experts first where there are any.
 
     normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN where the
-    expert is no better than no_context, or not known. Raises ValueError where a split lacks no_context, the scale's zero.
+    expert is no better than no_context, or not known. Raises ValueError where a split lacks no_context, its zero.
     """
     rows = [(seed, row) for seed, results in runs.items() for row in results if row.scored]
     scores = []

@@ -61,7 +61,7 @@ def prepare(asked: TrialOptions) -> None:
     try:
         log.compare(make_plan(asked, make_trial(asked)))
         log.put_aside_loose_bags(read_rows(log.path))
-    except TrialError as error:
+    except (TrialError, ValueError) as error:
         raise ProcessError(str(error)) from None
 
 
