@@ -9,9 +9,14 @@ commanded periods after that.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import rclpy
@@ -22,6 +27,18 @@ from spc_core.contract import find_config, load_contract
 from spc_core.tasks import find_task, make_env
 from spc_ros.bags.messages import FieldReader
 from spc_ros.nodes.topic_bridge import StatePublishers, message_class, stream_qos
+
+
+@contextlib.contextmanager
+def bare_robot(environment: dict[str, str], done_after: int) -> Iterator[subprocess.Popen]:
+    """The robot in a process of its own, until the block ends."""
+    paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, __file__, "arm_reach", "arm_reach/id/02", str(done_after)]
+    with subprocess.Popen(command, env={**os.environ, **environment, "PYTHONPATH": paths}) as robot:
+        try:
+            yield robot
+        finally:
+            robot.send_signal(signal.SIGTERM)
 
 
 class BareRobot(Node):

@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bare_robot import bare_robot
 from lifecycle_msgs.srv import GetState
 from node_probe import Probe, own_domain
 from random_checkpoint import write_random_checkpoint
@@ -28,19 +24,7 @@ from spc_ros.trials.trial import run_trial
 from spc_ros.trials.trial_report import report_trial
 
 pytestmark = pytest.mark.timeout(120)
-HERE = Path(__file__).resolve().parent
-LIMIT_S = 1.0
-
-
-@contextlib.contextmanager
-def bare_robot(environment: dict[str, str], done_after: int) -> Iterator[subprocess.Popen]:
-    paths = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, str(HERE / "bare_robot.py"), "arm_reach", "arm_reach/id/02", str(done_after)]
-    with subprocess.Popen(command, env={**os.environ, **environment, "PYTHONPATH": paths}) as robot:
-        try:
-            yield robot
-        finally:
-            robot.send_signal(signal.SIGTERM)
+LIMIT_S = 0.8
 
 
 def test_a_robot_without_a_sim_is_tried_with_an_operator(tmp_path: Path) -> None:

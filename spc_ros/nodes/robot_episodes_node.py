@@ -19,7 +19,12 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_ros.nodes.driver_node import DriverError, DriverNode, EpisodeBroken
 from spc_ros.nodes.topic_bridge import EPISODE_TOPIC, latched_qos
 
-ACTIVE_S = 60.0  # longest wait until a policy that starts by itself is active
+START_S = 60.0  # longest wait until a policy that starts by itself has done so
+WORDS = {
+    Transition.TRANSITION_CONFIGURE: "configure",
+    Transition.TRANSITION_ACTIVATE: "activate",
+    Transition.TRANSITION_DEACTIVATE: "deactivate",
+}
 
 
 class RobotEpisodes:
@@ -42,16 +47,18 @@ class RobotEpisodes:
         self._heard_s = time.monotonic()
 
     def rest(self) -> None:
-        """Make sure that the policy drives nothing. It may be starting still."""
-        states = (State.PRIMARY_STATE_ACTIVE, State.PRIMARY_STATE_INACTIVE)
-        deadline_s = time.monotonic() + ACTIVE_S
-        while (state := self._state()) not in states:
-            if time.monotonic() > deadline_s:
-                raise DriverError(f"the policy is neither active nor inactive after {ACTIVE_S:g} s; see its log")
-            again_s = time.monotonic() + 0.2
-            self._node.wait_for(lambda: time.monotonic() > again_s, None, "", polled=True)  # noqa: B023
-        if state == State.PRIMARY_STATE_ACTIVE:
-            self._change(Transition.TRANSITION_DEACTIVATE)
+        """Have the policy ready, and make sure that it drives nothing. It may be starting still."""
+        deadline_s = time.monotonic() + START_S
+        while (state := self._state()) != State.PRIMARY_STATE_INACTIVE:
+            if state == State.PRIMARY_STATE_ACTIVE:
+                self._change(Transition.TRANSITION_DEACTIVATE)
+            elif state == State.PRIMARY_STATE_UNCONFIGURED:
+                self._change(Transition.TRANSITION_CONFIGURE)
+            elif time.monotonic() > deadline_s:
+                raise DriverError(f"the policy is not ready after {START_S:g} s; see its log")
+            else:
+                again_s = time.monotonic() + 0.2
+                self._node.wait_for(lambda: time.monotonic() > again_s, None, "", polled=True)  # noqa: B023
 
     def run(self, task_id: str, seed: int, spoiled: Callable[[], str]) -> EpisodeInfo:
         """One episode, from the robot's newest stamp on. Raises EpisodeBroken when it has no sound end."""
@@ -106,8 +113,7 @@ class RobotEpisodes:
         """Raises DriverError where the policy refuses."""
         request = ChangeState.Request(transition=Transition(id=transition))
         if not self._node.call("policy/change_state", ChangeState, request).success:
-            word = "activate" if transition == Transition.TRANSITION_ACTIVATE else "deactivate"
-            raise DriverError(f"the policy refused to {word}; see its log")
+            raise DriverError(f"the policy refused to {WORDS[transition]}; see its log")
 
     def _tell(self) -> None:
         self._publisher.publish(String(data=self._info.to_json()))

@@ -17,6 +17,7 @@ from spc_ros.nodes.processes import NodeGroup, ProcessError
 from spc_ros.trials.collect import progress_reader, require_new
 
 DRIFT_TASKS = 6  # tried tasks that change into one another
+STILLS_HZ = 2.0  # of the camera; rendering without a GPU takes longer than many ticks
 EPISODE_TIMEOUT_S = 120.0  # far above what an episode takes; the nodes have tighter deadlines of their own
 IMAGES = "camera/image_raw:sensor_msgs/msg/Image"  # extra topic of the recorder
 
@@ -42,7 +43,7 @@ def run_trial(
     prepare(asked)
     agent = {"contract": contract, "checkpoint": str(folder), "device": device}
     plan = {**asked.params(), "lockstep": asked.sim}
-    params_file = find_config(".", "lockstep") if asked.sim else None
+    params_file = find_config(".", "lockstep" if asked.sim else "robot")
     with NodeGroup(Path(asked.out) / "log", environment=environment, params_file=params_file) as nodes:
         start_chain(nodes, asked, agent, camera)
         nodes.wait_ready(120.0)
