@@ -32,9 +32,11 @@ th { font-weight: 600; border-bottom: 1px solid #888; }
 .name { white-space: nowrap; }
 .name i { display: inline-block; width: 11px; height: 11px; margin-right: 8px; border-radius: 2px; }
 .bar { display: inline-block; height: 11px; background: #0072B2; }
-.still { display: flex; flex-wrap: wrap; gap: 12px; align-items: start; margin: 10px 0; }
-.still p { flex: 0 0 210px; font-size: 14.5px; margin: 0; } .still figure { margin: 0; }
-.still img { width: 240px; border: 1px solid #ddd; border-radius: 4px; display: block; }
+.stills { display: grid; grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)); gap: 14px 24px; }
+.still { display: flex; flex-wrap: wrap; gap: 6px; align-content: start; }
+.still p { flex: 0 0 100%; font-size: 14.5px; margin: 0; } .still figure { margin: 0; flex: 1 1 0; max-width: 240px; }
+.still img { width: 100%; border-radius: 4px; display: block; }
+.facts td:first-child { min-width: 210px; }
 figcaption { font-size: 13px; color: #555; }
 code { font-size: 13px; overflow-wrap: anywhere; }
 """

@@ -14,6 +14,7 @@ from spc_core.pages.figure_style import style
 from spc_core.pages.figures import FamilyRun
 
 SHARES = {"median": 0.5, "99 %": 0.99}
+NAME_DECADES = 0.35  # of the axis, about as wide as a name
 BLUE, RED = "#0072B2", "#D55E00"
 
 
@@ -44,17 +45,23 @@ def latency_figure(run: FamilyRun) -> go.Figure | None:
     if run.rate_hz:
         marks |= {f"period {1000 / run.rate_hz:.3g} ms": 1000 / run.rate_hz}
     _draw(figure, marks)
-    figure.update_xaxes(title="from state to command, ms", type="log", dtick="D2")
+    ticks = [base * 10**power for power in range(-2, 4) for base in (1, 2, 5)]
+    figure.update_xaxes(
+        title="from state to command, ms", type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks]
+    )  # fmt: skip
     figure.update_yaxes(title="ticks", rangemode="tozero")
     return style(figure, 240, top=60)
 
 
 def _draw(figure: go.Figure, marks: Mapping[str, float]) -> None:
-    """Upright lines; their names stand above the plot, each a step higher, so that none lies on another."""
-    for place, (name, value) in enumerate(marks.items()):
+    """Upright lines with their names above the plot; where two are close, the right one's stands higher."""
+    before, level = -math.inf, 0
+    for name, value in sorted(marks.items(), key=lambda mark: mark[1]):
+        place = math.log10(value)
+        before, level = place, level + 1 if place - before < NAME_DECADES else 0
         line = {"width": 1.5, "dash": "dot", "color": RED if name.startswith("period") else "#444"}
         figure.add_vline(x=value, line=line)
         figure.add_annotation(
-            x=math.log10(value), y=1.0, yref="y domain", yshift=2 + 17 * (place % 3), text=name,
-            showarrow=False, yanchor="bottom", xanchor="left",
+            x=place, y=1.0, yref="y domain", yshift=2 + 17 * level, text=name, showarrow=False,
+            yanchor="bottom", xanchor="left",
         )  # fmt: skip

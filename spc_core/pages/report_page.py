@@ -197,8 +197,8 @@ def family_section(run: FamilyRun, family: Mapping[str, Any]) -> str:
         below = _drift_table(run) if name == "drift" and run.drift else ""
         drawn += f" {_clock(run)}" if name == "latency" and figure is not None else ""
         parts.append(f"<h3>{title}</h3>{plot}<p class=caption>{drawn}</p>{below}")
-    if run.stills:
-        parts.append(f"<h3>Stills</h3>{gallery(run.stills)}<p class=caption>{STILLS}</p>")
+        if name == "bars" and run.stills:
+            parts.append(f"<h3>Stills</h3>{gallery(run.stills)}<p class=caption>{STILLS}</p>")
     parts.append(f"<h3>Interventions of the safety chain</h3>{_interventions(family['interventions'])}")
     return "".join(parts)
 
@@ -251,7 +251,7 @@ def reproduction(summary: Mapping[str, Any]) -> str:
         setup.append([f"contract of {escape(name)}, SHA-256", f"<code>{escape(family['contract_sha256'])}</code>"])
     setup += [[escape(name), f"<code>{escape(str(value))}</code>"] for name, value in summary.get("setup", {}).items()]
     setup += [[f"{escape(name)}, version", escape(str(value))] for name, value in summary["versions"].items()]
-    parts = ["<h2>Reproduce</h2>", table(["what", "value"], setup)]
+    parts = ["<h2>Reproduce</h2>", f"<div class=facts>{table(['what', 'value'], setup)}</div>"]
     if summary["figures"]:
         other = [[escape(n), "–" if v is None else f"{v:.4g}"] for n, v in summary["figures"].items()]
         parts.append("<h3>Other measurements</h3>" + table(["what", "value"], other, numbers=True))

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from spc_core.deploy.adaptation import EpisodeResult
+from spc_core.pages.html_page import number
 from spc_core.pages.stills import MAX_TASKS, Stills
 from spc_core.trials.trial_log import TrialLog
 from spc_ros.bags.bag_files import BagError
@@ -29,7 +31,7 @@ def trial_stills(log: TrialLog, rows: Sequence[EpisodeResult]) -> list[Stills]:
         if not images and not found:
             return []  # no camera was recorded, so the other bags need not be read
         k = f"({row.k})" if row.k else ""
-        found.append(Stills(f"{row.task_id}, {row.protocol}{k}, return {row.return_:.1f}", images))
+        found.append(Stills(f"{row.task_id}, {row.protocol}{k}, return {number(row.return_)}", images))
     return [still for still in found if still.images]
 
 
@@ -41,22 +43,18 @@ def _images(log: TrialLog, row: EpisodeResult) -> tuple[tuple[float, np.ndarray]
         with BagReader(path) as bag:
             topics = [name for name, topic in bag.info.topics.items() if topic.type == IMAGE and topic.count]
             messages = [message for _, _, message in bag.messages(topics[:1])] if topics else []
-            info = bag.last_episode()
     except BagError:
         return ()
     messages = [m for m in messages if m.encoding == ENCODING]
-    if not messages or info is None:
-        return ()
-    places = sorted({0, len(messages) // 2, len(messages) - 1})
-    return tuple((_seconds(messages[i], info.start_ns), _array(messages[i])) for i in places)
+    places = sorted({0, len(messages) // 2, len(messages) - 1}) if messages else ()
+    return tuple(((_stamp_ns(messages[i]) - _stamp_ns(messages[0])) / 1e9, _array(messages[i])) for i in places)
 
 
-def _seconds(message: object, start_ns: int) -> float:
-    stamp = message.header.stamp  # type: ignore[attr-defined]
-    return (stamp.sec * 1_000_000_000 + stamp.nanosec - start_ns) / 1e9
+def _stamp_ns(message: Any) -> int:
+    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 
-def _array(message: object) -> np.ndarray:
-    height, width, step = message.height, message.width, message.step  # type: ignore[attr-defined]
-    flat = np.asarray(message.data, np.uint8).reshape(height, step)  # type: ignore[attr-defined]
+def _array(message: Any) -> np.ndarray:
+    height, width, step = message.height, message.width, message.step
+    flat = np.asarray(message.data, np.uint8).reshape(height, step)
     return flat[:, : 3 * width].reshape(height, width, 3)
