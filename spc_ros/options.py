@@ -131,6 +131,8 @@ class Evaluate:
     seed: int = 0  # seed of the first scored episode
     planning: bool = False  # plan with the world model instead of asking the actor
     drift: bool = False  # instead: change the task in mid-episode, and tell how fast the context follows
+    half_life: float = 0.0  # with --drift: also a context whose transitions count half after so many newer ones
+    recordings: Path | None = None  # for offline: a dataset; default: behaviour data made here
     json: Path | None = None  # also write the episodes here, one JSON line each
 
 

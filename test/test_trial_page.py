@@ -60,7 +60,7 @@ def test_png_is_what_an_imaging_library_reads() -> None:
 
 def test_the_page_shows_latency_stills_and_no_expert_where_none_is_known() -> None:
     run = invented_run("arm_reach", seeds=1)
-    red = np.zeros((4, 500, 3), np.uint8) + np.uint8([255, 0, 0])
+    red = np.full((4, 500, 3), 200, np.uint8)
     told = [dataclasses.replace(row, latency={"500": 99, "900": 1}) for row in run.results[0]]
     run = dataclasses.replace(run, results={0: told}, experts={}, stills=[Stills("bench/<1>", ((0.5, red),))])
     assert latency_figure(dataclasses.replace(run, results={0: []})) is None

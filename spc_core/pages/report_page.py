@@ -218,6 +218,7 @@ def _drift_table(run: FamilyRun) -> str:
         "steps to half way",
         "steps to 70 %",
         "followed",
+        "left at the end",
         "reward before",
         "after",
         "at the end",
@@ -226,10 +227,18 @@ def _drift_table(run: FamilyRun) -> str:
     for s in drift_scores(run.drift):
         steps = ["never" if v is None else f"{v:.0f}" for v in (s.steps_to_half, s.steps_to_follow)]
         rewards = [number(v, 3) for v in (s.reward_before, s.reward_after, s.reward_end)]
-        rows.append([escape(s.strategy), str(s.changes), *steps, f"{s.followed} of {s.changes}", *rewards])
-    note = (
-        "Steps: the median change. Rewards: mean of a step in the 25 steps before and after the change, and the last."
-    )
+        rows.append(
+            [
+                escape(s.strategy),
+                str(s.changes),
+                *steps,
+                f"{s.followed} of {s.changes}",
+                f"{s.distance_end:.0%}",
+                *rewards,
+            ]
+        )
+    note = "Steps, and the distance left at the end: the median change. Rewards: mean of a step in the 25 steps before "
+    note += "and after the change, and the last."
     return f"{table(head, rows, numbers=True)}<p class=caption>{note}</p>"
 
 

@@ -2,7 +2,8 @@
 """The drift test: the task changes while the robot moves. How many steps does the context need to follow?
 
 Two ways to meet a change are compared: `kept`, nobody is told, and the context goes on as a mean over all that was
-seen; and `reset`, somebody says so and it starts anew. Here in one process; over ROS by the node `trial`.
+seen; and `reset`, somebody says so and it starts anew. With a half-life also `fading`: nobody is told, but older
+transitions count less. Here in one process; over ROS by the node `trial`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ BEFORE, AFTER = 100, 500  # steps on the first and on the second task
 WINDOW = 25  # steps that a reward is averaged over
 HALF, FOLLOWED = 0.5, 0.3  # of the distance at the change
 STRATEGIES = ("kept", "reset")
+FADING = "fading"  # a third one, where a half-life is given
 DRIFT = "drift.jsonl"
 
 T = TypeVar("T")
@@ -37,7 +39,7 @@ class DriftRun:
 
     before: str  # task ids
     after: str
-    strategy: str  # kept | reset
+    strategy: str  # kept | reset | fading
     seed: int
     distance: tuple[float, ...]  # (AFTER + 1,) of z to the second task's settled z, from the change on, as a share
     rewards: tuple[float, ...]  # mean reward of a step in each window, from the start
@@ -106,6 +108,7 @@ class DriftScore:
     reward_before: float  # of a step in the last window before the change
     reward_after: float  # in the first window after it
     reward_end: float  # in the last window
+    distance_end: float  # median share of the distance that is left at the end: what a strategy costs when all is quiet
 
 
 def steps_until(distance: Sequence[float], share: float) -> int | None:
@@ -118,8 +121,11 @@ def steps_until(distance: Sequence[float], share: float) -> int | None:
 class DriftTest:
     """Runs changes of task for one checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint, family: str, before: int = BEFORE, after: int = AFTER) -> None:
-        self.before, self.after = before, after
+    def __init__(
+        self, checkpoint: Checkpoint, family: str, before: int = BEFORE, after: int = AFTER, half_life: float = 0.0
+    ) -> None:
+        """`half_life`: in steps, of the strategy `fading`; 0: there is none."""
+        self.before, self.after, self.half_life = before, after, half_life
         self.env = make_env(family)
         self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
         self.safety = SafetyFilter(checkpoint.contract)
@@ -128,9 +134,10 @@ class DriftTest:
 
     def run(self, first: Task, second: Task, strategy: str, seed: int = 0) -> DriftRun:
         """One episode with a change of task after `before` steps."""
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} is unknown; use one of: {', '.join(STRATEGIES)}")
+        if strategy not in (known := strategies(self.half_life)):
+            raise ValueError(f"strategy {strategy!r} is unknown; use one of: {', '.join(known)}")
         target = self._settled_context(second, seed)
+        self.tracker.half_life = self.half_life if strategy == FADING else None
         _, one = self._steps(self._start(first, seed), self.before)
         start = self.tracker.context
         self.env.set_task(second)
@@ -143,6 +150,7 @@ class DriftTest:
         """Where the context ends up when there never was another task, (Z,)."""
         key = (task.task_id, seed)
         if key not in self._settled:
+            self.tracker.half_life = None
             self._steps(self._start(task, seed), self.after)
             self._settled[key] = self.tracker.context
         return self._settled[key]
@@ -175,16 +183,22 @@ def run_drift(
     tasks: Sequence[Task],
     seeds: Sequence[int] = (0,),
     progress: Callable[[int, int, str], None] | None = None,
+    half_life: float = 0.0,
 ) -> list[DriftRun]:
-    """A change from each task to the one half the list away, under both strategies."""
-    test = DriftTest(checkpoint, family)
-    plan = [(*pair, strategy) for pair in drift_pairs(tasks, seeds) for strategy in STRATEGIES]
+    """A change from each task to the one half the list away, under all strategies; `half_life` in steps, or 0."""
+    test = DriftTest(checkpoint, family, half_life=half_life)
+    plan = [(*pair, strategy) for pair in drift_pairs(tasks, seeds) for strategy in strategies(half_life)]
     runs = []
     for done, (first, second, seed, strategy) in enumerate(plan, 1):
         runs.append(test.run(first, second, strategy, seed))
         if progress is not None:
             progress(done, len(plan), f"drift {first.task_id} to {second.task_id}")
     return runs
+
+
+def strategies(half_life: float) -> tuple[str, ...]:
+    """Those that are compared."""
+    return (*STRATEGIES, FADING) if half_life else STRATEGIES
 
 
 def drift_pairs(tasks: Sequence[T], seeds: Sequence[int]) -> list[tuple[T, T, int]]:
@@ -212,6 +226,7 @@ def drift_scores(runs: Sequence[DriftRun], before: int = BEFORE) -> list[DriftSc
                 reward_before=float(rewards[:, change - 1].mean()),
                 reward_after=float(rewards[:, change].mean()),
                 reward_end=float(rewards[:, -1].mean()),
+                distance_end=float(np.median([run.distance[-1] for run in mine])),
             )
         )
     return lines
@@ -225,10 +240,12 @@ def _median(steps: Sequence[int | None]) -> float | None:
 
 def drift_table(scores: Sequence[DriftScore]) -> str:
     """The scores as text for a terminal."""
-    head = f"{'context':8} {'changes':>7} {'followed':>8} {'half way':>9} {'70 %':>6}   reward: before, after, end"
-    lines = [head]
+    head = f"{'context':8} {'changes':>7} {'followed':>8} {'half way':>9} {'70 %':>6} {'left':>6}"
+    lines = [f"{head}   reward: before, after, end"]
     for s in scores:
         half, most = ("never" if v is None else f"{v:.0f}" for v in (s.steps_to_half, s.steps_to_follow))
         rewards = ", ".join(f"{v:.3f}" for v in (s.reward_before, s.reward_after, s.reward_end))
-        lines.append(f"{s.strategy:8} {s.changes:7} {s.followed:8} {half:>9} {most:>6}   {rewards}")
+        lines.append(
+            f"{s.strategy:8} {s.changes:7} {s.followed:8} {half:>9} {most:>6} {s.distance_end:6.0%}   {rewards}"
+        )
     return "\n".join(lines)

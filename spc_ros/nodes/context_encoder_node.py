@@ -42,6 +42,7 @@ PARAMS = [
     *CHECKPOINT_PARAMS,
     Param("mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES),
     Param("limit", 0, "most transitions in the context; 0: no limit", 0, 10_000_000),
+    Param("half_life_steps", 0.0, "a transition counts half after so many newer ones; 0: all count alike", 0.0, 1e9),
     Param("recordings", "", "~/recall: dataset to make the context of"),
     Param("recordings_task", "", "~/recall: task id in that dataset"),
 ]
@@ -153,7 +154,7 @@ class ContextEncoderNode(ManagedNode):
             return
         if not transitions:
             self._tracker.reset()
-        self._tracker.mode, self._tracker.limit = "online", None
+        self._tracker.mode, self._tracker.limit, self._tracker.half_life = "online", None, None
         for transition in transitions:
             self._tracker.update(transition)
         self._apply_mode(self._tracker)
@@ -187,6 +188,7 @@ class ContextEncoderNode(ManagedNode):
 
     def _apply_mode(self, tracker: ContextTracker) -> None:
         tracker.mode, tracker.limit = self.params.mode, self.params.limit or None
+        tracker.half_life = self.params.half_life_steps or None
 
     def _on_steps(self, steps: list[Step]) -> None:
         if not self.active or self._tracker is None:
