@@ -131,6 +131,8 @@ class Evaluate:
     seed: int = 0  # seed of the first scored episode
     planning: bool = False  # plan with the world model instead of asking the actor
     drift: bool = False  # instead: change the task in mid-episode, and tell how fast the context follows
+    half_life: float = 0.0  # with --drift: also a context whose transitions count half after so many newer ones
+    recordings: Path | None = None  # for offline: a dataset; default: behaviour data made here
     json: Path | None = None  # also write the episodes here, one JSON line each
 
 
@@ -153,25 +155,32 @@ class Compare:
 
 @dataclasses.dataclass(frozen=True)
 class TrialArgs:
-    """Score a trained run on held-out tasks over ROS 2: sim, context encoder, policy, recorder and trial nodes.
+    """Score a trained run on held-out tasks over ROS 2: sim or a robot, context encoder, policy, recorder, trial.
 
     The same command goes on with a trial that was interrupted, from what is in its folder.
     """
 
     run: tyro.conf.Positional[Path]  # training run or checkpoint
     out: Path  # folder for episodes.jsonl, bags/, log/ and report.html
+    contract: str = ""  # the robot's contract, file or name; default: the family's
     family: str = ""  # task family; default: the name of the checkpoint's contract
+    tasks: tuple[str, ...] = ()  # task ids, instead of splits; with --no-sim any names
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
     tasks_per_split: int = 0  # try only the first so many; 0: all
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
-    protocols: tuple[str, ...] = LIVE_PROTOCOLS  # any of no_context, zero_shot, few_shot
+    protocols: tuple[str, ...] = LIVE_PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
+    recordings: Path | None = None  # for offline: a dataset, or bags, with recordings of each task
     shuffle: bool = True  # blocks of task and protocol in an order drawn with the seed
     operator: bool = False  # wait for trial/continue before, and for trial/success after each episode
+    sim: bool = True  # off: a robot that publishes the contract's topics; needs --operator
+    time_limit_s: float = 10.0  # with --no-sim: longest time of an episode
+    terminated_topic: str = ""  # with --no-sim: std_msgs/Bool, true when the robot ended its task
     device: str = "cpu"  # of the networks: cpu, cuda or auto
     record: bool = True  # record a bag of each episode
-    drift: bool = True  # add the drift test to the page; it runs without ROS
+    camera: str = ""  # the sim's: a camera of the model, or free; its stills stand on the page. Empty: none
+    drift: bool = True  # add the drift test, where the sim changes its task in mid-episode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,24 @@ import numpy as np
 import pytest
 from random_checkpoint import write_random_checkpoint
 
+from spc_core.alignment.frames import Transition
 from spc_core.deploy.adaptation import Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.deploy.runtime import ContextTracker
 from spc_core.pages.context_path import context_path
 from spc_core.pages.drift_figure import drift_figure
 from spc_core.pages.figures import FamilyRun
 from spc_core.tasks import make_env, tasks
-from spc_core.trials.drift import WINDOW, DriftRun, DriftTest, drift_scores, drift_table, run_drift, steps_until
+from spc_core.trials.drift import (
+    WINDOW,
+    DriftLog,
+    DriftRun,
+    DriftTest,
+    drift_scores,
+    drift_table,
+    run_drift,
+    steps_until,
+)
 from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
 from spc_ros.cli import main
 from spc_ros.trials.trial_report import report_trial
@@ -33,15 +44,15 @@ def test_following_means_to_stay_there(distance: list[float], expected: int | No
 
 def test_scores_by_hand() -> None:
     def run(strategy: str, half: int | None, follow: int | None, rewards: tuple[float, ...]) -> DriftRun:
-        return DriftRun("a", "b", strategy, 0, (1.0,), rewards, half, follow)
+        return DriftRun("a", "b", strategy, 0, (1.0, -rewards[-1] / 10), rewards, half, follow)
 
     runs = [
         run("kept", 100, None, (-9.0, -1.0, -5.0, -2.0)), run("kept", 50, None, (-9.0, -2.0, -6.0, -4.0)),
         run("kept", 60, 200, (-9.0, -3.0, -7.0, -3.0)), run("reset", 4, 8, (-9.0, -1.0, -3.0, -1.0)),
     ]  # fmt: skip
     kept, reset = drift_scores(runs, before=2 * WINDOW)
-    assert dataclasses.astuple(kept) == ("kept", 3, 1, 60.0, None, -2.0, -6.0, -3.0)
-    assert dataclasses.astuple(reset) == ("reset", 1, 1, 4.0, 8.0, -1.0, -3.0, -1.0)
+    assert dataclasses.astuple(kept) == ("kept", 3, 1, 60.0, None, -2.0, -6.0, -3.0, 0.3)
+    assert dataclasses.astuple(reset) == ("reset", 1, 1, 4.0, 8.0, -1.0, -3.0, -1.0, 0.1)
     assert [line.split()[:5] for line in drift_table([kept, reset]).splitlines()[1:]] == [
         ["kept", "3", "1", "60", "never"], ["reset", "1", "1", "4", "8"],
     ]  # fmt: skip
@@ -61,6 +72,39 @@ def test_a_change_in_mujoco(tmp_path: Path) -> None:
     assert test.env.task == second
     with pytest.raises(ValueError, match="at least two tasks"):
         run_drift(checkpoint, "arm_reach", [first])
+
+
+def test_a_half_life_by_hand(tmp_path: Path) -> None:
+    """Weights 1, 1/2, 1/4 from the newest back, against numpy; without a half-life all are 1."""
+    folder = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    tracker, rng = ContextTracker(load_checkpoint(folder)), np.random.default_rng(0)
+    seen = [Transition(i, rng.normal(size=4), rng.normal(size=2), float(rng.normal()), rng.normal(size=4))
+            for i in range(3)]  # fmt: skip
+    votes = []
+    for transition in seen:
+        tracker.reset()
+        tracker.update(transition)
+        votes.append(tracker.context.astype(float))
+    for half_life, weights in ((None, np.ones(3)), (1.0, np.array([0.25, 0.5, 1.0]))):
+        tracker.reset()
+        tracker.half_life = half_life
+        for transition in seen:
+            tracker.update(transition)
+        mean = np.average(votes, axis=0, weights=weights)
+        spread = np.average((np.array(votes) - mean) ** 2, axis=0, weights=weights)
+        share = (weights**2).sum() / weights.sum() ** 2  # 1 / effective count
+        np.testing.assert_allclose(tracker.context, mean, atol=1e-6)
+        np.testing.assert_allclose(tracker.uncertainty, np.sqrt(spread / (1 - share) * share), rtol=1e-4)
+
+
+def test_a_fading_context_follows_sooner(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+    first, second = tasks("arm_reach", "id")[:2]
+    test = DriftTest(checkpoint, "arm_reach", before=60, after=60, half_life=5.0)
+    kept, fading = (test.run(first, second, strategy) for strategy in ("kept", "fading"))
+    assert fading.distance != kept.distance and test.run(first, second, "kept") == kept, "it leaves nothing behind"
+    with pytest.raises(ValueError, match="'fading' is unknown; use one of: kept, reset"):
+        DriftTest(checkpoint, "arm_reach").run(first, second, "fading")
 
 
 def test_success_is_the_distance_at_the_end() -> None:
@@ -105,11 +149,13 @@ def test_the_page_of_a_trial(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "plan.json").write_text('{"seed": 0}')
     told = []
-    run = report_trial(folder, "arm_reach", tmp_path / "out", in_order(rows), lambda *news: told.append(news))
-    assert len(told) == 4 and len(run.drift) == 4
+    drift = run_drift(checkpoint, "arm_reach", tried, progress=lambda *news: told.append(news))
+    DriftLog(tmp_path / "out").append(drift)
+    run = report_trial(folder, "arm_reach", tmp_path / "out", in_order(rows), "spc trial a --out b")
+    assert len(told) == 4 and run.drift == drift, "as written, so read"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Context trajectory" in page and "steps to half way" in page and ">50%<" in page
-    assert "SHA-256 of its weights" in page
+    assert "SHA-256 of its weights" in page and "spc trial a --out b" in page and "cores, Linux" in page
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["families"]["arm_reach"]
     shares = {(e["protocol"], e["k"]): e["success"] for e in summary["splits"]["id"]}
     assert shares == {

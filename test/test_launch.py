@@ -21,15 +21,17 @@ from typing import Any
 
 import pytest
 import yaml
+from bare_robot import bare_robot
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from node_probe import FakeRobot, Probe, own_domain
 from random_checkpoint import write_random_checkpoint
 from rclpy.duration import Duration
 from rosbags.highlevel import AnyReader
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from spc_core.contract import find_config, load_contract
+from spc_core.deploy.deployed import weights_sha256
 from spc_ros.nodes.driver_node import DRIVER_PARAMS
 from spc_ros.nodes.managed_node import AUTOSTART, ManagedNode
 from spc_ros.nodes.plain_node import EXECUTOR
@@ -90,8 +92,9 @@ def test_nodes_yaml_explains_every_parameter() -> None:
             seen.add(name)
 
 
-def test_lockstep_yaml_names_known_parameters() -> None:
-    for node, values in parameters("lockstep.yaml").items():
+@pytest.mark.parametrize("file", ["lockstep.yaml", "robot.yaml"])
+def test_other_parameter_files_name_known_parameters(file: str) -> None:
+    for node, values in parameters(file).items():
         assert values.keys() <= declared(node).keys(), node
 
 
@@ -157,18 +160,20 @@ def described(monkeypatch: pytest.MonkeyPatch):
     return describe
 
 
-def file_of(substitution: Said) -> Path:
-    """The file in the source tree that a launch file's path means."""
+def files_of(substitution: Said) -> list[Path]:
+    """The files in the source tree that a launch file's path may mean."""
     (parts,) = substitution.args
-    path = ROOT
+    paths = [ROOT]
     for part in parts:
         if isinstance(part, str):
-            path = path / part
+            paths = [path / part for path in paths]
+        elif type(part).__name__ == "IfElseSubstitution":
+            paths = [path / part.kwargs[name] for path in paths for name in ("if_value", "else_value")]
         elif type(part).__name__ == "PathJoinSubstitution":
-            path = file_of(part)
+            paths = files_of(part)
         else:
             assert (type(part).__name__, part.args) == ("FindPackageShare", ("spc_ros",))
-    return path
+    return paths
 
 
 @pytest.mark.parametrize("path", LAUNCH, ids=lambda path: path.name)
@@ -185,10 +190,10 @@ def test_launch_files_name_what_exists(described, path: Path) -> None:
                 for name in PROGRAMS[executable]:
                     assert entry.keys() <= declared(name).keys() | ROS_OWN, (executable, name)
             elif type(entry).__name__ == "PathJoinSubstitution":
-                assert file_of(entry).is_file()
+                assert all(path.is_file() for path in files_of(entry))
             else:
                 assert entry.args == ("params_file",)
-    assert file_of(arguments["params_file"].kwargs["default_value"]) == ROOT / "config" / "nodes.yaml"
+    assert files_of(arguments["params_file"].kwargs["default_value"]) == [ROOT / "config" / "nodes.yaml"]
 
 
 def test_deploy_starts_a_dead_node_again(described) -> None:
@@ -206,7 +211,7 @@ def test_deploy_starts_a_dead_node_again(described) -> None:
         ("deploy", {"contract", "checkpoint", "device", "use_sim_time", "composed", "autostart", "respawn"}),
         ("record", {"contract", "out", "use_sim_time"}),
         ("sim", {"family", "model", "contract", "task_id", "mode"}),
-        ("trial", {"contract", "checkpoint", "device", "composed", "out"}),
+        ("trial", {"contract", "checkpoint", "device", "composed", "out", "sim"}),
     ],
 )
 def test_launch_files_have_the_arguments_that_users_need(described, name: str, wanted: set[str]) -> None:
@@ -399,3 +404,35 @@ def test_trial_launch_runs_a_trial_and_ends(launch, tmp_path: Path, composed: st
     assert sorted(protocols) == ["collect", "few_shot", "no_context", "zero_shot"]
     assert protocols.index("few_shot") == protocols.index("collect") + 1
     assert all(Path(row["bag"]).is_dir() for row in rows)
+
+
+@needs_launch
+@pytest.mark.timeout(180)
+def test_trial_launch_on_a_robot_asks_its_operator(launch, tmp_path: Path) -> None:
+    """No sim: the policy rests until the operator says that the robot is at its start."""
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    changed = yaml.safe_load((ROOT / "config" / "nodes.yaml").read_text())
+    changed["/**/trial"]["ros__parameters"] |= {
+        "task_ids": ["bench/spring"], "episodes": 1, "protocols": ["no_context"], "time_limit_s": 0.5,
+    }  # fmt: skip
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(changed))
+    out = tmp_path / "out"
+    process, output = launch(
+        "trial.launch.py", f"checkpoint:={checkpoint}", f"out:={out}", f"params_file:={file}", "sim:=false"
+    )
+    with bare_robot(launch.domain, done_after=0), Probe(launch.domain) as probe:
+
+        def agreed(name: str, kind: type, request: Any = None) -> None:
+            probe.until(lambda: probe.call(name, kind, request).success, name, 60.0)
+
+        probe.until(lambda: "waiting for the operator" in output.read_text(), "the question", 60.0)
+        assert probe.call("policy/get_state", GetState).current_state.label == "inactive"
+        agreed("trial/continue", Trigger)
+        agreed("trial/success", SetBool, SetBool.Request(data=True))
+        process.wait(60.0)
+    text = output.read_text()
+    assert "process has died" not in text and "Traceback" not in text and "[sim-" not in text, text
+    (row,) = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert row["success"] and row["reason"] == "time limit" and row["steps"] > 10
+    assert json.loads((out / "plan.json").read_text())["checkpoint"] == weights_sha256(checkpoint)

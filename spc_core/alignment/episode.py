@@ -12,11 +12,21 @@ STATES = ("idle", "running", "ended")
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskChange:
+    """A change of task in mid-episode: transitions from `t_ns` on belong to the new one."""
+
+    t_ns: int
+    task_id: str
+    params: Mapping[str, float]
+    announced: bool  # when it happened; else the episode's end tells of it
+
+
+@dataclasses.dataclass(frozen=True)
 class EpisodeInfo:
     """One episode's task, state and end. Times are the sim's or robot's clock, in nanoseconds."""
 
     state: str  # idle | running | ended
-    task_id: str
+    task_id: str  # that it began with
     params: Mapping[str, float]  # the task's hidden parameters; known in simulation only
     episode: int  # counts up from 1 at each reset
     seed: int
@@ -26,35 +36,50 @@ class EpisodeInfo:
     truncated: bool = False  # time limit or operator
     reason: str = ""
     published: Mapping[str, int] = dataclasses.field(default_factory=dict)  # messages sent in this episode, by topic
+    changes: tuple[TaskChange, ...] = ()  # of task, in mid-episode
+
+    @property
+    def task_now(self) -> str:
+        """The task after all changes."""
+        return self.changes[-1].task_id if self.changes else self.task_id
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        said = dataclasses.asdict(self)
+        if not self.changes:
+            del said["changes"]  # readers that are older than it would not know it
+        return json.dumps(said, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> EpisodeInfo:
         """Raises ValueError that names the topic and what is wrong with its text."""
         try:
-            info = cls(**json.loads(text))
-        except (json.JSONDecodeError, TypeError, RecursionError) as error:
+            said = json.loads(text)
+            changes = tuple(TaskChange(**change) for change in said.pop("changes", ()))
+            info = cls(**said, changes=changes)
+        except (json.JSONDecodeError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"topic 'episode' does not hold episode information: {error}; got {text[:80]!r}") from None
         if info.state not in STATES:
             raise ValueError(f"topic 'episode' has the state {info.state!r}; known: {', '.join(STATES)}")
-        info._check_types()
+        for part in (info, *info.changes):
+            _check_types(part)
         return info
 
-    def _check_types(self) -> None:
-        """Raises ValueError: JSON from elsewhere can hold anything."""
-        wanted = {"bool": bool, "str": str}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("params", "published"):
-                sound = isinstance(value, dict) and all(map(_is_number, value.values()))
-            elif field.type == "int":
-                sound = _is_number(value)  # 5e9 is as good as 5000000000
-            else:
-                sound = isinstance(value, wanted[str(field.type)])
-            if not sound:
-                raise ValueError(f"topic 'episode' has {field.name}: {value!r:.80}, expected {field.type}")
+
+def _check_types(part: EpisodeInfo | TaskChange) -> None:
+    """Raises ValueError: JSON from elsewhere can hold anything."""
+    wanted = {"bool": bool, "str": str}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name == "changes":
+            continue
+        if field.name in ("params", "published"):
+            sound = isinstance(value, dict) and all(map(_is_number, value.values()))
+        elif field.type == "int":
+            sound = _is_number(value)  # 5e9 is as good as 5000000000
+        else:
+            sound = isinstance(value, wanted[str(field.type)])
+        if not sound:
+            raise ValueError(f"topic 'episode' has {field.name}: {value!r:.80}, expected {field.type}")
 
 
 def _is_number(value: object) -> bool:

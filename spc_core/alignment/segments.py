@@ -52,9 +52,13 @@ class Cutting:
 
 
 def episode_window(info: EpisodeInfo, period_ns: int) -> Window:
-    """The window that the topic `episode` tells of, half a period wider on both sides."""
+    """The window that the topic `episode` tells of, half a period wider on both sides, up to a change of task."""
     slack_ns = period_ns // 2
     begin_ns = info.start_ns - slack_ns
+    if info.changes:  # what follows belongs to another task
+        change = info.changes[0]
+        reason = f"the task changed to {change.task_id} in mid-episode"
+        return Window(begin_ns, change.t_ns + slack_ns, cut=reason, task_id=info.task_id, params=info.params)
     if info.state != "ended":
         reason = "the recording ended while the episode ran"
         return Window(begin_ns, math.inf, cut=reason, task_id=info.task_id, params=info.params)

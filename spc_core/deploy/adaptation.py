@@ -73,6 +73,7 @@ class Outcome:
     success: bool | None = None  # of the task, by the family or the operator; None: nobody can tell
     aborted: str = ""  # why the episode does not count, such as an emergency stop
     trajectory: Sequence[tuple[int, Sequence[float]]] = ()  # (count, context) on the way, at TRAJECTORY_COUNTS
+    latency: Mapping[str, int] = dataclasses.field(default_factory=dict)  # ticks from state to command, by us
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,7 @@ class EpisodeResult:
     success: bool | None = None
     aborted: str = ""
     trajectory: list[list] = dataclasses.field(default_factory=list)  # [count, [context]]
+    latency: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def scored(self) -> bool:
@@ -225,6 +227,7 @@ class Trial:
             success=outcome.success,
             aborted=outcome.aborted,
             trajectory=[[count, [float(value) for value in z]] for count, z in outcome.trajectory],
+            latency=dict(outcome.latency),
         )
         self.results.append(result)
         return result

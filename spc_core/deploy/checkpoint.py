@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -72,16 +71,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     for name in FILES:  # each file is replaced at once; config, contract and statistics do not change during a run
         (beside / name).replace(folder / name)
     beside.rmdir()
-
-
-def weights_sha256(folder: str | Path) -> str:
-    """Which weights a checkpoint, or a training run's folder, holds. Raises CheckpointError where there are none."""
-    folder = Path(folder)
-    inner = folder / "checkpoint"
-    file = (inner if inner.is_dir() else folder) / "weights.safetensors"
-    if not file.is_file():
-        raise CheckpointError(f"{folder}: no checkpoint, weights.safetensors missing; give what `spc train` wrote")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:

@@ -47,6 +47,16 @@ def checkpoint_folder(folder: Path) -> Path:
     return folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
 
 
+def weights_sha256(folder: str | Path) -> str:
+    """Which weights a checkpoint, or a training run's folder, holds. Raises CheckpointError where there are none."""
+    folder = Path(folder)
+    inner = folder / "checkpoint"
+    file = (inner if inner.is_dir() else folder) / "weights.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: no checkpoint, weights.safetensors missing; give what `spc train` wrote")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def model_id(folder: str | Path) -> int:
     """A number in [1, 2**31) that tells models apart: from the bytes of weights, config, statistics and contract.
 

@@ -54,6 +54,7 @@ class ContextTracker:
     hypothesis after the other, so that the robot moves and learns something; `frozen` adds nothing. At most `limit`
     transitions are added (None: no limit). Before the first transition, `online` and `frozen` show zeros.
     `uncertainty` tells how well the transitions agree about z, in every mode.
+    With a `half_life` older transitions count less: half as much after so many newer ones. None: all count alike.
     An agent without a context encoder counts transitions and shows zeros, or what it was `told`.
     """
 
@@ -61,6 +62,8 @@ class ContextTracker:
         self._networks = networks_of(checkpoint)
         self._sum = np.zeros(self._networks.context_dim)  # of the votes
         self._squares = np.zeros_like(self._sum)  # of the votes' deviations from their mean
+        self._weight = self._square_weight = 0.0  # sums of the votes' weights, and of their squares
+        self.half_life: float | None = None
         self._hypotheses = far_apart(self._networks.task_means)
         self._mode = "online"
         self.limit: int | None = None
@@ -81,6 +84,7 @@ class ContextTracker:
         """Forget all transitions: back to the prior."""
         self._sum[:] = 0
         self._squares[:] = 0
+        self._weight = self._square_weight = 0.0
         self.count = 0
 
     def update(self, transition: Transition) -> bool:
@@ -95,8 +99,14 @@ class ContextTracker:
 
     def _add(self, vote: np.ndarray) -> None:
         """One more vote (Z,). Welford's update of the squares: summing vote^2 would cancel where votes agree."""
-        deviation = vote - self._sum / max(self.count, 1)
-        self._squares += deviation**2 * (self.count / (self.count + 1))
+        keep = 1.0 if self.half_life is None else 0.5 ** (1 / self.half_life)
+        deviation = vote - self._sum / (self._weight or 1.0)
+        old = keep * self._weight
+        self._weight, self._square_weight = old + 1, keep**2 * self._square_weight + 1
+        if keep < 1:
+            self._squares *= keep
+            self._sum *= keep
+        self._squares += deviation**2 * (old / self._weight)
         self._sum += vote
         self.count += 1
 
@@ -109,17 +119,19 @@ class ContextTracker:
             return self._hypotheses[self.count // HYPOTHESIS_STEPS % len(self._hypotheses)]
         if self.count == 0:
             return np.zeros(len(self._sum), np.float32)
-        return (self._sum / self.count).astype(np.float32)
+        return (self._sum / (self._weight or 1.0)).astype(np.float32)
 
     @property
     def uncertainty(self) -> np.ndarray:
         """Standard error of the mean vote, (Z,) float32: sqrt(sample variance / count); ones before two votes.
 
+        With weights w: sample variance squares / (sum w - sum w^2 / sum w), and count (sum w)^2 / sum w^2.
         It takes votes for independent. Transitions in a row are alike, so it is rather too small than too large.
         """
         if self.count < 2 or not self._networks.has_encoder:
             return np.full(len(self._sum), NOTHING_KNOWN, np.float32)
-        return np.sqrt(self._squares / (self.count - 1) / self.count).astype(np.float32)
+        share = self._square_weight / self._weight
+        return np.sqrt(self._squares / (self._weight - share) * (share / self._weight)).astype(np.float32)
 
 
 def far_apart(points: np.ndarray) -> np.ndarray:

@@ -12,7 +12,11 @@ from plotly.subplots import make_subplots
 from spc_core.pages.figure_style import style
 from spc_core.trials.drift import BEFORE, FOLLOWED, WINDOW, DriftRun
 
-COLOURS = {"kept": ("#0072B2", "rgba(0,114,178,0.16)"), "reset": ("#D55E00", "rgba(213,94,0,0.16)")}
+COLOURS = {
+    "kept": ("#0072B2", "rgba(0,114,178,0.16)"),
+    "reset": ("#D55E00", "rgba(213,94,0,0.16)"),
+    "fading": ("#009E73", "rgba(0,158,115,0.16)"),
+}
 
 
 def drift_figure(runs: Sequence[DriftRun]) -> go.Figure | None:

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from spc_core.deploy.adaptation import COLLECT, EpisodeResult
 from spc_core.pages.figure_style import INK, stacked, style
+from spc_core.pages.stills import Stills
 from spc_core.trials.drift import DriftRun
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -54,6 +55,8 @@ class FamilyRun:
     # Mean task vectors of the training tasks, as (params, vector), by training seed
     task_means: Mapping[int, Sequence[tuple[Mapping[str, float], Sequence[float]]]] = field(default_factory=dict)
     drift: Sequence[DriftRun] = ()  # changes of task in mid-episode
+    real_time: bool = False  # a robot's time went on by itself; else lock-step
+    stills: Sequence[Stills] = ()  # of an episode for each task
 
     def scored(self) -> list[tuple[int, EpisodeResult]]:
         """(training seed, row) of every episode that counts."""
@@ -126,10 +129,11 @@ def _cells(rows: Iterable[tuple[int, str, float]]) -> dict[tuple[int, str], floa
 
 
 def protocol_cells(run: FamilyRun, split: str, protocol: str, k: int = 0) -> dict[tuple[int, str], float]:
-    """Mean returns by (training seed, task); "expert" is the privileged expert on the same episodes."""
+    """Mean returns by (training seed, task); "expert": the privileged expert, where one is known."""
     rows = [(seed, row) for seed, row in run.scored() if row.split == split]
     if protocol == "expert":
-        return _cells((seed, row.task_id, run.experts[row.task_id, row.seed]) for seed, row in rows)
+        known = [(seed, row) for seed, row in rows if (row.task_id, row.seed) in run.experts]
+        return _cells((seed, row.task_id, run.experts[row.task_id, row.seed]) for seed, row in known)
     return _cells((s, r.task_id, r.return_) for s, r in rows if (r.protocol, r.k) == (protocol, k))
 
 
@@ -185,7 +189,7 @@ def _reference_lines(figure: go.Figure, run: FamilyRun, split: str, column: int,
     """Lines of expert and zero_shot, named at the right; the higher one's name stands above its line."""
     cells = {name: protocol_cells(run, split, name) for name in ("expert", "zero_shot")}
     levels = {name: float(np.mean(list(c.values()))) for name, c in cells.items() if c}
-    highest = max(levels, key=lambda name: levels[name])
+    highest = max(levels, key=lambda name: levels[name], default="")
     for name, level in levels.items():
         figure.add_scatter(
             x=[-0.4, points - 0.1], y=[level, level], mode="lines", showlegend=False, row=1, col=column,
@@ -202,7 +206,8 @@ def task_bars(run: FamilyRun) -> go.Figure:
     """Return of every task under every protocol, beside the expert; a panel for each split."""
     sizes, titles = run.sizes(), [SPLIT_NAMES.get(split, split) for split in run.splits()]
     names = dict.fromkeys(row.protocol for _, row in run.scored())
-    bars = [(name, sizes[-1] if name == "few_shot" else 0) for name in names] + [("expert", 0)]
+    bars = [(name, sizes[-1] if name == "few_shot" else 0) for name in names]
+    bars += [("expert", 0)] if run.experts else []
     area, gap = stacked(len(titles), panel=240, gap=105)
     figure = make_subplots(rows=len(titles), subplot_titles=titles, vertical_spacing=gap)
     for number, split in enumerate(run.splits(), 1):

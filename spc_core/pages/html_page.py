@@ -32,6 +32,12 @@ th { font-weight: 600; border-bottom: 1px solid #888; }
 .name { white-space: nowrap; }
 .name i { display: inline-block; width: 11px; height: 11px; margin-right: 8px; border-radius: 2px; }
 .bar { display: inline-block; height: 11px; background: #0072B2; }
+.stills { display: grid; grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)); gap: 14px 24px; }
+.still { display: flex; flex-wrap: wrap; gap: 6px; align-content: start; }
+.still p { flex: 0 0 100%; font-size: 14.5px; margin: 0; } .still figure { margin: 0; flex: 1 1 0; max-width: 240px; }
+.still img { width: 100%; border-radius: 4px; display: block; }
+.facts td:first-child { min-width: 210px; }
+figcaption { font-size: 13px; color: #555; }
 code { font-size: 13px; overflow-wrap: anywhere; }
 """
 

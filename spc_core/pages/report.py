@@ -11,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spc_core.deploy.latency_bins import quantile_us
 from spc_core.pages.figures import FamilyRun, label
+from spc_core.pages.latency_figure import SHARES, all_latency
 from spc_core.pages.report_page import page
 from spc_core.trials.drift import drift_scores
 from spc_core.trials.evaluate import score
@@ -48,6 +50,7 @@ def summarise(
             "training_seeds": list(run.results),
             "splits": splits,
             "interventions": interventions(run),
+            "latency_us": {name: quantile_us(all_latency(run), share) for name, share in SHARES.items()},
             "drift": [asdict(line) for line in drift_scores(run.drift)],
         }
     summary |= {"seed": seed, "wall_time_s": wall_time_s, "versions": versions, "figures": figures}

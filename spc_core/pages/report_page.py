@@ -22,7 +22,9 @@ from spc_core.pages.figures import (
     varying_params,
 )
 from spc_core.pages.html_page import draw, number, plural, table, whole_page
+from spc_core.pages.latency_figure import latency_figure
 from spc_core.pages.loss_curves import training_curves
+from spc_core.pages.stills import gallery
 from spc_core.tasks import families as known_families
 from spc_core.tasks import make_env
 from spc_core.trials.drift import drift_scores
@@ -49,11 +51,14 @@ CAPTIONS = {
     "its place at the end (the dot), one line for each task of the first training seed, seen along its two "
     "directions of largest variance. Right: how far it still is from its end, as a share of the whole way; the bold "
     "line is the median over tasks. What to look for: a line that falls fast needs few transitions.",
-    "drift": "The task changes in mid-episode, and nobody tells the policy. “kept”: the context stays a mean over all "
-    "that was seen, the new task must outweigh the old one. “reset”: somebody says that the task changed, and the "
+    "drift": "The task changes in mid-episode. “kept”: nobody says so, the context stays a mean over all "
+    "that was seen, and the new task must outweigh the old one. “reset”: somebody says that the task changed, and the "
     "context starts anew. Left: how far the context still is from where it settles when there is only the new task, "
     "as a share of the distance at the change; median, and the middle half of all changes. Right: mean reward of a "
-    "step. Measured in this process, without ROS.",
+    "step.",
+    "latency": "Ticks by the time from a state’s arrival at the policy to its command, with the context in between; "
+    "note the logarithmic axis. Dotted: median, 99 % and the control period. What to look for: a right end well below "
+    "the period.",
     "bars": "What to look for: tasks where few_shot stays far from the expert. Bars start at zero; where "
     "returns are negative they hang down, and shorter is better. Error bars: ± one standard deviation over "
     "training seeds. Below the axis: the task's number and hidden parameters.",
@@ -61,6 +66,8 @@ CAPTIONS = {
     "that settle, and seeds that agree. The losses have different meanings, so heights do not compare between "
     "panels. Wide ranges have a logarithmic axis.",
 }
+STILLS = "What the camera saw at the start, in the middle and at the end of an episode, one for each task: the last "
+STILLS += "one with the most context."
 
 
 def page(families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> str:
@@ -180,6 +187,7 @@ def family_section(run: FamilyRun, family: Mapping[str, Any]) -> str:
         ),
         ("Drift: the task changes in mid-episode", drift_figure(run.drift), "drift", "not tested"),
         ("Task by task, against the privileged expert", task_bars(run), "bars", ""),
+        ("Latency of the policy", latency_figure(run), "latency", "not measured"),
         ("Training losses", training_curves(run), "training", "no training log was found"),
     ]
     parts = [f"<h2>{escape(run.family)}</h2>"]
@@ -187,9 +195,19 @@ def family_section(run: FamilyRun, family: Mapping[str, Any]) -> str:
         drawn = f"None: {missing}." if figure is None else CAPTIONS[name]
         plot = "" if figure is None else draw(figure, f"{run.family}-{name}")
         below = _drift_table(run) if name == "drift" and run.drift else ""
+        drawn += f" {_clock(run)}" if name == "latency" and figure is not None else ""
         parts.append(f"<h3>{title}</h3>{plot}<p class=caption>{drawn}</p>{below}")
+        if name == "bars" and run.stills:
+            parts.append(f"<h3>Stills</h3>{gallery(run.stills)}<p class=caption>{STILLS}</p>")
     parts.append(f"<h3>Interventions of the safety chain</h3>{_interventions(family['interventions'])}")
     return "".join(parts)
+
+
+def _clock(run: FamilyRun) -> str:
+    """What a latency means here."""
+    if run.real_time:
+        return "Measured in real time, on the robot’s own time."
+    return "Measured in lock-step: time waits, so this is computing time and hops between processes, not a missed tick."
 
 
 def _drift_table(run: FamilyRun) -> str:
@@ -200,6 +218,7 @@ def _drift_table(run: FamilyRun) -> str:
         "steps to half way",
         "steps to 70 %",
         "followed",
+        "left at the end",
         "reward before",
         "after",
         "at the end",
@@ -208,10 +227,18 @@ def _drift_table(run: FamilyRun) -> str:
     for s in drift_scores(run.drift):
         steps = ["never" if v is None else f"{v:.0f}" for v in (s.steps_to_half, s.steps_to_follow)]
         rewards = [number(v, 3) for v in (s.reward_before, s.reward_after, s.reward_end)]
-        rows.append([escape(s.strategy), str(s.changes), *steps, f"{s.followed} of {s.changes}", *rewards])
-    note = (
-        "Steps: the median change. Rewards: mean of a step in the 25 steps before and after the change, and the last."
-    )
+        rows.append(
+            [
+                escape(s.strategy),
+                str(s.changes),
+                *steps,
+                f"{s.followed} of {s.changes}",
+                f"{s.distance_end:.0%}",
+                *rewards,
+            ]
+        )
+    note = "Steps, and the distance left at the end: the median change. Rewards: mean of a step in the 25 steps before "
+    note += "and after the change, and the last."
     return f"{table(head, rows, numbers=True)}<p class=caption>{note}</p>"
 
 
@@ -233,7 +260,7 @@ def reproduction(summary: Mapping[str, Any]) -> str:
         setup.append([f"contract of {escape(name)}, SHA-256", f"<code>{escape(family['contract_sha256'])}</code>"])
     setup += [[escape(name), f"<code>{escape(str(value))}</code>"] for name, value in summary.get("setup", {}).items()]
     setup += [[f"{escape(name)}, version", escape(str(value))] for name, value in summary["versions"].items()]
-    parts = ["<h2>Reproduce</h2>", table(["what", "value"], setup)]
+    parts = ["<h2>Reproduce</h2>", f"<div class=facts>{table(['what', 'value'], setup)}</div>"]
     if summary["figures"]:
         other = [[escape(n), "–" if v is None else f"{v:.4g}"] for n, v in summary["figures"].items()]
         parts.append("<h3>Other measurements</h3>" + table(["what", "value"], other, numbers=True))

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drift test: the task changes while the robot moves. How many steps does the context need to follow?
 
-In this process only: the tasks change inside MuJoCo, and nobody is told. Two ways to meet a change are compared:
-`kept`, the context goes on as a mean over all that was seen, and `reset`, somebody says so and it starts anew.
+Two ways to meet a change are compared: `kept`, nobody is told, and the context goes on as a mean over all that was
+seen; and `reset`, somebody says so and it starts anew. With a half-life also `fading`: nobody is told, but older
+transitions count less. Here in one process; over ROS by the node `trial`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,11 +21,16 @@ from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.runtime import ContextTracker, Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.tasks import Task, make_env
+from spc_core.whole_file import write_whole
 
 BEFORE, AFTER = 100, 500  # steps on the first and on the second task
 WINDOW = 25  # steps that a reward is averaged over
 HALF, FOLLOWED = 0.5, 0.3  # of the distance at the change
 STRATEGIES = ("kept", "reset")
+FADING = "fading"  # a third one, where a half-life is given
+DRIFT = "drift.jsonl"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +39,61 @@ class DriftRun:
 
     before: str  # task ids
     after: str
-    strategy: str  # kept | reset
+    strategy: str  # kept | reset | fading
     seed: int
     distance: tuple[float, ...]  # (AFTER + 1,) of z to the second task's settled z, from the change on, as a share
     rewards: tuple[float, ...]  # mean reward of a step in each window, from the start
     steps_to_half: int | None  # after the change; None: not within the run
     steps_to_follow: int | None
+    bag: str = ""  # path, where one was recorded
+
+
+def drift_run(
+    before: str,
+    after: str,
+    strategy: str,
+    seed: int,
+    start: np.ndarray,
+    contexts: Sequence[np.ndarray],
+    target: np.ndarray,
+    rewards_before: Sequence[float],
+    rewards_after: Sequence[float],
+) -> DriftRun:
+    """What a change looked like: `start` (Z,) is the context at the change, `contexts` those after each step."""
+    scale = float(np.linalg.norm(start - target)) or 1.0
+    path = np.linalg.norm(np.array([start, *contexts]) - target, axis=1) / scale
+    parts = (rewards_before, rewards_after)
+    windows = [float(np.mean(part[i : i + WINDOW])) for part in parts for i in range(0, len(part), WINDOW)]
+    return DriftRun(
+        before, after, strategy, seed, tuple(path.tolist()), tuple(windows),
+        steps_until(path, HALF), steps_until(path, FOLLOWED),
+    )  # fmt: skip
+
+
+class DriftLog:
+    """The changes that a trial has done, one JSON line each; a change is done when both strategies are there."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / DRIFT
+        self.runs = read_drift(self.path)
+
+    def has(self, before: str, after: str, seed: int) -> bool:
+        found = {run.strategy for run in self.runs if (run.before, run.after, run.seed) == (before, after, seed)}
+        return found >= set(STRATEGIES)
+
+    def append(self, runs: Sequence[DriftRun]) -> None:
+        """Add lines and bring them to the disk before anything else happens."""
+        whole = "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in self.runs)  # without a half line
+        added = "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in runs)
+        write_whole(self.path, whole + added)
+        self.runs += runs
+
+
+def read_drift(path: str | Path) -> list[DriftRun]:
+    """The changes in a drift.jsonl; none where there is no such file."""
+    lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
+    made = [DriftRun(**json.loads(line)) for line in lines]
+    return [dataclasses.replace(r, distance=tuple(r.distance), rewards=tuple(r.rewards)) for r in made]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +108,7 @@ class DriftScore:
     reward_before: float  # of a step in the last window before the change
     reward_after: float  # in the first window after it
     reward_end: float  # in the last window
+    distance_end: float  # median share of the distance that is left at the end: what a strategy costs when all is quiet
 
 
 def steps_until(distance: Sequence[float], share: float) -> int | None:
@@ -62,8 +121,11 @@ def steps_until(distance: Sequence[float], share: float) -> int | None:
 class DriftTest:
     """Runs changes of task for one checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint, family: str, before: int = BEFORE, after: int = AFTER) -> None:
-        self.before, self.after = before, after
+    def __init__(
+        self, checkpoint: Checkpoint, family: str, before: int = BEFORE, after: int = AFTER, half_life: float = 0.0
+    ) -> None:
+        """`half_life`: in steps, of the strategy `fading`; 0: there is none."""
+        self.before, self.after, self.half_life = before, after, half_life
         self.env = make_env(family)
         self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
         self.safety = SafetyFilter(checkpoint.contract)
@@ -72,27 +134,23 @@ class DriftTest:
 
     def run(self, first: Task, second: Task, strategy: str, seed: int = 0) -> DriftRun:
         """One episode with a change of task after `before` steps."""
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} is unknown; use one of: {', '.join(STRATEGIES)}")
+        if strategy not in (known := strategies(self.half_life)):
+            raise ValueError(f"strategy {strategy!r} is unknown; use one of: {', '.join(known)}")
         target = self._settled_context(second, seed)
+        self.tracker.half_life = self.half_life if strategy == FADING else None
         _, one = self._steps(self._start(first, seed), self.before)
         start = self.tracker.context
         self.env.set_task(second)
         if strategy == "reset":
             self.tracker.reset()
         contexts, two = self._steps(self._seen, self.after)
-        scale = float(np.linalg.norm(start - target)) or 1.0
-        path = np.linalg.norm(np.array([start, *contexts]) - target, axis=1) / scale
-        windows = [float(np.mean(part[i : i + WINDOW])) for part in (one, two) for i in range(0, len(part), WINDOW)]
-        return DriftRun(
-            first.task_id, second.task_id, strategy, seed, tuple(path.tolist()), tuple(windows),
-            steps_until(path, HALF), steps_until(path, FOLLOWED),
-        )  # fmt: skip
+        return drift_run(first.task_id, second.task_id, strategy, seed, start, contexts, target, one, two)
 
     def _settled_context(self, task: Task, seed: int) -> np.ndarray:
         """Where the context ends up when there never was another task, (Z,)."""
         key = (task.task_id, seed)
         if key not in self._settled:
+            self.tracker.half_life = None
             self._steps(self._start(task, seed), self.after)
             self._settled[key] = self.tracker.context
         return self._settled[key]
@@ -125,19 +183,30 @@ def run_drift(
     tasks: Sequence[Task],
     seeds: Sequence[int] = (0,),
     progress: Callable[[int, int, str], None] | None = None,
+    half_life: float = 0.0,
 ) -> list[DriftRun]:
-    """A change from each task to the one half the list away, under both strategies."""
-    if len(tasks) < 2:
-        raise ValueError(f"the drift test needs at least two tasks to change between, got {len(tasks)}")
-    test, half = DriftTest(checkpoint, family), len(tasks) // 2
-    plan = [(i, seed, strategy) for i in range(len(tasks)) for seed in seeds for strategy in STRATEGIES]
+    """A change from each task to the one half the list away, under all strategies; `half_life` in steps, or 0."""
+    test = DriftTest(checkpoint, family, half_life=half_life)
+    plan = [(*pair, strategy) for pair in drift_pairs(tasks, seeds) for strategy in strategies(half_life)]
     runs = []
-    for done, (i, seed, strategy) in enumerate(plan, 1):
-        first, second = tasks[i], tasks[(i + half) % len(tasks)]
+    for done, (first, second, seed, strategy) in enumerate(plan, 1):
         runs.append(test.run(first, second, strategy, seed))
         if progress is not None:
             progress(done, len(plan), f"drift {first.task_id} to {second.task_id}")
     return runs
+
+
+def strategies(half_life: float) -> tuple[str, ...]:
+    """Those that are compared."""
+    return (*STRATEGIES, FADING) if half_life else STRATEGIES
+
+
+def drift_pairs(tasks: Sequence[T], seeds: Sequence[int]) -> list[tuple[T, T, int]]:
+    """(from, to, seed): each task changes into the one half the list away. Raises ValueError for fewer than two."""
+    if len(tasks) < 2:
+        raise ValueError(f"the drift test needs at least two tasks to change between, got {len(tasks)}")
+    half = len(tasks) // 2
+    return [(tasks[i], tasks[(i + half) % len(tasks)], seed) for i in range(len(tasks)) for seed in seeds]
 
 
 def drift_scores(runs: Sequence[DriftRun], before: int = BEFORE) -> list[DriftScore]:
@@ -157,6 +226,7 @@ def drift_scores(runs: Sequence[DriftRun], before: int = BEFORE) -> list[DriftSc
                 reward_before=float(rewards[:, change - 1].mean()),
                 reward_after=float(rewards[:, change].mean()),
                 reward_end=float(rewards[:, -1].mean()),
+                distance_end=float(np.median([run.distance[-1] for run in mine])),
             )
         )
     return lines
@@ -170,10 +240,12 @@ def _median(steps: Sequence[int | None]) -> float | None:
 
 def drift_table(scores: Sequence[DriftScore]) -> str:
     """The scores as text for a terminal."""
-    head = f"{'context':8} {'changes':>7} {'followed':>8} {'half way':>9} {'70 %':>6}   reward: before, after, end"
-    lines = [head]
+    head = f"{'context':8} {'changes':>7} {'followed':>8} {'half way':>9} {'70 %':>6} {'left':>6}"
+    lines = [f"{head}   reward: before, after, end"]
     for s in scores:
         half, most = ("never" if v is None else f"{v:.0f}" for v in (s.steps_to_half, s.steps_to_follow))
         rewards = ", ".join(f"{v:.3f}" for v in (s.reward_before, s.reward_after, s.reward_end))
-        lines.append(f"{s.strategy:8} {s.changes:7} {s.followed:8} {half:>9} {most:>6}   {rewards}")
+        lines.append(
+            f"{s.strategy:8} {s.changes:7} {s.followed:8} {half:>9} {most:>6} {s.distance_end:6.0%}   {rewards}"
+        )
     return "\n".join(lines)

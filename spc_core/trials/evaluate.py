@@ -24,8 +24,8 @@ from spc_core.deploy.safety import SafetyFilter
 from spc_core.method.planner import PlannerConfig
 from spc_core.tasks import SPLITS, Task, find_task, make_env
 from spc_core.tasks.offline_data import behaviour_episodes
+from spc_core.trials.recordings import episode_transitions, spread
 
-OFFLINE_TRANSITIONS = 600  # of an offline context
 OFFLINE_EPISODES = 30  # of behaviour data that they are drawn from
 OFFLINE_SEED = 1  # of these episodes; seed 0 would start where scored episodes do
 
@@ -96,25 +96,19 @@ class InProcessDriver:
         tracker.mode, tracker.limit = request.mode, request.limit
 
     def _read_recordings(self, task_id: str) -> None:
-        """Fill the context with OFFLINE_TRANSITIONS of the task's recordings, evenly spread over all of them."""
+        """Fill the context from the task's recordings."""
         seen = list(self.offline_transitions(task_id))
         if not seen:
             raise TrialError(f"{task_id}: there are no recorded transitions for the protocol offline; leave it out")
         self.tracker.mode, self.tracker.limit = "online", None
-        for index in np.unique(np.linspace(0, len(seen) - 1, OFFLINE_TRANSITIONS).round().astype(int)):
-            t = seen[index]
-            if self.reward_function is not None:
-                reward = float(self.reward_function(t.observation, t.action, t.next_observation))
-                t = dataclasses.replace(t, reward=reward)
-            self.tracker.update(t)
+        for transition in spread(seen, self.reward_function):
+            self.tracker.update(transition)
 
 
 def behaviour_transitions(task_id: str, episodes: int = OFFLINE_EPISODES) -> Iterator[Transition]:
     """Behaviour data of a simulated task, made here: experts, noisy experts and random motion take turns."""
     for episode in behaviour_episodes(find_task(task_id), episodes, OFFLINE_SEED):
-        seen = episode.observations
-        for t in range(len(episode)):
-            yield Transition(t, seen[t], episode.actions[t], float(episode.rewards[t]), seen[t + 1])
+        yield from episode_transitions(episode)
 
 
 def run_in_process(
@@ -123,9 +117,10 @@ def run_in_process(
     family: str,
     progress: Callable[[int, int, str], None] | None = None,
     planning: PlannerConfig | None = None,
+    offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
 ) -> list[EpisodeResult]:
     """The whole trial in this process; `progress` is called with scored episodes done, all, and the newest one."""
-    driver = InProcessDriver(checkpoint, family, planning)
+    driver = InProcessDriver(checkpoint, family, planning, offline_transitions)
     done = 0
     for request in trial.requests():
         result = trial.record(request, driver.run(request))
@@ -174,26 +169,26 @@ class Score:
 
 
 def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], float]) -> list[Score]:
-    """Scores of the trials of several training seeds (`runs` by seed), experts first.
+    """Scores of the trials of several training seeds (`runs` by seed), experts first where there are any.
 
     normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN where the
-    expert is no better than no_context. Raises ValueError where a split lacks no_context, the zero of the scale.
+    expert is no better than no_context, or not known. Raises ValueError where a split lacks no_context, its zero.
     """
     rows = [(seed, row) for seed, results in runs.items() for row in results if row.scored]
     scores = []
     for split in sorted({row.split for _, row in rows}, key=lambda name: (SPLITS + (name,)).index(name)):
-        groups: dict[tuple[str, int], _Returns] = {("expert", 0): []}
+        groups: dict[tuple[str, int], _Returns] = {("expert", 0): []} if experts else {}
         for seed, row in rows:
             if row.split == split:
                 groups.setdefault((row.protocol, row.k), []).append((seed, row.task_id, row.return_))
-                if row.protocol == "no_context":
+                if row.protocol == "no_context" and experts:
                     groups["expert", 0].append((seed, row.task_id, experts[row.task_id, row.seed]))
-        if not groups["expert", 0]:
+        if ("no_context", 0) not in groups:
             raise ValueError(
                 f"the trial of split '{split}' lacks the protocol no_context, the zero of the scale; add it"
             )
         for (protocol, k), returns in groups.items():
-            line = _score(split, protocol, k, returns, groups["no_context", 0], groups["expert", 0])
+            line = _score(split, protocol, k, returns, groups["no_context", 0], groups.get(("expert", 0), []))
             mine = [r.success for _, r in rows if (r.split, r.protocol, r.k) == (split, protocol, k)]
             scores.append(dataclasses.replace(line, success=success_share(mine)))
     return scores
@@ -227,7 +222,8 @@ def success_share(told: Iterable[bool | None]) -> float | None:
 
 
 def _mean(returns: _Returns, seed: int | None = None, task: str | None = None) -> float:
-    return float(np.mean([r for s, t, r in returns if seed in (None, s) and task in (None, t)]))
+    found = [r for s, t, r in returns if seed in (None, s) and task in (None, t)]
+    return float(np.mean(found)) if found else math.nan
 
 
 def _share(value: float, low: float, high: float) -> float:

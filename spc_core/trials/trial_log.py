@@ -33,12 +33,9 @@ class TrialLog:
         `plan` says which trial it is. `recorded`: a row without its bag does not count.
         Raises TrialError where the folder holds another trial.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         plan = json.loads(json.dumps(plan))
-        if (self.folder / PLAN).is_file():
-            self._compare(plan)
-        elif self.path.exists():
-            raise TrialError(f"{self.folder}: holds episodes of an unknown trial, without {PLAN}; choose another --out")
+        self.compare(plan)
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / PLAN, json.dumps(plan, indent=1, sort_keys=True) + "\n")
         rows = read_rows(self.path)
         there = [bool(row.aborted or not recorded or self.bag_of(row)) for row in rows]
@@ -78,7 +75,15 @@ class TrialLog:
             moved.append(path.rename(target))
         return moved
 
-    def _compare(self, plan: Mapping[str, Any]) -> None:
+    def compare(self, plan: Mapping[str, Any]) -> None:
+        """Raises TrialError where the folder holds another trial than this; changes nothing."""
+        if not (self.folder / PLAN).is_file():
+            if self.path.exists():
+                raise TrialError(
+                    f"{self.folder}: holds episodes of an unknown trial, without {PLAN}; choose another --out"
+                )
+            return
+        plan = json.loads(json.dumps(plan))
         try:
             earlier = json.loads((self.folder / PLAN).read_text())
         except ValueError as error:

@@ -62,7 +62,7 @@ class BehaviourNode(PlainNode):
         info = EpisodeInfo.from_json(msg.data)
         self._behaviour = None
         if info.state == "running":
-            self._env.set_task(find_task(info.task_id))
+            self._env.set_task(find_task(info.task_now))
             self._behaviour = Behaviour(self._env, self.params.kind, self.params.seed)
             self._start_ns = info.start_ns
             self._answer_held()

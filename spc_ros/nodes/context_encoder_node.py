@@ -19,6 +19,7 @@ from spc_core.deploy.runtime import MODES, ContextTracker
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
 from spc_ros.nodes.plain_node import Param, steady_timer
+from spc_ros.nodes.recall_node import RecallServer
 from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
     EPISODE_TOPIC,
@@ -51,6 +52,9 @@ PARAMS = [
     *CHECKPOINT_PARAMS,
     Param("mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES),
     Param("limit", 0, "most transitions in the context; 0: no limit", 0, 10_000_000),
+    Param("half_life_steps", 0.0, "a transition counts half after so many newer ones; 0: all count alike", 0.0, 1e9),
+    Param("recordings", "", "~/recall: dataset to make the context of"),
+    Param("recordings_task", "", "~/recall: task id in that dataset"),
 ]
 SWAP_POLL_S = 0.02
 FOREIGN_CLOCK_NS = 10_000_000_000
@@ -86,7 +90,10 @@ def _compare(contract: Contract, name: str, checkpoint: Deployed, folder: str) -
 
 
 class ContextEncoderNode(ManagedNode):
-    """Service ~/reset forgets the context; so does a new task on `episode`, and a clock that jumps back."""
+    """Service ~/reset forgets the context; so does a new task on `episode`, and a clock that jumps back.
+
+    Service ~/recall makes it of recordings.
+    """
 
     def __init__(self) -> None:
         super().__init__("context_encoder", PARAMS)
@@ -96,6 +103,7 @@ class ContextEncoderNode(ManagedNode):
         self._task_id: str | None = None
         self._tick_ns = 0  # the last decided tick
         self._begin_ns = 0  # the first transition's time since the last reset
+        self._changed_ns = 0  # transitions before belong to another task than the announced one
 
     def setup(self) -> None:
         self._tracker, self._model, contract = self._load(self.params.checkpoint)
@@ -108,7 +116,8 @@ class ContextEncoderNode(ManagedNode):
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         self._swap = ModelSwapServer(self, lambda: self._load(self.params.checkpoint, contract), self._take)
         self.create_subscription(String, SWAP_TOPIC, self._on_swap_told, latched_qos(depth=10))
-        steady_timer(self, SWAP_POLL_S, self._swap.poll)
+        self._recall = RecallServer(self, contract, self._recalled, self._on_recalled)
+        steady_timer(self, SWAP_POLL_S, self._poll)
         subscribe_contract(
             self, contract, self._assembler, self._on_steps, self.params.lockstep, self.diagnostics.complain
         )
@@ -145,7 +154,28 @@ class ContextEncoderNode(ManagedNode):
             self._use(loaded[0], loaded[1])
             self._swap.tell("swapped", self._model)
 
+    def _poll(self) -> None:
+        self._swap.poll()
+        self._recall.poll()
+
+    def _recalled(self, transitions: list[Transition]) -> None:
+        """Transitions of recordings, whatever the mode; an empty list begins anew."""
+        if self._tracker is None:
+            return
+        if not transitions:
+            self._tracker.reset()
+        self._tracker.mode, self._tracker.limit, self._tracker.half_life = "online", None, None
+        for transition in transitions:
+            self._tracker.update(transition)
+        self._apply_mode(self._tracker)
+
+    def _on_recalled(self, task_id: str) -> None:
+        """The context is that of this task: an episode on it is no news."""
+        self._task_id = task_id
+        self._publish()
+
     def _use(self, tracker: ContextTracker, model: int) -> None:
+        self._recall.cancel()
         self._tracker, self._model = tracker, model
         self._apply_mode(tracker)
         self._publish()
@@ -168,6 +198,7 @@ class ContextEncoderNode(ManagedNode):
 
     def _apply_mode(self, tracker: ContextTracker) -> None:
         tracker.mode, tracker.limit = self.params.mode, self.params.limit or None
+        tracker.half_life = self.params.half_life_steps or None
 
     def _on_steps(self, steps: list[Step]) -> None:
         if not self.active or self._tracker is None:
@@ -178,6 +209,9 @@ class ContextEncoderNode(ManagedNode):
                 self._compare_clocks(step)
                 if step.cut and step.cut.startswith("clock jumped back"):
                     self._tracker.reset()
+                    self._changed_ns = 0
+            elif step.transition.t_ns < self._changed_ns:
+                self.diagnostics.counts["transitions of the task before"] += 1
             elif self._tracker.update(step.transition) and self._tracker.count == 1:
                 self._begin_ns = step.transition.t_ns
             self._tick_ns = step.t_ns
@@ -207,9 +241,10 @@ class ContextEncoderNode(ManagedNode):
         if info.state == "ended":
             self._end.ended(info.end_ns)
         elif info.state == "running":
-            new = self._task_id is not None and info.task_id != self._task_id
-            self._task_id = info.task_id
-            if new and self._tracker is not None and self._tracker.count and self._begin_ns < info.start_ns:
+            new = self._task_id is not None and info.task_now != self._task_id
+            self._task_id, self._changed_ns = info.task_now, info.changes[-1].t_ns if info.changes else 0
+            since_ns = self._changed_ns or info.start_ns
+            if new and self._tracker is not None and self._tracker.count and self._begin_ns < since_ns:
                 self.diagnostics.counts["task changes"] += 1
                 self._tracker.reset()
                 self._publish()
@@ -217,6 +252,7 @@ class ContextEncoderNode(ManagedNode):
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._tracker is not None
         if self._tracker is not None:
+            self._recall.cancel()
             self._tracker.reset()
             self._publish()
         return response

@@ -50,6 +50,7 @@ class DriverNode(PlainNode):
         self._alive_s = time.monotonic()
         self._clients_by_name: dict[str, Client] = {}
         self._sim_name = self.resolve_topic_name("sim")
+        self.driven = f"the simulation {self._sim_name}"
         self._thread = threading.Thread(target=self._work, name=f"{name} script")
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         self.create_subscription(String, BAGS_TOPIC, self._on_bag, latched_qos(depth=100))
@@ -137,7 +138,7 @@ class DriverNode(PlainNode):
                     raise DriverError(f"{failure} within {timeout_s:g} s")
                 silence_s = now_s - max(self._alive_s, began_s)
                 if silence_s > self.params.silence_timeout_s:
-                    raise DriverError(f"the simulation {self._sim_name} has been silent for {silence_s:.0f} s")
+                    raise DriverError(f"{self.driven} has been silent for {silence_s:.0f} s")
                 self._news.wait(POLL_S if polled else 0.2)
 
     def _work(self) -> None:

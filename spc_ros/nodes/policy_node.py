@@ -19,6 +19,7 @@ from spc_core.contract import Contract
 from spc_core.deploy.deployed import Deployed, model_id
 from spc_core.deploy.guards import Heartbeat, Reaction
 from spc_core.deploy.interventions import InterventionLog
+from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.runtime import Policy
 from spc_core.deploy.safety import SafetyFilter
@@ -47,7 +48,7 @@ WARM_UP = 3  # actions; the first ones are slow
 
 
 class PolicyNode(ManagedNode):
-    """Service ~/report gives the counts of interventions as JSON; ~/swap takes the checkpoint of the parameter."""
+    """Services: ~/report counts interventions, and ticks by latency; ~/swap takes the checkpoint of the parameter."""
 
     def __init__(self, hears_context: bool = True) -> None:
         """Without `hears_context`, the context comes by `take_context`, not by the topic."""
@@ -61,7 +62,7 @@ class PolicyNode(ManagedNode):
         self._last_ns = 0  # the last frame's time
         self._heard_ns = 0  # stamp of the first stream's newest message when a frame was last dealt with
         self._connected = False
-        self._log = InterventionLog()
+        self._log, self._latency = InterventionLog(), LatencyBins()
 
     def setup(self) -> None:
         p = self.params
@@ -183,6 +184,7 @@ class PolicyNode(ManagedNode):
             action = None
         kind, reason = refusal or ("fault", None)
         self._send(action, reason, frame.t_ns, kind)
+        self._latency.note(time.monotonic() - self._frame_s)
         self.diagnostics.counts["commands"] += 1
 
     def _answer(self, models: ModelSwitch[Policy], observation: np.ndarray) -> Any:
@@ -281,7 +283,7 @@ class PolicyNode(ManagedNode):
 
     def _on_report(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = True
-        response.message = json.dumps({**self._log.counts, **self.diagnostics.counts})
+        response.message = json.dumps({**self._log.counts, **self.diagnostics.counts, **self._latency.report()})
         return response
 
 

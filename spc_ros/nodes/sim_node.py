@@ -22,6 +22,7 @@ from spc_ros.nodes.sim_control import PlayState, Steps
 from spc_ros.nodes.sim_params import PARAMS, check_value, disturbance_config, next_task
 from spc_ros.nodes.sim_services_node import offer_simulation_interfaces
 from spc_ros.nodes.simulation import RealTimeFactor, State, make_simulation
+from spc_ros.nodes.task_change_node import TaskChange
 from spc_ros.nodes.topic_bridge import EPISODE_TOPIC, StatePublishers, latched_qos, message_class, stream_qos
 
 ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
@@ -31,7 +32,10 @@ STALE_PERIODS = 2
 
 
 class SimNode(PlainNode):
-    """Services: ~/reset starts an episode, ~/pause holds, ~/step does one step while paused."""
+    """Services: ~/reset starts an episode, ~/pause holds, ~/step does one step while paused.
+
+    ~/change changes the task in mid-episode.
+    """
 
     def __init__(self) -> None:
         super().__init__("sim", PARAMS)
@@ -61,6 +65,7 @@ class SimNode(PlainNode):
         self._stopped = False  # asked to: no episode begins by itself
         self._steps: Steps | None = None  # under way, in pause
         self._camera = SimCamera(self, self.params, self.sim, self.diagnostics)
+        self._change = TaskChange(self, self.sim, self._announce)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(SetBool, "~/pause", self._on_pause)
         self.create_service(Trigger, "~/step", self._on_step)
@@ -89,11 +94,13 @@ class SimNode(PlainNode):
     def reset(self, seed: int) -> None:
         """End a running episode as truncated and start the next one."""
         self._end("reset", truncated=True)
+        self._change.begin()
         task = next_task(self.params, self.sim.env)
         self._first, self._command = self.sim.reset(task, seed, disturbance_config(self.params)), None
         self.out.counts.clear()
         self._held = self._safe
         self._since_s, self._announced, self._stopped = time.monotonic(), False, False
+        self._camera.start()
         self._release_first()
 
     def _release_first(self) -> None:
@@ -113,7 +120,6 @@ class SimNode(PlainNode):
         if self.episode.wait_for_all_acked(ACK_SLICE) or waited_s > ACK_TIMEOUT_S:
             state, self._first = self._first, None
             self._since_s = time.monotonic()
-            self._camera.start()
             self._camera.look(state.t_ns)
             self.out.publish(state.t_ns, state.observation, state.reward)
 
@@ -146,6 +152,10 @@ class SimNode(PlainNode):
     def _step(self, action: np.ndarray) -> bool:
         """One step, and its state out; says whether the whole state was lost. The last of an episode never is."""
         state = self.sim.step(action)
+        if self._change.step() and self.lockstep:  # all shall know of it before they see the state
+            self._first, self._since_s = state, time.monotonic()
+            self._release_first()
+            return False
         messages = self.out.streams
         lost: list[int] = []
         if self.sim.running and self.lockstep:

@@ -12,6 +12,7 @@ from spc_core.tasks.camera import CameraConfig
 from spc_core.tasks.disturbances import DisturbanceConfig, noise_std
 from spc_core.tasks.film import FORMATS
 from spc_ros.nodes.plain_node import Param
+from spc_ros.nodes.task_change_node import CHANGE_PARAMS
 
 PARAMS = [
     Param("family", "arm_reach", "task family", choices=families(), read_only=True),
@@ -19,6 +20,7 @@ PARAMS = [
     Param("keyframe", "", "model: where an episode begins; empty: its first keyframe, or qpos0", read_only=True),
     Param("contract", "", "contract file or name; empty: the family's", read_only=True),
     Param("task_id", "", "task of the next episode; empty: the family's first. With a model, only a label"),
+    *CHANGE_PARAMS,
     Param("seed", 0, "seed of the next episode", 0, 2**31),
     Param("mode", "lockstep", "who sets the pace", choices=("lockstep", "realtime"), read_only=True),
     Param("auto_reset", False, "start an episode at once, and the next one, seed + 1, when one ends"),
@@ -53,7 +55,7 @@ def check_value(params: Any, fields: Sequence[str], name: str, value: Any) -> No
     """Raises ValueError for a task that is not of this simulation, and for noise on what is not observed."""
     if name == "noise":
         noise_std(value or (), fields)
-    elif name == "task_id" and value and not params.model:
+    elif name in ("task_id", "change_task_id") and value and not params.model:
         family = find_task(value).family
         if family != params.family:
             raise ValueError(f"task '{value}' is not of the family '{params.family}'")

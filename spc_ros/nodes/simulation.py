@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.episode import EpisodeInfo
+from spc_core.alignment.episode import EpisodeInfo, TaskChange
 from spc_core.contract import Contract, ContractError, find_config, load_contract
 from spc_core.tasks import Task, TaskEnv, make_env
 from spc_core.tasks.disturbances import DisturbanceConfig, Disturbances
@@ -93,6 +93,17 @@ class Simulation:
             self.end(notes["broken"])
         measured = self.disturbances.measured(observation)
         return State(self.t_ns, measured, None if reward is None else float(reward))
+
+    @property
+    def steps(self) -> int:
+        """Done in the running episode."""
+        return (self.t_ns - self.info.start_ns) // self.contract.period_ns
+
+    def change(self, task: Task, announced: bool) -> None:
+        """Another task from now on, in mid-episode; the robot's state stays."""
+        self.env.set_task(task)
+        change = TaskChange(self.t_ns, task.task_id, dict(task.params), announced)
+        self.info = dataclasses.replace(self.info, changes=(*self.info.changes, change))
 
     def end(self, reason: str, terminated: bool = False, truncated: bool = False) -> None:
         """End the running episode here."""

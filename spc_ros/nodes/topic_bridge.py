@@ -31,6 +31,7 @@ CONTEXT_TOPIC = "context"
 REWARD_TOPIC = "reward"
 INTERVENTION_TOPIC = "interventions"  # latched JSON: kind, reason, t_ns, count
 SWAP_TOPIC = "model_swap"
+RECALLED_TOPIC = "recalled"  # latched JSON: how the reading of recordings went
 BAGS_TOPIC = "recorder/bags"
 LOCKSTEP_DEPTH = 1000
 PATIENCE_NS = 1_000_000_000  # for transitions; the same as for a bag, so that both decide alike

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,57 +16,37 @@ from std_srvs.srv import SetBool, Trigger
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import Step, Transition, TransitionAssembler
 from spc_core.contract import find_config, load_contract
-from spc_core.deploy.adaptation import (
-    LIVE_PROTOCOLS,
-    TRAJECTORY_COUNTS,
-    EpisodeRequest,
-    EpisodeResult,
-    Outcome,
-    Trial,
-    TrialError,
-)
-from spc_core.tasks import SPLITS, families, find_task, make_env, tasks
+from spc_core.deploy.adaptation import TRAJECTORY_COUNTS, EpisodeRequest, EpisodeResult, Outcome, TrialError
+from spc_core.deploy.latency_bins import latency_of
+from spc_core.tasks import find_task, make_env
+from spc_core.trials.drift import DriftLog
 from spc_core.trials.trial_control import Answer, TrialControl
 from spc_core.trials.trial_log import TrialLog
+from spc_core.trials.trial_plan import make_plan, make_trial
+from spc_ros.nodes.drift_script import OFF as DRIFT_OFF
+from spc_ros.nodes.drift_script import PROTOCOL as DRIFT_PROTOCOL
+from spc_ros.nodes.drift_script import DriftScript, Played
 from spc_ros.nodes.driver_node import DriverError, DriverNode, EpisodeBroken
 from spc_ros.nodes.managed_node import run
-from spc_ros.nodes.plain_node import Param, Parameters
+from spc_ros.nodes.robot_episodes_node import RobotEpisodes
 from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
     PATIENCE_NS,
+    RECALLED_TOPIC,
     ContextReading,
     EpisodeEnd,
     decode_context,
     latched_qos,
     subscribe_contract,
 )
-
-PARAMS = [
-    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
-    Param("contract", "", "contract file or name; empty: the family's", read_only=True),
-    Param("splits", ["id"], f"tasks to try, any of: {', '.join(SPLITS)}", read_only=True),
-    Param("task_ids", [""], "tasks to try instead of whole splits", read_only=True),
-    Param("tasks_per_split", 0, "try the first so many tasks of a split; 0: all", 0, 1000, read_only=True),
-    Param("protocols", list(LIVE_PROTOCOLS), f"any of: {', '.join(LIVE_PROTOCOLS)}", read_only=True),
-    Param("few_shot_sizes", [100], "transitions of a few-shot context", read_only=True),
-    Param("episodes", 3, "scored episodes of each task and protocol", 1, 100_000, read_only=True),
-    Param("seed", 0, "seed of the first scored episode", 0, 2**30, read_only=True),
-    Param("shuffle", True, "blocks of task and protocol in an order drawn with the seed", read_only=True),
-    Param("operator", False, "wait for ~/continue before, and for ~/success after each episode", read_only=True),
-    Param(
-        "checkpoint", "", "which checkpoint this is, for the record: a resumed trial must name the same", read_only=True
-    ),
-    Param("out", "trial", "folder for episodes.jsonl; one with this trial in it is gone on with", read_only=True),
-    Param("record", True, "wait for a bag of each episode", read_only=True),
-    Param("lockstep", True, "the simulation runs in lock-step: lose nothing; off: sensor data", read_only=True),
-]
-
+from spc_ros.nodes.trial_params import PARAMS
 
 COUNTED = (  # of policy/report
     "limit", "rate", "fault", "not_finite", "context came too late", "silences", "silence", "hold", "workspace",
     "emergency stop", "foreign model", "frozen clock", "context lost",
 )  # fmt: skip
 STOP_TOPIC = "emergency_stop"
+ROBOT_SETTLE_S = 3.0  # longest wait for what a robot said last; a tick without a command is given up after 1 s
 RETURN_TOPIC = "trial/return"  # of the running episode so far
 REMIND_S = 30.0  # between two prompts, which also tell that the trial is alive
 
@@ -74,26 +54,22 @@ REMIND_S = 30.0  # between two prompts, which also tell that the trial is alive
 class TrialNode(DriverNode):
     """Scores by the transitions that it sees on the topics, through the same assembler as everybody else.
 
-    Services: ~/pause, ~/resume, ~/abort, and for an operator ~/continue and ~/success.
+    Services: ~/pause, ~/resume, ~/abort, for an operator ~/continue and ~/success, and without a sim ~/stop.
     """
 
     def __init__(self) -> None:
         super().__init__("trial", PARAMS)
         p = self.params
-        if "offline" in p.protocols:
-            known = ", ".join(LIVE_PROTOCOLS)
-            raise ValueError(f"protocol 'offline' is not offered over ROS; use `spc evaluate`, or any of: {known}")
         contract = load_contract(find_config("contracts", p.contract or p.family))
-        self.trial = _trial(p)
-        self.log = TrialLog(p.out)
-        self.control = TrialControl(p.operator)
+        self.log, self.control = TrialLog(p.out), TrialControl(p.operator)
         try:
-            kept = self.log.open(self.trial, _plan(p, self.trial, contract.sha256), p.record)
+            self.trial = make_trial(p)
+            kept = self.log.open(self.trial, make_plan(p, self.trial), p.record)
         except TrialError as error:
             raise ValueError(error) from None
         if kept:
             self.get_logger().info(f"going on in {p.out}: {kept} episodes are done")
-        self._env = make_env(p.family)
+        self._env = make_env(p.family) if p.sim else None  # tells success
         self._assembler = TransitionAssembler(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._assembler)
         self._seen: list[Transition] = []
@@ -102,13 +78,21 @@ class TrialNode(DriverNode):
         self._tick_ns = 0
         self._reading = ContextReading(np.zeros(0, np.float32), None, 0, -1)
         self._trajectory: dict[int, list[float]] = {}
+        self._contexts: dict[int, np.ndarray] = {}  # of the running episode, by tick
+        self._recalled: dict[str, Any] = {}
+        self._robot = None if p.sim else RobotEpisodes(self, self._newest_ns)
+        self.driven = self.driven if p.sim else "the robot"
+        self._drift = DriftScript(self._play_drift, DriftLog(p.out), contract.period_ns)
         self._serve()
+        self.create_subscription(String, RECALLED_TOPIC, self._on_recalled, latched_qos(depth=10))
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_steps, p.lockstep, self.diagnostics.complain)
 
     def drive(self) -> None:
         self.wait_for(lambda: self._episode is not None, self.params.service_timeout_s, "nothing on the topic episode")
+        if self._robot is not None:
+            self._robot.rest()
         try:
             for request in self.trial.requests():
                 result = self.trial.record(request, self._run(request))
@@ -116,6 +100,10 @@ class TrialNode(DriverNode):
                 self._print(result)
         except TrialError as error:
             raise DriverError(str(error)) from None
+        drifting = self.trial.tasks[: self.params.drift_tasks]
+        if len(drifting) > 1:
+            self._drift.run(drifting, self.params.seed, self._print_drift)
+            self.set_on("sim", DRIFT_OFF)
 
     def check(self) -> None:
         if self.control.aborted:
@@ -132,12 +120,25 @@ class TrialNode(DriverNode):
         }
 
     def _run(self, request: EpisodeRequest) -> Outcome:
-        self._hold(request)
-        if request.reset_context:
-            self.trigger("context_encoder/reset")
-        self.set_on("context_encoder", {"mode": request.mode, "limit": request.limit or 0})
         before = Counter(json.loads(self.trigger("policy/report")))
-        self._seen, self._trajectory, self._return = [], {}, 0.0
+        seen, info, bag, seconds = self._play(request)
+        counts = Counter(json.loads(self.trigger("policy/report")))
+        counts.subtract(before)
+        reading, online = self._reading, request.mode == "online"
+        return Outcome(
+            sum(t.reward for t in seen), len(seen), reading.context.tolist(), reading.count, info.reason, bag, seconds,
+            {kind: counts[kind] for kind in COUNTED if counts[kind] > 0},
+            () if reading.uncertainty is None else reading.uncertainty.tolist(),
+            self._success(request, info, seen), self.control.spoiled,
+            sorted(self._trajectory.items()) if online else (),
+            latency_of(counts),
+        )  # fmt: skip
+
+    def _play(self, request: EpisodeRequest) -> tuple[list[Transition], EpisodeInfo, str, float]:
+        """One episode: its transitions, its end, its bag, and the seconds that it took."""
+        self._hold(request)
+        self._arrange_context(request)
+        self._seen, self._trajectory, self._contexts, self._return = [], {}, {}, 0.0
         self.control.begin()
         began_s = time.monotonic()
         try:
@@ -149,19 +150,39 @@ class TrialNode(DriverNode):
             assert info is not None
         seconds = time.monotonic() - began_s
         self._settle(info)
-        counts = Counter(json.loads(self.trigger("policy/report")))
-        counts.subtract(before)
         bag = self.wait_for_bag(info.episode) if self.params.record and not self.control.spoiled else ""
+        self.control.end(judged=request.mode != "collect" and request.protocol != DRIFT_PROTOCOL)
         seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # of no episode before
-        self.control.end(judged=request.mode != "collect")
-        reading, online = self._reading, request.mode == "online"
-        return Outcome(
-            sum(t.reward for t in seen), len(seen), reading.context.tolist(), reading.count, info.reason, bag, seconds,
-            {kind: counts[kind] for kind in COUNTED if counts[kind] > 0},
-            () if reading.uncertainty is None else reading.uncertainty.tolist(),
-            self._success(request, info, seen), self.control.spoiled,
-            sorted(self._trajectory.items()) if online else (),
-        )  # fmt: skip
+        return seen, info, bag, seconds
+
+    def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any]) -> Played:
+        self.set_on("sim", sim)
+        seen, info, bag, _ = self._play(request)
+        return Played(seen, dict(self._contexts), info.end_ns, bag, self.control.spoiled)
+
+    def _arrange_context(self, request: EpisodeRequest) -> None:
+        if request.reset_context:
+            self.trigger("context_encoder/reset")
+        self.set_on("context_encoder", {"mode": request.mode, "limit": request.limit or 0})
+        if request.reset_context and request.protocol == "offline":
+            self._recall(request.task.task_id)
+
+    def _recall(self, task_id: str) -> None:
+        """Have the encoder make its context of recordings, and wait for that."""
+        self.set_on("context_encoder", {"recordings": self.params.recordings, "recordings_task": task_id})
+        number = json.loads(self.trigger("context_encoder/recall"))["request"]
+        timeout_s = self.params.service_timeout_s
+        self.wait_for(lambda: self._recalled.get("request") == number, timeout_s, "no news of the recordings")
+        if problem := self._recalled["problem"]:
+            raise DriverError(f"context of recordings of {task_id}: {problem}")
+
+    def run_episode(self, task_id: str, seed: int) -> EpisodeInfo:
+        if self._robot is None:
+            return super().run_episode(task_id, seed)
+        return self._robot.run(task_id, seed, lambda: self.control.spoiled)
+
+    def _newest_ns(self) -> int:
+        return self._assembler.observations.streams[0].newest_ns
 
     def _hold(self, request: EpisodeRequest) -> None:
         """Wait until the robot rests and nobody objects to the next episode."""
@@ -174,18 +195,25 @@ class TrialNode(DriverNode):
             print(f"waiting for {asked} ({about})", flush=True)
             again_s = time.monotonic() + REMIND_S
             self.wait_for(lambda: self.control.waits_for != asked or time.monotonic() > again_s, None, "")  # noqa: B023
+            self._alive_s = self._alive_s if self._robot is None else time.monotonic()  # a robot may be off meanwhile
 
     def _settle(self, info: EpisodeInfo) -> None:
         """Wait for what belongs to the episode's last tick; of a broken one it may never come."""
-        if info.terminated or info.truncated:
-            timeout_s = self.params.service_timeout_s
-            self.wait_for(lambda: self._tick_ns >= info.end_ns, timeout_s, "the episode's last state was not seen")
-            self.wait_for(lambda: self._reading.t_ns >= info.end_ns, timeout_s, "no context of the episode's last tick")
+        if not (info.terminated or info.truncated):
+            return
+        timeout_s = self.params.service_timeout_s
+        late_s = float("inf") if self._robot is None else time.monotonic() + ROBOT_SETTLE_S  # it may be off by now
+
+        def come(tick_ns: int) -> bool:
+            return tick_ns >= info.end_ns or time.monotonic() > late_s
+
+        self.wait_for(lambda: come(self._tick_ns), timeout_s, "the episode's last state was not seen")
+        self.wait_for(lambda: come(self._reading.t_ns), timeout_s, "no context of the episode's last tick")
 
     def _success(self, request: EpisodeRequest, info: EpisodeInfo, seen: list[Transition]) -> bool | None:
         """The operator's word, or else the family's."""
         self._wait_for_people("verdict", f"{info.task_id}: {info.reason}")
-        if self.control.success is not None or self.control.spoiled or not seen:
+        if self.control.success is not None or self.control.spoiled or not seen or self._env is None:
             return self.control.success
         self._env.set_task(find_task(request.task.task_id))
         return self._env.success(seen[-1].observation, seen[-1].next_observation)
@@ -195,6 +223,10 @@ class TrialNode(DriverNode):
         what = f"{result.task_id} {result.protocol}" + (f" k={result.k}" if result.k else "")
         how = f"broken off: {result.aborted}" if result.aborted else f"return {result.return_:.2f}"
         print(f"progress {scored}/{len(self.trial)} {what} {how}", flush=True)
+
+    def _print_drift(self, done: int, total: int, text: str) -> None:
+        scored = sum(r.scored for r in self.trial.results)
+        print(f"progress {scored}/{len(self.trial)} {text} ({done} of {total})", flush=True)
 
     def _serve(self) -> None:
         plain = {
@@ -228,6 +260,9 @@ class TrialNode(DriverNode):
                 self._return += step.transition.reward
                 self._returns.publish(Float64(data=self._return))
         self._tick_ns = steps[-1].t_ns
+        if self._robot is not None:
+            self._alive_s = time.monotonic()
+            self._robot.heard()
         self._end.decided(self._tick_ns)
         self._notify_at_end()
 
@@ -235,7 +270,12 @@ class TrialNode(DriverNode):
         self._reading = reading = decode_context(msg)
         if reading.count in TRAJECTORY_COUNTS:
             self._trajectory[reading.count] = reading.context.tolist()
+        self._contexts[reading.t_ns] = reading.context
         self._notify_at_end()
+
+    def _on_recalled(self, msg: String) -> None:
+        self._recalled = json.loads(msg.data)
+        self._notify()
 
     def _on_episode(self, msg: String) -> None:
         super()._on_episode(msg)
@@ -246,22 +286,6 @@ class TrialNode(DriverNode):
         """Wake the script only when it may be waiting for the last tick."""
         if self._episode is not None and self._episode.state == "ended":
             self._notify()
-
-
-def _trial(p: Parameters) -> Trial:
-    ids, limit = [i for i in p.task_ids if i], p.tasks_per_split or None
-    chosen = [find_task(i) for i in ids] or [t for s in p.splits for t in tasks(p.family, s)[:limit]]
-    return Trial(chosen, p.protocols, p.episodes, p.seed, p.few_shot_sizes, p.shuffle)
-
-
-def _plan(p: Parameters, trial: Trial, contract_sha256: str) -> dict[str, object]:
-    """What makes it this trial and no other."""
-    same = ("family", "protocols", "few_shot_sizes", "episodes", "seed", "shuffle", "record", "operator", "checkpoint")
-    return {
-        **{name: getattr(p, name) for name in same},
-        "tasks": [task.task_id for task in trial.tasks],
-        "contract_sha256": contract_sha256,
-    }
 
 
 def main() -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 
@@ -27,12 +28,14 @@ def evaluate(args: Evaluate) -> None:
     from spc_core.method.planner import PlannerConfig
     from spc_core.tasks import tasks
     from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
+    from spc_core.trials.recordings import dataset_transitions
 
     if args.drift:
         _drift(args)
         return
     if args.json is None and "no_context" not in args.protocols:
         raise ValueError("--protocols lacks no_context, the zero of the table's scale; add it, or give --json")
+    recorded = None if args.recordings is None else functools.partial(dataset_transitions, args.recordings)
     results = {}
     chosen = []
     for number, folder in enumerate(args.runs):
@@ -40,8 +43,9 @@ def evaluate(args: Evaluate) -> None:
         family = args.family or checkpoint.contract.name
         chosen = [task for split in args.splits for task in tasks(family, split)]
         trial = Trial(chosen, args.protocols, args.episodes, args.seed, args.few_shot_sizes)
+        planning = PlannerConfig() if args.planning else None
         with Bar(f"evaluate {folder}", "episode") as bar:
-            results[number] = run_in_process(checkpoint, trial, family, bar, PlannerConfig() if args.planning else None)
+            results[number] = run_in_process(checkpoint, trial, family, bar, planning, recorded)
     if args.json is not None:
         rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
         write_whole(args.json, "".join(rows))
@@ -63,7 +67,7 @@ def _drift(args: Evaluate) -> None:
         family = args.family or checkpoint.contract.name
         for split in args.splits:
             with Bar(f"drift {folder} {split}", "change") as bar:
-                runs += run_drift(checkpoint, family, tasks(family, split), (args.seed,), bar)
+                runs += run_drift(checkpoint, family, tasks(family, split), (args.seed,), bar, args.half_life)
     if args.json is not None:
         write_whole(args.json, "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in runs))
     print(drift_table(drift_scores(runs)))

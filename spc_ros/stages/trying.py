@@ -18,23 +18,31 @@ from spc_ros.stages.bar import Bar
 
 def trial(args: TrialArgs) -> None:
     from spc_core.deploy.checkpoint import load_checkpoint
+    from spc_core.deploy.deployed import checkpoint_folder
+    from spc_core.tasks import families
+    from spc_core.tasks.camera import CameraConfig
     from spc_core.trials.evaluate import score, table
-    from spc_ros.trials.trial import run_trial
+    from spc_ros.trials.provenance import command_line
+    from spc_ros.trials.trial import DRIFT_TASKS, STILLS_HZ, recordings_dataset, run_trial
     from spc_ros.trials.trial_report import report_trial
 
-    family = args.family or load_checkpoint(args.run).contract.name
+    name = args.family or load_checkpoint(args.run).contract.name
+    family = name if name in families() or args.sim else ""
+    same = ("splits", "tasks_per_split", "few_shot_sizes", "episodes", "seed", "device", "record", "protocols")
+    same += ("shuffle", "operator", "sim", "time_limit_s", "terminated_topic")
     with Bar(f"trial {args.run}", "episode") as bar:
         rows = run_trial(
-            args.run, family, args.out, splits=args.splits, tasks_per_split=args.tasks_per_split,
-            few_shot_sizes=args.few_shot_sizes, episodes=args.episodes, seed=args.seed, device=args.device,
-            record=args.record, protocols=args.protocols, shuffle=args.shuffle, operator=args.operator, progress=bar,
+            args.run, family, args.out, **{option: getattr(args, option) for option in same}, task_ids=args.tasks,
+            recordings=recordings_dataset(args.recordings, args.out), progress=bar,
+            camera=CameraConfig(args.camera, STILLS_HZ) if args.camera else None,
+            drift_tasks=DRIFT_TASKS if args.drift and args.sim else 0,
+            contract=args.contract or ("" if family else str(checkpoint_folder(args.run) / "contract.yaml")),
         )  # fmt: skip
     print(f"episodes: {args.out / 'episodes.jsonl'}, bags: {args.out / 'bags'}")
     if "no_context" not in args.protocols:
         print("no table and no page, whose zero would be the protocol no_context")
         return
-    with Bar("drift test", "change") as bar:
-        run = report_trial(args.run, family, args.out, rows, bar if args.drift else None)
+    run = report_trial(args.run, name, args.out, rows, command_line("trial", args))
     print(table(score(run.results, run.experts)))
     print(f"report: {args.out / 'report.html'}  (open it in a browser)")
 

@@ -8,10 +8,8 @@ OUT/<family>/{recordings,dataset,run-<seed>,trial-<seed>}. A stage whose folder 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -34,8 +32,8 @@ from spc_core.pages.report import FamilyRun, summarise, write_report, write_summ
 from spc_core.tasks import find_task, make_env
 from spc_core.trials.evaluate import expert_returns, score, table
 from spc_core.trials.trial_log import EPISODES, read_rows
+from spc_ros.trials.provenance import versions
 
-PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "minari", "rosbags", "rclpy")
 RECORD = "wall_time_s.json"  # of each finished stage; marks a demo's folder
 
 
@@ -185,9 +183,8 @@ class _Chain:
     def _report(self) -> None:
         runs = [self._family_run(family) for family in self.config.families]
         figures = {f"{run.family} lock-step, times real time": self._speed(run) for run in runs}
-        versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
         summary = summarise(
-            runs, seed=self.config.seed, wall_time_s=self.wall_time_s, versions=versions, figures=figures
+            runs, seed=self.config.seed, wall_time_s=self.wall_time_s, versions=versions(), figures=figures
         )
         write_summary(self.out / "summary.json", summary)
         write_report(self.out / "report.html", runs, summary)
@@ -213,13 +210,3 @@ class _Chain:
         """Simulated seconds for each second of an episode, from its reset to its end, recorder included; the median."""
         rows = [row for rows in run.results.values() for row in rows]
         return statistics.median(row.steps / make_env(run.family).control_hz / row.seconds for row in rows)
-
-
-def version(package: str) -> str:
-    """The installed version; wheels of ROS packages carry the distribution's name."""
-    for name in (package, f"ros-{package}", f"ros-jazzy-{package}"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"

@@ -1,83 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a few-shot trial of a checkpoint through the real chain of nodes, in lock-step."""
+"""Runs a few-shot trial of a checkpoint through the real chain of nodes: a sim in lock-step, or a robot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from spc_core.contract import find_config
-from spc_core.deploy.adaptation import LIVE_PROTOCOLS, EpisodeResult, TrialError, in_order
-from spc_core.deploy.checkpoint import weights_sha256
+from spc_core.deploy.adaptation import EpisodeResult, TrialError, in_order
+from spc_core.tasks.camera import CameraConfig
 from spc_core.trials.trial_log import PLAN, TrialLog, read_rows
+from spc_core.trials.trial_plan import TrialOptions, make_plan, make_trial
+from spc_ros.conversion.convert import convert
 from spc_ros.nodes.processes import NodeGroup, ProcessError
 from spc_ros.trials.collect import progress_reader, require_new
 
+DRIFT_TASKS = 6  # tried tasks that change into one another
+STILLS_HZ = 2.0  # of the camera; rendering without a GPU takes longer than many ticks
 EPISODE_TIMEOUT_S = 120.0  # far above what an episode takes; the nodes have tighter deadlines of their own
+IMAGES = "camera/image_raw:sensor_msgs/msg/Image"  # extra topic of the recorder
 
 
 def run_trial(
     checkpoint: str | Path,
     family: str,
     out: str | Path,
-    splits: Sequence[str] = ("id",),
-    task_ids: Sequence[str] = (),
-    tasks_per_split: int = 0,
-    protocols: Sequence[str] = LIVE_PROTOCOLS,
-    few_shot_sizes: Sequence[int] = (100,),
-    episodes: int = 3,
-    seed: int = 0,
-    contract: str = "",
     device: str = "cpu",
-    record: bool = True,
-    shuffle: bool = True,
-    operator: bool = False,
-    silence_timeout_s: float = 10.0,
+    camera: CameraConfig | None = None,
     environment: Mapping[str, str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
 ) -> list[EpisodeResult]:
     """Rows of `<out>/episodes.jsonl`, in order; bags are in `<out>/bags`, logs in `<out>/log`.
 
-    Called again with the same `out` it goes on where it was. Raises ProcessError.
+    `options` are fields of TrialOptions. `camera`: the sim's, recorded with each bag. Called again with the same `out`
+    it goes on where it was; another trial's folder is refused untouched. Raises ProcessError.
     """
-    out = Path(out).resolve()
-    log = TrialLog(out)
+    folder = Path(checkpoint).resolve()
+    contract = str(find_config("contracts", options.pop("contract", "") or family).resolve())
+    asked = TrialOptions(family, str(folder), str(Path(out).resolve()), contract, **options)
+    prepare(asked)
+    agent = {"contract": contract, "checkpoint": str(folder), "device": device}
+    plan = {**asked.params(), "lockstep": asked.sim}
+    params_file = find_config(".", "lockstep" if asked.sim else "robot")
+    with NodeGroup(Path(asked.out) / "log", environment=environment, params_file=params_file) as nodes:
+        start_chain(nodes, asked, agent, camera)
+        nodes.wait_ready(120.0)
+        driver = nodes.start("trial", plan, progress_reader(progress))
+        driver.wait_while_printing(EPISODE_TIMEOUT_S + (0.0 if asked.sim else asked.time_limit_s))
+        if driver.process.returncode != 0:
+            raise ProcessError(f"the trial failed{driver.tail()}")
+    return in_order(read_rows(TrialLog(asked.out).path))
+
+
+def prepare(asked: TrialOptions) -> None:
+    """Refuse what cannot be done, then put bags of no row aside. Raises ProcessError, with the folder as it was."""
+    out, log = Path(asked.out), TrialLog(asked.out)
     if not (out / PLAN).exists():
         require_new(out)
     try:
+        log.compare(make_plan(asked, make_trial(asked)))
         log.put_aside_loose_bags(read_rows(log.path))
-    except TrialError as error:
+    except (TrialError, ValueError) as error:
         raise ProcessError(str(error)) from None
-    contract = str(find_config("contracts", contract or family).resolve())
-    plan: dict[str, Any] = {
-        "family": family,
-        "contract": contract,
-        "splits": list(splits),
-        "tasks_per_split": tasks_per_split,
-        "protocols": list(protocols),
-        "few_shot_sizes": list(few_shot_sizes),
-        "episodes": episodes,
-        "seed": seed,
-        "shuffle": shuffle,
-        "operator": operator,
-        "checkpoint": weights_sha256(checkpoint),
-        "out": str(out),
-        "record": record,
-        "silence_timeout_s": silence_timeout_s,
-    }
-    plan |= {"task_ids": list(task_ids)} if task_ids else {}
-    agent = {"contract": contract, "checkpoint": str(Path(checkpoint).resolve()), "device": device}
-    fewer = {} if record else {"min_subscriptions": 3}  # no recorder to wait for
-    with NodeGroup(out / "log", environment=environment, params_file=find_config(".", "lockstep")) as nodes:
-        if record:
-            nodes.start("recorder", {"use_sim_time": True, "contract": contract, "directory": str(out / "bags")})
-        nodes.start("context_encoder", agent)
-        nodes.start("policy", {**agent, **fewer})
-        nodes.start("sim", {"family": family, "contract": contract, **fewer})
-        nodes.wait_ready(120.0)
-        driver = nodes.start("trial", plan, progress_reader(progress))
-        driver.wait_while_printing(EPISODE_TIMEOUT_S)
-        if driver.process.returncode != 0:
-            raise ProcessError(f"the trial failed{driver.tail()}")
-    return in_order(read_rows(log.path))
+
+
+def recordings_dataset(given: Path | None, out: Path) -> str:
+    """The dataset of recordings for the protocol offline; bags are converted into one beside `out`, once."""
+    if given is None:
+        return ""
+    if any(given.glob("*/*/data/metadata.json")):
+        return str(given.resolve())
+    made = out.with_name(f"{out.name}-recordings").resolve()
+    if not made.exists():
+        convert([given], None, made)
+    return str(made)
+
+
+def start_chain(nodes: NodeGroup, asked: TrialOptions, agent: Mapping[str, Any], camera: CameraConfig | None) -> None:
+    """Start all that the trial drives, without waiting."""
+    seen = {} if camera is None else {name: value for name, value in vars(camera).items()}
+    fewer = {"min_subscriptions": 3} if asked.sim and not asked.record else {}  # no recorder to wait for
+    if asked.record:
+        extra = ["context", IMAGES] if camera else ["context"]
+        record = {"contract": agent["contract"], "directory": f"{asked.out}/bags", "extra_topics": extra}
+        nodes.start("recorder", {"use_sim_time": asked.sim, **record})
+    nodes.start("context_encoder", agent)
+    nodes.start("policy", {**agent, **fewer})
+    if asked.sim:
+        nodes.start("sim", {"family": asked.family, "contract": agent["contract"], **seen, **fewer})

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings of a task as transitions, for a context that is made before the robot moves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from spc_core.alignment.frames import Transition
+from spc_core.contract import Contract
+from spc_core.data.dataset import DatasetError, Episode
+from spc_core.data.dataset_reader import stored_tasks
+from spc_core.rewards import RewardFunction
+
+OFFLINE_TRANSITIONS = 600  # of an offline context
+
+
+def dataset_transitions(root: str | Path, task_id: str, contract: Contract | None = None) -> Iterator[Transition]:
+    """All transitions of a task in a dataset, episode by episode.
+
+    Raises DatasetError where there are none, or where the dataset was made by another contract.
+    """
+    stores = stored_tasks(Path(root))
+    store = next((store for store in stores if store.entry.task_id == task_id and store.step_count), None)
+    if store is None:
+        known = ", ".join(store.entry.task_id for store in stores)
+        raise DatasetError(f"{root}: has no recordings of task {task_id!r}; it has {known}")
+    if contract is not None and (lines := contract.differences(store.contract)):
+        raise DatasetError(
+            f"{root}: was converted by another contract than the checkpoint's; convert its bags anew. Here and there:\n"
+            + "\n".join(f"  {line}" for line in lines)
+        )
+    for episode in store.episodes():
+        yield from episode_transitions(episode)
+
+
+def episode_transitions(episode: Episode) -> Iterator[Transition]:
+    """An episode, step by step."""
+    seen = episode.observations
+    for t in range(len(episode)):
+        yield Transition(int(episode.times_ns[t]), seen[t], episode.actions[t], float(episode.rewards[t]), seen[t + 1])
+
+
+def spread(
+    transitions: Iterable[Transition], reward: RewardFunction | None, count: int = OFFLINE_TRANSITIONS
+) -> list[Transition]:
+    """`count` of them, evenly spread, with the contract's own reward where it has one."""
+    seen = list(transitions)
+    chosen = [seen[i] for i in np.unique(np.linspace(0, len(seen) - 1, count).round().astype(int))] if seen else []
+    if reward is None:
+        return chosen
+    return [
+        dataclasses.replace(t, reward=float(reward(t.observation, t.action, t.next_observation))) for t in chosen
+    ]  # fmt: skip
