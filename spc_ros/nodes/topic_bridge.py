@@ -214,12 +214,20 @@ class StreamClock:
 
     def frames(self) -> list[Frame]:
         """The frames that time alone decides; call it a few times in a period."""
+        now_ns = self._now_ns()
+        return [] if now_ns is None else self._assembler.advance(now_ns)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the streams now; at most one fault for each."""
+        now_ns = self._now_ns()
+        return [] if now_ns is None else self._assembler.faults(now_ns)
+
+    def _now_ns(self) -> int | None:
+        """Robot time; None before any message."""
         newest_ns, now_s = max(stream.newest_ns for stream in self._assembler.streams), time.monotonic()
         if newest_ns != self._newest_ns:
             self._newest_ns, self._came_s = newest_ns, now_s
-        if newest_ns == NO_TIME:
-            return []
-        return self._assembler.advance(newest_ns + round((now_s - self._came_s) * 1e9))
+        return None if newest_ns == NO_TIME else newest_ns + round((now_s - self._came_s) * 1e9)
 
 
 class EpisodeEnd:
