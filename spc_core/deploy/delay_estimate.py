@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from spc_core.alignment.command_delay import LAGS_S, MIN_ROWS, Answer, Correlating, Correlogram, answers, peak_delay_s
+from spc_core.alignment.frames import JUMP_NS
 from spc_core.contract import Contract
 
 BLOCK_ROWS = 150  # states of a block
@@ -53,9 +54,9 @@ class DelayEstimate:
     def from_dict(cls, said: Mapping[str, Any]) -> DelayEstimate:
         """What as_dict() gave, perhaps through JSON. Raises ValueError for anything else."""
         try:
-            numbers = [float(said[name]) for name in ("delay_ms", "uncertainty_ms")]
-            return cls(*numbers, str(said["told_from"]), str(said["why_not"]))
-        except (KeyError, TypeError) as error:
+            delay_ms, uncertainty_ms = float(said["delay_ms"]), float(said["uncertainty_ms"])
+            return cls(delay_ms, uncertainty_ms, str(said["told_from"]), str(said["why_not"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"command_delay is {said!r}, not what `spc convert` writes ({error!r})") from None
 
 
@@ -156,16 +157,23 @@ class DelayEstimator:
     def sample(self, role: tuple[str, int], t_ns: int, values: np.ndarray) -> None:
         """A sample of ("action", 0) or ("observation", stream number); others are left alone."""
         if role[0] == "action":
-            if self._command_log and t_ns <= self._command_log[-1][0]:
+            last_ns = self._command_log[-1][0] if self._command_log else t_ns - 1
+            if t_ns < last_ns - JUMP_NS:
+                self.cut()
+            elif t_ns <= last_ns:
                 return
             self._command_log.append((t_ns, values))
             return
         watched = self._streams.get(role[1]) if role[0] == "observation" else None
-        if watched is not None and watched.take(t_ns, values):
+        if watched is None:
+            return
+        if watched.log and not -JUMP_NS <= t_ns - watched.log[-1][0] <= JUMP_NS:
+            self.cut()
+        if watched.take(t_ns, values):
             self._close(watched)
 
     def cut(self) -> None:
-        """What comes next does not follow from what was: a gap, a reset, another episode, a clock that jumped."""
+        """What comes next does not follow from what was; gaps and jumps of time are seen without it."""
         for watched in self._streams.values():
             self._close(watched)
         self._command_log.clear()
@@ -208,7 +216,7 @@ class Columns:
     def of(cls, names: Sequence[str], most: int) -> Columns:
         """At most so many, evenly spaced."""
         places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))
-        return cls(tuple(names[i] for i in places), places)
+        return cls(tuple(str(names[i]) for i in places.tolist()), places)
 
 
 class _Watched:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ def save_part(
         }
         for entry in episodes
     ]
+    arrays: dict[str, Any]
     told, arrays = to_arrays(delay or {})
     about = json.dumps({"report": report.as_dict(), "episodes": said, "delay": told})
     arrays["about"] = np.frombuffer(about.encode(), np.uint8)

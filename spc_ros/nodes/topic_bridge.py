@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from std_msgs.msg import Float32MultiArray, MultiArrayDimension
+from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
 
 from spc_core.alignment.frames import NO_TIME, Frame, ObservationAssembler, TransitionAssembler
 from spc_core.contract import Contract, ContractError, suggest
@@ -30,6 +30,7 @@ EPISODE_TOPIC = "episode"
 CONTEXT_TOPIC = "context"
 REWARD_TOPIC = "reward"
 INTERVENTION_TOPIC = "interventions"  # latched JSON: kind, reason, t_ns, count
+DELAY_TOPIC = "command_delay"  # latched; see encode_delay
 SWAP_TOPIC = "model_swap"
 BAGS_TOPIC = "recorder/bags"
 LOCKSTEP_DEPTH = 1000
@@ -169,8 +170,11 @@ def subscribe_contract(
     on_decided: Callable[[list[Any]], None],
     reliable: bool,
     complain: Callable[[str, str], None],
+    on_sample: Callable[[tuple[str, int], int, np.ndarray], None] | None = None,
 ) -> None:
     """Feed a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
+
+    `on_sample` gets each sample first: (role, t_ns, values).
 
     `complain(kind, text)` hears of messages that cannot be read; they are left out. The first stream, which
     sets the ticks, is subscribed last: discovery keeps that order, so whoever sees it knows that all stand.
@@ -188,6 +192,8 @@ def subscribe_contract(
         if reader.unset_stamps[topic] > unset:
             complain("unset stamps", f"topic '{topic}': no stamp; taken as stamped on arrival")
         for role, t_ns, values in samples:
+            if on_sample is not None:
+                on_sample(role, t_ns, values)
             if isinstance(assembler, TransitionAssembler):
                 decided = push(assembler, role, t_ns, values)
             else:
@@ -287,6 +293,14 @@ def encode_context(
     msg.layout.dim = [MultiArrayDimension(label=label, size=size, stride=1) for label, size in sizes.items()]
     msg.layout.dim[0].stride = len(context)
     msg.data = np.concatenate((context, uncertainty)).astype(np.float32).tolist()
+    return msg
+
+
+def encode_delay(delay_ms: float, uncertainty_ms: float) -> Float64MultiArray:
+    """The delay from command to state: `data` is delay_ms, uncertainty_ms, as the labels of the layout say."""
+    msg = Float64MultiArray(data=[delay_ms, uncertainty_ms])
+    labels = ("delay_ms", "uncertainty_ms")
+    msg.layout.dim = [MultiArrayDimension(label=label, size=1, stride=1) for label in labels]
     return msg
 
 
