@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from arm_dataset import write_arm_dataset
-from random_checkpoint import TINY, write_random_checkpoint
+from random_checkpoint import write_random_checkpoint
+from synthetic import tiny_config
 
 from spc_core.alignment.command_delay import correlogram
 from spc_core.contract import find_config, load_contract
@@ -30,7 +30,6 @@ from spc_core.deploy.delay_estimate import (
 from spc_core.deploy.delay_watch import DelayWatch, delay_of_data
 from spc_core.deploy.runtime import Policy
 from spc_core.deploy.safety import SafetyFilter
-from spc_core.method.config import TrainConfig
 from spc_core.tasks import make_env, tasks
 from spc_core.tasks.behaviour import Behaviour
 from spc_core.tasks.disturbances import DisturbanceConfig
@@ -190,11 +189,7 @@ def test_bags_tell_the_delay_and_it_reaches_the_checkpoint(tmp_path: Path) -> No
     assert "from command to state: 0.0 ms, give or take 1.0 ms" in report.summary()
     again = load_dataset(tmp_path / "dataset").command_delay
     assert again == report.command_delay.as_dict()
-    train(
-        tmp_path / "dataset",
-        tmp_path / "run",
-        dataclasses.replace(TrainConfig(), model=TINY, updates=1, tasks_per_batch=2, device="cpu"),
-    )
+    train(tmp_path / "dataset", tmp_path / "run", tiny_config(updates=1))
     checkpoint = load_checkpoint(tmp_path / "run")
     assert delay_of_data(checkpoint.metrics) == report.command_delay
     metrics = {key: value for key, value in checkpoint.metrics.items() if key != "command_delay"}
