@@ -156,7 +156,7 @@ def test_how_sure_the_delay_is_covers_its_error() -> None:
 def test_memory_is_bounded_and_time_may_jump() -> None:
     estimator = DelayEstimator(CONTRACT)
     rng = np.random.default_rng(0)
-    u = rng.normal(size=(40 * BLOCK_ROWS, 2))
+    u = rng.normal(size=(12 * BLOCK_ROWS, 2))
     state = np.zeros(4)
     for begin_ns in (10**12, 10**9):  # the second time the clock has jumped back
         for k, command in enumerate(u):
@@ -184,7 +184,8 @@ def test_the_difference_must_exceed_the_tolerance_and_what_is_uncertain() -> Non
 
 
 def test_bags_tell_the_delay_and_it_reaches_the_checkpoint(tmp_path: Path) -> None:
-    report = convert([BAGS / "mcap"], None, tmp_path / "dataset", workers=1, progress=False)
+    bags = sorted((BAGS / "mcap").iterdir())[:6]
+    report = convert(bags, None, tmp_path / "dataset", workers=1, progress=False)
     assert report.command_delay.known and report.command_delay.delay_ms <= 1.0
     assert "from command to state: 0.0 ms, give or take 1.0 ms" in report.summary()
     again = load_dataset(tmp_path / "dataset").command_delay
@@ -211,6 +212,8 @@ def test_blocks_of_many_bags_add_up_to_a_few() -> None:
     total: dict = {}
     for seed in range(3 * BLOCKS):
         c_ns, u, s_ns, v = answering(0.007, 120, seed)
-        merge_blocks(total, {0: [correlogram(c_ns, u, ("u",), s_ns, v, ("v",))]})
+        told = correlogram(c_ns, u, ("u",), s_ns, v, ("v",))
+        assert told is not None
+        merge_blocks(total, {0: [told]})
     assert len(total[0]) == BLOCKS and len({block.count for block in total[0]}) == 1
     assert pooled_delay(total).delay_ms == pytest.approx(7.0, abs=1.0)
