@@ -269,3 +269,7 @@ def test_a_contract_without_the_section_means_what_it_did():
     assert CONTRACT.safety == Safety() and CONTRACT.losses == (Loss(),)
     assert CONTRACT.sha256 == hashlib.sha256(find_config("contracts", "arm_reach").read_bytes()).hexdigest()
     assert any(line.startswith("safety") for line in CONTRACT.differences(parse_contract(CONTRACT.text + SAFETY, "x")))
+    plain, safe = load_contract(find_config("contracts", "arm_payload")), safe_contract()
+    assert safe.observation == plain.observation and safe == plain, (
+        "a dataset of the one can be relabelled with the other"
+    )
