@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from spc_core.contract_safety import LOSS_KEYS, Loss, Safety, check_loss, parse_loss, parse_safety
 from spc_core.rewards import REWARDS, RewardFunction
 from spc_core.transforms import TRANSFORMS, Field, FieldTransforms
 from spc_core.yaml_section import Section, suggest
@@ -36,6 +37,7 @@ class Stream:
     observed: tuple[Field, ...]
     max_age_s: float
     clock: str  # header | receive
+    on_loss: Loss = dataclasses.field(default=Loss(), compare=False)  # says nothing of the data
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -110,6 +112,7 @@ class Contract:
     task_topic: str  # latched std_msgs/String with the task's id; empty: none
     segments: Segments
     text: str = dataclasses.field(repr=False, compare=False)
+    safety: Safety = dataclasses.field(default=Safety(), compare=False)
 
     @property
     def sha256(self) -> str:
@@ -130,6 +133,11 @@ class Contract:
     @property
     def action_dim(self) -> int:
         return len(self.action.fields)
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """For each observed stream what to do when it fails: its own word, else the section safety's."""
+        return tuple(stream.on_loss.over(self.safety.loss) for stream in self.observation)
 
     def reward_function(self) -> RewardFunction | None:
         """The reward of a transition as a function, or None where a topic carries it."""
@@ -163,7 +171,7 @@ def parse_contract(text: str, source: str) -> Contract:
     except yaml.YAMLError as error:
         raise ContractError(f"{source}: not valid YAML: {error}") from None
     top = Section(root, source, error=ContractError)
-    top.only("name", "rate_hz", "clock", "observation", "action", "reward", "task", "episode")
+    top.only("name", "rate_hz", "clock", "observation", "action", "reward", "task", "episode", "safety")
     clock = top.choice("clock", CLOCKS)
     task = top.section("task").only("key", "topic")
     contract = Contract(
@@ -181,6 +189,11 @@ def parse_contract(text: str, source: str) -> Contract:
     if math.isinf(contract.observation[0].max_age_s):
         raise top.fail("observation[0].max_age_s", "is infinite, but the first stream sets the ticks; give it a limit")
     names = contract.observation_names
+    if "safety" in top.values:
+        contract = dataclasses.replace(contract, safety=parse_safety(top.section("safety"), names))
+    for stream, section in zip(contract.observation, top.sections("observation"), strict=True):
+        if "on_loss" in section.values:
+            check_loss(section.section("on_loss"), stream.on_loss.over(contract.safety.loss))
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ContractError(f"{source}: observation lists {', '.join(repeated)} more than once; keep one")
@@ -221,13 +234,17 @@ def _clock(section: Section, default: str) -> str:
 
 
 def _stream(section: Section, clock: str) -> Stream:
-    section.only("topic", "type", "fields", "max_age_s", "clock")
+    section.only("topic", "type", "fields", "max_age_s", "clock", "on_loss")
     entries = section.get("fields")
     if not isinstance(entries, list) or not entries:
         raise section.fail("fields", f"must be a list with at least one entry, got {entries!r}")
     observed = tuple(_field(section, f"fields[{i}]", entry) for i, entry in enumerate(entries))
     return Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
-                  _clock(section, clock))  # fmt: skip
+                  _clock(section, clock), _on_loss(section))  # fmt: skip
+
+
+def _on_loss(stream: Section) -> Loss:
+    return parse_loss(stream.section("on_loss").only(*LOSS_KEYS)) if "on_loss" in stream.values else Loss()
 
 
 def _field(stream: Section, key: str, entry: Any) -> Field:

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from spc_core.alignment.command_delay import LAGS_S, answers, correlogram
 from spc_core.doctor.clock_checks import (
     check_clock_domains,
     check_clock_jumps,
@@ -13,7 +14,7 @@ from spc_core.doctor.clock_checks import (
     check_drift,
     check_unset_stamps,
 )
-from spc_core.doctor.command_delay import LAGS_S, answers, check_command_delay, correlogram
+from spc_core.doctor.command_delay import check_command_delay
 from spc_core.doctor.coverage import check_coverage, measure, visited
 from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, message_spans, spans, worst
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks

@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decisions behind the policy node's safety, without ROS: watch, stop, box, heartbeat, interventions, swap."""
 
+import hashlib
 import json
 import math
 
 import numpy as np
 import pytest
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract import ContractError, find_config, load_contract, parse_contract
+from spc_core.contract_safety import Loss, Safety
 from spc_core.deploy.deployed import model_id
-from spc_core.deploy.guards import EmergencyStop, GuardError, Heartbeat, Mode, ObservationWatch, WorkspaceBox, modes
+from spc_core.deploy.guards import (
+    FROM_CONTRACT,
+    EmergencyStop,
+    GuardError,
+    Heartbeat,
+    Mode,
+    ObservationWatch,
+    WorkspaceBox,
+    modes,
+    stricter_modes,
+)
 from spc_core.deploy.interventions import InterventionLog
 from spc_core.deploy.model_swap import BackgroundLoad, ModelSwitch, SwapError
 
@@ -154,3 +166,110 @@ def test_model_id_follows_the_bytes(tmp_path):
     assert 0 < first < 2**31 and model_id(tmp_path) == first
     (tmp_path / "stats.json").write_text("other")
     assert model_id(tmp_path) != first
+
+
+def test_a_hold_of_one_stream_does_not_cover_another():
+    watch = ObservationWatch(["states", "force"], [Mode(), Mode(0.1, 2.0)], silence_s=0.03)
+    watch.good(1.0)
+    assert watch.bad("force: stale", 1.02).kind == "hold"
+    both = watch.bad("states: not finite", 1.04, also=["force: stale"])
+    assert (both.kind, both.reason) == ("safe", "states: not finite"), "the first stream holds nothing"
+    assert watch.bad("force: stale", 1.06).kind == "hold", "the states are fine again"
+    assert watch.bad("force: stale", 1.13).kind == "safe", "0.11 s after its first fault"
+
+
+def test_streams_that_fail_by_turns_do_not_hold_for_ever():
+    watch = ObservationWatch(["a", "b"], [Mode(0.1), Mode(0.1)], silence_s=1.0)
+    watch.good(1.0)
+    kinds = [watch.bad(f"{'ab'[k % 2]}: stale", 1.0 + 0.0625 * k).kind for k in range(4)]
+    assert kinds == ["hold", "hold", "safe", "safe"]
+
+
+def test_a_stream_that_fails_during_anothers_hold_ends_it():
+    watch = ObservationWatch(["states", "force"], [Mode(0.5), Mode()], silence_s=0.03)
+    watch.good(1.0)
+    assert [r and r.kind for r in (watch.check(1.02), watch.check(1.04))] == [None, "hold"]
+    assert watch.worse([], 1.05) is None and watch.worse(["states: stale"], 1.06) is None, "known already"
+    worse = watch.worse(["states: stale", "force: stale"], 1.08)
+    assert worse is not None and (worse.kind, worse.reason) == ("safe", "force: stale")
+    assert watch.worse(["force: stale"], 1.10) is None, "told once"
+
+
+SAFETY = """
+safety:
+  workspace: {joint_states.position.elbow: [-0.5, 0.5], velocity.shoulder: [-3, 3]}
+  hold_ms: 40
+  deactivate_after_s: 5
+"""
+
+
+def safe_contract(safety=SAFETY, on_loss="{hold_ms: 100}"):
+    """The payload arm with a section safety, and its stream `target` with a mode of its own."""
+    text = find_config("contracts", "arm_payload").read_text()
+    head, target, tail = text.partition("  - topic: target\n")
+    return parse_contract(f"{head}{target}    on_loss: {on_loss}\n{tail}{safety}", "robot.yaml")
+
+
+def test_a_contract_says_how_each_stream_may_fail():
+    contract = safe_contract()
+    unset = [FROM_CONTRACT]
+    assert stricter_modes(contract.losses, unset, unset) == [Mode(0.04, 5.0), Mode(0.1, 5.0)]
+    assert stricter_modes(contract.losses, [20.0], [FROM_CONTRACT, 1.0]) == [Mode(0.02, 5.0), Mode(0.02, 1.0)]
+    assert stricter_modes(CONTRACT.losses, unset, unset) == [Mode()]
+    assert stricter_modes(CONTRACT.losses, [50.0], [2.0]) == [Mode(0.05, 2.0)], "the contract leaves it open"
+    never = safe_contract("", "{deactivate_after_s: 0}")
+    assert stricter_modes(never.losses, unset, [FROM_CONTRACT, 3.0])[1] == Mode(0.0, 3.0)
+    with pytest.raises(GuardError, match=r"hold_ms is 60 for observation stream 0, looser than the contract's 40"):
+        stricter_modes(contract.losses, [60.0], unset)
+    with pytest.raises(GuardError, match=r"deactivate_after_s is 0 .* looser than the contract's 5"):
+        stricter_modes(contract.losses, unset, [0.0])
+    with pytest.raises(GuardError, match="hold_ms has 3 entries; give one, or one for each of the 2"):
+        stricter_modes(contract.losses, [0.0, 0.0, 0.0], unset)
+
+
+def test_the_contracts_box_stands_and_parameters_only_narrow_it():
+    contract = safe_contract()
+    inside = np.array([0.0, 0.4, 0.0, 0.0, 0.0, 0.0])
+    for fields, low, high in (((), (), ()), (["joint_states.position.elbow"], [-2.0], [2.0])):
+        box = WorkspaceBox(contract, fields, low, high)
+        assert box.reason(inside) is None
+        assert (
+            box.reason(inside + [0, 0.2, 0, 0, 0, 0])
+            == "workspace: joint_states.position.elbow is 0.6, allowed [-0.5, 0.5]"
+        )
+    box = WorkspaceBox(contract, ["joint_states.position.elbow"], [-0.3], [0.3])
+    assert box.reason(inside) == "workspace: joint_states.position.elbow is 0.4, allowed [-0.3, 0.3]"
+
+
+@pytest.mark.parametrize(
+    ("safety", "on_loss", "problem"),
+    [
+        ("safety: {hold: 3}", "{}", r"safety\.hold is not a field here \(did you mean 'hold_ms'"),
+        ("safety: {hold_ms: -1}", "{}", r"safety\.hold_ms is -1; give a number from 0 to 60000"),
+        ("safety: {hold_ms: 500, deactivate_after_s: 0.1}", "{}", r"deactivate_after_s is 0\.1, shorter than hold_ms"),
+        ("safety: {deactivate_after_s: 0.2}", "{hold_ms: 300}", r"on_loss\.deactivate_after_s is 0\.2, shorter"),
+        ("", "{deactivate_s: 3}", r"observation\[1\]\.on_loss\.deactivate_s is not a field here \(did you mean"),
+        ("safety: {workspace: {position.wrist: [0, 1]}}", "{}", r"safety\.workspace\.position\.wrist is not observed"),
+        ("safety: {workspace: {position.elbow: [0, 1]}}", "{}", r"elbow is observed more than once; write the topic"),
+        ("safety: {workspace: {velocity.elbow: [1, 1]}}", "{}", r"\[1, 1\]; the first must be below the second"),
+        ("safety: {workspace: {velocity.elbow: 1}}", "{}", r"must be a list of 2 numbers"),
+        (
+            "safety: {workspace: {velocity.elbow: [0, 1], joint_states.velocity.elbow: [0, 2]}}",
+            "{}",
+            r"is the same field as velocity\.elbow; keep one",
+        ),
+    ],
+)
+def test_a_safety_section_that_cannot_be_is_refused(safety, on_loss, problem):
+    with pytest.raises(ContractError, match=rf"^robot\.yaml: .*{problem}"):
+        safe_contract(safety, on_loss)
+
+
+def test_a_contract_without_the_section_means_what_it_did():
+    assert CONTRACT.safety == Safety() and CONTRACT.losses == (Loss(),)
+    assert CONTRACT.sha256 == hashlib.sha256(find_config("contracts", "arm_reach").read_bytes()).hexdigest()
+    assert any(line.startswith("safety") for line in CONTRACT.differences(parse_contract(CONTRACT.text + SAFETY, "x")))
+    plain, safe = load_contract(find_config("contracts", "arm_payload")), safe_contract()
+    assert safe.observation == plain.observation and safe == plain, (
+        "a dataset of the one can be relabelled with the other"
+    )

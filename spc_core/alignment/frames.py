@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from spc_core.alignment import cuts
-from spc_core.contract import Contract
+from spc_core.contract import Contract, Stream
 
 BEAT_TOLERANCE = 0.25  # share of a period by which a tick may be early or late against the last
 JUMP_NS = 500_000_000  # a stamp this far before its predecessor is a clock jump, less is a late message
@@ -33,6 +33,7 @@ class Frame:
     t_ns: int
     observation: np.ndarray | None  # (O,) float64
     fault: str | None = None
+    also: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # faults of further streams at the tick
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,16 +167,30 @@ class ObservationAssembler:
         parts = []
         for stream, spec in zip(self.streams, self.contract.observation, strict=True):
             sample = next((s for s in reversed(stream.samples) if s[0] <= t_ns), None)
-            if sample is None:
-                return Frame(t_ns, None, cuts.no_message(spec.topic))
-            age_ns = t_ns - sample[0]
-            if spec.max_age_ns is not None and age_ns > spec.max_age_ns:
-                return Frame(t_ns, None, cuts.stale(spec, age_ns))
-            finite = np.isfinite(sample[1])
-            if not finite.all():
-                return Frame(t_ns, None, cuts.not_finite(spec.topic, spec.names[int(np.argmin(finite))]))
+            if sample is None or _fault(spec, sample, t_ns) is not None:
+                first, *others = self.faults(t_ns)
+                return Frame(t_ns, None, first, tuple(others))
             parts.append(sample[1])
         return Frame(t_ns, np.concatenate(parts))
+
+    def faults(self, t_ns: int) -> list[str]:
+        """What is wrong at a time, in the order of the streams; at most one fault for each."""
+        found = []
+        for stream, spec in zip(self.streams, self.contract.observation, strict=True):
+            sample = next((s for s in reversed(stream.samples) if s[0] <= t_ns), None)
+            found.append(_fault(spec, sample, t_ns))
+        return [fault for fault in found if fault is not None]
+
+
+def _fault(spec: Stream, sample: tuple[int, np.ndarray] | None, t_ns: int) -> str | None:
+    """Why a stream's newest sample at a tick cannot be used, or None."""
+    if sample is None:
+        return cuts.no_message(spec.topic)
+    age_ns = t_ns - sample[0]
+    if spec.max_age_ns is not None and age_ns > spec.max_age_ns:
+        return cuts.stale(spec, age_ns)
+    finite = np.isfinite(sample[1])
+    return None if finite.all() else cuts.not_finite(spec.topic, spec.names[int(np.argmin(finite))])
 
 
 class TransitionAssembler:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class PackedDataset:
     terminated: np.ndarray  # (N,) bool, True only at the last step of an episode whose task ended
     episode_starts: np.ndarray  # (E + 1,) int64, in steps
     episode_task: np.ndarray  # (E,) int64, index into tasks
+    command_delay: Mapping[str, Any] | None = None  # of DelayEstimate, from command to state; None: not known
 
     @property
     def step_count(self) -> int:
@@ -68,7 +70,21 @@ def load_dataset(root: str | Path) -> PackedDataset:
     summary = json.loads((folder / "summary.json").read_text())
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     tasks = tuple(TaskEntry(task["task_id"], task["params"]) for task in summary["tasks"])
-    return PackedDataset(root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], **arrays)
+    delay = _command_delay(root)
+    return PackedDataset(
+        root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], command_delay=delay, **arrays
+    )
+
+
+def _command_delay(root: Path) -> dict[str, Any] | None:
+    """What the conversion found, which stands beside the tasks; datasets of before have none."""
+    file = root / "conversion.json"
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("command_delay")
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{file}: damaged ({error}); copy it again, or convert again") from None
 
 
 def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract) -> None:

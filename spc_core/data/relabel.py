@@ -4,8 +4,8 @@
     OUT/relabel.json     what the dataset was made from, and in which fields the contracts differ
     OUT/conversion.json  copied, since it tells how the bags were read
 
-The new contract may differ in its name, its reward, its task and episode sections, and the action's safe value,
-max_rate and limits. Episodes, their tasks and their ends stay as they were cut.
+The new contract may differ in its name, its reward, its task, episode and safety sections, what streams do on_loss, and
+the action's safe value, max_rate and limits. Episodes, their tasks and their ends stay as they were cut.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.data.dataset_reader import dataset_contract, stored_tasks
 from spc_core.rewards import RewardFunction
 
-FREE = ("name", "reward", "task", "episode", "action.safe", "action.max_rate", "action.low", "action.high")
+FREE = ("name", "reward", "task", "episode", "safety", "action.safe", "action.max_rate", "action.low", "action.high")
 
 
 @dataclasses.dataclass(frozen=True)

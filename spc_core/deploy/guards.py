@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from spc_core.contract import Contract
-from spc_core.yaml_section import suggest
+from spc_core.contract_safety import Loss, observed_column
 
 LOSSES = ("ignore", "stop")
+SEVERITY = ("hold", "safe", "deactivate")
+FROM_CONTRACT = -1.0  # of hold_ms and deactivate_after_s: as the contract says
 
 
 class GuardError(ValueError):
@@ -39,21 +42,26 @@ class EmergencyStop:
 
 
 class WorkspaceBox:
-    """Bounds of chosen observation fields; outside them the robot gets the safe action."""
+    """Bounds of chosen observation fields, the contract's and further ones; outside any the robot is made safe."""
 
     def __init__(self, contract: Contract, fields: Sequence[str], low: Sequence[float], high: Sequence[float]) -> None:
-        """`fields` are names of the contract's observation, whole or without the topic where that is clear."""
+        """`fields` are names of the contract's observation, whole or without the topic where that is clear.
+
+        They add to the box in the contract: a field that is in both must be within both.
+        """
         if not len(fields) == len(low) == len(high):
             raise GuardError(
                 f"workspace_fields has {len(fields)} entries, workspace_low {len(low)} and workspace_high "
                 f"{len(high)}; give one low and one high for each field"
             )
-        self._names = tuple(fields)
-        self._columns = np.array([_column(contract.observation_names, name) for name in fields], int)
-        self._low, self._high = np.asarray(low, float), np.asarray(high, float)
         for name, least, most in zip(fields, low, high, strict=True):
             if not least < most:
                 raise GuardError(f"workspace of {name}: low {least:g} is not below high {most:g}")
+        written = contract.safety.workspace
+        self._names = (*written, *fields)
+        self._columns = np.array([_column(contract.observation_names, name) for name in self._names], int)
+        self._low = np.array([*(bounds[0] for bounds in written.values()), *low], float)
+        self._high = np.array([*(bounds[1] for bounds in written.values()), *high], float)
 
     def reason(self, observation: np.ndarray) -> str | None:
         """Which field of (O,) is outside, or None."""
@@ -68,11 +76,10 @@ class WorkspaceBox:
 
 
 def _column(names: Sequence[str], wanted: str) -> int:
-    found = [i for i, name in enumerate(names) if name == wanted or name.endswith(f".{wanted}")]
-    if len(found) != 1:
-        problem = "is not observed" if not found else "is observed more than once; write the topic before it"
-        raise GuardError(f"workspace_fields: {wanted} {problem}{suggest(wanted, names)}; known: {', '.join(names)}")
-    return found[0]
+    try:
+        return observed_column(names, wanted)
+    except ValueError as error:
+        raise GuardError(f"workspace_fields: {wanted} {error}") from None
 
 
 class Heartbeat:
@@ -111,7 +118,10 @@ class Reaction:
 
 
 class ObservationWatch:
-    """Decides how long the last command may stand when observations are bad or fail to come. Times are steady."""
+    """Decides how long the last command may stand when observations are bad or fail to come. Times are steady.
+
+    Each stream has its own mode and its own onset of trouble; where several are in trouble, the strictest word counts.
+    """
 
     def __init__(self, topics: Sequence[str], modes: Sequence[Mode], silence_s: float) -> None:
         """`modes` are one for each of the observation's topics, or one for all."""
@@ -131,8 +141,9 @@ class ObservationWatch:
         self._good()
 
     def _good(self) -> None:
-        self._since_s: float | None = None  # trouble
-        self._reason, self._mode, self._last = "", self._modes[0], ""
+        self._since_s: dict[int, float] = {}  # by stream: its first trouble after the last whole observation
+        self._troubles: dict[int, str] = {}  # by stream: what is wrong now
+        self._last = ""
         self.silent = False
 
     def good(self, now_s: float) -> None:
@@ -140,41 +151,57 @@ class ObservationWatch:
         self._heard_s = now_s
         self._good()
 
-    def bad(self, reason: str, now_s: float, fresh: bool = True) -> Reaction:
-        """An observation that cannot be used; `fresh` tells that a message brought it."""
+    def bad(self, reason: str, now_s: float, fresh: bool = True, also: Sequence[str] = ()) -> Reaction:
+        """An observation that cannot be used; `fresh` tells that a message brought it, `also` is wrong besides."""
         if fresh:
             self._heard_s, self.silent = now_s, False
-        if self._since_s is None:
-            self._since_s = now_s
-            number = next((i for i, topic in enumerate(self._topics) if reason.startswith(f"{topic}:")), 0)
-            self._mode = self._modes[number]
-        self._reason = reason
-        reaction = self._reaction(now_s, self._since_s)
+            self._troubles = {}  # a fresh tick tells of all streams
+        for text in (reason, *also):
+            number = self._number(text)
+            self._troubles[number] = text
+            self._since_s.setdefault(number, now_s)  # streams that fail by turns must not hold for ever
+        reaction = self._reaction(now_s)
         self._last = reaction.kind
         return reaction
+
+    def worse(self, faults: Sequence[str], now_s: float) -> Reaction | None:
+        """Faults seen while no observation comes; what they call for, where that is something else than before."""
+        last = self._last
+        others = [fault for fault in faults if self._number(fault) not in self._troubles]
+        if not others:
+            return None
+        reaction = self.bad(others[0], now_s, fresh=False, also=others[1:])
+        return reaction if reaction.kind != last else None
 
     def check(self, now_s: float) -> Reaction | None:
         """What time alone calls for, each kind told once."""
         if self._heard_s is None:
             return None
+        last = self._last
         if not self.silent and now_s - self._heard_s > self.silence_s:
             self.silent = True
-            fresh_trouble = self._since_s is None
             reaction = self.bad(f"{self._topics[0]}: no observation for {self.silence_s:.3f} s", now_s, fresh=False)
-            return reaction if fresh_trouble else None
-        if self._since_s is None:
-            return None
-        reaction = self._reaction(now_s, self._since_s)
-        if reaction.kind == self._last:
+        elif self._troubles:
+            reaction = self._reaction(now_s)
+        else:
             return None
         self._last = reaction.kind
-        return reaction
+        return reaction if reaction.kind != last else None
 
-    def _reaction(self, now_s: float, since_s: float) -> Reaction:
-        past_s = now_s - since_s
-        if self._mode.deactivate_s and past_s >= self._mode.deactivate_s:
-            return Reaction("deactivate", f"{self._reason}; so for {self._mode.deactivate_s:g} s")
-        return Reaction("hold" if past_s < self._mode.hold_s else "safe", self._reason)
+    def _number(self, reason: str) -> int:
+        """Which stream a reason is of; the first one where it is of none."""
+        return next((i for i, topic in enumerate(self._topics) if reason.startswith(f"{topic}:")), 0)
+
+    def _reaction(self, now_s: float) -> Reaction:
+        """The strictest of what the streams in trouble call for."""
+        found = []
+        for number, reason in sorted(self._troubles.items()):
+            mode, past_s = self._modes[number], now_s - self._since_s[number]
+            if mode.deactivate_s and past_s >= mode.deactivate_s:
+                found.append(Reaction("deactivate", f"{reason}; so for {mode.deactivate_s:g} s"))
+            else:
+                found.append(Reaction("hold" if past_s < mode.hold_s else "safe", reason))
+        return max(found, key=lambda reaction: SEVERITY.index(reaction.kind))
 
 
 def modes(hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list[Mode]:
@@ -191,3 +218,41 @@ def modes(hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list
         if end and end < hold / 1e3:
             raise GuardError(f"deactivate_after_s is {end:g}, shorter than hold_ms {hold:g}; make it longer, or 0")
     return [Mode(hold / 1e3, end) for hold, end in zip(holds, ends, strict=True)]
+
+
+def stricter_modes(losses: Sequence[Loss], hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list[Mode]:
+    """One mode for each stream: the contract's, made stricter where the two parameters say so.
+
+    FROM_CONTRACT leaves a stream to the contract; what the contract leaves open is the parameter's, or 0. Raises
+    GuardError where a parameter would loosen what the contract says.
+    """
+    asked = {"hold_ms": list(hold_ms), "deactivate_after_s": list(deactivate_after_s)}
+    for name, values in asked.items():
+        if len(values) not in (1, len(losses)):
+            raise GuardError(
+                f"{name} has {len(values)} entries; give one, or one for each of the {len(losses)} observation streams"
+            )
+        asked[name] = values * (len(losses) if len(values) == 1 else 1)
+    found = []
+    for number, loss in enumerate(losses):
+        hold = _settle("hold_ms", asked["hold_ms"][number], loss.hold_ms, number)
+        end = _settle("deactivate_after_s", asked["deactivate_after_s"][number], loss.deactivate_after_s, number)
+        found += modes([hold], [end])
+    return found
+
+
+def _settle(name: str, asked: float, written: float | None, number: int) -> float:
+    """What holds of a parameter and the contract's own word for a stream."""
+    if asked == FROM_CONTRACT:
+        return written or 0.0
+    limit = written
+    if name == "deactivate_after_s":  # its 0 means never, which is the loosest
+        asked_s, limit = asked or math.inf, math.inf if written == 0 else written
+    else:
+        asked_s = asked
+    if limit is not None and asked_s > limit:
+        raise GuardError(
+            f"{name} is {asked:g} for observation stream {number}, looser than the contract's {limit:g}; a parameter "
+            f"can only be stricter: give less, or {FROM_CONTRACT:g} for the contract's, or change the contract"
+        )
+    return asked

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spc_core.doctor.command_delay import LAGS_S, Answer
+from spc_core.alignment.command_delay import LAGS_S, Answer
 from spc_core.doctor.coverage import Coverage
 from spc_core.doctor.diagnosis import Finding, Span
 from spc_core.doctor.tick_checks import is_plain_end

@@ -180,6 +180,7 @@ class TrainingRun:
             "losses": {} if self.log is None else self.log.last,
             "dataset_sha256": self.data.sha256,
             "contract_sha256": self.data.contract.sha256,
+            "command_delay": self.data.command_delay,
             "tasks": [{"task_id": task.task_id, "params": dict(task.params)} for task in self.data.tasks],
         }
         contract = self.data.contract

@@ -17,6 +17,7 @@ from spc_ros.bags.bag_reader import BagReader
 from spc_ros.bags.columns import ColumnReader, deserialize
 from spc_ros.bags.messages import MessageError, Source, push, sources
 from spc_ros.bags.raw_messages import RawColumn
+from spc_ros.conversion.delay_survey import DelaySurvey
 
 PATIENCE_NS = 1_000_000_000  # how far topics may be out of order against each other in a bag
 STRING = "std_msgs/msg/String"
@@ -57,17 +58,18 @@ def align_bag(
     contract: Contract,
     marked: Mapping[str, tuple[str, str, str]],
     progress: Callable[[], None] = lambda: None,
+    survey: DelaySurvey | None = None,
 ) -> AlignedBag:
     """Decode and align all that the contract names. Raises BagError and MessageError.
 
-    `marked` are topics that mark episodes or tasks: name to (the bag's topic, type, field).
+    `marked` are topics that mark episodes or tasks: name to (the bag's topic, type, field). `survey` gets the samples.
     A log is aligned in blocks. One whose topics are more than PATIENCE_NS out of order goes through the same code as a
     node's messages, sample by sample.
     """
     try:
-        return _Reading(bag, contract, marked, progress).in_blocks()
+        return _Reading(bag, contract, marked, progress, survey).in_blocks()
     except Irregular:
-        return _Reading(bag, contract, marked, progress).one_by_one()
+        return _Reading(bag, contract, marked, progress, survey).one_by_one()
 
 
 class _Reading:
@@ -79,8 +81,11 @@ class _Reading:
         contract: Contract,
         marked: Mapping[str, tuple[str, str, str]],
         progress: Callable[[], None],
+        survey: DelaySurvey | None,
     ) -> None:
-        self.bag, self.contract, self.progress = bag, contract, progress
+        self.bag, self.contract, self.progress, self.survey = bag, contract, progress, survey
+        if survey is not None:
+            survey.clear()
         self.sources = sources(contract)
         self.names = {source.topic: bag.find_topic(source.topic, source.type) for source in self.sources}
         self.readers = [
@@ -120,12 +125,15 @@ class _Reading:
             for mark in self.marks.values():
                 if mark.topic in block:
                     mark.add(block[mark.topic])
-            yield [
+            samples = [
                 self._samples(i, source, block[self.names[source.topic]])
                 if self.names[source.topic] in block
                 else Samples.none(_width(source))
                 for i, source in enumerate(self.sources)
             ]
+            if self.survey is not None:
+                self.survey.add(samples)
+            yield samples
             self.progress()
 
     def _samples(self, index: int, source: Source, column: RawColumn) -> Samples:

@@ -21,6 +21,7 @@ from spc_ros.bags.bag_reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.bags.messages import MessageError
 from spc_ros.conversion.aligned_bag import STRING, AlignedBag, Marks, align_bag
 from spc_ros.conversion.conversion_report import BagReport
+from spc_ros.conversion.delay_survey import DelaySurvey
 from spc_ros.conversion.manifest import NOTHING, About, said_by_bag
 from spc_ros.conversion.parts import TaskEpisode, save_part
 from spc_ros.conversion.topic_report import TopicReport, report_topic
@@ -40,24 +41,28 @@ class Job:
 
 def convert_to_part(path: Path, job: Job, part: Path, progress: Callable[[int], None] = lambda _: None) -> None:
     """Convert a bag and save what came of it; a bag that cannot be converted gives a report with its error."""
+    survey = DelaySurvey(job.contract)
     try:
-        report, episodes = convert_bag(path, job, progress)
+        report, episodes = convert_bag(path, job, progress, survey)
     except BagError as error:
         report, episodes = BagReport(str(path), error=str(error)), []
     except (MessageError, ContractError, DatasetError) as error:
         report, episodes = BagReport(str(path), error=f"{path}: {error}"), []
-    save_part(part, report, episodes)
+    save_part(part, report, episodes, {} if report.error else survey.blocks())
 
 
 def convert_bag(
-    path: Path, job: Job, progress: Callable[[int], None] = lambda _: None
+    path: Path, job: Job, progress: Callable[[int], None] = lambda _: None, survey: DelaySurvey | None = None
 ) -> tuple[BagReport, list[TaskEpisode]]:
-    """One bag's report and episodes. `progress` is told the bytes read so far. Raises BagError and MessageError."""
+    """One bag's report and episodes. `progress` is told the bytes read so far, `survey` gets the samples.
+
+    Raises BagError and MessageError.
+    """
     contract = job.contract
     with ThreadPoolExecutor(1) as pool, BagReader(path, job.definitions) as bag:
         sha256 = pool.submit(bag_sha256, path)  # beside the reading, which leaves it the processor now and then
         notes = _compare_contract(bag, job)
-        log = align_bag(bag, contract, _marked(bag, contract), lambda: progress(bag.bytes_read))
+        log = align_bag(bag, contract, _marked(bag, contract), lambda: progress(bag.bytes_read), survey)
         infos = _infos(log, str(path))
         about = _about(bag, job, log, infos)
         custom, notes, size_bytes = bag.info.custom_data, (*notes, *bag.losses), bag.size_bytes

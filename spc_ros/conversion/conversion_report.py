@@ -12,6 +12,7 @@ from typing import Any
 
 from spc_core.alignment.segments import kind
 from spc_core.contract import Contract
+from spc_core.deploy.delay_estimate import DelayEstimate
 from spc_ros.conversion.topic_report import TopicReport
 
 
@@ -53,6 +54,7 @@ class ConversionReport:
     bags: tuple[BagReport, ...]
     topics: Mapping[str, TopicReport]
     seconds: float
+    command_delay: DelayEstimate = DelayEstimate(why_not="not looked for")
 
     @property
     def failed(self) -> tuple[BagReport, ...]:
@@ -87,6 +89,7 @@ class ConversionReport:
             "contract": {"name": self.contract.name, "sha256": self.contract.sha256},
             "totals": totals,
             "cuts": dict(self._cuts()),
+            "command_delay": self.command_delay.as_dict(),
             "topics": {name: topic.as_dict() for name, topic in self.topics.items()},
             "bags": [bag.as_dict() for bag in self.bags],
         }
@@ -99,6 +102,7 @@ class ConversionReport:
             f"{len(self.bags) - len(self.failed)} bags in {self.seconds:.1f} s "
             f"({self.messages / seconds:,.0f} messages/s, {megabytes / seconds:,.1f} MB/s)",
             *topic_lines(self.topics),
+            f"from command to state: {self.command_delay}",
         ]
         lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common(8)]
         notes = Counter(note for bag in self.bags for note in bag.notes)

@@ -18,8 +18,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from spc_core.alignment.command_delay import Correlogram
 from spc_core.contract import Contract, parse_contract
 from spc_core.data.dataset import DatasetWriter
+from spc_core.deploy.delay_estimate import merge_blocks, pooled_delay
 from spc_ros.bags.bag_files import BagError, find_bags, stored_bytes, stored_in
 from spc_ros.bags.bag_reader import BagReader
 from spc_ros.bags.message_types import read_definitions
@@ -27,10 +29,10 @@ from spc_ros.conversion.bag_conversion import Job
 from spc_ros.conversion.conversion_report import BagReport, ConversionReport
 from spc_ros.conversion.engines import convert_task, on_ray, run
 from spc_ros.conversion.manifest import read_manifest
-from spc_ros.conversion.parts import TaskEpisode, load_part
+from spc_ros.conversion.parts import TaskEpisode, load_delay, load_part
 from spc_ros.conversion.topic_report import merge_topics
 
-VERSION = 1  # of what a part holds; parts of other versions are made again
+VERSION = 2  # of what a part holds; parts of other versions are made again
 ENGINES = ("processes", "ray")
 
 
@@ -64,9 +66,11 @@ def convert(
     said = read_manifest(manifest, paths) if manifest else {}
     job = Job(contract or _contract_in(paths), contract is not None, task or "", task_from, said, types)
     reports: list[BagReport] = []
+    told: dict[int, list[Correlogram]] = {}
     with DatasetWriter(out, job.contract, overwrite) as writer:
         parts = _Parts(Path(out), job)
-        for report, episodes in _results(paths, job, parts, workers, engine, progress):
+        for report, episodes, delay in _results(paths, job, parts, workers, engine, progress):
+            merge_blocks(told, delay)
             while episodes:  # let go of each before the next part is read
                 entry = episodes.pop(0)
                 writer.add_episode(entry.task_id, entry.params, entry.episode)
@@ -74,7 +78,8 @@ def convert(
             reports.append(report)
         _refuse_bad(reports, skip_bad, parts)
         topics = merge_topics([bag.topics for bag in reports])
-        report = ConversionReport(Path(out), job.contract, tuple(reports), topics, time.monotonic() - begin_s)
+        report = ConversionReport(Path(out), job.contract, tuple(reports), topics, time.monotonic() - begin_s,
+                                  pooled_delay(told))  # fmt: skip
         writer.write_text("conversion.json", json.dumps(report.as_dict(), indent=1))
     parts.remove()
     return dataclasses.replace(report, seconds=time.monotonic() - begin_s)
@@ -133,7 +138,7 @@ class _Parts:
 
 def _results(
     paths: list[Path], job: Job, parts: _Parts, workers: int | None, engine: str, show: bool
-) -> Iterator[tuple[BagReport, list[TaskEpisode]]]:
+) -> Iterator[tuple[BagReport, list[TaskEpisode], dict[int, list[Correlogram]]]]:
     """What came of each bag in the order of `paths`, whatever the engine, and from before where it is there."""
     files = {path: parts.file(path) for path in paths}
     sizes = {path: stored_bytes(path) for path in paths}
@@ -147,9 +152,10 @@ def _results(
                 next(made)
             bar.set_postfix_str(f"{place + 1} of {len(paths)} bags", refresh=False)
             report, episodes = load_part(files[path])
+            delay = load_delay(files[path])
             if report.error:
                 files[path].unlink()  # tried again next time: what was wrong need not be in the bag
-            yield report, episodes
+            yield report, episodes, delay
             del episodes
         next(made, None)  # lets the engine close
         bar.update(bar.total - bar.n)

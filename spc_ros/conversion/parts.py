@@ -6,14 +6,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spc_core.alignment.command_delay import Correlogram
 from spc_core.data.dataset import Episode
 from spc_ros.conversion.conversion_report import BagReport
+from spc_ros.conversion.delay_survey import from_arrays, to_arrays
 
 ARRAYS = ("observations", "actions", "rewards", "times_ns")
 
@@ -27,7 +29,9 @@ class TaskEpisode:
     episode: Episode
 
 
-def save_part(file: Path, report: BagReport, episodes: list[TaskEpisode]) -> None:
+def save_part(
+    file: Path, report: BagReport, episodes: list[TaskEpisode], delay: Mapping[int, Sequence[Correlogram]] | None = None
+) -> None:
     """Write a part under a hidden name, then rename it: half a part is none."""
     said = [
         {
@@ -38,8 +42,10 @@ def save_part(file: Path, report: BagReport, episodes: list[TaskEpisode]) -> Non
         }
         for entry in episodes
     ]
-    about = json.dumps({"report": report.as_dict(), "episodes": said})
-    arrays: dict[str, Any] = {"about": np.frombuffer(about.encode(), np.uint8)}
+    arrays: dict[str, Any]
+    told, arrays = to_arrays(delay or {})
+    about = json.dumps({"report": report.as_dict(), "episodes": said, "delay": told})
+    arrays["about"] = np.frombuffer(about.encode(), np.uint8)
     for name in ARRAYS if episodes else ():
         rows = [getattr(entry.episode, name) for entry in episodes]
         arrays[name] = rows[0] if len(rows) == 1 else np.concatenate(rows)  # a long bag's arrays once, not twice
@@ -47,6 +53,12 @@ def save_part(file: Path, report: BagReport, episodes: list[TaskEpisode]) -> Non
     with beside.open("wb") as stream:
         np.savez(stream, **arrays)
     beside.replace(file)
+
+
+def load_delay(file: Path) -> dict[int, list[Correlogram]]:
+    """What the part tells of the delay from command to state, by observation stream."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return from_arrays(json.loads(arrays["about"].tobytes())["delay"], arrays)
 
 
 def load_part(file: Path) -> tuple[BagReport, list[TaskEpisode]]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.alignment.command_delay import Correlogram, correlogram
 from spc_core.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains, delays_ns
-from spc_core.doctor.command_delay import Correlogram, correlogram
 from spc_core.doctor.diagnosis import (
     Finding,
     Severity,

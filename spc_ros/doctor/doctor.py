@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from spc_core.alignment.command_delay import Answer, Correlogram, answers
 from spc_core.contract import Contract, parse_contract
-from spc_core.doctor.command_delay import Answer, Correlogram, answers, check_command_delay
+from spc_core.doctor.command_delay import check_command_delay
 from spc_core.doctor.coverage import Coverage, check_coverage, measure
 from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, TopicStats, worst
 from spc_core.doctor.value_checks import check_constant

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `context_encoder`: watches the robot's topics and publishes the task vector z and its uncertainty, each tick."""
+"""Node `context_encoder`: watches the robot; publishes the task vector z, its uncertainty, and the command delay."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from std_msgs.msg import Float32MultiArray, String
+from std_msgs.msg import Float32MultiArray, Float64MultiArray, String
 from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import NO_TIME, Step, Transition, TransitionAssembler
 from spc_core.contract import Contract, find_config, load_contract
+from spc_core.deploy.delay_estimate import DelayEstimate
+from spc_core.deploy.delay_watch import DelayWatch, delay_of_data
 from spc_core.deploy.deployed import CheckpointError, Deployed, load_deployed, model_id
 from spc_core.deploy.runtime import MODES, ContextTracker
 from spc_ros.nodes.managed_node import ManagedNode, run
@@ -22,11 +24,13 @@ from spc_ros.nodes.plain_node import Param, steady_timer
 from spc_ros.nodes.recall_node import RecallServer
 from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
+    DELAY_TOPIC,
     EPISODE_TOPIC,
     PATIENCE_NS,
     SWAP_TOPIC,
     EpisodeEnd,
     encode_context,
+    encode_delay,
     latched_qos,
     subscribe_contract,
 )
@@ -55,8 +59,15 @@ PARAMS = [
     Param("half_life_steps", 0.0, "a transition counts half after so many newer ones; 0: all count alike", 0.0, 1e9),
     Param("recordings", "", "~/recall: dataset to make the context of"),
     Param("recordings_task", "", "~/recall: task id in that dataset"),
+    Param(
+        "delay_tolerance_ms",
+        0.0,
+        "warn when the delay from command to state differs more from the data's; 0: 1.5 control periods",
+        0.0,
+        10_000.0,
+    ),
 ]
-SWAP_POLL_S = 0.02
+POLL_S = 0.02
 FOREIGN_CLOCK_NS = 10_000_000_000
 
 
@@ -104,10 +115,14 @@ class ContextEncoderNode(ManagedNode):
         self._tick_ns = 0  # the last decided tick
         self._begin_ns = 0  # the first transition's time since the last reset
         self._changed_ns = 0  # transitions before belong to another task than the announced one
+        self._data_delays: dict[int, DelayEstimate | None] = {}  # by model
 
     def setup(self) -> None:
         self._tracker, self._model, contract = self._load(self.params.checkpoint)
         self._former: tuple[ContextTracker, int] | None = None
+        self._delay = DelayWatch(contract)
+        self._delay.compare_with(self._data_delays[self._model])
+        self._delays = self.create_publisher(Float64MultiArray, DELAY_TOPIC, latched_qos())
         self._apply_mode(self._tracker)
         self._assembler = TransitionAssembler(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._assembler)
@@ -117,14 +132,19 @@ class ContextEncoderNode(ManagedNode):
         self._swap = ModelSwapServer(self, lambda: self._load(self.params.checkpoint, contract), self._take)
         self.create_subscription(String, SWAP_TOPIC, self._on_swap_told, latched_qos(depth=10))
         self._recall = RecallServer(self, contract, self._recalled, self._on_recalled)
-        steady_timer(self, SWAP_POLL_S, self._poll)
+        steady_timer(self, POLL_S, self._poll)
         subscribe_contract(
-            self, contract, self._assembler, self._on_steps, self.params.lockstep, self.diagnostics.complain
-        )
+            self, contract, self._assembler, self._on_steps, self.params.lockstep, self.diagnostics.complain,
+            self._delay.sample,
+        )  # fmt: skip
         self._publish()
+
+    def start(self) -> None:
+        self._delay.cut()
 
     def teardown(self) -> None:
         self._tracker = self.latest = None
+        self.diagnostics.warning = ""
 
     def on_parameters(self) -> None:
         if self._tracker is not None:
@@ -134,7 +154,19 @@ class ContextEncoderNode(ManagedNode):
     def diagnose(self) -> dict[str, Any]:
         count = self._tracker.count if self._tracker else 0
         model = self._model if self._tracker else 0
-        return {"transitions": count, "model": model, "mode": self.params.mode, "task": self._task_id or "unknown"}
+        values = {"transitions": count, "model": model, "mode": self.params.mode, "task": self._task_id or "unknown"}
+        return values | (self._delay.values() if self._tracker else {})
+
+    def _poll(self) -> None:
+        """Away from the messages: what was loaded beside, and a slice of the work on the command delay."""
+        self._swap.poll()
+        self._recall.poll()
+        if not self.active or (estimate := self._delay.work()) is None:
+            return
+        self._delays.publish(encode_delay(estimate.delay_ms, estimate.uncertainty_ms))
+        if began := self._delay.judge(self.params.delay_tolerance_ms):
+            self.get_logger().warning(began)
+        self.diagnostics.warning = self._delay.warning
 
     def _load(self, folder: str, contract: Contract | None = None) -> tuple[ContextTracker, int, Contract]:
         """A tracker that has embedded a transition already, its model's id, and its contract."""
@@ -145,7 +177,12 @@ class ContextEncoderNode(ManagedNode):
         if not np.isfinite(tracker.context).all():
             raise CheckpointError(f"checkpoint {folder}: its context is not finite; train anew or give another one")
         tracker.reset()
-        return tracker, model_id(folder), checkpoint.contract
+        number = model_id(folder)
+        try:
+            self._data_delays[number] = delay_of_data(checkpoint.metrics)
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {folder}: metrics: {error}; copy it again or train anew") from None
+        return tracker, number, checkpoint.contract
 
     def _take(self, loaded: tuple[ContextTracker, int, Contract]) -> None:
         """A new model takes over, from the prior: the transitions that the old one saw are not kept."""
@@ -153,10 +190,6 @@ class ContextEncoderNode(ManagedNode):
             self._former = (self._tracker, self._model)
             self._use(loaded[0], loaded[1])
             self._swap.tell("swapped", self._model)
-
-    def _poll(self) -> None:
-        self._swap.poll()
-        self._recall.poll()
 
     def _recalled(self, transitions: list[Transition]) -> None:
         """Transitions of recordings, whatever the mode; an empty list begins anew."""
@@ -177,6 +210,7 @@ class ContextEncoderNode(ManagedNode):
     def _use(self, tracker: ContextTracker, model: int) -> None:
         self._recall.cancel()
         self._tracker, self._model = tracker, model
+        self._delay.compare_with(self._data_delays.get(model))
         self._apply_mode(tracker)
         self._publish()
 

@@ -101,6 +101,7 @@ class Diagnostics:
     def __init__(self, node: Node, extra: Callable[[], dict[str, Any]]) -> None:
         self.counts: Counter[str] = Counter()
         self.problem = ""  # what keeps the node from its work; empty when all is well
+        self.warning = ""  # what somebody should look at although the node works
         self._node, self._extra = node, extra
         self._said: set[str] = set()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -116,8 +117,9 @@ class Diagnostics:
     def publish(self) -> None:
         node = self._node
         status = DiagnosticStatus(name=node.get_fully_qualified_name(), hardware_id=node.get_name())
-        status.level = DiagnosticStatus.ERROR if self.problem else DiagnosticStatus.OK
-        status.message = self.problem or "ok"
+        quiet = DiagnosticStatus.WARN if self.warning else DiagnosticStatus.OK
+        status.level = DiagnosticStatus.ERROR if self.problem else quiet
+        status.message = self.problem or self.warning or "ok"
         values = {**self._extra(), **self.counts}
         status.values = [KeyValue(key=str(key), value=str(value)) for key, value in values.items()]
         msg = DiagnosticArray(status=[status])

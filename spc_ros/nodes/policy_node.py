@@ -145,7 +145,7 @@ class PolicyNode(ManagedNode):
             self.diagnostics.counts["sequences begun"] += 1
         self._last_ns = frame.t_ns
         if frame.observation is None:
-            self._react(self._watch.bad(frame.fault or "no observation", now_s, fresh))
+            self._react(self._watch.bad(frame.fault or "no observation", now_s, fresh, frame.also))
         else:
             if fresh:
                 self._watch.good(now_s)
@@ -244,7 +244,11 @@ class PolicyNode(ManagedNode):
             self._react(reaction)
         if not self.active:
             return
-        if self._clock_of_streams is not None and (frames := self._clock_of_streams.frames()):
+        if self._watch.silent and self._clock_of_streams is not None:  # a hold is not for streams that fail besides
+            reaction = self._watch.worse(self._clock_of_streams.faults(), now_s)
+            if reaction is not None:
+                self._react(reaction)
+        if self.active and self._clock_of_streams is not None and (frames := self._clock_of_streams.frames()):
             self._on_frames(frames)
         self._act()
 

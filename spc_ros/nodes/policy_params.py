@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from spc_core.contract import Contract
-from spc_core.deploy.guards import LOSSES, EmergencyStop, ObservationWatch, WorkspaceBox, modes
+from spc_core.deploy.guards import FROM_CONTRACT, LOSSES, EmergencyStop, ObservationWatch, WorkspaceBox, stricter_modes
 from spc_core.method.planner_config import PlannerConfig
 from spc_ros.nodes.context_encoder_node import CHECKPOINT_PARAMS
 from spc_ros.nodes.plain_node import Param
@@ -24,11 +24,19 @@ PARAMS = [
         60.0,
         at_configure=True,
     ),
-    _fixed("hold_ms", [0.0], "the last command stands for so long when observations fail; one, or one per stream"),
-    _fixed("deactivate_after_s", [0.0], "deactivate when they fail for so long; one, or one per stream; 0: never"),
+    _fixed(
+        "hold_ms",
+        [FROM_CONTRACT],
+        "the last command stands for so long when observations fail; one, or one per stream; -1: as the contract says",
+    ),
+    _fixed(
+        "deactivate_after_s",
+        [FROM_CONTRACT],
+        "deactivate when they fail for so long; one, or one per stream; 0: never; -1: as the contract says",
+    ),
     _fixed("clock_timeout_s", 0.2, "under use_sim_time, safe action when /clock stands still for so long", 0.0, 60.0),
     _fixed("context_timeout_s", 0.0, "safe action after so long without context; 0: act on the last", 0.0, 60.0),
-    _fixed("workspace_fields", [""], "observation fields that must stay in a box"),
+    _fixed("workspace_fields", [""], "observation fields that must stay in a box, beside those of the contract"),
     _fixed("workspace_low", [0.0], "the least value of each workspace field"),
     _fixed("workspace_high", [0.0], "the largest value of each workspace field"),
     _fixed("estop_loss", "ignore", "what the silence of a stop topic means that was heard once", choices=LOSSES),
@@ -60,7 +68,7 @@ def observation_watch(params: Any, contract: Contract) -> ObservationWatch:
     first = contract.observation[0]
     silence_s = first.max_age_s + 2 / contract.rate_hz if params.lockstep else 1.5 / contract.rate_hz
     topics = [stream.topic for stream in contract.observation]
-    kinds = modes(params.hold_ms, params.deactivate_after_s)
+    kinds = stricter_modes(contract.losses, params.hold_ms, params.deactivate_after_s)
     return ObservationWatch(topics, kinds, params.silence_timeout_s or silence_s)
 
 

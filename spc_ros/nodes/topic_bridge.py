@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from std_msgs.msg import Float32MultiArray, MultiArrayDimension
+from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
 
 from spc_core.alignment.frames import NO_TIME, Frame, ObservationAssembler, TransitionAssembler
 from spc_core.contract import Contract, ContractError, suggest
@@ -30,6 +30,7 @@ EPISODE_TOPIC = "episode"
 CONTEXT_TOPIC = "context"
 REWARD_TOPIC = "reward"
 INTERVENTION_TOPIC = "interventions"  # latched JSON: kind, reason, t_ns, count
+DELAY_TOPIC = "command_delay"  # latched; see encode_delay
 SWAP_TOPIC = "model_swap"
 RECALLED_TOPIC = "recalled"  # latched JSON: how the reading of recordings went
 BAGS_TOPIC = "recorder/bags"
@@ -170,8 +171,11 @@ def subscribe_contract(
     on_decided: Callable[[list[Any]], None],
     reliable: bool,
     complain: Callable[[str, str], None],
+    on_sample: Callable[[tuple[str, int], int, np.ndarray], None] | None = None,
 ) -> None:
     """Feed a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
+
+    `on_sample` gets each sample first: (role, t_ns, values).
 
     `complain(kind, text)` hears of messages that cannot be read; they are left out. The first stream, which
     sets the ticks, is subscribed last: discovery keeps that order, so whoever sees it knows that all stand.
@@ -189,6 +193,8 @@ def subscribe_contract(
         if reader.unset_stamps[topic] > unset:
             complain("unset stamps", f"topic '{topic}': no stamp; taken as stamped on arrival")
         for role, t_ns, values in samples:
+            if on_sample is not None:
+                on_sample(role, t_ns, values)
             if isinstance(assembler, TransitionAssembler):
                 decided = push(assembler, role, t_ns, values)
             else:
@@ -215,12 +221,20 @@ class StreamClock:
 
     def frames(self) -> list[Frame]:
         """The frames that time alone decides; call it a few times in a period."""
+        now_ns = self._now_ns()
+        return [] if now_ns is None else self._assembler.advance(now_ns)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the streams now; at most one fault for each."""
+        now_ns = self._now_ns()
+        return [] if now_ns is None else self._assembler.faults(now_ns)
+
+    def _now_ns(self) -> int | None:
+        """Robot time; None before any message."""
         newest_ns, now_s = max(stream.newest_ns for stream in self._assembler.streams), time.monotonic()
         if newest_ns != self._newest_ns:
             self._newest_ns, self._came_s = newest_ns, now_s
-        if newest_ns == NO_TIME:
-            return []
-        return self._assembler.advance(newest_ns + round((now_s - self._came_s) * 1e9))
+        return None if newest_ns == NO_TIME else newest_ns + round((now_s - self._came_s) * 1e9)
 
 
 class EpisodeEnd:
@@ -280,6 +294,14 @@ def encode_context(
     msg.layout.dim = [MultiArrayDimension(label=label, size=size, stride=1) for label, size in sizes.items()]
     msg.layout.dim[0].stride = len(context)
     msg.data = np.concatenate((context, uncertainty)).astype(np.float32).tolist()
+    return msg
+
+
+def encode_delay(delay_ms: float, uncertainty_ms: float) -> Float64MultiArray:
+    """The delay from command to state: `data` is delay_ms, uncertainty_ms, as the labels of the layout say."""
+    msg = Float64MultiArray(data=[delay_ms, uncertainty_ms])
+    labels = ("delay_ms", "uncertainty_ms")
+    msg.layout.dim = [MultiArrayDimension(label=label, size=1, stride=1) for label in labels]
     return msg
 
 

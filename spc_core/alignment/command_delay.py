@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long it takes from a command until the state answers, by cross-correlation.
+
+A command u is held from message to message, so its integrals are exact at any time. A state y that obeys
+y = u(t - d), y' = u(t - d) + ... or y'' = u(t - d) + ... (order k = 0, 1, 2) has, from sample to sample, the
+differences of the k-th integral of u, shifted by d, plus what follows from the state itself. What the state before the
+change lets expect, linearly, is taken from both sides: the robot's own motion, and a controller's answer to it, which
+would else look like an answer of the state to the command. The rest is correlated for each lag d. No resampling is
+needed, and lags far below the sampling interval are found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+LAGS_S = np.round(np.arange(-0.1, 0.3005, 0.001), 3)  # negative: the state answers before the command, a control
+ABSURD = 1e30  # memory that was never written reads like this; its square must not overflow
+ORDERS = 3
+MAX_ROWS = 4000  # samples of a bag that are looked at; those where the commands move most
+MIN_ROWS = 50
+NEAR = 0.97  # share of the best correlation from which on states are as good as each other
+KNOWN_SHARE = 6  # samples for each number that the states' own motion may take
+CHUNK_ROWS = 8000  # of samples times lags that are worked at together: what stays in a processor's cache
+MIN_CORRELATION = 0.25
+MIN_SIGMA = 6.0  # a peak this many times what chance gives
+LEAD = 1.3  # times that the peak must exceed all correlation before the cause
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlogram:
+    """Sums over state samples, which add up over bags: L lags, A commands, O states, K orders."""
+
+    commands: tuple[str, ...]
+    states: tuple[str, ...]
+    count: int
+    period_s: float  # of the states
+    cross: np.ndarray  # (L, A, O, K)
+    command_power: np.ndarray  # (L, A, K)
+    state_power: np.ndarray  # (O, K)
+    whole_power: np.ndarray  # (O, K) before what the state explains was taken away
+
+    def __add__(self, other: Correlogram) -> Correlogram:
+        return dataclasses.replace(
+            self,
+            count=self.count + other.count,
+            period_s=max(self.period_s, other.period_s),
+            cross=self.cross + other.cross,
+            command_power=self.command_power + other.command_power,
+            state_power=self.state_power + other.state_power,
+            whole_power=self.whole_power + other.whole_power,
+        )
+
+    def small(self) -> Correlogram | None:
+        """The same in half the memory; None where its numbers, of damaged samples, are too large for that."""
+        names = ("cross", "command_power", "state_power", "whole_power")
+        with np.errstate(over="ignore"):
+            kept = {name: getattr(self, name).astype(np.float32) for name in names}
+        finite = all(np.isfinite(array).all() for array in kept.values())
+        return dataclasses.replace(self, **kept) if finite else None
+
+    @property
+    def correlation(self) -> np.ndarray:
+        """(L, A, O, K) in [-1, 1]; 0 where command or state do not change."""
+        power = self.command_power[:, :, None, :] * self.state_power[None, None]
+        return np.divide(self.cross, np.sqrt(power), out=np.zeros_like(self.cross), where=power > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Which state answers a command best, how late, and how well."""
+
+    command: str
+    state: str
+    order: int
+    delay_s: float
+    correlation: float  # at the peak, with its sign
+    curve: np.ndarray = dataclasses.field(repr=False)  # (L,) over LAGS_S
+    why_not: str = ""  # set where it cannot be told
+
+
+def correlogram(
+    command_ns: np.ndarray,
+    commands: np.ndarray,
+    command_names: tuple[str, ...],
+    state_ns: np.ndarray,
+    states: np.ndarray,
+    state_names: tuple[str, ...],
+) -> Correlogram | None:
+    """Of (M, A) commands at (M,) times and (N, O) states at (N,) times; None where there are too few."""
+    work = Correlating.begin(command_ns, commands, command_names, state_ns, states, state_names)
+    while work is not None:
+        if (found := work.advance(CHUNK_ROWS)) is not None:
+            return found
+    return None
+
+
+class Correlating:
+    """A correlogram in the making, in slices, for a program that has other things to do in between."""
+
+    def __init__(
+        self, names: tuple[tuple[str, ...], tuple[str, ...]], held: _Held, at_s: np.ndarray, states: np.ndarray
+    ) -> None:
+        """`names` are of commands and states; (N, O) states at (N,) times, which are relative to those of `held`."""
+        self._names, self._held, self._at_s = names, held, at_s
+        self._steps_s = np.diff(at_s)
+        self._period_s = float(np.median(self._steps_s))
+        self._whole = self._steps_s < 2.5 * self._period_s  # no gap
+        shifted = states - states.mean(axis=0)
+        self._known = [_known_before(shifted, self._whole, k) for k in range(ORDERS)]
+        moved = [_changes(shifted, self._steps_s, self._whole, k) for k in range(ORDERS)]
+        self._answers = [_without(values, known) for values, known in zip(moved, self._known, strict=True)]
+        self._power_of = [np.stack([np.square(v).sum(axis=0) for v in kind], 1) for kind in (self._answers, moved)]
+        width = held.values.shape[1]
+        self._cross = np.empty((len(LAGS_S), width, states.shape[1], ORDERS))
+        self._power = np.empty((len(LAGS_S), width, ORDERS))
+        self._done = 0  # lags
+
+    @classmethod
+    def begin(
+        cls,
+        command_ns: np.ndarray,
+        commands: np.ndarray,
+        command_names: tuple[str, ...],
+        state_ns: np.ndarray,
+        states: np.ndarray,
+        state_names: tuple[str, ...],
+    ) -> Correlating | None:
+        """See correlogram()."""
+        command_ns, commands = _clean(command_ns, commands)
+        state_ns, states = _clean(state_ns, states)
+        if len(command_ns) < MIN_ROWS or len(state_ns) < MIN_ROWS:
+            return None
+        inside = (state_ns >= command_ns[0] + 300_000_000) & (state_ns <= command_ns[-1] + 100_000_000)
+        if np.count_nonzero(inside) < MIN_ROWS:
+            return None
+        state_ns, states = _liveliest(command_ns, commands, state_ns[inside], states[inside])
+        begin_ns = command_ns[0]
+        held = _Held((command_ns - begin_ns) / 1e9, commands - commands.mean(axis=0))
+        return cls((command_names, state_names), held, (state_ns - begin_ns) / 1e9, states)
+
+    def advance(self, rows: int) -> Correlogram | None:
+        """Work at about so many samples times lags; the result when that was the last of them."""
+        lags = slice(self._done, self._done + max(1, rows // len(self._at_s)))
+        for k, integral in enumerate(self._held.integrals(self._at_s - LAGS_S[lags, None])):
+            moved = _without(_changes(integral, self._steps_s, self._whole, k), self._known[k])
+            self._cross[lags, :, :, k] = moved.swapaxes(1, 2) @ self._answers[k]
+            self._power[lags, :, k] = np.square(moved).sum(axis=1)
+        self._done = lags.stop
+        if self._done < len(LAGS_S):
+            return None
+        count = int(self._whole.sum())
+        return Correlogram(*self._names, count, self._period_s, self._cross, self._power, *self._power_of)
+
+
+def _clean(time_ns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Samples that can be numbers of a robot, sorted by time, one for each time."""
+    sane = (np.abs(values) < ABSURD).all(axis=1)  # False for NaN, too
+    time, index = np.unique(time_ns[sane], return_index=True)
+    return time, values[sane][index]
+
+
+def _liveliest(
+    command_ns: np.ndarray, commands: np.ndarray, state_ns: np.ndarray, states: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """At most MAX_ROWS states in a row, where the commands change most."""
+    if len(state_ns) <= MAX_ROWS:
+        return state_ns, states
+    change = np.abs(np.diff(commands, axis=0)) / (commands.std(axis=0) + 1e-12)
+    total = np.concatenate(([0.0], np.cumsum(change.sum(axis=1))))
+    at_state = np.interp(state_ns, command_ns, total)
+    begin = int(np.argmax(at_state[MAX_ROWS:] - at_state[:-MAX_ROWS]))
+    return state_ns[begin : begin + MAX_ROWS], states[begin : begin + MAX_ROWS]
+
+
+class _Held:
+    """A (M, A) signal that holds each value until the next, and its first and second integral at any time."""
+
+    def __init__(self, at_s: np.ndarray, values: np.ndarray) -> None:
+        steps_s = np.diff(at_s)[:, None]
+        self.at_s, self.values = at_s, values
+        self.once = np.concatenate((np.zeros((1, values.shape[1])), np.cumsum(values[:-1] * steps_s, axis=0)))
+        rise = self.once[:-1] * steps_s + values[:-1] * np.square(steps_s) / 2
+        self.twice = np.concatenate((np.zeros((1, values.shape[1])), np.cumsum(rise, axis=0)))
+
+    def integrals(self, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(..., N, A) at times (..., N): the signal, its integral and the integral of that."""
+        place = np.maximum(np.searchsorted(self.at_s, at_s, "right") - 1, 0)
+        since_s = (at_s - self.at_s[place])[..., None]
+        value, once = self.values[place], self.once[place]
+        return (
+            value,
+            once + value * since_s,
+            self.twice[place] + once * since_s + value * np.square(since_s) / 2,
+        )
+
+
+def _changes(values: np.ndarray, steps_s: np.ndarray, whole: np.ndarray, order: int) -> np.ndarray:
+    """(..., n, D) differences of that order, one for orders 0 and 1; rows that touch a gap are 0."""
+    for _ in range(order - 1):
+        values = np.diff(values, axis=-2) / steps_s[: values.shape[-2] - 1, None]
+    return np.where(_usable(whole, order)[:, None], np.diff(values, axis=-2), 0.0)
+
+
+def _usable(whole: np.ndarray, order: int) -> np.ndarray:
+    """(n,) which rows of _changes touch no gap."""
+    for _ in range(order - 1):
+        whole = whole[:-1] & whole[1:]
+    return whole
+
+
+def _known_before(states: np.ndarray, whole: np.ndarray, order: int) -> np.ndarray:
+    """(n, p) orthonormal columns that span a constant and the state just before the end of each change.
+
+    p is at most a share of n, so that the columns cannot explain by their number.
+    """
+    usable, before = _usable(whole, order), max(order - 1, 0)
+    columns = states[before : before + len(usable)]
+    columns = columns / (columns.std(axis=0) + 1e-12)
+    columns = np.concatenate((np.ones((len(usable), 1)), columns), axis=1) * usable[:, None]
+    left, sizes, _ = np.linalg.svd(columns, full_matrices=False)
+    kept = sizes > 1e-6 * max(sizes[0], 1e-12)
+    return left[:, kept][:, : max(1, len(usable) // KNOWN_SHARE)]
+
+
+def _without(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(..., n, D) values less what the columns (n, p) explain of them."""
+    return values - known @ (known.T @ values)
+
+
+def answers(found: Correlogram) -> list[Answer]:
+    """For each command, the state and order that answer it best."""
+    correlation = found.correlation
+    causal = LAGS_S >= -1e-9
+    before = LAGS_S + max(found.period_s, 0.005) < 0
+    result = []
+    share = found.state_power / (found.whole_power + 1e-300)  # of a state's changes that is not known before
+    for a, command in enumerate(found.commands):
+        strength = np.abs(correlation[:, a])  # (L, O, K)
+        peak = strength[causal].max(axis=0)
+        direct = np.where(peak >= NEAR * peak.max(), share, -1.0)  # a position follows its velocity, not the command
+        state, order = np.unravel_index(int(np.argmax(direct)), peak.shape)
+        curve, size = correlation[:, a, state, order], strength[:, state, order]
+        top = int(np.flatnonzero(causal)[int(np.argmax(size[causal]))])
+        noise = 1.0 / np.sqrt(found.count)
+        why_not = ""
+        if not size[top] > 0:
+            why_not = "the command never changes, or no state does"
+        elif size[top] < max(MIN_CORRELATION, MIN_SIGMA * noise):
+            why_not = f"no state answers clearly (correlation {size[top]:.2f})"
+        elif size[top] < LEAD * np.median(size):
+            why_not = "the commands change so smoothly that the states go with them at most lags"
+        elif before.any() and size[top] < LEAD * size[before].max():
+            why_not = "the states move as much before the command as after it"
+        delay_s = peak_delay_s(size)
+        result.append(Answer(command, found.states[state], int(order), delay_s, float(curve[top]), curve, why_not))
+    return result
+
+
+def peak_delay_s(size: np.ndarray) -> float:
+    """The lag, of the causal ones, at which a curve (L,) is highest, between the steps of LAGS_S too."""
+    causal = np.flatnonzero(LAGS_S >= -1e-9)
+    top = int(causal[int(np.argmax(size[causal]))])
+    return max(0.0, float(LAGS_S[top] + _vertex(size, top)))
+
+
+def _vertex(size: np.ndarray, top: int) -> float:
+    """Where the parabola through the peak and its neighbours is highest, in seconds from the peak."""
+    if not 0 < top < len(size) - 1:
+        return 0.0
+    left, middle, right = size[top - 1 : top + 2].tolist()
+    bend = left - 2 * middle + right
+    return 0.0 if bend >= 0 else 0.5 * (left - right) / bend * float(LAGS_S[1] - LAGS_S[0])
