@@ -20,7 +20,8 @@ from std_msgs.msg import Float32MultiArray, MultiArrayDimension
 
 from spc_core.alignment.frames import NO_TIME, Frame, ObservationAssembler, TransitionAssembler
 from spc_core.contract import Contract, ContractError, suggest
-from spc_ros.bags.messages import JOINT_TRAJECTORY, ContractReader, FieldWriter, MessageError, push, set_stamp
+from spc_ros.bags.contract_reader import ContractReader, push
+from spc_ros.bags.messages import JOINT_TRAJECTORY, FieldWriter, MessageError, set_stamp
 
 PACKAGES = (
     *("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs"),
