@@ -90,10 +90,8 @@ def _columns(mean: np.ndarray, spread: np.ndarray) -> list[tuple[float, float]]:
 
 def _normalise(values: list[float], columns: list[tuple[float, float]], row: np.ndarray) -> None:
     """As Stats.observation, into the beginning of (N,) float32. A few numbers are faster without numpy."""
-    place = 0
-    for value, (mean, spread) in zip(values, columns, strict=True):
+    for place, (value, (mean, spread)) in enumerate(zip(values, columns, strict=True)):
         row[place] = (value - mean) / spread
-        place += 1
 
 
 class _Rows:

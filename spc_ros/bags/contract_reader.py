@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy as np
 from spc_core.alignment.frames import Step, TransitionAssembler
 from spc_core.contract import Contract
 from spc_core.transforms import FieldTransforms
-from spc_ros.bags.messages import FieldReader, MessageError, sample_time
+from spc_ros.bags.columns import has_stamp
+from spc_ros.bags.live_layout import LiveReader, typestore
+from spc_ros.bags.messages import NS_PER_S, FieldReader, MessageError, sample_time
 
 Role = tuple[str, int]
 """('observation', number of the stream), ('action', 0) or ('reward', 0)."""
@@ -49,6 +52,25 @@ def sources(contract: Contract) -> list[Source]:
     return found
 
 
+class LiveTopic:
+    """All that a contract takes from one topic, as numbers of its serialised messages: the stamp, then each source."""
+
+    def __init__(self, readers: Sequence[tuple[Source, FieldReader]]) -> None:
+        type_name = readers[0][0].type
+        self.begin = 2 if has_stamp(typestore(), type_name) else 0
+        self.parts: list[tuple[Source, int, int]] = []
+        end = self.begin
+        for source, _ in readers:
+            self.parts.append((source, end, end + len(source.fields)))
+            end += len(source.fields)
+
+        def numbers(message: Any) -> list[float]:
+            stamp = [message.header.stamp.sec, message.header.stamp.nanosec] if self.begin else []
+            return stamp + [value for _, reader in readers for value in reader.read(message).tolist()]
+
+        self.reader = LiveReader(type_name, numbers)
+
+
 class ContractReader:
     """Decodes messages of a contract's topics into stamped samples, one by one as a node gets them."""
 
@@ -61,6 +83,7 @@ class ContractReader:
             self.types[source.topic] = source.type
             reader = FieldReader(source.type, source.fields, source.topic)
             self._readers.setdefault(source.topic, []).append((source, reader))
+        self._live: dict[str, LiveTopic] = {}
 
     def route(self, topic: str) -> list[Role]:
         """What a topic is for, by the contract's own name of it; empty for a topic outside the contract."""
@@ -77,6 +100,33 @@ class ContractReader:
             any_unset |= unset
             samples.append((source.role, t_ns, values))
         self.unset_stamps[topic] += any_unset
+        return samples
+
+    def live_samples(
+        self, topic: str, data: bytes, receive_ns: Callable[[], int], deserialize: Callable[[bytes], Any]
+    ) -> list[tuple[Role, int, np.ndarray]]:
+        """As `samples` of the message that `data` is, deserialised only where its layout is a new one."""
+        live = self._live.get(topic)
+        if live is None:
+            live = self._live[topic] = LiveTopic(self._readers[topic])
+        numbers = live.reader.read(data)
+        if numbers is None:
+            message = deserialize(data)
+            samples = self.samples(topic, message, receive_ns())
+            live.reader.learn(data, message)
+            return samples
+        stamp_ns = numbers[0] * NS_PER_S + numbers[1] if live.begin else 0
+        samples, any_unset = [], False
+        for source, begin, end in live.parts:
+            unset = not stamp_ns and source.clock != "receive"
+            t_ns = stamp_ns if stamp_ns and source.clock != "receive" else receive_ns()
+            values = np.array(numbers[begin:end], float)
+            if source.transforms is not None:
+                values = source.transforms(np.array([t_ns]), values[None])[0]
+            any_unset |= unset
+            samples.append((source.role, t_ns, values))
+        if any_unset:
+            self.unset_stamps[topic] += 1
         return samples
 
     def feed(self, assembler: TransitionAssembler, topic: str, message: Any, receive_ns: int) -> list[Step]:

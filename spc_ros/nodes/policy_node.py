@@ -22,7 +22,7 @@ from spc_core.deploy.interventions import InterventionLog
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.runtime import Policy
 from spc_core.deploy.safety import SafetyFilter
-from spc_ros.nodes.context_encoder_node import load_agent
+from spc_ros.nodes.context_encoder_node import SWAP_POLL_S, load_agent
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
 from spc_ros.nodes.plain_node import steady_timer
@@ -41,7 +41,8 @@ from spc_ros.nodes.topic_bridge import (
 )
 
 STOP_TOPIC = "emergency_stop"
-CHECK_S = (0.001, 0.005)  # how often waits are looked at: a tenth of the period, within these
+CHECK_NS = (1_000_000, 5_000_000)  # how often waits are looked at: a tenth of the period, within these
+CALM_SHARE = 0.9  # of the time from a good observation to silence
 ACK_TIMEOUT = Duration(seconds=0.2)
 WARM_UP = 3  # actions; the first ones are slow
 
@@ -71,7 +72,7 @@ class PolicyNode(ManagedNode):
         self._filter = SafetyFilter(contract)
         self._watch = observation_watch(p, contract)
         self._box, self._stop = workspace_box(p, contract), emergency_stop(p)
-        watched = self.get_parameter("use_sim_time").value and not p.lockstep  # in lock-step, time may stand
+        self._watched = watched = self.get_parameter("use_sim_time").value and not p.lockstep  # else time may stand
         self._beats = (
             Heartbeat("frozen clock: /clock stands still", p.clock_timeout_s if watched else 0.0),
             Heartbeat("context: silent", p.context_timeout_s),
@@ -91,7 +92,13 @@ class PolicyNode(ManagedNode):
             self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self.take_context, latched_qos(depth=10))
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_frames, p.lockstep, self.diagnostics.complain)
-        steady_timer(self, float(np.clip(contract.period_ns / 10e9, *CHECK_S)), self._check)
+        self._often_ns = int(np.clip(contract.period_ns / 10, *CHECK_NS))
+        # one stream and a clock that nobody watches: between two ticks that come in time there is nothing to look at
+        quiet = len(contract.observation) == 1 and not watched
+        calm_ns = round(CALM_SHARE * min(1.5 * contract.period_ns, 1e9 * self._watch.silence_s))
+        self._seldom_ns = max(calm_ns, self._often_ns) if quiet else self._often_ns
+        self._checks = steady_timer(self, self._often_ns / 1e9, self._check)
+        steady_timer(self, SWAP_POLL_S, self._swap.poll)
 
     def teardown(self) -> None:
         self._models = None
@@ -151,6 +158,16 @@ class PolicyNode(ManagedNode):
             self._frame, self._frame_s = frame, now_s
             self._act()
         self._end.decided(frame.t_ns)
+        self._pace(calm=fresh and frame.observation is not None and self._frame is None)
+
+    def _pace(self, calm: bool) -> None:
+        """When to look at the clock again: often, or, all being well, a little before silence would begin."""
+        wanted_ns = self._seldom_ns if calm else self._often_ns
+        if self._checks.timer_period_ns != wanted_ns:
+            self._checks.timer_period_ns = wanted_ns
+            self._checks.reset()
+        elif calm:
+            self._checks.reset()
 
     def _react(self, reaction: Reaction) -> None:
         """An observation is bad or fails to come."""
@@ -232,8 +249,9 @@ class PolicyNode(ManagedNode):
     def _check(self) -> None:
         """By a steady clock: waits that ended without news, and silence where observations should be."""
         now_s = time.monotonic()
-        self._beats[0].look(now_ns(self), now_s)
-        self._swap.poll()
+        if self._watched:
+            self._beats[0].look(now_ns(self), now_s)
+        self._pace(calm=False)
         if not self.active:
             return
         waiting = self._frame is not None  # for its context; the robot waits for us

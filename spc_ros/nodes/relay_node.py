@@ -25,7 +25,7 @@ class RelayNode(PlainNode):
         super().__init__("relay", PARAMS)
         contract = load_contract(self.params.contract)
         stream = contract.observation[0]
-        self._commands = CommandPublisher(self, contract, self.params.lockstep)
+        self._commands = CommandPublisher(self, contract, self.params.lockstep, serialised=False)
         self._action = np.asarray(contract.action.safe, float)
         qos = stream_qos(self.params.lockstep)
         self.create_subscription(message_class(stream.type), stream.topic, self._on_state, qos)
