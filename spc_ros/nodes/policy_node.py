@@ -22,6 +22,8 @@ from spc_core.deploy.interventions import InterventionLog
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.runtime import Policy
 from spc_core.deploy.safety import SafetyFilter
+from spc_ros.nodes.command_bridge import CommandPublisher
+from spc_ros.nodes.context_bridge import ContextInbox
 from spc_ros.nodes.context_encoder_node import SWAP_POLL_S, load_agent
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
@@ -31,10 +33,9 @@ from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
     EPISODE_TOPIC,
     INTERVENTION_TOPIC,
-    CommandPublisher,
+    ContextReading,
     EpisodeEnd,
     StreamClock,
-    decode_context,
     latched_qos,
     now_ns,
     subscribe_contract,
@@ -89,7 +90,10 @@ class PolicyNode(ManagedNode):
         self.create_service(Trigger, "~/report", self._on_report)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         if self._hears_context:
-            self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self.take_context, latched_qos(depth=10))
+            self._inbox = ContextInbox()
+            self.create_subscription(
+                Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10), raw=True
+            )
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_frames, p.lockstep, self.diagnostics.complain)
         self._often_ns = int(np.clip(contract.period_ns / 10, *CHECK_NS))
@@ -264,17 +268,22 @@ class PolicyNode(ManagedNode):
             self._on_frames(frames)
         self._act()
 
-    def take_context(self, msg: Float32MultiArray) -> None:
-        """The task vector of a tick, as the topic `context` tells it."""
-        if self._models is None:
-            return
+    def _on_context(self, data: bytes) -> None:
         try:
-            reading = decode_context(msg)
-            context = reading.context
-            if context.shape != self._z.shape or not np.isfinite(context).all():
-                raise ValueError(f"topic '{CONTEXT_TOPIC}': {context.size} numbers, not {self._z.size} finite ones")
+            reading = self._inbox.read(data)
         except ValueError as error:
             self.diagnostics.complain("unreadable", str(error))
+        else:
+            self.take_context(reading)
+
+    def take_context(self, reading: ContextReading) -> None:
+        """The task vector of a tick, unless it cannot be one."""
+        if self._models is None:
+            return
+        context = reading.context
+        if len(context) != len(self._z) or not math.isfinite(sum(context.tolist())):
+            text = f"topic '{CONTEXT_TOPIC}': {context.size} numbers, not {self._z.size} finite ones"
+            self.diagnostics.complain("unreadable", text)
             return
         self._z, self._z_ns, self._z_model = context, reading.t_ns, reading.model
         self._beats[1].look(time.monotonic(), time.monotonic())
