@@ -112,9 +112,10 @@ def test_bench_measures_every_controller(tmp_path: Path, capsys) -> None:
     )
     report = json.loads(out.read_text())
     rows = {row["name"]: row for row in report["rows"]}
-    assert list(rows) == ["relay", "policy small", "policy paper", "policy paper, encoder"]
+    assert list(rows) == ["relay", "policy small", "policy paper", "policy paper, encoder", "both in one process"]
     for row in rows.values():
         assert 0 < row["ticks"] <= 20 and 0 < row["median_us"] <= row["p99_us"] <= row["worst_us"]
+        assert 0 <= row["missed_in_time"] <= row["missed"] and row["cpu_us"] > 0
         assert row["median_ratio"] == pytest.approx(row["median_us"] / rows["relay"]["median_us"])
     assert set(report["update_us"]) == {"10", "10000"} and min(report["update_us"].values()) > 0
     assert "policy paper, encoder" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from spc_core.deploy.runtime import MODES, ContextTracker
 from spc_ros.nodes.context_bridge import ContextOutbox
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
-from spc_ros.nodes.plain_node import Param, steady_timer
+from spc_ros.nodes.plain_node import Param
 from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
     EPISODE_TOPIC,
@@ -52,7 +52,6 @@ PARAMS = [
     ),
     Param("limit", 0, "most transitions in the context; 0: no limit", 0, 10_000_000),
 ]
-SWAP_POLL_S = 0.02
 FOREIGN_CLOCK_NS = 10_000_000_000
 
 
@@ -121,7 +120,6 @@ class ContextEncoderNode(ManagedNode):
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         self._swap = ModelSwapServer(self, lambda: self._load(self.params.checkpoint, contract), self._take)
         self.create_subscription(String, SWAP_TOPIC, self._on_swap_told, latched_qos(depth=10))
-        steady_timer(self, SWAP_POLL_S, self._swap.poll)
         subscribe_contract(
             self, contract, self._assembler, self._on_steps, self.params.lockstep, self.diagnostics.complain
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from spc_core.deploy.runtime import Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_ros.nodes.command_bridge import CommandPublisher
 from spc_ros.nodes.context_bridge import ContextInbox
-from spc_ros.nodes.context_encoder_node import SWAP_POLL_S, load_agent
+from spc_ros.nodes.context_encoder_node import load_agent
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
 from spc_ros.nodes.plain_node import steady_timer
@@ -43,8 +45,10 @@ from spc_ros.nodes.topic_bridge import (
 
 STOP_TOPIC = "emergency_stop"
 CHECK_NS = (1_000_000, 5_000_000)  # how often waits are looked at: a tenth of the period, within these
+IDLE_NS = 20_000_000  # the same where only a message, or the end of many seconds, could change anything
 CALM_SHARE = 0.9  # of the time from a good observation to silence
 ACK_TIMEOUT = Duration(seconds=0.2)
+AGES = 1000  # contexts since the last diagnostics whose age is kept
 WARM_UP = 3  # actions; the first ones are slow
 
 
@@ -63,6 +67,7 @@ class PolicyNode(ManagedNode):
         self._last_ns = 0  # the last frame's time
         self._heard_ns = 0  # stamp of the first stream's newest message when a frame was last dealt with
         self._connected = False
+        self._ages_ns: deque[int] = deque(maxlen=AGES)  # of the contexts that were acted on
         self._log = InterventionLog()
 
     def setup(self) -> None:
@@ -101,8 +106,8 @@ class PolicyNode(ManagedNode):
         quiet = len(contract.observation) == 1 and not watched
         calm_ns = round(CALM_SHARE * min(1.5 * contract.period_ns, 1e9 * self._watch.silence_s))
         self._seldom_ns = max(calm_ns, self._often_ns) if quiet else self._often_ns
+        self._idle_ns = IDLE_NS if quiet else self._often_ns
         self._checks = steady_timer(self, self._often_ns / 1e9, self._check)
-        steady_timer(self, SWAP_POLL_S, self._swap.poll)
 
     def teardown(self) -> None:
         self._models = None
@@ -123,6 +128,9 @@ class PolicyNode(ManagedNode):
             return {}
         planner = self._models.model.planner
         values = {**self._filter.counts, **self._log.values(), "model": self._models.model_id}
+        if self._ages_ns and self._z_ns:
+            values["context age ms"] = f"{statistics.median(self._ages_ns) / 1e6:.2f}"
+            self._ages_ns.clear()
         if planner is not None:
             values |= {"plans": planner.plans, "plans cut short": planner.cut_short, "plans too late": planner.late}
         return values
@@ -162,15 +170,13 @@ class PolicyNode(ManagedNode):
             self._frame, self._frame_s = frame, now_s
             self._act()
         self._end.decided(frame.t_ns)
-        self._pace(calm=fresh and frame.observation is not None and self._frame is None)
+        calm = fresh and frame.observation is not None and self._frame is None
+        self._pace(self._seldom_ns if calm else self._often_ns, restart=calm)
 
-    def _pace(self, calm: bool) -> None:
-        """When to look at the clock again: often, or, all being well, a little before silence would begin."""
-        wanted_ns = self._seldom_ns if calm else self._often_ns
-        if self._checks.timer_period_ns != wanted_ns:
+    def _pace(self, wanted_ns: int, restart: bool = False) -> None:
+        """When to look at the clock again; `restart` counts from now."""
+        if restart or self._checks.timer_period_ns != wanted_ns:
             self._checks.timer_period_ns = wanted_ns
-            self._checks.reset()
-        elif calm:
             self._checks.reset()
 
     def _react(self, reaction: Reaction) -> None:
@@ -204,6 +210,7 @@ class PolicyNode(ManagedNode):
             action = None
         kind, reason = refusal or ("fault", None)
         self._send(action, reason, frame.t_ns, kind)
+        self._ages_ns.append(frame.t_ns - self._z_ns)
         self.diagnostics.counts["commands"] += 1
 
     def _answer(self, models: ModelSwitch[Policy], observation: np.ndarray) -> Any:
@@ -255,7 +262,8 @@ class PolicyNode(ManagedNode):
         now_s = time.monotonic()
         if self._watched:
             self._beats[0].look(now_ns(self), now_s)
-        self._pace(calm=False)
+        idle = self._watch.idle and self._frame is None
+        self._pace(self._idle_ns if idle else self._often_ns)
         if not self.active:
             return
         waiting = self._frame is not None  # for its context; the robot waits for us
