@@ -21,7 +21,7 @@ from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.method.latents import Codes, Continuous, SimNorm
 from spc_core.method.planner import Planner
 
-ONE_THREAD = 8192  # weights in a product; OpenBLAS takes more threads from 9216 on
+ONE_THREAD = 9215  # weights in a product; OpenBLAS takes more threads from 9216 on
 FEW = 4  # parts of a product that are faster one by one
 LARGEST = 43.0  # whose exponential has a square in float32
 
