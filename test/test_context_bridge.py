@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
@@ -58,3 +62,20 @@ def test_inbox_refuses_sizes_that_contradict_the_data() -> None:
     with pytest.raises(ValueError, match="context"):
         inbox.read(b"\x00\x01\x00\x00\x07")
     assert same(inbox.read(encoded(reading(2))), reading(2))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="priorities of threads are Linux's")
+def test_every_thread_gives_way_and_none_takes_it_back() -> None:
+    script = """
+import os, threading
+from spc_ros.nodes.context_encoder_node import give_way
+end = threading.Event()
+thread = threading.Thread(target=end.wait)
+thread.start()
+for nice in (3, 1):
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    give_way(nice)
+    assert {os.getpriority(os.PRIO_PROCESS, int(t)) for t in os.listdir("/proc/self/task")} == {max(before, nice)}
+end.set()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

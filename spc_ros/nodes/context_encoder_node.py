@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,9 +58,11 @@ FOREIGN_CLOCK_NS = 10_000_000_000
 
 
 def give_way(nice: int) -> None:
-    """Make this thread less urgent than others by `nice`, where the system knows of such; never more urgent."""
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
+    """Make this process's threads less urgent than others by `nice`, on Linux; never more urgent."""
+    for thread in Path("/proc/self/task").glob("*"):  # the middleware's too
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            number = int(thread.name)
+            os.setpriority(os.PRIO_PROCESS, number, max(nice, os.getpriority(os.PRIO_PROCESS, number)))
 
 
 def load_agent(params: Any, folder: str, running: Contract | None = None) -> Deployed:
