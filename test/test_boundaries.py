@@ -67,7 +67,7 @@ def is_ros(top: str) -> bool:
 
 
 def may_import_ros(path: Path) -> bool:
-    return path.name.endswith("_node.py") or path.name == "topic_bridge.py"  # managed_node.py ends in _node.py too
+    return path.name.endswith(("_node.py", "_bridge.py"))  # managed_node.py ends in _node.py too
 
 
 def offences(paths: list[Path], rule) -> list[str]:

@@ -59,6 +59,19 @@ def test_watch_hears_silence_once():
     assert not watch.silent and watch.check(2.02) is None
 
 
+def test_watch_is_idle_where_time_could_only_deactivate():
+    watch = ObservationWatch(["a"], [Mode(0.1, 5.0)], silence_s=0.03)
+    assert watch.idle, "nothing was heard"
+    watch.good(1.0)
+    assert not watch.idle, "silence may begin"
+    watch.check(1.04)
+    assert not watch.idle, "it holds, and will be safe"
+    watch.check(1.15)
+    assert watch.idle
+    watch.bad("a: stale", 1.2)
+    assert not watch.idle
+
+
 def test_modes_come_for_all_streams_or_for_each():
     assert modes([50.0], [0.0]) == [Mode(0.05)]
     assert modes([50.0, 0.0], [2.0]) == [Mode(0.05, 2.0), Mode(0.0, 2.0)]

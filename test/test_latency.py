@@ -83,6 +83,18 @@ def test_large_and_broken_inputs_raise_no_warning(tmp_path: Path) -> None:
     assert np.isnan(networks.act(np.array([np.nan, 0, 0, 0]), z)).all()
 
 
+def test_gains_whose_exponential_would_overflow(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("spc_continuous", tmp_path)
+    for module in [*checkpoint.agent.world_model.encoder, *checkpoint.agent.actor.network]:
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight *= 100
+    networks, z = NumpyNetworks(checkpoint), np.zeros(checkpoint.agent.context_dim)
+    for observation in checkpoint.stats.observation_mean + np.array([[100.0, -1, 0, 3], [-500, 0, 1, 9]]):
+        row = torch.from_numpy(checkpoint.stats.observation(observation))
+        expected = checkpoint.stats.action_units(checkpoint.agent.act(row, torch.from_numpy(z).float()).numpy())
+        np.testing.assert_allclose(networks.act(observation, z), expected, atol=1e-4)
+
+
 def test_memory_does_not_grow_with_ticks_or_history(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "reach", "arm_reach"))
     policy, tracker = Policy(checkpoint), ContextTracker(checkpoint)
@@ -112,9 +124,10 @@ def test_bench_measures_every_controller(tmp_path: Path, capsys) -> None:
     )
     report = json.loads(out.read_text())
     rows = {row["name"]: row for row in report["rows"]}
-    assert list(rows) == ["relay", "policy small", "policy paper", "policy paper, encoder"]
+    assert list(rows) == ["relay", "policy small", "policy paper", "policy paper, encoder", "both in one process"]
     for row in rows.values():
         assert 0 < row["ticks"] <= 20 and 0 < row["median_us"] <= row["p99_us"] <= row["worst_us"]
+        assert 0 <= row["missed_in_time"] <= row["missed"] and row["cpu_us"] > 0
         assert row["median_ratio"] == pytest.approx(row["median_us"] / rows["relay"]["median_us"])
     assert set(report["update_us"]) == {"10", "10000"} and min(report["update_us"].values()) > 0
     assert "policy paper, encoder" in capsys.readouterr().out

@@ -9,9 +9,9 @@ from recorded_bags import JOINT_STATE, STORE, VECTOR, arm_reach, header, joint_s
 
 from spc_core.alignment.frames import TransitionAssembler
 from spc_core.contract import parse_contract
+from spc_ros.bags.contract_reader import ContractReader
 from spc_ros.bags.messages import (
     JOINT_TRAJECTORY,
-    ContractReader,
     FieldReader,
     FieldWriter,
     MessageError,

@@ -25,10 +25,10 @@ from std_srvs.srv import SetBool, Trigger
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import find_config, load_contract, parse_contract
 from spc_core.method.planner import PlannerConfig
+from spc_ros.nodes.command_bridge import CommandPublisher
 from spc_ros.nodes.policy_params import planner_config
 from spc_ros.nodes.processes import NodeGroup, NodeProcess, ProcessError
 from spc_ros.nodes.topic_bridge import (
-    CommandPublisher,
     decode_context,
     encode_context,
     latched_qos,

@@ -21,8 +21,9 @@ from spc_core.contract import Contract, find_config, load_contract, parse_contra
 from spc_core.tasks import find_task
 from spc_core.tasks.film import missing
 from spc_ros.bags.messages import stamp_ns
+from spc_ros.nodes.command_bridge import CommandPublisher
 from spc_ros.nodes.processes import NodeGroup, NodeProcess
-from spc_ros.nodes.topic_bridge import CommandPublisher, message_class, stream_qos
+from spc_ros.nodes.topic_bridge import message_class, stream_qos
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))

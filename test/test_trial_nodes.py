@@ -24,7 +24,7 @@ from spc_core.tasks.offline_data import behaviour_episodes
 from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.trial_log import read_rows
 from spc_ros.bags.bag_reader import BagReader
-from spc_ros.bags.messages import ContractReader
+from spc_ros.bags.contract_reader import ContractReader
 from spc_ros.nodes.processes import NodeGroup, ProcessError
 from spc_ros.nodes.topic_bridge import PATIENCE_NS, decode_context
 from spc_ros.trials import trial as trial_module

@@ -146,6 +146,11 @@ class ObservationWatch:
         self._last = ""
         self.silent = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether time calls for nothing but, at most, to deactivate: nothing heard yet, or safe and still silent."""
+        return self._heard_s is None or (self.silent and self._last == "safe")
+
     def good(self, now_s: float) -> None:
         """A whole observation came: trouble is over."""
         self._heard_s = now_s

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -16,17 +17,17 @@ class SafetyFilter:
     def __init__(self, contract: Contract) -> None:
         action = contract.action
         self._names = action.fields
-        self._low, self._high = np.asarray(action.low), np.asarray(action.high)
-        self._step = np.asarray(action.max_rate) / contract.rate_hz  # most change from one tick to the next
-        self.safe = np.asarray(action.safe)
-        self._previous = self.safe
+        self._low, self._high = list(map(float, action.low)), list(map(float, action.high))
+        self._step = (np.asarray(action.max_rate) / contract.rate_hz).tolist()  # most change from one tick to the next
+        self.safe = np.asarray(action.safe, float)
+        self._previous = self._rest = self.safe.tolist()
         self.counts: Counter[str] = Counter()
         self.last_reason = ""
         self.happened: list[tuple[str, str]] = []  # (kind, reason) of the interventions in the last command
 
     def reset(self) -> None:
         """Start anew from the safe action, as at activation and at the start of an episode."""
-        self._previous = self.safe
+        self._previous = self._rest
 
     def apply(self, action: np.ndarray | None, fault: str | None = None, kind: str = "fault") -> np.ndarray:
         """The command to send (A,): `action` made safe, or the safe action when there is a fault or no action.
@@ -36,24 +37,26 @@ class SafetyFilter:
         self.happened.clear()
         if fault is not None or action is None:
             return self._give_up(kind, fault or "no action")
-        finite = np.isfinite(action)
-        if not finite.all():
-            return self._give_up("not_finite", f"{self._names[int(np.argmin(finite))]} is not finite")
-        allowed = self._count_clip("limit", action, self._low, self._high)
-        allowed = self._count_clip("rate", allowed, self._previous - self._step, self._previous + self._step)
-        self._previous = allowed
-        return allowed
+        values = action.tolist()  # a few numbers are faster without numpy
+        for name, value in zip(self._names, values, strict=True):
+            if not math.isfinite(value):
+                return self._give_up("not_finite", f"{name} is not finite")
+        allowed = self._count_clip("limit", values, self._low, self._high)
+        least = [before - step for before, step in zip(self._previous, self._step, strict=True)]
+        most = [before + step for before, step in zip(self._previous, self._step, strict=True)]
+        self._previous = self._count_clip("rate", allowed, least, most)
+        return np.array(self._previous, float)
 
     def _give_up(self, kind: str, reason: str) -> np.ndarray:
         self._note(kind, reason)
-        self._previous = self.safe
+        self._previous = self._rest
         return self.safe.copy()
 
-    def _count_clip(self, kind: str, action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        clipped = np.clip(action, low, high)
-        changed = clipped != action
-        if changed.any():
-            i = int(np.argmax(changed))
+    def _count_clip(self, kind: str, action: list[float], low: list[float], high: list[float]) -> list[float]:
+        bounds = zip(action, low, high, strict=True)
+        clipped = [least if value < least else most if value > most else value for value, least, most in bounds]
+        if clipped != action:
+            i = next(i for i, value in enumerate(action) if value != clipped[i])
             self._note(kind, f"{kind}: {self._names[i]} {action[i]:.4g} became {clipped[i]:.4g}")
         return clipped
 

@@ -10,19 +10,13 @@ Field paths, as a contract writes them:
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import numbers
 from array import array
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-
-from spc_core.alignment.frames import Step, TransitionAssembler
-from spc_core.contract import Contract
-from spc_core.transforms import FieldTransforms
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
@@ -31,9 +25,6 @@ JOINT_ARRAYS = {
     JOINT_TRAJECTORY: ("positions", "velocities", "accelerations", "effort"),
 }
 NS_PER_S = 1_000_000_000
-
-Role = tuple[str, int]
-"""('observation', number of the stream), ('action', 0) or ('reward', 0)."""
 
 
 class MessageError(ValueError):
@@ -304,78 +295,3 @@ class FieldWriter:
                     f"it has {_contents(holder)}; correct the contract"
                 ) from None
             setattr(holder, path[-1], value)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What one role takes from a topic, and how."""
-
-    role: Role
-    topic: str  # the contract's name
-    type: str
-    fields: tuple[str, ...]
-    clock: str  # header | receive
-    transforms: FieldTransforms | None  # None where the numbers are taken as they are
-
-
-def sources(contract: Contract) -> list[Source]:
-    """All that a contract reads: observation streams, action, and reward if a topic carries it."""
-    found = []
-    for index, stream in enumerate(contract.observation):
-        transforms = None if stream.transforms.is_plain else stream.transforms
-        role = ("observation", index)
-        found.append(Source(role, stream.topic, stream.type, stream.fields, stream.clock, transforms))
-    action, reward = contract.action, contract.reward
-    found.append(Source(("action", 0), action.topic, action.type, action.fields, action.clock, None))
-    if reward.topic is not None and reward.type is not None and reward.field is not None:
-        found.append(Source(("reward", 0), reward.topic, reward.type, (reward.field,), reward.clock, None))
-    types: dict[str, str] = {}
-    for source in found:
-        if types.setdefault(source.topic, source.type) != source.type:
-            both = f"{types[source.topic]}, {source.type}"
-            raise MessageError(f"topic '{source.topic}': the contract gives it the types {both}; keep one")
-    return found
-
-
-class ContractReader:
-    """Decodes messages of a contract's topics into stamped samples, one by one as a node gets them."""
-
-    def __init__(self, contract: Contract) -> None:
-        self.contract = contract
-        self.unset_stamps: Counter[str] = Counter()  # messages by topic that should have had a stamp
-        self.types: dict[str, str] = {}
-        self._readers: dict[str, list[tuple[Source, FieldReader]]] = {}
-        for source in sources(contract):
-            self.types[source.topic] = source.type
-            reader = FieldReader(source.type, source.fields, source.topic)
-            self._readers.setdefault(source.topic, []).append((source, reader))
-
-    def route(self, topic: str) -> list[Role]:
-        """What a topic is for, by the contract's own name of it; empty for a topic outside the contract."""
-        return [source.role for source, _ in self._readers.get(topic, [])]
-
-    def samples(self, topic: str, message: Any, receive_ns: int) -> list[tuple[Role, int, np.ndarray]]:
-        """(role, t_ns, values) for each role of the topic. Raises MessageError."""
-        samples, any_unset = [], False
-        for source, reader in self._readers.get(topic, ()):
-            t_ns, unset = sample_time(message, receive_ns, source.clock)
-            values = reader.read(message)
-            if source.transforms is not None:
-                values = source.transforms(np.array([t_ns]), values[None])[0]
-            any_unset |= unset
-            samples.append((source.role, t_ns, values))
-        self.unset_stamps[topic] += any_unset
-        return samples
-
-    def feed(self, assembler: TransitionAssembler, topic: str, message: Any, receive_ns: int) -> list[Step]:
-        """Push a message into the assembler; returns the steps that it decides. Raises MessageError."""
-        samples = self.samples(topic, message, receive_ns)
-        return [step for sample in samples for step in push(assembler, *sample)]
-
-
-def push(assembler: TransitionAssembler, role: Role, t_ns: int, values: np.ndarray) -> list[Step]:
-    """Hand one decoded sample to the assembler."""
-    kind, index = role
-    if kind == "observation":
-        return assembler.push_observation(index, t_ns, values)
-    return assembler.push_action(t_ns, values) if kind == "action" else assembler.push_reward(t_ns, values)

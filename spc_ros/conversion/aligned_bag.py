@@ -15,7 +15,8 @@ from spc_core.alignment.ticks import Samples, Ticks
 from spc_core.contract import Contract
 from spc_ros.bags.bag_reader import BagReader
 from spc_ros.bags.columns import ColumnReader, deserialize
-from spc_ros.bags.messages import MessageError, Source, push, sources
+from spc_ros.bags.contract_reader import Source, push, sources
+from spc_ros.bags.messages import MessageError
 from spc_ros.bags.raw_messages import RawColumn
 from spc_ros.conversion.delay_survey import DelaySurvey
 

@@ -20,7 +20,7 @@ from spc_core.contract import Contract, parse_contract
 from spc_ros.bags.bag_reader import BagReader
 from spc_ros.bags.bag_writer import BagWriter
 from spc_ros.bags.columns import ColumnReader
-from spc_ros.bags.messages import sources
+from spc_ros.bags.contract_reader import sources
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
 

@@ -16,9 +16,10 @@ from spc_core.alignment.frames import Frame, ObservationAssembler
 from spc_core.contract import find_config, load_contract
 from spc_core.tasks import families, find_task, make_env
 from spc_core.tasks.behaviour import KINDS, Behaviour
+from spc_ros.nodes.command_bridge import CommandPublisher
 from spc_ros.nodes.managed_node import run
 from spc_ros.nodes.plain_node import Param, PlainNode, steady_timer
-from spc_ros.nodes.topic_bridge import EPISODE_TOPIC, CommandPublisher, latched_qos, subscribe_contract
+from spc_ros.nodes.topic_bridge import EPISODE_TOPIC, latched_qos, subscribe_contract
 
 PARAMS = [
     Param("family", "arm_reach", "task family that is driven", choices=families(), read_only=True),

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from spc_core.deploy.delay_estimate import DelayEstimate
 from spc_core.deploy.delay_watch import DelayWatch, delay_of_data
 from spc_core.deploy.deployed import CheckpointError, Deployed, load_deployed, model_id
 from spc_core.deploy.runtime import MODES, ContextTracker
+from spc_ros.nodes.context_bridge import ContextOutbox
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
 from spc_ros.nodes.plain_node import Param, steady_timer
@@ -28,8 +32,8 @@ from spc_ros.nodes.topic_bridge import (
     EPISODE_TOPIC,
     PATIENCE_NS,
     SWAP_TOPIC,
+    ContextReading,
     EpisodeEnd,
-    encode_context,
     encode_delay,
     latched_qos,
     subscribe_contract,
@@ -55,6 +59,14 @@ CHECKPOINT_PARAMS = (
 PARAMS = [
     *CHECKPOINT_PARAMS,
     Param("mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES),
+    Param(
+        "nice",
+        5,
+        "how far it gives way to the policy on a busy processor, as the command nice; not in lockstep or in `deploy`",
+        0,
+        19,
+        read_only=True,
+    ),
     Param("limit", 0, "most transitions in the context; 0: no limit", 0, 10_000_000),
     Param("half_life_steps", 0.0, "a transition counts half after so many newer ones; 0: all count alike", 0.0, 1e9),
     Param("recordings", "", "~/recall: dataset to make the context of"),
@@ -69,6 +81,14 @@ PARAMS = [
 ]
 POLL_S = 0.02
 FOREIGN_CLOCK_NS = 10_000_000_000
+
+
+def give_way(nice: int) -> None:
+    """Make this process's threads less urgent than others by `nice`, on Linux; never more urgent."""
+    for thread in Path("/proc/self/task").glob("*"):  # the middleware's too
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            number = int(thread.name)
+            os.setpriority(os.PRIO_PROCESS, number, max(nice, os.getpriority(os.PRIO_PROCESS, number)))
 
 
 def load_agent(params: Any, folder: str, running: Contract | None = None) -> Deployed:
@@ -106,10 +126,14 @@ class ContextEncoderNode(ManagedNode):
     Service ~/recall makes it of recordings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = True) -> None:
+        """`alone`: the process is this node's own, to be made less urgent than the policy's."""
         super().__init__("context_encoder", PARAMS)
-        self.on_context: Callable[[Float32MultiArray], None] | None = None  # who is told without DDS
-        self.latest: Float32MultiArray | None = None
+        self._alone = alone
+        self.on_context: Callable[[ContextReading], None] | None = None  # who is told without DDS
+        self.must_wait: Callable[[int], bool] | None = None  # whether something more urgent is to come, by a tick
+        self.latest: ContextReading | None = None
+        self._held: list[Step] = []
         self._tracker: ContextTracker | None = None
         self._task_id: str | None = None
         self._tick_ns = 0  # the last decided tick
@@ -126,6 +150,9 @@ class ContextEncoderNode(ManagedNode):
         self._apply_mode(self._tracker)
         self._assembler = TransitionAssembler(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._assembler)
+        self._outbox = ContextOutbox(len(self._tracker.context))
+        if self._alone and not self.params.lockstep:
+            give_way(self.params.nice)
         self._publisher = self.create_publisher(Float32MultiArray, CONTEXT_TOPIC, latched_qos())
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
@@ -144,6 +171,7 @@ class ContextEncoderNode(ManagedNode):
 
     def teardown(self) -> None:
         self._tracker = self.latest = None
+        self._held = []
         self.diagnostics.warning = ""
 
     def on_parameters(self) -> None:
@@ -159,7 +187,6 @@ class ContextEncoderNode(ManagedNode):
 
     def _poll(self) -> None:
         """Away from the messages: what was loaded beside, and a slice of the work on the command delay."""
-        self._swap.poll()
         self._recall.poll()
         if not self.active or (estimate := self._delay.work()) is None:
             return
@@ -186,6 +213,7 @@ class ContextEncoderNode(ManagedNode):
 
     def _take(self, loaded: tuple[ContextTracker, int, Contract]) -> None:
         """A new model takes over, from the prior: the transitions that the old one saw are not kept."""
+        self.catch_up()
         if self._tracker is not None:
             self._former = (self._tracker, self._model)
             self._use(loaded[0], loaded[1])
@@ -211,6 +239,7 @@ class ContextEncoderNode(ManagedNode):
         self._recall.cancel()
         self._tracker, self._model = tracker, model
         self._delay.compare_with(self._data_delays.get(model))
+        self._outbox = ContextOutbox(len(tracker.context))
         self._apply_mode(tracker)
         self._publish()
 
@@ -235,6 +264,20 @@ class ContextEncoderNode(ManagedNode):
         tracker.half_life = self.params.half_life_steps or None
 
     def _on_steps(self, steps: list[Step]) -> None:
+        """Adapt at once, unless a command is to leave first: a context of now serves the next tick only."""
+        self.catch_up()
+        if self.must_wait is not None and self.must_wait(steps[-1].t_ns):
+            self._held = steps
+        else:
+            self._adapt(steps)
+
+    def catch_up(self) -> None:
+        """Do what was put off."""
+        if self._held:
+            steps, self._held = self._held, []
+            self._adapt(steps)
+
+    def _adapt(self, steps: list[Step]) -> None:
         if not self.active or self._tracker is None:
             return
         for step in steps:
@@ -265,12 +308,13 @@ class ContextEncoderNode(ManagedNode):
     def _publish(self) -> None:
         if self._tracker is not None:
             t = self._tracker
-            self.latest = encode_context(t.context, t.uncertainty, t.count, self._tick_ns, self._model)
-            self._publisher.publish(self.latest)
+            self.latest = ContextReading(t.context, t.uncertainty, t.count, self._tick_ns, self._model)
             if self.on_context is not None:
                 self.on_context(self.latest)
+            self._publisher.publish(self._outbox.write(self.latest))
 
     def _on_episode(self, msg: String) -> None:
+        self.catch_up()
         info = EpisodeInfo.from_json(msg.data)
         if info.state == "ended":
             self._end.ended(info.end_ns)
@@ -284,6 +328,7 @@ class ContextEncoderNode(ManagedNode):
                 self._publish()
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.catch_up()
         response.success = self._tracker is not None
         if self._tracker is not None:
             self._recall.cancel()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from spc_core.alignment.frames import Frame
 from spc_ros.nodes.context_encoder_node import ContextEncoderNode
 from spc_ros.nodes.managed_node import run
 from spc_ros.nodes.policy_node import PolicyNode
@@ -15,18 +16,27 @@ class ComposedPolicy(PolicyNode):
         super().__init__(hears_context=False)
         self._encoder = encoder
         encoder.on_context = self.take_context
+        encoder.must_wait = self._is_first
 
     def setup(self) -> None:
         super().setup()
         if self._encoder.latest is not None:  # as a latched topic would
             self.take_context(self._encoder.latest)
 
+    def _is_first(self, t_ns: int) -> bool:
+        """Whether the command of a tick is still to leave, and does not itself wait for the context."""
+        return self.active and not self.params.context_wait_s and self._last_ns < t_ns
+
+    def _on_frames(self, frames: list[Frame]) -> None:
+        super()._on_frames(frames)
+        self._encoder.catch_up()
+
 
 def main() -> int:
     encoders: list[ContextEncoderNode] = []
 
     def encoder() -> ContextEncoderNode:
-        encoders.append(ContextEncoderNode())
+        encoders.append(ContextEncoderNode(alone=False))
         return encoders[0]
 
     return run(encoder, lambda: ComposedPolicy(encoders[0]))

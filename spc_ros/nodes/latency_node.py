@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from spc_core.contract import load_contract
@@ -51,7 +52,9 @@ class Target:
         self._size = len(stream.fields)
         self._sent_s, self._sent_ns, self._waiting, self._counting = 0.0, 0, False, False
         self.latency_us: list[float] = []
-        self.missed = self.unasked = self.driver_late = self.ticks = 0
+        self.missed = self.missed_in_time = self.unasked = self.driver_late = self.ticks = self.published = 0
+        self._late = False
+        self.context_age_ms: list[float] = []  # as the policy tells once a second
 
     @property
     def connected(self) -> bool:
@@ -59,7 +62,9 @@ class Target:
 
     def publish(self, tick: int, t_ns: int, late: bool) -> None:
         """The state of a tick, stamped t_ns; one still waiting has missed its tick."""
-        self.missed += self._waiting and self._counting
+        self._miss()
+        self._late = late
+        self.published += 1
         self._counting = tick >= SETTLE_TICKS
         self.ticks += self._counting
         self.driver_late += late and self._counting
@@ -76,8 +81,14 @@ class Target:
 
     def finish(self) -> None:
         """The slice is over, and the last state has had its period."""
-        self.missed += self._waiting and self._counting
+        self._miss()
         self._waiting = self._counting = False
+
+    def _miss(self) -> None:
+        """The last state's period is over."""
+        missed = self._waiting and self._counting
+        self.missed += missed
+        self.missed_in_time += missed and not self._late
 
     def _on_command(self, msg: Any) -> None:
         now_s = time.perf_counter()
@@ -92,7 +103,10 @@ class Target:
         return {
             "latency_us": self.latency_us,
             "ticks": self.ticks,
+            "published": self.published,
             "missed": self.missed,
+            "missed_in_time": self.missed_in_time,
+            "context_age_ms": self.context_age_ms,
             "unasked": self.unasked,
             "driver_late": self.driver_late,
         }
@@ -111,6 +125,7 @@ class LatencyNode(PlainNode):
             target for _ in range(max(1, round(self.params.seconds / self.params.slice_s)))
             for target in self._targets.values()
         ]  # fmt: skip
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._tick, self._begin_s, self._wall_ns = 0, 0.0, 0
         self._deadline_s = time.monotonic() + self.params.connect_s
         self._waits = steady_timer(self, 0.05, self._connect)
@@ -145,6 +160,12 @@ class LatencyNode(PlainNode):
         due_ns = self._tick * self._period_ns
         target.publish(self._tick, self._wall_ns + due_ns, behind_ns > LATE_SHARE * self._period_ns)
         self._tick += 1
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        for status in msg.status:
+            target = self._targets.get(status.name.split("/")[1])
+            if target is not None:
+                target.context_age_ms += [float(v.value) for v in status.values if v.key == "context age ms"]
 
     def _write(self) -> None:
         results = {name: target.result() for name, target in self._targets.items()}

@@ -17,7 +17,10 @@ from std_srvs.srv import Trigger
 
 from spc_core.deploy.model_swap import BackgroundLoad, SwapError
 from spc_ros.nodes.managed_node import ManagedNode
+from spc_ros.nodes.plain_node import steady_timer
 from spc_ros.nodes.topic_bridge import SWAP_TOPIC, latched_qos
+
+POLL_S = 0.02
 
 L = TypeVar("L", bound=tuple[Any, ...])
 
@@ -31,12 +34,15 @@ class ModelSwapServer(Generic[L]):
         self._background: BackgroundLoad[L] = BackgroundLoad()
         self._publisher = node.create_publisher(String, SWAP_TOPIC, latched_qos(depth=10))
         node.create_service(Trigger, "~/swap", self._on_swap)
+        self._timer = steady_timer(node, POLL_S, self._poll)
+        self._timer.cancel()  # until something is being loaded
 
-    def poll(self) -> None:
-        """Call it often: hands over what was loaded."""
+    def _poll(self) -> None:
+        """Hand over what was loaded."""
         loaded = self._background.poll()
         if loaded is None:
             return
+        self._timer.cancel()
         if loaded.model is None:
             self.tell("refused", 0, loaded.problem)
             return
@@ -61,6 +67,7 @@ class ModelSwapServer(Generic[L]):
         except SwapError as error:
             response.message = str(error)
             return response
+        self._timer.reset()
         self.tell("loading", 0, self._node.params.checkpoint)
         response.success = True
         response.message = f"loading {self._node.params.checkpoint}; topic {SWAP_TOPIC} tells how it went"

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.runtime import Policy
 from spc_core.deploy.safety import SafetyFilter
+from spc_ros.nodes.command_bridge import CommandPublisher
+from spc_ros.nodes.context_bridge import ContextInbox
 from spc_ros.nodes.context_encoder_node import load_agent
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
@@ -32,18 +36,20 @@ from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
     EPISODE_TOPIC,
     INTERVENTION_TOPIC,
-    CommandPublisher,
+    ContextReading,
     EpisodeEnd,
     StreamClock,
-    decode_context,
     latched_qos,
     now_ns,
     subscribe_contract,
 )
 
 STOP_TOPIC = "emergency_stop"
-CHECK_S = (0.001, 0.005)  # how often waits are looked at: a tenth of the period, within these
+CHECK_NS = (1_000_000, 5_000_000)  # how often waits are looked at: a tenth of the period, within these
+IDLE_NS = 20_000_000  # the same where only a message, or the end of many seconds, could change anything
+CALM_SHARE = 0.9  # of the time from a good observation to silence
 ACK_TIMEOUT = Duration(seconds=0.2)
+AGES = 1000  # contexts since the last diagnostics whose age is kept
 WARM_UP = 3  # actions; the first ones are slow
 
 
@@ -62,6 +68,7 @@ class PolicyNode(ManagedNode):
         self._last_ns = 0  # the last frame's time
         self._heard_ns = 0  # stamp of the first stream's newest message when a frame was last dealt with
         self._connected = False
+        self._ages_ns: deque[int] = deque(maxlen=AGES)  # of the contexts that were acted on
         self._log, self._latency = InterventionLog(), LatencyBins()
 
     def setup(self) -> None:
@@ -72,7 +79,7 @@ class PolicyNode(ManagedNode):
         self._filter = SafetyFilter(contract)
         self._watch = observation_watch(p, contract)
         self._box, self._stop = workspace_box(p, contract), emergency_stop(p)
-        watched = self.get_parameter("use_sim_time").value and not p.lockstep  # in lock-step, time may stand
+        self._watched = watched = self.get_parameter("use_sim_time").value and not p.lockstep  # else time may stand
         self._beats = (
             Heartbeat("frozen clock: /clock stands still", p.clock_timeout_s if watched else 0.0),
             Heartbeat("context: silent", p.context_timeout_s),
@@ -89,10 +96,19 @@ class PolicyNode(ManagedNode):
         self.create_service(Trigger, "~/report", self._on_report)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         if self._hears_context:
-            self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self.take_context, latched_qos(depth=10))
+            self._inbox = ContextInbox()
+            self.create_subscription(
+                Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10), raw=True
+            )
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_frames, p.lockstep, self.diagnostics.complain)
-        steady_timer(self, float(np.clip(contract.period_ns / 10e9, *CHECK_S)), self._check)
+        self._often_ns = int(np.clip(contract.period_ns / 10, *CHECK_NS))
+        # one stream and a clock that nobody watches: between two ticks that come in time there is nothing to look at
+        quiet = len(contract.observation) == 1 and not watched
+        calm_ns = round(CALM_SHARE * min(1.5 * contract.period_ns, 1e9 * self._watch.silence_s))
+        self._seldom_ns = max(calm_ns, self._often_ns) if quiet else self._often_ns
+        self._idle_ns = IDLE_NS if quiet else self._often_ns
+        self._checks = steady_timer(self, self._often_ns / 1e9, self._check)
 
     def teardown(self) -> None:
         self._models = None
@@ -113,6 +129,9 @@ class PolicyNode(ManagedNode):
             return {}
         planner = self._models.model.planner
         values = {**self._filter.counts, **self._log.values(), "model": self._models.model_id}
+        if self._ages_ns and self._z_ns:
+            values["context age ms"] = f"{statistics.median(self._ages_ns) / 1e6:.2f}"
+            self._ages_ns.clear()
         if planner is not None:
             values |= {"plans": planner.plans, "plans cut short": planner.cut_short, "plans too late": planner.late}
         return values
@@ -152,6 +171,14 @@ class PolicyNode(ManagedNode):
             self._frame, self._frame_s = frame, now_s
             self._act()
         self._end.decided(frame.t_ns)
+        calm = fresh and frame.observation is not None and self._frame is None
+        self._pace(self._seldom_ns if calm else self._often_ns, restart=calm)
+
+    def _pace(self, wanted_ns: int, restart: bool = False) -> None:
+        """When to look at the clock again; `restart` counts from now."""
+        if restart or self._checks.timer_period_ns != wanted_ns:
+            self._checks.timer_period_ns = wanted_ns
+            self._checks.reset()
 
     def _react(self, reaction: Reaction) -> None:
         """An observation is bad or fails to come."""
@@ -185,6 +212,7 @@ class PolicyNode(ManagedNode):
         kind, reason = refusal or ("fault", None)
         self._send(action, reason, frame.t_ns, kind)
         self._latency.note(time.monotonic() - self._frame_s)
+        self._ages_ns.append(frame.t_ns - self._z_ns)
         self.diagnostics.counts["commands"] += 1
 
     def _answer(self, models: ModelSwitch[Policy], observation: np.ndarray) -> Any:
@@ -234,8 +262,10 @@ class PolicyNode(ManagedNode):
     def _check(self) -> None:
         """By a steady clock: waits that ended without news, and silence where observations should be."""
         now_s = time.monotonic()
-        self._beats[0].look(now_ns(self), now_s)
-        self._swap.poll()
+        if self._watched:
+            self._beats[0].look(now_ns(self), now_s)
+        idle = self._watch.idle and self._frame is None
+        self._pace(self._idle_ns if idle else self._often_ns)
         if not self.active:
             return
         waiting = self._frame is not None  # for its context; the robot waits for us
@@ -252,17 +282,22 @@ class PolicyNode(ManagedNode):
             self._on_frames(frames)
         self._act()
 
-    def take_context(self, msg: Float32MultiArray) -> None:
-        """The task vector of a tick, as the topic `context` tells it."""
-        if self._models is None:
-            return
+    def _on_context(self, data: bytes) -> None:
         try:
-            reading = decode_context(msg)
-            context = reading.context
-            if context.shape != self._z.shape or not np.isfinite(context).all():
-                raise ValueError(f"topic '{CONTEXT_TOPIC}': {context.size} numbers, not {self._z.size} finite ones")
+            reading = self._inbox.read(data)
         except ValueError as error:
             self.diagnostics.complain("unreadable", str(error))
+        else:
+            self.take_context(reading)
+
+    def take_context(self, reading: ContextReading) -> None:
+        """The task vector of a tick, unless it cannot be one."""
+        if self._models is None:
+            return
+        context = reading.context
+        if len(context) != len(self._z) or not math.isfinite(sum(context.tolist())):
+            text = f"topic '{CONTEXT_TOPIC}': {context.size} numbers, not {self._z.size} finite ones"
+            self.diagnostics.complain("unreadable", text)
             return
         self._z, self._z_ns, self._z_model = context, reading.t_ns, reading.model
         self._beats[1].look(time.monotonic(), time.monotonic())

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from spc_core.contract import load_contract
+from spc_ros.nodes.command_bridge import CommandPublisher
 from spc_ros.nodes.managed_node import run
 from spc_ros.nodes.plain_node import Param, PlainNode
-from spc_ros.nodes.topic_bridge import CommandPublisher, message_class, stream_qos
+from spc_ros.nodes.topic_bridge import message_class, stream_qos
 
 PARAMS = [Param("contract", "", "the robot's contract"), Param("lockstep", False, "reliable states, as for the policy")]
 
@@ -25,7 +26,7 @@ class RelayNode(PlainNode):
         super().__init__("relay", PARAMS)
         contract = load_contract(self.params.contract)
         stream = contract.observation[0]
-        self._commands = CommandPublisher(self, contract, self.params.lockstep)
+        self._commands = CommandPublisher(self, contract, self.params.lockstep, serialised=False)
         self._action = np.asarray(contract.action.safe, float)
         qos = stream_qos(self.params.lockstep)
         self.create_subscription(message_class(stream.type), stream.topic, self._on_state, qos)

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
 
 from spc_core.alignment.frames import NO_TIME, Frame, ObservationAssembler, TransitionAssembler
 from spc_core.contract import Contract, ContractError, suggest
-from spc_ros.bags.messages import JOINT_TRAJECTORY, ContractReader, FieldWriter, MessageError, push, set_stamp
+from spc_ros.bags.contract_reader import ContractReader, push
+from spc_ros.bags.messages import FieldWriter, MessageError, set_stamp
 
 PACKAGES = (
     *("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs"),
@@ -64,30 +65,6 @@ def latched_qos(depth: int = 1) -> QoSProfile:
 def now_ns(node: Node) -> int:
     """The node's clock: simulation time under use_sim_time, else wall time."""
     return node.get_clock().now().nanoseconds
-
-
-class CommandPublisher:
-    """Publishes actions on the contract's command topic."""
-
-    def __init__(self, node: Node, contract: Contract, lockstep: bool) -> None:
-        action = contract.action
-        self._node, self._lockstep = node, lockstep
-        self._class = message_class(action.type)
-        self._stamped = action.type != JOINT_TRAJECTORY  # its stamp 0 means: start at once
-        self._writer = FieldWriter(action.type, action.fields, action.topic, contract.period_ns)
-        qos = stream_qos(reliable=True)  # a best-effort publisher would not reach a reliable controller
-        self.publisher: Publisher = node.create_publisher(self._class, action.topic, qos)
-
-    def send(self, action: np.ndarray, t_ns: int) -> None:
-        """Publish a command that answers the observation of `t_ns`: stamped now, and always after t_ns.
-
-        In lock-step, where time stands still until we answer, now is t_ns.
-        """
-        msg = self._class()
-        self._writer.fill(msg, action)
-        if self._stamped:
-            set_stamp(msg, t_ns + 1 if self._lockstep else max(now_ns(self._node), t_ns + 1))
-        self.publisher.publish(msg)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -183,10 +160,12 @@ def subscribe_contract(
     reader = ContractReader(contract)
     whole = isinstance(assembler, TransitionAssembler)
 
-    def on_message(topic: str, msg: Any) -> None:
+    receive_ns = functools.partial(now_ns, node)
+
+    def on_message(topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
         unset = reader.unset_stamps[topic]
         try:
-            samples = reader.samples(topic, msg, now_ns(node))
+            samples = reader.live_samples(topic, data, receive_ns, deserialize)
         except MessageError as error:
             complain("unreadable", str(error))
             return
@@ -204,8 +183,21 @@ def subscribe_contract(
 
     for topic, type_name in reversed(reader.types.items()):
         if whole or any(kind == "observation" for kind, _ in reader.route(topic)):
-            callback = functools.partial(on_message, topic)
-            node.create_subscription(message_class(type_name), topic, callback, stream_qos(reliable))
+            kind = message_class(type_name)
+            callback = functools.partial(on_message, topic, deserializer(kind, topic))
+            node.create_subscription(kind, topic, callback, stream_qos(reliable), raw=True)
+
+
+def deserializer(kind: Any, topic: str) -> Callable[[bytes], Any]:
+    """Bytes to a message of the class `kind`. Raises MessageError for what is none."""
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return deserialize_message(data, kind)
+        except RuntimeError as error:  # the middleware's
+            raise MessageError(f"topic '{topic}': not a {kind.__name__}, {len(data)} bytes: {error}") from None
+
+    return deserialize
 
 
 class StreamClock:

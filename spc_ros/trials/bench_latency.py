@@ -26,11 +26,12 @@ from spc_core.method.normalize import Stats
 from spc_ros.nodes.processes import NodeGroup
 
 SLICE_S = 2.0  # for one controller before the next has its turn
-CONTROLLERS = {  # name -> size of the policy (empty: the relay) and whether the context encoder runs too
-    "relay": ("", False),
-    "policy small": ("small", False),
-    "policy paper": ("paper", False),
-    "policy paper, encoder": ("paper", True),
+CONTROLLERS = {  # name -> size of the policy (empty: the relay) and the programs, the one that commands first
+    "relay": ("", ("relay",)),
+    "policy small": ("small", ("policy",)),
+    "policy paper": ("paper", ("policy",)),
+    "policy paper, encoder": ("paper", ("policy", "context_encoder")),
+    "both in one process": ("paper", ("deploy",)),
 }
 HISTORIES = (10, 10_000)
 
@@ -46,11 +47,14 @@ class Row:
     p99_us: float
     worst_us: float
     missed: int  # states without a command before the next state
+    missed_in_time: int  # those of them whose state the driver published in time
     unasked: int  # commands too late for their state, or for none
     driver_late: int  # states that the driver published late by over a quarter of a period: this machine's doing
     median_ratio: float  # to the relay at the same rate
     p99_ratio: float
-    growth_kib: int  # of the policy process's memory during the measurement
+    cpu_us: float  # processor time of all the controller's processes for each state, user and system
+    context_age_ms: float | None  # from the transition's end that z knows last to the state acted on; None: no encoder
+    growth_kib: int  # of the commanding process's memory during the measurement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +68,14 @@ class BenchLatency:
     load_after: float
 
     def text(self) -> str:
-        head = f"{'controller':24}{'Hz':>5}{'ticks':>8}{'median':>9}{'p99':>9}{'worst':>10}{'missed':>8}"
-        lines = [f"{head}{'median/relay':>14}{'p99/relay':>11}{'driver late':>13}{'memory':>11}"]
+        head = f"{'controller':24}{'Hz':>5}{'ticks':>8}{'median':>9}{'p99':>9}{'worst':>10}{'missed':>8}{'in time':>9}"
+        lines = [f"{head}{'median/relay':>14}{'p99/relay':>11}{'driver late':>13}{'CPU':>9}{'z old':>9}{'memory':>11}"]
         for row in self.rows:
+            age = "-" if row.context_age_ms is None else f"{row.context_age_ms:.1f} ms"
             lines.append(
                 f"{row.name:24}{row.rate_hz:5g}{row.ticks:8}{row.median_us:6.0f} us{row.p99_us:6.0f} us"
-                f"{row.worst_us:7.0f} us{row.missed:8}{row.median_ratio:14.2f}{row.p99_ratio:11.2f}"
-                f"{row.driver_late:13}{row.growth_kib:+7} KiB"
+                f"{row.worst_us:7.0f} us{row.missed:8}{row.missed_in_time:9}{row.median_ratio:14.2f}"
+                f"{row.p99_ratio:11.2f}{row.driver_late:13}{row.cpu_us:6.0f} us{age:>9}{row.growth_kib:+7} KiB"
             )
         for count, update_us in self.update_us.items():
             lines.append(f"context update after {count} transitions: {update_us:.0f} us")
@@ -150,17 +155,14 @@ def _drive(folder: Path, names: Sequence[str], rate_hz: float, seconds: float, s
     with contextlib.ExitStack() as stack:
         groups: dict[str, NodeGroup] = {}
         for name, space in spaces.items():
-            size, adapts = CONTROLLERS[name]
+            size, programs = CONTROLLERS[name]
             groups[name] = stack.enter_context(NodeGroup(folder / space, space, environment))
-            if not size:
-                groups[name].start("relay", {"contract": contract})
-                continue
-            groups[name].start("policy", {"checkpoint": str(sizes[size])})
-            if adapts:
-                groups[name].start("context_encoder", {"checkpoint": str(sizes[size])})
+            params = {"checkpoint": str(sizes[size])} if size else {"contract": contract}
+            for program in programs:
+                groups[name].start(program, params)
         for group in groups.values():
             group.wait_ready(120.0)
-        before = {name: _resident_kib(group) for name, group in groups.items()}
+        before = {name: (_resident_kib(group), _cpu_s(group)) for name, group in groups.items()}
         driver = stack.enter_context(NodeGroup(folder / "driver", "", environment))
         out = folder / "result.json"
         node = driver.start("latency", {"contract": contract, "targets": list(spaces.values()), "seconds": seconds,
@@ -170,9 +172,10 @@ def _drive(folder: Path, names: Sequence[str], rate_hz: float, seconds: float, s
         for group in groups.values():
             group.check()
         results = json.loads(out.read_text())
-        growth = {name: _resident_kib(group) - before[name] for name, group in groups.items()}
+        after = {name: (_resident_kib(group), _cpu_s(group)) for name, group in groups.items()}
+    used = {name: (after[name][0] - before[name][0], after[name][1] - before[name][1]) for name in names}
     relay = _percentiles(results[spaces["relay"]])
-    return [_row(name, rate_hz, results[space], relay, growth[name]) for name, space in spaces.items()]
+    return [_row(name, rate_hz, results[space], relay, *used[name]) for name, space in spaces.items()]
 
 
 def _sizes(names: Sequence[str]) -> list[str]:
@@ -186,12 +189,23 @@ def _percentiles(result: dict[str, Any]) -> tuple[float, float, float]:
     return float(median), float(p99), float(worst)
 
 
-def _row(name: str, rate_hz: float, result: dict[str, Any], relay: tuple[float, float, float], growth_kib: int) -> Row:
+def _row(
+    name: str, rate_hz: float, result: dict[str, Any], relay: tuple[float, float, float], growth_kib: int, cpu_s: float
+) -> Row:
     median, p99, worst = _percentiles(result)
-    counts = (result["missed"], result["unasked"], result["driver_late"])
-    return Row(
-        name, rate_hz, result["ticks"], median, p99, worst, *counts, median / relay[0], p99 / relay[1], growth_kib
-    )
+    counts = (result["missed"], result["missed_in_time"], result["unasked"], result["driver_late"])
+    ages = result["context_age_ms"]
+    age_ms = float(np.median(ages)) if ages else None
+    ratios = (median / relay[0], p99 / relay[1])
+    cpu_us = 1e6 * cpu_s / result["published"]
+    return Row(name, rate_hz, result["ticks"], median, p99, worst, *counts, *ratios, cpu_us, age_ms, growth_kib)
+
+
+def _cpu_s(group: NodeGroup) -> float:
+    """Processor time that the group's processes have had, user and system, where the system tells it; else 0."""
+    files = [Path(f"/proc/{node.process.pid}/stat") for node in group.nodes.values()]
+    fields = [file.read_text().rpartition(")")[2].split() for file in files if file.exists()]
+    return sum(int(parts[11]) + int(parts[12]) for parts in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_kib(group: NodeGroup) -> int:
