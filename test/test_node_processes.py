@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,18 +30,6 @@ SAFE = list(CONTRACT.action.safe)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "reach", "arm_reach")
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
-    with NodeGroup(tmp_path / "log", environment=own_domain()) as group:
-        yield group
-
-
-@pytest.fixture
-def probe(nodes: NodeGroup) -> Iterator[Probe]:
-    with Probe(dict(nodes.environment or {})) as probe:
-        yield probe
 
 
 def live(nodes: NodeGroup, probe: Probe, checkpoint: Path):

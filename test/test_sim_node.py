@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +25,6 @@ from spc_ros.nodes.topic_bridge import CommandPublisher, message_class, stream_q
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
-    with NodeGroup(tmp_path / "log", environment=own_domain()) as group:
-        yield group
-
-
-@pytest.fixture
-def probe(nodes: NodeGroup) -> Iterator[Probe]:
-    with Probe(dict(nodes.environment or {})) as probe:
-        yield probe
 
 
 class Commander:
