@@ -39,6 +39,7 @@ TEXT = load_contract(find_config("contracts", "arm_reach")).text.replace("action
 TEXT = TEXT.replace("rate_hz: 50", f"rate_hz: {RATE_HZ}").replace("_s: 0.05\n  - ", f"_s: {2.5 / RATE_HZ:g}\n  - ", 1)
 CONTRACT = parse_contract(TEXT, "faults")
 PERIOD_S = 1 / CONTRACT.rate_hz
+TIMEOUT_S = 30.0
 SAFE = list(CONTRACT.action.safe)
 STATE = (0.1, 0.2, 0.3, 0.4)
 DEFAULTS: dict[str, Any] = {
@@ -165,13 +166,13 @@ class World:
                     continue
             self.probe.executor.spin_once(timeout_sec=max(0.0, min(due_s, begin_s + periods * PERIOD_S) - now_s))
 
-    def until(self, done: Any, each: Any = None, periods: int = 250) -> None:
-        """Pass time until something is so; fails after `periods`."""
-        for _ in range(periods):
+    def until(self, done: Any, each: Any = None) -> None:
+        """Pass time until something is so; fails after a while."""
+        for _ in range(round(TIMEOUT_S / PERIOD_S)):
             if done():
                 return
             self.run(1, each)
-        raise AssertionError(f"not within {periods * PERIOD_S:g} s; swaps {self.swaps[-3:]}, told {self.told[-3:]}")
+        raise AssertionError(f"not within {TIMEOUT_S:g} s; swaps {self.swaps[-3:]}, told {self.told[-3:]}")
 
     def prepare(self, params: dict[str, Any]) -> None:
         """An active policy with these parameters, which answers."""
@@ -233,7 +234,8 @@ class World:
         """Ask for a swap, and go on until it says this; returns all that it says."""
         seen = len(self.swaps)
         assert self.set(checkpoint=str(folder)) == ""
-        assert self.call("policy/swap", Trigger).success
+        answer = self.call("policy/swap", Trigger)
+        assert answer.success, answer.message
         self.until(lambda: any(told["state"] == state for told in self.swaps[seen:]), self.tick)
         return self.swaps[-1]
 

@@ -267,6 +267,8 @@ class PolicyNode(ManagedNode):
         info = EpisodeInfo.from_json(msg.data)
         if info.state == "ended":
             self._end.ended(info.end_ns)
+        if self.params.lockstep:
+            self._connected = False  # who scores this episode may have come anew
 
     def _on_stop(self, msg: Bool) -> None:
         self._stop.heard(msg.data, time.monotonic())
