@@ -32,7 +32,7 @@ from spc_ros.nodes.processes import PARENT_VARIABLE, NodeGroup, ProcessError
 
 FAMILY = "arm_reach"
 TASKS = [f"{FAMILY}/id/02", f"{FAMILY}/ood/05"]
-PLAN = {"family": FAMILY, "task_ids": TASKS, "episodes": 2, "few_shot_sizes": [50], "seed": 3, "record": True}
+PLAN = {"family": FAMILY, "task_ids": TASKS, "few_shot_sizes": [50], "seed": 3, "record": True}
 SETTLED = 1 / 3  # of the time; what nodes gather before it is their start
 KIB_PER_HOUR = 2048.0  # a node that grows by more leaks
 JUDGED_S = 600.0  # in less time, a slope says nothing
@@ -40,7 +40,7 @@ SILENCE_S = 120.0
 MISSED = re.compile(r"no answer|no service|refused|silent for|missing messages")
 
 
-def soak(out: Path, duration_s: float) -> dict[str, Any]:
+def soak(out: Path, duration_s: float, episodes: int = 2) -> dict[str, Any]:
     """Run trials for so long; returns samples, findings and a table's rows."""
     before = _segments()
     environment = {**own_domain(), "TMPDIR": str(out / "tmp")}
@@ -53,7 +53,7 @@ def soak(out: Path, duration_s: float) -> dict[str, Any]:
         _start(nodes, checkpoint, out)
         lasting, began_s = dict(nodes.nodes), time.monotonic()
         while not found and time.monotonic() - began_s < duration_s:
-            rows, problems = _trial(nodes, checkpoint, out / "trial")
+            rows, problems = _trial(nodes, checkpoint, out / "trial", episodes)
             first = first or rows
             found += problems
             pairs = zip(rows, first, strict=not problems)
@@ -84,9 +84,9 @@ def _start(nodes: NodeGroup, checkpoint: Path, out: Path) -> None:
     nodes.wait_ready(120.0)
 
 
-def _trial(nodes: NodeGroup, checkpoint: Path, out: Path) -> tuple[list[tuple], list[str]]:
+def _trial(nodes: NodeGroup, checkpoint: Path, out: Path, episodes: int) -> tuple[list[tuple], list[str]]:
     """(what each episode came to, problems) of one trial by a trial node of its own."""
-    plan = {**PLAN, "out": str(out), "checkpoint": weights_sha256(checkpoint)}
+    plan = {**PLAN, "episodes": episodes, "out": str(out), "checkpoint": weights_sha256(checkpoint)}
     node = nodes.start("trial", plan)
     try:
         code = node.wait_while_printing(SILENCE_S)
@@ -167,8 +167,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--minutes", type=float, default=float(os.environ.get("SPC_SOAK_MINUTES", "30")))
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="a new folder")
+    parser.add_argument("--episodes", type=int, default=2, help="of each block; more: fewer trial nodes come and go")
     args = parser.parse_args()
-    result = soak(args.out.resolve(), args.minutes * 60)
+    result = soak(args.out.resolve(), args.minutes * 60, args.episodes)
     write_whole(args.out / "soak.json", json.dumps(result, indent=1) + "\n")
     print(f"{result['trials']} trials, {result['bags']} bags, all tables equal: {not result['found']}")
     print("| node | memory at the end | KiB per hour | threads | files |\n|---|---|---|---|---|")
