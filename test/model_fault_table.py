@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+from end_fault_table import ENDS
 from node_fault_table import FAULTS as LIVE
 from node_fault_table import Fault, Inject
 from node_fault_world import CONTRACT, PERIOD_S, RATE_HZ, World
@@ -117,4 +118,4 @@ TOO_SLOW = Fault(
     counted=("rollback", "swaps rolled back"),
     said="its action took",
 )
-FAULTS = (TOO_SLOW,) if RATE_HZ >= SLOW_RATE_HZ else (*LIVE, *MODELS)
+FAULTS = (TOO_SLOW,) if RATE_HZ >= SLOW_RATE_HZ else (*LIVE, *MODELS, *ENDS)

@@ -61,7 +61,7 @@ class World:
         self.checkpoint = write_checkpoint(folder / "checkpoint")
         self.nodes = NodeGroup(folder / "log", environment=own_domain())
         self.probe = Probe(dict(self.nodes.environment or {}))
-        node, sensor, action = self.probe.node, stream_qos(reliable=False), CONTRACT.action
+        node, sensor = self.probe.node, stream_qos(reliable=False)
         self._states = node.create_publisher(JointState, "joint_states", sensor)
         self._force = node.create_publisher(Vector3Stamped, "force", sensor)
         self._clock = node.create_publisher(Clock, "/clock", sensor)
@@ -69,13 +69,9 @@ class World:
         self._context = node.create_publisher(Float32MultiArray, "context", latched_qos())
         self.episode = node.create_publisher(String, "episode", latched_qos())
         self.commands: list[tuple[float, list[float]]] = []
-        reader = FieldReader(action.type, action.fields, action.topic)
-        node.create_subscription(
-            JointState,
-            action.topic,
-            lambda m: self.commands.append((time.monotonic(), reader.read(m).tolist())),
-            sensor,
-        )
+        action = CONTRACT.action
+        self._reader = FieldReader(action.type, action.fields, action.topic)
+        self.listen()
         self._clients: dict[str, Any] = {}
         self.told: list[dict] = []
         self.swaps: list[dict] = []
@@ -102,6 +98,18 @@ class World:
         self.policy = self.nodes.nodes["policy"].process
         for pid in (os.getpid(), self.policy.pid):
             first_in_line(pid)
+
+    def listen(self) -> None:
+        """Subscribe to the commands, as a robot's controller does."""
+        self._ear = self.probe.node.create_subscription(
+            JointState,
+            CONTRACT.action.topic,
+            lambda m: self.commands.append((time.monotonic(), self._reader.read(m).tolist())),
+            stream_qos(reliable=False),
+        )
+
+    def stop_listening(self) -> None:
+        self.probe.node.destroy_subscription(self._ear)
 
     def begin_watch(self) -> None:
         """Of what the machine itself does to robot and policy."""

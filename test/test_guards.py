@@ -9,7 +9,16 @@ import pytest
 
 from spc_core.contract import find_config, load_contract
 from spc_core.deploy.deployed import model_id
-from spc_core.deploy.guards import EmergencyStop, GuardError, Heartbeat, Mode, ObservationWatch, WorkspaceBox, modes
+from spc_core.deploy.guards import (
+    EmergencyStop,
+    GuardError,
+    Heartbeat,
+    Mode,
+    ObservationWatch,
+    StallWatch,
+    WorkspaceBox,
+    modes,
+)
 from spc_core.deploy.interventions import InterventionLog
 from spc_core.deploy.model_swap import BackgroundLoad, ModelSwitch, SwapError
 
@@ -154,3 +163,9 @@ def test_model_id_follows_the_bytes(tmp_path):
     assert 0 < first < 2**31 and model_id(tmp_path) == first
     (tmp_path / "stats.json").write_text("other")
     assert model_id(tmp_path) != first
+
+
+def test_a_stall_makes_what_comes_next_old_for_a_while() -> None:
+    stall = StallWatch(0.06, 0.02)
+    assert not any(stall.held_up(t) for t in (10.0, 10.05, 10.10))
+    assert [stall.held_up(t) for t in (10.2, 10.219, 10.221, 10.25)] == [True, True, False, False]

@@ -17,7 +17,7 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import Frame, ObservationAssembler
 from spc_core.contract import Contract
 from spc_core.deploy.deployed import Deployed, model_id
-from spc_core.deploy.guards import Heartbeat, Reaction
+from spc_core.deploy.guards import Heartbeat, Reaction, StallWatch
 from spc_core.deploy.interventions import InterventionLog
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.runtime import Policy
@@ -43,6 +43,7 @@ from spc_ros.nodes.topic_bridge import (
 STOP_TOPIC = "emergency_stop"
 CHECK_S = (0.001, 0.005)  # how often waits are looked at: a tenth of the period, within these
 ACK_TIMEOUT = Duration(seconds=0.2)
+HELD_UP = "the policy was held up: this observation may be old"
 WARM_UP = 3  # actions; the first ones are slow
 
 
@@ -77,6 +78,8 @@ class PolicyNode(ManagedNode):
             Heartbeat("context: silent", p.context_timeout_s),
         )
         self._gap_ns = 2 * contract.period_ns
+        period_s = 1 / contract.rate_hz
+        self._stall = StallWatch(math.inf if p.lockstep else 1.5 * period_s, period_s / 2)
         self._assembler = ObservationAssembler(contract, patience_ns=contract.period_ns // 4)
         self._clock_of_streams = None if p.lockstep else StreamClock(self._assembler)
         self._end = EpisodeEnd(self._assembler)
@@ -110,6 +113,8 @@ class PolicyNode(ManagedNode):
     def diagnose(self) -> dict[str, Any]:
         if self._models is None:
             return {}
+        if self.active and self._commands.publisher.get_subscription_count() == 0:
+            self.diagnostics.complain("commands unheard", "nobody subscribes to the commands: they reach no robot")
         planner = self._models.model.planner
         values = {**self._filter.counts, **self._log.values(), "model": self._models.model_id}
         if planner is not None:
@@ -143,7 +148,9 @@ class PolicyNode(ManagedNode):
             self._begin_sequence()
             self.diagnostics.counts["sequences begun"] += 1
         self._last_ns = frame.t_ns
-        if frame.observation is None:
+        if self._stall.held_up(now_s):
+            self._react(self._watch.bad(HELD_UP, now_s, fresh))
+        elif frame.observation is None:
             self._react(self._watch.bad(frame.fault or "no observation", now_s, fresh))
         else:
             if fresh:
@@ -234,6 +241,8 @@ class PolicyNode(ManagedNode):
         now_s = time.monotonic()
         self._beats[0].look(now_ns(self), now_s)
         self._swap.poll()
+        if self._stall.held_up(now_s):
+            self._frame = None  # an observation of before
         if not self.active:
             return
         waiting = self._frame is not None  # for its context; the robot waits for us
