@@ -56,10 +56,10 @@ def write_checkpoint(folder: Path) -> Path:
 class World:
     """Everything happens in `run` and in the services that it calls; times are of the monotonic clock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.checkpoint = write_checkpoint(folder / "checkpoint")
-        self.nodes = NodeGroup(folder / "log", environment=own_domain())
+        self.nodes = NodeGroup(folder / "log", environment=environment or own_domain())
         self.probe = Probe(dict(self.nodes.environment or {}))
         node, sensor = self.probe.node, stream_qos(reliable=False)
         self._states = node.create_publisher(JointState, "joint_states", sensor)
@@ -90,10 +90,15 @@ class World:
         self.nodes.stop()
         self.probe.__exit__()
 
-    def start(self, **params: Any) -> None:
+    def start(self) -> None:
         """A policy, ready."""
-        self.params = {**DEFAULTS, **params}
+        self.start_policy()
+        self.wait_for_policy()
+
+    def start_policy(self) -> None:
         self.nodes.start("policy", {"checkpoint": str(self.checkpoint), "contract": "", **self.params})
+
+    def wait_for_policy(self) -> None:
         self.nodes.wait_ready(60.0)
         self.policy = self.nodes.nodes["policy"].process
         for pid in (os.getpid(), self.policy.pid):
