@@ -33,7 +33,7 @@ from spc_ros.nodes.processes import PARENT_VARIABLE, NodeGroup, ProcessError
 FAMILY = "arm_reach"
 TASKS = [f"{FAMILY}/id/02", f"{FAMILY}/ood/05"]
 PLAN = {"family": FAMILY, "task_ids": TASKS, "few_shot_sizes": [50], "seed": 3, "record": True}
-SETTLED = 1 / 3  # of the time; what nodes gather before it is their start
+SETTLED = 1 / 2  # of the time; until then ROS fills histories, as that of /parameter_events with the last 1,000
 KIB_PER_HOUR = 2048.0  # a node that grows by more leaks
 JUDGED_S = 600.0  # in less time, a slope says nothing
 SILENCE_S = 120.0
