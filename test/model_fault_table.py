@@ -112,7 +112,7 @@ SLOW_RATE_HZ = 200  # at lower rates, a model that is too slow is too large to b
 TOO_SLOW = Fault(
     "a new model is too slow",
     "It has so many layers that an action takes longer than a period.",
-    "Rolled back after that action, which is not sent: the former model answers.",
+    "Rolled back after that action, which is not sent: the former model answers. Safe action if silent meanwhile.",
     swapped_for(too_slow, "rolled back"),
     "either",
     counted=("rollback", "swaps rolled back"),

@@ -69,7 +69,7 @@ def inject(world: World, fault: Fault) -> float | None:
     if fault.reaction != "either":
         assert (safe_s is None) == (fault.reaction == "none"), f"safe after {safe_s}: {rose}, {news}"
     acts_again(world, fault, command)
-    return safe_s
+    return safe_s if fault.reaction != "either" else None
 
 
 def acts_again(world: World, fault: Fault, command: list[float]) -> None:
