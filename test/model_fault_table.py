@@ -57,11 +57,11 @@ def not_finite(world: World) -> Path:
 
 
 def too_slow(world: World) -> Path:
-    """As many layers as make one action take twice its time here."""
+    """As many layers as make one action take 1.5 periods here."""
     folder = world.folder / "slow"
     if not folder.exists():
         few_s = _action_s(_deep(world.folder / "deep", 20))
-        _deep(folder, round(20 * 2 * PERIOD_S / few_s))
+        _deep(folder, round(20 * 1.5 * PERIOD_S / few_s))
     return folder
 
 

@@ -101,8 +101,8 @@ class World:
     def wait_for_policy(self) -> None:
         self.nodes.wait_ready(60.0)
         self.policy = self.nodes.nodes["policy"].process
-        for pid in (os.getpid(), self.policy.pid):
-            first_in_line(pid)
+        first_in_line(os.getpid(), os.SCHED_RESET_ON_FORK)
+        first_in_line(self.policy.pid)  # and threads of it to come: a loading one without CPU would keep Python's lock
 
     def listen(self) -> None:
         """Subscribe to the commands, as a robot's controller does."""
@@ -253,9 +253,9 @@ class World:
         return self.swaps[-1]
 
 
-def first_in_line(pid: int) -> None:
+def first_in_line(pid: int, flags: int = 0) -> None:
     """Real-time priority, as on a robot, so that what else runs here is not measured; without the right to, none."""
-    _schedule(pid, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, 1)
+    _schedule(pid, os.SCHED_FIFO | flags, 1)
 
 
 def last_in_line(pid: int) -> None:
