@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
-.PHONY: venv demo test test-all lint clean
+.PHONY: venv demo test test-all soak lint clean
 
 venv: .venv/.stamp
 
@@ -25,6 +25,10 @@ test: .venv/.stamp
 
 test-all: .venv/.stamp
 	$(BIN)/python -m pytest test
+
+# Trials over and over with the same nodes, for SPC_SOAK_MINUTES (30): nothing may grow, be missed or be left.
+soak: .venv/.stamp
+	$(BIN)/python test/soak.py --out runs/soak
 
 lint: .venv/.stamp
 	$(BIN)/ruff check .

@@ -13,13 +13,17 @@ from node_fault_world import CONTRACT, PERIOD_S, SAFE, World
 from std_msgs.msg import String
 
 TWO_PERIODS_S = 2 * PERIOD_S
+WAIT_S, WAIT_MS = 2.5 * PERIOD_S, 2500 * PERIOD_S  # of holds and timeouts
 NAN, INF = float("nan"), float("inf")
 Inject = Callable[[World], float]  # returns when the fault began: the last good observation
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One row. `reaction` is safe, none or inactive; `counted` are the counters that must rise, `a|b` either."""
+    """One row. `reaction` is safe, none, inactive or either; `counted` are the counters that must rise, `a|b` either.
+
+    `said` is part of the last reason on `interventions`, `swap` of one on `model_swap`.
+    """
 
     name: str
     injected: str
@@ -30,7 +34,8 @@ class Fault:
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     limit_s: float = TWO_PERIODS_S
     acts_on: bool = False  # the fault is over at its end, and so is the reaction
-    said: str = ""  # part of the last reason on `interventions`
+    said: str = ""
+    swap: str = ""
 
 
 def stops(world: World) -> float:
@@ -114,7 +119,7 @@ def twice_as_fast(world: World, _: int) -> None:
 
 
 def slow(world: World, k: int) -> None:
-    """5 Hz."""
+    """A fifth of the rate."""
     world.advance()
     if k % 5 == 4:
         world.force(world.t_ns)
@@ -197,10 +202,21 @@ def callback_raises(world: World) -> float:
     return began_s
 
 
+def bad_then_good(world: World) -> float:
+    began_s = world.last_good_s
+    world.advance()
+    world.force(world.t_ns)
+    world.state(world.t_ns, values=(0.1, 0.2, NAN, 0.4))
+    world.run(1)
+    world.run(8, world.tick)
+    return began_s
+
+
 OBSERVATIONS = (
     Fault("states stop", "The robot says no more.", "Safe action.", stops, counted=("silence|fault",)),
-    Fault("a second stream stops", "`force` stops, states go on.", "Safe action once it is older than max_age, 50 ms.",
-          force_stops, counted=("fault",), said="force: stale"),
+    Fault("a second stream stops", "`force` stops, states go on.",
+          "Safe action once it is older than max_age, 1.25 periods.", force_stops,
+          counted=("fault",), said="force: stale"),
     Fault("NaN", "A velocity is NaN.", "Safe action at once.", bad_state(values=(0.1, 0.2, NAN, 0.4)),
           counted=("fault",), said="velocity.shoulder is not finite"),
     Fault("infinite", "A position is infinite.", "Safe action at once.", bad_state(values=(INF, 0.2, 0.3, 0.4)),
@@ -213,12 +229,12 @@ OBSERVATIONS = (
           bad_state(names=("shoulder",)), counted=("unreadable", "silence|fault")),
     Fault("joints in another order", "States list the joints the other way round.", "Nothing changes: read by name.",
           repeated(reordered), "none"),
-    Fault("a fifth of the rate", "States come at 5 Hz.", "Safe action between them.", repeated(slow),
-          counted=("silence|fault",)),
-    Fault("twice the rate", "States come at 50 Hz.", "Nothing changes: every second one is a tick.",
+    Fault("a fifth of the rate", "States come at a fifth of the contract's rate.", "Safe action between them.",
+          repeated(slow), counted=("silence|fault",)),
+    Fault("twice the rate", "States come at twice the contract's rate.", "Nothing changes: every second one is a tick.",
           repeated(twice_as_fast), "none"),
-    Fault("late messages", "States are stamped 120 ms before the last one.", "Dropped; safe action.", repeated(late),
-          counted=("silence|fault",)),
+    Fault("late messages", "States are stamped three periods before the last one.", "Dropped; safe action.",
+          repeated(late), counted=("silence|fault",)),
     Fault("frozen stamps", "States go on, their stamps stand still.", "Dropped as duplicates; safe action.",
           repeated(frozen_stamps), counted=("silence|fault",)),
     Fault("duplicates", "Every message comes twice.", "Nothing changes.", repeated(doubled), "none"),
@@ -235,22 +251,26 @@ GUARDS = (
           stop_pressed, counted=("emergency stop",)),
     Fault("the stop topic is lost, ignore", "`emergency_stop` was heard and falls silent; estop_loss is ignore.",
           "Acts on.", stop_lost, "none"),
-    Fault("the stop topic is lost, stop", "The same for 100 ms; estop_loss is stop.", "Safe action.", stop_lost,
-          counted=("emergency stop",), params={"estop_loss": "stop"}, limit_s=0.1 + TWO_PERIODS_S, said="silent"),
+    Fault("the stop topic is lost, stop", "The same for 2.5 periods, estop_timeout_s; estop_loss is stop.",
+          "Safe action.", stop_lost,
+          counted=("emergency stop",), params={"estop_loss": "stop"}, limit_s=WAIT_S + TWO_PERIODS_S, said="silent"),
     Fault("out of the box", "position.elbow is 0.9, allowed [-0.5, 0.5].", "Safe action.",
           bad_state(values=(0.1, 0.9, 0.3, 0.4)), counted=("workspace",),
           params={"workspace_fields": ["position.elbow"], "workspace_low": [-0.5], "workspace_high": [0.5]},
           said="position.elbow is 0.9, allowed [-0.5, 0.5]"),
-    Fault("a NaN within the hold", "One state is NaN; hold_ms is 100.", "The last command stands; no safe action.",
-          lambda world: (bad_then_good(world)), "none", counted=("hold",), params={"hold_ms": [100.0]}),
-    Fault("silence beyond the hold", "States stop; hold_ms is 100.", "Safe action after 60 + 100 ms.",
+    Fault("a NaN within the hold", "One state is NaN; hold_ms is 2.5 periods.",
+          "The last command stands; no safe action.", bad_then_good, "none",
+          counted=("hold",), params={"hold_ms": [WAIT_MS]}),
+    Fault("silence beyond the hold", "States stop; hold_ms is 2.5 periods.",
+          "Safe action after 1.5 periods and the hold.",
           lambda world: (stops(world), world.run(4))[0], counted=("hold", "silence|fault"),
-          params={"hold_ms": [100.0]}, limit_s=0.1 + TWO_PERIODS_S),
-    Fault("silence for long", "States stop; deactivate_after_s is 0.3.", "Safe action, then inactive.",
+          params={"hold_ms": [WAIT_MS]}, limit_s=WAIT_S + TWO_PERIODS_S),
+    Fault("silence for long", "States stop; deactivate_after_s is 7.5 periods.", "Safe action, then inactive.",
           lambda world: (stops(world), world.run(8))[0], "inactive", counted=("silence|fault", "closed"),
-          params={"deactivate_after_s": [0.3]}),
-    Fault("frozen /clock", "use_sim_time; /clock stands still, stamps go on.", "Safe action after 200 ms.",
-          clock_freezes, counted=("frozen clock",), params={"use_sim_time": True}, limit_s=0.2 + TWO_PERIODS_S),
+          params={"deactivate_after_s": [3 * WAIT_S]}),
+    Fault("frozen /clock", "use_sim_time; /clock stands still, stamps go on.",
+          "Safe action after 5 periods, clock_timeout_s.", clock_freezes,
+          counted=("frozen clock",), params={"use_sim_time": True}, limit_s=2 * WAIT_S + TWO_PERIODS_S),
 )  # fmt: skip
 CONTEXT = (
     Fault("NaN in the context", "z holds a NaN.", "Not read; acts on with the last z.", bad_context(0, 0, NAN, 0, 0),
@@ -261,8 +281,8 @@ CONTEXT = (
           counted=("foreign model",), said="made by model 12345"),
     Fault("the context stops, act on", "z comes no more; context_timeout_s is 0.", "Acts on with the last z.",
           context_stops, "none"),
-    Fault("the context stops, safe", "The same; context_timeout_s is 0.1.", "Safe action.", context_stops,
-          counted=("context lost",), params={"context_timeout_s": 0.1}, limit_s=0.1 + TWO_PERIODS_S),
+    Fault("the context stops, safe", "The same; context_timeout_s is 2.5 periods.", "Safe action.", context_stops,
+          counted=("context lost",), params={"context_timeout_s": WAIT_S}, limit_s=WAIT_S + TWO_PERIODS_S),
 )  # fmt: skip
 LIFECYCLE = (
     Fault("deactivate", "The service change_state deactivates.", "Safe action, inactive.", deactivated, "inactive",
@@ -271,13 +291,3 @@ LIFECYCLE = (
           callback_raises, "inactive", counted=("closed",)),
 )  # fmt: skip
 FAULTS = (*OBSERVATIONS, *GUARDS, *CONTEXT, *LIFECYCLE)
-
-
-def bad_then_good(world: World) -> float:
-    began_s = world.last_good_s
-    world.advance()
-    world.force(world.t_ns)
-    world.state(world.t_ns, values=(0.1, 0.2, NAN, 0.4))
-    world.run(1)
-    world.run(8, world.tick)
-    return began_s

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A robot of two streams at 25 Hz of real time, a policy in a process of its own, and a watch on its commands."""
+"""A robot of two streams in real time, a policy in a process of its own, and a watch on its commands and on the CPU."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -27,21 +29,23 @@ from spc_ros.bags.messages import FieldReader, set_stamp
 from spc_ros.nodes.processes import NodeGroup
 from spc_ros.nodes.topic_bridge import encode_context, latched_qos, stream_qos
 
-FORCE = """  - topic: force
+RATE_HZ = int(os.environ.get("SPC_FAULT_RATE_HZ", "25"))
+FORCE = f"""  - topic: force
     type: geometry_msgs/msg/Vector3Stamped
     fields: [vector.x]
-    max_age_s: 0.05
+    max_age_s: {1.25 / RATE_HZ:g}
 """
 TEXT = load_contract(find_config("contracts", "arm_reach")).text.replace("action: #", FORCE + "action: #")
-TEXT = TEXT.replace("rate_hz: 50", "rate_hz: 25").replace("_s: 0.05\n  - ", "_s: 0.1\n  - ")
+TEXT = TEXT.replace("rate_hz: 50", f"rate_hz: {RATE_HZ}").replace("_s: 0.05\n  - ", f"_s: {2.5 / RATE_HZ:g}\n  - ", 1)
 CONTRACT = parse_contract(TEXT, "faults")
 PERIOD_S = 1 / CONTRACT.rate_hz
+TIMEOUT_S = 30.0
 SAFE = list(CONTRACT.action.safe)
 STATE = (0.1, 0.2, 0.3, 0.4)
 DEFAULTS: dict[str, Any] = {
     "hold_ms": [0.0], "deactivate_after_s": [0.0], "context_timeout_s": 0.0, "estop_loss": "ignore",
-    "estop_timeout_s": 0.1, "workspace_fields": [""], "workspace_low": [0.0], "workspace_high": [0.0],
-    "probation_ticks": 50, "use_sim_time": False,
+    "estop_timeout_s": 2.5 * PERIOD_S, "workspace_fields": [""], "workspace_low": [0.0], "workspace_high": [0.0],
+    "probation_ticks": 50, "use_sim_time": False, "clock_timeout_s": 5 * PERIOD_S,
 }  # fmt: skip
 
 
@@ -52,12 +56,12 @@ def write_checkpoint(folder: Path) -> Path:
 class World:
     """Everything happens in `run` and in the services that it calls; times are of the monotonic clock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
         self.checkpoint = write_checkpoint(folder / "checkpoint")
-        self.nodes = NodeGroup(folder / "log", environment=own_domain())
+        self.nodes = NodeGroup(folder / "log", environment=environment or own_domain())
         self.probe = Probe(dict(self.nodes.environment or {}))
-        node, sensor, action = self.probe.node, stream_qos(reliable=False), CONTRACT.action
+        node, sensor = self.probe.node, stream_qos(reliable=False)
         self._states = node.create_publisher(JointState, "joint_states", sensor)
         self._force = node.create_publisher(Vector3Stamped, "force", sensor)
         self._clock = node.create_publisher(Clock, "/clock", sensor)
@@ -65,13 +69,9 @@ class World:
         self._context = node.create_publisher(Float32MultiArray, "context", latched_qos())
         self.episode = node.create_publisher(String, "episode", latched_qos())
         self.commands: list[tuple[float, list[float]]] = []
-        reader = FieldReader(action.type, action.fields, action.topic)
-        node.create_subscription(
-            JointState,
-            action.topic,
-            lambda m: self.commands.append((time.monotonic(), reader.read(m).tolist())),
-            sensor,
-        )
+        action = CONTRACT.action
+        self._reader = FieldReader(action.type, action.fields, action.topic)
+        self.listen()
         self._clients: dict[str, Any] = {}
         self.told: list[dict] = []
         self.swaps: list[dict] = []
@@ -83,19 +83,46 @@ class World:
         self.last_good_s = 0.0
         self.stop_beats = True  # the stop topic says false with each observation
         self.params = dict(DEFAULTS)
-
-    def hear(self, command: list[float]) -> None:
-        self.commands.append((time.monotonic(), command))
+        self.late_s = 0.0  # the longest that the robot was behind its own schedule
 
     def close(self) -> None:
+        last_in_line(os.getpid())
         self.nodes.stop()
         self.probe.__exit__()
 
-    def start(self, **params: Any) -> None:
+    def start(self) -> None:
         """A policy, ready."""
-        self.params = {**DEFAULTS, **params}
+        self.start_policy()
+        self.wait_for_policy()
+
+    def start_policy(self) -> None:
         self.nodes.start("policy", {"checkpoint": str(self.checkpoint), "contract": "", **self.params})
+
+    def wait_for_policy(self) -> None:
         self.nodes.wait_ready(60.0)
+        self.policy = self.nodes.nodes["policy"].process
+        first_in_line(os.getpid(), os.SCHED_RESET_ON_FORK)
+        first_in_line(self.policy.pid)  # and threads of it to come: a loading one without CPU would keep Python's lock
+
+    def listen(self) -> None:
+        """Subscribe to the commands, as a robot's controller does."""
+        self._ear = self.probe.node.create_subscription(
+            JointState,
+            CONTRACT.action.topic,
+            lambda m: self.commands.append((time.monotonic(), self._reader.read(m).tolist())),
+            stream_qos(reliable=False),
+        )
+
+    def stop_listening(self) -> None:
+        self.probe.node.destroy_subscription(self._ear)
+
+    def begin_watch(self) -> None:
+        """Of what the machine itself does to robot and policy."""
+        self.late_s, self._waited_s = 0.0, waited_s(self.policy.pid)
+
+    def machine_late_s(self) -> float:
+        """How long the robot was late by its own schedule, or the policy ready to run and not let."""
+        return max(self.late_s, waited_s(self.policy.pid) - self._waited_s)
 
     def state(self, t_ns: int, values: Any = STATE, names: tuple[str, ...] = ("shoulder", "elbow")) -> None:
         position = dict(zip(("shoulder", "elbow"), values[:2], strict=True))
@@ -145,19 +172,20 @@ class World:
         begin_s = due_s = time.monotonic()
         while (now_s := time.monotonic()) < begin_s + periods * PERIOD_S - 1e-4:
             if now_s >= due_s:
+                self.late_s = max(self.late_s, now_s - due_s)
                 due_s += PERIOD_S
                 if each is not None:
                     each()
                     continue
             self.probe.executor.spin_once(timeout_sec=max(0.0, min(due_s, begin_s + periods * PERIOD_S) - now_s))
 
-    def until(self, done: Any, each: Any = None, periods: int = 250) -> None:
-        """Pass time until something is so; fails after `periods`."""
-        for _ in range(periods):
+    def until(self, done: Any, each: Any = None) -> None:
+        """Pass time until something is so; fails after a while."""
+        for _ in range(round(TIMEOUT_S / PERIOD_S)):
             if done():
                 return
             self.run(1, each)
-        raise AssertionError(f"not within {periods * PERIOD_S:g} s; swaps {self.swaps[-3:]}, told {self.told[-3:]}")
+        raise AssertionError(f"not within {TIMEOUT_S:g} s; swaps {self.swaps[-3:]}, told {self.told[-3:]}")
 
     def prepare(self, params: dict[str, Any]) -> None:
         """An active policy with these parameters, which answers."""
@@ -219,6 +247,32 @@ class World:
         """Ask for a swap, and go on until it says this; returns all that it says."""
         seen = len(self.swaps)
         assert self.set(checkpoint=str(folder)) == ""
-        assert self.call("policy/swap", Trigger).success
+        answer = self.call("policy/swap", Trigger)
+        assert answer.success, answer.message
         self.until(lambda: any(told["state"] == state for told in self.swaps[seen:]), self.tick)
         return self.swaps[-1]
+
+
+def first_in_line(pid: int, flags: int = 0) -> None:
+    """Real-time priority, as on a robot, so that what else runs here is not measured; without the right to, none."""
+    _schedule(pid, os.SCHED_FIFO | flags, 1)
+
+
+def last_in_line(pid: int) -> None:
+    """The usual priority."""
+    _schedule(pid, os.SCHED_OTHER, 0)
+
+
+def _schedule(pid: int, policy: int, priority: int) -> None:
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.sched_setscheduler(int(thread), policy, os.sched_param(priority))
+
+
+def waited_s(pid: int) -> float:
+    """How long the threads of a process were ready to run and had no CPU."""
+    total_ns = 0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            total_ns += int(file.read_text().split()[1])
+    return total_ns / 1e9

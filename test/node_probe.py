@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,15 +24,35 @@ from spc_ros.bags.messages import FieldReader
 from spc_ros.nodes.topic_bridge import StatePublishers, latched_qos, message_class, stream_qos
 
 TIMEOUT_S = 30.0
-_domains = itertools.count(os.getpid() % 20)
+DOMAINS = (*range(61, 102), *range(1, 61))  # above 101, the ports of a domain may be taken by outgoing connections
+HELD = 8  # domains of one process, used in turn; 12 processes can test at once
+_turn = itertools.count()
+_claims: dict[int, socket.socket] = {}
 
 
 def own_domain() -> dict[str, str]:
     """The environment of nodes that only this test's nodes can hear."""
+    if len(_claims) < HELD:
+        _claim()
+    domains = list(_claims)
     return {
-        "ROS_DOMAIN_ID": str(41 + next(_domains) % 20),
+        "ROS_DOMAIN_ID": str(domains[next(_turn) % len(domains)]),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     }
+
+
+def _claim() -> None:
+    """Hold one more domain until this process ends: an abstract socket's name is free again however that comes."""
+    for domain in DOMAINS:
+        if domain not in _claims:
+            claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            with contextlib.suppress(OSError):
+                claim.bind(f"\0spc_ros_test_domain_{domain}")
+                _claims[domain] = claim
+                return
+            claim.close()
+    if not _claims:
+        raise RuntimeError(f"all {len(DOMAINS)} ROS domains are claimed by other test runs; wait until one has ended")
 
 
 class Probe:

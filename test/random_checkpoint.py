@@ -17,11 +17,13 @@ from spc_core.method.normalize import Stats
 TINY = ModelConfig(groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,))
 
 
-def write_random_checkpoint(folder: Path, family: str, contract: Contract | None = None) -> Path:
+def write_random_checkpoint(
+    folder: Path, family: str, contract: Contract | None = None, model: ModelConfig = TINY
+) -> Path:
     """A checkpoint with seeded random weights; its task vector and actions vary with their inputs."""
     contract = contract or load_contract(find_config("contracts", family))
     torch.manual_seed(0)
-    config = TrainConfig(model=TINY)
+    config = TrainConfig(model=model)
     agent = Agent(contract.observation_dim, contract.action_dim, [{}, {}], config)
     with torch.no_grad():
         for weights in agent.parameters():  # biases and last layers too, which a fresh network may have at zero

@@ -18,6 +18,7 @@ from spc_core.deploy.guards import (
     Heartbeat,
     Mode,
     ObservationWatch,
+    StallWatch,
     WorkspaceBox,
     modes,
     stricter_modes,
@@ -286,3 +287,10 @@ def test_a_contract_without_the_section_means_what_it_did():
     assert safe.observation == plain.observation and safe == plain, (
         "a dataset of the one can be relabelled with the other"
     )
+
+
+def test_a_stall_makes_what_comes_next_old_for_a_while() -> None:
+    stall = StallWatch(0.06, 0.02)
+    assert not any(stall.held_up(t) for t in (10.0, 10.05, 10.10))
+    assert [stall.held_up(t) for t in (10.2, 10.219, 10.221, 10.25)] == [True, True, False, False]
+    assert not stall.held_up(10.35, 0.1) and stall.held_up(10.5, 0.1), "it had rested, but not for so long"

@@ -7,10 +7,10 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from node_probe import FakeRobot, Probe, own_domain
 from random_checkpoint import write_random_checkpoint
 from rcl_interfaces.srv import SetParametersAtomically
@@ -31,18 +31,6 @@ SAFE = list(CONTRACT.action.safe)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "reach", "arm_reach")
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
-    with NodeGroup(tmp_path / "log", environment=own_domain()) as group:
-        yield group
-
-
-@pytest.fixture
-def probe(nodes: NodeGroup) -> Iterator[Probe]:
-    with Probe(dict(nodes.environment or {})) as probe:
-        yield probe
 
 
 def live(nodes: NodeGroup, probe: Probe, checkpoint: Path):
@@ -103,6 +91,23 @@ def test_a_signal_ends_with_the_safe_action(
     probe.until(lambda: commands()[-1] == SAFE, "the safe action", 5.0)
 
 
+def swap(probe: Probe, node: str, folder: Path, state: str) -> None:
+    """Ask a node for a model, and wait until it says this of it."""
+    parameter = Parameter("checkpoint", value=str(folder)).to_parameter_msg()
+    request = SetParametersAtomically.Request(parameters=[parameter])
+    assert probe.call(f"{node}/set_parameters_atomically", SetParametersAtomically, request).result.successful
+    assert probe.call(f"{node}/swap", Trigger).success
+    wait_for(probe, node, state, folder)
+
+
+def wait_for(probe: Probe, node: str, state: str, folder: Path) -> None:
+    def told() -> bool:
+        words = [json.loads(msg.data) for msg in probe.heard["model_swap"]]
+        return any((w["node"], w["state"], w["model"]) == (node, state, model_id(folder)) for w in words)
+
+    probe.until(told, f"{node} {state}")
+
+
 def test_both_nodes_are_swapped_and_never_differ_unseen(
     nodes: NodeGroup, probe: Probe, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -111,28 +116,32 @@ def test_both_nodes_are_swapped_and_never_differ_unseen(
     other = shutil.copytree(checkpoint, tmp_path / "other")
     stats = json.loads((other / "stats.json").read_text())
     (other / "stats.json").write_text(json.dumps({**stats, "reward_mean": 0.1}))
-
-    def swap(node: str, state: str) -> None:
-        parameter = Parameter("checkpoint", value=str(other)).to_parameter_msg()
-        request = SetParametersAtomically.Request(parameters=[parameter])
-        assert probe.call(f"{node}/set_parameters_atomically", SetParametersAtomically, request).result.successful
-        assert probe.call(f"{node}/swap", Trigger).success
-        wait_for(node, state)
-
-    def wait_for(node: str, state: str) -> None:
-        def told() -> bool:
-            words = [json.loads(msg.data) for msg in probe.heard["model_swap"]]
-            return any((w["node"], w["state"], w["model"]) == (node, state, model_id(other)) for w in words)
-
-        probe.until(told, f"{node} {state}")
-
-    swap("policy", "warm")
+    swap(probe, "policy", other, "warm")
     acts_on(probe, commands)  # with the old model, whose context comes still
-    swap("context_encoder", "swapped")
-    wait_for("policy", "swapped")
+    swap(probe, "context_encoder", other, "swapped")
+    wait_for(probe, "policy", "swapped", other)
     acts_on(probe, commands)
     counts = json.loads(probe.call("policy/report", Trigger).message)
     assert "foreign model" not in counts and "rollback" not in counts
+
+
+def test_the_encoder_follows_the_policy_back(nodes: NodeGroup, probe: Probe, checkpoint: Path, tmp_path: Path) -> None:
+    """The new actor is NaN, its encoder is sound: only the policy can see that the pair must go."""
+    commands = live(nodes, probe, checkpoint)
+    probe.listen("model_swap", "std_msgs/msg/String", latched_qos(depth=20))
+    broken = shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = safetensors.torch.load_file(broken / "weights.safetensors")
+    spoiled = {key: value * float("nan") if key.startswith("actor") else value for key, value in weights.items()}
+    safetensors.torch.save_file(spoiled, broken / "weights.safetensors")
+    swap(probe, "policy", broken, "warm")
+    swap(probe, "context_encoder", broken, "swapped")
+    wait_for(probe, "policy", "rolled back", checkpoint)
+    wait_for(probe, "context_encoder", "rolled back", checkpoint)
+    acts_on(probe, commands)
+    counts = json.loads(probe.call("policy/report", Trigger).message)
+    assert counts["rollback"] == 1 and not counts.get("not_finite")
+    print(f"{counts.get('foreign model', 0)} ticks with the safe action until the encoder was back")
+    assert 1 <= counts["foreign model"] <= 5, "safe until the encoder's first context of the old model, and no longer"
 
 
 def test_three_robots_in_one_domain_do_not_hear_each_other(tmp_path: Path, checkpoint: Path) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,18 +43,6 @@ SAFE = list(CONTRACT.action.safe)
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "reach", "arm_reach")
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
-    with NodeGroup(tmp_path / "log", environment=own_domain()) as group:
-        yield group
-
-
-@pytest.fixture
-def probe(nodes: NodeGroup) -> Iterator[Probe]:
-    with Probe(dict(nodes.environment or {})) as probe:
-        yield probe
 
 
 def refusal(tmp_path: Path, name: str, params: dict) -> str:

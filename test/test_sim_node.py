@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +26,6 @@ from spc_ros.nodes.topic_bridge import message_class, stream_qos
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
-    with NodeGroup(tmp_path / "log", environment=own_domain()) as group:
-        yield group
-
-
-@pytest.fixture
-def probe(nodes: NodeGroup) -> Iterator[Probe]:
-    with Probe(dict(nodes.environment or {})) as probe:
-        yield probe
 
 
 class Commander:

@@ -101,6 +101,22 @@ class Heartbeat:
         return f"{self._what} for more than {self._timeout_s:g} s"
 
 
+class StallWatch:
+    """Notices that this process itself was held up, so that what it hears next may have waited. Times are steady."""
+
+    def __init__(self, longest_s: float, settle_s: float) -> None:
+        """Held up is: not asked for `longest_s`. For `settle_s` from then on, what comes is from a queue."""
+        self._longest_s, self._settle_s = longest_s, settle_s
+        self._asked_s, self._until_s = float("inf"), -float("inf")
+
+    def held_up(self, now_s: float, rest_s: float = 0.0) -> bool:
+        """True while what comes may be old. Ask often, and say how long the asker may have rested meanwhile."""
+        if now_s - self._asked_s > max(self._longest_s, 1.1 * rest_s):
+            self._until_s = now_s + self._settle_s
+        self._asked_s = now_s
+        return now_s < self._until_s
+
+
 @dataclasses.dataclass(frozen=True)
 class Mode:
     """What to do when a stream gives no good observation: wait, then the safe action, then close the gate."""

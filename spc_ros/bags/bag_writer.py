@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +28,7 @@ from spc_ros.bags.bag_files import BagError
 from spc_ros.bags.mcap_checksums import write_checksums
 
 PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+DISK_ERRORS = (OSError, sqlite3.Error)  # a full disk, each storage in its own words
 FOREVER = QosTime(9223372036, 854775807)
 
 
@@ -53,7 +56,10 @@ class BagWriter:
         )
         if storage == "mcap":
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
+        try:
+            self._writer.open()
+        except DISK_ERRORS as error:
+            raise self._put_aside(error) from error
 
     def add_topic(
         self, topic: str, type_name: str, latched: bool = False, reliable: bool = True, depth: int = 10
@@ -72,12 +78,18 @@ class BagWriter:
         self.counts[topic] = 0
 
     def write_raw(self, topic: str, receive_ns: int, data: bytes) -> None:
-        """Append a message in CDR, as rclpy hands it out raw. Times may repeat or run backwards."""
+        """Append a message in CDR, as rclpy hands it out raw. Times may repeat or run backwards.
+
+        Raises BagError when the disk takes no more; the recording is over then, and put aside.
+        """
         connection = self._connections.get(topic)
         if connection is None:
             known = ", ".join(self._connections) or "none"
             raise BagError(f"{self.path}: topic '{topic}' was never added; call add_topic first (known: {known})")
-        self._open_writer().write(connection, receive_ns, data)
+        try:
+            self._open_writer().write(connection, receive_ns, data)
+        except DISK_ERRORS as error:
+            raise self._put_aside(error) from error
         self.counts[topic] += 1
 
     def close(self) -> Path:
@@ -91,19 +103,17 @@ class BagWriter:
             writer.set_custom_data(key, value)
         try:
             writer.close()
-            self._writer = None
             written = self._folder / self.path.name
             for file in written.iterdir():
                 if file.suffix == ".mcap":
                     write_checksums(file)
                 _flush_to_disk(file)
+            self._writer = None
             if self.path.exists():
                 raise BagError(f"{self.path}: appeared while recording; the recording stays in {written}")
             written.rename(self.path)
-        except OSError as error:
-            raise BagError(
-                f"{self.path}: cannot be finished ({error}); what was recorded is in {self._folder}"
-            ) from error
+        except DISK_ERRORS as error:
+            raise self._put_aside(error) from error
         self._folder.rmdir()
         return self.path
 
@@ -113,6 +123,17 @@ class BagWriter:
             writer, self._writer = self._writer, None
             writer.abort()
             shutil.rmtree(self._folder)
+
+    def _put_aside(self, error: Exception) -> BagError:
+        """Let go of the files; what the disk holds stays in a hidden folder with `broken` in its name."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(*DISK_ERRORS):
+                writer.abort()
+        aside = self._folder.with_name(self._folder.name.replace(".recording-", ".broken-"))
+        with contextlib.suppress(OSError):
+            self._folder = self._folder.rename(aside)
+        return BagError(f"{self.path}: cannot be written ({error}); what was recorded is in {self._folder}")
 
     def __enter__(self) -> BagWriter:
         return self

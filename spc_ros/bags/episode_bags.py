@@ -17,6 +17,7 @@ from pathlib import Path
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import Contract
+from spc_ros.bags.bag_files import BagError
 from spc_ros.bags.bag_writer import BagWriter
 
 SETTLE_S = 2.0  # longest wait for the messages of an ended episode
@@ -71,7 +72,8 @@ class EpisodeBags:
         self.directory, self.contract, self.topics = directory, contract, topics
         self.storage, self.episode_topic = storage, episode_topic
         self.behaviour = ""  # who drives in the next recordings, where that is known
-        self._on_closed, self._run = on_closed, run
+        self._on_closed = on_closed
+        self._run = run if storage != "sqlite3" else lambda work: work()  # SQLite stays in the thread that opened it
         self._open: list[_Recording] = []  # at most the running one and those of ended episodes
         self._pending: deque[tuple[str, int, int, bytes]] = deque(maxlen=PENDING)
 
@@ -83,7 +85,7 @@ class EpisodeBags:
         """Take a raw message; `t_ns` is its stamp, or `receive_ns` where it has none."""
         for bag in reversed(self._open):
             if bag.takes(t_ns):
-                bag.writer.write_raw(topic, receive_ns, data)
+                self._write(bag, topic, receive_ns, data)
                 if bag.deadline_s is not None:
                     self.poll(now_s)
                 return
@@ -99,17 +101,21 @@ class EpisodeBags:
                 return
             for bag in [bag for bag in self._open if bag.deadline_s is None]:
                 self._close(bag, "the next episode started, no end was announced")
-            self.open(info)
-            self._open[-1].writer.write_raw(self.episode_topic, receive_ns, data)
+            try:
+                self.open(info)
+            except (ValueError, OSError) as error:
+                self._tell(BagResult("", info.episode, info.task_id, {}, {}, str(error)))
+                return
+            self._write(self._open[-1], self.episode_topic, receive_ns, data)
         elif info.state == "ended":
-            for bag in self._open:
+            for bag in list(self._open):
                 if (bag.info.episode, bag.info.start_ns) == (info.episode, info.start_ns):
-                    bag.writer.write_raw(self.episode_topic, receive_ns, data)
+                    self._write(bag, self.episode_topic, receive_ns, data)
                     bag.info, bag.deadline_s = info, now_s + SETTLE_S
             self.poll(now_s)
 
     def open(self, info: EpisodeInfo) -> Path:
-        """Start the recording of an episode with the messages that came early."""
+        """Start the recording of an episode with the messages that came early. Raises BagError or OSError."""
         slug = re.sub(r"[^A-Za-z0-9]+", "-", info.task_id).strip("-") or "unknown"
         base = self.directory / f"{info.episode:04d}_{slug}"
         path, number = base, 2
@@ -136,6 +142,18 @@ class EpisodeBags:
         """Close what is open; an episode without an end counts as cut there."""
         for bag in list(self._open):
             self._close(bag, reason if bag.deadline_s is None else bag.info.reason)
+
+    def _write(self, bag: _Recording, topic: str, receive_ns: int, data: bytes) -> None:
+        """Append; a recording that the disk does not take is over, and told at once. The next episode tries again."""
+        try:
+            bag.writer.write_raw(topic, receive_ns, data)
+        except BagError as error:
+            self._open.remove(bag)
+            info = bag.info
+            self._tell(BagResult("", info.episode, info.task_id, dict(bag.writer.counts), {}, str(error)))
+
+    def _tell(self, result: BagResult) -> None:
+        self._run(lambda: self._on_closed(result))
 
     def _close(self, bag: _Recording, reason: str) -> None:
         self._open.remove(bag)

@@ -19,7 +19,7 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import Frame, ObservationAssembler
 from spc_core.contract import Contract
 from spc_core.deploy.deployed import Deployed, model_id
-from spc_core.deploy.guards import Heartbeat, Reaction
+from spc_core.deploy.guards import Heartbeat, Reaction, StallWatch
 from spc_core.deploy.interventions import InterventionLog
 from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
@@ -50,6 +50,8 @@ IDLE_NS = 20_000_000  # the same where only a message, or the end of many second
 CALM_SHARE = 0.9  # of the time from a good observation to silence
 ACK_TIMEOUT = Duration(seconds=0.2)
 AGES = 1000  # contexts since the last diagnostics whose age is kept
+HELD_UP = "the policy was held up: this observation may be old"
+STALL_S = 0.01  # a process may be late by this at any rate
 WARM_UP = 3  # actions; the first ones are slow
 
 
@@ -85,6 +87,8 @@ class PolicyNode(ManagedNode):
             Heartbeat("context: silent", p.context_timeout_s),
         )
         self._gap_ns = 2 * contract.period_ns
+        period_s = 1 / contract.rate_hz
+        self._stall = StallWatch(math.inf if p.lockstep else max(1.5 * period_s, STALL_S), period_s / 2)
         self._assembler = ObservationAssembler(contract, patience_ns=contract.period_ns // 4)
         self._clock_of_streams = None if p.lockstep else StreamClock(self._assembler)
         self._end = EpisodeEnd(self._assembler)
@@ -127,6 +131,8 @@ class PolicyNode(ManagedNode):
     def diagnose(self) -> dict[str, Any]:
         if self._models is None:
             return {}
+        if self.active and self._commands.publisher.get_subscription_count() == 0:
+            self.diagnostics.complain("commands unheard", "nobody subscribes to the commands: they reach no robot")
         planner = self._models.model.planner
         values = {**self._filter.counts, **self._log.values(), "model": self._models.model_id}
         if self._ages_ns and self._z_ns:
@@ -163,7 +169,9 @@ class PolicyNode(ManagedNode):
             self._begin_sequence()
             self.diagnostics.counts["sequences begun"] += 1
         self._last_ns = frame.t_ns
-        if frame.observation is None:
+        if self._stall.held_up(now_s, self._checks.timer_period_ns / 1e9):
+            self._react(self._watch.bad(HELD_UP, now_s, fresh))
+        elif frame.observation is None:
             self._react(self._watch.bad(frame.fault or "no observation", now_s, fresh, frame.also))
         else:
             if fresh:
@@ -264,6 +272,8 @@ class PolicyNode(ManagedNode):
         now_s = time.monotonic()
         if self._watched:
             self._beats[0].look(now_ns(self), now_s)
+        if self._stall.held_up(now_s, self._checks.timer_period_ns / 1e9):
+            self._frame = None  # an observation of before
         idle = self._watch.idle and self._frame is None
         self._pace(self._idle_ns if idle else self._often_ns)
         if not self.active:
@@ -308,6 +318,8 @@ class PolicyNode(ManagedNode):
         info = EpisodeInfo.from_json(msg.data)
         if info.state == "ended":
             self._end.ended(info.end_ns)
+        if self.params.lockstep:
+            self._connected = False  # who scores this episode may have come anew
 
     def _on_stop(self, msg: Bool) -> None:
         self._stop.heard(msg.data, time.monotonic())

@@ -132,6 +132,7 @@ class RecorderNode(PlainNode):
         """On the worker thread; publishing is safe from there."""
         self._last_result = result
         self.diagnostics.counts["bags"] += 1
+        self.diagnostics.problem = "" if result.path else result.reason
         if result.missing or not result.path:
             problem = f"missing {dict(result.missing)}" if result.path else result.reason
             self.diagnostics.complain("incomplete bags", f"bag {result.path}: {problem}")
@@ -144,7 +145,10 @@ class RecorderNode(PlainNode):
             info = EpisodeInfo("running", "", {}, 0, 0, start_ns)
             if self._latest is not None:
                 info = dataclasses.replace(self._latest, state="running", start_ns=start_ns)
-            response.message = str(self.bags.open(info))
+            try:
+                response.message = str(self.bags.open(info))
+            except (ValueError, OSError) as error:
+                response.success, response.message = False, str(error)
         else:
             auto = "auto_episode is on: bags follow the topic `episode`"
             response.message = auto if self.params.auto_episode else "a recording is running; stop it first"

@@ -235,12 +235,13 @@ class EpisodeEnd:
     def __init__(self, assembler: ObservationAssembler | TransitionAssembler) -> None:
         self._assembler = assembler
         self._end_ns: int | None = None
-        self._last_ns = 0
+        self._last_ns: int | None = None
 
     def ended(self, end_ns: int) -> None:
-        """An episode was announced to have ended."""
-        self._end_ns = end_ns
-        self.decided(self._last_ns)
+        """An episode was announced to have ended; maybe one before our time, of which we have no tick."""
+        if self._last_ns is not None:
+            self._end_ns = end_ns
+            self.decided(self._last_ns)
 
     def decided(self, t_ns: int) -> None:
         """The tick at `t_ns` has been dealt with."""

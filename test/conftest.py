@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the tests that run nodes as processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:  # most tests need no ROS, and some must run where there is none
+    from node_probe import Probe
+
+    from spc_ros.nodes.processes import NodeGroup
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
+    """Nodes in a domain of their own, stopped at the test's end."""
+    from node_probe import own_domain
+
+    from spc_ros.nodes.processes import NodeGroup
+
+    with NodeGroup(tmp_path / "log", environment=own_domain()) as group:
+        yield group
+
+
+@pytest.fixture
+def probe(nodes: NodeGroup) -> Iterator[Probe]:
+    """A test's own node, which hears the nodes of `nodes`."""
+    from node_probe import Probe
+
+    with Probe(dict(nodes.environment or {})) as probe:
+        yield probe
