@@ -56,7 +56,7 @@ def test_inbox_refuses_sizes_that_contradict_the_data() -> None:
     inbox, good = ContextInbox(), reading(1)
     inbox.read(encoded(good))
     msg = encode_context(good.context, good.context, good.count, good.t_ns, good.model)
-    msg.layout.dim[0].size = 2  # laid out as those before, and yet another
+    next(iter(msg.layout.dim)).size = 2  # laid out as those before, and yet another
     with pytest.raises(ValueError, match="not a context message"):
         inbox.read(whole(TYPE, serialize_message(msg)))
     with pytest.raises(ValueError, match="context"):

@@ -65,7 +65,8 @@ def test_a_message_with_other_joints_is_not_known() -> None:
     quick = LiveReader(JOINT_STATE, lambda message: slow.read(message).tolist())
     first = joint_state(1, ["hip", "knee"], position=[1.0, 2.0])
     quick.learn(cdr(first, JOINT_STATE), first)
-    assert quick.read(cdr(joint_state(2, ["hip", "knee"], position=[np.nan, np.inf]), JOINT_STATE))[1] == np.inf
+    found = quick.read(cdr(joint_state(2, ["hip", "knee"], position=[np.nan, np.inf]), JOINT_STATE))
+    assert found is not None and np.isnan(found[0]) and found[1] == np.inf
     for names, position in ((["knee", "hip"], [1.0, 2.0]), (["hip", "kne3"], [1.0, 2.0]), (["hip", "knee"], [])):
         assert quick.read(cdr(joint_state(2, names, position=position), JOINT_STATE)) is None
     assert quick.read(b"") is None
