@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from node_probe import own_domain
+from node_probe import Probe, own_domain
 from random_checkpoint import write_random_checkpoint
+from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract import find_config, load_contract
@@ -24,7 +28,7 @@ from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.recordings import dataset_transitions
 from spc_ros.bags.bag_reader import BagReader
 from spc_ros.conversion.convert import convert
-from spc_ros.nodes.processes import ProcessError
+from spc_ros.nodes.processes import NodeGroup, ProcessError
 from spc_ros.trials.trial import run_trial
 
 pytestmark = pytest.mark.timeout(300)
@@ -44,10 +48,10 @@ def test_offline_contexts_and_drift_over_ros_equal_those_in_process(tmp_path: Pa
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     recordings = dataset(tmp_path / "dataset", TASKS)
     rows = run_trial(
-        checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, episodes=2, protocols=["no_context", "offline"],
+        checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, episodes=1, protocols=["no_context", "offline"],
         recordings=str(recordings), drift_tasks=2, environment=own_domain(),
     )  # fmt: skip
-    trial = Trial([find_task(i) for i in TASKS], ["no_context", "offline"], episodes=2)
+    trial = Trial([find_task(i) for i in TASKS], ["no_context", "offline"], episodes=1)
     loaded = load_checkpoint(checkpoint)
     recorded = functools.partial(dataset_transitions, recordings)
     alone = in_order(run_in_process(loaded, trial, "arm_reach", offline_transitions=recorded))
@@ -102,3 +106,31 @@ def test_offline_without_recordings_of_a_task_says_which(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="converted by another contract"):
         list(dataset_transitions(recordings, TASKS[0], other))
     assert np.isfinite([t.reward for t in dataset_transitions(recordings, TASKS[0])]).all()
+
+
+def test_the_task_changes_on_request(tmp_path: Path) -> None:
+    """~/change in mid-episode: told at once on the topic `episode`, and not without an episode or a task."""
+    environment = own_domain()
+    with NodeGroup(tmp_path / "log", environment=environment) as nodes, Probe(environment) as probe:
+        episode = probe.listen_episodes()
+        nodes.start("sim", {"mode": "realtime", "task_id": TASKS[0], "episode_steps": 100_000})
+        nodes.wait_ready()
+        refused = probe.call("sim/change", Trigger)
+        assert not refused.success and "no episode is running" in refused.message
+        assert probe.call("sim/reset", Trigger).success
+        refused = probe.call("sim/change", Trigger)
+        assert not refused.success and "set the parameter change_task_id first" in refused.message
+        assert "not of the family" in set_change(probe, "arm_payload/id/00").reason
+        assert set_change(probe, TASKS[1]).successful
+        assert probe.call("sim/change", Trigger).success
+        probe.until(lambda: (info := episode()) is not None and info.changes, "news of the change")
+        info = episode()
+    assert info is not None and info.state == "running" and (info.task_id, info.task_now) == (TASKS[0], TASKS[1])
+    (change,) = info.changes
+    assert change.t_ns > info.start_ns and change.params == dict(find_task(TASKS[1]).params) and change.announced
+
+
+def set_change(probe: Probe, task_id: str) -> SetParametersResult:
+    request = SetParameters.Request(parameters=[Parameter("change_task_id", value=task_id).to_parameter_msg()])
+    (result,) = probe.call("sim/set_parameters", SetParameters, request).results
+    return result

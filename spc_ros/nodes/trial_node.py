@@ -31,6 +31,7 @@ from spc_ros.nodes.managed_node import run
 from spc_ros.nodes.robot_episodes_node import RobotEpisodes
 from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
+    LOCKSTEP_DEPTH,
     PATIENCE_NS,
     RECALLED_TOPIC,
     ContextReading,
@@ -85,7 +86,8 @@ class TrialNode(DriverNode):
         self._drift = DriftScript(self._play_drift, DriftLog(p.out), contract.period_ns)
         self._serve()
         self.create_subscription(String, RECALLED_TOPIC, self._on_recalled, latched_qos(depth=10))
-        self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10))
+        deep = latched_qos(depth=LOCKSTEP_DEPTH)  # the policy alone is waited for; the drift test needs every context
+        self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, deep)
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_steps, p.lockstep, self.diagnostics.complain)
 
