@@ -102,7 +102,9 @@ class World:
         self.nodes.wait_ready(60.0)
         self.policy = self.nodes.nodes["policy"].process
         first_in_line(os.getpid(), os.SCHED_RESET_ON_FORK)
-        first_in_line(self.policy.pid)  # and threads of it to come: a loading one without CPU would keep Python's lock
+        # A thread that loads a model shares the CPUs with others at usual rates, and there Python's lock as well. At
+        # high ones it must get them, or the lock is held by who does not run.
+        first_in_line(self.policy.pid, os.SCHED_RESET_ON_FORK if RATE_HZ < 100 else 0)
 
     def listen(self) -> None:
         """Subscribe to the commands, as a robot's controller does."""
