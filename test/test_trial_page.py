@@ -33,8 +33,8 @@ from spc_core.trials.evaluate import score
 from spc_core.trials.trial_log import TrialLog
 from spc_core.trials.trial_plan import TrialOptions, checkpoint_name, make_plan, make_trial, robot_task
 from spc_ros.bags.bag_writer import BagWriter
-from spc_ros.cli import parse
 from spc_ros.nodes.processes import ProcessError
+from spc_ros.parsing import parse
 from spc_ros.trials.bag_stills import trial_stills
 from spc_ros.trials.provenance import code_state, command_line, setup
 from spc_ros.trials.trial import prepare
