@@ -16,11 +16,12 @@ from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import NO_TIME, Step, Transition, TransitionAssembler
-from spc_core.contract import Contract, find_config, load_contract
+from spc_core.contract import Contract
 from spc_core.deploy.delay_estimate import DelayEstimate
 from spc_core.deploy.delay_watch import DelayWatch, delay_of_data
-from spc_core.deploy.deployed import CheckpointError, Deployed, load_deployed, model_id
+from spc_core.deploy.deployed import CheckpointError, model_id
 from spc_core.deploy.runtime import MODES, ContextTracker
+from spc_ros.nodes.checkpoint_params import CHECKPOINT_PARAMS, load_agent
 from spc_ros.nodes.context_bridge import ContextOutbox
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
@@ -39,23 +40,6 @@ from spc_ros.nodes.topic_bridge import (
     subscribe_contract,
 )
 
-CHECKPOINT_PARAMS = (
-    Param("checkpoint", "", "folder of a trained checkpoint, or of its export to ONNX"),
-    Param(
-        "contract",
-        "",
-        "the robot's contract; must mean the same as the checkpoint's. Empty: not compared",
-        at_configure=True,
-    ),
-    Param("device", "cpu", "where the networks run: cpu, cuda, cuda:<n> or auto"),
-    Param("threads", 1, "CPU threads of the networks; more is slower for one robot", 1, 64),
-    Param(
-        "lockstep",
-        False,
-        "time waits for our commands: lose nothing, hurry nothing; off: sensor data",
-        at_configure=True,
-    ),
-)
 PARAMS = [
     *CHECKPOINT_PARAMS,
     Param("mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES),
@@ -89,35 +73,6 @@ def give_way(nice: int) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             number = int(thread.name)
             os.setpriority(os.PRIO_PROCESS, number, max(nice, os.getpriority(os.PRIO_PROCESS, number)))
-
-
-def load_agent(params: Any, folder: str, running: Contract | None = None) -> Deployed:
-    """The checkpoint, or export of one, that a node was given.
-
-    `running` is the contract that the node works by already, whose topics it could not change any more. Raises
-    CheckpointError when the checkpoint's contract is not the robot's.
-    """
-    if not folder:
-        raise CheckpointError("parameter 'checkpoint' is empty; give the folder that `spc train` wrote")
-    checkpoint = load_deployed(folder, params.device, params.threads)
-    if checkpoint.config.method.context == "oracle":
-        raise CheckpointError(
-            f"checkpoint {folder}: method '{checkpoint.config.method.name}' must be told the true task "
-            "parameters, which no robot knows; it serves `spc evaluate` and `spc compare` only"
-        )
-    if running is not None:
-        _compare(running, "that the node runs by", checkpoint, folder)
-    elif params.contract:
-        path = find_config("contracts", params.contract)
-        _compare(load_contract(path), str(path), checkpoint, folder)
-    return checkpoint
-
-
-def _compare(contract: Contract, name: str, checkpoint: Deployed, folder: str) -> None:
-    lines = contract.differences(checkpoint.contract)
-    if lines:
-        where = f"contract {name} (here) is not the one of checkpoint {folder} (there)"
-        raise CheckpointError("\n  ".join([f"{where}:", *lines]))
 
 
 class ContextEncoderNode(ManagedNode):

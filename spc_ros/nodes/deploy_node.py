@@ -25,7 +25,7 @@ class ComposedPolicy(PolicyNode):
 
     def _is_first(self, t_ns: int) -> bool:
         """Whether the command of a tick is still to leave, and does not itself wait for the context."""
-        return self.active and not self.params.context_wait_s and self._last_ns < t_ns
+        return self.active and not self.params.context_wait_s and self.control.last_ns < t_ns
 
     def _on_frames(self, frames: list[Frame]) -> None:
         super()._on_frames(frames)

@@ -9,7 +9,7 @@ from typing import Any
 from spc_core.contract import Contract
 from spc_core.deploy.guards import FROM_CONTRACT, LOSSES, EmergencyStop, ObservationWatch, WorkspaceBox, stricter_modes
 from spc_core.method.planner_config import PlannerConfig
-from spc_ros.nodes.context_encoder_node import CHECKPOINT_PARAMS
+from spc_ros.nodes.checkpoint_params import CHECKPOINT_PARAMS
 from spc_ros.nodes.plain_node import Param
 
 _fixed = partial(Param, at_configure=True)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy does about observations, contexts and their failing to come, without ROS and without waiting."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from spc_core.alignment.frames import Frame
+from spc_core.contract import find_config, load_contract
+from spc_core.deploy.controller import Controller, Guards, Record
+from spc_core.deploy.guards import EmergencyStop, Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
+from spc_core.deploy.model_swap import ModelSwitch
+
+CONTRACT = load_contract(find_config("contracts", "arm_reach"))
+PERIOD_NS = CONTRACT.period_ns
+PERIOD_S = 1 / CONTRACT.rate_hz
+SAFE = list(CONTRACT.action.safe)
+OLD, NEW = 11, 22  # ids of models
+
+
+class Model:
+    """Answers with a constant, plus the context's first number."""
+
+    planner = None
+
+    def __init__(self, value):
+        self.value, self.resets = value, 0
+
+    def act(self, observation, context):
+        return np.full(CONTRACT.action_dim, self.value + context[0])
+
+    def reset(self):
+        self.resets += 1
+
+
+class Robot:
+    """Everything that leaves the controller, in order."""
+
+    def __init__(self):
+        self.sent, self.news, self.swaps, self.closed, self.listens = [], [], [], [], True
+
+    def send(self, action, t_ns):
+        self.sent.append((action.tolist(), t_ns))
+
+    def tell(self, news):
+        self.news.append(json.loads(news)["kind"])
+
+    def swapped(self, state, model, reason=""):
+        self.swaps.append((state, model, reason))
+
+    def deactivate(self, reason):
+        self.closed.append(reason)
+        self.control.stop()
+
+    def is_heard(self):
+        return self.listens
+
+
+@pytest.fixture
+def robot():
+    return Robot()
+
+
+@pytest.fixture
+def model():
+    return Model(0.25)
+
+
+@pytest.fixture
+def control(robot, model):
+    return make(robot, model)
+
+
+def make(robot, model, mode=None, context_timeout_s=0.0):
+    topics = [stream.topic for stream in CONTRACT.observation]
+    guards = Guards(
+        ObservationWatch(topics, [mode or Mode()], 1.5 * PERIOD_S),
+        WorkspaceBox(CONTRACT, (), (), ()),
+        EmergencyStop("ignore", 1.0),
+        Heartbeat("clock", 0.0),
+        Heartbeat("context: silent", context_timeout_s),
+        StallWatch(1.5 * PERIOD_S, PERIOD_S / 2),
+    )
+    switch = ModelSwitch(model, OLD, probation_ticks=5, deadline_s=math.inf)
+    robot.control = Controller(CONTRACT, switch, 2, guards, robot, Record())
+    robot.control.start()
+    return robot.control
+
+
+def tick(control, k, fault=None):
+    """Observation number k, when it is due."""
+    observation = None if fault else np.zeros(CONTRACT.observation_dim)
+    return control.observe([Frame(k * PERIOD_NS, observation, fault)], True, k * PERIOD_S)
+
+
+def near_rest(value):
+    """What is allowed of a constant answer right after rest."""
+    step = [rate / CONTRACT.rate_hz for rate in CONTRACT.action.max_rate]
+    return [min(value, most) for most in step]
+
+
+def test_an_observation_becomes_one_command(control, robot):
+    assert tick(control, 1) and robot.sent == [(near_rest(0.25), PERIOD_NS)]
+    control.take_context(np.array([0.125, 0.0], np.float32), PERIOD_NS, OLD, PERIOD_S)
+    assert len(robot.sent) == 1, "a context alone asks for no command"
+    tick(control, 2)
+    assert robot.sent[1] == ([0.375] * CONTRACT.action_dim, 2 * PERIOD_NS)
+    assert control.record.counts["commands"] == 2 and not robot.news
+
+
+def test_a_wait_for_the_context_of_the_same_tick(control, robot):
+    control.context_wait_s = 0.5 * PERIOD_S
+    tick(control, 1)
+    assert control.waiting and not robot.sent
+    control.take_context(np.zeros(2, np.float32), PERIOD_NS, OLD, 1.1 * PERIOD_S)
+    assert len(robot.sent) == 1 and not control.waiting
+    tick(control, 2)
+    control.act(2.4 * PERIOD_S)
+    assert len(robot.sent) == 1
+    control.act(2.6 * PERIOD_S)
+    assert len(robot.sent) == 2 and control.record.counts["context came too late"] == 1
+
+
+def test_nothing_is_sent_until_somebody_listens(control, robot):
+    robot.listens = False
+    tick(control, 1)
+    assert control.waiting and not robot.sent
+    robot.listens = True
+    control.act(1.2 * PERIOD_S)
+    assert len(robot.sent) == 1
+    robot.listens = False
+    tick(control, 2)
+    assert len(robot.sent) == 2, "asked once"
+    control.await_listeners()
+    tick(control, 3)
+    assert len(robot.sent) == 2
+
+
+def test_a_fault_is_answered_with_the_safe_action_and_begins_a_sequence(control, robot, model):
+    tick(control, 1)
+    before = model.resets
+    tick(control, 2, "joint_states: velocity is not finite")
+    assert robot.sent[-1] == (SAFE, 2 * PERIOD_NS) and model.resets > before
+    assert robot.news == ["fault"] and control.record.log.counts == {"fault": 1}
+    tick(control, 3)
+    assert robot.sent[-1] == (near_rest(0.25), 3 * PERIOD_NS)
+
+
+def test_silence_is_answered_once_and_then_closes_the_gate(robot, model):
+    control = make(robot, model, Mode(0.0, 1.0))
+    tick(control, 1)
+    sent = []
+    for k in range(1, 130):
+        now_s = PERIOD_S * (1 + 0.4 * k)
+        control.look(now_s, list)
+        sent.append(len(robot.sent))
+        assert not control.waiting
+    assert sent[:4] == [1, 1, 1, 2], "safe after 1.5 periods"
+    assert len(robot.closed) == 1 and "no observation" in robot.closed[0] and robot.sent[-1][0] == SAFE
+    assert not tick(control, 80) and len(robot.sent) == sent[-1], "closed: nothing leaves"
+
+
+def test_a_held_observation_after_silence_is_no_news(control, robot):
+    tick(control, 1)
+    for k in (1.6, 2.0, 2.6):
+        control.look(k * PERIOD_S, list)
+    count = len(robot.sent)
+    old = Frame(2 * PERIOD_NS, np.zeros(CONTRACT.observation_dim))
+    assert not control.observe([old], False, 2.7 * PERIOD_S) and len(robot.sent) == count
+
+
+def test_what_waited_while_the_process_stood_still_is_not_acted_on(control, robot):
+    tick(control, 1)
+    late_s = 9 * PERIOD_S
+    for k in (2, 3):
+        control.observe([Frame(k * PERIOD_NS, np.zeros(CONTRACT.observation_dim))], True, late_s)
+        assert robot.sent[-1] == (SAFE, k * PERIOD_NS)
+    control.look(9.4 * PERIOD_S, list)
+    control.observe([Frame(10 * PERIOD_NS, np.zeros(CONTRACT.observation_dim))], True, 10 * PERIOD_S)
+    assert robot.sent[-1] == (near_rest(0.25), 10 * PERIOD_NS)
+
+
+def test_rest_that_was_meant_is_no_stall(control, robot):
+    tick(control, 1)
+    frame = Frame(2 * PERIOD_NS, np.zeros(CONTRACT.observation_dim))
+    control.observe([frame], True, 3 * PERIOD_S, rest_s=2 * PERIOD_S)
+    assert robot.sent[-1][0] != SAFE
+
+
+def test_the_context_of_another_model_is_not_acted_on(control, robot):
+    control.take_context(np.zeros(2, np.float32), 0, NEW, 0.0)
+    tick(control, 1)
+    assert robot.sent == [(SAFE, PERIOD_NS)] and robot.news == ["foreign model"]
+    control.take_context(np.zeros(2, np.float32), 0, None, PERIOD_S)
+    tick(control, 2)
+    assert robot.sent[-1][0] != SAFE, "a context that does not tell its model is taken"
+
+
+def test_a_context_that_cannot_be_one_is_refused(control):
+    with pytest.raises(ValueError, match="3 numbers, not 2 finite ones"):
+        control.take_context(np.zeros(3, np.float32), 0, None, 0.0)
+    with pytest.raises(ValueError, match="finite"):
+        control.take_context(np.array([np.nan, 0.0], np.float32), 0, None, 0.0)
+
+
+def test_a_lost_context_is_safe_after_its_timeout(robot, model):
+    control = make(robot, model, context_timeout_s=1.2 * PERIOD_S)
+    control.take_context(np.zeros(2, np.float32), 0, None, PERIOD_S)
+    tick(control, 2)
+    assert robot.sent[-1][0] != SAFE
+    tick(control, 3)
+    assert robot.sent[-1][0] == SAFE and robot.news == ["context lost"]
+
+
+def test_a_new_model_takes_over_with_its_own_context_and_goes_back_when_it_fails(control, robot):
+    new = Model(0.125)
+    control.models.offer(new, NEW)
+    control.take_context(np.zeros(2, np.float32), 0, OLD, 0.0)
+    tick(control, 1)
+    assert not robot.swaps, "the old encoder still speaks"
+    control.take_context(np.zeros(2, np.float32), 0, NEW, PERIOD_S)
+    tick(control, 2)
+    assert robot.swaps == [("swapped", NEW, "")] and robot.sent[-1] == (near_rest(0.125), 2 * PERIOD_NS)
+    new.value = math.nan
+    tick(control, 3)
+    assert robot.swaps[-1] == ("rolled back", OLD, f"model {NEW}: its action is not finite")
+    assert robot.sent[-1] == (SAFE, 3 * PERIOD_NS), "z is the failed model's"
+    control.take_context(np.zeros(2, np.float32), 0, OLD, 3 * PERIOD_S)
+    tick(control, 4)
+    assert robot.sent[-1][0] == near_rest(0.25)
+
+
+def test_an_emergency_stop_is_answered_at_once_and_until_released(control, robot):
+    tick(control, 1)
+    control.emergency_stop(True, 1.1 * PERIOD_S)
+    assert robot.sent[-1] == (SAFE, PERIOD_NS)
+    tick(control, 2)
+    assert robot.sent[-1] == (SAFE, 2 * PERIOD_NS)
+    control.emergency_stop(False, 2.1 * PERIOD_S)
+    tick(control, 3)
+    assert robot.sent[-1] == (near_rest(0.25), 3 * PERIOD_NS)
+
+
+def test_the_safe_action_is_the_last_one(control, robot):
+    tick(control, 1)
+    control.stop()
+    assert robot.sent[-1] == (SAFE, PERIOD_NS) and robot.news == ["closed"]
+    control.emergency_stop(True, 2 * PERIOD_S)
+    control.act(2 * PERIOD_S)
+    assert not tick(control, 2) and len(robot.sent) == 2
