@@ -147,7 +147,7 @@ def test_evaluate_prints_the_table(tmp_path, capsys):
 
 def test_evaluate_can_plan(tmp_path, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr("spc_core.trials.evaluate.run_in_process", lambda *arguments: asked.append(arguments[-1]) or [])
+    monkeypatch.setattr("spc_core.trials.evaluate.run_in_process", lambda *arguments: asked.append(arguments[4]) or [])
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     for flags in ([], ["--planning"]):
         assert main(["evaluate", str(checkpoint), "--splits", "id", "--episodes", "1", *flags]) == 0
