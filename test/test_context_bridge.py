@@ -68,7 +68,7 @@ def test_inbox_refuses_sizes_that_contradict_the_data() -> None:
 def test_every_thread_gives_way_and_none_takes_it_back() -> None:
     script = """
 import os, threading
-from spc_ros.nodes.context_encoder_node import give_way
+from spc_ros.nodes.priority import give_way
 end = threading.Event()
 thread = threading.Thread(target=end.wait)
 thread.start()
@@ -77,5 +77,32 @@ for nice in (3, 1):
     give_way(nice)
     assert {os.getpriority(os.PRIO_PROCESS, int(t)) for t in os.listdir("/proc/self/task")} == {max(before, nice)}
 end.set()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="priorities of threads are Linux's")
+def test_every_thread_takes_precedence_or_the_refusal_says_what_to_do() -> None:
+    script = """
+import os, threading
+from spc_ros.nodes.priority import PriorityError, take_precedence
+end = threading.Event()
+thread = threading.Thread(target=end.wait)
+thread.start()
+try:
+    take_precedence(7)
+except PriorityError as error:
+    assert "realtime_priority is 7" in str(error) and "limits.conf" in str(error)
+else:
+    threads = [int(name) for name in os.listdir("/proc/self/task")]
+    of = {(os.sched_getscheduler(t), os.sched_getparam(t).sched_priority) for t in threads}
+    assert of == {(os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, 7)}, of
+    later = threading.Thread(target=lambda: found.append(os.sched_getscheduler(threading.get_native_id())))
+    found = []
+    later.start()
+    later.join()
+    assert found == [os.SCHED_OTHER]
+finally:
+    end.set()
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

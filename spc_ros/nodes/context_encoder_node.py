@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +23,7 @@ from spc_ros.nodes.context_bridge import ContextOutbox
 from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
 from spc_ros.nodes.plain_node import Param, steady_timer
+from spc_ros.nodes.priority import give_way
 from spc_ros.nodes.recall_node import RecallServer
 from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
@@ -65,14 +63,6 @@ PARAMS = [
 ]
 POLL_S = 0.02
 FOREIGN_CLOCK_NS = 10_000_000_000
-
-
-def give_way(nice: int) -> None:
-    """Make this process's threads less urgent than others by `nice`, on Linux; never more urgent."""
-    for thread in Path("/proc/self/task").glob("*"):  # the middleware's too
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            number = int(thread.name)
-            os.setpriority(os.PRIO_PROCESS, number, max(nice, os.getpriority(os.PRIO_PROCESS, number)))
 
 
 class ContextEncoderNode(ManagedNode):

@@ -28,6 +28,7 @@ from spc_ros.nodes.managed_node import ManagedNode, run
 from spc_ros.nodes.model_swap_node import ModelSwapServer
 from spc_ros.nodes.plain_node import steady_timer
 from spc_ros.nodes.policy_params import PARAMS, emergency_stop, observation_watch, planner_config, workspace_box
+from spc_ros.nodes.priority import take_precedence
 from spc_ros.nodes.topic_bridge import (
     CONTEXT_TOPIC,
     EPISODE_TOPIC,
@@ -73,7 +74,7 @@ class PolicyNode(ManagedNode):
         models = ModelSwitch(policy, its_id, p.probation_ticks, math.inf if p.lockstep else 1 / contract.rate_hz)
         self._swap = ModelSwapServer(self, lambda: self._load(p.checkpoint, contract), self._offer)
         self._control = Controller(
-            contract, models, checkpoint.config.model.context_dim, self._guards(contract), self, self._record
+            contract, models, checkpoint.config.model.context_dim, self._make_guards(contract), self, self._record
         )
         self.on_parameters()
         self.create_service(Trigger, "~/report", self._on_report)
@@ -86,6 +87,8 @@ class PolicyNode(ManagedNode):
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
         subscribe_contract(self, contract, self._assembler, self._on_frames, p.lockstep, self.diagnostics.complain)
         self._pace_by(contract)
+        if p.realtime_priority:
+            take_precedence(p.realtime_priority)
 
     def teardown(self) -> None:
         self._control = None
@@ -135,7 +138,7 @@ class PolicyNode(ManagedNode):
         """See Outlet."""
         return self._commands.publisher.get_subscription_count() >= self.params.min_subscriptions
 
-    def _guards(self, contract: Contract) -> Guards:
+    def _make_guards(self, contract: Contract) -> Guards:
         """Raises GuardError naming the parameter that cannot be."""
         p, period_s = self.params, 1 / contract.rate_hz
         return Guards(

@@ -42,6 +42,14 @@ PARAMS = [
     _fixed("estop_loss", "ignore", "what the silence of a stop topic means that was heard once", choices=LOSSES),
     _fixed("estop_timeout_s", 1.0, "silence that counts as loss of the stop topic", 0.01, 3600.0),
     _fixed("probation_ticks", 50, "actions after a swap during which a failing model is rolled back", 0, 1_000_000),
+    Param(
+        "realtime_priority",
+        0,
+        "of all its threads, before any usual one (SCHED_FIFO), so that a busy machine delays no command; 0: none",
+        0,
+        99,
+        read_only=True,
+    ),
     Param("min_subscriptions", 1, "subscribers of the command topic to wait for at the start", 0, 100),
     Param("planning", False, "plan with the world model instead of asking the actor", read_only=True),
     Param(
