@@ -24,15 +24,15 @@ from random_checkpoint import write_random_checkpoint
 
 from spc_core.contract import find_config
 from spc_core.deploy.adaptation import in_order
-from spc_core.deploy.checkpoint import weights_sha256
 from spc_core.trials.trial_log import read_rows
+from spc_core.trials.trial_plan import TrialOptions
 from spc_core.whole_file import write_whole
 from spc_ros.bags.bag_reader import BagReader
 from spc_ros.nodes.processes import PARENT_VARIABLE, NodeGroup, ProcessError
 
 FAMILY = "arm_reach"
 TASKS = [f"{FAMILY}/id/02", f"{FAMILY}/ood/05"]
-PLAN = {"family": FAMILY, "task_ids": TASKS, "few_shot_sizes": [50], "seed": 3, "record": True}
+PLAN = {"task_ids": TASKS, "few_shot_sizes": [50], "seed": 3}
 SETTLED = 1 / 2  # of the time; until then ROS fills histories, as that of /parameter_events with the last 1,000
 KIB_PER_HOUR = 2048.0  # a node that grows by more leaks
 JUDGED_S = 600.0  # in less time, a slope says nothing
@@ -86,8 +86,9 @@ def _start(nodes: NodeGroup, checkpoint: Path, out: Path) -> None:
 
 def _trial(nodes: NodeGroup, checkpoint: Path, out: Path, episodes: int) -> tuple[list[tuple], list[str]]:
     """(what each episode came to, problems) of one trial by a trial node of its own."""
-    plan = {**PLAN, "episodes": episodes, "out": str(out), "checkpoint": weights_sha256(checkpoint)}
-    node = nodes.start("trial", plan)
+    contract = str(find_config("contracts", FAMILY).resolve())
+    asked = TrialOptions(FAMILY, str(checkpoint), str(out), contract, episodes=episodes, **PLAN)
+    node = nodes.start("trial", asked.params())
     try:
         code = node.wait_while_printing(SILENCE_S)
         nodes.nodes.pop("trial")
