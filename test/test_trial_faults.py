@@ -21,15 +21,11 @@ from spc_ros.trials import trial as trial_module
 from spc_ros.trials.trial import run_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-KILLED = {
-    "policy": (r"no service \S*policy/report|no answer from \S*policy/report", 70.0),
-    "sim": (r"silent for|no service|no answer", 50.0),
-    "recorder": (r"no bag of episode \d+ from the recorder", 50.0),
-    "context_encoder": (r"no service \S*context_encoder|no answer|no context of the episode's last tick|silent", 90.0),
-}
+NODES = ["policy", "sim", "recorder", "context_encoder"]
+NOTICED_S = 10.0  # and all of them stopped
 
 
-@pytest.mark.parametrize("name", KILLED)
+@pytest.mark.parametrize("name", NODES)
 def test_a_killed_node_ends_the_trial_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -50,12 +46,11 @@ def test_a_killed_node_ends_the_trial_and_nothing_is_lost(
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     out, task = tmp_path / "out", "arm_reach/id/02"
     plan = {"task_ids": [task], "episodes": 2, "few_shot_sizes": (130,), "seed": 3, "environment": own_domain()}
-    reason, within_s = KILLED[name]
-    with pytest.raises(ProcessError, match=rf"the trial failed[\s\S]*({reason})"):
+    with pytest.raises(ProcessError, match=f"node '{name}' ended with code -9"):
         run_trial(checkpoint, "arm_reach", out, progress=kill, **plan)
     took_s = time.monotonic() - killed_s[0]
-    print(f"{name}: ended after {took_s:.1f} s, {(out / 'log' / 'trial.log').read_text().splitlines()[-1]}")
-    assert took_s < within_s
+    print(f"{name}: ended after {took_s:.1f} s")
+    assert took_s < NOTICED_S
     kept = read_rows(out / "episodes.jsonl")
     assert len(kept) >= 2
     results = run_trial(checkpoint, "arm_reach", out, **plan)

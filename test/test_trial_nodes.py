@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def bag_equals_live(results: list[EpisodeResult], checkpoint_path: Path) -> None
     assert all(np.array_equal(expected[t_ns], live[t_ns]) for t_ns in shared)
 
 
-def test_trial_ends_with_a_reason_when_the_sim_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_ends_with_a_reason_when_the_sim_freezes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups: list[NodeGroup] = []
 
     class Watched(NodeGroup):
@@ -162,9 +163,9 @@ def test_trial_ends_with_a_reason_when_the_sim_dies(tmp_path: Path, monkeypatch:
             groups.append(self)
             return self
 
-    def kill_sim(done: int, _total: int, _text: str) -> None:
+    def freeze_sim(done: int, _total: int, _text: str) -> None:
         if done == 2:
-            groups[0].nodes["sim"].process.kill()
+            groups[0].nodes["sim"].process.send_signal(signal.SIGSTOP)
 
     monkeypatch.setattr(trial_module, "NodeGroup", Watched)
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
@@ -172,7 +173,7 @@ def test_trial_ends_with_a_reason_when_the_sim_dies(tmp_path: Path, monkeypatch:
     with pytest.raises(ProcessError, match=r"the trial failed[\s\S]*(silent for|no service|no answer)"):
         run_trial(
             checkpoint, "arm_reach", out, episodes=50, protocols=["no_context"], silence_timeout_s=5.0,
-            environment=own_domain(), progress=kill_sim,
+            environment=own_domain(), progress=freeze_sim,
         )  # fmt: skip
     rows = [EpisodeResult.from_json(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     assert 2 <= len(rows) < 50

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ PARENT_VARIABLE = "SPC_PARENT_PID"  # a node that finds it ends when that proces
 READY_LINE = re.compile(r"\]: ready$")
 STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))  # signal, then seconds
 TAIL_LINES = 15
+POLL_S = 0.25
 
 
 class ProcessError(RuntimeError):
@@ -27,7 +29,7 @@ class ProcessError(RuntimeError):
 
 
 class NodeProcess:
-    """One node, `python -m spc_ros.<name>_node`, with its output in `<log_dir>/<name>.log`.
+    """One node, `python -m spc_ros.nodes.<name>_node`, with its output in `<log_dir>/<name>.log`.
 
     Start it from a thread that lives on: Linux ends the node with the thread that started it.
     """
@@ -100,14 +102,18 @@ class NodeProcess:
         self._reader.join(1.0)
         return code
 
-    def wait_while_printing(self, silence_s: float) -> int:
-        """The exit code of a node that reports its progress. Raises ProcessError when it stops doing so."""
-        while True:
-            try:
-                return self.wait(max(0.1, self._printed_s + silence_s - time.monotonic()))
-            except ProcessError:
-                if time.monotonic() - self._printed_s > silence_s:
-                    raise
+    def wait_while_printing(self, silence_s: float, check: Callable[[], None] = lambda: None) -> int:
+        """The exit code of a node that reports its progress. Raises ProcessError when it stops doing so.
+
+        `check` is called a few times in a second, and may raise.
+        """
+        while self.process.poll() is None:
+            check()
+            if time.monotonic() - self._printed_s > silence_s:
+                raise ProcessError(f"node '{self.name}' said nothing for {silence_s:g} s{self.tail()}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(POLL_S)
+        return self.wait(1.0)
 
     def interrupt(self) -> None:
         """Ask the node to end."""
@@ -176,10 +182,11 @@ class NodeGroup:
         for node in self.nodes.values():
             node.wait_ready(max(0.0, deadline_s - time.monotonic()))
 
-    def check(self) -> None:
-        """Raises ProcessError when a node has ended."""
+    def check(self, but: NodeProcess | None = None) -> None:
+        """Raises ProcessError when a node other than `but` has ended."""
         for node in self.nodes.values():
-            node.check()
+            if node is not but:
+                node.check()
 
     def stop(self) -> None:
         """Stop all: the asking at once, the waiting one by one, the last started first."""

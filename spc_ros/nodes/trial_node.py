@@ -222,7 +222,7 @@ class TrialNode(DriverNode):
 
     def _print(self, result: EpisodeResult) -> None:
         scored = sum(r.scored for r in self.trial.results)
-        what = f"{result.task_id} {result.protocol}" + (f" k={result.k}" if result.k else "")
+        what = f"{result.task_id} {result.protocol}" + (f" k={result.k}" if result.block[1] == "few_shot" else "")
         how = f"broken off: {result.aborted}" if result.aborted else f"return {result.return_:.2f}"
         print(f"progress {scored}/{len(self.trial)} {what} {how}", flush=True)
 

@@ -66,7 +66,7 @@ def collect(
         nodes.start("sim", {"family": family, "contract": contract, "min_subscriptions": 2})
         nodes.wait_ready()
         driver = nodes.start("collect", plan, progress_reader(progress))
-        driver.wait_while_printing(EPISODE_TIMEOUT_S)
+        driver.wait_while_printing(EPISODE_TIMEOUT_S, lambda: nodes.check(but=driver))
         if driver.process.returncode != 0:
             raise ProcessError(f"collection failed{driver.tail()}")
     return find_bags([bags])

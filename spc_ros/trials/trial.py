@@ -48,7 +48,8 @@ def run_trial(
         start_chain(nodes, asked, agent, camera)
         nodes.wait_ready(120.0)
         driver = nodes.start("trial", plan, progress_reader(progress))
-        driver.wait_while_printing(EPISODE_TIMEOUT_S + (0.0 if asked.sim else asked.time_limit_s))
+        silence_s = EPISODE_TIMEOUT_S + (0.0 if asked.sim else asked.time_limit_s)
+        driver.wait_while_printing(silence_s, lambda: nodes.check(but=driver))
         if driver.process.returncode != 0:
             raise ProcessError(f"the trial failed{driver.tail()}")
     return in_order(read_rows(TrialLog(asked.out).path))
