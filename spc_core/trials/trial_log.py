@@ -88,12 +88,14 @@ class TrialLog:
             earlier = json.loads((self.folder / PLAN).read_text())
         except ValueError as error:
             raise TrialError(f"{self.folder / PLAN}: cannot be read ({error}); choose another --out") from None
-        for name in sorted({*plan, *earlier}):
-            if plan.get(name) != earlier.get(name):
-                raise TrialError(
-                    f"{self.folder}: holds another trial: its {name} is {earlier.get(name)!r:.200}, "
-                    f"not {plan.get(name)!r:.200}; choose another --out, or give the same options to go on"
-                )
+        lines = [
+            f"{name}: {earlier.get(name)!r:.200} there, {plan.get(name)!r:.200} here"
+            for name in sorted({*plan, *earlier})
+            if plan.get(name) != earlier.get(name)
+        ]
+        if lines:
+            text = f"{self.folder}: holds another trial; choose another --out, or give the same options to go on:"
+            raise TrialError("\n  ".join([text, *lines]))
 
 
 def read_rows(path: str | Path) -> list[EpisodeResult]:

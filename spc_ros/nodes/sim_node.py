@@ -41,7 +41,7 @@ class SimNode(PlainNode):
         super().__init__("sim", PARAMS)
         self.sim = make_simulation(self.params)
         contract = self.sim.contract
-        for name in ("noise", "task_id"):  # as they were given at the start
+        for name in ("noise", "task_id", "change_task_id"):  # as they were given at the start
             check_value(self.params, self.sim.fields, name, getattr(self.params, name))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.lockstep = self.params.mode == "lockstep"
