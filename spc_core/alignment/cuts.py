@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from spc_core.contract import Stream
+from spc_core.contract_parts import Stream
 
 START = "start"  # the first tick of a sequence: nothing is wrong
 

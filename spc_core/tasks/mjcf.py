@@ -13,7 +13,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from spc_core.contract import Contract, Stream
+from spc_core.contract import Contract
+from spc_core.contract_parts import Stream
 from spc_core.yaml_section import suggest
 
 from .arm import Task, TaskEnv

@@ -13,6 +13,7 @@ from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import NO_TIME, Step, Transition, TransitionAssembler
+from spc_core.alignment.live import EpisodeEnd
 from spc_core.contract import Contract
 from spc_core.deploy.delay_estimate import DelayEstimate
 from spc_core.deploy.delay_watch import DelayWatch, delay_of_data
@@ -32,7 +33,6 @@ from spc_ros.nodes.topic_bridge import (
     PATIENCE_NS,
     SWAP_TOPIC,
     ContextReading,
-    EpisodeEnd,
     encode_delay,
     latched_qos,
     subscribe_contract,

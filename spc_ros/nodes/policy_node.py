@@ -15,6 +15,7 @@ from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import Frame, ObservationAssembler
+from spc_core.alignment.live import EpisodeEnd, StreamClock
 from spc_core.contract import Contract
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.deployed import Deployed, model_id
@@ -34,8 +35,6 @@ from spc_ros.nodes.topic_bridge import (
     EPISODE_TOPIC,
     INTERVENTION_TOPIC,
     ContextReading,
-    EpisodeEnd,
-    StreamClock,
     latched_qos,
     now_ns,
     subscribe_contract,

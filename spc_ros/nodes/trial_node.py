@@ -15,6 +15,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import Step, Transition, TransitionAssembler
+from spc_core.alignment.live import EpisodeEnd
 from spc_core.contract import find_config, load_contract
 from spc_core.deploy.adaptation import TRAJECTORY_COUNTS, EpisodeRequest, EpisodeResult, Outcome, TrialError
 from spc_core.deploy.latency_bins import latency_of
@@ -35,7 +36,6 @@ from spc_ros.nodes.topic_bridge import (
     PATIENCE_NS,
     RECALLED_TOPIC,
     ContextReading,
-    EpisodeEnd,
     decode_context,
     latched_qos,
     subscribe_contract,
