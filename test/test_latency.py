@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import tracemalloc
@@ -73,6 +74,24 @@ def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
     kept = first.copy()
     assert not np.array_equal(networks.vote(Transition(0, other, np.ones(2), 1.0, one)), kept)
     np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+@pytest.mark.parametrize("method", ["spc", "spc_continuous", "focal"])
+def test_a_gpu_gives_what_the_cpu_gives(method: str, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(method, tmp_path)
+    here = TorchNetworks(checkpoint)
+    device = torch.device("cuda")
+    there = TorchNetworks(
+        dataclasses.replace(checkpoint, agent=copy.deepcopy(checkpoint.agent).to(device), device=device)
+    )
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        observation, following = 100 * random.normal(size=(2, 4))
+        z = random.normal(size=here.context_dim)
+        np.testing.assert_allclose(there.act(observation, z), here.act(observation, z), atol=1e-3)
+        transition = Transition(0, observation, random.uniform(-3, 3, 2), -1.0, following)
+        np.testing.assert_allclose(there.vote(transition), here.vote(transition), atol=1e-3)
 
 
 def test_large_and_broken_inputs_raise_no_warning(tmp_path: Path) -> None:
