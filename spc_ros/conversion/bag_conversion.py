@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,18 +37,19 @@ class Job:
     task_from: str = ""  # 'folder': the folder that a bag lies in names its task
     manifest: Mapping[Path, About] = dataclasses.field(default_factory=dict)
     definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # message types by name, as .msg text
+    surveyed: Set[Path] = frozenset()  # bags in which the delay from command to state is looked for
 
 
 def convert_to_part(path: Path, job: Job, part: Path, progress: Callable[[int], None] = lambda _: None) -> None:
     """Convert a bag and save what came of it; a bag that cannot be converted gives a report with its error."""
-    survey = DelaySurvey(job.contract)
+    survey = DelaySurvey(job.contract) if path in job.surveyed else None
     try:
         report, episodes = convert_bag(path, job, progress, survey)
     except BagError as error:
         report, episodes = BagReport(str(path), error=str(error)), []
     except (MessageError, ContractError, DatasetError) as error:
         report, episodes = BagReport(str(path), error=f"{path}: {error}"), []
-    save_part(part, report, episodes, {} if report.error else survey.blocks())
+    save_part(part, report, episodes, {} if report.error or survey is None else survey.blocks())
 
 
 def convert_bag(

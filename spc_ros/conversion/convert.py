@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from spc_core.alignment.command_delay import Correlogram
@@ -34,6 +35,7 @@ from spc_ros.conversion.topic_report import merge_topics
 
 VERSION = 2  # of what a part holds; parts of other versions are made again
 ENGINES = ("processes", "ray")
+SURVEYED = 60  # bags in which the delay from command to state is looked for; drawn, since kinds of behaviour take turns
 
 
 class ConversionError(ValueError):
@@ -64,7 +66,8 @@ def convert(
     paths = find_bags(bags)
     types = read_definitions(definitions)
     said = read_manifest(manifest, paths) if manifest else {}
-    job = Job(contract or _contract_in(paths), contract is not None, task or "", task_from, said, types)
+    looked_at = frozenset(paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:SURVEYED])
+    job = Job(contract or _contract_in(paths), contract is not None, task or "", task_from, said, types, looked_at)
     reports: list[BagReport] = []
     told: dict[int, list[Correlogram]] = {}
     with DatasetWriter(out, job.contract, overwrite) as writer:
