@@ -30,9 +30,10 @@ from spc_core.deploy.adaptation import in_order
 from spc_core.method.config import ConfigError, build
 from spc_core.pages.report import FamilyRun, summarise, write_report, write_summary
 from spc_core.tasks import find_task, make_env
+from spc_core.trials.drift import DRIFT, read_drift
 from spc_core.trials.evaluate import expert_returns, score, table
 from spc_core.trials.trial_log import EPISODES, read_rows
-from spc_ros.trials.provenance import versions
+from spc_ros.trials.provenance import setup, versions
 
 RECORD = "wall_time_s.json"  # of each finished stage; marks a demo's folder
 
@@ -69,14 +70,14 @@ def demo(out: Path, preset: str, overwrite: bool) -> None:
         if any(out.iterdir()) and not (out / RECORD).is_file():
             raise ConfigError(f"{out}: is not a demo's folder, so it is not overwritten; choose another --out")
         shutil.rmtree(out)
-    _Chain(out, config).run()
+    _Chain(out, config, f"spc demo --preset {preset} --out {out}").run()
 
 
 class _Chain:
     """The stages of one demo and how long each took."""
 
-    def __init__(self, out: Path, config: DemoConfig) -> None:
-        self.out, self.config = out, config
+    def __init__(self, out: Path, config: DemoConfig, command: str) -> None:
+        self.out, self.config, self.command = out, config, command
         self.seeds = range(config.seed, config.seed + config.train_seeds)
         self.wall_time_s: dict[str, float] = {}
         # a domain of its own on this machine, so that no other robot hears the demo or is heard
@@ -184,8 +185,9 @@ class _Chain:
         runs = [self._family_run(family) for family in self.config.families]
         figures = {f"{run.family} lock-step, times real time": self._speed(run) for run in runs}
         summary = summarise(
-            runs, seed=self.config.seed, wall_time_s=self.wall_time_s, versions=versions(), figures=figures
-        )
+            runs, seed=self.config.seed, wall_time_s=self.wall_time_s, versions=versions(), figures=figures,
+            setup=setup(self.command),
+        )  # fmt: skip
         write_summary(self.out / "summary.json", summary)
         write_report(self.out / "report.html", runs, summary)
         for run in runs:
@@ -198,12 +200,15 @@ class _Chain:
         folder = self.out / family
         results = {seed: in_order(read_rows(folder / f"trial-{seed}" / EPISODES)) for seed in self.seeds}
         tried = [find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in results[self.seeds[0]])]
+        contract = load_contract(find_config("contracts", family))
         return FamilyRun(
             family=family,
-            contract_sha256=load_contract(find_config("contracts", family)).sha256,
+            contract_sha256=contract.sha256,
             results=results,
             experts=expert_returns(tried, range(self.config.trial_episodes)),
             logs={seed: folder / f"run-{seed}" / "log.csv" for seed in self.seeds},
+            rate_hz=contract.rate_hz,
+            drift=[change for seed in self.seeds for change in read_drift(folder / f"trial-{seed}" / DRIFT)],
         )
 
     def _speed(self, run: FamilyRun) -> float:
