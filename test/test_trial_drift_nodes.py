@@ -29,6 +29,7 @@ from spc_core.trials.recordings import dataset_transitions
 from spc_ros.bags.bag_reader import BagReader
 from spc_ros.conversion.convert import convert
 from spc_ros.nodes.processes import NodeGroup, ProcessError
+from spc_ros.nodes.topic_bridge import stream_qos
 from spc_ros.trials.trial import run_trial
 
 pytestmark = pytest.mark.timeout(300)
@@ -113,6 +114,7 @@ def test_the_task_changes_on_request(tmp_path: Path) -> None:
     environment = own_domain()
     with NodeGroup(tmp_path / "log", environment=environment) as nodes, Probe(environment) as probe:
         episode = probe.listen_episodes()
+        probe.listen("joint_states", "sensor_msgs/msg/JointState", stream_qos(reliable=False))
         nodes.start("sim", {"mode": "realtime", "task_id": TASKS[0], "episode_steps": 100_000})
         nodes.wait_ready()
         refused = probe.call("sim/change", Trigger)
@@ -122,6 +124,7 @@ def test_the_task_changes_on_request(tmp_path: Path) -> None:
         assert not refused.success and "set the parameter change_task_id first" in refused.message
         assert "not of the family" in set_change(probe, "arm_payload/id/00").reason
         assert set_change(probe, TASKS[1]).successful
+        probe.until(lambda: len(probe.heard["joint_states"]) > 2, "the robot's first steps")
         assert probe.call("sim/change", Trigger).success
         probe.until(lambda: (info := episode()) is not None and info.changes, "news of the change")
         info = episode()
