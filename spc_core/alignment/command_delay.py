@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-LAGS_S = np.round(np.arange(-0.1, 0.3005, 0.001), 3)  # negative: the state answers before the command, a control
+LAGS_S = np.round(np.arange(-0.1, 0.3005, 0.002), 3)  # negative: the state answers before the command, a control
 ABSURD = 1e30  # memory that was never written reads like this; its square must not overflow
 ORDERS = 3
 MAX_ROWS = 4000  # samples of a bag that are looked at; those where the commands move most
@@ -144,9 +144,10 @@ class Correlating:
         """Work at about so many samples times lags; the result when that was the last of them."""
         lags = slice(self._done, self._done + max(1, rows // len(self._at_s)))
         for k, integral in enumerate(self._held.integrals(self._at_s - LAGS_S[lags, None])):
-            moved = _without(_changes(integral, self._steps_s, self._whole, k), self._known[k])
-            self._cross[lags, :, :, k] = moved.swapaxes(1, 2) @ self._answers[k]
-            self._power[lags, :, k] = np.square(moved).sum(axis=1)
+            moved = _changes(integral, self._steps_s, self._whole, k)
+            self._cross[lags, :, :, k] = moved.swapaxes(1, 2) @ self._answers[k]  # in which nothing known is left
+            explained = np.square(self._known[k].T @ moved).sum(axis=1)
+            self._power[lags, :, k] = np.maximum(np.square(moved).sum(axis=1) - explained, 0.0)
         self._done = lags.stop
         if self._done < len(LAGS_S):
             return None

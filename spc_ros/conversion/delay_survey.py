@@ -22,7 +22,7 @@ from spc_core.deploy.delay_estimate import (
     told_streams,
 )
 
-STRETCHES = 4  # of a bag that are looked at, each of at most BLOCK_ROWS states
+STRETCHES = 3  # of a bag that are looked at, each of at most BLOCK_ROWS states
 GATHER_ROWS = 1000  # states that are gathered before they are cut into stretches
 NUMBERS = ("cross", "command_power", "state_power", "whole_power")
 
@@ -79,16 +79,18 @@ class DelaySurvey:
         states = {i: _thinned(*self._joined(i, columns)) for i, columns in self._streams.items()}
         self._waiting, self._rows = [], 0
         beat_ns = states[min(states)][0]
+        steps = np.nan_to_num(np.abs(np.diff(commands, axis=0)) / self._span[self._commands.places]).sum(axis=1)
+        moved = np.concatenate(([0.0], np.cumsum(steps)))  # in all, until each command
         for begin in range(0, len(beat_ns), BLOCK_ROWS):
             times_ns = beat_ns[begin : begin + BLOCK_ROWS]
-            asked = (command_ns >= times_ns[0] - HISTORY_NS) & (command_ns <= times_ns[-1] + HISTORY_NS)
-            if np.count_nonzero(asked) < 2:
-                continue
-            steps = np.abs(np.diff(commands[asked], axis=0)) / self._span[self._commands.places]
-            parts = {i: _between(*part, int(times_ns[0]), int(times_ns[-1])) for i, part in states.items()}
+            first, end = np.searchsorted(command_ns, (times_ns[0] - HISTORY_NS, times_ns[-1] + HISTORY_NS + 1)).tolist()
             self._number += 1
-            kept = (float(np.nan_to_num(steps).sum()), -self._number, (command_ns[asked], commands[asked], parts))
-            (heapq.heappush if len(self._best) < STRETCHES else heapq.heappushpop)(self._best, kept)
+            rank = (float(moved[end - 1] - moved[first]) if end - first > 1 else -1.0, -self._number)
+            if rank[0] < 0 or (len(self._best) == STRETCHES and rank < self._best[0][:2]):
+                continue
+            parts = {i: _between(*part, int(times_ns[0]), int(times_ns[-1])) for i, part in states.items()}
+            kept = (*rank, (command_ns[first:end].copy(), commands[first:end].copy(), parts))
+            (heapq.heappush if len(self._best) < STRETCHES else heapq.heapreplace)(self._best, kept)
 
     def _joined(self, source: int, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
         """Times and the values that are looked at, in the order of time."""
