@@ -224,6 +224,10 @@ def test_emergency_stop_pause_operator_and_abort_over_ros(tmp_path: Path) -> Non
         said("the trial is paused")
         assert ask.call("trial/resume", Trigger).success
         said("call continue", 3)
+        stop.publish(Bool(data=True))
+        said("release of the emergency stop", 2)
+        stop.publish(Bool(data=False))
+        said("call continue", 4)
         assert ask.call("trial/continue", Trigger).success
         said("call success")
         assert ask.call("trial/success", SetBool, SetBool.Request(data=True)).success
@@ -234,6 +238,7 @@ def test_emergency_stop_pause_operator_and_abort_over_ros(tmp_path: Path) -> Non
     assert [(r.episode, r.aborted, r.success, r.steps) for r in rows] == [
         (0, "emergency stop", None, STEPS), (0, "", True, STEPS),
     ]  # fmt: skip
+    assert [row.interventions.get("emergency stop", 0) > 0 for row in rows] == [True, False], "not of the wait before"
 
 
 def test_recorder_closes_its_bag_when_stopped(tmp_path: Path) -> None:

@@ -71,10 +71,6 @@ class ModelSwitch(Generic[M]):
     def waiting(self) -> bool:
         return self._waiting is not None
 
-    @property
-    def on_probation(self) -> bool:
-        return self._left > 0
-
     def offer(self, model: M, model_id: int) -> None:
         """A warm model that may take over."""
         self._waiting = (model, model_id)

@@ -97,7 +97,7 @@ class EpisodeBags:
             same = [bag for bag in self._open if (bag.info.episode, bag.info.start_ns) == (info.episode, info.start_ns)]
             if same:  # news of an episode that is known, such as a change of task
                 same[-1].info = info
-                same[-1].writer.write_raw(self.episode_topic, receive_ns, data)
+                self._write(same[-1], self.episode_topic, receive_ns, data)
                 return
             for bag in [bag for bag in self._open if bag.deadline_s is None]:
                 self._close(bag, "the next episode started, no end was announced")

@@ -122,10 +122,7 @@ class TrialNode(DriverNode):
         }
 
     def _run(self, request: EpisodeRequest) -> Outcome:
-        before = Counter(json.loads(self.trigger("policy/report")))
-        seen, info, bag, seconds = self._play(request)
-        counts = Counter(json.loads(self.trigger("policy/report")))
-        counts.subtract(before)
+        seen, info, bag, seconds, counts = self._play(request)
         reading, online = self._reading, request.mode == "online"
         return Outcome(
             sum(t.reward for t in seen), len(seen), reading.context.tolist(), reading.count, info.reason, bag, seconds,
@@ -136,10 +133,14 @@ class TrialNode(DriverNode):
             latency_of(counts),
         )  # fmt: skip
 
-    def _play(self, request: EpisodeRequest) -> tuple[list[Transition], EpisodeInfo, str, float]:
-        """One episode: its transitions, its end, its bag, and the seconds that it took."""
+    def _play(self, request: EpisodeRequest) -> tuple[list[Transition], EpisodeInfo, str, float, Counter[str]]:
+        """One episode: its transitions, its end, its bag, the seconds that it took, and what the policy counted.
+
+        What the policy counts while people are waited for is not the episode's.
+        """
         self._hold(request)
         self._arrange_context(request)
+        before = Counter(json.loads(self.trigger("policy/report")))
         self._seen, self._trajectory, self._contexts, self._return = [], {}, {}, 0.0
         self.control.begin()
         began_s = time.monotonic()
@@ -152,14 +153,16 @@ class TrialNode(DriverNode):
             assert info is not None
         seconds = time.monotonic() - began_s
         self._settle(info)
+        counts = Counter(json.loads(self.trigger("policy/report")))
+        counts.subtract(before)
         bag = self.wait_for_bag(info.episode) if self.params.record and not self.control.spoiled else ""
         self.control.end(judged=request.mode != "collect" and request.protocol != DRIFT_PROTOCOL)
         seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # of no episode before
-        return seen, info, bag, seconds
+        return seen, info, bag, seconds, counts
 
     def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any]) -> Played:
         self.set_on("sim", sim)
-        seen, info, bag, _ = self._play(request)
+        seen, info, bag, *_ = self._play(request)
         return Played(seen, dict(self._contexts), info.end_ns, bag, self.control.spoiled)
 
     def _arrange_context(self, request: EpisodeRequest) -> None:
