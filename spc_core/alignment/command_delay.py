@@ -23,6 +23,7 @@ MIN_ROWS = 50
 NEAR = 0.97  # share of the best correlation from which on states are as good as each other
 KNOWN_SHARE = 6  # samples for each number that the states' own motion may take
 CHUNK_ROWS = 8000  # of samples times lags that are worked at together: what stays in a processor's cache
+ROUNDING = 1e-9  # share of a command's changes below which nothing is left but errors of arithmetic
 MIN_CORRELATION = 0.25
 MIN_SIGMA = 6.0  # a peak this many times what chance gives
 LEAD = 1.3  # times that the peak must exceed all correlation before the cause
@@ -146,8 +147,9 @@ class Correlating:
         for k, integral in enumerate(self._held.integrals(self._at_s - LAGS_S[lags, None])):
             moved = _changes(integral, self._steps_s, self._whole, k)
             self._cross[lags, :, :, k] = moved.swapaxes(1, 2) @ self._answers[k]  # in which nothing known is left
-            explained = np.square(self._known[k].T @ moved).sum(axis=1)
-            self._power[lags, :, k] = np.maximum(np.square(moved).sum(axis=1) - explained, 0.0)
+            whole = np.square(moved).sum(axis=1)
+            left = whole - np.square(self._known[k].T @ moved).sum(axis=1)
+            self._power[lags, :, k] = np.where(left > ROUNDING * whole, left, 0.0)
         self._done = lags.stop
         if self._done < len(LAGS_S):
             return None
