@@ -150,7 +150,7 @@ def judge(original: Original, bag: Path, how: str, case: int) -> Verdict:
     true = Counter(original.steps[clock])
     wrong_steps = list((Counter(found) - true).elements())
     notes = [note for note in report.notes if not note.startswith("recorded under another contract")]
-    said = "; ".join([*notes, *(why for _, why in report.cuts), *report.dropped_ticks, *report.dropped_samples])
+    said = "; ".join([*notes, *(str(why) for _, why in report.cuts), *report.dropped_ticks, *report.dropped_samples])
     if not wrong_steps:
         return verdict("whole" if len(found) == len(original.steps[clock]) else "fewer", said)
     outcome, why = explained(original, bag, wrong_steps, most=1 if how.startswith("flip ") else None)

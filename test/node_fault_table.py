@@ -265,6 +265,11 @@ GUARDS = (
           "Safe action after 1.5 periods and the hold.",
           lambda world: (stops(world), world.run(4))[0], counted=("hold", "silence|fault"),
           params={"hold_ms": [WAIT_MS]}, limit_s=WAIT_S + TWO_PERIODS_S),
+    Fault("clock jumps back beyond the first stream's hold", "Stamps jump back by 100 s, the force first; hold_ms is "
+          "2.5 periods for the states and 0 for the force.",
+          "Safe action at once: the hold of the states is theirs alone.",
+          jump(-100.0), counted=("sequences begun", "fault"), params={"hold_ms": [WAIT_MS, 0.0]},
+          said="s on force", acts_on=True),
     Fault("silence for long", "States stop; deactivate_after_s is 7.5 periods.", "Safe action, then inactive.",
           lambda world: (stops(world), world.run(8))[0], "inactive", counted=("silence|fault", "closed"),
           params={"deactivate_after_s": [3 * WAIT_S]}),

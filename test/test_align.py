@@ -97,7 +97,7 @@ def in_blocks(contract: Contract, log: Log, edges: list[int]) -> Iterator[tuple[
 
 def assert_same(ours: Ticks, theirs: Ticks) -> None:
     np.testing.assert_array_equal(ours.t_ns, theirs.t_ns)
-    assert [ours.reason(i) for i in range(len(ours))] == [theirs.reason(i) for i in range(len(theirs))]
+    assert [ours.fault(i) for i in range(len(ours))] == [theirs.fault(i) for i in range(len(theirs))]
     np.testing.assert_array_equal(ours.whole, theirs.whole)
     for name in ("observations", "actions", "rewards"):
         mine, other = getattr(ours, name), getattr(theirs, name)
@@ -213,7 +213,7 @@ REASONS = {
 
 
 def seen(ticks: Ticks) -> set[str]:
-    texts = {ticks.reason(i) for i in range(len(ticks))}
+    texts = {str(ticks.fault(i) or "") for i in range(len(ticks))}
     return {
         reason for reason in REASONS | {"clock jumped"} for text in texts if (reason in text if reason else not text)
     }
@@ -243,7 +243,7 @@ def test_logs_with_restarts_give_the_ticks_of_the_assembler():
                 list(in_blocks(contract, log, edges))
             continue
         ticks = compare(contract, log, edges)
-        jumps += sum("clock jumped back" in ticks.reason(i) for i in range(len(ticks)))
+        jumps += sum("clock jumped back" in str(ticks.fault(i)) for i in range(len(ticks)))
         reasons |= seen(ticks)
     assert jumps > 50 and reasons == REASONS | {"clock jumped"}
 
@@ -269,7 +269,7 @@ def told(ticks: Ticks) -> list[tuple]:
     """(ms, o, a, r) of a tick where a transition ends, (ms, reason) of another."""
     return [
         (t / MS, *(a[i].tolist() for a in (ticks.observations, ticks.actions, ticks.rewards))) if ticks.whole[i]
-        else (t / MS, ticks.reason(i))
+        else (t / MS, str(ticks.fault(i)))
         for i, t in enumerate(ticks.t_ns.tolist())
     ]  # fmt: skip
 

@@ -153,7 +153,7 @@ def test_long_pauses_part_episodes(tmp_path):
     text, contract, report = converted(record(tmp_path / "bag", states_and_arrays, at_s=PARTS), tmp_path, task="t")
     assert (contract.segments.by, contract.segments.gap_s) == ("gap", 2.1)  # half of 4.02 s, rounded up
     assert report.episodes == 3 and "# episode: {segment: bag}" in text
-    assert [reason for bag in report.bags for _, reason in bag.cuts] == ["the recording ended"]
+    assert [str(fault) for bag in report.bags for _, fault in bag.cuts] == ["the recording ended"]
 
 
 def test_a_dropout_of_one_topic_is_no_pause(tmp_path):

@@ -7,16 +7,23 @@ import math
 import numpy as np
 import pytest
 
-from spc_core.alignment.frames import Frame
-from spc_core.contract import find_config, load_contract
+from spc_core.alignment.faults import Fault, FaultKind
+from spc_core.alignment.frames import Frame, ObservationAssembler
+from spc_core.contract import find_config, load_contract, parse_contract
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.guards import EmergencyStop, Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
+from spc_core.deploy.interventions import InterventionKind
 from spc_core.deploy.model_swap import ModelSwitch
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 PERIOD_NS = CONTRACT.period_ns
 PERIOD_S = 1 / CONTRACT.rate_hz
 SAFE = list(CONTRACT.action.safe)
+FORCE = """  - topic: %s
+    type: sensor_msgs/msg/JointState
+    fields: [effort.elbow]
+    max_age_s: 0.05
+"""
 OLD, NEW = 11, 22  # ids of models
 
 
@@ -73,18 +80,18 @@ def control(robot, model):
     return make(robot, model)
 
 
-def make(robot, model, mode=None, context_timeout_s=0.0):
-    topics = [stream.topic for stream in CONTRACT.observation]
+def make(robot, model, *modes, context_timeout_s=0.0, contract=CONTRACT):
+    topics = [stream.topic for stream in contract.observation]
     guards = Guards(
-        ObservationWatch(topics, [mode or Mode()], 1.5 * PERIOD_S),
-        WorkspaceBox(CONTRACT, (), (), ()),
+        ObservationWatch(topics, modes or [Mode()], 1.5 * PERIOD_S),
+        WorkspaceBox(contract, (), (), ()),
         EmergencyStop("ignore", 1.0),
         Heartbeat("clock", 0.0),
         Heartbeat("context: silent", context_timeout_s),
         StallWatch(1.5 * PERIOD_S, PERIOD_S / 2),
     )
     switch = ModelSwitch(model, OLD, probation_ticks=5, deadline_s=math.inf)
-    robot.control = Controller(CONTRACT, switch, 2, guards, robot, Record())
+    robot.control = Controller(contract, switch, 2, guards, robot, Record())
     robot.control.start()
     return robot.control
 
@@ -141,9 +148,9 @@ def test_nothing_is_sent_until_somebody_listens(control, robot):
 def test_a_fault_is_answered_with_the_safe_action_and_begins_a_sequence(control, robot, model):
     tick(control, 1)
     before = model.resets
-    tick(control, 2, "joint_states: velocity is not finite")
+    tick(control, 2, Fault(FaultKind.NOT_FINITE, "joint_states", 0, "velocity"))
     assert robot.sent[-1] == (SAFE, 2 * PERIOD_NS) and model.resets > before
-    assert robot.news == ["fault"] and control.record.log.counts == {"fault": 1}
+    assert robot.news == ["fault"] and control.record.log.counts == {InterventionKind.FAULT: 1}
     tick(control, 3)
     assert robot.sent[-1] == (near_rest(0.25), 3 * PERIOD_NS)
 
@@ -250,3 +257,37 @@ def test_the_safe_action_is_the_last_one(control, robot):
     control.emergency_stop(True, 2 * PERIOD_S)
     control.act(2 * PERIOD_S)
     assert not tick(control, 2) and len(robot.sent) == 2
+
+
+def with_force(topic):
+    """The contract with a second observation stream."""
+    return parse_contract(CONTRACT.text.replace("action: #", FORCE % topic + "action: #"), "two streams")
+
+
+def sent_after(robot, model, contract, samples):
+    """The last command after (stream, ms, values), with a long hold for the first stream and none for the second."""
+    control, assembler = make(robot, model, Mode(0.5), Mode(), contract=contract), ObservationAssembler(contract, 10**9)
+    for stream, t_ms, values in samples:
+        frames = assembler.push(stream, round(t_ms * 1e6), np.asarray(values, float))
+        if frames:
+            control.observe(frames, stream == 0, t_ms / 1e3)
+    return robot.sent[-1][0]
+
+
+def test_a_clock_jump_takes_the_hold_of_its_own_stream(robot, model):
+    """The other way round the first stream's hold stands, so the last command does."""
+    contract, states = with_force("force"), [0.0] * 4
+    good = [(1, 10_000, [0.0]), (0, 10_000, states), (1, 10_020, [0.0]), (0, 10_020, states)]
+    assert sent_after(robot, model, contract, [*good, (1, 40, [0.0])]) == SAFE
+    assert robot.news == ["fault"]
+    robot.sent.clear()
+    assert sent_after(robot, model, contract, [*good, (0, 40, states)]) != SAFE
+    assert robot.news == ["fault", "hold"]
+
+
+def test_two_streams_of_one_topic_keep_their_own_holds(robot, model):
+    contract, nan = with_force("joint_states"), math.nan
+    good = [(1, 1_000, [0.0]), (0, 1_000, [0.0] * 4)]
+    assert sent_after(robot, model, contract, [*good, (1, 1_020, [nan]), (0, 1_020, [0.0] * 4)]) == SAFE
+    robot.sent.clear()
+    assert sent_after(robot, model, contract, [*good, (1, 1_020, [0.0]), (0, 1_020, [nan, 0.0, 0.0, 0.0])]) != SAFE

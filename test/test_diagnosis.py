@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spc_core.alignment.command_delay import LAGS_S, answers, correlogram
+from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.doctor.clock_checks import (
     check_clock_domains,
     check_clock_jumps,
@@ -315,7 +316,8 @@ def test_ages_before_a_topic_begins_are_not_known():
 
 
 def test_dropped_ticks_and_short_pieces():
-    cuts = ((1.5, "joint_states: stale, 60 ms old"),)
+    ended = Fault(FaultKind.EPISODE_UNFINISHED)
+    cuts = ((1.5, Fault(FaultKind.STALE, "joint_states", 0, amount_ns=60_000_000)), (2.0, ended))
     assert check_ticks(TickLog(99, (99,), (), {"joint_states: stale": 1}), T) == []
     dropped, short = check_ticks(TickLog(80, (75, 5), cuts, {"joint_states: stale": 20}), T)
     assert (

@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 from recorded_bags import RECEIVE_NS, arm_reach, joint_state, record_arm
 from robot_recording import JOINTS, TRAVEL_NS, record_robot
 
+from spc_core.alignment.faults import FaultKind
 from spc_core.contract import parse_contract
 from spc_core.doctor.diagnosis import Thresholds
 from spc_core.doctor.traces import MAX_POINTS
@@ -75,10 +76,10 @@ def test_transitions_and_cuts_are_those_of_conversion(tmp_path):
     report = look(*bags)  # ticks at 2.06 to 2.18 s are stale
     converted = convert(bags, None, tmp_path / "out", progress=False)
     assert (report.episodes, report.transitions) == (converted.episodes, converted.transitions) == (3, 592)
-    assert [[reason for _, reason in bag.cuts] for bag in report.bags] == [
-        [reason for _, reason in bag.cuts] for bag in converted.bags
+    assert [[str(fault) for _, fault in bag.cuts] for bag in report.bags] == [
+        [str(fault) for _, fault in bag.cuts] for bag in converted.bags
     ]
-    assert inside([(s, s) for s, reason in report.bags[0].cuts if "stale" in reason], 2.0, 2.2)
+    assert inside([(s, s) for s, fault in report.bags[0].cuts if fault.kind is FaultKind.STALE], 2.0, 2.2)
     assert report.bags[0].dropped == converted.bags[0].dropped_ticks
 
 

@@ -13,6 +13,7 @@ from synthetic import contract
 from spc_core.alignment.frames import Transition
 from spc_core.deploy.adaptation import EpisodeResult, Trial, TrialError
 from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.deploy.interventions import InterventionKind, by_name
 from spc_core.deploy.runtime import HYPOTHESIS_STEPS, ContextTracker, Policy, far_apart
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.tasks import tasks
@@ -224,11 +225,11 @@ def test_policy_gives_actions_in_the_contracts_units(tmp_path):
 def test_safety_filter_limits_rates_and_refuses_what_is_not_finite():
     safety = SafetyFilter(contract())  # limits 1 and 2; at 50 Hz at most 2 and 4 from tick to tick
     assert safety.apply(np.array([5.0, -0.5])).tolist() == [1.0, -0.5]
-    assert safety.counts == {"limit": 1} and safety.last_reason == "limit: velocity.x 5 became 1"
+    assert by_name(safety.counts) == {"limit": 1} and safety.last_reason == "limit: velocity.x 5 became 1"
     assert safety.apply(np.array([np.nan, 0.0])).tolist() == [0.0, 0.0]
     assert safety.apply(np.array([0.5, 0.5]), fault="joint_states: stale").tolist() == [0.0, 0.0]
     assert safety.apply(None).tolist() == [0.0, 0.0]
-    assert safety.counts == {"limit": 1, "not_finite": 1, "fault": 2}
+    assert by_name(safety.counts) == {"limit": 1, "not_finite": 1, "fault": 2}
 
 
 def test_safety_filter_changes_no_faster_than_allowed():
@@ -237,6 +238,6 @@ def test_safety_filter_changes_no_faster_than_allowed():
     safety = SafetyFilter(slow)  # at most 0.1 a tick
     steps = [safety.apply(np.array([1.0, -1.0])).tolist() for _ in range(3)]
     np.testing.assert_allclose(steps, [[0.1, -0.1], [0.2, -0.2], [0.3, -0.3]])
-    assert safety.counts["rate"] == 3
+    assert safety.counts[InterventionKind.RATE] == 3
     safety.reset()
     np.testing.assert_allclose(safety.apply(np.array([1.0, 0.0])), [0.1, 0.0])

@@ -44,7 +44,9 @@ def test_a_fault_leaves_what_the_table_says(tmp_path, fault):
     log, report, episodes = converted(fault, tmp_path / "bag")
     assert [(rows_of(e), end_of(e)) for e in episodes] == [(p.rows(), p.end) for p in fault.pieces]
     assert report.transitions == sum(piece.last - piece.first for piece in fault.pieces)
-    assert [why for _, why in report.cuts] == [p.end for p in fault.pieces if p.end not in ("truncated", "terminated")]
+    assert [str(why) for _, why in report.cuts] == [
+        p.end for p in fault.pieces if p.end not in ("truncated", "terminated")
+    ]
     assert report.dropped_samples == fault.counts
     assert any(fault.note in note for note in report.notes) if fault.note else report.notes == ()
     for topic, numbers in fault.topics.items():

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract import ContractError, find_config, load_contract, parse_contract
 from spc_core.contract_safety import Loss, Safety
 from spc_core.deploy.deployed import model_id
@@ -18,15 +19,25 @@ from spc_core.deploy.guards import (
     Heartbeat,
     Mode,
     ObservationWatch,
+    ReactionKind,
     StallWatch,
     WorkspaceBox,
     modes,
     stricter_modes,
 )
-from spc_core.deploy.interventions import InterventionLog
+from spc_core.deploy.interventions import InterventionKind, InterventionLog, by_name
 from spc_core.deploy.model_swap import BackgroundLoad, ModelSwitch, SwapError
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
+
+
+def stale(topic, stream):
+    return Fault(FaultKind.STALE, topic, stream)
+
+
+HOLD, SAFE, DEACTIVATE = ReactionKind
+A, B = stale("a", 0), stale("b", 1)
+STATES, FORCE = stale("states", 0), stale("force", 1)
 
 
 def test_watch_holds_then_is_safe_then_deactivates():
@@ -34,15 +45,17 @@ def test_watch_holds_then_is_safe_then_deactivates():
     assert watch.check(5.0) is None, "nothing was heard yet"
     watch.good(10.0)
     assert watch.check(10.03) is None
-    assert watch.bad("b: stale", 10.04).kind == "hold"
-    assert watch.bad("b: stale", 10.13).kind == "hold"
-    assert watch.bad("b: stale", 10.15).kind == "safe"
-    watch.bad("b: stale", 11.03)
+    assert watch.bad(B, 10.04).kind == HOLD
+    assert watch.bad(B, 10.13).kind == HOLD
+    assert watch.bad(B, 10.15).kind == SAFE
+    watch.bad(B, 11.03)
     reaction = watch.check(11.05)
-    assert reaction is not None and (reaction.kind, reaction.reason) == ("deactivate", "b: stale; so for 1 s")
+    assert reaction is not None and (reaction.kind, reaction.reason) == (DEACTIVATE, f"{B}; so for 1 s")
     assert watch.check(11.05) is None, "told once"
     watch.good(12.0)
-    assert watch.bad("a: velocity is not finite", 12.01).kind == "safe", "the first stream holds nothing"
+    assert watch.bad(Fault(FaultKind.NOT_FINITE, "a", 0, "velocity"), 12.01).kind == SAFE, (
+        "the first stream holds nothing"
+    )
 
 
 def test_watch_hears_silence_once():
@@ -50,9 +63,9 @@ def test_watch_hears_silence_once():
     watch.good(1.0)
     assert [r and r.kind for r in map(watch.check, (1.02, 1.04, 1.05, 1.15, 1.16))] == [
         None,
-        "hold",
+        HOLD,
         None,
-        "safe",
+        SAFE,
         None,
     ]
     assert watch.silent
@@ -69,7 +82,7 @@ def test_watch_is_idle_where_time_could_only_deactivate():
     assert not watch.idle, "it holds, and will be safe"
     watch.check(1.15)
     assert watch.idle
-    watch.bad("a: stale", 1.2)
+    watch.bad(A, 1.2)
     assert not watch.idle
 
 
@@ -122,12 +135,12 @@ def test_heartbeat():
 
 def test_interventions_are_told_at_their_onset_and_each_second():
     log = InterventionLog()
-    told = [log.note("limit", f"at {k}", k, k * 0.0625) for k in range(40)]
+    told = [log.note(InterventionKind.LIMIT, f"at {k}", k, k * 0.0625) for k in range(40)]
     assert [k for k, text in enumerate(told) if text] == [0, 16, 32]
     assert json.loads(told[16] or "") == {"kind": "limit", "reason": "at 16", "t_ns": 16, "count": 17}
-    assert log.note("fault", "stale", 7, 2.45) is not None, "another kind is news"
-    assert log.note("limit", "again", 8, 2.9) is not None, "it began anew"
-    assert log.counts == {"limit": 41, "fault": 1} and (log.last_reason, log.last_ns) == ("again", 8)
+    assert log.note(InterventionKind.FAULT, "stale", 7, 2.45) is not None, "another kind is news"
+    assert log.note(InterventionKind.LIMIT, "again", 8, 2.9) is not None, "it began anew"
+    assert by_name(log.counts) == {"limit": 41, "fault": 1} and (log.last_reason, log.last_ns) == ("again", 8)
 
 
 def test_a_new_model_waits_for_its_context_and_proves_itself():
@@ -185,28 +198,28 @@ def test_model_id_follows_the_bytes(tmp_path):
 def test_a_hold_of_one_stream_does_not_cover_another():
     watch = ObservationWatch(["states", "force"], [Mode(), Mode(0.1, 2.0)], silence_s=0.03)
     watch.good(1.0)
-    assert watch.bad("force: stale", 1.02).kind == "hold"
-    both = watch.bad("states: not finite", 1.04, also=["force: stale"])
-    assert (both.kind, both.reason) == ("safe", "states: not finite"), "the first stream holds nothing"
-    assert watch.bad("force: stale", 1.06).kind == "hold", "the states are fine again"
-    assert watch.bad("force: stale", 1.13).kind == "safe", "0.11 s after its first fault"
+    assert watch.bad(FORCE, 1.02).kind == HOLD
+    both = watch.bad(STATES, 1.04, also=[FORCE])
+    assert (both.kind, both.reason) == (SAFE, str(STATES)), "the first stream holds nothing"
+    assert watch.bad(FORCE, 1.06).kind == HOLD, "the states are fine again"
+    assert watch.bad(FORCE, 1.13).kind == SAFE, "0.11 s after its first fault"
 
 
 def test_streams_that_fail_by_turns_do_not_hold_for_ever():
     watch = ObservationWatch(["a", "b"], [Mode(0.1), Mode(0.1)], silence_s=1.0)
     watch.good(1.0)
-    kinds = [watch.bad(f"{'ab'[k % 2]}: stale", 1.0 + 0.0625 * k).kind for k in range(4)]
-    assert kinds == ["hold", "hold", "safe", "safe"]
+    kinds = [watch.bad((A, B)[k % 2], 1.0 + 0.0625 * k).kind for k in range(4)]
+    assert kinds == [HOLD, HOLD, SAFE, SAFE]
 
 
 def test_a_stream_that_fails_during_anothers_hold_ends_it():
     watch = ObservationWatch(["states", "force"], [Mode(0.5), Mode()], silence_s=0.03)
     watch.good(1.0)
-    assert [r and r.kind for r in (watch.check(1.02), watch.check(1.04))] == [None, "hold"]
-    assert watch.worse([], 1.05) is None and watch.worse(["states: stale"], 1.06) is None, "known already"
-    worse = watch.worse(["states: stale", "force: stale"], 1.08)
-    assert worse is not None and (worse.kind, worse.reason) == ("safe", "force: stale")
-    assert watch.worse(["force: stale"], 1.10) is None, "told once"
+    assert [r and r.kind for r in (watch.check(1.02), watch.check(1.04))] == [None, HOLD]
+    assert watch.worse([], 1.05) is None and watch.worse([STATES], 1.06) is None, "known already"
+    worse = watch.worse([STATES, FORCE], 1.08)
+    assert worse is not None and (worse.kind, worse.reason) == (SAFE, str(FORCE))
+    assert watch.worse([FORCE], 1.10) is None, "told once"
 
 
 SAFETY = """

@@ -10,21 +10,26 @@ import numpy as np
 import pytest
 from recorded_bags import arm_reach, episode_info
 
+from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.segments import Piece, Window, cut_into_pieces, episode_window, marker_windows
 from spc_core.alignment.ticks import Ticks
 from spc_core.contract_parts import Segments
 
 MS = 1_000_000
 PERIOD_NS = 20 * MS
+NO_COMMAND = Fault(FaultKind.NO_COMMAND, "commands")
+STALE = Fault(FaultKind.STALE, "states", 0, amount_ns=80 * MS, limit_s=0.05)
+ENDED = Fault(FaultKind.RECORDING_ENDED)
 
 
 def ticks(reasons: str, t: list[int] | None = None) -> Ticks:
     """A letter for each tick: s the start of a sequence, w whole, m no command, g stale. Times count periods."""
-    texts = ("", "start", "commands: no command in the period", "states: stale, 80 ms old, allowed 50 ms")
     codes = np.array(["wsmg".index(letter) for letter in reasons], np.int32)
     n = len(codes)
     times = np.array(t if t is not None else range(n), np.int64) * PERIOD_NS
-    return Ticks(times, np.zeros((n, 4)), np.zeros((n, 2)), np.zeros(n), codes, texts)
+    return Ticks(
+        times, np.zeros((n, 4)), np.zeros((n, 2)), np.zeros(n), codes, (None, Fault(FaultKind.START), NO_COMMAND, STALE)
+    )
 
 
 def contract(**segments):
@@ -37,14 +42,13 @@ def pieces(reasons, windows=None, t=None, **segments):
 
 def test_a_gap_parts_two_pieces_and_its_lost_ticks_are_counted():
     found = pieces("swwmwggsww")
-    stale = "states: stale, 80 ms old, allowed 50 ms"
     assert found.pieces == (
-        Piece(0, 2, 0, False, False, "commands: no command in the period"),
-        Piece(3, 4, 0, False, False, stale),
-        Piece(7, 9, 0, False, False, "the recording ended"),
+        Piece(0, 2, 0, False, False, NO_COMMAND),
+        Piece(3, 4, 0, False, False, STALE),
+        Piece(7, 9, 0, False, False, ENDED),
     )
     assert found.dropped == {"commands: no command in the period": 1, "states: stale": 2}
-    assert found.cuts[:2] == ((3 * PERIOD_NS, "commands: no command in the period"), (5 * PERIOD_NS, stale))
+    assert found.cuts[:2] == ((3 * PERIOD_NS, NO_COMMAND), (5 * PERIOD_NS, STALE))
 
 
 def test_a_window_holds_the_transitions_that_begin_and_end_in_it():
@@ -55,14 +59,14 @@ def test_a_window_holds_the_transitions_that_begin_and_end_in_it():
 def test_nothing_is_known_of_an_end_that_was_not_recorded():
     window = Window(0, 9 * PERIOD_NS, truncated=True, cut=None)
     (piece,) = pieces("swwww", [window]).pieces
-    assert (piece.truncated, piece.cut) == (False, "no data at the end of the episode, 0.10 s of it")
+    assert (piece.truncated, str(piece.cut)) == (False, "no data at the end of the episode, 0.10 s of it")
 
 
 def test_a_pause_may_be_what_parts_episodes():
     times = [0, 1, 2, 3, 40, 41, 42, 43, 60, 61]
     found = pieces("swwgswwgsw", t=times, by="gap", gap_s=0.7)
     ends = [(piece.truncated, piece.cut) for piece in found.pieces]
-    assert ends == [(True, None), (False, "states: stale, 80 ms old, allowed 50 ms"), (False, "the recording ended")]
+    assert ends == [(True, None), (False, STALE), (False, ENDED)]
 
 
 def test_a_time_limit_truncates_and_the_rest_keeps_its_end():
@@ -100,7 +104,7 @@ def test_markers_give_windows_while_they_are_on():
         (50, 60, True),
         (60, math.inf, False),
     ]
-    assert on[-1].cut == "the recording ended while the episode ran"
+    assert on[-1].cut == Fault(FaultKind.EPISODE_UNFINISHED)
     assert [w.begin_ns for w in marker_windows([1, 2, 3], ["", "pick", ""])] == [2]
     assert marker_windows([1, 2], [0.0, 0.0]) == []
 
@@ -117,6 +121,6 @@ def test_markers_give_windows_while_they_are_on():
 def test_the_window_that_the_robot_tells_of(changes, end):
     info = episode_info(10, **changes)
     window = episode_window(info, PERIOD_NS)
-    assert (window.terminated, window.truncated, window.cut) == end
+    assert (window.terminated, window.truncated, window.cut and str(window.cut)) == end
     assert window.begin_ns == info.start_ns - PERIOD_NS // 2
     assert (window.task_id, window.params) == ("arm_reach/train/00", {"angle": 0.5})

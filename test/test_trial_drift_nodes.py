@@ -88,7 +88,7 @@ def bag_tells_of_the_change(path: Path, task_id: str, announced: bool) -> None:
 def drifted_bag_converts_up_to_the_change(path: Path, out: Path) -> None:
     report = convert([path], None, out, progress=False, workers=1)
     (bag,) = report.bags
-    assert bag.transitions == BEFORE and "the task changed" in str(bag.cuts)
+    assert bag.transitions == BEFORE and "the task changed" in str(bag.as_dict()["cuts"])
 
 
 def test_offline_without_recordings_of_a_task_says_which(tmp_path: Path) -> None:

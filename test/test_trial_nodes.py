@@ -43,7 +43,7 @@ def transitions_of(path: str | Path, contract: Contract) -> list[Transition]:
         names = {bag.find_topic(topic, kind): topic for topic, kind in reader.types.items()}
         read = [reader.feed(assembler, names[topic], m, t) for topic, t, m in bag.messages(names)]
     steps = [step for some in read for step in some] + assembler.flush()
-    assert [step.cut for step in steps if step.transition is None] == ["start"]
+    assert [str(step.cut) for step in steps if step.transition is None] == ["start"]
     return [step.transition for step in steps if step.transition is not None]
 
 

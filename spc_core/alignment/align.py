@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spc_core.alignment import cuts
 from spc_core.alignment.beats import BeatState
+from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.frames import JUMP_NS, NO_TIME
 from spc_core.alignment.tick_frames import END, Frames, FrameSource, SampleBuffer
 from spc_core.alignment.ticks import Samples, Ticks
@@ -25,6 +25,13 @@ __all__ = ["ArrayAssembler", "Irregular", "Samples", "Ticks"]
 MOST_JUMPS = 100  # in one block: each costs a pass over the rest of the block
 NO_COMMAND, ACTION_NOT_FINITE, NO_REWARD, REWARD_NOT_FINITE = -1, -2, -3, -4  # beside the faults of frames, above 0
 START = -5
+KINDS = {
+    NO_COMMAND: FaultKind.NO_COMMAND,
+    ACTION_NOT_FINITE: FaultKind.SAMPLE_NOT_FINITE,
+    NO_REWARD: FaultKind.NO_REWARD,
+    REWARD_NOT_FINITE: FaultKind.SAMPLE_NOT_FINITE,
+    START: FaultKind.START,
+}
 
 
 class Irregular(ValueError):
@@ -106,16 +113,17 @@ class ArrayAssembler:
         """What stands at a jump that stream number `index` shows by its first sample in the block."""
         buffer, samples = self._buffers[index], block[index]
         t_ns = int(samples.t_ns[0])
-        text = cuts.clock_jumped(buffer.name, buffer.newest_ns - t_ns)
+        stream = index if index < len(self._source.buffers) else None
+        fault = Fault(FaultKind.CLOCK_JUMP, buffer.name, stream, amount_ns=buffer.newest_ns - t_ns)
         settled = self.flush()
         for each in self._buffers:
             each.clear()
         self._beat, self._horizon_ns, self._frames = BeatState(), NO_TIME, Frames.nothing(self.contract)
-        if index >= len(self._source.buffers):  # frames.py leaves this one's stamp out of the horizon
+        if stream is None:  # frames.py leaves this one's stamp out of the horizon
             buffer.admit(samples.part(0, 1))
             block[index] = samples.part(1)
         nothing = np.full((1, self.contract.observation_dim), np.nan), np.full((1, self.contract.action_dim), np.nan)
-        jump = Ticks(np.array([t_ns]), *nothing, np.array([np.nan]), np.ones(1, np.int32), ("", text))
+        jump = Ticks(np.array([t_ns]), *nothing, np.array([np.nan]), np.ones(1, np.int32), (None, fault))
         return [settled, jump]
 
     def _advance(self, block: list[Samples]) -> Ticks:
@@ -173,7 +181,7 @@ class ArrayAssembler:
         else:
             rewards[whole] = self._reward_function(frames.observations[:count][whole], actions[whole], after[whole])
         self._frames = frames.part(count)
-        return Ticks(end_ns[:count], after, actions, rewards, *self._told(faults))
+        return Ticks(end_ns[:count], after, actions, rewards, *self._codes(faults))
 
     def _commands(self, begin_ns: np.ndarray, end_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of N periods what is wrong with the first command, its place, and whether no other can come; each (N,)."""
@@ -194,24 +202,20 @@ class ArrayAssembler:
         faults = np.where(np.append(rewards.t_ns, NO_TIME)[row] > begin_ns, finite, NO_REWARD)
         return faults, row, rewards.newest_ns >= end_ns
 
-    def _told(self, faults: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Codes (N,) and texts of Ticks."""
+    def _codes(self, faults: np.ndarray) -> tuple[np.ndarray, tuple[Fault | None, ...]]:
+        """Codes (N,) and faults of Ticks."""
         codes = np.zeros(len(faults), np.int32)
         wrong = faults != 0
         kinds, place = np.unique(faults[wrong], return_inverse=True)
         codes[wrong] = place + 1
-        return codes, ("", *(self._text(int(kind)) for kind in kinds))
+        return codes, (None, *(self._fault(int(kind)) for kind in kinds))
 
-    def _text(self, fault: int) -> str:
-        if fault > 0:
-            return self._source.text(fault)
-        return {
-            START: cuts.START,
-            NO_COMMAND: cuts.no_command(self._actions.name),
-            ACTION_NOT_FINITE: cuts.not_finite(self._actions.name),
-            NO_REWARD: cuts.no_reward(self._rewards.name),
-            REWARD_NOT_FINITE: cuts.not_finite(self._rewards.name),
-        }[fault]
+    def _fault(self, code: int) -> Fault:
+        if code > 0:
+            return self._source.fault(code)
+        kind = KINDS[code]
+        topic = {START: "", NO_COMMAND: self._actions.name, ACTION_NOT_FINITE: self._actions.name}
+        return Fault(kind, topic.get(code, self._rewards.name))
 
     def _forget(self) -> None:
         """Drop the samples that no later tick needs."""

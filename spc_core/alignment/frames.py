@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spc_core.alignment import cuts
+from spc_core.alignment.faults import Fault, FaultKind, stale
 from spc_core.contract import Contract
 from spc_core.contract_parts import Stream
 
@@ -35,8 +35,8 @@ class Frame:
 
     t_ns: int
     observation: np.ndarray | None  # (O,) float64
-    fault: str | None = None
-    also: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # faults of further streams at the tick
+    fault: Fault | None = None
+    also: tuple[Fault, ...] = dataclasses.field(default=(), compare=False)  # faults of further streams at the tick
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class Transition:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """A decided tick: the transition that ends at `t_ns`, or why none does ('start' at a sequence's first tick)."""
+    """A decided tick: the transition that ends at `t_ns`, or why none does (START at a sequence's first tick)."""
 
     t_ns: int
     transition: Transition | None
-    cut: str | None = None
+    cut: Fault | None = None
     observation: np.ndarray | None = None  # (O,) at the tick itself, with or without a transition
 
 
@@ -69,17 +69,18 @@ def beat_window_ns(contract: Contract) -> tuple[int, int]:
 class _Stream:
     """The samples of one topic that are still needed, oldest first."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, number: int | None = None) -> None:
+        """`number` is that of an observation stream."""
+        self.name, self.number = name, number
         self.samples: deque[tuple[int, np.ndarray]] = deque()
         self.newest_ns = NO_TIME
         self.counts: Counter[str] = Counter()
 
-    def push(self, t_ns: int, values: np.ndarray) -> str | None:
+    def push(self, t_ns: int, values: np.ndarray) -> Fault | None:
         """Store a sample; returns the fault when the clock jumped back. Late samples are counted and dropped."""
         if t_ns <= self.newest_ns:
             if t_ns < self.newest_ns - JUMP_NS:
-                return cuts.clock_jumped(self.name, self.newest_ns - t_ns)
+                return Fault(FaultKind.CLOCK_JUMP, self.name, self.number, amount_ns=self.newest_ns - t_ns)
             self.counts["duplicate" if t_ns == self.newest_ns else "late"] += 1
             return None
         self.newest_ns = t_ns
@@ -102,7 +103,7 @@ class ObservationAssembler:
     def __init__(self, contract: Contract, patience_ns: int) -> None:
         self.contract = contract
         self.patience_ns = patience_ns
-        self.streams = [_Stream(stream.topic) for stream in contract.observation]
+        self.streams = [_Stream(stream.topic, i) for i, stream in enumerate(contract.observation)]
         self._horizon_ns = NO_TIME
         self._last_ns: int | None = None  # the last tick; None before the first one and after a fault
         self._early_ns, self._late_ns = beat_window_ns(contract)
@@ -171,30 +172,32 @@ class ObservationAssembler:
         parts = []
         for stream, spec in self._pairs:
             sample = next((s for s in reversed(stream.samples) if s[0] <= t_ns), None)
-            if sample is None or _fault(spec, sample, t_ns) is not None:
+            if sample is None or _fault(len(parts), spec, sample, t_ns) is not None:
                 first, *others = self.faults(t_ns)
                 return Frame(t_ns, None, first, tuple(others))
             parts.append(sample[1])
         return Frame(t_ns, parts[0].copy() if len(parts) == 1 else np.concatenate(parts))
 
-    def faults(self, t_ns: int) -> list[str]:
+    def faults(self, t_ns: int) -> list[Fault]:
         """What is wrong at a time, in the order of the streams; at most one fault for each."""
         found = []
-        for stream, spec in self._pairs:
+        for index, (stream, spec) in enumerate(self._pairs):
             sample = next((s for s in reversed(stream.samples) if s[0] <= t_ns), None)
-            found.append(_fault(spec, sample, t_ns))
+            found.append(_fault(index, spec, sample, t_ns))
         return [fault for fault in found if fault is not None]
 
 
-def _fault(spec: Stream, sample: tuple[int, np.ndarray] | None, t_ns: int) -> str | None:
+def _fault(index: int, spec: Stream, sample: tuple[int, np.ndarray] | None, t_ns: int) -> Fault | None:
     """Why a stream's newest sample at a tick cannot be used, or None."""
     if sample is None:
-        return cuts.no_message(spec.topic)
+        return Fault(FaultKind.NO_MESSAGE, spec.topic, index)
     age_ns = t_ns - sample[0]
     if spec.max_age_ns is not None and age_ns > spec.max_age_ns:
-        return cuts.stale(spec, age_ns)
+        return stale(index, spec, age_ns)
     values = sample[1]
-    return None if _all_finite(values) else cuts.not_finite(spec.topic, spec.names[int(np.argmin(np.isfinite(values)))])
+    if _all_finite(values):
+        return None
+    return Fault(FaultKind.NOT_FINITE, spec.topic, index, spec.names[int(np.argmin(np.isfinite(values)))])
 
 
 def _all_finite(values: np.ndarray) -> bool:
@@ -260,7 +263,7 @@ class TransitionAssembler:
 
     def _steps(self, now_ns: int, frames: list[Frame]) -> list[Step]:
         steps = []
-        jumps = [i for i, frame in enumerate(frames) if frame.fault and frame.fault.startswith("clock jumped")]
+        jumps = [i for i, frame in enumerate(frames) if frame.fault and frame.fault.kind is FaultKind.CLOCK_JUMP]
         if jumps:
             self._frames.extend(frames[: jumps[0]])
             frames = frames[jumps[0] :]
@@ -290,16 +293,16 @@ class TransitionAssembler:
     def _decide(self, frame: Frame) -> Step | None:
         """The step that ends at `frame`, or None while a sample that belongs to it may still come."""
         if self._previous is None or self._previous.observation is None or frame.observation is None:
-            return Step(frame.t_ns, None, frame.fault or cuts.START, frame.observation)
+            return Step(frame.t_ns, None, frame.fault or Fault(FaultKind.START), frame.observation)
         begin_ns, end_ns = self._previous.t_ns, frame.t_ns
         over = self._horizon_ns > end_ns + self.patience_ns
         action = next((v for t, v in self.actions.samples if begin_ns < t <= end_ns), None)
         if action is None:
             if not (over or self.actions.newest_ns > end_ns):
                 return None
-            return Step(end_ns, None, cuts.no_command(self.actions.name), frame.observation)
+            return Step(end_ns, None, Fault(FaultKind.NO_COMMAND, self.actions.name), frame.observation)
         if not np.isfinite(action).all():
-            return Step(end_ns, None, cuts.not_finite(self.actions.name), frame.observation)
+            return Step(end_ns, None, Fault(FaultKind.SAMPLE_NOT_FINITE, self.actions.name), frame.observation)
         if self._reward_function is not None:
             reward = float(self._reward_function(self._previous.observation, action, frame.observation))
         else:
@@ -307,8 +310,8 @@ class TransitionAssembler:
                 return None
             found = next((v for t, v in reversed(self.rewards.samples) if begin_ns < t <= end_ns), None)
             if found is None or not np.isfinite(found[0]):
-                why = cuts.no_reward if found is None else cuts.not_finite
-                return Step(end_ns, None, why(self.rewards.name), frame.observation)
+                kind = FaultKind.NO_REWARD if found is None else FaultKind.SAMPLE_NOT_FINITE
+                return Step(end_ns, None, Fault(kind, self.rewards.name), frame.observation)
             reward = float(found[0])
         transition = Transition(begin_ns, self._previous.observation, action, reward, frame.observation)
         return Step(end_ns, transition, observation=frame.observation)

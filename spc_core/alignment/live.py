@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 
+from spc_core.alignment.faults import Fault
 from spc_core.alignment.frames import NO_TIME, Frame, ObservationAssembler, TransitionAssembler
 
 
@@ -24,7 +25,7 @@ class StreamClock:
         now_ns = self._now_ns()
         return [] if now_ns is None else self._assembler.advance(now_ns)
 
-    def faults(self) -> list[str]:
+    def faults(self) -> list[Fault]:
         """What is wrong with the streams now; at most one fault for each."""
         now_ns = self._now_ns()
         return [] if now_ns is None else self._assembler.faults(now_ns)

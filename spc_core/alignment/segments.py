@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spc_core.alignment.episode import EpisodeInfo
+from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.ticks import Ticks
 from spc_core.contract import Contract
 
@@ -25,7 +26,7 @@ class Window:
     end_ns: float = math.inf
     terminated: bool = False
     truncated: bool = False
-    cut: str | None = "the recording ended"
+    cut: Fault | None = Fault(FaultKind.RECORDING_ENDED)
     task_id: str = ""
     params: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -39,15 +40,15 @@ class Piece:
     window: int
     terminated: bool
     truncated: bool
-    cut: str | None
+    cut: Fault | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Cutting:
-    """What became of the ticks: pieces in the order of time, cuts as (t_ns, reason), ticks lost by kind of reason."""
+    """What became of the ticks: pieces in the order of time, cuts as (t_ns, fault), ticks lost by summary."""
 
     pieces: tuple[Piece, ...]
-    cuts: tuple[tuple[int, str], ...]
+    cuts: tuple[tuple[int, Fault], ...]
     dropped: Mapping[str, int]
 
 
@@ -57,14 +58,15 @@ def episode_window(info: EpisodeInfo, period_ns: int) -> Window:
     begin_ns = info.start_ns - slack_ns
     if info.changes:  # what follows belongs to another task
         change = info.changes[0]
-        reason = f"the task changed to {change.task_id} in mid-episode"
-        return Window(begin_ns, change.t_ns + slack_ns, cut=reason, task_id=info.task_id, params=info.params)
+        cut = Fault(FaultKind.TASK_CHANGED, detail=change.task_id)
+        return Window(begin_ns, change.t_ns + slack_ns, cut=cut, task_id=info.task_id, params=info.params)
     if info.state != "ended":
-        reason = "the recording ended while the episode ran"
-        return Window(begin_ns, math.inf, cut=reason, task_id=info.task_id, params=info.params)
+        cut = Fault(FaultKind.EPISODE_UNFINISHED)
+        return Window(begin_ns, math.inf, cut=cut, task_id=info.task_id, params=info.params)
     end_ns = info.end_ns + slack_ns if info.end_ns else math.inf
     truncated = info.truncated and not info.terminated
-    cut = None if info.terminated or truncated else f"episode given up, {info.reason or 'no reason given'}"
+    given_up = Fault(FaultKind.GIVEN_UP, detail=info.reason or "no reason given")
+    cut = None if info.terminated or truncated else given_up
     return Window(begin_ns, end_ns, info.terminated, truncated, cut, info.task_id, info.params)
 
 
@@ -80,14 +82,14 @@ def marker_windows(t_ns: Sequence[int], values: Sequence[float | str]) -> list[W
             windows.append(Window(begin_ns, now_ns, truncated=True, cut=None))
         begin_ns, current = (now_ns if value else None), value
     if begin_ns is not None:
-        windows.append(Window(begin_ns, cut="the recording ended while the episode ran"))
+        windows.append(Window(begin_ns, cut=Fault(FaultKind.EPISODE_UNFINISHED)))
     return windows
 
 
 def cut_into_pieces(ticks: Ticks, windows: Sequence[Window], contract: Contract) -> Cutting:
     """Pieces of all windows, none with a gap in it; every transition inside a window is in one piece."""
     pieces: list[Piece] = []
-    cuts: list[tuple[int, str]] = []
+    cuts: list[tuple[int, Fault]] = []
     dropped: Counter[str] = Counter()
     for number, window in enumerate(windows):
         inside = (ticks.t_ns >= window.begin_ns) & (ticks.t_ns <= window.end_ns)
@@ -96,7 +98,7 @@ def cut_into_pieces(ticks: Ticks, windows: Sequence[Window], contract: Contract)
             if last + 1 < len(inside) and inside[last + 1]:
                 following = runs[place + 1][0] if place + 1 < len(runs) else last
                 pause_ns = int(ticks.t_ns[following] - ticks.t_ns[last])
-                terminated, truncated, cut = _interrupted(ticks.reason(last + 1), pause_ns, contract)
+                terminated, truncated, cut = _interrupted(ticks.fault(last + 1), pause_ns, contract)
                 at_ns = int(ticks.t_ns[last + 1])
             else:
                 at_ns = int(ticks.t_ns[last])
@@ -105,14 +107,10 @@ def cut_into_pieces(ticks: Ticks, windows: Sequence[Window], contract: Contract)
                 cuts.append((at_ns, cut))
             pieces += _limited(Piece(first, last, number, terminated, truncated, cut), contract)
         for code, count in enumerate(np.bincount(ticks.codes[inside & ~ticks.whole])):
-            if count and ticks.texts[code] != "start":
-                dropped[kind(ticks.texts[code])] += int(count)
+            fault = ticks.faults[code]
+            if count and fault is not None and fault.kind is not FaultKind.START:
+                dropped[fault.summary] += int(count)
     return Cutting(tuple(pieces), tuple(cuts), dict(dropped))
-
-
-def kind(reason: str) -> str:
-    """A cut's reason without its numbers, so that like cuts can be counted."""
-    return reason.partition(", ")[0].partition(" back by ")[0]
 
 
 def _runs(ticks: Ticks, inside: np.ndarray) -> list[tuple[int, int]]:
@@ -123,18 +121,18 @@ def _runs(ticks: Ticks, inside: np.ndarray) -> list[tuple[int, int]]:
     return [(int(run[0]) - 1, int(run[-1])) for run in np.split(used, np.flatnonzero(np.diff(used) > 1) + 1)]
 
 
-def _interrupted(reason: str, pause_ns: int, contract: Contract) -> tuple[bool, bool, str | None]:
+def _interrupted(fault: Fault | None, pause_ns: int, contract: Contract) -> tuple[bool, bool, Fault | None]:
     """(terminated, truncated, cut) of a run that a tick without transition ends; a pause may be what parts episodes."""
     if contract.segments.by == "gap" and pause_ns >= contract.segments.gap_s * 1e9:
         return False, True, None
-    return False, False, reason
+    return False, False, fault
 
 
-def _end(window: Window, last_ns: int, period_ns: int) -> tuple[bool, bool, str | None]:
+def _end(window: Window, last_ns: int, period_ns: int) -> tuple[bool, bool, Fault | None]:
     """(terminated, truncated, cut) of a window's last run, which ends at `last_ns`."""
     missing_ns = window.end_ns - last_ns
     if math.isfinite(missing_ns) and missing_ns > END_PERIODS * period_ns:
-        return False, False, f"no data at the end of the episode, {missing_ns / 1e9:.2f} s of it"
+        return False, False, Fault(FaultKind.NO_DATA_AT_END, amount_ns=round(missing_ns))
     return window.terminated, window.truncated, window.cut
 
 

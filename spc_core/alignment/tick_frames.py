@@ -8,8 +8,8 @@ from collections import Counter
 
 import numpy as np
 
-from spc_core.alignment import cuts
 from spc_core.alignment.beats import BeatState, BeatWalk
+from spc_core.alignment.faults import Fault, FaultKind, stale
 from spc_core.alignment.frames import NO_TIME, beat_window_ns
 from spc_core.alignment.ticks import Samples
 from spc_core.contract import Contract
@@ -67,7 +67,7 @@ class Frames:
     """N ticks of the observation streams."""
 
     t_ns: np.ndarray  # (N,) int64
-    faults: np.ndarray  # (N,) int64, 0 where there is an observation, else what FrameSource.text tells
+    faults: np.ndarray  # (N,) int64, 0 where there is an observation, else a code for FrameSource.fault
     observations: np.ndarray  # (N, O) float64, NaN where there is a fault
 
     def part(self, begin: int) -> Frames:
@@ -136,16 +136,16 @@ class FrameSource:
         rows = np.array(walk.rows, np.int64)
         return self._gather(chosen, np.where(rows < 0, stop + ~rows, rows)), walk.state
 
-    def text(self, fault: int) -> str:
-        """A fault in words, as in frames.py."""
-        rest, kind = divmod(fault - 1, 3)
+    def fault(self, code: int) -> Fault:
+        """The fault of a code in Frames, as in frames.py."""
+        rest, kind = divmod(code - 1, 3)
         detail, index = divmod(rest, len(self._streams))
         stream = self.contract.observation[index]
         if kind == STALE:
-            return cuts.stale(stream, detail * 1_000_000)
-        return (
-            cuts.not_finite(stream.topic, stream.names[detail]) if kind == NOT_FINITE else cuts.no_message(stream.topic)
-        )
+            return stale(index, stream, detail * 1_000_000)
+        if kind == NOT_FINITE:
+            return Fault(FaultKind.NOT_FINITE, stream.topic, index, stream.names[detail])
+        return Fault(FaultKind.NO_MESSAGE, stream.topic, index)
 
     def _choose_held(self, t_ns: np.ndarray) -> _Chosen:
         """Ticks where the beat is held: they are known from the next sample on, or once it is overdue by patience."""
@@ -175,7 +175,7 @@ class FrameSource:
         return _Chosen(t_ns, faults, rows)
 
     def _detail(self, kind: int, buffer: SampleBuffer, row: np.ndarray, age_ns: np.ndarray) -> np.ndarray | int:
-        """What the words of a fault tell: the first field that is not finite, or the age in ms."""
+        """What a code holds of a fault: the first field that is not finite, or the age in ms."""
         if kind == NOT_FINITE:
             return np.argmin(np.isfinite(buffer.values[row]), axis=1)
         return np.rint(age_ns / 1e6).astype(np.int64) if kind == STALE else 0

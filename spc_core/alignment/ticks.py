@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spc_core.alignment.faults import Fault
 from spc_core.alignment.frames import Step
 from spc_core.contract import Contract
 
@@ -39,8 +40,8 @@ class Ticks:
     observations: np.ndarray  # (N, O) float64, NaN where the tick has none
     actions: np.ndarray  # (N, A) float64, of the transition that ends at the tick, NaN where none does
     rewards: np.ndarray  # (N,) float64, likewise
-    codes: np.ndarray  # (N,) int32, place in `texts` of why no transition ends at the tick; 0 where one does
-    texts: tuple[str, ...] = ("",)
+    codes: np.ndarray  # (N,) int32, place in `faults` of why no transition ends at the tick; 0 where one does
+    faults: tuple[Fault | None, ...] = (None,)
 
     def __len__(self) -> int:
         return len(self.t_ns)
@@ -50,16 +51,16 @@ class Ticks:
         """(N,) bool: a transition ends at the tick."""
         return self.codes == 0
 
-    def reason(self, index: int) -> str:
-        """Why no transition ends at the tick, as in Step.cut; '' where one does."""
-        return self.texts[self.codes[index]]
+    def fault(self, index: int) -> Fault | None:
+        """Why no transition ends at the tick, as in Step.cut; None where one does."""
+        return self.faults[self.codes[index]]
 
     @classmethod
     def of(cls, steps: Sequence[Step], contract: Contract) -> Ticks:
         """The same from what a TransitionAssembler returned."""
         nowhere = np.full(contract.observation_dim, np.nan), np.full(contract.action_dim, np.nan)
-        places = {"": 0}
-        codes = [places.setdefault(step.cut or "", len(places)) for step in steps]
+        places: dict[Fault | None, int] = {None: 0}
+        codes = [places.setdefault(step.cut, len(places)) for step in steps]
         observations = [nowhere[0] if step.observation is None else step.observation for step in steps]
         actions = [nowhere[1] if step.transition is None else step.transition.action for step in steps]
         return cls(
@@ -68,7 +69,7 @@ class Ticks:
             actions=np.array(actions, np.float64).reshape(len(steps), len(nowhere[1])),
             rewards=np.array([np.nan if s.transition is None else s.transition.reward for s in steps], np.float64),
             codes=np.array(codes, np.int32),
-            texts=tuple(places),
+            faults=tuple(places),
         )
 
     @classmethod
@@ -76,10 +77,10 @@ class Ticks:
         """Ticks of blocks that follow each other, at least one."""
         if len(parts) == 1:
             return parts[0]
-        places = {"": 0}
+        places: dict[Fault | None, int] = {None: 0}
         codes = []
         for part in parts:
-            own = np.array([places.setdefault(text, len(places)) for text in part.texts], np.int32)
+            own = np.array([places.setdefault(fault, len(places)) for fault in part.faults], np.int32)
             codes.append(own[part.codes])
         return cls(
             t_ns=np.concatenate([part.t_ns for part in parts]),
@@ -87,5 +88,5 @@ class Ticks:
             actions=np.concatenate([part.actions for part in parts]),
             rewards=np.concatenate([part.rewards for part in parts]),
             codes=np.concatenate(codes),
-            texts=tuple(places),
+            faults=tuple(places),
         )

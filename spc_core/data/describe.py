@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spc_core.alignment.segments import kind
+from spc_core.alignment.faults import Fault
 from spc_core.contract import Contract
 from spc_core.data.column_stats import ColumnStats
 from spc_core.data.dataset import Episode, TaskEntry
@@ -188,7 +188,7 @@ def describe(dataset: str | Path) -> Description:
             lines.append(EpisodeLine(number, len(episode), float(episode.rewards.sum()), end, episode.behaviour))
             sources.add(episode.source_sha256 or episode.source)
             if episode.cut is not None:
-                cuts[kind(episode.cut)] += 1
+                cuts[Fault.parse(episode.cut).summary] += 1
             if len(samples) < SAMPLES:
                 samples.setdefault((end, episode.behaviour), (store.entry.task_id, episode))
         tasks.append(counter.part(store.entry))

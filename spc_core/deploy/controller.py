@@ -13,17 +13,25 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.frames import Frame
 from spc_core.contract import Contract
-from spc_core.deploy.guards import EmergencyStop, Heartbeat, ObservationWatch, Reaction, StallWatch, WorkspaceBox
-from spc_core.deploy.interventions import InterventionLog
+from spc_core.deploy.guards import (
+    EmergencyStop,
+    Heartbeat,
+    ObservationWatch,
+    Reaction,
+    ReactionKind,
+    StallWatch,
+    WorkspaceBox,
+)
+from spc_core.deploy.interventions import InterventionKind, InterventionLog, by_name
 from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.runtime import Policy
 from spc_core.deploy.safety import SafetyFilter
 
 AGES = 1000  # contexts whose age is kept until somebody asks
-HELD_UP = "the policy was held up: this observation may be old"
 
 
 class Outlet(Protocol):
@@ -105,7 +113,7 @@ class Controller:
     def stop(self) -> None:
         """The gate closes: the safe action is the last one."""
         self._frame, self._active = None, False
-        self._send(None, "the policy is being closed", self.last_ns, "closed")
+        self._send(None, "the policy is being closed", self.last_ns, InterventionKind.CLOSED)
 
     def await_listeners(self) -> None:
         """Before the next command, see anew whether it would be heard."""
@@ -125,9 +133,10 @@ class Controller:
             self.record.counts["sequences begun"] += 1
         self.last_ns = frame.t_ns
         if guards.stall.held_up(now_s, rest_s):
-            self._react(guards.watch.bad(HELD_UP, now_s, fresh))
+            self._react(guards.watch.bad(Fault(FaultKind.HELD_UP), now_s, fresh))
         elif frame.observation is None:
-            self._react(guards.watch.bad(frame.fault or "no observation", now_s, fresh, frame.also))
+            fault = frame.fault or Fault(FaultKind.NO_OBSERVATION)
+            self._react(guards.watch.bad(fault, now_s, fresh, frame.also))
         else:
             if fresh:
                 guards.watch.good(now_s)
@@ -135,7 +144,7 @@ class Controller:
             self.act(now_s)
         return True
 
-    def look(self, now_s: float, faults: Callable[[], list[str]], rest_s: float = 0.0) -> None:
+    def look(self, now_s: float, faults: Callable[[], list[Fault]], rest_s: float = 0.0) -> None:
         """By a steady clock: silence where observations should be. `faults` tells what is wrong with the streams."""
         watch = self.guards.watch
         if self.guards.stall.held_up(now_s, rest_s):
@@ -165,7 +174,7 @@ class Controller:
         refusal, action = self._refusal(frame.observation, now_s), None
         if refusal is None:
             action, refusal = self._answer(frame.observation, now_s)
-        kind, reason = refusal or ("fault", None)
+        kind, reason = refusal or (InterventionKind.FAULT, None)
         self._send(action, reason, frame.t_ns, kind)
         self.record.latency.note(time.monotonic() - self._frame_s)
         self._ages_ns.append(frame.t_ns - self._z_ns)
@@ -184,11 +193,11 @@ class Controller:
         self.guards.stop.heard(pressed, now_s)
         if pressed and self._active:
             self._frame = None
-            self._send(None, "emergency stop", self.last_ns, "emergency stop")
+            self._send(None, "emergency stop", self.last_ns, InterventionKind.EMERGENCY_STOP)
 
     def values(self) -> dict[str, Any]:
         """For `/diagnostics`."""
-        values = {**self.filter.counts, **self.record.log.values(), "model": self.models.model_id}
+        values = {**by_name(self.filter.counts), **self.record.log.values(), "model": self.models.model_id}
         if self._ages_ns and self._z_ns:
             values["context age ms"] = f"{statistics.median(self._ages_ns) / 1e6:.2f}"
             self._ages_ns.clear()
@@ -205,12 +214,13 @@ class Controller:
     def _react(self, reaction: Reaction) -> None:
         """An observation is bad or fails to come."""
         self._frame = None
-        if reaction.kind == "hold":
-            self._note("hold", reaction.reason)
+        if reaction.kind is ReactionKind.HOLD:
+            self._note(InterventionKind.HOLD, reaction.reason)
         else:
             self._begin_sequence()
-            self._send(None, reaction.reason, self.last_ns, "silence" if self.guards.watch.silent else "fault")
-        if reaction.kind == "deactivate":
+            kind = InterventionKind.SILENCE if self.guards.watch.silent else InterventionKind.FAULT
+            self._send(None, reaction.reason, self.last_ns, kind)
+        if reaction.kind is ReactionKind.DEACTIVATE:
             self._outlet.deactivate(reaction.reason)
 
     def _answer(self, observation: np.ndarray, now_s: float) -> Any:
@@ -222,30 +232,31 @@ class Controller:
         if why is None:
             return action, None
         self._outlet.swapped("rolled back", models.model_id, f"model {failed_id}: {why}")
-        self._note("rollback", why)
+        self._note(InterventionKind.ROLLBACK, why)
         refusal = self._refusal(observation, now_s)  # z may be the failed model's
         return (models.model.act(observation, self._z), None) if refusal is None else (None, refusal)
 
-    def _refusal(self, observation: np.ndarray, now_s: float) -> tuple[str, str] | None:
+    def _refusal(self, observation: np.ndarray, now_s: float) -> tuple[InterventionKind, str] | None:
         """(kind, reason) to send the safe action instead of an answer."""
         guards = self.guards
         if reason := guards.stop.reason(now_s):
-            return "emergency stop", reason
+            return InterventionKind.EMERGENCY_STOP, reason
         if self._z_model not in (None, self.models.model_id):
-            return "foreign model", f"context: made by model {self._z_model}, the policy is {self.models.model_id}"
+            reason = f"context: made by model {self._z_model}, the policy is {self.models.model_id}"
+            return InterventionKind.FOREIGN_MODEL, reason
         if reason := guards.clock.reason(now_s):
-            return "frozen clock", reason
+            return InterventionKind.FROZEN_CLOCK, reason
         if reason := guards.context.reason(now_s):
-            return "context lost", reason
+            return InterventionKind.CONTEXT_LOST, reason
         reason = guards.box.reason(observation)
-        return ("workspace", reason) if reason else None
+        return (InterventionKind.WORKSPACE, reason) if reason else None
 
-    def _send(self, action: np.ndarray | None, fault: str | None, t_ns: int, kind: str = "fault") -> None:
+    def _send(self, action: np.ndarray | None, fault: str | None, t_ns: int, kind: InterventionKind) -> None:
         self._outlet.send(self.filter.apply(action, fault, kind), t_ns)
         for what, reason in self.filter.happened:
             self._note(what, reason)
 
-    def _note(self, kind: str, reason: str) -> None:
+    def _note(self, kind: InterventionKind, reason: str) -> None:
         news = self.record.log.note(kind, reason, self.last_ns, time.monotonic())
         if news is not None:
             self._outlet.tell(news)

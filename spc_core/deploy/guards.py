@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract import Contract
 from spc_core.contract_safety import Loss, observed_column
 
 LOSSES = ("ignore", "stop")
-SEVERITY = ("hold", "safe", "deactivate")
 FROM_CONTRACT = -1.0  # of hold_ms and deactivate_after_s: as the contract says
 
 
@@ -125,11 +126,19 @@ class Mode:
     deactivate_s: float = 0.0  # after so long the node deactivates; 0: never
 
 
+class ReactionKind(enum.IntEnum):
+    """From the mildest to the strictest."""
+
+    HOLD = 0
+    SAFE = 1
+    DEACTIVATE = 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Reaction:
-    """What the missing or bad observation calls for now."""
+    """What the missing or bad observation calls for now, and why, in words."""
 
-    kind: str  # hold | safe | deactivate
+    kind: ReactionKind
     reason: str
 
 
@@ -158,41 +167,41 @@ class ObservationWatch:
 
     def _good(self) -> None:
         self._since_s: dict[int, float] = {}  # by stream: its first trouble after the last whole observation
-        self._troubles: dict[int, str] = {}  # by stream: what is wrong now
-        self._last = ""
+        self._troubles: dict[int, Fault] = {}  # by stream: what is wrong now
+        self._last: ReactionKind | None = None
         self.silent = False
 
     @property
     def idle(self) -> bool:
         """Whether time calls for nothing but, at most, to deactivate: nothing heard yet, or safe and still silent."""
-        return self._heard_s is None or (self.silent and self._last == "safe")
+        return self._heard_s is None or (self.silent and self._last is ReactionKind.SAFE)
 
     def good(self, now_s: float) -> None:
         """A whole observation came: trouble is over."""
         self._heard_s = now_s
         self._good()
 
-    def bad(self, reason: str, now_s: float, fresh: bool = True, also: Sequence[str] = ()) -> Reaction:
+    def bad(self, fault: Fault, now_s: float, fresh: bool = True, also: Sequence[Fault] = ()) -> Reaction:
         """An observation that cannot be used; `fresh` tells that a message brought it, `also` is wrong besides."""
         if fresh:
             self._heard_s, self.silent = now_s, False
             self._troubles = {}  # a fresh tick tells of all streams
-        for text in (reason, *also):
-            number = self._number(text)
-            self._troubles[number] = text
+        for each in (fault, *also):
+            number = _number(each)
+            self._troubles[number] = each
             self._since_s.setdefault(number, now_s)  # streams that fail by turns must not hold for ever
         reaction = self._reaction(now_s)
         self._last = reaction.kind
         return reaction
 
-    def worse(self, faults: Sequence[str], now_s: float) -> Reaction | None:
+    def worse(self, faults: Sequence[Fault], now_s: float) -> Reaction | None:
         """Faults seen while no observation comes; what they call for, where that is something else than before."""
         last = self._last
-        others = [fault for fault in faults if self._number(fault) not in self._troubles]
+        others = [fault for fault in faults if _number(fault) not in self._troubles]
         if not others:
             return None
         reaction = self.bad(others[0], now_s, fresh=False, also=others[1:])
-        return reaction if reaction.kind != last else None
+        return reaction if reaction.kind is not last else None
 
     def check(self, now_s: float) -> Reaction | None:
         """What time alone calls for, each kind told once."""
@@ -201,28 +210,30 @@ class ObservationWatch:
         last = self._last
         if not self.silent and now_s - self._heard_s > self.silence_s:
             self.silent = True
-            reaction = self.bad(f"{self._topics[0]}: no observation for {self.silence_s:.3f} s", now_s, fresh=False)
+            silence = Fault(FaultKind.SILENCE, self._topics[0], 0, amount_ns=round(self.silence_s * 1e9))
+            reaction = self.bad(silence, now_s, fresh=False)
         elif self._troubles:
             reaction = self._reaction(now_s)
         else:
             return None
         self._last = reaction.kind
-        return reaction if reaction.kind != last else None
-
-    def _number(self, reason: str) -> int:
-        """Which stream a reason is of; the first one where it is of none."""
-        return next((i for i, topic in enumerate(self._topics) if reason.startswith(f"{topic}:")), 0)
+        return reaction if reaction.kind is not last else None
 
     def _reaction(self, now_s: float) -> Reaction:
         """The strictest of what the streams in trouble call for."""
         found = []
-        for number, reason in sorted(self._troubles.items()):
+        for number, fault in sorted(self._troubles.items()):
             mode, past_s = self._modes[number], now_s - self._since_s[number]
             if mode.deactivate_s and past_s >= mode.deactivate_s:
-                found.append(Reaction("deactivate", f"{reason}; so for {mode.deactivate_s:g} s"))
+                found.append(Reaction(ReactionKind.DEACTIVATE, f"{fault}; so for {mode.deactivate_s:g} s"))
             else:
-                found.append(Reaction("hold" if past_s < mode.hold_s else "safe", reason))
-        return max(found, key=lambda reaction: SEVERITY.index(reaction.kind))
+                found.append(Reaction(ReactionKind.HOLD if past_s < mode.hold_s else ReactionKind.SAFE, str(fault)))
+        return max(found, key=lambda reaction: reaction.kind)
+
+
+def _number(fault: Fault) -> int:
+    """The stream whose mode holds for a fault: the first one for a fault of none."""
+    return fault.stream or 0
 
 
 def modes(hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list[Mode]:

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 
 from spc_core.contract import Contract
+from spc_core.deploy.interventions import InterventionKind
 
 
 class SafetyFilter:
@@ -21,15 +22,19 @@ class SafetyFilter:
         self._step = (np.asarray(action.max_rate) / contract.rate_hz).tolist()  # most change from one tick to the next
         self.safe = np.asarray(action.safe, float)
         self._previous = self._rest = self.safe.tolist()
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[InterventionKind] = Counter()
         self.last_reason = ""
-        self.happened: list[tuple[str, str]] = []  # (kind, reason) of the interventions in the last command
+        self.happened: list[
+            tuple[InterventionKind, str]
+        ] = []  # (kind, reason) of the interventions in the last command
 
     def reset(self) -> None:
         """Start anew from the safe action, as at activation and at the start of an episode."""
         self._previous = self._rest
 
-    def apply(self, action: np.ndarray | None, fault: str | None = None, kind: str = "fault") -> np.ndarray:
+    def apply(
+        self, action: np.ndarray | None, fault: str | None = None, kind: InterventionKind = InterventionKind.FAULT
+    ) -> np.ndarray:
         """The command to send (A,): `action` made safe, or the safe action when there is a fault or no action.
 
         `kind` is what the fault is counted as.
@@ -40,27 +45,29 @@ class SafetyFilter:
         values = action.tolist()  # a few numbers are faster without numpy
         for name, value in zip(self._names, values, strict=True):
             if not math.isfinite(value):
-                return self._give_up("not_finite", f"{name} is not finite")
-        allowed = self._count_clip("limit", values, self._low, self._high)
+                return self._give_up(InterventionKind.NOT_FINITE, f"{name} is not finite")
+        allowed = self._count_clip(InterventionKind.LIMIT, values, self._low, self._high)
         least = [before - step for before, step in zip(self._previous, self._step, strict=True)]
         most = [before + step for before, step in zip(self._previous, self._step, strict=True)]
-        self._previous = self._count_clip("rate", allowed, least, most)
+        self._previous = self._count_clip(InterventionKind.RATE, allowed, least, most)
         return np.array(self._previous, float)
 
-    def _give_up(self, kind: str, reason: str) -> np.ndarray:
+    def _give_up(self, kind: InterventionKind, reason: str) -> np.ndarray:
         self._note(kind, reason)
         self._previous = self._rest
         return self.safe.copy()
 
-    def _count_clip(self, kind: str, action: list[float], low: list[float], high: list[float]) -> list[float]:
+    def _count_clip(
+        self, kind: InterventionKind, action: list[float], low: list[float], high: list[float]
+    ) -> list[float]:
         bounds = zip(action, low, high, strict=True)
         clipped = [least if value < least else most if value > most else value for value, least, most in bounds]
         if clipped != action:
             i = next(i for i, value in enumerate(action) if value != clipped[i])
-            self._note(kind, f"{kind}: {self._names[i]} {action[i]:.4g} became {clipped[i]:.4g}")
+            self._note(kind, f"{kind.value}: {self._names[i]} {action[i]:.4g} became {clipped[i]:.4g}")
         return clipped
 
-    def _note(self, kind: str, reason: str) -> None:
+    def _note(self, kind: InterventionKind, reason: str) -> None:
         self.counts[kind] += 1
         self.last_reason = reason
         self.happened.append((kind, reason))

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spc_core.alignment.faults import Fault
+
 Severity = Literal["ok", "warn", "fail"]
 SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
 Span = tuple[float, float]
@@ -129,7 +131,7 @@ class TickLog:
 
     transitions: int
     episodes: tuple[int, ...]  # transitions of each
-    cuts: tuple[tuple[float, str], ...]  # (seconds since the bag began, reason)
+    cuts: tuple[tuple[float, Fault], ...]  # (seconds since the bag began, why)
     dropped: Mapping[str, int]  # ticks by reason
 
 

@@ -54,16 +54,11 @@ def check_ages(log: TopicLog, age_s: np.ndarray, at_s: np.ndarray, t: Thresholds
     return [Finding(severity, log.topic, "age at ticks", text, share, places)]
 
 
-def is_plain_end(reason: str) -> bool:
-    """Whether a cut is no more than the end of the bag."""
-    return reason.startswith("the recording ended")
-
-
 def check_ticks(ticks: TickLog, t: Thresholds) -> list[Finding]:
     """The share of ticks that conversion drops, and the commonest reason."""
     dropped = sum(ticks.dropped.values())
     share = dropped / max(1, dropped + ticks.transitions)
-    places = tuple((at_s, at_s) for at_s, reason in ticks.cuts if not is_plain_end(reason))
+    places = tuple((at_s, at_s) for at_s, fault in ticks.cuts if not fault.is_end_of_recording)
     findings = []
     severity = t.grade(share, t.dropped_share)
     if severity != "ok":

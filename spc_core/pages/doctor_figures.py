@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spc_core.alignment.command_delay import LAGS_S, Answer
+from spc_core.alignment.faults import Fault
 from spc_core.doctor.coverage import Coverage
 from spc_core.doctor.diagnosis import Finding, Span
-from spc_core.doctor.tick_checks import is_plain_end
 from spc_core.doctor.traces import Trace
 from spc_core.pages.figure_style import FAINT, INK, style
 
@@ -45,7 +45,7 @@ MAX_ROWS = 12  # topics, commands or tasks in one figure
 
 
 def timeline(
-    traces: Sequence[Trace], findings: Sequence[Finding], cuts: Sequence[tuple[float, str]], duration_s: float
+    traces: Sequence[Trace], findings: Sequence[Finding], cuts: Sequence[tuple[float, Fault]], duration_s: float
 ) -> go.Figure | None:
     """A row for each topic: the time from message to message, with what is wrong shaded, and conversion's cuts."""
     rows = [(trace, trace.step_ms) for trace in traces if trace.step_ms is not None][:MAX_ROWS]
@@ -65,7 +65,7 @@ def timeline(
                 colour, name = MARKS[finding.check]
                 names[name] = colour
                 shapes += [_band(span, row, colour, duration_s) for span in finding.times]
-    drawn = [at_s for at_s, reason in cuts if not is_plain_end(reason)][:MAX_CUTS]
+    drawn = [at_s for at_s, fault in cuts if not fault.is_end_of_recording][:MAX_CUTS]
     for at_s in drawn:
         line = {"color": CUT, "width": 1, "dash": "dot"}
         place = {"xref": "x", "yref": "paper", "x0": at_s, "x1": at_s, "y0": 0, "y1": 1}

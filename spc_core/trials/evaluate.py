@@ -19,6 +19,7 @@ from spc_core.deploy.adaptation import (
     TrialError,
 )
 from spc_core.deploy.checkpoint import Checkpoint
+from spc_core.deploy.interventions import by_name
 from spc_core.deploy.runtime import ContextTracker, Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.method.planner import PlannerConfig
@@ -74,7 +75,7 @@ class InProcessDriver:
         self._note(trajectory)
         return Outcome(
             return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
-            reason="terminated" if terminated else "time limit", interventions=dict(self.safety.counts),
+            reason="terminated" if terminated else "time limit", interventions=by_name(self.safety.counts),
             uncertainty=tracker.uncertainty.tolist(), success=success, trajectory=trajectory,
         )  # fmt: skip
 

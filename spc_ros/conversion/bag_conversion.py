@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from spc_core.alignment.episode import EpisodeInfo
+from spc_core.alignment.faults import Fault
 from spc_core.alignment.segments import Cutting, Piece, Window, cut_into_pieces, episode_window, marker_windows
 from spc_core.alignment.ticks import Ticks
 from spc_core.contract import Contract, ContractError, parse_contract
@@ -204,7 +205,7 @@ def _episode(piece: Piece, ticks: Ticks, source: str, sha256: str, behaviour: st
         times_ns=ticks.t_ns[states],
         terminated=piece.terminated,
         truncated=piece.truncated,
-        cut=piece.cut,
+        cut=None if piece.cut is None else str(piece.cut),
         source=source,
         source_sha256=sha256,
         behaviour=behaviour,
@@ -212,9 +213,9 @@ def _episode(piece: Piece, ticks: Ticks, source: str, sha256: str, behaviour: st
     )
 
 
-def _cut_seconds(cutting: Cutting, ticks: Ticks) -> tuple[tuple[float, str], ...]:
+def _cut_seconds(cutting: Cutting, ticks: Ticks) -> tuple[tuple[float, Fault], ...]:
     first_ns = int(ticks.t_ns[0])
-    return tuple(((t_ns - first_ns) / 1e9, reason) for t_ns, reason in cutting.cuts)
+    return tuple(((t_ns - first_ns) / 1e9, fault) for t_ns, fault in cutting.cuts)
 
 
 def _topic_reports(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spc_core.alignment.segments import kind
+from spc_core.alignment.faults import Fault
 from spc_core.contract import Contract
 from spc_core.deploy.delay_estimate import DelayEstimate
 from spc_ros.conversion.topic_report import TopicReport
@@ -18,14 +18,14 @@ from spc_ros.conversion.topic_report import TopicReport
 
 @dataclasses.dataclass(frozen=True)
 class BagReport:
-    """What became of one bag. `cuts` are (seconds since the bag's first tick, reason)."""
+    """What became of one bag. `cuts` are (seconds since the bag's first tick, why)."""
 
     path: str
     tasks: tuple[str, ...] = ()
     transitions: int = 0
     episodes: int = 0
     size_bytes: int = 0
-    cuts: tuple[tuple[float, str], ...] = ()
+    cuts: tuple[tuple[float, Fault], ...] = ()
     dropped_ticks: Mapping[str, int] = dataclasses.field(default_factory=dict)  # by reason
     dropped_samples: Mapping[str, int] = dataclasses.field(default_factory=dict)  # late and duplicate, by topic
     topics: Mapping[str, TopicReport] = dataclasses.field(default_factory=dict)
@@ -34,13 +34,13 @@ class BagReport:
 
     def as_dict(self) -> dict[str, Any]:
         topics = {name: topic.as_dict() for name, topic in self.topics.items()}
-        return {**dataclasses.asdict(self), "topics": topics}
+        return {**dataclasses.asdict(self), "cuts": [(t, str(fault)) for t, fault in self.cuts], "topics": topics}
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> BagReport:
         """What as_dict() gave, perhaps through JSON."""
         topics = {name: TopicReport.from_dict(topic) for name, topic in said["topics"].items()}
-        cuts = tuple((float(t), str(reason)) for t, reason in said["cuts"])
+        cuts = tuple((float(t), Fault.parse(text)) for t, text in said["cuts"])
         changed = {"topics": topics, "cuts": cuts, "tasks": tuple(said["tasks"]), "notes": tuple(said["notes"])}
         return cls(**{**said, **changed})
 
@@ -111,7 +111,7 @@ class ConversionReport:
         return "\n".join(lines)
 
     def _cuts(self) -> Counter[str]:
-        return Counter(kind(reason) for bag in self.bags for _, reason in bag.cuts)
+        return Counter(fault.summary for bag in self.bags for _, fault in bag.cuts)
 
 
 def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:

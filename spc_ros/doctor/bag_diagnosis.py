@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from spc_core.alignment.command_delay import Correlogram, correlogram
+from spc_core.alignment.faults import Fault
 from spc_core.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains, delays_ns
@@ -53,7 +54,7 @@ class BagDiagnosis:
     task_id: str = ""
     transitions: int = 0
     episodes: int = 0
-    cuts: tuple[tuple[float, str], ...] = ()  # (seconds since the bag began, reason)
+    cuts: tuple[tuple[float, Fault], ...] = ()  # (seconds since the bag began, why)
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)  # ticks by reason
     topics: tuple[TopicStats, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -65,6 +66,7 @@ class BagDiagnosis:
     def as_dict(self) -> dict[str, Any]:
         return {
             **dataclasses.asdict(self),
+            "cuts": [(at_s, str(fault)) for at_s, fault in self.cuts],
             "verdict": self.verdict,
             "topics": [topic.as_dict() for topic in self.topics],
             "findings": [finding.as_dict() for finding in self.findings],
@@ -254,14 +256,14 @@ def _convert(
     return report, ticks, *_sample(episodes), findings
 
 
-def _places(cuts: Sequence[tuple[float, str]], first: TopicLog | None) -> tuple[tuple[float, str], ...]:
+def _places(cuts: Sequence[tuple[float, Fault]], first: TopicLog | None) -> tuple[tuple[float, Fault], ...]:
     """Cuts, which are told in seconds since the first tick, in seconds since the bag began."""
     if first is None or not len(first):
         return tuple(cuts)
     order = np.argsort(first.time_ns, kind="stable")
     since_s = (first.time_ns[order] - first.time_ns[0]) / 1e9
     at_s = np.interp([cut_s for cut_s, _ in cuts], since_s, first.seconds[order])
-    return tuple((float(s), reason) for s, (_, reason) in zip(at_s, cuts, strict=True))
+    return tuple((float(s), fault) for s, (_, fault) in zip(at_s, cuts, strict=True))
 
 
 def _sample(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:

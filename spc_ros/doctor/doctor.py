@@ -99,7 +99,7 @@ class DoctorReport:
         lines += [row(topic) for topic in self.topics]
         if self.contract is not None:
             lines.append(f"{len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions")
-            cuts = Counter(reason.partition(", ")[0] for bag in self.bags for _, reason in bag.cuts)
+            cuts = Counter(fault.summary for bag in self.bags for _, fault in bag.cuts)
             lines += [f"  cut {count} times: {reason}" for reason, count in cuts.most_common(8)]
         else:
             lines.append("no contract: topics alone are checked; `spc contract init BAG` proposes one")

@@ -10,7 +10,6 @@ from html import escape
 from pathlib import Path
 
 from spc_core.doctor.diagnosis import SEVERITIES, Finding, TopicStats
-from spc_core.doctor.tick_checks import is_plain_end
 from spc_core.pages.doctor_figures import (
     age_figure,
     command_figure,
@@ -160,9 +159,9 @@ def _view(report: DoctorReport, i: int, view: View, explained: set[str]) -> str:
         if figure is not None:
             parts.append(draw(figure, f"bag-{i}-{name}") + ("" if name in explained else _caption(name)))
             explained.add(name)
-    cuts = [cut for cut in bag.cuts if not is_plain_end(cut[1])]
+    cuts = [cut for cut in bag.cuts if not cut[1].is_end_of_recording]
     if cuts:
-        rows = [[f"{at_s:.2f} s", escape(reason)] for at_s, reason in cuts[:30]]
+        rows = [[f"{at_s:.2f} s", escape(str(fault))] for at_s, fault in cuts[:30]]
         more = f"<p class=caption>and {len(cuts) - 30} more</p>" if len(cuts) > 30 else ""
         parts.append(f"<p>Cuts:</p>{table(['at', 'reason'], rows)}{more}")
     return "".join(parts)
@@ -196,7 +195,7 @@ def _over_all(report: DoctorReport) -> str:
         parts.append(f"<h3>From command to state</h3>{told}{figure}{_caption('answers')}")
     if report.coverage is not None:
         parts.append(f"<h3>Coverage</h3>{draw(coverage_figure(report.coverage), 'coverage')}{_caption('coverage')}")
-    cuts = Counter(reason.partition(", ")[0] for bag in report.bags for _, reason in bag.cuts)
+    cuts = Counter(fault.summary for bag in report.bags for _, fault in bag.cuts)
     dropped = Counter[str]()
     for bag in report.bags:
         dropped.update(bag.dropped)

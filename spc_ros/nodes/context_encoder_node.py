@@ -12,6 +12,7 @@ from std_msgs.msg import Float32MultiArray, Float64MultiArray, String
 from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
+from spc_core.alignment.faults import FaultKind
 from spc_core.alignment.frames import NO_TIME, Step, Transition, TransitionAssembler
 from spc_core.alignment.live import EpisodeEnd
 from spc_core.contract import Contract
@@ -227,9 +228,9 @@ class ContextEncoderNode(ManagedNode):
             return
         for step in steps:
             if step.transition is None:
-                self.diagnostics.counts["cuts"] += step.cut != "start"
+                self.diagnostics.counts["cuts"] += step.cut is not None and step.cut.kind is not FaultKind.START
                 self._compare_clocks(step)
-                if step.cut and step.cut.startswith("clock jumped back"):
+                if step.cut is not None and step.cut.kind is FaultKind.CLOCK_JUMP:
                     self._tracker.reset()
                     self._changed_ns = 0
             elif step.transition.t_ns < self._changed_ns:

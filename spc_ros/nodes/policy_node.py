@@ -20,6 +20,7 @@ from spc_core.contract import Contract
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.deployed import Deployed, model_id
 from spc_core.deploy.guards import Heartbeat, StallWatch
+from spc_core.deploy.interventions import by_name
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.runtime import Policy
 from spc_ros.nodes.checkpoint_params import load_agent
@@ -230,7 +231,7 @@ class PolicyNode(ManagedNode):
     def _on_report(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = True
         seen = self._record
-        response.message = json.dumps({**seen.log.counts, **seen.counts, **seen.latency.report()})
+        response.message = json.dumps({**by_name(seen.log.counts), **seen.counts, **seen.latency.report()})
         return response
 
 

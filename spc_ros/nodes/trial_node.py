@@ -18,6 +18,7 @@ from spc_core.alignment.frames import Step, Transition, TransitionAssembler
 from spc_core.alignment.live import EpisodeEnd
 from spc_core.contract import find_config, load_contract
 from spc_core.deploy.adaptation import TRAJECTORY_COUNTS, EpisodeRequest, EpisodeResult, Outcome, TrialError
+from spc_core.deploy.interventions import InterventionKind
 from spc_core.deploy.latency_bins import latency_of
 from spc_core.tasks import find_task, make_env
 from spc_core.trials.drift import DriftLog
@@ -42,10 +43,10 @@ from spc_ros.nodes.topic_bridge import (
 )
 from spc_ros.nodes.trial_params import PARAMS
 
-COUNTED = (  # of policy/report
-    "limit", "rate", "fault", "not_finite", "context came too late", "silences", "silence", "hold", "workspace",
-    "emergency stop", "foreign model", "frozen clock", "context lost",
-)  # fmt: skip
+COUNTED = (  # of policy/report, for the results
+    *(kind.value for kind in InterventionKind if kind not in (InterventionKind.ROLLBACK, InterventionKind.CLOSED)),
+    *("context came too late", "silences"),  # counters of the controller, which are no interventions
+)
 STOP_TOPIC = "emergency_stop"
 ROBOT_SETTLE_S = 3.0  # longest wait for what a robot said last; a tick without a command is given up after 1 s
 RETURN_TOPIC = "trial/return"  # of the running episode so far
