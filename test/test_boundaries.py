@@ -2,6 +2,7 @@
 """The design's hard boundaries, read from the syntax trees: who imports what, and what no file calls."""
 
 import ast
+import graphlib
 import os
 import runpy
 import xml.etree.ElementTree as ElementTree
@@ -19,6 +20,8 @@ ROS = sorted((ROOT / "spc_ros").rglob("*.py"))
 LAUNCH = sorted((ROOT / "launch").glob("*.launch.py"))
 SCRIPTS = sorted((ROOT / "scripts").iterdir())
 TESTS = sorted((ROOT / "test").rglob("*.py"))
+
+CORE_LAYERS = 10  # today; at most 7 once the modules beside the folders of spc_core lie in folders
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_YAML = {"load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"}
@@ -56,6 +59,59 @@ def unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, "torch.load() without weights_only=True"
         if function == "load" and options.get("allow_pickle", "False") != "False":
             yield node.lineno, f"{called}() with allow_pickle"
+
+
+def only_for_types(tree: ast.AST) -> set[ast.AST]:
+    """All nodes under `if TYPE_CHECKING`, which never run."""
+    guarded = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    return {inner for node in guarded for statement in node.body for inner in ast.walk(statement)}
+
+
+def import_graph(package: Path) -> dict[str, set[str]]:
+    """Which modules of a package each of its modules imports, inside functions as well, by dotted names."""
+    paths = {".".join(path.relative_to(package.parent).with_suffix("").parts): path for path in package.rglob("*.py")}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        tree = parse(path)
+        skipped = only_for_types(tree)
+        taken = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        graph[module] = set()
+        for _, name in (pair for node in taken if node not in skipped for pair in imports(node)):
+            while name and name not in paths:  # a name in a module, down to the module
+                name = name.rpartition(".")[0]
+            graph[module] |= {name} - {"", module}
+    return graph
+
+
+def folder_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same between the folders of the package; a module beside the folders counts as one of its own."""
+    folders: dict[str, set[str]] = {}
+    for module, used in graph.items():
+        for name in used:
+            here, there = ((dotted.split(".") + [""])[1] for dotted in (module, name))
+            if here and there and here != there:
+                folders.setdefault(here, set()).add(there)
+    return folders
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one import circle, or none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def layers(graph: dict[str, set[str]]) -> int:
+    """The number of nodes on the longest path of a graph without circles."""
+    depth: dict[str, int] = {}
+    for name in graphlib.TopologicalSorter(graph).static_order():
+        depth[name] = 1 + max((depth[used] for used in graph.get(name, ())), default=0)
+    return max(depth.values(), default=0)
 
 
 def parse(path: Path) -> ast.Module:
@@ -103,6 +159,36 @@ def test_each_folder_imports_only_those_before_it(package: str, order: tuple[str
             if top == package and rank.get(rest.split(".")[0], -1) > own:
                 upward.append(f"{path.relative_to(ROOT)}:{line} {name}")
     assert upward == []
+
+
+@pytest.mark.parametrize("package", ["spc_core", "spc_ros"])
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    assert circle(import_graph(ROOT / package)) == []
+
+
+def test_core_has_few_layers() -> None:
+    assert layers(folder_graph(import_graph(ROOT / "spc_core"))) <= CORE_LAYERS
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    package = tmp_path / "house"
+    files = {
+        "__init__.py": "",
+        "cellar/__init__.py": "",
+        "cellar/coal.py": "import json",
+        "hall.py": "def f():\n    from house.cellar import coal",
+        "attic.py": "if TYPE_CHECKING:\n    from house.roof import x\nfrom house.hall import f",
+        "roof.py": "from house import attic",
+    }
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    graph = import_graph(package)
+    assert graph["house.hall"] == {"house.cellar.coal"} and circle(graph) == []
+    assert folder_graph(graph) == {"hall": {"cellar"}, "attic": {"hall"}, "roof": {"attic"}}
+    assert layers(folder_graph(graph)) == 4
+    (package / "cellar/coal.py").write_text("def f():\n    import house.roof")
+    assert set(circle(import_graph(package))) == {f"house.{m}" for m in ("cellar.coal", "hall", "attic", "roof")}
 
 
 def test_launch_files_import_neither_torch_nor_the_package() -> None:

@@ -11,7 +11,7 @@ import pytest
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract import ContractError, find_config, load_contract, parse_contract
 from spc_core.contract_safety import Loss, Safety
-from spc_core.deploy.deployed import model_id
+from spc_core.deploy.checkpoint_files import model_id
 from spc_core.deploy.guards import (
     FROM_CONTRACT,
     EmergencyStop,

@@ -31,7 +31,7 @@ from rosbags.highlevel import AnyReader
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.contract import find_config, load_contract
-from spc_core.deploy.deployed import weights_sha256
+from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_ros.nodes.driver_node import DRIVER_PARAMS
 from spc_ros.nodes.managed_node import AUTOSTART, ManagedNode
 from spc_ros.nodes.plain_node import EXECUTOR

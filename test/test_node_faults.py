@@ -18,7 +18,7 @@ from node_fault_table import Fault
 from node_fault_trial import observe
 from node_fault_world import SAFE, World
 
-from spc_core.deploy.deployed import model_id
+from spc_core.deploy.checkpoint_files import model_id
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from spc_core.contract import find_config, load_contract
-from spc_core.deploy.deployed import model_id
+from spc_core.deploy.checkpoint_files import model_id
 from spc_ros.bags.messages import FieldReader
 from spc_ros.nodes.processes import NodeGroup
 from spc_ros.nodes.topic_bridge import latched_qos, stream_qos

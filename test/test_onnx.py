@@ -16,7 +16,8 @@ from random_checkpoint import TINY, write_random_checkpoint
 
 from spc_core.alignment.frames import Transition
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
-from spc_core.deploy.deployed import CheckpointError, load_deployed
+from spc_core.deploy.checkpoint_files import CheckpointError
+from spc_core.deploy.deployed import load_deployed
 from spc_core.deploy.runtime import ContextTracker, Policy
 from spc_core.method.config import ConfigError, load_config
 from spc_core.method.normalize import Stats
@@ -95,7 +96,8 @@ def test_a_process_without_torch_acts(run: Path, exported: Path) -> None:
         sys.modules["torch"] = None  # an import of torch raises ImportError
         import numpy as np
         import spc_ros.nodes.context_encoder_node, spc_ros.nodes.policy_node
-        from spc_core.deploy.deployed import CheckpointError, load_deployed
+        from spc_core.deploy.checkpoint_files import CheckpointError
+        from spc_core.deploy.deployed import load_deployed
         from spc_core.deploy.runtime import ContextTracker, Policy
         deployed = load_deployed({str(exported)!r})
         print(Policy(deployed).act(np.full(4, 0.3), ContextTracker(deployed).context).tolist())

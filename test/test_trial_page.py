@@ -22,7 +22,7 @@ from test_report import invented_run
 
 from spc_core.alignment.episode import EpisodeInfo, TaskChange
 from spc_core.deploy.adaptation import EpisodeResult, Trial
-from spc_core.deploy.deployed import weights_sha256
+from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.latency_bins import LatencyBins, latency_of, quantile_us
 from spc_core.pages.latency_figure import latency_figure
 from spc_core.pages.png import png

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from spc_core.contract import Contract, ContractError, load_contract
-from spc_core.deploy.deployed import CheckpointError, checkpoint_folder
+from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder
 from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
 from spc_core.method.normalize import Stats

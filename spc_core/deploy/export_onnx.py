@@ -18,7 +18,7 @@ import yaml
 from torch import nn
 
 from spc_core.deploy.checkpoint import Checkpoint
-from spc_core.deploy.deployed import ONNX_CARD
+from spc_core.deploy.checkpoint_files import ONNX_CARD
 from spc_core.deploy.onnx_networks import ENCODER, FORMAT, POLICY
 from spc_core.method.config import ConfigError, to_dict
 from spc_core.method.latents import Codes, Continuous, SimNorm

@@ -13,7 +13,7 @@ import yaml
 
 from spc_core.alignment.frames import Transition
 from spc_core.contract import Contract, ContractError, load_contract
-from spc_core.deploy.deployed import ONNX_CARD, CheckpointError
+from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
 from spc_core.method.config import ConfigError, TrainConfig, build
 
 FORMAT = 1

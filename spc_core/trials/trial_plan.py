@@ -12,7 +12,7 @@ from typing import Any
 from spc_core.contract import find_config, load_contract
 from spc_core.data.dataset_reader import stored_tasks
 from spc_core.deploy.adaptation import LIVE_PROTOCOLS, TaskLike, Trial, TrialError
-from spc_core.deploy.deployed import ONNX_CARD, model_id, weights_sha256
+from spc_core.deploy.checkpoint_files import ONNX_CARD, model_id, weights_sha256
 from spc_core.tasks import SPLITS, find_task, tasks
 
 SAME = (  # what makes it this trial and no other, beside tasks, contract and weights

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from spc_core.contract import Contract, find_config, load_contract
-from spc_core.deploy.deployed import CheckpointError, Deployed, load_deployed
+from spc_core.deploy.checkpoint_files import CheckpointError
+from spc_core.deploy.deployed import Deployed, load_deployed
 from spc_ros.nodes.plain_node import Param
 
 CHECKPOINT_PARAMS = (

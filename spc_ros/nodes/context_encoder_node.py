@@ -16,9 +16,9 @@ from spc_core.alignment.faults import FaultKind
 from spc_core.alignment.frames import NO_TIME, Step, Transition, TransitionAssembler
 from spc_core.alignment.live import EpisodeEnd
 from spc_core.contract import Contract
+from spc_core.deploy.checkpoint_files import CheckpointError, model_id
 from spc_core.deploy.delay_estimate import DelayEstimate
 from spc_core.deploy.delay_watch import DelayWatch, delay_of_data
-from spc_core.deploy.deployed import CheckpointError, model_id
 from spc_core.deploy.runtime import MODES, ContextTracker
 from spc_ros.nodes.checkpoint_params import CHECKPOINT_PARAMS, load_agent
 from spc_ros.nodes.context_bridge import ContextOutbox

@@ -17,8 +17,9 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import Frame, ObservationAssembler
 from spc_core.alignment.live import EpisodeEnd, StreamClock
 from spc_core.contract import Contract
+from spc_core.deploy.checkpoint_files import model_id
 from spc_core.deploy.controller import Controller, Guards, Record
-from spc_core.deploy.deployed import Deployed, model_id
+from spc_core.deploy.deployed import Deployed
 from spc_core.deploy.guards import Heartbeat, StallWatch
 from spc_core.deploy.interventions import by_name
 from spc_core.deploy.model_swap import ModelSwitch

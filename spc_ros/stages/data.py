@@ -93,7 +93,7 @@ def export(args: Export) -> None:
     trained = any((folder / "weights.safetensors").is_file() for folder in (args.source, args.source / "checkpoint"))
     if args.format == "onnx" or (args.format == "auto" and trained):
         from spc_core.deploy.checkpoint import load_checkpoint
-        from spc_core.deploy.deployed import model_id
+        from spc_core.deploy.checkpoint_files import model_id
         from spc_core.deploy.export_onnx import export_onnx
 
         checkpoint = load_checkpoint(args.source)

@@ -18,7 +18,7 @@ from spc_ros.stages.bar import Bar
 
 def trial(args: TrialArgs) -> None:
     from spc_core.deploy.checkpoint import load_checkpoint
-    from spc_core.deploy.deployed import checkpoint_folder
+    from spc_core.deploy.checkpoint_files import checkpoint_folder
     from spc_core.tasks import families
     from spc_core.tasks.camera import CameraConfig
     from spc_core.trials.evaluate import score, table

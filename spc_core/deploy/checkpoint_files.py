@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files make a checkpoint or an export, and the numbers by which their bytes are identified. No torch in here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+ONNX_CARD = "export.json"  # the file that tells an exported folder from a checkpoint
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file, the problem and the fix."""
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """The checkpoint's folder; `folder` may also be that of its training run."""
+    return folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """SHA-256 of the weights in a checkpoint's or training run's folder. Raises CheckpointError if there are none."""
+    file = checkpoint_folder(Path(folder)) / "weights.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: no checkpoint, weights.safetensors missing; give what `spc train` wrote")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def model_id(folder: str | Path) -> int:
+    """A number in [1, 2**31) that identifies a model, from the bytes of its weights, config, statistics and contract.
+
+    An export to ONNX has the number of the checkpoint that it was made from.
+    """
+    card = Path(folder) / ONNX_CARD
+    if card.is_file():
+        return int(json.loads(card.read_text()).get("model_id", 0))
+    digest = hashlib.sha256()
+    for name in ("weights.safetensors", "config.yaml", "stats.json", "contract.yaml"):
+        digest.update((checkpoint_folder(Path(folder)) / name).read_bytes())
+    return int.from_bytes(digest.digest()[:4], "big") % (2**31 - 1) + 1
