@@ -5,8 +5,10 @@
                                |                  |                  |                     |
                            contract.yaml ..... copied ........... copied ........... read back, compared
 
-The import order follows the picture, and each folder imports only those before it. What every folder
-may use lies beside this file.
+The import order follows the picture, and each folder imports only those before it.
 """
 
-IMPORT_ORDER = ("alignment", "method", "data", "deploy", "tasks", "trials", "training", "doctor", "pages", "comparison")
+IMPORT_ORDER = (
+    *("system", "contract", "alignment", "method", "command_delay", "data", "deploy"),
+    *("tasks", "trials", "training", "doctor", "pages", "comparison"),
+)

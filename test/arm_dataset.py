@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter
+from spc_core.system.config_files import find_config
 from spc_core.tasks import tasks
-from spc_core.tasks.offline_data import behaviour_episodes
+from spc_core.trials.offline_data import behaviour_episodes
 
 
 def write_arm_dataset(root: Path, family: str = "arm_reach", task_count: int = 4, episodes: int = 3) -> Path:

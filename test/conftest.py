@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:  # most tests need no ROS, and some must run where there is none
     from node_probe import Probe
 
-    from spc_ros.nodes.processes import NodeGroup
+    from spc_ros.processes import NodeGroup
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
     """Nodes in a domain of their own, stopped at the test's end."""
     from node_probe import own_domain
 
-    from spc_ros.nodes.processes import NodeGroup
+    from spc_ros.processes import NodeGroup
 
     with NodeGroup(tmp_path / "log", environment=own_domain()) as group:
         yield group

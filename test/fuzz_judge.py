@@ -27,10 +27,10 @@ from fuzz_bags import KINDS, Kind, damage
 from recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR, arm_reach
 from rosbags.rosbag2 import Reader
 
-from spc_core.contract import parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import Episode
-from spc_ros.bags.bag_files import BagError
-from spc_ros.bags.bag_reader import BagReader
+from spc_ros.bags.files import BagError
+from spc_ros.bags.reader import BagReader
 from spc_ros.conversion import bag_conversion
 from spc_ros.conversion.bag_conversion import Job, convert_to_part
 

@@ -24,10 +24,12 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float32MultiArray, String
 from std_srvs.srv import Trigger
 
-from spc_core.contract import find_config, load_contract, parse_contract
-from spc_ros.bags.messages import FieldReader, set_stamp
-from spc_ros.nodes.processes import NodeGroup
-from spc_ros.nodes.topic_bridge import encode_context, latched_qos, stream_qos
+from spc_core.contract.contract import load_contract, parse_contract
+from spc_core.system.config_files import find_config
+from spc_ros.messages.fields import FieldReader, set_stamp
+from spc_ros.node_parts.context_message import encode_context
+from spc_ros.node_parts.topics import latched_qos, stream_qos
+from spc_ros.processes import NodeGroup
 
 RATE_HZ = int(os.environ.get("SPC_FAULT_RATE_HZ", "25"))
 FORCE = f"""  - topic: force

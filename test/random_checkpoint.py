@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spc_core.contract import Contract, find_config, load_contract
+from spc_core.contract.contract import Contract, load_contract
 from spc_core.deploy.checkpoint import Checkpoint, save_checkpoint
 from spc_core.method.agent import Agent
 from spc_core.method.config import ModelConfig, TrainConfig
 from spc_core.method.normalize import Stats
+from spc_core.system.config_files import find_config
 
 TINY = ModelConfig(groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,))
 

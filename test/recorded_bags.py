@@ -13,8 +13,9 @@ import numpy as np
 from rosbags.typesys import Stores, get_typestore
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract import Contract, find_config, load_contract
-from spc_ros.bags.bag_writer import BagWriter
+from spc_core.contract.contract import Contract, load_contract
+from spc_core.system.config_files import find_config
+from spc_ros.bags.writer import BagWriter
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 JOINT_STATE = "sensor_msgs/msg/JointState"

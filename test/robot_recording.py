@@ -11,7 +11,7 @@ from recorded_bags import JOINT_STATE, RECEIVE_NS, VECTOR, Sample, arm_reach, cu
 
 from recorded_bags import vector, write_bag  # isort: skip
 
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 
 JOINTS = ["shoulder", "elbow"]
 STATE_S, COMMAND_S = 0.01, 0.02

@@ -22,13 +22,13 @@ import numpy as np
 from node_probe import own_domain
 from random_checkpoint import write_random_checkpoint
 
-from spc_core.contract import find_config
 from spc_core.deploy.adaptation import in_order
+from spc_core.system.atomic_files import write_whole
+from spc_core.system.config_files import find_config
 from spc_core.trials.trial_log import read_rows
 from spc_core.trials.trial_plan import TrialOptions
-from spc_core.whole_file import write_whole
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.nodes.processes import PARENT_VARIABLE, NodeGroup, ProcessError
+from spc_ros.bags.reader import BagReader
+from spc_ros.processes import PARENT_VARIABLE, NodeGroup, ProcessError
 
 FAMILY = "arm_reach"
 TASKS = [f"{FAMILY}/id/02", f"{FAMILY}/ood/05"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spc_core.contract import Contract, parse_contract
+from spc_core.contract.contract import Contract, parse_contract
 from spc_core.data.dataset import DatasetWriter, Episode
 from spc_core.method.config import TrainConfig, load_config
 

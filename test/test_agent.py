@@ -7,9 +7,9 @@ import pytest
 import torch
 from synthetic import tiny_config
 
-from spc_core.contract import find_config
 from spc_core.method.agent import Agent, Batch, Learner, _of_windows
 from spc_core.method.config import ConfigError
+from spc_core.system.config_files import find_config
 
 
 def make_batch(empty_context: bool = False) -> Batch:

@@ -9,7 +9,7 @@ import pytest
 
 from spc_core.alignment.align import ArrayAssembler, Irregular, Samples, Ticks
 from spc_core.alignment.frames import JUMP_NS, NO_TIME, Step, TransitionAssembler
-from spc_core.contract import Contract, parse_contract
+from spc_core.contract.contract import Contract, parse_contract
 
 MS = 1_000_000
 PATIENCE = 100 * MS

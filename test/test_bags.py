@@ -25,8 +25,8 @@ from recorded_bags import Sample as Message
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
-from spc_ros.bags.bag_reader import BagError, BagReader, bag_sha256, find_bags
-from spc_ros.bags.bag_writer import BagWriter
+from spc_ros.bags.reader import BagError, BagReader, bag_sha256, find_bags
+from spc_ros.bags.writer import BagWriter
 
 STORAGES = pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 
@@ -305,7 +305,7 @@ KILLED = """
 import sys
 sys.path[:0] = {paths!r}
 from recorded_bags import STORE, VECTOR, vector
-from spc_ros.bags.bag_writer import BagWriter
+from spc_ros.bags.writer import BagWriter
 writer = BagWriter({bag!r}, {{}})
 writer.add_topic("/reward", VECTOR)
 for i in range(30_000):

@@ -9,10 +9,10 @@ from random_messages import MessageMaker, column_of
 from recorded_bags import JOINT_STATE, STORE, joint_state
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from spc_ros.bags.cdr_layout import make_layout
-from spc_ros.bags.columns import MAX_LAYOUTS, WORTHWHILE, ColumnReader, deserialize
-from spc_ros.bags.messages import JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
-from spc_ros.bags.numeric_fields import numeric_fields
+from spc_ros.messages.cdr_layout import make_layout
+from spc_ros.messages.columns import MAX_LAYOUTS, WORTHWHILE, ColumnReader, deserialize
+from spc_ros.messages.fields import JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
+from spc_ros.messages.numeric_fields import numeric_fields
 
 INNER = "bool a\nint8 b\nfloat64 c\nstring d\n"
 MIXED = """uint8 a
@@ -240,7 +240,7 @@ def test_a_layout_that_would_read_something_else_is_not_used(monkeypatch):
     def turned(walk, places, stamp):
         return make_layout(walk, places[::-1], stamp)
 
-    monkeypatch.setattr("spc_ros.bags.columns.make_layout", turned)
+    monkeypatch.setattr("spc_ros.messages.columns.make_layout", turned)
     raw = [raw_joints(["a", "b"], i, position=[i, -i]) for i in range(1, 40)]
     _, values = ColumnReader(OWN, JOINT_STATE, ["position.a", "position.b"], "j").read(column(raw))
     assert values.tolist() == [[i, -i] for i in range(1, 40)]

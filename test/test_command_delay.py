@@ -11,13 +11,9 @@ from arm_dataset import write_arm_dataset
 from random_checkpoint import write_random_checkpoint
 from synthetic import tiny_config
 
-from spc_core.alignment.command_delay import correlogram
-from spc_core.contract import find_config, load_contract
-from spc_core.data.dataset import DatasetError
-from spc_core.data.packed import load_dataset
-from spc_core.deploy import delay_estimate
-from spc_core.deploy.checkpoint import load_checkpoint
-from spc_core.deploy.delay_estimate import (
+from spc_core.command_delay import estimate as delay_estimate
+from spc_core.command_delay.correlogram import correlogram
+from spc_core.command_delay.estimate import (
     BLOCK_ROWS,
     BLOCKS,
     MAX_KEPT,
@@ -27,15 +23,20 @@ from spc_core.deploy.delay_estimate import (
     merge_blocks,
     pooled_delay,
 )
-from spc_core.deploy.delay_watch import DelayWatch, delay_of_data
+from spc_core.command_delay.online import DelayWatch, delay_of_data
+from spc_core.contract.contract import load_contract
+from spc_core.data.dataset import DatasetError
+from spc_core.data.packed import load_dataset
+from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.runtime import Policy
 from spc_core.deploy.safety import SafetyFilter
+from spc_core.system.config_files import find_config
 from spc_core.tasks import make_env, tasks
 from spc_core.tasks.behaviour import Behaviour
 from spc_core.tasks.disturbances import DisturbanceConfig
 from spc_core.training.train import train
 from spc_ros.conversion.convert import convert
-from spc_ros.nodes.simulation import Simulation
+from spc_ros.sim.simulation import Simulation
 
 BAGS = Path(__file__).parent / "data" / "bags"
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))

@@ -24,7 +24,7 @@ from spc_core.comparison.plan import make_plan, remember
 from spc_core.comparison.run import CompareError, compare
 from spc_core.comparison.svg import dot_intervals, ticks
 from spc_core.comparison.table import MethodResults, References, compare_rows, markdown, to_plain
-from spc_core.contract import ContractError
+from spc_core.contract.contract import ContractError
 from spc_core.deploy.adaptation import EpisodeResult
 from spc_core.method.config import ConfigError, to_dict
 from spc_ros.cli import main

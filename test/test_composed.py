@@ -13,9 +13,11 @@ from node_probe import FakeRobot, Probe, own_domain
 from random_checkpoint import write_random_checkpoint
 from std_srvs.srv import Trigger
 
-from spc_core.contract import find_config, load_contract
-from spc_ros.nodes.processes import NodeGroup
-from spc_ros.nodes.topic_bridge import decode_context, latched_qos
+from spc_core.contract.contract import load_contract
+from spc_core.system.config_files import find_config
+from spc_ros.node_parts.context_message import decode_context
+from spc_ros.node_parts.topics import latched_qos
+from spc_ros.processes import NodeGroup
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))

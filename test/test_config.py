@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 import yaml
 
-from spc_core.contract import find_config
 from spc_core.method.config import ConfigError, TrainConfig, load_config
+from spc_core.system.config_files import find_config
 
 METHODS = sorted(file.stem for file in find_config("methods", "spc").parent.glob("*.yaml"))
 PRESETS = sorted(file.stem for file in find_config("train", "small").parent.glob("*.yaml"))

@@ -12,9 +12,15 @@ import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Float32MultiArray
 
-from spc_ros.bags.live_layout import whole
-from spc_ros.nodes.context_bridge import TYPE, ContextInbox, ContextOutbox
-from spc_ros.nodes.topic_bridge import ContextReading, decode_context, encode_context
+from spc_ros.messages.live import whole
+from spc_ros.node_parts.context_message import (
+    TYPE,
+    ContextInbox,
+    ContextOutbox,
+    ContextReading,
+    decode_context,
+    encode_context,
+)
 
 
 def reading(number: int, size: int = 3, model: int | None = 9) -> ContextReading:
@@ -68,7 +74,7 @@ def test_inbox_refuses_sizes_that_contradict_the_data() -> None:
 def test_every_thread_gives_way_and_none_takes_it_back() -> None:
     script = """
 import os, threading
-from spc_ros.nodes.priority import give_way
+from spc_ros.node_parts.priority import give_way
 end = threading.Event()
 thread = threading.Thread(target=end.wait)
 thread.start()
@@ -85,7 +91,7 @@ end.set()
 def test_every_thread_takes_precedence_or_the_refusal_says_what_to_do() -> None:
     script = """
 import os, threading
-from spc_ros.nodes.priority import PriorityError, take_precedence
+from spc_ros.node_parts.priority import PriorityError, take_precedence
 end = threading.Event()
 thread = threading.Thread(target=end.wait)
 thread.start()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from spc_core.contract import ContractError, find_config, load_contract, parse_contract
+from spc_core.contract.contract import ContractError, load_contract, parse_contract
+from spc_core.system.config_files import ConfigFileError, find_config
 
 TEXT = """
 name: arm
@@ -167,7 +168,7 @@ def test_differences_name_the_fields_and_ignore_comments():
 def test_find_config_takes_names_and_paths():
     assert find_config("contracts", "arm_reach").name == "arm_reach.yaml"
     assert str(find_config("contracts", "./mine.yaml")) == "mine.yaml"
-    with pytest.raises(ContractError) as error:
+    with pytest.raises(ConfigFileError) as error:
         find_config("contracts", "arm_reech")
     assert str(error.value).startswith("no contracts file is called 'arm_reech' (did you mean 'arm_reach'?); known: ")
 

@@ -9,8 +9,8 @@ import yaml
 from recorded_bags import RECEIVE_NS, STORE, Sample, header, record_arm, vector, write_bag
 from robot_recording import record_robot
 
-from spc_core.contract import ContractError, load_contract, parse_contract
-from spc_ros.bags.bag_reader import BagError
+from spc_core.contract.contract import ContractError, load_contract, parse_contract
+from spc_ros.bags.reader import BagError
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
 from spc_ros.doctor.contract_choices import limits, round_rate

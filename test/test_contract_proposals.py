@@ -9,7 +9,7 @@ import yaml
 from recorded_bags import RECEIVE_NS, STORE, Sample, episode_info, header, joint_state, string, write_bag
 from robot_recording import record_robot
 
-from spc_core.contract import parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_ros.conversion.convert import convert
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.doctor import diagnose

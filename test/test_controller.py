@@ -9,11 +9,12 @@ import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.frames import Frame, ObservationAssembler
-from spc_core.contract import find_config, load_contract, parse_contract
+from spc_core.contract.contract import load_contract, parse_contract
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.guards import EmergencyStop, Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
 from spc_core.deploy.interventions import InterventionKind
 from spc_core.deploy.model_swap import ModelSwitch
+from spc_core.system.config_files import find_config
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 PERIOD_NS = CONTRACT.period_ns

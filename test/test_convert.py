@@ -29,13 +29,13 @@ from recorded_bags import (
     write_bag,
 )
 
-from spc_core.contract import parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_core.data import dataset as dataset_module
 from spc_core.data import packed as packed_module
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
-from spc_core.data.dataset_reader import read_episodes
 from spc_core.data.packed import load_dataset
-from spc_ros.bags.bag_reader import BagError
+from spc_core.data.reader import read_episodes
+from spc_ros.bags.reader import BagError
 from spc_ros.conversion.convert import ConversionError, convert
 
 

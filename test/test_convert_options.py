@@ -30,12 +30,12 @@ from recorded_bags import (
 from rosbags.rosbag2 import Reader
 
 from spc_core.alignment.frames import TransitionAssembler
-from spc_core.contract import Contract, parse_contract
-from spc_core.data.dataset_reader import read_episodes
-from spc_ros.bags.contract_reader import ContractReader
+from spc_core.contract.contract import Contract, parse_contract
+from spc_core.data.reader import read_episodes
 from spc_ros.conversion.aligned_bag import PATIENCE_NS
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import ConversionError, convert
+from spc_ros.messages.contract_reader import ContractReader
 
 BOOL, IMU = "std_msgs/msg/Bool", "sensor_msgs/msg/Imu"
 

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from node_probe import own_domain
 
-from spc_core.contract import ContractError, find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.system.config_files import ConfigFileError, find_config
 from spc_ros.trials.demo import load_demo_config
 
 TINY = {
@@ -54,5 +55,5 @@ def test_demo_from_nothing_to_report_and_again_without_work(tmp_path):
 def test_shipped_demo_presets_load_and_others_are_refused():
     assert load_demo_config("demo").families == ("arm_reach", "arm_payload")
     assert load_demo_config("smoke").updates == 60
-    with pytest.raises(ContractError, match="no demo file is called 'smok'"):
+    with pytest.raises(ConfigFileError, match="no demo file is called 'smok'"):
         load_demo_config("smok")

@@ -10,8 +10,8 @@ import pytest
 from synthetic import contract, episode
 
 from spc_core.data.dataset import DatasetError, DatasetWriter
-from spc_core.data.dataset_reader import read_episodes
 from spc_core.data.describe import describe
+from spc_core.data.reader import read_episodes
 from spc_core.pages import describe_figures
 from spc_core.pages.describe_figures import (
     at_limits,

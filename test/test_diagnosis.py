@@ -6,8 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spc_core.alignment.command_delay import LAGS_S, answers, correlogram
 from spc_core.alignment.faults import Fault, FaultKind
+from spc_core.command_delay.correlogram import LAGS_S, answers, correlogram
 from spc_core.doctor.clock_checks import (
     check_clock_domains,
     check_clock_jumps,

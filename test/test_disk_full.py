@@ -15,10 +15,11 @@ from node_probe import FakeRobot, Probe
 from std_msgs.msg import String
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract import find_config, load_contract
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.nodes.processes import NodeGroup
-from spc_ros.nodes.topic_bridge import latched_qos
+from spc_core.contract.contract import load_contract
+from spc_core.system.config_files import find_config
+from spc_ros.bags.reader import BagReader
+from spc_ros.node_parts.topics import latched_qos
+from spc_ros.processes import NodeGroup
 
 pytestmark = pytest.mark.timeout(120)
 LEFT = 65536  # bytes

@@ -13,10 +13,10 @@ from recorded_bags import RECEIVE_NS, arm_reach, joint_state, record_arm
 from robot_recording import JOINTS, TRAVEL_NS, record_robot
 
 from spc_core.alignment.faults import FaultKind
-from spc_core.contract import parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_core.doctor.diagnosis import Thresholds
 from spc_core.doctor.traces import MAX_POINTS
-from spc_ros.bags.bag_reader import BagError
+from spc_ros.bags.reader import BagError
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
 from spc_ros.doctor import doctor

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract import find_config, load_contract
-from spc_ros.bags.bag_reader import BagReader
+from spc_core.contract.contract import load_contract
+from spc_core.system.config_files import find_config
 from spc_ros.bags.episode_bags import SETTLE_S, BagResult, EpisodeBags
+from spc_ros.bags.reader import BagReader
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 TOPICS = {"/clock": "rosgraph_msgs/msg/Clock", "/reward": "geometry_msgs/msg/Vector3Stamped"}

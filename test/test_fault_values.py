@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spc_core.alignment.faults import Fault, FaultKind, stale
-from spc_core.contract_parts import Stream
+from spc_core.contract.sections import Stream
 
 MS = 1_000_000
 TEXTS = [  # fault, summary, details

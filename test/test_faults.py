@@ -12,11 +12,11 @@ from fault_table import EPISODES, FAULTS, FILES, MESSAGES, TIMES, Fault
 from fault_world import CONTRACT, definition, events, rows_of
 from recorded_bags import START_NS
 
-from spc_core.contract import parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import Episode
-from spc_ros.bags.bag_files import BagError
-from spc_ros.bags.messages import MessageError
+from spc_ros.bags.files import BagError
 from spc_ros.conversion.bag_conversion import Job, convert_bag
+from spc_ros.messages.fields import MessageError
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "faults.md"
 

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.method.config import ModelConfig
-from spc_ros.nodes.topic_bridge import CONTEXT_TOPIC, EPISODE_TOPIC, encode_context
-from spc_ros.nodes.trial_node import RETURN_TOPIC
+from spc_core.system.config_files import find_config
+from spc_ros.node_parts.context_message import encode_context
+from spc_ros.node_parts.topics import CONTEXT_TOPIC, EPISODE_TOPIC
+from spc_ros.nodes.trial import RETURN_TOPIC
 
 LAYOUT = json.loads((find_config("contracts", "arm_reach").parents[1] / "foxglove.json").read_text())
 PANELS: dict[str, dict[str, Any]] = LAYOUT["configById"]

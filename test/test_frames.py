@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spc_core.alignment.faults import FaultKind
 from spc_core.alignment.frames import JUMP_NS, ObservationAssembler, Step, TransitionAssembler
-from spc_core.contract import parse_contract
+from spc_core.contract.contract import parse_contract
 
 MS = 1_000_000
 PATIENCE = 100 * MS

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
-from spc_core.contract import ContractError, find_config, load_contract, parse_contract
-from spc_core.contract_safety import Loss, Safety
+from spc_core.contract.contract import ContractError, load_contract, parse_contract
+from spc_core.contract.safety import Loss, Safety
 from spc_core.deploy.checkpoint_files import model_id
 from spc_core.deploy.guards import (
     FROM_CONTRACT,
@@ -27,6 +27,7 @@ from spc_core.deploy.guards import (
 )
 from spc_core.deploy.interventions import InterventionKind, InterventionLog, by_name
 from spc_core.deploy.model_swap import BackgroundLoad, ModelSwitch, SwapError
+from spc_core.system.config_files import find_config
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 

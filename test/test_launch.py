@@ -30,12 +30,13 @@ from rclpy.duration import Duration
 from rosbags.highlevel import AnyReader
 from std_srvs.srv import SetBool, Trigger
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint_files import weights_sha256
-from spc_ros.nodes.driver_node import DRIVER_PARAMS
-from spc_ros.nodes.managed_node import AUTOSTART, ManagedNode
-from spc_ros.nodes.plain_node import EXECUTOR
-from spc_ros.nodes.processes import NodeGroup
+from spc_core.system.config_files import find_config
+from spc_ros.node_parts.episode_driver import DRIVER_PARAMS
+from spc_ros.node_parts.lifecycle import AUTOSTART, ManagedNode
+from spc_ros.node_parts.plain_node import EXECUTOR
+from spc_ros.processes import NodeGroup
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -61,7 +62,7 @@ sys.exit(service.run())
 
 def declared(node: str) -> dict[str, Any]:
     """Parameters of a node with their defaults."""
-    module = importlib.import_module(f"spc_ros.nodes.{node}_node")
+    module = importlib.import_module(f"spc_ros.nodes.{node}")
     params = [*module.PARAMS, EXECUTOR]
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     if any(issubclass(c, ManagedNode) for c in classes):
@@ -273,7 +274,7 @@ def test_sim_and_deploy_drive_a_robot_in_a_namespace(launch, tmp_path: Path) -> 
         "use_sim_time:=true", "device:=cpu", "autostart:=true",
     )  # fmt: skip
     with Probe(launch.domain) as probe:
-        from spc_ros.nodes.topic_bridge import stream_qos
+        from spc_ros.node_parts.topics import stream_qos
 
         probe.listen(f"/r1/{contract.action.topic}", contract.action.type, stream_qos(reliable=False))
         heard = probe.heard[f"/r1/{contract.action.topic}"]

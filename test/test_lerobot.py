@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import CONTRACT_TEXT, contract, episode, write_dataset
 
-from spc_core.contract import parse_contract
-from spc_core.data import lerobot
+from spc_core.contract.contract import parse_contract
 from spc_core.data.column_stats import ColumnStats, RowSample
 from spc_core.data.dataset import DatasetError, DatasetWriter
-from spc_core.data.dataset_reader import read_episodes
-from spc_core.data.lerobot import export
+from spc_core.data.export import lerobot
+from spc_core.data.export.lerobot import export
+from spc_core.data.reader import read_episodes
 from spc_ros.cli import main
 
 DEFAULT_FEATURES = {

@@ -8,11 +8,11 @@ import pytest
 from random_messages import MessageMaker
 from recorded_bags import JOINT_STATE, STORE, VECTOR, arm_reach, joint_state, vector
 
-from spc_core.contract import parse_contract
-from spc_ros.bags.cdr_layout import LayoutError
-from spc_ros.bags.contract_reader import ContractReader
-from spc_ros.bags.live_layout import MAX_BYTES, LiveReader, LiveWriter, whole
-from spc_ros.bags.messages import FieldReader, MessageError
+from spc_core.contract.contract import parse_contract
+from spc_ros.messages.cdr_layout import LayoutError
+from spc_ros.messages.contract_reader import ContractReader
+from spc_ros.messages.fields import FieldReader, MessageError
+from spc_ros.messages.live import MAX_BYTES, LiveReader, LiveWriter, whole
 
 ARRAY = "std_msgs/msg/Float64MultiArray"
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"

@@ -16,10 +16,9 @@ from spc_core.alignment.frames import ObservationAssembler, TransitionAssembler
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.runtime import ContextTracker, Policy
 from spc_core.deploy.safety import SafetyFilter
-from spc_ros.bags.contract_reader import ContractReader, push
-from spc_ros.bags.live_layout import LiveWriter
-from spc_ros.nodes.context_bridge import ContextInbox, ContextOutbox
-from spc_ros.nodes.topic_bridge import ContextReading
+from spc_ros.messages.contract_reader import ContractReader, push
+from spc_ros.messages.live import LiveWriter
+from spc_ros.node_parts.context_message import ContextInbox, ContextOutbox, ContextReading
 
 HOUR = 180_000  # ticks at 50 Hz
 WARM_UP = 5_000

@@ -8,9 +8,9 @@ import pytest
 from recorded_bags import JOINT_STATE, STORE, VECTOR, arm_reach, header, joint_state, vector
 
 from spc_core.alignment.frames import TransitionAssembler
-from spc_core.contract import parse_contract
-from spc_ros.bags.contract_reader import ContractReader
-from spc_ros.bags.messages import (
+from spc_core.contract.contract import parse_contract
+from spc_ros.messages.contract_reader import ContractReader
+from spc_ros.messages.fields import (
     JOINT_TRAJECTORY,
     FieldReader,
     FieldWriter,

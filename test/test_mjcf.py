@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spc_core.contract import Contract, find_config, load_contract, parse_contract
+from spc_core.contract.contract import Contract, load_contract, parse_contract
+from spc_core.system.config_files import find_config
 from spc_core.tasks import Task, make_env
 from spc_core.tasks.mjcf import MjcfEnv, ModelError
-from spc_ros.nodes.simulation import Simulation
+from spc_ros.sim.simulation import Simulation
 
 CART = """
 <mujoco model="cart">

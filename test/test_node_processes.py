@@ -17,11 +17,12 @@ from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint_files import model_id
-from spc_ros.bags.messages import FieldReader
-from spc_ros.nodes.processes import NodeGroup
-from spc_ros.nodes.topic_bridge import latched_qos, stream_qos
+from spc_core.system.config_files import find_config
+from spc_ros.messages.fields import FieldReader
+from spc_ros.node_parts.topics import latched_qos, stream_qos
+from spc_ros.processes import NodeGroup
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))

@@ -22,18 +22,14 @@ from random_checkpoint import write_random_checkpoint
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract import find_config, load_contract, parse_contract
+from spc_core.contract.contract import load_contract, parse_contract
 from spc_core.method.planner import PlannerConfig
-from spc_ros.nodes.command_bridge import CommandPublisher
-from spc_ros.nodes.policy_params import planner_config
-from spc_ros.nodes.processes import NodeGroup, NodeProcess, ProcessError
-from spc_ros.nodes.topic_bridge import (
-    decode_context,
-    encode_context,
-    latched_qos,
-    message_class,
-    stream_qos,
-)
+from spc_core.system.config_files import find_config
+from spc_ros.node_parts.command_publisher import CommandPublisher
+from spc_ros.node_parts.context_message import decode_context, encode_context
+from spc_ros.node_parts.policy_params import planner_config
+from spc_ros.node_parts.topics import latched_qos, message_class, stream_qos
+from spc_ros.processes import NodeGroup, NodeProcess, ProcessError
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
@@ -266,7 +262,7 @@ def test_encoder_publishes_after_each_tick(nodes: NodeGroup, probe: Probe, check
 def test_nodes_end_with_the_program_that_started_them(tmp_path: Path) -> None:
     script = f"""
         from pathlib import Path
-        from spc_ros.nodes.processes import NodeProcess
+        from spc_ros.processes import NodeProcess
         node = NodeProcess("sim", Path({str(tmp_path)!r}), environment={own_domain()!r})
         node.wait_ready()
         print(node.process.pid, flush=True)

@@ -8,12 +8,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter, Episode
-from spc_core.data.dataset_reader import read_episodes
+from spc_core.data.reader import read_episodes
+from spc_core.system.config_files import find_config
 from spc_core.tasks import families, find_task, make_env, tasks
 from spc_core.tasks.behaviour import KINDS, episode_seed
-from spc_core.tasks.offline_data import behaviour_episodes
+from spc_core.trials.offline_data import behaviour_episodes
 
 STEPS = 100
 

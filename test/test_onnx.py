@@ -95,7 +95,7 @@ def test_a_process_without_torch_acts(run: Path, exported: Path) -> None:
         import sys
         sys.modules["torch"] = None  # an import of torch raises ImportError
         import numpy as np
-        import spc_ros.nodes.context_encoder_node, spc_ros.nodes.policy_node
+        import spc_ros.nodes.context_encoder, spc_ros.nodes.policy
         from spc_core.deploy.checkpoint_files import CheckpointError
         from spc_core.deploy.deployed import load_deployed
         from spc_core.deploy.runtime import ContextTracker, Policy

@@ -15,11 +15,12 @@ from node_probe import Probe, own_domain
 from random_checkpoint import write_random_checkpoint
 from std_srvs.srv import SetBool, Trigger
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.deploy.adaptation import EpisodeResult
-from spc_ros.bags.bag_reader import BagReader
+from spc_core.system.config_files import find_config
+from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.convert import convert
-from spc_ros.nodes.processes import ProcessError
+from spc_ros.processes import ProcessError
 from spc_ros.trials.trial import run_trial
 from spc_ros.trials.trial_report import report_trial
 

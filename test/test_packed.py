@@ -11,7 +11,7 @@ import pytest
 from synthetic import contract, episode, write_dataset
 
 from spc_core.data import dataset as dataset_module
-from spc_core.data import dataset_reader
+from spc_core.data import reader as dataset_reader
 from spc_core.data.dataset import DatasetError, DatasetWriter
 from spc_core.data.packed import load_dataset
 from spc_core.data.rows import Rows, rows_of

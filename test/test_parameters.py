@@ -16,8 +16,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from test_launch import NODES, parameters
 
-from spc_ros.nodes.managed_node import AUTOSTART, ManagedNode
-from spc_ros.nodes.plain_node import EXECUTOR, Param, Parameters
+from spc_ros.node_parts.lifecycle import AUTOSTART, ManagedNode
+from spc_ros.node_parts.plain_node import EXECUTOR, Param, Parameters
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def context() -> Iterator[Context]:
 
 
 def node_params(name: str) -> list[Param]:
-    return list(importlib.import_module(f"spc_ros.nodes.{name}_node").PARAMS)
+    return list(importlib.import_module(f"spc_ros.nodes.{name}").PARAMS)
 
 
 class Toy(Node):

@@ -33,7 +33,7 @@ def test_the_tour_runs_as_it_is_written(tmp_path):
 
 
 def test_the_contract_in_the_documentation_is_one():
-    from spc_core.contract import parse_contract
+    from spc_core.contract.contract import parse_contract
 
     text = re.search(r"```yaml\n(name: .*?)```", (ROOT / "docs/bags.md").read_text(), re.S)
     assert text is not None

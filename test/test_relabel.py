@@ -19,9 +19,9 @@ from recorded_bags import (
 )
 from synthetic import write_dataset
 
-from spc_core.contract import parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import DatasetError
-from spc_core.data.dataset_reader import read_episodes
+from spc_core.data.reader import read_episodes
 from spc_core.data.relabel import relabel
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert

@@ -226,7 +226,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 
     with pytest.raises(ValueError):
         write_summary(path, {"new": math.nan})
-    monkeypatch.setattr("spc_core.whole_file.os.replace", fail)
+    monkeypatch.setattr("spc_core.system.atomic_files.os.replace", fail)
     with pytest.raises(OSError, match="disk is full"):
         write_summary(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1} and list(path.parent.iterdir()) == [path]

@@ -13,10 +13,12 @@ from node_probe import Probe
 from random_checkpoint import write_random_checkpoint
 from std_srvs.srv import Trigger
 
-from spc_core.contract import Contract, find_config, parse_contract
-from spc_core.deploy.delay_estimate import DelayEstimate
-from spc_ros.nodes.processes import NodeGroup
-from spc_ros.nodes.topic_bridge import StatePublishers, latched_qos
+from spc_core.command_delay.estimate import DelayEstimate
+from spc_core.contract.contract import Contract, parse_contract
+from spc_core.system.config_files import find_config
+from spc_ros.node_parts.contract_topics import StatePublishers
+from spc_ros.node_parts.topics import latched_qos
+from spc_ros.processes import NodeGroup
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -13,7 +13,7 @@ from recorded_bags import arm_reach, episode_info
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.segments import Piece, Window, cut_into_pieces, episode_window, marker_windows
 from spc_core.alignment.ticks import Ticks
-from spc_core.contract_parts import Segments
+from spc_core.contract.sections import Segments
 
 MS = 1_000_000
 PERIOD_NS = 20 * MS

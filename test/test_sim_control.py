@@ -14,12 +14,13 @@ import pytest
 from node_probe import Probe, own_domain
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract import find_config, load_contract
-from spc_ros.bags.messages import stamp_ns
-from spc_ros.nodes.command_bridge import CommandPublisher
-from spc_ros.nodes.processes import NodeGroup
-from spc_ros.nodes.sim_control import Code, Feature, PlayState, Scope, SimControl, Steps
-from spc_ros.nodes.topic_bridge import message_class, stream_qos
+from spc_core.contract.contract import load_contract
+from spc_core.system.config_files import find_config
+from spc_ros.messages.fields import stamp_ns
+from spc_ros.node_parts.command_publisher import CommandPublisher
+from spc_ros.node_parts.topics import message_class, stream_qos
+from spc_ros.processes import NodeGroup
+from spc_ros.sim.control import Code, Feature, PlayState, Scope, SimControl, Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))

@@ -16,13 +16,14 @@ from std_srvs.srv import Trigger
 from test_camera import can_render, read_mp4
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract import Contract, find_config, load_contract, parse_contract
+from spc_core.contract.contract import Contract, load_contract, parse_contract
+from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task
 from spc_core.tasks.film import missing
-from spc_ros.bags.messages import stamp_ns
-from spc_ros.nodes.command_bridge import CommandPublisher
-from spc_ros.nodes.processes import NodeGroup, NodeProcess
-from spc_ros.nodes.topic_bridge import message_class, stream_qos
+from spc_ros.messages.fields import stamp_ns
+from spc_ros.node_parts.command_publisher import CommandPublisher
+from spc_ros.node_parts.topics import message_class, stream_qos
+from spc_ros.processes import NodeGroup, NodeProcess
 
 pytestmark = pytest.mark.timeout(180)
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))

@@ -9,10 +9,11 @@ import math
 import numpy as np
 import pytest
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
+from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task, make_env
 from spc_core.tasks.disturbances import DelayLine, DisturbanceConfig, Disturbances, noise_std
-from spc_ros.nodes.simulation import RealTimeFactor, Simulation
+from spc_ros.sim.simulation import RealTimeFactor, Simulation
 
 CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 NAMES = ("joint_states.position.a", "joint_states.position.b", "joint_states.velocity.a", "imu.z")

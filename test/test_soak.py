@@ -9,7 +9,7 @@ import pytest
 import soak
 from random_checkpoint import write_random_checkpoint
 
-from spc_ros.nodes.processes import PARENT_VARIABLE
+from spc_ros.processes import PARENT_VARIABLE
 
 
 def test_one_trial_of_the_soak_finds_nothing(tmp_path):

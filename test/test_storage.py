@@ -15,8 +15,10 @@ from mcap_bytes import MAGIC, McapFile, channel, message, record, schema
 from recorded_bags import STORE, STRING, VECTOR, record_arm, string, vector
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
-from spc_ros.bags import bag_log, stored_blocks
-from spc_ros.bags.bag_reader import BagError, BagReader, bag_sha256, find_bags, read_definitions
+from spc_ros.bags import blocks as stored_blocks
+from spc_ros.bags import log as bag_log
+from spc_ros.bags.reader import BagError, BagReader, bag_sha256, find_bags, read_definitions
+from spc_ros.messages.fields import MessageError
 
 MODES = {"none": CompressionMode.NONE, "chunk": CompressionMode.STORAGE, "message": CompressionMode.MESSAGE}
 MODES["file"] = CompressionMode.FILE
@@ -580,18 +582,18 @@ def test_definitions_that_cannot_be_used_are_named(tmp_path):
         "leg_msgs/msg/Foot",
     }
     assert set(read_definitions([tmp_path / "leg_msgs" / "msg" / "Foot.msg"])) == {"leg_msgs/msg/Foot"}
-    with pytest.raises(BagError, match="nowhere: no such package folder or .msg file"):
+    with pytest.raises(MessageError, match="nowhere: no such package folder or .msg file"):
         read_definitions([tmp_path / "nowhere"])
-    with pytest.raises(BagError, match="no .msg file here; give the package folder"):
+    with pytest.raises(MessageError, match="no .msg file here; give the package folder"):
         read_definitions([tmp_path])
-    with pytest.raises(BagError, match="is given twice with different text"):
+    with pytest.raises(MessageError, match="is given twice with different text"):
         other = robot_package(tmp_path / "other", "leg_msgs")
         (other / "msg" / "Foot.msg").write_text("bool up\n")
         read_definitions([tmp_path / "leg_msgs", other])
-    with pytest.raises(BagError, match="'2 legs' is no name of a ROS package"):
+    with pytest.raises(MessageError, match="'2 legs' is no name of a ROS package"):
         read_definitions([robot_package(tmp_path / "x", "2 legs")])
     (tmp_path / "leg_msgs" / "msg" / "Foot.msg").write_text("bool[ down\n")
-    with pytest.raises(BagError, match=r"Foot.msg: not a message definition \("):
+    with pytest.raises(MessageError, match=r"Foot.msg: not a message definition \("):
         read_definitions([tmp_path / "leg_msgs"])
 
 

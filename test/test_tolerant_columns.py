@@ -9,13 +9,13 @@ from random_messages import MessageMaker, column_of
 from recorded_bags import JOINT_STATE, STORE, joint_state
 from robot_recording import JOINTS, record_robot
 
-from spc_core.contract import parse_contract
-from spc_ros.bags import tolerant_columns
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.bags.messages import JOINT_ARRAYS, FieldReader, MessageError, stamp_ns
-from spc_ros.bags.numeric_fields import state_fields
-from spc_ros.bags.tolerant_columns import DAMAGED, TolerantReader
+from spc_core.contract.contract import parse_contract
+from spc_ros.bags.reader import BagReader
 from spc_ros.doctor.topic_logs import read_topic_logs
+from spc_ros.messages import tolerant_columns
+from spc_ros.messages.fields import JOINT_ARRAYS, FieldReader, MessageError, stamp_ns
+from spc_ros.messages.numeric_fields import state_fields
+from spc_ros.messages.tolerant_columns import DAMAGED, TolerantReader
 
 TYPES = [
     JOINT_STATE,

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from spc_core.transforms import Field, FieldTransforms
+from spc_core.contract.transforms import Field, FieldTransforms
 
 MS = 1_000_000
 

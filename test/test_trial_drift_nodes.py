@@ -17,19 +17,20 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter
 from spc_core.deploy.adaptation import Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task
-from spc_core.tasks.offline_data import behaviour_episodes
 from spc_core.trials.drift import AFTER, BEFORE, read_drift, run_drift
 from spc_core.trials.evaluate import run_in_process
+from spc_core.trials.offline_data import behaviour_episodes
 from spc_core.trials.recordings import dataset_transitions
-from spc_ros.bags.bag_reader import BagReader
+from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.convert import convert
-from spc_ros.nodes.processes import NodeGroup, ProcessError
-from spc_ros.nodes.topic_bridge import stream_qos
+from spc_ros.node_parts.topics import stream_qos
+from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials.trial import run_trial
 
 pytestmark = pytest.mark.timeout(300)

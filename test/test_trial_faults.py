@@ -15,8 +15,8 @@ from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.tasks import find_task
 from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.trial_log import read_rows
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.nodes.processes import NodeGroup, ProcessError
+from spc_ros.bags.reader import BagReader
+from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials import trial as trial_module
 from spc_ros.trials.trial import run_trial
 

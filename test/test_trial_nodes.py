@@ -16,18 +16,20 @@ from std_srvs.srv import SetBool, Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.frames import Transition, TransitionAssembler
-from spc_core.contract import Contract, find_config, load_contract
+from spc_core.contract.contract import Contract, load_contract
 from spc_core.deploy.adaptation import EpisodeResult, Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.runtime import ContextTracker
+from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task
-from spc_core.tasks.offline_data import behaviour_episodes
 from spc_core.trials.evaluate import run_in_process
+from spc_core.trials.offline_data import behaviour_episodes
 from spc_core.trials.trial_log import read_rows
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.bags.contract_reader import ContractReader
-from spc_ros.nodes.processes import NodeGroup, ProcessError
-from spc_ros.nodes.topic_bridge import PATIENCE_NS, decode_context
+from spc_ros.bags.reader import BagReader
+from spc_ros.messages.contract_reader import ContractReader
+from spc_ros.node_parts.context_message import decode_context
+from spc_ros.node_parts.contract_topics import PATIENCE_NS
+from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials import trial as trial_module
 from spc_ros.trials.collect import collect
 from spc_ros.trials.trial import run_trial

@@ -24,17 +24,17 @@ from spc_core.alignment.episode import EpisodeInfo, TaskChange
 from spc_core.deploy.adaptation import EpisodeResult, Trial
 from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.latency_bins import LatencyBins, latency_of, quantile_us
+from spc_core.pages.kit.png import png
 from spc_core.pages.latency_figure import latency_figure
-from spc_core.pages.png import png
 from spc_core.pages.report import summarise
 from spc_core.pages.report_page import page
 from spc_core.pages.stills import Stills
 from spc_core.trials.evaluate import score
 from spc_core.trials.trial_log import TrialLog
 from spc_core.trials.trial_plan import TrialOptions, checkpoint_name, make_plan, make_trial, robot_task
-from spc_ros.bags.bag_writer import BagWriter
-from spc_ros.nodes.processes import ProcessError
+from spc_ros.bags.writer import BagWriter
 from spc_ros.parsing import parse
+from spc_ros.processes import ProcessError
 from spc_ros.trials.bag_stills import trial_stills
 from spc_ros.trials.provenance import code_state, command_line, setup
 from spc_ros.trials.trial import prepare

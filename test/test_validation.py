@@ -15,10 +15,11 @@ import yaml
 from random_checkpoint import write_random_checkpoint
 from synthetic import tiny_config, write_dataset
 
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter, Episode
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.method.config import ConfigError, to_dict
+from spc_core.system.config_files import find_config
 from spc_core.training import validation
 from spc_core.training.train import train
 from spc_core.training.validation import Validator

@@ -18,7 +18,7 @@ from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.frames import JUMP_NS, NO_TIME
 from spc_core.alignment.tick_frames import END, Frames, FrameSource, SampleBuffer
 from spc_core.alignment.ticks import Samples, Ticks
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 
 __all__ = ["ArrayAssembler", "Irregular", "Samples", "Ticks"]
 

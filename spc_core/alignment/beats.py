@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 
 from spc_core.alignment.frames import NO_TIME, beat_window_ns
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import functools
 import re
 import string
 
-from spc_core.contract_parts import Stream
+from spc_core.contract.sections import Stream
 
 
 class FaultKind(enum.Enum):

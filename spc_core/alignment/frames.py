@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from spc_core.alignment.faults import Fault, FaultKind, stale
-from spc_core.contract import Contract
-from spc_core.contract_parts import Stream
+from spc_core.contract.contract import Contract
+from spc_core.contract.sections import Stream
 
 BEAT_TOLERANCE = 0.25  # share of a period by which a tick may be early or late against the last
 JUMP_NS = 500_000_000  # a stamp this far before its predecessor is a clock jump, less is a late message

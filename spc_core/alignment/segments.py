@@ -13,7 +13,7 @@ import numpy as np
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.ticks import Ticks
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 
 END_PERIODS = 2.5  # an episode's last transition ends at most this many periods before the episode does
 

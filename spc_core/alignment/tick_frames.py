@@ -12,7 +12,7 @@ from spc_core.alignment.beats import BeatState, BeatWalk
 from spc_core.alignment.faults import Fault, FaultKind, stale
 from spc_core.alignment.frames import NO_TIME, beat_window_ns
 from spc_core.alignment.ticks import Samples
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 
 END = 2**62  # a place in the log, or a stamp, after all others
 MISSING, STALE, NOT_FINITE = range(3)

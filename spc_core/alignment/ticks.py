@@ -10,7 +10,7 @@ import numpy as np
 
 from spc_core.alignment.faults import Fault
 from spc_core.alignment.frames import Step
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ from spc_core.comparison.panels import headline_keys, improvement_picture, score
 from spc_core.comparison.plan import Method, Plan
 from spc_core.comparison.svg import dot_intervals
 from spc_core.comparison.table import MethodResults, References, Row, compare_rows, markdown, to_plain
+from spc_core.system.atomic_files import write_whole
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import expert_returns
-from spc_core.whole_file import write_whole
 
 PICTURES = (score_picture, improvement_picture)
 REFERENCE = "spc"  # the others are compared with it, or with the first method where it is missing

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from spc_core.comparison.plan import LOCK_FILE, Plan, Run, remember
 from spc_core.method.config import ConfigError
-from spc_core.stopping import stop_on_signals
+from spc_core.system.signals import stop_on_signals
 
 POLL_S = 0.2  # between two looks at the children
 TAIL_LINES = 8

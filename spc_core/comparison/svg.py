@@ -8,8 +8,8 @@ from html import escape
 import numpy as np
 
 from spc_core.comparison.panels import Mark, Panel, Picture, split_title
-from spc_core.pages.figure_style import FAINT, INK
 from spc_core.pages.figures import COLOURS
+from spc_core.pages.kit.style import FAINT, INK
 
 ROW, TITLE, GAP = 22, 26, 20  # px: a method, a protocol's name, between panels
 TOP, AXIS = 30, 66  # px: the splits' names, below the panels

@@ -25,8 +25,8 @@ import numpy as np
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
-from spc_core.contract import Contract
-from spc_core.whole_file import WholeFolder
+from spc_core.contract.contract import Contract
+from spc_core.system.atomic_files import WholeFolder
 
 FORMAT = "arrow"
 MAX_STEPS = 100_000  # Minari's arrow reader returns only the first 131,072 rows of an episode

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from spc_core.alignment.faults import Fault
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 from spc_core.data.column_stats import ColumnStats
 from spc_core.data.dataset import Episode, TaskEntry
-from spc_core.data.dataset_reader import dataset_contract, stored_tasks
+from spc_core.data.reader import dataset_contract, stored_tasks
 
 ENDS = ("terminated", "truncated", "cut")
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)

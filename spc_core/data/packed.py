@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 from spc_core.data.dataset import DatasetError, TaskEntry, check_episode
-from spc_core.data.dataset_reader import StoredTask, dataset_contract, stored_tasks
+from spc_core.data.reader import StoredTask, dataset_contract, stored_tasks
 
 PACK_VERSION = 2  # arrays of another version are packed again
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
+from spc_core.contract.rewards import RewardFunction
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
-from spc_core.data.dataset_reader import dataset_contract, stored_tasks
-from spc_core.rewards import RewardFunction
+from spc_core.data.reader import dataset_contract, stored_tasks
 
 FREE = ("name", "reward", "task", "episode", "safety", "action.safe", "action.max_rate", "action.low", "action.high")
 

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 import yaml
 
-from spc_core.contract import Contract, ContractError, load_contract
+from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder
 from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError, TrainConfig, build, to_dict

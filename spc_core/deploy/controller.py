@@ -15,7 +15,7 @@ import numpy as np
 
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.frames import Frame
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 from spc_core.deploy.guards import (
     EmergencyStop,
     Heartbeat,

@@ -23,7 +23,7 @@ from spc_core.deploy.onnx_networks import ENCODER, FORMAT, POLICY
 from spc_core.method.config import ConfigError, to_dict
 from spc_core.method.latents import Codes, Continuous, SimNorm
 from spc_core.method.layers import Mish
-from spc_core.whole_file import WholeFolder
+from spc_core.system.atomic_files import WholeFolder
 
 OPSET = 18  # the first with Mish; onnxruntime 1.14 and later
 IR_VERSION = 8  # what onnxruntime 1.14 reads

@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 from spc_core.deploy.interventions import InterventionKind
 
 

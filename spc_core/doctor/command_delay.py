@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spc_core.alignment.command_delay import Correlogram, answers
+from spc_core.command_delay.correlogram import Correlogram, answers
 from spc_core.doctor.diagnosis import Finding, Severity, Thresholds
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from spc_core.contract import find_config, suggest
+from spc_core.system.config_files import find_config, suggest
 
 T = TypeVar("T")
 

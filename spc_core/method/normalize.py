@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 
 
 @dataclasses.dataclass(frozen=True)

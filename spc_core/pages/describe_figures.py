@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from spc_core.data.dataset import Episode
 from spc_core.data.describe import ENDS, Description, EpisodeLine, Spread, end_of
-from spc_core.pages.figure_style import INK, stacked, style
+from spc_core.pages.kit.style import INK, stacked, style
 
 END_COLOURS = {"terminated": "#009E73", "truncated": "#0072B2", "cut": "#D55E00"}
 BEHAVIOUR_COLOURS = ("#0072B2", "#E69F00", "#999999", "#CC79A7", "#009E73", "#D55E00")  # Okabe and Ito's

@@ -17,7 +17,7 @@ from spc_core.pages.describe_figures import (
     sample_episodes,
     task_counts,
 )
-from spc_core.pages.html_page import draw, number, plural, table, whole_page
+from spc_core.pages.kit.html import draw, number, plural, table, whole_page
 
 CAPTIONS = {
     "counts": "What to look for: tasks with far fewer data than others, and a kind of behaviour or end that only some "

@@ -11,12 +11,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spc_core.alignment.command_delay import LAGS_S, Answer
 from spc_core.alignment.faults import Fault
+from spc_core.command_delay.correlogram import LAGS_S, Answer
 from spc_core.doctor.coverage import Coverage
 from spc_core.doctor.diagnosis import Finding, Span
 from spc_core.doctor.traces import Trace
-from spc_core.pages.figure_style import FAINT, INK, style
+from spc_core.pages.kit.style import FAINT, INK, style
 
 LINE, OLD = "#0072B2", "#D55E00"
 MARKS = {  # colour and name by check; Okabe and Ito's colours

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spc_core.pages.figure_style import style
+from spc_core.pages.kit.style import style
 from spc_core.trials.drift import BEFORE, FOLLOWED, WINDOW, DriftRun
 
 COLOURS = {

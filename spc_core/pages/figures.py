@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spc_core.deploy.adaptation import COLLECT, EpisodeResult
-from spc_core.pages.figure_style import INK, stacked, style
+from spc_core.pages.kit.style import INK, stacked, style
 from spc_core.pages.stills import Stills
 from spc_core.trials.drift import DriftRun
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 
 from spc_core.deploy.latency_bins import PER_DECADE, quantile_us
-from spc_core.pages.figure_style import style
 from spc_core.pages.figures import FamilyRun
+from spc_core.pages.kit.style import style
 
 SHARES = {"median": 0.5, "99 %": 0.99}
 NAME_DECADES = 0.35  # of the axis, about as wide as a name

@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from spc_core.pages.figure_style import stacked, style
 from spc_core.pages.figures import FamilyRun
+from spc_core.pages.kit.style import stacked, style
 
 
 def read_log(path: Path) -> dict[str, list[float]]:

@@ -15,9 +15,9 @@ from spc_core.deploy.latency_bins import quantile_us
 from spc_core.pages.figures import FamilyRun, label
 from spc_core.pages.latency_figure import SHARES, all_latency
 from spc_core.pages.report_page import page
+from spc_core.system.atomic_files import write_whole
 from spc_core.trials.drift import drift_scores
 from spc_core.trials.evaluate import score
-from spc_core.whole_file import write_whole
 
 __all__ = ["FamilyRun", "summarise", "write_report", "write_summary"]
 

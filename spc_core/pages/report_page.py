@@ -21,7 +21,7 @@ from spc_core.pages.figures import (
     task_bars,
     varying_params,
 )
-from spc_core.pages.html_page import draw, number, plural, table, whole_page
+from spc_core.pages.kit.html import draw, number, plural, table, whole_page
 from spc_core.pages.latency_figure import latency_figure
 from spc_core.pages.loss_curves import training_curves
 from spc_core.pages.stills import gallery

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from spc_core.pages.png import data_url
+from spc_core.pages.kit.png import data_url
 
 MAX_TASKS = 12  # rows of stills in a page
 SIZE = 240  # px, the widest a still is kept

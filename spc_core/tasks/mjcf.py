@@ -13,9 +13,9 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from spc_core.contract import Contract
-from spc_core.contract_parts import Stream
-from spc_core.yaml_section import suggest
+from spc_core.contract.contract import Contract
+from spc_core.contract.sections import Stream
+from spc_core.system.config_files import suggest
 
 from .arm import Task, TaskEnv
 

@@ -19,14 +19,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from spc_core.contract import Contract, parse_contract
+from spc_core.contract.contract import Contract, parse_contract
 from spc_core.data.dataset import TaskEntry
 from spc_core.data.packed import PackedDataset
 from spc_core.data.sampler import Sampler
 from spc_core.deploy.checkpoint import pick_device
-from spc_core.memory import keep_freed_memory
 from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import TrainConfig
+from spc_core.system.allocator import keep_freed_memory
 from spc_core.training.reference import ReferenceLearner
 from spc_core.training.train import data_stats
 from spc_core.training.training_run import to_device

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from spc_core.contract import parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import DatasetError
 from spc_core.data.packed import PackedDataset
 from spc_core.method.config import ConfigError, TrainConfig, to_dict

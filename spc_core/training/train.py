@@ -22,10 +22,10 @@ from spc_core.data.dataset import DatasetError
 from spc_core.data.outliers import refuse_outliers
 from spc_core.data.packed import PackedDataset, load_dataset
 from spc_core.data.rows import rows_of
-from spc_core.memory import keep_freed_memory
 from spc_core.method.config import ConfigError, TrainConfig
 from spc_core.method.normalize import Stats, compute_stats
-from spc_core.stopping import stop_on_signals
+from spc_core.system.allocator import keep_freed_memory
+from spc_core.system.signals import stop_on_signals
 from spc_core.training.distributed import Group, join_group
 from spc_core.training.training_run import TrainingRun
 from spc_core.training.validation import simulated_family

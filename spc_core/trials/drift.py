@@ -20,8 +20,8 @@ from spc_core.alignment.frames import Transition
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.runtime import ContextTracker, Policy
 from spc_core.deploy.safety import SafetyFilter
+from spc_core.system.atomic_files import write_whole
 from spc_core.tasks import Task, make_env
-from spc_core.whole_file import write_whole
 
 BEFORE, AFTER = 100, 500  # steps on the first and on the second task
 WINDOW = 25  # steps that a reward is averaged over

@@ -24,7 +24,7 @@ from spc_core.deploy.runtime import ContextTracker, Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.method.planner import PlannerConfig
 from spc_core.tasks import SPLITS, Task, find_task, make_env
-from spc_core.tasks.offline_data import behaviour_episodes
+from spc_core.trials.offline_data import behaviour_episodes
 from spc_core.trials.recordings import episode_transitions, spread
 
 OFFLINE_EPISODES = 30  # of behaviour data that they are drawn from

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from spc_core.alignment.frames import Transition
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
+from spc_core.contract.rewards import RewardFunction
 from spc_core.data.dataset import DatasetError, Episode
-from spc_core.data.dataset_reader import stored_tasks
-from spc_core.rewards import RewardFunction
+from spc_core.data.reader import stored_tasks
 
 OFFLINE_TRANSITIONS = 600  # of an offline context
 

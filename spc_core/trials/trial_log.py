@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spc_core.deploy.adaptation import EpisodeResult, Trial, TrialError
-from spc_core.whole_file import write_whole
+from spc_core.system.atomic_files import write_whole
 
 EPISODES = "episodes.jsonl"
 PLAN = "plan.json"

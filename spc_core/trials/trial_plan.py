@@ -9,10 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from spc_core.contract import find_config, load_contract
-from spc_core.data.dataset_reader import stored_tasks
+from spc_core.contract.contract import load_contract
+from spc_core.data.reader import stored_tasks
 from spc_core.deploy.adaptation import LIVE_PROTOCOLS, TaskLike, Trial, TrialError
 from spc_core.deploy.checkpoint_files import ONNX_CARD, model_id, weights_sha256
+from spc_core.system.config_files import find_config
 from spc_core.tasks import SPLITS, find_task, tasks
 
 SAME = (  # what makes it this trial and no other, beside tasks, contract and weights

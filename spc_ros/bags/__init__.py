@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags without ROS: files, records, message layouts, columns of numbers; damaged ones as far as they are whole."""
+"""Bags without ROS: files, records, storages; damaged ones are read as far as possible."""

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract import Contract
-from spc_ros.bags.bag_files import BagError
-from spc_ros.bags.bag_writer import BagWriter
+from spc_core.contract.contract import Contract
+from spc_ros.bags.files import BagError
+from spc_ros.bags.writer import BagWriter
 
 SETTLE_S = 2.0  # longest wait for the messages of an ended episode
 PENDING = 2000  # messages kept for a bag that may open yet

@@ -12,13 +12,13 @@ import numpy as np
 from spc_core.alignment.align import ArrayAssembler, Irregular
 from spc_core.alignment.frames import Step, TransitionAssembler
 from spc_core.alignment.ticks import Samples, Ticks
-from spc_core.contract import Contract
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.bags.columns import ColumnReader, deserialize
-from spc_ros.bags.contract_reader import Source, push, sources
-from spc_ros.bags.messages import MessageError
-from spc_ros.bags.raw_messages import RawColumn
-from spc_ros.conversion.delay_survey import DelaySurvey
+from spc_core.command_delay.survey import DelaySurvey
+from spc_core.contract.contract import Contract
+from spc_ros.bags.reader import BagReader
+from spc_ros.messages.columns import ColumnReader, deserialize
+from spc_ros.messages.contract_reader import Source, push, sources
+from spc_ros.messages.fields import MessageError
+from spc_ros.messages.raw_messages import RawColumn
 
 PATIENCE_NS = 1_000_000_000  # how far topics may be out of order against each other in a bag
 STRING = "std_msgs/msg/String"

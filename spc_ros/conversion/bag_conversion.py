@@ -15,17 +15,17 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.faults import Fault
 from spc_core.alignment.segments import Cutting, Piece, Window, cut_into_pieces, episode_window, marker_windows
 from spc_core.alignment.ticks import Ticks
-from spc_core.contract import Contract, ContractError, parse_contract
+from spc_core.command_delay.survey import DelaySurvey
+from spc_core.contract.contract import Contract, ContractError, parse_contract
 from spc_core.data.dataset import DatasetError, Episode, check_episode
-from spc_ros.bags.bag_files import BagError, bag_sha256
-from spc_ros.bags.bag_reader import EPISODE_TOPIC, BagReader, parse_episode
-from spc_ros.bags.messages import MessageError
+from spc_ros.bags.files import BagError, bag_sha256
+from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion.aligned_bag import STRING, AlignedBag, Marks, align_bag
 from spc_ros.conversion.conversion_report import BagReport
-from spc_ros.conversion.delay_survey import DelaySurvey
 from spc_ros.conversion.manifest import NOTHING, About, said_by_bag
 from spc_ros.conversion.parts import TaskEpisode, save_part
 from spc_ros.conversion.topic_report import TopicReport, report_topic
+from spc_ros.messages.fields import MessageError
 
 
 @dataclasses.dataclass(frozen=True)

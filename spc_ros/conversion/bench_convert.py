@@ -16,13 +16,13 @@ import numpy as np
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
-from spc_core.contract import Contract, parse_contract
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.bags.bag_writer import BagWriter
-from spc_ros.bags.columns import ColumnReader
-from spc_ros.bags.contract_reader import sources
+from spc_core.contract.contract import Contract, parse_contract
+from spc_ros.bags.reader import BagReader
+from spc_ros.bags.writer import BagWriter
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
+from spc_ros.messages.columns import ColumnReader
+from spc_ros.messages.contract_reader import sources
 
 JOINTS = tuple(f"left_arm_joint_{i}" for i in range(6))  # a message is 340 bytes
 TOPICS = ("/joint_states", "/commands")

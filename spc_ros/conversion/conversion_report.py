@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from spc_core.alignment.faults import Fault
-from spc_core.contract import Contract
-from spc_core.deploy.delay_estimate import DelayEstimate
+from spc_core.command_delay.estimate import DelayEstimate
+from spc_core.contract.contract import Contract
 from spc_ros.conversion.topic_report import TopicReport
 
 

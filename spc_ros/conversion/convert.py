@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from spc_core.alignment.command_delay import Correlogram
-from spc_core.contract import Contract, parse_contract
+from spc_core.command_delay.correlogram import Correlogram
+from spc_core.command_delay.estimate import merge_blocks, pooled_delay
+from spc_core.contract.contract import Contract, parse_contract
 from spc_core.data.dataset import DatasetWriter
-from spc_core.deploy.delay_estimate import merge_blocks, pooled_delay
-from spc_ros.bags.bag_files import BagError, find_bags, stored_bytes, stored_in
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.bags.message_types import read_definitions
+from spc_ros.bags.files import BagError, find_bags, stored_bytes, stored_in
+from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.bag_conversion import Job
 from spc_ros.conversion.conversion_report import BagReport, ConversionReport
 from spc_ros.conversion.engines import convert_task, on_ray, run
 from spc_ros.conversion.manifest import read_manifest
 from spc_ros.conversion.parts import TaskEpisode, load_delay, load_part
 from spc_ros.conversion.topic_report import merge_topics
+from spc_ros.messages.message_types import read_definitions
 
 VERSION = 2  # of what a part holds; parts of other versions are made again
 ENGINES = ("processes", "ray")

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spc_core.stopping import end_with_parent
+from spc_core.system.signals import end_with_parent
 from spc_ros.conversion.bag_conversion import Job, convert_to_part
 
 POLL_S = 0.2  # between two looks at how far the workers are

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from spc_core.yaml_section import Section
+from spc_core.contract.yaml_section import Section
 
 Label = str | float | bool
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.command_delay import Correlogram
+from spc_core.command_delay.correlogram import Correlogram
+from spc_core.command_delay.survey import from_arrays, to_arrays
 from spc_core.data.dataset import Episode
 from spc_ros.conversion.conversion_report import BagReport
-from spc_ros.conversion.delay_survey import from_arrays, to_arrays
 
 ARRAYS = ("observations", "actions", "rewards", "times_ns")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.command_delay import Correlogram, correlogram
 from spc_core.alignment.faults import Fault
-from spc_core.contract import Contract, ContractError
+from spc_core.command_delay.correlogram import Correlogram, correlogram
+from spc_core.contract.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains, delays_ns
 from spc_core.doctor.diagnosis import (
@@ -30,13 +30,13 @@ from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
 from spc_core.doctor.timing_checks import TIMING_CHECKS, intervals
 from spc_core.doctor.traces import Trace, trace
 from spc_core.doctor.value_checks import VALUE_CHECKS, check_limits, check_rate_limits, value_range
-from spc_ros.bags.bag_files import BagError
-from spc_ros.bags.bag_reader import BagReader
-from spc_ros.bags.messages import MessageError
+from spc_ros.bags.files import BagError
+from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.doctor.topic_logs import read_topic_logs
 from spc_ros.doctor.topic_roles import find_command, find_states
+from spc_ros.messages.fields import MessageError
 
 UNNAMED = "(unnamed task)"  # stands in for the task that a bag does not name
 MAX_STATE_TOPICS = 3  # topics in which an answer to the commands is looked for

@@ -10,7 +10,7 @@ import numpy as np
 
 from spc_core.doctor.diagnosis import ABSURD, TopicLog
 from spc_core.doctor.value_checks import value_range
-from spc_ros.bags.messages import JOINT_ARRAYS, JOINT_STATE
+from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_STATE
 
 ROUND_HZ = (1, 2, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 90, 100, 120, 125, 150, 200, 240, 250, 400, 500, 1000)
 ROUND_SHARE = 0.04  # a measured rate this near to a round one is meant to be it

@@ -12,7 +12,7 @@ import numpy as np
 from spc_core.alignment.segments import marker_windows
 from spc_core.doctor.diagnosis import TopicLog
 from spc_core.doctor.timing_checks import intervals
-from spc_ros.bags.bag_reader import BagReader, parse_episode
+from spc_ros.bags.reader import BagReader, parse_episode
 
 STRING = "std_msgs/msg/String"
 MARKER_TYPES = tuple(f"std_msgs/msg/{name}" for name in ("Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32"))  # fmt: skip  # noqa: E501

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from spc_core.alignment.command_delay import Answer, Correlogram, answers
-from spc_core.contract import Contract, parse_contract
+from spc_core.command_delay.correlogram import Answer, Correlogram, answers
+from spc_core.contract.contract import Contract, parse_contract
 from spc_core.doctor.command_delay import check_command_delay
 from spc_core.doctor.coverage import Coverage, check_coverage, measure
 from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, TopicStats, worst
 from spc_core.doctor.value_checks import check_constant
-from spc_ros.bags.bag_files import BagError, find_bags, stored_bytes
-from spc_ros.bags.bag_reader import BagReader
+from spc_ros.bags.files import BagError, find_bags, stored_bytes
+from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.engines import run
 from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, Order, diagnose_bag
 from spc_ros.doctor.doctor_text import HEAD, row, told

@@ -18,7 +18,7 @@ from spc_core.pages.doctor_figures import (
     delay_figure,
     timeline,
 )
-from spc_core.pages.html_page import draw, number, plural, table, whole_page
+from spc_core.pages.kit.html import draw, number, plural, table, whole_page
 from spc_ros.doctor.doctor import DoctorReport, View
 from spc_ros.doctor.doctor_text import show_times
 

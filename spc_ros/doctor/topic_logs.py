@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.contract import Contract
+from spc_core.contract.contract import Contract
 from spc_core.doctor.diagnosis import Finding, TopicLog
 from spc_core.doctor.timing_checks import MIN_MESSAGES
-from spc_ros.bags.bag_reader import BagError, BagReader, parse_episode
-from spc_ros.bags.columns import deserialize
-from spc_ros.bags.messages import MessageError
-from spc_ros.bags.raw_messages import RawColumn
-from spc_ros.bags.tolerant_columns import Recorded, TolerantReader
+from spc_ros.bags.reader import BagError, BagReader, parse_episode
+from spc_ros.messages.columns import deserialize
+from spc_ros.messages.fields import MessageError
+from spc_ros.messages.raw_messages import RawColumn
+from spc_ros.messages.tolerant_columns import Recorded, TolerantReader
 
 CLOCK = "rosgraph_msgs/msg/Clock"
 JUMP_NS = 500_000_000

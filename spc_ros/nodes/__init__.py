@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ROS 2 nodes, the only modules that import rclpy, and the processes that they run in."""
+"""The ROS 2 nodes: each file is a program with a `main`."""

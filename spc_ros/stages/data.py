@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 
-from spc_core.contract import load_contract
-from spc_core.whole_file import write_whole
+from spc_core.contract.contract import load_contract
+from spc_core.system.atomic_files import write_whole
 from spc_ros.options import Collect, ContractInit, Convert, Describe, Doctor, Export, Relabel
 from spc_ros.stages.bar import Bar
 
@@ -101,7 +101,7 @@ def export(args: Export) -> None:
         return
     if trained:
         raise ValueError(f"{args.source}: is a training run; use --format onnx (lerobot is for datasets)")
-    from spc_core.data.lerobot import export as run
+    from spc_core.data.export.lerobot import export as run
 
     with Bar(f"export {args.source}", "episode") as bar:
         done = run(args.source, args.out, args.robot_type, args.overwrite, bar)

@@ -8,7 +8,7 @@ import functools
 import json
 import sys
 
-from spc_core.whole_file import write_whole
+from spc_core.system.atomic_files import write_whole
 from spc_ros.options import Compare, Evaluate, Train
 from spc_ros.stages.bar import Bar
 

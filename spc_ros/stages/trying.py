@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from spc_core.method.config import load_config
-from spc_core.whole_file import write_whole
+from spc_core.system.atomic_files import write_whole
 from spc_ros.options import BenchConvert, BenchLatency, BenchTrain, Demo, TrialArgs
 from spc_ros.stages.bar import Bar
 

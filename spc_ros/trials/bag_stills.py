@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from spc_core.deploy.adaptation import EpisodeResult
-from spc_core.pages.html_page import number
+from spc_core.pages.kit.html import number
 from spc_core.pages.stills import MAX_TASKS, Stills
 from spc_core.trials.trial_log import TrialLog
-from spc_ros.bags.bag_files import BagError
-from spc_ros.bags.bag_reader import BagReader
+from spc_ros.bags.files import BagError
+from spc_ros.bags.reader import BagReader
 
 IMAGE = "sensor_msgs/msg/Image"
 ENCODING = "rgb8"

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from spc_core.alignment.frames import Transition
-from spc_core.contract import find_config, load_contract
+from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spc_core.deploy.runtime import ContextTracker
 from spc_core.method.agent import Agent
 from spc_core.method.config import load_config
 from spc_core.method.normalize import Stats
-from spc_ros.nodes.processes import NodeGroup
+from spc_core.system.config_files import find_config
+from spc_ros.processes import NodeGroup
 
 SLICE_S = 2.0  # for one controller before the next has its turn
 CONTROLLERS = {  # name -> size of the policy (empty: the relay) and the programs, the one that commands first

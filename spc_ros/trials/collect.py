@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spc_core.contract import find_config
-from spc_ros.bags.bag_reader import find_bags
-from spc_ros.nodes.processes import NodeGroup, ProcessError
+from spc_core.system.config_files import find_config
+from spc_ros.bags.reader import find_bags
+from spc_ros.processes import NodeGroup, ProcessError
 
 PROGRESS = re.compile(r"progress (\d+)/(\d+) (.*)")
 EPISODE_TIMEOUT_S = 60.0  # far above what an episode takes; the nodes have tighter deadlines of their own

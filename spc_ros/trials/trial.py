@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from spc_core.contract import find_config
 from spc_core.deploy.adaptation import EpisodeResult, TrialError, in_order
+from spc_core.system.config_files import find_config
 from spc_core.tasks.camera import CameraConfig
 from spc_core.trials.trial_log import PLAN, TrialLog, read_rows
 from spc_core.trials.trial_plan import TrialOptions, make_plan, make_trial
 from spc_ros.conversion.convert import convert
-from spc_ros.nodes.processes import NodeGroup, ProcessError
+from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials.collect import progress_reader, require_new
 
 DRIFT_TASKS = 6  # tried tasks that change into one another

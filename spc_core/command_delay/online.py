@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a running robot answers its commands as late as it did in the data that its policy learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spc_core.command_delay.estimate import DelayEstimate, DelayEstimator, differs
+from spc_core.contract.contract import Contract
+
+PERIODS = 1.5  # allowed difference where no tolerance is given
+
+
+class DelayWatch:
+    """Takes samples at once, works in slices, and says when the delay begins to differ from the data's."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.warning = ""  # why the delay is not the data's; empty while it is, or nobody can tell
+        self._estimator = DelayEstimator(contract)
+        self._period_ms = 1e3 / contract.rate_hz
+        self._data: DelayEstimate | None = None
+
+    @property
+    def estimate(self) -> DelayEstimate:
+        return self._estimator.estimate
+
+    def compare_with(self, data: DelayEstimate | None) -> None:
+        """What the data of the model had; None: its checkpoint does not tell."""
+        self._data = data
+
+    def sample(self, role: tuple[str, int], t_ns: int, values: np.ndarray) -> None:
+        """See DelayEstimator."""
+        self._estimator.sample(role, t_ns, values)
+
+    def cut(self) -> None:
+        """See DelayEstimator."""
+        self._estimator.cut()
+
+    def work(self) -> DelayEstimate | None:
+        """Do a slice of work; the estimate, when there is a new one and it is known."""
+        return self.estimate if self._estimator.work() and self.estimate.known else None
+
+    def judge(self, tolerance_ms: float) -> str:
+        """Compare with the data; the warning, where it begins now. A tolerance of 0 is PERIODS control periods."""
+        before, self.warning = self.warning, ""
+        if self._data is not None:
+            self.warning = differs(self.estimate, self._data, tolerance_ms or PERIODS * self._period_ms)
+        return self.warning if not before else ""
+
+    def values(self) -> dict[str, object]:
+        """For `/diagnostics`."""
+        here, data = self.estimate, self._data
+        known: dict[str, object] = {}
+        if here.known:
+            known = {"command delay ms": round(here.delay_ms, 1), "command delay +- ms": round(here.uncertainty_ms, 1)}
+        if data is None:
+            verdict = "not compared: the checkpoint does not tell what its data had; convert and train anew"
+        elif not data.known:
+            verdict = f"not compared: in the data, {data}"
+        else:
+            verdict = "not known yet" if not here.known else "not the data's" if self.warning else "as in the data"
+        said = data if data is not None and data.known else "not known"
+        return {**known, "command delay": f"{here} ({here.told_from})" if here.known else f"cannot be told: {here}",
+                "command delay of the data": said, "command delay verdict": verdict}  # fmt: skip
+
+
+def delay_of_data(metrics: Mapping[str, Any]) -> DelayEstimate | None:
+    """What a checkpoint's metrics say of it; None in those of before. Raises ValueError where that is damaged."""
+    said = metrics.get("command_delay")
+    return None if said is None else DelayEstimate.from_dict(said)

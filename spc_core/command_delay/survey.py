@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a bag tells of the delay from command to state: its liveliest stretches, correlated, however long it is."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spc_core.alignment.ticks import Samples
+from spc_core.command_delay.correlogram import Correlogram, correlogram
+from spc_core.command_delay.estimate import (
+    BLOCK_ROWS,
+    HISTORY_NS,
+    MAX_COMMANDS,
+    MAX_STATES,
+    MIN_STEP_NS,
+    Columns,
+    told_streams,
+)
+from spc_core.contract.contract import Contract
+
+STRETCHES = 3  # of a bag that are looked at, each of at most BLOCK_ROWS states
+GATHER_ROWS = 1000  # states that are gathered before they are cut into stretches
+NUMBERS = ("cross", "command_power", "state_power", "whole_power")
+
+Stretch = tuple[np.ndarray, np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]]  # command ns, commands, states
+
+
+class DelaySurvey:
+    """Takes a bag's samples as they are read; keeps the few stretches in which the commands move most."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._action = len(contract.observation)
+        self._commands = Columns.of(contract.action.fields, MAX_COMMANDS)
+        self._streams = {
+            i: Columns.of([f"{contract.observation[i].topic}.{name}" for name in contract.observation[i].names],
+                          MAX_STATES)
+            for i in told_streams(contract)
+        }  # fmt: skip
+        self._span = np.asarray(contract.action.high, float) - np.asarray(contract.action.low, float)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._waiting: list[Sequence[Samples]] = []
+        self._rows = 0
+        self._best: list[tuple[float, int, Stretch]] = []
+        self._number = 0
+
+    def add(self, samples: Sequence[Samples]) -> None:
+        """The samples of every source, observation streams first, then the action."""
+        if not self._streams:
+            return
+        self._waiting.append(samples)
+        self._rows += len(samples[min(self._streams)].t_ns)
+        if self._rows >= GATHER_ROWS:
+            self._cut()
+
+    def blocks(self) -> dict[int, list[Correlogram]]:
+        """By observation stream; call it once, at the end."""
+        if self._rows:
+            self._cut()
+        found: dict[int, list[Correlogram]] = {}
+        for _, _, (command_ns, commands, states) in sorted(self._best, key=lambda kept: kept[1]):
+            for i, (state_ns, values) in states.items():
+                told = correlogram(
+                    command_ns, commands, self._commands.names, state_ns, values, self._streams[i].names
+                )  # fmt: skip
+                if told is not None and (small := told.small()) is not None:
+                    found.setdefault(i, []).append(small)
+        return found
+
+    def _cut(self) -> None:
+        """What waits becomes stretches."""
+        command_ns, commands = self._joined(self._action, self._commands)
+        states = {i: _thinned(*self._joined(i, columns)) for i, columns in self._streams.items()}
+        self._waiting, self._rows = [], 0
+        beat_ns = states[min(states)][0]
+        steps = np.nan_to_num(np.abs(np.diff(commands, axis=0)) / self._span[self._commands.places]).sum(axis=1)
+        moved = np.concatenate(([0.0], np.cumsum(steps)))  # in all, until each command
+        for begin in range(0, len(beat_ns), BLOCK_ROWS):
+            times_ns = beat_ns[begin : begin + BLOCK_ROWS]
+            first, end = np.searchsorted(command_ns, (times_ns[0] - HISTORY_NS, times_ns[-1] + HISTORY_NS + 1)).tolist()
+            self._number += 1
+            rank = (float(moved[end - 1] - moved[first]) if end - first > 1 else -1.0, -self._number)
+            if rank[0] < 0 or (len(self._best) == STRETCHES and rank < self._best[0][:2]):
+                continue
+            parts = {i: _between(*part, int(times_ns[0]), int(times_ns[-1])) for i, part in states.items()}
+            kept = (*rank, (command_ns[first:end].copy(), commands[first:end].copy(), parts))
+            (heapq.heappush if len(self._best) < STRETCHES else heapq.heapreplace)(self._best, kept)
+
+    def _joined(self, source: int, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+        """Times and the values that are looked at, in the order of time."""
+        t_ns = np.concatenate([samples[source].t_ns for samples in self._waiting])
+        values = np.concatenate([samples[source].values[:, columns.places] for samples in self._waiting])
+        order = np.argsort(t_ns, kind="stable")
+        return t_ns[order], values[order]
+
+
+def _thinned(t_ns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every n-th sample of a stream that is faster than it need be."""
+    step_ns = float(np.median(np.diff(t_ns))) if len(t_ns) > 1 else MIN_STEP_NS
+    every = max(1, int(np.ceil(MIN_STEP_NS / max(step_ns, 1.0))))
+    return t_ns[::every], values[::every]
+
+
+def _between(t_ns: np.ndarray, values: np.ndarray, begin_ns: int, end_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    inside = (t_ns >= begin_ns) & (t_ns <= end_ns)
+    return t_ns[inside][: 2 * BLOCK_ROWS], values[inside][: 2 * BLOCK_ROWS]
+
+
+def to_arrays(blocks: Mapping[int, Sequence[Correlogram]]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """(what is JSON, what are arrays) of blocks, for from_arrays()."""
+    said, arrays = [], {}
+    for stream, several in blocks.items():
+        for block in several:
+            about = {"stream": stream, "commands": block.commands, "states": block.states, "count": block.count}
+            arrays |= {f"delay_{len(said)}_{name}": getattr(block, name) for name in NUMBERS}
+            said.append({**about, "period_s": block.period_s})
+    return said, arrays
+
+
+def from_arrays(said: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> dict[int, list[Correlogram]]:
+    blocks: dict[int, list[Correlogram]] = {}
+    for number, about in enumerate(said):
+        names = (tuple(about["commands"]), tuple(about["states"]), about["count"], about["period_s"])
+        block = Correlogram(*names, *(arrays[f"delay_{number}_{name}"] for name in NUMBERS))
+        blocks.setdefault(about["stream"], []).append(block)
+    return blocks

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract: what a robot says and obeys, as vectors. One YAML per robot, the same from bag to robot."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from spc_core.contract.rewards import REWARDS, RewardFunction
+from spc_core.contract.safety import LOSS_KEYS, Loss, Safety, check_loss, parse_loss, parse_safety
+from spc_core.contract.sections import Action, Reward, Segments, Stream
+from spc_core.contract.transforms import TRANSFORMS, Field
+from spc_core.contract.yaml_section import Section
+
+CLOCKS = ("header", "receive")
+SEGMENTS = ("bag", "topic", "gap")
+
+
+class ContractError(ValueError):
+    """A contract that cannot be used; the message names file, field, value and fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """A robot's contract. Every dimension in the system is derived from here."""
+
+    name: str
+    rate_hz: float
+    clock: str
+    observation: tuple[Stream, ...]
+    action: Action
+    reward: Reward
+    task_key: str
+    task_topic: str  # latched std_msgs/String with the task's id; empty: none
+    segments: Segments
+    text: str = dataclasses.field(repr=False, compare=False)
+    safety: Safety = dataclasses.field(default=Safety(), compare=False)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def period_ns(self) -> int:
+        return round(1e9 / self.rate_hz)
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        return tuple(f"{stream.topic}.{name}" for stream in self.observation for name in stream.names)
+
+    @property
+    def observation_dim(self) -> int:
+        return sum(len(stream.names) for stream in self.observation)
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action.fields)
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """For each observed stream what to do when it fails: its own word, else the section safety's."""
+        return tuple(stream.on_loss.over(self.safety.loss) for stream in self.observation)
+
+    def reward_function(self) -> RewardFunction | None:
+        """The reward of a transition as a function, or None where a topic carries it."""
+        if self.reward.function is None:
+            return None
+        scale = np.maximum(np.abs(self.action.low), np.abs(self.action.high))
+        return REWARDS[self.reward.function].build(self.observation_names, scale, self.reward.weights)
+
+    def differences(self, other: Contract) -> list[str]:
+        """One line for each field in which two contracts disagree; empty when they mean the same."""
+        mine, theirs = _flatten(yaml.safe_load(self.text)), _flatten(yaml.safe_load(other.text))
+        keys = sorted(mine.keys() | theirs.keys())
+        return [f"{key}: {mine.get(key, 'absent')} here, {theirs.get(key, 'absent')} there"
+                for key in keys if mine.get(key) != theirs.get(key)]  # fmt: skip
+
+
+def load_contract(path: str | Path) -> Contract:
+    """Read and check a contract file. Raises ContractError with file, field, value and fix."""
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ContractError(f"{path}: cannot be read ({error.strerror}); give the path of a contract YAML") from None
+    return parse_contract(text, str(path))
+
+
+def parse_contract(text: str, source: str) -> Contract:
+    """Check a contract's text; `source` names it in errors."""
+    try:
+        root = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ContractError(f"{source}: not valid YAML: {error}") from None
+    top = Section(root, source, error=ContractError)
+    top.only("name", "rate_hz", "clock", "observation", "action", "reward", "task", "episode", "safety")
+    clock = top.choice("clock", CLOCKS)
+    task = top.section("task").only("key", "topic")
+    contract = Contract(
+        name=top.text("name"),
+        rate_hz=top.positive("rate_hz"),
+        clock=clock,
+        observation=tuple(_stream(section, clock) for section in top.sections("observation")),
+        action=_action(top.section("action"), clock),
+        reward=_reward(top.section("reward"), clock),
+        task_key=task.text("key"),
+        task_topic=task.text("topic") if "topic" in task.values else "",
+        segments=_segments(top.section("episode")),
+        text=text,
+    )
+    if math.isinf(contract.observation[0].max_age_s):
+        raise top.fail("observation[0].max_age_s", "is infinite, but the first stream sets the ticks; give it a limit")
+    names = contract.observation_names
+    if "safety" in top.values:
+        contract = dataclasses.replace(contract, safety=parse_safety(top.section("safety"), names))
+    for stream, section in zip(contract.observation, top.sections("observation"), strict=True):
+        if "on_loss" in section.values:
+            check_loss(section.section("on_loss"), stream.on_loss.over(contract.safety.loss))
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ContractError(f"{source}: observation lists {', '.join(repeated)} more than once; keep one")
+    try:
+        contract.reward_function()
+    except ValueError as error:
+        raise ContractError(f"{source}: {error}") from None
+    return contract
+
+
+def _message_type(section: Section) -> str:
+    value = section.text("type")
+    if value.count("/") != 2 or "/msg/" not in value:
+        raise section.fail("type", f"is '{value}'; write package/msg/Type, for example sensor_msgs/msg/JointState")
+    return value
+
+
+def _clock(section: Section, default: str) -> str:
+    return section.choice("clock", CLOCKS) if "clock" in section.values else default
+
+
+def _stream(section: Section, clock: str) -> Stream:
+    section.only("topic", "type", "fields", "max_age_s", "clock", "on_loss")
+    entries = section.get("fields")
+    if not isinstance(entries, list) or not entries:
+        raise section.fail("fields", f"must be a list with at least one entry, got {entries!r}")
+    observed = tuple(_field(section, f"fields[{i}]", entry) for i, entry in enumerate(entries))
+    return Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
+                  _clock(section, clock), _on_loss(section))  # fmt: skip
+
+
+def _on_loss(stream: Section) -> Loss:
+    return parse_loss(stream.section("on_loss").only(*LOSS_KEYS)) if "on_loss" in stream.values else Loss()
+
+
+def _field(stream: Section, key: str, entry: Any) -> Field:
+    """A path, or a mapping of field, as, scale, offset and clip."""
+    if isinstance(entry, str) and entry:
+        return Field(entry)
+    if not isinstance(entry, dict):
+        raise stream.fail(key, f"must be a field's path, or a mapping such as {{field: orientation, as: yaw}}, got {entry!r}")  # fmt: skip  # noqa: E501
+    section = Section(entry, stream.source, f"{stream.path}{key}.", stream.error)
+    section.only("field", "as", "scale", "offset", "clip")
+    clip = None
+    if "clip" in entry:
+        low, high = section.numbers("clip", 2)
+        if not low < high:
+            raise section.fail("clip", f"is [{low}, {high}]; the first must be below the second")
+        clip = (low, high)
+    scale = section.number("scale") if "scale" in entry else 1.0
+    if scale == 0.0:
+        raise section.fail("scale", "is 0, which makes every value the same; give another number")
+    kind = section.choice("as", tuple(TRANSFORMS)) if "as" in entry else ""
+    offset = section.number("offset") if "offset" in entry else 0.0
+    return Field(section.text("field"), kind, scale, offset, clip)
+
+
+def _action(section: Section, clock: str) -> Action:
+    if "fill_in_the_action" in section.values:  # as `spc contract init` leaves it
+        raise section.fail("fill_in_the_action", "stands where the action belongs; write topic, type, fields, limits")
+    section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock")
+    fields = section.texts("fields")
+    n = len(fields)
+    action = Action(section.text("topic"), _message_type(section), fields, section.numbers("low", n),
+                    section.numbers("high", n), section.numbers("safe", n), section.numbers("max_rate", n),
+                    _clock(section, clock))  # fmt: skip
+    for i, name in enumerate(fields):
+        if not action.low[i] < action.high[i]:
+            raise section.fail(f"low[{i}]", f"({name}) is {action.low[i]}, not below high {action.high[i]}")
+        if not action.low[i] <= action.safe[i] <= action.high[i]:
+            raise section.fail(
+                f"safe[{i}]", f"({name}) is {action.safe[i]}, outside [{action.low[i]}, {action.high[i]}]"
+            )
+        if action.max_rate[i] <= 0:
+            raise section.fail(f"max_rate[{i}]", f"({name}) must be positive, got {action.max_rate[i]}")
+    return action
+
+
+def _reward(section: Section, clock: str) -> Reward:
+    if "fill_in_the_reward" in section.values:  # as `spc contract init` leaves it
+        raise section.fail("fill_in_the_reward", "stands where the reward belongs; write one, the comments show how")
+    if "function" not in section.values:
+        section.only("topic", "type", "field", "clock")
+        return Reward(section.text("topic"), _message_type(section), section.text("field"), _clock(section, clock))
+    section.only("function", "weights")
+    function = section.choice("function", tuple(REWARDS))
+    known = REWARDS[function].weights
+    weights = section.section("weights").only(*known) if "weights" in section.values else None
+    given = {key: weights.number(key) for key in weights.values} if weights else {}
+    return Reward(function=function, weights={**known, **given})
+
+
+def _segments(section: Section) -> Segments:
+    section.only("segment", "topic", "type", "field", "gap_s", "limit_s")
+    segments = Segments(
+        by=section.choice("segment", SEGMENTS),
+        gap_s=section.positive("gap_s") if "gap_s" in section.values else math.inf,
+        limit_s=section.positive("limit_s") if "limit_s" in section.values else math.inf,
+    )
+    if (segments.by == "gap") != ("gap_s" in section.values):
+        raise section.fail("gap_s", "belongs to segment: gap, and is needed there; give the pause in seconds")
+    if segments.by != "topic":
+        for key in ("topic", "type", "field"):
+            if key in section.values:
+                raise section.fail(key, f"belongs to segment: topic, but segment is '{segments.by}'; remove it")
+        return segments
+    if "topic" not in section.values:
+        return segments
+    field = section.text("field") if "field" in section.values else "data"
+    return dataclasses.replace(segments, topic=section.text("topic"), type=_message_type(section), field=field)
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """{'a': [{'b': 1}]} becomes {'a[0].b': 1}, so that two contracts can be compared field by field."""
+    if isinstance(value, dict):
+        pairs = [(f"{path}.{k}" if path else str(k), v) for k, v in value.items()]
+    elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        pairs = [(f"{path}[{i}]", v) for i, v in enumerate(value)]
+    else:
+        return {path: value}
+    return {key: leaf for p, v in pairs for key, leaf in _flatten(v, p).items()}

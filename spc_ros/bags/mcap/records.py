@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records of an mcap file: their fields, and what a chunk unpacks to. Every length is checked before use."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+
+import lz4.frame
+import numpy as np
+from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
+
+from spc_ros.bags.blocks import LATEST_NS, Channel, DamageError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAGIC = b"\x89MCAP0\r\n"
+FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
+MESSAGE_INDEX, CHUNK_INDEX, STATISTICS, DATA_END, LAST_OPCODE = 0x07, 0x08, 0x0B, 0x0F, 0x0F
+RECORD = struct.Struct("<BQ")  # opcode, length of what follows
+CHUNK_HEAD = struct.Struct("<QQQII")  # start, end, uncompressed size, CRC, length of the compression's name
+LONGEST_CHUNK_HEAD = RECORD.size + CHUNK_HEAD.size + 8 + 8  # the compression's name has four letters at most
+FOOTER_BYTES = RECORD.size + 20 + len(MAGIC)
+CHUNK_CAP = 1 << 30  # bytes that a chunk may claim to unpack to; recorders write megabytes
+FORMATS = {
+    "ros2msg": MessageDefinitionFormat.MSG,
+    "ros2idl": MessageDefinitionFormat.IDL,
+    "omgidl": MessageDefinitionFormat.IDL,
+}
+NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
+
+
+def plausible(opcode: int) -> bool:
+    return 0 < opcode <= LAST_OPCODE or opcode >= 0x80  # from 0x80 on: anybody's, to be skipped
+
+
+def records(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
+    """(opcode, begin, end) of the records that fill `data`. Raises DamageError where they do not."""
+    position = 0
+    while position < len(data):
+        if position + RECORD.size > len(data):
+            raise DamageError(f"a record is cut off at byte {position}")
+        opcode, length = RECORD.unpack_from(data, position)
+        begin = position + RECORD.size
+        position = begin + length
+        if not plausible(opcode) or position > len(data):
+            raise DamageError(f"no record at byte {begin - RECORD.size}")
+        yield opcode, begin, position
+
+
+class Fields:
+    """Reads a record's fields one after another. Raises DamageError at its end."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._data = bytes(data)
+        self._position = 0
+
+    def numbers(self, layout: str) -> tuple[int, ...]:
+        layout = f"<{layout}"
+        begin, self._position = self._position, self._position + struct.calcsize(layout)
+        if self._position > len(self._data):
+            raise DamageError("a record is shorter than its fields")
+        return struct.unpack_from(layout, self._data, begin)
+
+    def bytes(self) -> bytes:
+        (size,) = self.numbers("I")
+        begin, self._position = self._position, self._position + size
+        if self._position > len(self._data):
+            raise DamageError("a record is shorter than its fields")
+        return self._data[begin : self._position]
+
+    def text(self) -> str:
+        try:
+            return self.bytes().decode()
+        except UnicodeDecodeError as error:
+            raise DamageError(f"text that is not UTF-8 ({error})") from None
+
+
+@dataclasses.dataclass
+class ChunkEntry:
+    """Where a chunk lies and what is known of its messages without opening it."""
+
+    offset: int
+    length: int  # of the record, bytes
+    start_ns: int
+    end_ns: int
+    index_length: int = 0  # bytes of message indexes behind it; 0: none that can be used
+    counts: dict[int, int] | None = None  # messages by channel id; None: not known
+    whole: bool = True  # False: the file ends within it
+    compressed: bool = False
+
+
+class Directory:
+    """Schemas and channels met so far, by id."""
+
+    def __init__(self) -> None:
+        self._schemas: dict[int, tuple[str, MessageDefinition]] = {}
+        self.channels: dict[int, Channel] = {}
+
+    def read(self, opcode: int, data: bytes | memoryview) -> None:
+        """Take in a record; those other than schema and channel have nothing to say here. Raises DamageError."""
+        fields = Fields(data) if opcode in (SCHEMA, CHANNEL) else None
+        if fields is None:
+            return
+        if opcode == SCHEMA:
+            (key,) = fields.numbers("H")
+            name, encoding, text = fields.text(), fields.text(), fields.text()
+            definition = MessageDefinition(FORMATS[encoding], text) if encoding in FORMATS else NO_DEFINITION
+            self._schemas.setdefault(key, (name, definition))
+        else:
+            key, schema = fields.numbers("HH")
+            name, definition = self._schemas.get(schema, ("", NO_DEFINITION))
+            if key not in self.channels or not self.channels[key].type:
+                self.channels[key] = Channel(fields.text(), name, fields.text(), definition)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkHead:
+    """The fields of a chunk record, checked against each other."""
+
+    start_ns: int
+    end_ns: int
+    size: int  # unpacked
+    crc: int
+    compression: str
+    head_length: int  # bytes of the record before the data
+    packed_size: int
+
+
+def read_chunk_head(data: bytes) -> ChunkHead | None:
+    """The head of the chunk record with which `data` begins; None where there is none, or not one that can be."""
+    if len(data) < RECORD.size + CHUNK_HEAD.size + 8:
+        return None
+    opcode, length = RECORD.unpack_from(data)
+    start_ns, end_ns, size, crc, letters = CHUNK_HEAD.unpack_from(data, RECORD.size)
+    head_length = RECORD.size + CHUNK_HEAD.size + letters + 8
+    if opcode != CHUNK or letters > 4 or len(data) < head_length or size > CHUNK_CAP:
+        return None
+    compression = data[head_length - 8 - letters : head_length - 8].decode("latin-1")
+    (packed_size,) = struct.unpack_from("<Q", data, head_length - 8)
+    if length != head_length - RECORD.size + packed_size or (not compression and size != packed_size):
+        return None
+    return ChunkHead(min(start_ns, LATEST_NS), min(end_ns, LATEST_NS), size, crc, compression, head_length, packed_size)
+
+
+def read_chunk_index(data: bytes | memoryview) -> ChunkEntry:
+    fields = Fields(data)
+    start_ns, end_ns, offset, length = fields.numbers("4Q")
+    offsets = list(struct.iter_unpack("<HQ", whole_items(fields.bytes(), 10)))
+    (index_length,) = fields.numbers("Q")
+    compressed = bool(fields.bytes())
+    times = min(start_ns, LATEST_NS), min(end_ns, LATEST_NS)
+    entry = ChunkEntry(offset, length, *times, index_length, compressed=compressed)
+    if offsets:
+        places = sorted((place, channel) for channel, place in offsets)
+        ends = [*(place for place, _ in places[1:]), offset + length + index_length]
+        sizes = [end - place - RECORD.size - 6 for (place, _), end in zip(places, ends, strict=True)]
+        if places[0][0] != offset + length or any(size < 0 or size % 16 for size in sizes):
+            raise DamageError(f"the index of the chunk at byte {offset} contradicts itself")
+        entry.counts = {channel: size // 16 for (_, channel), size in zip(places, sizes, strict=True)}
+    else:
+        entry.index_length = 0
+    return entry
+
+
+def whole_items(data: bytes, size: int) -> bytes:
+    if len(data) % size:
+        raise DamageError(f"a list of {len(data)} bytes is cut off")
+    return data
+
+
+def read_statistics(data: bytes | memoryview) -> tuple[int, int, int, Mapping[int, int]]:
+    """(messages, start_ns, end_ns, messages by channel id)."""
+    fields = Fields(data)
+    messages, _, _, _, _, _, start_ns, end_ns = fields.numbers("QHIIIIQQ")
+    counts = {key: n for key, n in struct.iter_unpack("<HQ", whole_items(fields.bytes(), 10)) if n}
+    return messages, min(start_ns, LATEST_NS), min(end_ns, LATEST_NS), counts
+
+
+def unpack(data: bytes | memoryview, compression: str, size: int | None, whole: bool = True) -> bytes:
+    """A chunk's contents; of the first part of a chunk (not `whole`), what can be had. Raises DamageError.
+
+    size: as stated, None where nothing says it.
+    """
+    if compression == "":
+        result = bytes(data)
+    elif compression in _DECOMPRESSORS:
+        result = _decompress(_DECOMPRESSORS[compression], data, CHUNK_CAP if size is None else size, whole)
+    else:
+        raise DamageError(f"compressed as '{compression}'; only zstd and lz4 can be unpacked")
+    if whole and len(result) != size and (size is not None or len(result) > CHUNK_CAP):
+        raise DamageError(f"unpacks to {len(result)} bytes, not the {size} that it says")
+    return result
+
+
+_DECOMPRESSORS: Mapping[str, Callable] = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
+
+
+def _decompress(start: Callable, data: bytes | memoryview, size: int, whole: bool) -> bytes:
+    """All frames, never more than one byte beyond `size`: a few damaged bytes can claim gigabytes."""
+    parts, room = [], size + 1
+    try:
+        while len(data) and room > 0:
+            frame = start()
+            parts.append(frame.decompress(data, room))
+            room -= len(parts[-1])
+            if not frame.eof:
+                if whole:
+                    raise DamageError("its compressed data ends early")
+                break
+            data = frame.unused_data or b""
+    except (zstd.ZstdError, RuntimeError, EOFError) as error:  # lz4 raises RuntimeError
+        if whole:
+            raise DamageError(str(error)) from None
+    return b"".join(parts) if len(parts) != 1 else parts[0]
+
+
+def check_crc(data: bytes | np.ndarray, crc: int) -> None:
+    if crc and zlib.crc32(data if isinstance(data, bytes) else data.data) != crc:
+        raise DamageError("its checksum is wrong")

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a contract reads: which topic gives which part of a tick, decoded one by one as a node gets messages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from spc_core.alignment.frames import Step, TransitionAssembler
+from spc_core.contract.contract import Contract
+from spc_core.contract.transforms import FieldTransforms
+from spc_ros.messages.columns import has_stamp
+from spc_ros.messages.fields import NS_PER_S, FieldReader, MessageError, sample_time
+from spc_ros.messages.live import LiveReader, typestore
+
+Role = tuple[str, int]
+"""('observation', number of the stream), ('action', 0) or ('reward', 0)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What one role takes from a topic, and how."""
+
+    role: Role
+    topic: str  # the contract's name
+    type: str
+    fields: tuple[str, ...]
+    clock: str  # header | receive
+    transforms: FieldTransforms | None  # None where the numbers are taken as they are
+
+
+def sources(contract: Contract) -> list[Source]:
+    """All that a contract reads: observation streams, action, and reward if a topic carries it."""
+    found = []
+    for index, stream in enumerate(contract.observation):
+        transforms = None if stream.transforms.is_plain else stream.transforms
+        role = ("observation", index)
+        found.append(Source(role, stream.topic, stream.type, stream.fields, stream.clock, transforms))
+    action, reward = contract.action, contract.reward
+    found.append(Source(("action", 0), action.topic, action.type, action.fields, action.clock, None))
+    if reward.topic is not None and reward.type is not None and reward.field is not None:
+        found.append(Source(("reward", 0), reward.topic, reward.type, (reward.field,), reward.clock, None))
+    types: dict[str, str] = {}
+    for source in found:
+        if types.setdefault(source.topic, source.type) != source.type:
+            both = f"{types[source.topic]}, {source.type}"
+            raise MessageError(f"topic '{source.topic}': the contract gives it the types {both}; keep one")
+    return found
+
+
+class LiveTopic:
+    """All that a contract takes from one topic, as numbers of its serialised messages: the stamp, then each source."""
+
+    def __init__(self, readers: Sequence[tuple[Source, FieldReader]]) -> None:
+        type_name = readers[0][0].type
+        self.begin = 2 if has_stamp(typestore(), type_name) else 0
+        self.parts: list[tuple[Source, int, int]] = []
+        end = self.begin
+        for source, _ in readers:
+            self.parts.append((source, end, end + len(source.fields)))
+            end += len(source.fields)
+
+        def numbers(message: Any) -> list[float]:
+            stamp = [message.header.stamp.sec, message.header.stamp.nanosec] if self.begin else []
+            return stamp + [value for _, reader in readers for value in reader.read(message).tolist()]
+
+        self.reader = LiveReader(type_name, numbers)
+
+
+class ContractReader:
+    """Decodes messages of a contract's topics into stamped samples, one by one as a node gets them."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self.unset_stamps: Counter[str] = Counter()  # messages by topic that should have had a stamp
+        self.types: dict[str, str] = {}
+        self._readers: dict[str, list[tuple[Source, FieldReader]]] = {}
+        for source in sources(contract):
+            self.types[source.topic] = source.type
+            reader = FieldReader(source.type, source.fields, source.topic)
+            self._readers.setdefault(source.topic, []).append((source, reader))
+        self._live: dict[str, LiveTopic] = {}
+
+    def route(self, topic: str) -> list[Role]:
+        """What a topic is for, by the contract's own name of it; empty for a topic outside the contract."""
+        return [source.role for source, _ in self._readers.get(topic, [])]
+
+    def samples(self, topic: str, message: Any, receive_ns: int) -> list[tuple[Role, int, np.ndarray]]:
+        """(role, t_ns, values) for each role of the topic. Raises MessageError."""
+        samples, any_unset = [], False
+        for source, reader in self._readers.get(topic, ()):
+            t_ns, unset = sample_time(message, receive_ns, source.clock)
+            values = reader.read(message)
+            if source.transforms is not None:
+                values = source.transforms(np.array([t_ns]), values[None])[0]
+            any_unset |= unset
+            samples.append((source.role, t_ns, values))
+        self.unset_stamps[topic] += any_unset
+        return samples
+
+    def live_samples(
+        self, topic: str, data: bytes, receive_ns: Callable[[], int], deserialize: Callable[[bytes], Any]
+    ) -> list[tuple[Role, int, np.ndarray]]:
+        """As `samples` of the message that `data` is, deserialised only where its layout is a new one."""
+        live = self._live.get(topic)
+        if live is None:
+            live = self._live[topic] = LiveTopic(self._readers[topic])
+        numbers = live.reader.read(data)
+        if numbers is None:
+            message = deserialize(data)
+            samples = self.samples(topic, message, receive_ns())
+            live.reader.learn(data, message)
+            return samples
+        stamp_ns = numbers[0] * NS_PER_S + numbers[1] if live.begin else 0
+        samples, any_unset = [], False
+        for source, begin, end in live.parts:
+            unset = not stamp_ns and source.clock != "receive"
+            t_ns = stamp_ns if stamp_ns and source.clock != "receive" else receive_ns()
+            values = np.array(numbers[begin:end], float)
+            if source.transforms is not None:
+                values = source.transforms(np.array([t_ns]), values[None])[0]
+            any_unset |= unset
+            samples.append((source.role, t_ns, values))
+        if any_unset:
+            self.unset_stamps[topic] += 1
+        return samples
+
+    def feed(self, assembler: TransitionAssembler, topic: str, message: Any, receive_ns: int) -> list[Step]:
+        """Push a message into the assembler; returns the steps that it decides. Raises MessageError."""
+        samples = self.samples(topic, message, receive_ns)
+        return [step for sample in samples for step in push(assembler, *sample)]
+
+
+def push(assembler: TransitionAssembler, role: Role, t_ns: int, values: np.ndarray) -> list[Step]:
+    """Hand one decoded sample to the assembler."""
+    kind, index = role
+    if kind == "observation":
+        return assembler.push_observation(index, t_ns, values)
+    return assembler.push_action(t_ns, values) if kind == "action" else assembler.push_reward(t_ns, values)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A contract's topics as subscriptions and publishers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from rosgraph_msgs.msg import Clock
+
+from spc_core.alignment.frames import ObservationAssembler, TransitionAssembler
+from spc_core.contract.contract import Contract
+from spc_ros.messages.contract_reader import ContractReader, push
+from spc_ros.messages.fields import FieldWriter, MessageError, set_stamp
+from spc_ros.node_parts.topics import (
+    REWARD_TOPIC,
+    message_class,
+    now_ns,
+    stream_qos,
+)
+
+PATIENCE_NS = 1_000_000_000  # for transitions; the same as for a bag, so that both decide alike
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """A topic's share of the observation vector."""
+
+    topic: str
+    type: str
+    fields: tuple[str, ...]
+    columns: tuple[int, ...]
+
+
+def observation_parts(contract: Contract) -> list[Part]:
+    """Topics in the order of publishing: the first stream, which sets the ticks, comes last."""
+    parts: dict[str, Part] = {}
+    column = 0
+    for stream in contract.observation:
+        columns = tuple(range(column, column + len(stream.fields)))
+        column += len(columns)
+        old = parts.get(stream.topic, Part(stream.topic, stream.type, (), ()))
+        parts[stream.topic] = Part(stream.topic, stream.type, old.fields + stream.fields, old.columns + columns)
+    return list(reversed(parts.values()))
+
+
+class StatePublishers:
+    """Publishes states on the contract's topics, `reward` and `/clock`, and counts by topic."""
+
+    def __init__(self, node: Node, contract: Contract, reliable: bool) -> None:
+        self.counts: Counter[str] = Counter()
+        qos = stream_qos(reliable)
+        self._clock = node.create_publisher(Clock, "/clock", qos)
+        self._parts = [
+            (part, np.array(part.columns), FieldWriter(part.type, part.fields, part.topic),
+             message_class(part.type), node.create_publisher(message_class(part.type), part.topic, qos))
+            for part in observation_parts(contract)
+        ]  # fmt: skip
+        reward = contract.reward
+        topic, kind, field = REWARD_TOPIC, "geometry_msgs/msg/Vector3Stamped", "vector.x"
+        if reward.topic is not None and reward.type is not None and reward.field is not None:
+            topic, kind, field = reward.topic, reward.type, reward.field
+        self._reward_class = message_class(kind)
+        self._reward_writer = FieldWriter(kind, (field,), topic)
+        self._reward = node.create_publisher(self._reward_class, topic, qos)
+        self.first_stream = self._parts[-1][-1]
+
+    @property
+    def streams(self) -> int:
+        """How many observation messages a tick has."""
+        return len(self._parts)
+
+    def publish(self, t_ns: int, observation: np.ndarray, reward: float | None, lost: Collection[int] = ()) -> None:
+        """Clock first, then what belongs to the tick, and last the stream that sets the ticks.
+
+        `lost` are numbers of observation messages that are not sent, counted in the order of sending.
+        """
+        clock = Clock()
+        clock.clock.sec, clock.clock.nanosec = divmod(t_ns, 1_000_000_000)
+        self._send(self._clock, clock)
+        if reward is not None:
+            msg = self._reward_class()
+            self._reward_writer.fill(msg, np.array([reward]))
+            set_stamp(msg, t_ns)
+            self._send(self._reward, msg)
+        for i, (_, columns, writer, kind, publisher) in enumerate(self._parts):
+            if i in lost:
+                continue
+            msg = kind()
+            writer.fill(msg, observation[columns])
+            set_stamp(msg, t_ns)
+            self._send(publisher, msg)
+
+    def _send(self, publisher: Any, msg: Any) -> None:
+        publisher.publish(msg)
+        self.counts[publisher.topic_name] += 1
+
+
+def subscribe_contract(
+    node: Node,
+    contract: Contract,
+    assembler: ObservationAssembler | TransitionAssembler,
+    on_decided: Callable[[list[Any]], None],
+    reliable: bool,
+    complain: Callable[[str, str], None],
+    on_sample: Callable[[tuple[str, int], int, np.ndarray], None] | None = None,
+) -> None:
+    """Feed a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
+
+    `on_sample` gets each sample first: (role, t_ns, values).
+
+    `complain(kind, text)` hears of messages that cannot be read; they are left out. The first stream, which
+    sets the ticks, is subscribed last: discovery keeps that order, so whoever sees it knows that all stand.
+    """
+    reader = ContractReader(contract)
+    whole = isinstance(assembler, TransitionAssembler)
+
+    receive_ns = functools.partial(now_ns, node)
+
+    def on_message(topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
+        unset = reader.unset_stamps[topic]
+        try:
+            samples = reader.live_samples(topic, data, receive_ns, deserialize)
+        except MessageError as error:
+            complain("unreadable", str(error))
+            return
+        if reader.unset_stamps[topic] > unset:
+            complain("unset stamps", f"topic '{topic}': no stamp; taken as stamped on arrival")
+        for role, t_ns, values in samples:
+            if on_sample is not None:
+                on_sample(role, t_ns, values)
+            if isinstance(assembler, TransitionAssembler):
+                decided = push(assembler, role, t_ns, values)
+            else:
+                decided = assembler.push(role[1], t_ns, values) if role[0] == "observation" else []
+            if decided:
+                on_decided(decided)
+
+    for topic, type_name in reversed(reader.types.items()):
+        if whole or any(kind == "observation" for kind, _ in reader.route(topic)):
+            kind = message_class(type_name)
+            callback = functools.partial(on_message, topic, deserializer(kind, topic))
+            node.create_subscription(kind, topic, callback, stream_qos(reliable), raw=True)
+
+
+def deserializer(kind: Any, topic: str) -> Callable[[bytes], Any]:
+    """Bytes to a message of the class `kind`. Raises MessageError for what is none."""
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return deserialize_message(data, kind)
+        except RuntimeError as error:  # the middleware's
+            raise MessageError(f"topic '{topic}': not a {kind.__name__}, {len(data)} bytes: {error}") from None
+
+    return deserialize

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes of a robot that has no simulation behind it: a human brings it to its start, the trial says when it counts.
+
+Between episodes the policy is inactive, so that nothing moves the robot while somebody handles it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+
+from spc_core.alignment.episode import EpisodeInfo
+from spc_ros.node_parts.episode_driver import DriverError, DriverNode, EpisodeBroken
+from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos
+
+START_S = 60.0  # longest wait until a policy that starts by itself has done so
+WORDS = {
+    Transition.TRANSITION_CONFIGURE: "configure",
+    Transition.TRANSITION_ACTIVATE: "activate",
+    Transition.TRANSITION_DEACTIVATE: "deactivate",
+}
+
+
+class RobotEpisodes:
+    """Announces episodes on the topic `episode`, as a sim would; service ~/stop ends the running one."""
+
+    def __init__(self, node: DriverNode, newest_ns: Callable[[], int]) -> None:
+        """`newest_ns`: the robot's newest stamp, or NO_TIME."""
+        self._node, self._newest_ns = node, newest_ns
+        self._info = EpisodeInfo("idle", "", {}, 0, 0, 0)
+        self._heard_s = time.monotonic()
+        self._terminated = self._stopped = False
+        self._publisher = node.create_publisher(String, EPISODE_TOPIC, latched_qos())
+        node.create_service(Trigger, "~/stop", self._on_stop)
+        if node.params.terminated_topic:
+            node.create_subscription(Bool, node.params.terminated_topic, self._on_terminated, 10)
+        self._tell()
+
+    def heard(self) -> None:
+        """The robot said something."""
+        self._heard_s = time.monotonic()
+
+    def rest(self) -> None:
+        """Have the policy ready, and make sure that it drives nothing. It may be starting still."""
+        deadline_s = time.monotonic() + START_S
+        while (state := self._state()) != State.PRIMARY_STATE_INACTIVE:
+            if state == State.PRIMARY_STATE_ACTIVE:
+                self._change(Transition.TRANSITION_DEACTIVATE)
+            elif state == State.PRIMARY_STATE_UNCONFIGURED:
+                self._change(Transition.TRANSITION_CONFIGURE)
+            elif time.monotonic() > deadline_s:
+                raise DriverError(f"the policy is not ready after {START_S:g} s; see its log")
+            else:
+                again_s = time.monotonic() + 0.2
+                self._node.wait_for(lambda: time.monotonic() > again_s, None, "", polled=True)  # noqa: B023
+
+    def run(self, task_id: str, seed: int, spoiled: Callable[[], str]) -> EpisodeInfo:
+        """One episode, from the robot's newest stamp on. Raises EpisodeBroken when it has no sound end."""
+        limit_ns = round(self._node.params.time_limit_s * 1e9)
+        start_ns = self._newest_ns()
+        if start_ns <= 0 or self._silence_s() > 1.0:
+            raise EpisodeBroken("the robot publishes no state; is it on?")
+        self._terminated = self._stopped = False
+        self._info = EpisodeInfo("running", task_id, {}, self._info.episode + 1, seed, start_ns)
+        self._tell()
+        try:
+            self._change(Transition.TRANSITION_ACTIVATE)
+            self._node.wait_for(lambda: bool(self._why(limit_ns, spoiled)), None, "", polled=True)
+        finally:
+            why = self._why(limit_ns, spoiled) or "the trial ended"
+            terminated, truncated = why == "task ended", why in ("time limit", "operator")
+            ended = {"state": "ended", "end_ns": self._newest_ns(), "reason": why}
+            self._info = dataclasses.replace(self._info, **ended, terminated=terminated, truncated=truncated)
+            self._tell()
+            self._rest_anyhow()
+        if not (terminated or truncated):
+            raise EpisodeBroken(f"episode {self._info.episode} ({task_id}) broke off: {why}")
+        return self._info
+
+    def _why(self, limit_ns: int, spoiled: Callable[[], str]) -> str:
+        """Why the episode is over; empty while it is not."""
+        if reason := spoiled():
+            return reason
+        if self._terminated:
+            return "task ended"
+        if self._stopped:
+            return "operator"
+        if self._newest_ns() - self._info.start_ns >= limit_ns:
+            return "time limit"
+        silent = self._silence_s() > self._node.params.silence_timeout_s / 2
+        return "the robot is silent" if silent else ""
+
+    def _rest_anyhow(self) -> None:
+        """When the trial is being ended, nobody waits for the answer."""
+        try:
+            self._change(Transition.TRANSITION_DEACTIVATE)
+        except DriverError as error:
+            self._node.get_logger().error(f"the policy was asked to deactivate; no answer was awaited: {error}")
+
+    def _silence_s(self) -> float:
+        return time.monotonic() - self._heard_s
+
+    def _state(self) -> int:
+        return self._node.call("policy/get_state", GetState, GetState.Request()).current_state.id
+
+    def _change(self, transition: int) -> None:
+        """Raises DriverError where the policy refuses."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        if not self._node.call("policy/change_state", ChangeState, request).success:
+            raise DriverError(f"the policy refused to {WORDS[transition]}; see its log")
+
+    def _tell(self) -> None:
+        self._publisher.publish(String(data=self._info.to_json()))
+
+    def _on_terminated(self, msg: Bool) -> None:
+        self._terminated = self._terminated or (msg.data and self._info.state == "running")
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self._info.state == "running"
+        self._stopped = response.success
+        response.message = "the episode ends here" if response.success else "no episode is running"
+        return response

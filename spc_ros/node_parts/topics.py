@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names and QoS of the topics, and the node's clock."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from spc_core.contract.contract import ContractError
+from spc_core.system.config_files import suggest
+
+PACKAGES = (
+    *("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs"),
+    *("diagnostic_msgs", "rosgraph_msgs"),
+)
+EPISODE_TOPIC = "episode"
+CONTEXT_TOPIC = "context"
+REWARD_TOPIC = "reward"
+INTERVENTION_TOPIC = "interventions"  # latched JSON: kind, reason, t_ns, count
+DELAY_TOPIC = "command_delay"  # latched; see encode_delay
+SWAP_TOPIC = "model_swap"
+RECALLED_TOPIC = "recalled"  # latched JSON: how the reading of recordings went
+BAGS_TOPIC = "recorder/bags"
+LOCKSTEP_DEPTH = 1000
+
+
+def message_class(type_name: str) -> Any:
+    """The Python class of a standard message type. Raises ContractError: no other package is imported."""
+    package, _, name = type_name.partition("/msg/")
+    if package not in PACKAGES:
+        raise ContractError(f"message type '{type_name}' is not of a known package; known: {', '.join(PACKAGES)}")
+    module = importlib.import_module(f"{package}.msg")
+    if not hasattr(module, name):
+        raise ContractError(f"{package} has no message '{name}'{suggest(name, dir(module))}")
+    return getattr(module, name)
+
+
+def stream_qos(reliable: bool) -> QoSProfile:
+    """Sensor data where the newest value counts; with `reliable`, lock-step, where none may be lost."""
+    if reliable:
+        return QoSProfile(depth=LOCKSTEP_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+    return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def latched_qos(depth: int = 1) -> QoSProfile:
+    """Reliable, and late subscribers get the last `depth` messages."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def now_ns(node: Node) -> int:
+    """The node's clock: simulation time under use_sim_time, else wall time."""
+    return node.get_clock().now().nanoseconds

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node `collect`: has the behaviour drive every task for a number of episodes, and a bag made of each."""
+
+from __future__ import annotations
+
+import time
+
+from spc_core.tasks import SPLITS, families, find_task, tasks
+from spc_core.tasks.behaviour import KINDS, behaviour_mix, episode_seed
+from spc_ros.node_parts.episode_driver import DriverNode
+from spc_ros.node_parts.lifecycle import run
+from spc_ros.node_parts.plain_node import Param
+
+PARAMS = [
+    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
+    Param("split", "train", "tasks to collect", choices=SPLITS, read_only=True),
+    Param("task_ids", [""], "tasks to collect instead of a whole split", read_only=True),
+    Param("episodes", 20, "episodes of each task", 1, 100_000, read_only=True),
+    Param("kinds", [""], "who drives, in turn; empty: the usual mix", read_only=True),
+    Param("seed", 0, "every episode's seed follows from this", 0, 2000, read_only=True),
+    Param("record", True, "wait for a bag of each episode", read_only=True),
+]
+
+
+class CollectNode(DriverNode):
+    """Tasks in turn, episode by episode, so that a collection cut short still covers every task."""
+
+    def __init__(self) -> None:
+        super().__init__("collect", PARAMS)
+
+    def drive(self) -> None:
+        p = self.params
+        ids = [i for i in p.task_ids if i]
+        chosen = [find_task(i) for i in ids] if ids else list(tasks(p.family, p.split))
+        kinds = [k for k in p.kinds if k]
+        unknown = [k for k in kinds if k not in KINDS]
+        if unknown:
+            raise ValueError(f"kinds: {', '.join(unknown)} unknown; use {', '.join(KINDS)}")
+        total, done, began_s = len(chosen) * p.episodes, 0, time.monotonic()
+        waiting: list[int] = []  # episodes whose bags are still being closed
+        for number in range(p.episodes):
+            kind = kinds[number % len(kinds)] if kinds else behaviour_mix(number)
+            if p.record:
+                self.set_on("recorder", {"behaviour": kind})
+            for task in chosen:
+                seed = episode_seed(p.seed, task.index, number)
+                self.set_on("behaviour", {"kind": kind, "seed": seed})
+                info = self.run_episode(task.task_id, seed)
+                waiting.append(info.episode)
+                while p.record and len(waiting) > 1:
+                    self.wait_for_bag(waiting.pop(0))
+                done += 1
+                rate = done / (time.monotonic() - began_s)
+                print(f"progress {done}/{total} {task.task_id} {kind} {rate:.1f} episodes/s", flush=True)
+        for episode in waiting if p.record else []:
+            self.wait_for_bag(episode)
+
+
+def main() -> int:
+    return run(CollectNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node `recorder`: writes one fresh bag per episode, with contract and task in it, and loses nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from spc_core.alignment.episode import EpisodeInfo
+from spc_core.contract.contract import load_contract
+from spc_core.system.config_files import find_config
+from spc_ros.bags.episode_bags import BagResult, EpisodeBags
+from spc_ros.node_parts.lifecycle import run
+from spc_ros.node_parts.plain_node import Param, PlainNode, steady_timer
+from spc_ros.node_parts.topics import BAGS_TOPIC, CONTEXT_TOPIC, EPISODE_TOPIC, latched_qos, message_class, now_ns
+
+KNOWN_TYPES = {
+    CONTEXT_TOPIC: "std_msgs/msg/Float32MultiArray",
+    "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
+}
+PARAMS = [
+    Param("contract", "arm_reach", "contract file or name: what to record", read_only=True),
+    Param("directory", "bags", "folder for the bags", read_only=True),
+    Param("storage", "mcap", "bag format", choices=("mcap", "sqlite3"), read_only=True),
+    Param("extra_topics", [""], "more topics, as 'topic' (context, /diagnostics) or 'topic:package/msg/Type'",
+          read_only=True),
+    Param("behaviour", "", "who drives, noted in the bags that are opened from now on"),
+    Param("auto_episode", True, "a bag per episode by itself; off: ~/start and ~/stop", read_only=True),
+]  # fmt: skip
+DEPTH = 10_000  # messages that may wait while the disk is busy
+HOUSEKEEPING_S = 0.05
+QUIET_S = 0.3  # at the end, a recording goes on until nothing has come for so long
+
+
+class RecorderNode(PlainNode):
+    """Raw subscriptions in, bags out; closing and flushing a bag happens on a worker thread."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder", PARAMS)
+        contract = load_contract(find_config("contracts", self.params.contract))
+        streams = {stream.topic: stream.type for stream in contract.observation}
+        topics = {"/clock": "rosgraph_msgs/msg/Clock", contract.action.topic: contract.action.type}
+        if contract.reward.topic is not None and contract.reward.type is not None:
+            topics[contract.reward.topic] = contract.reward.type
+        topics |= {name: kind for name, kind in map(_extra_topic, self.params.extra_topics) if name}
+        topics |= dict(reversed(streams.items()))  # the first stream last, as in topic_bridge
+        self._types = {self.resolve_topic_name(topic): kind for topic, kind in topics.items()}
+        self._episode_topic = self.resolve_topic_name(EPISODE_TOPIC)
+        self._worker = ThreadPoolExecutor(1)
+        self._last_result: BagResult | None = None
+        self._latest: EpisodeInfo | None = None
+        self._last_ns, self._heard_s = 0, 0.0
+        recorded = {**self._types, self._episode_topic: "std_msgs/msg/String"}
+        self.bags = EpisodeBags(
+            Path(self.params.directory), contract, recorded,
+            self._on_closed, self._worker.submit, self.params.storage, self._episode_topic,
+        )  # fmt: skip
+        self.bags.behaviour = self.params.behaviour
+        self._results = self.create_publisher(String, BAGS_TOPIC, latched_qos(depth=100))
+        self.create_service(Trigger, "~/start", self._on_start)
+        self.create_service(Trigger, "~/stop", self._on_stop)
+        self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10), raw=True)
+        self._subscriptions_by_topic = {topic: self._subscribe(topic, reliable=True) for topic in self._types}
+        self._best_effort: set[str] = set()  # topics to subscribe anew
+        steady_timer(self, HOUSEKEEPING_S, self._housekeeping)
+
+    def on_parameters(self) -> None:
+        self.bags.behaviour = self.params.behaviour
+
+    def diagnose(self) -> dict[str, Any]:
+        return {"recording": self.bags.recording, "directory": self.params.directory}
+
+    def busy(self) -> bool:
+        """Take in what has arrived already."""
+        quiet_s = time.monotonic() - self._heard_s
+        return self.bags.recording and quiet_s < QUIET_S
+
+    def close(self) -> None:
+        self.bags.close_all("the recorder was stopped")
+        self._worker.shutdown()
+
+    def _subscribe(self, topic: str, reliable: bool) -> Any:
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        durability = DurabilityPolicy.VOLATILE
+        kind = message_class(self._types[topic])
+        first = next(iter(kind.get_fields_and_field_types().values()))
+        callback = functools.partial(self._on_message, topic, first in ("std_msgs/Header", "builtin_interfaces/Time"))
+        events = SubscriptionEventCallbacks(incompatible_qos=lambda _: self._best_effort.add(topic))
+        qos = QoSProfile(depth=DEPTH, reliability=reliability, durability=durability)
+        return self.create_subscription(kind, topic, callback, qos, raw=True, event_callbacks=events)
+
+    def _receive_ns(self) -> int:
+        """The node's clock, made to increase, so that the bag keeps the order in which messages came."""
+        time_ns = now_ns(self)
+        jumped = time_ns < self._last_ns - 1_000_000_000
+        self._last_ns = time_ns if jumped else max(time_ns, self._last_ns + 1)
+        return self._last_ns
+
+    def _on_message(self, topic: str, stamped: bool, data: bytes) -> None:
+        receive_ns = self._receive_ns()
+        self.bags.message(topic, _stamp_ns(data) if stamped else receive_ns, receive_ns, data, time.monotonic())
+
+    def _on_episode(self, data: bytes) -> None:
+        try:
+            info = EpisodeInfo.from_json(deserialize_message(data, String).data)
+        except ValueError as error:
+            self.diagnostics.complain("unreadable", str(error))
+            return
+        self._latest = info
+        if self.params.auto_episode:
+            self.bags.episode(info, self._receive_ns(), data, time.monotonic())
+
+    def _housekeeping(self) -> None:
+        self.bags.poll(time.monotonic())
+        while self._best_effort:
+            topic = self._best_effort.pop()
+            self.get_logger().warning(f"{topic} is published best effort: messages may be lost before they get here")
+            self.destroy_subscription(self._subscriptions_by_topic[topic])
+            self._subscriptions_by_topic[topic] = self._subscribe(topic, reliable=False)
+
+    def _on_closed(self, result: BagResult) -> None:
+        """On the worker thread; publishing is safe from there."""
+        self._last_result = result
+        self.diagnostics.counts["bags"] += 1
+        self.diagnostics.problem = "" if result.path else result.reason
+        if result.missing or not result.path:
+            problem = f"missing {dict(result.missing)}" if result.path else result.reason
+            self.diagnostics.complain("incomplete bags", f"bag {result.path}: {problem}")
+        self._results.publish(String(data=result.to_json()))
+
+    def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = not self.params.auto_episode and not self.bags.recording
+        if response.success:
+            start_ns = now_ns(self)
+            info = EpisodeInfo("running", "", {}, 0, 0, start_ns)
+            if self._latest is not None:
+                info = dataclasses.replace(self._latest, state="running", start_ns=start_ns)
+            try:
+                response.message = str(self.bags.open(info))
+            except (ValueError, OSError) as error:
+                response.success, response.message = False, str(error)
+        else:
+            auto = "auto_episode is on: bags follow the topic `episode`"
+            response.message = auto if self.params.auto_episode else "a recording is running; stop it first"
+        return response
+
+    def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self.bags.recording
+        if not response.success:
+            response.message = "no recording is running"
+            return response
+        self.bags.close_all("stopped on request")
+        self._worker.submit(lambda: None).result()  # one worker: what was submitted before is done
+        response.message = self._last_result.to_json() if self._last_result else ""
+        return response
+
+
+def _extra_topic(text: str) -> tuple[str, str]:
+    """('context', its type) of 'context' or 'context:std_msgs/msg/Float32MultiArray'."""
+    topic, _, kind = text.partition(":")
+    if topic and not kind and topic not in KNOWN_TYPES:
+        raise ValueError(f"extra_topics: the type of '{topic}' is not known; write {topic}:package/msg/Type")
+    return topic, kind or KNOWN_TYPES.get(topic, "")
+
+
+def _stamp_ns(data: bytes) -> int:
+    """The time at the beginning of a message in CDR: behind four bytes, seconds and nanoseconds."""
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def main() -> int:
+    return run(RecorderNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Node `trial`: runs a few-shot trial on sim, context_encoder, policy and recorder, and keeps the score."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from std_msgs.msg import Bool, Float32MultiArray, Float64, String
+from std_srvs.srv import SetBool, Trigger
+
+from spc_core.alignment.episode import EpisodeInfo
+from spc_core.alignment.frames import Step, Transition, TransitionAssembler
+from spc_core.alignment.live import EpisodeEnd
+from spc_core.contract.contract import load_contract
+from spc_core.deploy.adaptation import TRAJECTORY_COUNTS, EpisodeRequest, EpisodeResult, Outcome, TrialError
+from spc_core.deploy.interventions import InterventionKind
+from spc_core.deploy.latency_bins import latency_of
+from spc_core.system.config_files import find_config
+from spc_core.tasks import find_task, make_env
+from spc_core.trials.drift import DriftLog
+from spc_core.trials.trial_control import Answer, TrialControl
+from spc_core.trials.trial_log import TrialLog
+from spc_core.trials.trial_plan import make_plan, make_trial
+from spc_ros.node_parts.context_message import ContextReading, decode_context
+from spc_ros.node_parts.contract_topics import PATIENCE_NS, subscribe_contract
+from spc_ros.node_parts.drift_script import OFF as DRIFT_OFF
+from spc_ros.node_parts.drift_script import PROTOCOL as DRIFT_PROTOCOL
+from spc_ros.node_parts.drift_script import DriftScript, Played
+from spc_ros.node_parts.episode_driver import DriverError, DriverNode, EpisodeBroken
+from spc_ros.node_parts.lifecycle import run
+from spc_ros.node_parts.robot_episodes import RobotEpisodes
+from spc_ros.node_parts.topics import CONTEXT_TOPIC, LOCKSTEP_DEPTH, RECALLED_TOPIC, latched_qos
+from spc_ros.node_parts.trial_params import PARAMS
+
+COUNTED = (  # of policy/report, for the results
+    *(kind.value for kind in InterventionKind if kind not in (InterventionKind.ROLLBACK, InterventionKind.CLOSED)),
+    *("context came too late", "silences"),  # counters of the controller, which are no interventions
+)
+STOP_TOPIC = "emergency_stop"
+ROBOT_SETTLE_S = 3.0  # longest wait for what a robot said last; a tick without a command is given up after 1 s
+RETURN_TOPIC = "trial/return"  # of the running episode so far
+REMIND_S = 30.0  # between two prompts, which also tell that the trial is alive
+
+
+class TrialNode(DriverNode):
+    """Scores by the transitions that it sees on the topics, through the same assembler as everybody else.
+
+    Services: ~/pause, ~/resume, ~/abort, for an operator ~/continue and ~/success, and without a sim ~/stop.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("trial", PARAMS)
+        p = self.params
+        contract = load_contract(find_config("contracts", p.contract or p.family))
+        self.log, self.control = TrialLog(p.out), TrialControl(p.operator)
+        try:
+            self.trial = make_trial(p)
+            kept = self.log.open(self.trial, make_plan(p, self.trial), p.record)
+        except TrialError as error:
+            raise ValueError(error) from None
+        if kept:
+            self.get_logger().info(f"going on in {p.out}: {kept} episodes are done")
+        self._env = make_env(p.family) if p.sim else None  # tells success
+        self._assembler = TransitionAssembler(contract, PATIENCE_NS)
+        self._end = EpisodeEnd(self._assembler)
+        self._seen: list[Transition] = []
+        self._return = 0.0  # so far, for whoever watches; the score is summed from what was seen
+        self._returns = self.create_publisher(Float64, RETURN_TOPIC, 10)
+        self._tick_ns = 0
+        self._reading = ContextReading(np.zeros(0, np.float32), None, 0, -1)
+        self._trajectory: dict[int, list[float]] = {}
+        self._contexts: dict[int, np.ndarray] = {}  # of the running episode, by tick
+        self._recalled: dict[str, Any] = {}
+        self._robot = None if p.sim else RobotEpisodes(self, self._newest_ns)
+        self.driven = self.driven if p.sim else "the robot"
+        self._drift = DriftScript(self._play_drift, DriftLog(p.out), contract.period_ns)
+        self._serve()
+        self.create_subscription(String, RECALLED_TOPIC, self._on_recalled, latched_qos(depth=10))
+        deep = latched_qos(depth=LOCKSTEP_DEPTH)  # the policy alone is waited for; the drift test needs every context
+        self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, deep)
+        self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
+        subscribe_contract(self, contract, self._assembler, self._on_steps, p.lockstep, self.diagnostics.complain)
+
+    def drive(self) -> None:
+        self.wait_for(lambda: self._episode is not None, self.params.service_timeout_s, "nothing on the topic episode")
+        if self._robot is not None:
+            self._robot.rest()
+        try:
+            for request in self.trial.requests():
+                result = self.trial.record(request, self._run(request))
+                self.log.append(result)
+                self._print(result)
+        except TrialError as error:
+            raise DriverError(str(error)) from None
+        drifting = self.trial.tasks[: self.params.drift_tasks]
+        if len(drifting) > 1:
+            self._drift.run(drifting, self.params.seed, self._print_drift)
+            self.set_on("sim", DRIFT_OFF)
+
+    def check(self) -> None:
+        if self.control.aborted:
+            raise DriverError("aborted on request; started again with the same options the trial goes on")
+
+    def diagnose(self) -> dict[str, object]:
+        done = sum(row.scored for row in self.trial.results)
+        return {
+            "phase": self.control.phase,
+            "waits_for": self.control.waits_for,
+            "episodes_done": done,
+            "episodes": len(self.trial),
+            "last_return": self.trial.results[-1].return_ if self.trial.results else "",
+        }
+
+    def _run(self, request: EpisodeRequest) -> Outcome:
+        seen, info, bag, seconds, counts = self._play(request)
+        reading, online = self._reading, request.mode == "online"
+        return Outcome(
+            sum(t.reward for t in seen), len(seen), reading.context.tolist(), reading.count, info.reason, bag, seconds,
+            {kind: counts[kind] for kind in COUNTED if counts[kind] > 0},
+            () if reading.uncertainty is None else reading.uncertainty.tolist(),
+            self._success(request, info, seen), self.control.spoiled,
+            sorted(self._trajectory.items()) if online else (),
+            latency_of(counts),
+        )  # fmt: skip
+
+    def _play(self, request: EpisodeRequest) -> tuple[list[Transition], EpisodeInfo, str, float, Counter[str]]:
+        """One episode: its transitions, its end, its bag, the seconds that it took, and what the policy counted.
+
+        What the policy counts while people are waited for is not the episode's.
+        """
+        self._hold(request)
+        self._arrange_context(request)
+        before = Counter(json.loads(self.trigger("policy/report")))
+        self._seen, self._trajectory, self._contexts, self._return = [], {}, {}, 0.0
+        self.control.begin()
+        began_s = time.monotonic()
+        try:
+            info = self.run_episode(request.task.task_id, request.seed)
+        except EpisodeBroken as error:
+            self.get_logger().error(f"{error}; the episode is done again")
+            self.control.spoiled = self.control.spoiled or str(error)
+            info = self._episode
+            assert info is not None
+        seconds = time.monotonic() - began_s
+        self._settle(info)
+        counts = Counter(json.loads(self.trigger("policy/report")))
+        counts.subtract(before)
+        bag = self.wait_for_bag(info.episode) if self.params.record and not self.control.spoiled else ""
+        self.control.end(judged=request.mode != "collect" and request.protocol != DRIFT_PROTOCOL)
+        seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # of no episode before
+        return seen, info, bag, seconds, counts
+
+    def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any]) -> Played:
+        self.set_on("sim", sim)
+        seen, info, bag, *_ = self._play(request)
+        return Played(seen, dict(self._contexts), info.end_ns, bag, self.control.spoiled)
+
+    def _arrange_context(self, request: EpisodeRequest) -> None:
+        if request.reset_context:
+            self.trigger("context_encoder/reset")
+        self.set_on("context_encoder", {"mode": request.mode, "limit": request.limit or 0})
+        if request.reset_context and request.protocol == "offline":
+            self._recall(request.task.task_id)
+
+    def _recall(self, task_id: str) -> None:
+        """Have the encoder make its context of recordings, and wait for that."""
+        self.set_on("context_encoder", {"recordings": self.params.recordings, "recordings_task": task_id})
+        number = json.loads(self.trigger("context_encoder/recall"))["request"]
+        timeout_s = self.params.service_timeout_s
+        self.wait_for(lambda: self._recalled.get("request") == number, timeout_s, "no news of the recordings")
+        if problem := self._recalled["problem"]:
+            raise DriverError(f"context of recordings of {task_id}: {problem}")
+
+    def run_episode(self, task_id: str, seed: int) -> EpisodeInfo:
+        if self._robot is None:
+            return super().run_episode(task_id, seed)
+        return self._robot.run(task_id, seed, lambda: self.control.spoiled)
+
+    def _newest_ns(self) -> int:
+        return self._assembler.observations.streams[0].newest_ns
+
+    def _hold(self, request: EpisodeRequest) -> None:
+        """Wait until the robot rests and nobody objects to the next episode."""
+        self.wait_for(lambda: self._episode is not None and self._episode.state != "running", None, "")
+        self._wait_for_people("between", f"next: {request.task.task_id} {request.protocol} {request.episode}")
+
+    def _wait_for_people(self, phase: str, about: str) -> None:
+        """Until nothing is asked of them in this phase."""
+        while (asked := self.control.waits_for) and self.control.phase == phase:
+            print(f"waiting for {asked} ({about})", flush=True)
+            again_s = time.monotonic() + REMIND_S
+            self.wait_for(lambda: self.control.waits_for != asked or time.monotonic() > again_s, None, "")  # noqa: B023
+            self._alive_s = self._alive_s if self._robot is None else time.monotonic()  # a robot may be off meanwhile
+
+    def _settle(self, info: EpisodeInfo) -> None:
+        """Wait for what belongs to the episode's last tick; of a broken one it may never come."""
+        if not (info.terminated or info.truncated):
+            return
+        timeout_s = self.params.service_timeout_s
+        late_s = float("inf") if self._robot is None else time.monotonic() + ROBOT_SETTLE_S  # it may be off by now
+
+        def come(tick_ns: int) -> bool:
+            return tick_ns >= info.end_ns or time.monotonic() > late_s
+
+        self.wait_for(lambda: come(self._tick_ns), timeout_s, "the episode's last state was not seen")
+        self.wait_for(lambda: come(self._reading.t_ns), timeout_s, "no context of the episode's last tick")
+
+    def _success(self, request: EpisodeRequest, info: EpisodeInfo, seen: list[Transition]) -> bool | None:
+        """The operator's word, or else the family's."""
+        self._wait_for_people("verdict", f"{info.task_id}: {info.reason}")
+        if self.control.success is not None or self.control.spoiled or not seen or self._env is None:
+            return self.control.success
+        self._env.set_task(find_task(request.task.task_id))
+        return self._env.success(seen[-1].observation, seen[-1].next_observation)
+
+    def _print(self, result: EpisodeResult) -> None:
+        scored = sum(r.scored for r in self.trial.results)
+        what = f"{result.task_id} {result.protocol}" + (f" k={result.k}" if result.block[1] == "few_shot" else "")
+        how = f"broken off: {result.aborted}" if result.aborted else f"return {result.return_:.2f}"
+        print(f"progress {scored}/{len(self.trial)} {what} {how}", flush=True)
+
+    def _print_drift(self, done: int, total: int, text: str) -> None:
+        scored = sum(r.scored for r in self.trial.results)
+        print(f"progress {scored}/{len(self.trial)} {text} ({done} of {total})", flush=True)
+
+    def _serve(self) -> None:
+        plain = {
+            "pause": self.control.pause,
+            "resume": self.control.resume,
+            "abort": self.control.abort,
+            "continue": self.control.ready,
+        }
+        for name, act in plain.items():
+            self.create_service(Trigger, f"~/{name}", lambda _, response, act=act: self._answer(response, act))
+        self.create_service(SetBool, "~/success", self._on_success)
+
+    def _on_success(self, asked: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        return self._answer(response, lambda: self.control.judge(asked.data))
+
+    def _answer(self, response: Trigger.Response | SetBool.Response, act: Callable[[], Answer]) -> Any:
+        with self._news:
+            response.success, response.message = act()
+            self._news.notify_all()
+        return response
+
+    def _on_stop(self, msg: Bool) -> None:
+        with self._news:
+            self.control.emergency_stop(msg.data)
+            self._news.notify_all()
+
+    def _on_steps(self, steps: list[Step]) -> None:
+        for step in steps:
+            if step.transition is not None:
+                self._seen.append(step.transition)
+                self._return += step.transition.reward
+                self._returns.publish(Float64(data=self._return))
+        self._tick_ns = steps[-1].t_ns
+        if self._robot is not None:
+            self._alive_s = time.monotonic()
+            self._robot.heard()
+        self._end.decided(self._tick_ns)
+        self._notify_at_end()
+
+    def _on_context(self, msg: Float32MultiArray) -> None:
+        self._reading = reading = decode_context(msg)
+        if reading.count in TRAJECTORY_COUNTS:
+            self._trajectory[reading.count] = reading.context.tolist()
+        self._contexts[reading.t_ns] = reading.context
+        self._notify_at_end()
+
+    def _on_recalled(self, msg: String) -> None:
+        self._recalled = json.loads(msg.data)
+        self._notify()
+
+    def _on_episode(self, msg: String) -> None:
+        super()._on_episode(msg)
+        if self._episode is not None and self._episode.state == "ended":
+            self._end.ended(self._episode.end_ns)
+
+    def _notify_at_end(self) -> None:
+        """Wake the script only when it may be waiting for the last tick."""
+        if self._episode is not None and self._episode.state == "ended":
+            self._notify()
+
+
+def main() -> int:
+    return run(TrialNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
