@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from rosbags.typesys import Stores, get_typestore
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import Contract, load_contract
+from spc_core.contract.contract import Contract, load_contract, parse_contract
 from spc_core.system.config_files import find_config
 from spc_ros.bags.writer import BagWriter
 
@@ -125,3 +126,23 @@ def record_arm(
     said = episode_info(steps, **info)
     samples = [s for s in map(change, arm_samples(steps, seed, said)) if s is not None]
     return write_bag(path, samples, custom_data(contract or arm_reach(), said), storage)
+
+
+def changed_arm_reach(**sections) -> Contract:
+    """The contract of arm_reach with other sections."""
+    return parse_contract(yaml.safe_dump({**yaml.safe_load(arm_reach().text), **sections}, sort_keys=False), "changed")
+
+
+def said_nothing(samples: list[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.topic != "/episode"]
+
+
+def later(samples: list[Sample], shift_ns: int, receive_ns: int | None = None) -> list[Sample]:
+    """The same samples with stamps shifted, and receive times shifted as much or as told."""
+    moved = []
+    for sample in samples:
+        stamp = sample.message.header.stamp
+        message = dataclasses.replace(sample.message, header=header(stamp.sec * 10**9 + stamp.nanosec + shift_ns))
+        received = sample.receive_ns + (shift_ns if receive_ns is None else receive_ns)
+        moved.append(dataclasses.replace(sample, message=message, receive_ns=received))
+    return moved

@@ -11,6 +11,7 @@ from arm_dataset import write_arm_dataset
 from random_checkpoint import write_random_checkpoint
 from synthetic import tiny_config
 
+from spc_core.alignment.streaming import ACTION, observed
 from spc_core.command_delay import estimate as delay_estimate
 from spc_core.command_delay.correlogram import correlogram
 from spc_core.command_delay.estimate import (
@@ -71,9 +72,9 @@ class Acting:
         column = 0
         for number, stream in enumerate(self.contract.observation):
             width = len(stream.names)
-            self.watch.sample(("observation", number), t_ns, observation[column : column + width])
+            self.watch.sample(observed(number), t_ns, observation[column : column + width])
             column += width
-        self.watch.sample(("action", 0), t_ns + 1, command)
+        self.watch.sample(ACTION, t_ns + 1, command)
 
     def behaving(self, kind: str):
         drivers = {}
@@ -162,8 +163,8 @@ def test_memory_is_bounded_and_time_may_jump() -> None:
     for begin_ns in (10**12, 10**9):  # the second time the clock has jumped back
         for k, command in enumerate(u):
             t_ns = begin_ns + k * 20_000_000
-            estimator.sample(("observation", 0), t_ns, state.copy())
-            estimator.sample(("action", 0), t_ns + 1, command)
+            estimator.sample(observed(0), t_ns, state.copy())
+            estimator.sample(ACTION, t_ns + 1, command)
             state[2:] += command
             state[:2] += 0.02 * state[2:]
             estimator.work()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
-from spc_core.alignment.frames import Frame, ObservationAssembler
+from spc_core.alignment.streaming import Frame, ObservationAligner, observed
 from spc_core.contract.contract import load_contract, parse_contract
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.guards import EmergencyStop, Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
@@ -267,9 +267,9 @@ def with_force(topic):
 
 def sent_after(robot, model, contract, samples):
     """The last command after (stream, ms, values), with a long hold for the first stream and none for the second."""
-    control, assembler = make(robot, model, Mode(0.5), Mode(), contract=contract), ObservationAssembler(contract, 10**9)
+    control, aligner = make(robot, model, Mode(0.5), Mode(), contract=contract), ObservationAligner(contract, 10**9)
     for stream, t_ms, values in samples:
-        frames = assembler.push(stream, round(t_ms * 1e6), np.asarray(values, float))
+        frames = aligner.push(observed(stream), round(t_ms * 1e6), np.asarray(values, float))
         if frames:
             control.observe(frames, stream == 0, t_ms / 1e3)
     return robot.sent[-1][0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from random_checkpoint import write_random_checkpoint
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.deploy.adaptation import Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.runtime import ContextTracker

@@ -10,7 +10,7 @@ import torch
 from random_checkpoint import write_random_checkpoint
 from synthetic import contract
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.deploy.adaptation import EpisodeResult, Trial, TrialError
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.interventions import InterventionKind, by_name

@@ -14,7 +14,7 @@ import pytest
 import torch
 from random_checkpoint import TINY, write_random_checkpoint
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.numpy_networks import NumpyNetworks
 from spc_core.deploy.runtime import ContextTracker, Policy

@@ -72,7 +72,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_named_in_code_are_there(page: Path) -> None:
-    """Such as `spc_core/alignment/frames.py`; a name in angle brackets or with a star stands for many."""
+    """Such as `spc_core/alignment/streaming.py`; a name in angle brackets or with a star stands for many."""
     named = re.findall(r"`([\w./-]+/[\w./-]*)`", prose(page.read_text()))
     assert [name for name in named if name.startswith(OURS) and not (ROOT / name).exists()] == []
 

@@ -12,11 +12,11 @@ import pytest
 from random_checkpoint import write_random_checkpoint
 from recorded_bags import JOINT_STATE, STORE, VECTOR, joint_state, vector
 
-from spc_core.alignment.frames import ObservationAssembler, TransitionAssembler
+from spc_core.alignment.streaming import ObservationAligner, StreamingAligner
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.runtime import ContextTracker, Policy
 from spc_core.deploy.safety import SafetyFilter
-from spc_ros.messages.contract_reader import ContractReader, push
+from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.live import LiveWriter
 from spc_ros.node_parts.context_message import ContextInbox, ContextOutbox, ContextReading
 
@@ -31,9 +31,9 @@ class Loop:
         checkpoint = load_checkpoint(write_random_checkpoint(folder, "arm_reach"))
         contract = self.contract = checkpoint.contract
         self._policy, self._filter = Policy(checkpoint), SafetyFilter(contract)
-        self._frames = ObservationAssembler(contract, contract.period_ns // 4)
+        self._frames = ObservationAligner(contract, contract.period_ns // 4)
         self._heard, self._watched = ContractReader(contract), ContractReader(contract)
-        self._tracker, self._steps = ContextTracker(checkpoint), TransitionAssembler(contract, 1_000_000_000)
+        self._tracker, self._steps = ContextTracker(checkpoint), StreamingAligner(contract, 1_000_000_000)
         self._z = self._tracker.context
         self._outbox, self._inbox = ContextOutbox(len(self._z)), ContextInbox()
         joints = ["shoulder", "elbow"]
@@ -55,8 +55,8 @@ class Loop:
 
     def _hear(self, topic: str, data: bytes, t_ns: int) -> None:
         if topic == "joint_states":
-            for (_, number), stamp_ns, values in self._heard.live_samples(topic, data, lambda: t_ns, _bytes_to(topic)):
-                for frame in self._frames.push(number, stamp_ns, values):
+            for sample in self._heard.live_samples(topic, data, lambda: t_ns, _bytes_to(topic)):
+                for frame in self._frames.push(*sample):
                     assert frame.observation is not None
                     action = self._filter.apply(self._policy.act(frame.observation, self._z))
                     stamp = divmod(t_ns + 1, 1_000_000_000)
@@ -65,7 +65,7 @@ class Loop:
 
     def _adapt(self, topic: str, data: bytes, t_ns: int) -> None:
         for sample in self._watched.live_samples(topic, data, lambda: t_ns, _bytes_to(topic)):
-            for step in push(self._steps, *sample):
+            for step in self._steps.push(*sample):
                 if step.transition is not None:
                     self.transitions += self._tracker.update(step.transition)
                 t = self._tracker

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from recorded_bags import JOINT_STATE, STORE, VECTOR, arm_reach, header, joint_state, vector
 
-from spc_core.alignment.frames import TransitionAssembler
+from spc_core.alignment.streaming import ACTION, REWARD, StreamingAligner, observed
 from spc_core.contract.contract import parse_contract
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import (
@@ -212,9 +212,9 @@ def test_what_cannot_be_written_is_refused():
 
 def test_a_contract_reader_routes_each_topic():
     reader = ContractReader(arm_reach())
-    assert reader.route("joint_states") == [("observation", 0)]
-    assert reader.route("joint_commands") == [("action", 0)]
-    assert reader.route("reward") == [("reward", 0)]
+    assert reader.route("joint_states") == [observed(0)]
+    assert reader.route("joint_commands") == [ACTION]
+    assert reader.route("reward") == [REWARD]
     assert reader.route("elsewhere") == []
     assert reader.samples("elsewhere", object(), 0) == []
 
@@ -222,10 +222,10 @@ def test_a_contract_reader_routes_each_topic():
 def test_one_topic_may_serve_several_roles_and_unset_stamps_are_counted():
     text = arm_reach().text.replace("topic: reward", "topic: joint_states").replace(VECTOR, JOINT_STATE)
     reader = ContractReader(parse_contract(text.replace("vector.x", "effort.elbow"), "shared"))
-    assert reader.route("joint_states") == [("observation", 0), ("reward", 0)]
+    assert reader.route("joint_states") == [observed(0), REWARD]
     message = joint_state(0, ["shoulder", "elbow"], position=[1, 2], velocity=[3, 4], effort=[5, 6])
     (_, t_ns, state), (role, _, reward) = reader.samples("joint_states", message, 77)
-    assert (t_ns, state.tolist(), role, reward.tolist()) == (77, [1, 2, 3, 4], ("reward", 0), [6])
+    assert (t_ns, state.tolist(), role, reward.tolist()) == (77, [1, 2, 3, 4], REWARD, [6])
     assert reader.unset_stamps == {"joint_states": 1}
 
 
@@ -237,7 +237,7 @@ def test_a_topic_with_two_types_in_one_contract_is_refused():
 
 def test_feed_gives_transitions():
     contract = arm_reach()
-    reader, assembler = ContractReader(contract), TransitionAssembler(contract, 0)
+    reader, assembler = ContractReader(contract), StreamingAligner(contract, 0)
     names, period = ["elbow", "shoulder"], contract.period_ns
     assert not reader.feed(assembler, "joint_states", joint_state(period, names, position=[2, 1], velocity=[4, 3]), 0)[
         0

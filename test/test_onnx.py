@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from random_checkpoint import TINY, write_random_checkpoint
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
 from spc_core.deploy.deployed import load_deployed

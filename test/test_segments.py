@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which stretch of a recording is an episode, and how its pieces end; times in periods of 20 ms."""
+"""Which stretch of a recording is an episode, and how its segments end; times in periods of 20 ms."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from recorded_bags import arm_reach, episode_info
 
+from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.faults import Fault, FaultKind
-from spc_core.alignment.segments import Piece, Window, cut_into_pieces, episode_window, marker_windows
-from spc_core.alignment.ticks import Ticks
+from spc_core.alignment.segments import EpisodeSpan, Segment, episode_span, marker_spans, split_ticks
 from spc_core.contract.sections import Segments
 
 MS = 1_000_000
@@ -36,43 +36,43 @@ def contract(**segments):
     return dataclasses.replace(arm_reach(), segments=Segments(**segments))
 
 
-def pieces(reasons, windows=None, t=None, **segments):
-    return cut_into_pieces(ticks(reasons, t), windows or [Window()], contract(**segments))
+def segmented(reasons, spans=None, t=None, **segments):
+    return split_ticks(ticks(reasons, t), spans or [EpisodeSpan()], contract(**segments))
 
 
 def test_a_gap_parts_two_pieces_and_its_lost_ticks_are_counted():
-    found = pieces("swwmwggsww")
-    assert found.pieces == (
-        Piece(0, 2, 0, False, False, NO_COMMAND),
-        Piece(3, 4, 0, False, False, STALE),
-        Piece(7, 9, 0, False, False, ENDED),
+    found = segmented("swwmwggsww")
+    assert found.segments == (
+        Segment(0, 2, 0, False, False, NO_COMMAND),
+        Segment(3, 4, 0, False, False, STALE),
+        Segment(7, 9, 0, False, False, ENDED),
     )
     assert found.dropped == {"commands: no command in the period": 1, "states: stale": 2}
     assert found.cuts[:2] == ((3 * PERIOD_NS, NO_COMMAND), (5 * PERIOD_NS, STALE))
 
 
 def test_a_window_holds_the_transitions_that_begin_and_end_in_it():
-    window = Window(2 * PERIOD_NS, 5 * PERIOD_NS, terminated=True, cut=None)
-    assert pieces("swwwwwww", [window]).pieces == (Piece(2, 5, 0, True, False, None),)
+    span = EpisodeSpan(2 * PERIOD_NS, 5 * PERIOD_NS, terminated=True, cut=None)
+    assert segmented("swwwwwww", [span]).segments == (Segment(2, 5, 0, True, False, None),)
 
 
 def test_nothing_is_known_of_an_end_that_was_not_recorded():
-    window = Window(0, 9 * PERIOD_NS, truncated=True, cut=None)
-    (piece,) = pieces("swwww", [window]).pieces
-    assert (piece.truncated, str(piece.cut)) == (False, "no data at the end of the episode, 0.10 s of it")
+    span = EpisodeSpan(0, 9 * PERIOD_NS, truncated=True, cut=None)
+    (segment,) = segmented("swwww", [span]).segments
+    assert (segment.truncated, str(segment.cut)) == (False, "no data at the end of the episode, 0.10 s of it")
 
 
 def test_a_pause_may_be_what_parts_episodes():
     times = [0, 1, 2, 3, 40, 41, 42, 43, 60, 61]
-    found = pieces("swwgswwgsw", t=times, by="gap", gap_s=0.7)
-    ends = [(piece.truncated, piece.cut) for piece in found.pieces]
+    found = segmented("swwgswwgsw", t=times, by="gap", gap_s=0.7)
+    ends = [(segment.truncated, segment.cut) for segment in found.segments]
     assert ends == [(True, None), (False, STALE), (False, ENDED)]
 
 
 def test_a_time_limit_truncates_and_the_rest_keeps_its_end():
-    window = Window(terminated=True, cut=None)
-    found = pieces("swwwwwww", [window], limit_s=0.06)  # three periods
-    assert [(p.first, p.last, p.truncated, p.terminated) for p in found.pieces] == [
+    span = EpisodeSpan(terminated=True, cut=None)
+    found = segmented("swwwwwww", [span], limit_s=0.06)  # three periods
+    assert [(p.first, p.last, p.truncated, p.terminated) for p in found.segments] == [
         (0, 3, True, False),
         (3, 6, True, False),
         (6, 7, False, True),
@@ -80,8 +80,8 @@ def test_a_time_limit_truncates_and_the_rest_keeps_its_end():
 
 
 def test_an_episode_as_long_as_the_limit_is_left_whole():
-    (piece,) = pieces("swww", [Window(terminated=True, cut=None)], limit_s=0.06).pieces
-    assert (piece.first, piece.last, piece.terminated) == (0, 3, True)
+    (segment,) = segmented("swww", [EpisodeSpan(terminated=True, cut=None)], limit_s=0.06).segments
+    assert (segment.first, segment.last, segment.terminated) == (0, 3, True)
 
 
 def test_every_transition_inside_is_in_one_piece():
@@ -91,22 +91,22 @@ def test_every_transition_inside_is_in_one_piece():
         for at in range(1, len(reasons)):  # a sequence that was broken off starts again
             if reasons[at - 1] == "g" and reasons[at] in "wm":
                 reasons = reasons[:at] + "s" + reasons[at + 1 :]
-        found = pieces(reasons, limit_s=float(random.choice([math.inf, 0.1])))
-        used = [tick for piece in found.pieces for tick in range(piece.first + 1, piece.last + 1)]
+        found = segmented(reasons, limit_s=float(random.choice([math.inf, 0.1])))
+        used = [tick for segment in found.segments for tick in range(segment.first + 1, segment.last + 1)]
         assert used == [i for i, letter in enumerate(reasons) if letter == "w"]
         assert sum(found.dropped.values()) == reasons.count("m") + reasons.count("g")
 
 
 def test_markers_give_windows_while_they_are_on():
-    on = marker_windows([10, 20, 30, 40, 50, 60, 70], [0.0, 1.0, 1.0, 0.0, 2.0, 3.0, 3.0])
+    on = marker_spans([10, 20, 30, 40, 50, 60, 70], [0.0, 1.0, 1.0, 0.0, 2.0, 3.0, 3.0])
     assert [(w.begin_ns, w.end_ns, w.truncated) for w in on] == [
         (20, 40, True),
         (50, 60, True),
         (60, math.inf, False),
     ]
     assert on[-1].cut == Fault(FaultKind.EPISODE_UNFINISHED)
-    assert [w.begin_ns for w in marker_windows([1, 2, 3], ["", "pick", ""])] == [2]
-    assert marker_windows([1, 2], [0.0, 0.0]) == []
+    assert [w.begin_ns for w in marker_spans([1, 2, 3], ["", "pick", ""])] == [2]
+    assert marker_spans([1, 2], [0.0, 0.0]) == []
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_markers_give_windows_while_they_are_on():
 )
 def test_the_window_that_the_robot_tells_of(changes, end):
     info = episode_info(10, **changes)
-    window = episode_window(info, PERIOD_NS)
-    assert (window.terminated, window.truncated, window.cut and str(window.cut)) == end
-    assert window.begin_ns == info.start_ns - PERIOD_NS // 2
-    assert (window.task_id, window.params) == ("arm_reach/train/00", {"angle": 0.5})
+    span = episode_span(info, PERIOD_NS)
+    assert (span.terminated, span.truncated, span.cut and str(span.cut)) == end
+    assert span.begin_ns == info.start_ns - PERIOD_NS // 2
+    assert (span.task_id, span.params) == ("arm_reach/train/00", {"angle": 0.5})

@@ -17,7 +17,7 @@ import torch
 import yaml
 from synthetic import CONTRACT_TEXT, tiny_config, write_dataset
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.data.dataset import DatasetError
 from spc_core.data.packed import load_dataset
 from spc_core.deploy.checkpoint import CheckpointError, load_checkpoint, pick_device

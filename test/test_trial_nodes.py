@@ -15,7 +15,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.alignment.frames import Transition, TransitionAssembler
+from spc_core.alignment.streaming import PATIENCE_NS, StreamingAligner, Transition
 from spc_core.contract.contract import Contract, load_contract
 from spc_core.deploy.adaptation import EpisodeResult, Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
@@ -28,7 +28,6 @@ from spc_core.trials.trial_log import read_rows
 from spc_ros.bags.reader import BagReader
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.node_parts.context_message import decode_context
-from spc_ros.node_parts.contract_topics import PATIENCE_NS
 from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials import trial as trial_module
 from spc_ros.trials.collect import collect
@@ -40,7 +39,7 @@ STEPS = 100
 
 def transitions_of(path: str | Path, contract: Contract) -> list[Transition]:
     """A bag's transitions; its only cut may be the start."""
-    assembler, reader = TransitionAssembler(contract, PATIENCE_NS), ContractReader(contract)
+    assembler, reader = StreamingAligner(contract, PATIENCE_NS), ContractReader(contract)
     with BagReader(path) as bag:
         names = {bag.find_topic(topic, kind): topic for topic, kind in reader.types.items()}
         read = [reader.feed(assembler, names[topic], m, t) for topic, t, m in bag.messages(names)]

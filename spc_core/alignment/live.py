@@ -1,48 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An assembler beside a running robot: its time between messages, and its new start behind an episode's end."""
+"""An aligner next to a running robot: its time between messages, and its new start after an episode's end."""
 
 from __future__ import annotations
 
 import time
 
 from spc_core.alignment.faults import Fault
-from spc_core.alignment.frames import NO_TIME, Frame, ObservationAssembler, TransitionAssembler
+from spc_core.alignment.streaming import NO_TIME, Frame, ObservationAligner, StreamingAligner
 
 
 class StreamClock:
-    """Tells an assembler the robot's time between messages, so that no frame waits long for a slow stream.
+    """Gives an aligner the robot's time between messages, so that no frame waits long for a slow stream.
 
     Robot time is the newest stamp plus the real time since it came; clocks need not agree. Not for lock-step,
     where time stands still between messages.
     """
 
-    def __init__(self, assembler: ObservationAssembler) -> None:
-        self._assembler = assembler
+    def __init__(self, aligner: ObservationAligner) -> None:
+        self._aligner = aligner
         self._newest_ns, self._came_s = NO_TIME, 0.0
 
     def frames(self) -> list[Frame]:
         """The frames that time alone decides; call it a few times in a period."""
         now_ns = self._now_ns()
-        return [] if now_ns is None else self._assembler.advance(now_ns)
+        return [] if now_ns is None else self._aligner.advance(now_ns)
 
     def faults(self) -> list[Fault]:
         """What is wrong with the streams now; at most one fault for each."""
         now_ns = self._now_ns()
-        return [] if now_ns is None else self._assembler.faults(now_ns)
+        return [] if now_ns is None else self._aligner.faults(now_ns)
 
     def _now_ns(self) -> int | None:
         """Robot time; None before any message."""
-        newest_ns, now_s = max(stream.newest_ns for stream in self._assembler.streams), time.monotonic()
+        newest_ns, now_s = max(stream.newest_ns for stream in self._aligner.streams), time.monotonic()
         if newest_ns != self._newest_ns:
             self._newest_ns, self._came_s = newest_ns, now_s
         return None if newest_ns == NO_TIME else newest_ns + round((now_s - self._came_s) * 1e9)
 
 
 class EpisodeEnd:
-    """Starts an assembler anew behind an episode's last tick, so that no tick bridges two episodes."""
+    """Resets an aligner after an episode's last tick, so that no tick bridges two episodes."""
 
-    def __init__(self, assembler: ObservationAssembler | TransitionAssembler) -> None:
-        self._assembler = assembler
+    def __init__(self, aligner: ObservationAligner | StreamingAligner) -> None:
+        self._aligner = aligner
         self._end_ns: int | None = None
         self._last_ns: int | None = None
 
@@ -57,4 +57,4 @@ class EpisodeEnd:
         self._last_ns = t_ns
         if self._end_ns is not None and t_ns >= self._end_ns:
             self._end_ns = None
-            self._assembler.reset()
+            self._aligner.reset()

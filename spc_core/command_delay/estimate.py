@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.frames import JUMP_NS
+from spc_core.alignment.streaming import ACTION, JUMP_NS, Role
 from spc_core.command_delay.correlogram import LAGS_S, MIN_ROWS, Answer, Correlating, Correlogram, answers, peak_delay_s
 from spc_core.contract.contract import Contract
 
@@ -154,9 +154,9 @@ class DelayEstimator:
         self._due: deque[tuple[_Watched, list, list]] = deque(maxlen=2 * MAX_STREAMS)  # blocks that wait for work
         self._under_way: tuple[_Watched, Correlating] | None = None
 
-    def sample(self, role: tuple[str, int], t_ns: int, values: np.ndarray) -> None:
-        """A sample of ("action", 0) or ("observation", stream number); others are left alone."""
-        if role[0] == "action":
+    def sample(self, role: Role, t_ns: int, values: np.ndarray) -> None:
+        """A sample of the action or of an observation stream; others are left alone."""
+        if role == ACTION:
             last_ns = self._command_log[-1][0] if self._command_log else t_ns - 1
             if t_ns < last_ns - JUMP_NS:
                 self.cut()
@@ -164,7 +164,7 @@ class DelayEstimator:
                 return
             self._command_log.append((t_ns, values))
             return
-        watched = self._streams.get(role[1]) if role[0] == "observation" else None
+        watched = self._streams.get(role.stream) if role.stream is not None else None
         if watched is None:
             return
         if watched.log and not -JUMP_NS <= t_ns - watched.log[-1][0] <= JUMP_NS:

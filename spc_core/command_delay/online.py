@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.alignment.streaming import Role
 from spc_core.command_delay.estimate import DelayEstimate, DelayEstimator, differs
 from spc_core.contract.contract import Contract
 
@@ -31,7 +32,7 @@ class DelayWatch:
         """What the data of the model had; None: its checkpoint does not tell."""
         self._data = data
 
-    def sample(self, role: tuple[str, int], t_ns: int, values: np.ndarray) -> None:
+    def sample(self, role: Role, t_ns: int, values: np.ndarray) -> None:
         """See DelayEstimator."""
         self._estimator.sample(role, t_ns, values)
 

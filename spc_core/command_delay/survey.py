@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.ticks import Samples
+from spc_core.alignment.batch.sampling import Samples
 from spc_core.command_delay.correlogram import Correlogram, correlogram
 from spc_core.command_delay.estimate import (
     BLOCK_ROWS,

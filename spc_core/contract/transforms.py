@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 QUATERNION = (".x", ".y", ".z", ".w")
-JUMP_BACK_NS = 500_000_000  # as frames.JUMP_NS: below it a stamp is late, beyond it the clock was set back
+JUMP_NS = 500_000_000  # a stamp this far before its predecessor is a clock jump, less is a late message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ class FieldTransforms:
             return np.concatenate([first, rate])
         rate = np.full_like(x, np.nan)
         for i, t in enumerate(t_ns.tolist()):
-            if self._last_ns is not None and -JUMP_BACK_NS <= t - self._last_ns <= 0:
+            if self._last_ns is not None and -JUMP_NS <= t - self._last_ns <= 0:
                 continue
             if self._last_ns is not None and t > self._last_ns:
                 rate[i] = self._quotient(np.array([t - self._last_ns]), (x[i] - self._last)[None])[0]

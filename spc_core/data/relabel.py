@@ -83,7 +83,7 @@ def relabel(
 
 
 def step_rewards(function: RewardFunction, episode: Episode) -> np.ndarray:
-    """r_k of (o_k, a_k, o_{k+1}) for all steps, (T,) float64: to the bit what the assembler gives."""
+    """r_k of (o_k, a_k, o_{k+1}) for all steps, (T,) float64: to the bit what the aligner gives."""
     return np.asarray(function(episode.observations[:-1], episode.actions, episode.observations[1:]), np.float64)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from spc_core.alignment.faults import Fault, FaultKind
-from spc_core.alignment.frames import Frame
+from spc_core.alignment.streaming import Frame
 from spc_core.contract.contract import Contract
 from spc_core.deploy.guards import (
     EmergencyStop,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.method.latents import Codes, Continuous, SimNorm
 from spc_core.method.planner import Planner

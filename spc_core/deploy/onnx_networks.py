@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
 from spc_core.method.config import ConfigError, TrainConfig, build

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.deploy.adaptation import (
     TRAJECTORY_COUNTS,
     EpisodeRequest,

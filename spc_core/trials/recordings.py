@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract
 from spc_core.contract.rewards import RewardFunction
 from spc_core.data.dataset import DatasetError, Episode

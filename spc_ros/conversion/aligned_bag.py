@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.align import ArrayAssembler, Irregular
-from spc_core.alignment.frames import Step, TransitionAssembler
-from spc_core.alignment.ticks import Samples, Ticks
+from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
+from spc_core.alignment.batch.sampling import Samples
+from spc_core.alignment.streaming import PATIENCE_NS, Step, StreamingAligner
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract
 from spc_ros.bags.reader import BagReader
 from spc_ros.messages.columns import ColumnReader, deserialize
-from spc_ros.messages.contract_reader import Source, push, sources
+from spc_ros.messages.contract_reader import Source, sources
 from spc_ros.messages.fields import MessageError
 from spc_ros.messages.raw_messages import RawColumn
 
-PATIENCE_NS = 1_000_000_000  # how far topics may be out of order against each other in a bag
 STRING = "std_msgs/msg/String"
 
 
@@ -97,27 +96,22 @@ class _Reading:
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []  # receive and sample times of the first stream
 
     def in_blocks(self) -> AlignedBag:
-        assembler = ArrayAssembler(self.contract, PATIENCE_NS)
-        observed = len(self.contract.observation)
-        parts = []
-        for samples in self._blocks():
-            reward = samples[observed + 1] if len(samples) > observed + 1 else None
-            parts.append(assembler.push(samples[:observed], samples[observed], reward))
-        parts.append(assembler.flush())
-        return self._log(Ticks.concatenate(parts), assembler.counts)
+        aligner = BatchAligner(self.contract, PATIENCE_NS)
+        parts = [aligner.push(samples) for samples in self._blocks()]
+        return self._log(Ticks.concatenate([*parts, aligner.flush()]), aligner.counts)
 
     def one_by_one(self) -> AlignedBag:
-        assembler = TransitionAssembler(self.contract, PATIENCE_NS)
+        aligner = StreamingAligner(self.contract, PATIENCE_NS)
         steps: list[Step] = []
         for samples in self._blocks():
-            order = np.concatenate([part.order for part in samples])
-            role = np.repeat(np.arange(len(samples)), [len(part.order) for part in samples])
-            row = np.concatenate([np.arange(len(part.order)) for part in samples])
-            for i in np.lexsort((role, order)).tolist():
-                part, at = samples[role[i]], row[i]
-                steps += push(assembler, self.sources[role[i]].role, int(part.t_ns[at]), part.values[at])
-        steps += assembler.flush()
-        return self._log(Ticks.of(steps, self.contract), assembler.counts)
+            log_index = np.concatenate([part.log_index for part in samples])
+            source = np.repeat(np.arange(len(samples)), [len(part) for part in samples])
+            row = np.concatenate([np.arange(len(part)) for part in samples])
+            for i in np.lexsort((source, log_index)).tolist():
+                part, at = samples[source[i]], row[i]
+                steps += aligner.push(self.sources[source[i]].role, int(part.t_ns[at]), part.values[at])
+        steps += aligner.flush()
+        return self._log(Ticks.of(steps, self.contract), aligner.counts)
 
     def _blocks(self) -> Iterator[list[Samples]]:
         """Samples of every source, block by block."""

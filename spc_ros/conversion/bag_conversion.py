@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.faults import Fault
-from spc_core.alignment.segments import Cutting, Piece, Window, cut_into_pieces, episode_window, marker_windows
-from spc_core.alignment.ticks import Ticks
+from spc_core.alignment.segments import EpisodeSpan, Segment, Segmentation, episode_span, marker_spans, split_ticks
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract, ContractError, parse_contract
 from spc_core.data.dataset import DatasetError, Episode, check_episode
@@ -68,26 +68,26 @@ def convert_bag(
         infos = _infos(log, str(path))
         about = _about(bag, job, log, infos)
         custom, notes, size_bytes = bag.info.custom_data, (*notes, *bag.losses), bag.size_bytes
-    windows = _windows(log, infos, contract)
-    cutting = cut_into_pieces(log.ticks, windows, contract)
-    if not cutting.pieces:
-        lost = cutting.dropped
+    spans = _spans(log, infos, contract)
+    segmentation = split_ticks(log.ticks, spans, contract)
+    if not segmentation.segments:
+        lost = segmentation.dropped
         why = max(lost, key=lambda reason: lost[reason], default="there is no tick in the episode")
         raise BagError(f"{path}: holds no transition; {why}")
     behaviour = custom.get("spc.behaviour", "")
     episodes = []
-    for piece in cutting.pieces:
-        episode = _episode(piece, log.ticks, path.name, sha256.result(), behaviour, about)
+    for segment in segmentation.segments:
+        episode = _episode(segment, log.ticks, path.name, sha256.result(), behaviour, about)
         check_episode(episode, contract, str(path))
-        episodes.append(TaskEpisode(*_task(windows[piece.window], about, bag, contract), episode))
+        episodes.append(TaskEpisode(*_task(spans[segment.span], about, bag, contract), episode))
     report = BagReport(
         path=str(path),
         tasks=tuple(sorted({entry.task_id for entry in episodes})),
         transitions=sum(len(entry.episode) for entry in episodes),
         episodes=len(episodes),
         size_bytes=size_bytes,
-        cuts=_cut_seconds(cutting, log.ticks),
-        dropped_ticks=cutting.dropped,
+        cuts=_cut_seconds(segmentation, log.ticks),
+        dropped_ticks=segmentation.dropped,
         dropped_samples=dict(log.counts),
         topics=_topic_reports(log, episodes, contract, infos),
         notes=notes,
@@ -131,22 +131,22 @@ def _infos(log: AlignedBag, where: str) -> list[EpisodeInfo]:
     return [info for info in found if info is not None]
 
 
-def _windows(log: AlignedBag, infos: list[EpisodeInfo], contract: Contract) -> list[Window]:
+def _spans(log: AlignedBag, infos: list[EpisodeInfo], contract: Contract) -> list[EpisodeSpan]:
     """The episodes of the bag; without any word of them all time is one."""
     segments = contract.segments
     if segments.by == "topic" and segments.topic != EPISODE_TOPIC:
         marks = log.marks[segments.topic]
-        return marker_windows(marks.t_ns, marks.values) or [Window(math.inf, -math.inf)]
+        return marker_spans(marks.t_ns, marks.values) or [EpisodeSpan(math.inf, -math.inf)]
     if segments.by == "topic":
-        return [episode_window(info, contract.period_ns) for info in _last_words(infos)]
+        return [episode_span(info, contract.period_ns) for info in _last_words(infos)]
     if not infos:
-        return [Window()]
-    window = episode_window(infos[-1], contract.period_ns)
+        return [EpisodeSpan()]
+    span = episode_span(infos[-1], contract.period_ns)
     if contract.observation[0].clock == "header":
-        return [window]
+        return [span]
     received_ns = log.marks[EPISODE_TOPIC].receive_ns[-1] + contract.period_ns // 2  # its times are of another clock
     end_ns = received_ns if infos[-1].state == "ended" else math.inf
-    return [dataclasses.replace(window, begin_ns=-math.inf, end_ns=end_ns)]
+    return [dataclasses.replace(span, begin_ns=-math.inf, end_ns=end_ns)]
 
 
 def _last_words(infos: list[EpisodeInfo]) -> list[EpisodeInfo]:
@@ -183,10 +183,10 @@ def _about(bag: BagReader, job: Job, log: AlignedBag, infos: list[EpisodeInfo]) 
     return job.manifest.get(bag.path, NOTHING).over(about).over(About(folder)).over(About(job.task))
 
 
-def _task(window: Window, about: About, bag: BagReader, contract: Contract) -> tuple[str, Mapping[str, float]]:
+def _task(span: EpisodeSpan, about: About, bag: BagReader, contract: Contract) -> tuple[str, Mapping[str, float]]:
     """Task id and parameters of an episode; where the topic parts episodes, it also names their tasks."""
-    if contract.segments.by == "topic" and window.task_id:
-        return window.task_id, window.params
+    if contract.segments.by == "topic" and span.task_id:
+        return span.task_id, span.params
     if not about.task_id:
         raise BagError(
             f"{bag.path}: names no task, neither as '{contract.task_key}' in custom_data nor on the topic "
@@ -196,16 +196,16 @@ def _task(window: Window, about: About, bag: BagReader, contract: Contract) -> t
     return about.task_id, about.params or {}
 
 
-def _episode(piece: Piece, ticks: Ticks, source: str, sha256: str, behaviour: str, about: About) -> Episode:
-    states, acts = slice(piece.first, piece.last + 1), slice(piece.first + 1, piece.last + 1)
+def _episode(segment: Segment, ticks: Ticks, source: str, sha256: str, behaviour: str, about: About) -> Episode:
+    states, acts = slice(segment.first, segment.last + 1), slice(segment.first + 1, segment.last + 1)
     return Episode(
         observations=ticks.observations[states],
         actions=ticks.actions[acts],
         rewards=ticks.rewards[acts],
         times_ns=ticks.t_ns[states],
-        terminated=piece.terminated,
-        truncated=piece.truncated,
-        cut=None if piece.cut is None else str(piece.cut),
+        terminated=segment.terminated,
+        truncated=segment.truncated,
+        cut=None if segment.cut is None else str(segment.cut),
         source=source,
         source_sha256=sha256,
         behaviour=behaviour,
@@ -213,9 +213,9 @@ def _episode(piece: Piece, ticks: Ticks, source: str, sha256: str, behaviour: st
     )
 
 
-def _cut_seconds(cutting: Cutting, ticks: Ticks) -> tuple[tuple[float, Fault], ...]:
+def _cut_seconds(segmentation: Segmentation, ticks: Ticks) -> tuple[tuple[float, Fault], ...]:
     first_ns = int(ticks.t_ns[0])
-    return tuple(((t_ns - first_ns) / 1e9, fault) for t_ns, fault in cutting.cuts)
+    return tuple(((t_ns - first_ns) / 1e9, fault) for t_ns, fault in segmentation.cuts)
 
 
 def _topic_reports(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spc_core.alignment.segments import marker_windows
+from spc_core.alignment.segments import marker_spans
 from spc_core.doctor.diagnosis import TopicLog
 from spc_core.doctor.timing_checks import intervals
 from spc_ros.bags.reader import BagReader, parse_episode
@@ -53,7 +53,7 @@ def find_marks(bag: BagReader, logs: Sequence[TopicLog]) -> Marks:
 
 def _stretches(log: TopicLog) -> int:
     """In how many stretches a marker is on."""
-    return len(marker_windows(log.time_ns.tolist(), log.values[:, 0].tolist())) if log.values.shape[1] else 0
+    return len(marker_spans(log.time_ns.tolist(), log.values[:, 0].tolist())) if log.values.shape[1] else 0
 
 
 def pauses(logs: Sequence[TopicLog]) -> list[float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.alignment.streaming import JUMP_NS
 from spc_core.contract.contract import Contract
 from spc_core.doctor.diagnosis import Finding, TopicLog
 from spc_core.doctor.timing_checks import MIN_MESSAGES
@@ -20,7 +21,6 @@ from spc_ros.messages.raw_messages import RawColumn
 from spc_ros.messages.tolerant_columns import Recorded, TolerantReader
 
 CLOCK = "rosgraph_msgs/msg/Clock"
-JUMP_NS = 500_000_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.frames import Step, TransitionAssembler
+from spc_core.alignment.streaming import ACTION, REWARD, Role, Step, StreamingAligner, observed
 from spc_core.contract.contract import Contract
 from spc_core.contract.transforms import FieldTransforms
 from spc_ros.messages.columns import has_stamp
 from spc_ros.messages.fields import NS_PER_S, FieldReader, MessageError, sample_time
 from spc_ros.messages.live import LiveReader, typestore
-
-Role = tuple[str, int]
-"""('observation', number of the stream), ('action', 0) or ('reward', 0)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +35,11 @@ def sources(contract: Contract) -> list[Source]:
     found = []
     for index, stream in enumerate(contract.observation):
         transforms = None if stream.transforms.is_plain else stream.transforms
-        role = ("observation", index)
-        found.append(Source(role, stream.topic, stream.type, stream.fields, stream.clock, transforms))
+        found.append(Source(observed(index), stream.topic, stream.type, stream.fields, stream.clock, transforms))
     action, reward = contract.action, contract.reward
-    found.append(Source(("action", 0), action.topic, action.type, action.fields, action.clock, None))
+    found.append(Source(ACTION, action.topic, action.type, action.fields, action.clock, None))
     if reward.topic is not None and reward.type is not None and reward.field is not None:
-        found.append(Source(("reward", 0), reward.topic, reward.type, (reward.field,), reward.clock, None))
+        found.append(Source(REWARD, reward.topic, reward.type, (reward.field,), reward.clock, None))
     types: dict[str, str] = {}
     for source in found:
         if types.setdefault(source.topic, source.type) != source.type:
@@ -129,15 +125,7 @@ class ContractReader:
             self.unset_stamps[topic] += 1
         return samples
 
-    def feed(self, assembler: TransitionAssembler, topic: str, message: Any, receive_ns: int) -> list[Step]:
-        """Push a message into the assembler; returns the steps that it decides. Raises MessageError."""
+    def feed(self, aligner: StreamingAligner, topic: str, message: Any, receive_ns: int) -> list[Step]:
+        """Push a message into the aligner; returns the steps that it decides. Raises MessageError."""
         samples = self.samples(topic, message, receive_ns)
-        return [step for sample in samples for step in push(assembler, *sample)]
-
-
-def push(assembler: TransitionAssembler, role: Role, t_ns: int, values: np.ndarray) -> list[Step]:
-    """Hand one decoded sample to the assembler."""
-    kind, index = role
-    if kind == "observation":
-        return assembler.push_observation(index, t_ns, values)
-    return assembler.push_action(t_ns, values) if kind == "action" else assembler.push_reward(t_ns, values)
+        return [step for sample in samples for step in aligner.push(*sample)]

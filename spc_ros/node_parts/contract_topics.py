@@ -14,9 +14,9 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 
-from spc_core.alignment.frames import ObservationAssembler, TransitionAssembler
+from spc_core.alignment.streaming import ObservationAligner, Role, StreamingAligner
 from spc_core.contract.contract import Contract
-from spc_ros.messages.contract_reader import ContractReader, push
+from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import FieldWriter, MessageError, set_stamp
 from spc_ros.node_parts.topics import (
     REWARD_TOPIC,
@@ -24,8 +24,6 @@ from spc_ros.node_parts.topics import (
     now_ns,
     stream_qos,
 )
-
-PATIENCE_NS = 1_000_000_000  # for transitions; the same as for a bag, so that both decide alike
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,13 +103,13 @@ class StatePublishers:
 def subscribe_contract(
     node: Node,
     contract: Contract,
-    assembler: ObservationAssembler | TransitionAssembler,
+    aligner: ObservationAligner | StreamingAligner,
     on_decided: Callable[[list[Any]], None],
     reliable: bool,
     complain: Callable[[str, str], None],
-    on_sample: Callable[[tuple[str, int], int, np.ndarray], None] | None = None,
+    on_sample: Callable[[Role, int, np.ndarray], None] | None = None,
 ) -> None:
-    """Feed a contract's topics to an assembler; `on_decided` gets what a message decided, if anything.
+    """Feed a contract's topics to an aligner; `on_decided` gets what a message decided, if anything.
 
     `on_sample` gets each sample first: (role, t_ns, values).
 
@@ -119,7 +117,7 @@ def subscribe_contract(
     sets the ticks, is subscribed last: discovery keeps that order, so whoever sees it knows that all stand.
     """
     reader = ContractReader(contract)
-    whole = isinstance(assembler, TransitionAssembler)
+    all_roles = isinstance(aligner, StreamingAligner)
 
     receive_ns = functools.partial(now_ns, node)
 
@@ -135,15 +133,11 @@ def subscribe_contract(
         for role, t_ns, values in samples:
             if on_sample is not None:
                 on_sample(role, t_ns, values)
-            if isinstance(assembler, TransitionAssembler):
-                decided = push(assembler, role, t_ns, values)
-            else:
-                decided = assembler.push(role[1], t_ns, values) if role[0] == "observation" else []
-            if decided:
+            if decided := aligner.push(role, t_ns, values):
                 on_decided(decided)
 
     for topic, type_name in reversed(reader.types.items()):
-        if whole or any(kind == "observation" for kind, _ in reader.route(topic)):
+        if all_roles or any(role.stream is not None for role in reader.route(topic)):
             kind = message_class(type_name)
             callback = functools.partial(on_message, topic, deserializer(kind, topic))
             node.create_subscription(kind, topic, callback, stream_qos(reliable), raw=True)

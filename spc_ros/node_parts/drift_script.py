@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.deploy.adaptation import ATTEMPTS, EpisodeRequest, TaskLike
 from spc_core.trials.drift import AFTER, BEFORE, DriftLog, DriftRun, drift_pairs, drift_run
 from spc_ros.node_parts.episode_driver import DriverError

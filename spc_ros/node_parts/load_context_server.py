@@ -14,7 +14,7 @@ from collections.abc import Callable
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract
 from spc_core.deploy.model_swap import BackgroundLoad, SwapError
 from spc_core.trials.recordings import dataset_transitions, spread

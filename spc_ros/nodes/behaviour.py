@@ -12,7 +12,7 @@ import numpy as np
 from std_msgs.msg import String
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.alignment.frames import Frame, ObservationAssembler
+from spc_core.alignment.streaming import Frame, ObservationAligner
 from spc_core.contract.contract import load_contract
 from spc_core.system.config_files import find_config
 from spc_core.tasks import families, find_task, make_env
@@ -46,12 +46,12 @@ class BehaviourNode(PlainNode):
         self._held: Frame | None = None  # waits for its episode's task, or for the first connections
         self._connected = False
         self._commands = CommandPublisher(self, self.contract, self.params.lockstep)
-        self._assembler = ObservationAssembler(self.contract, patience_ns=self.contract.period_ns)
+        self._aligner = ObservationAligner(self.contract, patience_ns=self.contract.period_ns)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         subscribe_contract(
             self,
             self.contract,
-            self._assembler,
+            self._aligner,
             self._on_frames,
             self.params.lockstep,
             self.diagnostics.complain,

@@ -13,8 +13,8 @@ from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.faults import FaultKind
-from spc_core.alignment.frames import NO_TIME, Step, Transition, TransitionAssembler
 from spc_core.alignment.live import EpisodeEnd
+from spc_core.alignment.streaming import NO_TIME, PATIENCE_NS, Step, StreamingAligner, Transition
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import Contract
@@ -22,7 +22,7 @@ from spc_core.deploy.checkpoint_files import CheckpointError, model_id
 from spc_core.deploy.runtime import MODES, ContextTracker
 from spc_ros.node_parts.checkpoint_params import CHECKPOINT_PARAMS, load_agent
 from spc_ros.node_parts.context_message import ContextOutbox, ContextReading, encode_delay
-from spc_ros.node_parts.contract_topics import PATIENCE_NS, subscribe_contract
+from spc_ros.node_parts.contract_topics import subscribe_contract
 from spc_ros.node_parts.lifecycle import ManagedNode, run
 from spc_ros.node_parts.load_context_server import RecallServer
 from spc_ros.node_parts.model_swap_server import ModelSwapServer
@@ -85,8 +85,8 @@ class ContextEncoderNode(ManagedNode):
         self._delay.compare_with(self._data_delays[self._model])
         self._delays = self.create_publisher(Float64MultiArray, DELAY_TOPIC, latched_qos())
         self._apply_mode(self._tracker)
-        self._assembler = TransitionAssembler(contract, PATIENCE_NS)
-        self._end = EpisodeEnd(self._assembler)
+        self._aligner = StreamingAligner(contract, PATIENCE_NS)
+        self._end = EpisodeEnd(self._aligner)
         self._outbox = ContextOutbox(len(self._tracker.context))
         if self._alone and not self.params.lockstep:
             give_way(self.params.nice)
@@ -98,7 +98,7 @@ class ContextEncoderNode(ManagedNode):
         self._recall = RecallServer(self, contract, self._recalled, self._on_recalled)
         steady_timer(self, POLL_S, self._poll)
         subscribe_contract(
-            self, contract, self._assembler, self._on_steps, self.params.lockstep, self.diagnostics.complain,
+            self, contract, self._aligner, self._on_steps, self.params.lockstep, self.diagnostics.complain,
             self._delay.sample,
         )  # fmt: skip
         self._publish()
@@ -234,7 +234,7 @@ class ContextEncoderNode(ManagedNode):
 
     def _compare_clocks(self, cut: Step) -> None:
         """Say so when no command can belong to an observation because their senders' clocks differ."""
-        newest_ns = self._assembler.actions.newest_ns
+        newest_ns = self._aligner.actions.newest_ns
         if newest_ns != NO_TIME and abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
             self.diagnostics.complain(
                 "foreign clocks",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from spc_core.alignment.frames import Frame
+from spc_core.alignment.streaming import Frame
 from spc_ros.node_parts.lifecycle import run
 from spc_ros.nodes.context_encoder import ContextEncoderNode
 from spc_ros.nodes.policy import PolicyNode

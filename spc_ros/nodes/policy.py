@@ -14,8 +14,8 @@ from std_msgs.msg import Bool, Float32MultiArray, String
 from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.alignment.frames import Frame, ObservationAssembler
 from spc_core.alignment.live import EpisodeEnd, StreamClock
+from spc_core.alignment.streaming import Frame, ObservationAligner
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import model_id
 from spc_core.deploy.controller import Controller, Guards, Record
@@ -59,10 +59,10 @@ class PolicyNode(ManagedNode):
         policy, its_id, checkpoint = self._load(p.checkpoint)
         contract = checkpoint.contract
         self._watched = bool(self.get_parameter("use_sim_time").value) and not p.lockstep  # else time may stand
-        self._assembler = ObservationAssembler(contract, patience_ns=contract.period_ns // 4)
+        self._aligner = ObservationAligner(contract, patience_ns=contract.period_ns // 4)
         self._heard_ns = 0  # stamp of the first stream's newest message when a frame was last dealt with
-        self._clock_of_streams = None if p.lockstep else StreamClock(self._assembler)
-        self._end = EpisodeEnd(self._assembler)
+        self._clock_of_streams = None if p.lockstep else StreamClock(self._aligner)
+        self._end = EpisodeEnd(self._aligner)
         self._commands = CommandPublisher(self, contract, p.lockstep)
         self._news = self.create_publisher(String, INTERVENTION_TOPIC, latched_qos(depth=100))
         models = ModelSwitch(policy, its_id, p.probation_ticks, math.inf if p.lockstep else 1 / contract.rate_hz)
@@ -79,7 +79,7 @@ class PolicyNode(ManagedNode):
                 Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10), raw=True
             )
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
-        subscribe_contract(self, contract, self._assembler, self._on_frames, p.lockstep, self.diagnostics.complain)
+        subscribe_contract(self, contract, self._aligner, self._on_frames, p.lockstep, self.diagnostics.complain)
         self._pace_by(contract)
         if p.realtime_priority:
             take_precedence(p.realtime_priority)
@@ -88,7 +88,7 @@ class PolicyNode(ManagedNode):
         self._control = None
 
     def start(self) -> None:
-        self._assembler.reset()
+        self._aligner.reset()
         self.control.start()
 
     def make_safe(self) -> None:
@@ -156,7 +156,7 @@ class PolicyNode(ManagedNode):
     def _on_frames(self, frames: list[Frame]) -> None:
         if not self.active:
             return
-        newest_ns = self._assembler.streams[0].newest_ns
+        newest_ns = self._aligner.streams[0].newest_ns
         fresh, self._heard_ns = newest_ns != self._heard_ns, newest_ns
         if self.control.observe(frames, fresh, time.monotonic(), self._checks.timer_period_ns / 1e9):
             self._end.decided(frames[-1].t_ns)

@@ -14,8 +14,8 @@ from std_msgs.msg import Bool, Float32MultiArray, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.alignment.frames import Step, Transition, TransitionAssembler
 from spc_core.alignment.live import EpisodeEnd
+from spc_core.alignment.streaming import PATIENCE_NS, Step, StreamingAligner, Transition
 from spc_core.contract.contract import load_contract
 from spc_core.deploy.adaptation import TRAJECTORY_COUNTS, EpisodeRequest, EpisodeResult, Outcome, TrialError
 from spc_core.deploy.interventions import InterventionKind
@@ -27,7 +27,7 @@ from spc_core.trials.trial_control import Answer, TrialControl
 from spc_core.trials.trial_log import TrialLog
 from spc_core.trials.trial_plan import make_plan, make_trial
 from spc_ros.node_parts.context_message import ContextReading, decode_context
-from spc_ros.node_parts.contract_topics import PATIENCE_NS, subscribe_contract
+from spc_ros.node_parts.contract_topics import subscribe_contract
 from spc_ros.node_parts.drift_script import OFF as DRIFT_OFF
 from spc_ros.node_parts.drift_script import PROTOCOL as DRIFT_PROTOCOL
 from spc_ros.node_parts.drift_script import DriftScript, Played
@@ -48,7 +48,7 @@ REMIND_S = 30.0  # between two prompts, which also tell that the trial is alive
 
 
 class TrialNode(DriverNode):
-    """Scores by the transitions that it sees on the topics, through the same assembler as everybody else.
+    """Scores by the transitions that it sees on the topics, through the same aligner as everybody else.
 
     Services: ~/pause, ~/resume, ~/abort, for an operator ~/continue and ~/success, and without a sim ~/stop.
     """
@@ -66,8 +66,8 @@ class TrialNode(DriverNode):
         if kept:
             self.get_logger().info(f"going on in {p.out}: {kept} episodes are done")
         self._env = make_env(p.family) if p.sim else None  # tells success
-        self._assembler = TransitionAssembler(contract, PATIENCE_NS)
-        self._end = EpisodeEnd(self._assembler)
+        self._aligner = StreamingAligner(contract, PATIENCE_NS)
+        self._end = EpisodeEnd(self._aligner)
         self._seen: list[Transition] = []
         self._return = 0.0  # so far, for whoever watches; the score is summed from what was seen
         self._returns = self.create_publisher(Float64, RETURN_TOPIC, 10)
@@ -84,7 +84,7 @@ class TrialNode(DriverNode):
         deep = latched_qos(depth=LOCKSTEP_DEPTH)  # the policy alone is waited for; the drift test needs every context
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, deep)
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
-        subscribe_contract(self, contract, self._assembler, self._on_steps, p.lockstep, self.diagnostics.complain)
+        subscribe_contract(self, contract, self._aligner, self._on_steps, p.lockstep, self.diagnostics.complain)
 
     def drive(self) -> None:
         self.wait_for(lambda: self._episode is not None, self.params.service_timeout_s, "nothing on the topic episode")
@@ -182,7 +182,7 @@ class TrialNode(DriverNode):
         return self._robot.run(task_id, seed, lambda: self.control.spoiled)
 
     def _newest_ns(self) -> int:
-        return self._assembler.observations.streams[0].newest_ns
+        return self._aligner.observations.streams[0].newest_ns
 
     def _hold(self, request: EpisodeRequest) -> None:
         """Wait until the robot rests and nobody objects to the next episode."""

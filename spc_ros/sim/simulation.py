@@ -16,7 +16,7 @@ from spc_core.tasks import Task, TaskEnv, make_env
 from spc_core.tasks.disturbances import DisturbanceConfig, Disturbances
 from spc_core.tasks.mjcf import MjcfEnv
 
-RESET_GAP_NS = 1_000_000_000  # simulated time between two episodes; a gap, so that assemblers start anew
+RESET_GAP_NS = 1_000_000_000  # simulated time between two episodes; a gap, so that aligners start anew
 FACTOR_WINDOW_S = 5.0
 
 

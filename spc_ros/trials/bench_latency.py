@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from spc_core.alignment.frames import Transition
+from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spc_core.deploy.runtime import ContextTracker

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stamped samples in, causal transitions out: one code path for a bag and for a live node.
+"""Stamped samples in, causal transitions out, one by one: what alignment means, and how live nodes do it.
 
-Tick k is at t_k, a stamp of the contract's first observation stream, thinned to `rate_hz`; where that stream skips
-a beat, the tick stands one period after the last. o_k holds the newest sample of each stream at or before t_k,
-a_k is the first command in (t_k, t_{k+1}], the one that o_k caused, and r_k the newest reward in (t_k, t_{k+1}].
+`StreamingAligner` is the specification. `BatchAligner` in batch/aligner.py does the same from arrays, for bags, and
+test/test_alignment_parity.py holds the two equal to the last bit. A bag that is too much out of order comes here, too.
+
+Tick k is at t_k, a stamp of the contract's first observation stream, downsampled to `rate_hz`; where that stream skips
+a period, the tick stands one period after the last. o_k is a zero-order hold: each stream's newest sample at or before
+t_k. a_k is the first command in (t_k, t_{k+1}], the one that o_k caused, and r_k the newest reward in (t_k, t_{k+1}].
 What is stale, missing, not finite or out of time cuts the sequence; nothing is invented.
 
 Samples may arrive in any order across streams. A tick is decided as soon as every stream has reached it, or when
@@ -22,11 +25,28 @@ import numpy as np
 from spc_core.alignment.faults import Fault, FaultKind, stale
 from spc_core.contract.contract import Contract
 from spc_core.contract.sections import Stream
+from spc_core.contract.transforms import JUMP_NS
 
-BEAT_TOLERANCE = 0.25  # share of a period by which a tick may be early or late against the last
-JUMP_NS = 500_000_000  # a stamp this far before its predecessor is a clock jump, less is a late message
+PATIENCE_NS = 1_000_000_000  # how far topics may be out of order against each other, in a bag as on a robot
+TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late against the last
 NO_TIME = -(2**62)
 FEW = 64  # numbers that are faster without numpy
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Role:
+    """The use that a sample is put to: one of the observation streams, the action, or the reward."""
+
+    name: str  # observation | action | reward
+    stream: int | None = None  # number of the observation stream
+
+
+ACTION, REWARD = Role("action"), Role("reward")
+
+
+def observed(stream: int) -> Role:
+    """The role of observation stream number `stream`."""
+    return Role("observation", stream)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,18 +80,17 @@ class Step:
     observation: np.ndarray | None = None  # (O,) at the tick itself, with or without a transition
 
 
-def beat_window_ns(contract: Contract) -> tuple[int, int]:
+def tick_window_ns(contract: Contract) -> tuple[int, int]:
     """How long after a tick the next one may come at the earliest, and at the latest."""
     period_ns = contract.period_ns
-    return round(period_ns * (1 - BEAT_TOLERANCE)), round(period_ns * (1 + BEAT_TOLERANCE))
+    return round(period_ns * (1 - TICK_TOLERANCE)), round(period_ns * (1 + TICK_TOLERANCE))
 
 
 class _Stream:
     """The samples of one topic that are still needed, oldest first."""
 
-    def __init__(self, name: str, number: int | None = None) -> None:
-        """`number` is that of an observation stream."""
-        self.name, self.number = name, number
+    def __init__(self, name: str, role: Role) -> None:
+        self.name, self.role = name, role
         self.samples: deque[tuple[int, np.ndarray]] = deque()
         self.newest_ns = NO_TIME
         self.counts: Counter[str] = Counter()
@@ -80,12 +99,16 @@ class _Stream:
         """Store a sample; returns the fault when the clock jumped back. Late samples are counted and dropped."""
         if t_ns <= self.newest_ns:
             if t_ns < self.newest_ns - JUMP_NS:
-                return Fault(FaultKind.CLOCK_JUMP, self.name, self.number, amount_ns=self.newest_ns - t_ns)
+                return Fault(FaultKind.CLOCK_JUMP, self.name, self.role.stream, amount_ns=self.newest_ns - t_ns)
             self.counts["duplicate" if t_ns == self.newest_ns else "late"] += 1
             return None
         self.newest_ns = t_ns
         self.samples.append((t_ns, values))
         return None
+
+    def at(self, t_ns: int) -> tuple[int, np.ndarray] | None:
+        """The newest sample at or before a time."""
+        return next((sample for sample in reversed(self.samples) if sample[0] <= t_ns), None)
 
     def drop_before(self, t_ns: int) -> None:
         """Forget what no later tick can use: all but the newest sample at or before t_ns."""
@@ -97,30 +120,33 @@ class _Stream:
         self.newest_ns = NO_TIME
 
 
-class ObservationAssembler:
+class ObservationAligner:
     """Turns samples of the observation streams into one Frame per tick."""
 
     def __init__(self, contract: Contract, patience_ns: int) -> None:
         self.contract = contract
         self.patience_ns = patience_ns
-        self.streams = [_Stream(stream.topic, i) for i, stream in enumerate(contract.observation)]
+        self.streams = [_Stream(stream.topic, observed(i)) for i, stream in enumerate(contract.observation)]
         self._horizon_ns = NO_TIME
         self._last_ns: int | None = None  # the last tick; None before the first one and after a fault
-        self._early_ns, self._late_ns = beat_window_ns(contract)
+        self._early_ns, self._late_ns = tick_window_ns(contract)
         self._pairs = list(zip(self.streams, contract.observation, strict=True))
 
-    def push(self, stream: int, t_ns: int, values: np.ndarray) -> list[Frame]:
-        """Add a sample of observation stream number `stream`; returns the frames that it decides."""
-        fault = self.streams[stream].push(t_ns, values)
+    def push(self, role: Role, t_ns: int, values: np.ndarray) -> list[Frame]:
+        """Add a sample of an observation stream, others are left alone; returns the frames that it decides."""
+        if role.stream is None:
+            return []
+        stream = self.streams[role.stream]
+        fault = stream.push(t_ns, values)
         if fault:
             frames = self.flush()  # what waited for other streams: they say no more of that time
             self.reset()
-            self.streams[stream].push(t_ns, values)
+            stream.push(t_ns, values)
             return [*frames, Frame(t_ns, None, fault), *self.advance(t_ns)]
         return self.advance(t_ns)
 
     def advance(self, now_ns: int) -> list[Frame]:
-        """Tell the assembler that time has reached `now_ns`; returns the frames that this decides."""
+        """Time has reached `now_ns`; returns the frames that this decides."""
         self._horizon_ns = max(self._horizon_ns, now_ns)
         return self._decide(self._horizon_ns - self.patience_ns)
 
@@ -130,7 +156,7 @@ class ObservationAssembler:
         return self._decide(newest_ns + self._late_ns + 1, newest_ns)
 
     def reset(self) -> None:
-        """Forget all samples and the beat."""
+        """Forget all samples and ticks."""
         for stream in self.streams:
             stream.clear()
         self._last_ns, self._horizon_ns = None, NO_TIME
@@ -146,7 +172,7 @@ class ObservationAssembler:
             for stream in self.streams:
                 stream.drop_before(t_ns)
             if self._last_ns is None and self.streams[0].samples and self.streams[0].samples[0][0] <= t_ns:
-                self.streams[0].samples.popleft()  # used up: the beat starts again at a newer sample
+                self.streams[0].samples.popleft()  # used up: the ticks start again at a newer sample
             frames.append(frame)
         return frames
 
@@ -155,11 +181,11 @@ class ObservationAssembler:
         return all(stream.newest_ns >= t_ns or spec.max_age_ns is None for stream, spec in self._pairs)
 
     def _next_tick(self, forced_ns: int) -> int | None:
-        beat = self.streams[0].samples
+        samples = self.streams[0].samples
         if self._last_ns is None:
-            return beat[0][0] if beat else None
+            return samples[0][0] if samples else None
         due_ns = before_ns = self._last_ns + self.contract.period_ns
-        for t_ns, _ in beat:
+        for t_ns, _ in samples:
             following_ns = 2 * t_ns - before_ns  # a guess, so that a fast stream need not be waited for
             before_ns = t_ns
             if t_ns > self._last_ns + self._late_ns:
@@ -171,7 +197,7 @@ class ObservationAssembler:
     def _frame(self, t_ns: int) -> Frame:
         parts = []
         for stream, spec in self._pairs:
-            sample = next((s for s in reversed(stream.samples) if s[0] <= t_ns), None)
+            sample = stream.at(t_ns)
             if sample is None or _fault(len(parts), spec, sample, t_ns) is not None:
                 first, *others = self.faults(t_ns)
                 return Frame(t_ns, None, first, tuple(others))
@@ -180,10 +206,7 @@ class ObservationAssembler:
 
     def faults(self, t_ns: int) -> list[Fault]:
         """What is wrong at a time, in the order of the streams; at most one fault for each."""
-        found = []
-        for index, (stream, spec) in enumerate(self._pairs):
-            sample = next((s for s in reversed(stream.samples) if s[0] <= t_ns), None)
-            found.append(_fault(index, spec, sample, t_ns))
+        found = [_fault(index, spec, stream.at(t_ns), t_ns) for index, (stream, spec) in enumerate(self._pairs)]
         return [fault for fault in found if fault is not None]
 
 
@@ -205,28 +228,36 @@ def _all_finite(values: np.ndarray) -> bool:
     return (len(values) <= FEW and math.isfinite(sum(values.tolist()))) or bool(np.isfinite(values).all())
 
 
-class TransitionAssembler:
-    """Turns samples of all the contract's streams into transitions and cuts."""
+class StreamingAligner:
+    """Turns samples of all the contract's streams into transitions and cuts, one by one.
+
+    BatchAligner in batch/aligner.py gives the same in bulk; test/test_alignment_parity.py compares them.
+    """
 
     def __init__(self, contract: Contract, patience_ns: int) -> None:
         self.contract = contract
         self.patience_ns = patience_ns
-        self.observations = ObservationAssembler(contract, patience_ns)
-        self.actions = _Stream(contract.action.topic)
-        self.rewards = _Stream(contract.reward.topic or "reward")
+        self.observations = ObservationAligner(contract, patience_ns)
+        self.actions = _Stream(contract.action.topic, ACTION)
+        self.rewards = _Stream(contract.reward.topic or "reward", REWARD)
         self._reward_function = contract.reward_function()
         self._frames: deque[Frame] = deque()
         self._previous: Frame | None = None
         self._horizon_ns = NO_TIME
 
-    def push_observation(self, stream: int, t_ns: int, values: np.ndarray) -> list[Step]:
-        return self._steps(t_ns, self.observations.push(stream, t_ns, values))
-
-    def push_action(self, t_ns: int, values: np.ndarray) -> list[Step]:
-        return self._push(self.actions, t_ns, values)
-
-    def push_reward(self, t_ns: int, values: np.ndarray) -> list[Step]:
-        return self._push(self.rewards, t_ns, values)
+    def push(self, role: Role, t_ns: int, values: np.ndarray) -> list[Step]:
+        """Add a sample; returns the steps that it decides."""
+        if role.stream is not None:
+            return self._steps(t_ns, self.observations.push(role, t_ns, values))
+        stream = self.actions if role == ACTION else self.rewards
+        fault = stream.push(t_ns, values)
+        if fault:
+            self._frames.extend(self.observations.flush())
+            steps = self._settle()
+            self.reset()
+            stream.push(t_ns, values)
+            return [*steps, Step(t_ns, None, fault)]
+        return self._steps(t_ns, self.observations.advance(t_ns))
 
     def advance(self, now_ns: int) -> list[Step]:
         return self._steps(now_ns, self.observations.advance(now_ns))
@@ -250,16 +281,6 @@ class TransitionAssembler:
         """Late and duplicate samples that were dropped, by topic and kind."""
         streams: Sequence[_Stream] = [*self.observations.streams, self.actions, self.rewards]
         return {f"{stream.name} {kind}": n for stream in streams for kind, n in stream.counts.items()}
-
-    def _push(self, stream: _Stream, t_ns: int, values: np.ndarray) -> list[Step]:
-        fault = stream.push(t_ns, values)
-        if fault:
-            self._frames.extend(self.observations.flush())
-            steps = self._settle()
-            self.reset()
-            stream.push(t_ns, values)
-            return [*steps, Step(t_ns, None, fault)]
-        return self._steps(t_ns, self.observations.advance(t_ns))
 
     def _steps(self, now_ns: int, frames: list[Frame]) -> list[Step]:
         steps = []

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spc_core.alignment.faults import FaultKind
-from spc_core.alignment.frames import JUMP_NS, ObservationAssembler, Step, TransitionAssembler
+from spc_core.alignment.streaming import ACTION, JUMP_NS, REWARD, ObservationAligner, Step, StreamingAligner, observed
 from spc_core.contract.contract import parse_contract
 
 MS = 1_000_000
@@ -27,27 +27,21 @@ reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
 task: {key: spc.task_id}
 episode: {segment: bag}
 """
+POSE, TARGET = observed(0), observed(1)
+ROLES = {"pose": POSE, "target": TARGET, "push": ACTION, "reward": REWARD}
 CART = parse_contract(TEXT % "0.05", "cart")
 LATCHED = parse_contract(TEXT % ".inf", "latched")
 
 
-def assembler(contract=CART, patience_ns=PATIENCE):
-    return TransitionAssembler(contract, patience_ns)
+def aligner(contract=CART, patience_ns=PATIENCE):
+    return StreamingAligner(contract, patience_ns)
 
 
 def feed(target, samples, flush=True):
     """Push (topic, ms, value) and return all steps."""
     steps: list[Step] = []
     for topic, t_ms, value in samples:
-        values, t_ns = np.array([float(value)]), round(t_ms * MS)
-        if topic == "pose":
-            steps += target.push_observation(0, t_ns, values)
-        elif topic == "target":
-            steps += target.push_observation(1, t_ns, values)
-        elif topic == "push":
-            steps += target.push_action(t_ns, values)
-        else:
-            steps += target.push_reward(t_ns, values)
+        steps += target.push(ROLES[topic], round(t_ms * MS), np.array([float(value)]))
     return steps + (target.flush() if flush else [])
 
 
@@ -82,11 +76,11 @@ def expected(k, period_ms=20.0):
 
 
 def test_an_observation_is_paired_with_the_command_that_it_caused():
-    assert told(feed(assembler(), lockstep(4))) == [(0, "start"), expected(0), expected(1), expected(2)]
+    assert told(feed(aligner(), lockstep(4))) == [(0, "start"), expected(0), expected(1), expected(2)]
 
 
 def test_transitions_come_out_as_soon_as_they_are_whole():
-    steps = feed(assembler(), lockstep(3), flush=False)
+    steps = feed(aligner(), lockstep(3), flush=False)
     assert told(steps) == [(0, "start"), expected(0), expected(1)]
 
 
@@ -94,35 +88,35 @@ def test_a_command_on_the_very_stamp_of_a_tick_belongs_to_the_transition_that_en
     samples = []
     for k, t in enumerate((0, 20, 40)):
         samples += [("push", t, 1 + k), ("pose", t, k), ("target", t, 0), ("reward", t, 5)]
-    steps = told(feed(assembler(), samples))
+    steps = told(feed(aligner(), samples))
     assert [line[2] for line in steps if len(line) == 6] == [[2], [3]]
 
 
 def test_the_first_of_two_commands_in_a_period_counts():
     samples = [*lockstep(3), ("push", 15, 99)]
     samples.sort(key=lambda s: s[1])
-    assert told(feed(assembler(), samples)) == [(0, "start"), expected(0), expected(1)]
+    assert told(feed(aligner(), samples)) == [(0, "start"), expected(0), expected(1)]
 
 
 def test_late_and_repeated_samples_are_dropped_and_counted():
-    target = assembler()
+    target = aligner()
     samples = lockstep(3)
     samples[6:6] = [("pose", 20, 77), ("pose", 5, 88)]  # a repetition, then one from the past
     assert told(feed(target, samples)) == [(0, "start"), expected(0), expected(1)]
     assert target.counts == {"pose duplicate": 1, "pose late": 1}
 
 
-def test_a_dropped_beat_is_held():
+def test_a_dropped_sample_is_a_zero_order_hold():
     samples = [s for s in lockstep(5) if s[:2] != ("pose", 40)]
-    steps = told(feed(assembler(), samples))
+    steps = told(feed(aligner(), samples))
     assert [len(line) for line in steps] == [2, 6, 6, 6, 6]
     assert steps[2] == (20, [1, 101], [11], -1, [1, 102], 40)  # pose 1 still stands at 40 ms
     assert steps[3] == (40, [1, 102], [12], -2, [3, 103], 60)
 
 
-def test_beats_dropped_for_longer_than_max_age_cut():
+def test_samples_dropped_for_longer_than_max_age_cut():
     lost = {("pose", 40), ("pose", 60), ("pose", 80)}
-    steps = told(feed(assembler(), [s for s in lockstep(8) if s[:2] not in lost]))
+    steps = told(feed(aligner(), [s for s in lockstep(8) if s[:2] not in lost]))
     assert [line for line in steps if len(line) == 2] == [
         (0, "start"),
         (80, "pose: stale, 60 ms old, allowed 50 ms"),
@@ -132,7 +126,7 @@ def test_beats_dropped_for_longer_than_max_age_cut():
 
 
 def test_a_stale_second_stream_cuts():
-    steps = told(feed(assembler(), [s for s in lockstep(6) if s[0] != "target" or s[1] < 40]))
+    steps = told(feed(aligner(), [s for s in lockstep(6) if s[0] != "target" or s[1] < 40]))
     assert [line for line in steps if len(line) == 2][1:] == [
         (80, "target: stale, 60 ms old, allowed 50 ms"),
         (100, "target: stale, 80 ms old, allowed 50 ms"),
@@ -140,13 +134,13 @@ def test_a_stale_second_stream_cuts():
 
 
 def test_a_stream_that_never_spoke_cuts():
-    steps = told(feed(assembler(), [s for s in lockstep(3) if s[0] != "target"]))
+    steps = told(feed(aligner(), [s for s in lockstep(3) if s[0] != "target"]))
     assert steps == [(t, "target: no message yet") for t in (0, 20, 40)]
 
 
 def test_a_latched_stream_may_be_of_any_age():
     samples = [("target", 0, 7)] + [s for s in lockstep(60) if s[0] != "target"]
-    steps = feed(assembler(LATCHED), samples)
+    steps = feed(aligner(LATCHED), samples)
     assert sum(step.transition is not None for step in steps) == 59
     assert steps[-1].transition.next_observation.tolist() == [59, 7]
 
@@ -162,7 +156,7 @@ def test_a_latched_stream_may_be_of_any_age():
 )
 def test_what_is_not_finite_cuts_and_is_not_passed_on(topic, reason, value):
     samples = [(t, ms, value if t == topic and 40 <= ms < 41 else v) for t, ms, v in lockstep(6)]
-    steps = feed(assembler(), samples)
+    steps = feed(aligner(), samples)
     assert reason in [str(step.cut) for step in steps]
     for step in steps:
         if step.transition is not None:
@@ -172,7 +166,7 @@ def test_what_is_not_finite_cuts_and_is_not_passed_on(topic, reason, value):
 
 
 def test_a_missing_command_cuts_and_the_sequence_goes_on_from_there():
-    steps = told(feed(assembler(), [s for s in lockstep(5) if s[:2] != ("push", 20 + 1e-6)]))
+    steps = told(feed(aligner(), [s for s in lockstep(5) if s[:2] != ("push", 20 + 1e-6)]))
     assert steps == [
         (0, "start"),
         expected(0),
@@ -183,7 +177,7 @@ def test_a_missing_command_cuts_and_the_sequence_goes_on_from_there():
 
 
 def test_a_missing_reward_cuts():
-    steps = told(feed(assembler(), [s for s in lockstep(5) if s[:2] != ("reward", 40)]))
+    steps = told(feed(aligner(), [s for s in lockstep(5) if s[:2] != ("reward", 40)]))
     assert steps == [
         (0, "start"),
         expected(0),
@@ -197,7 +191,7 @@ def test_a_missing_reward_cuts():
 def test_a_clock_that_jumps_back_cuts_whichever_topic_shows_it(first):
     before, after = lockstep(4, start_ms=5000), lockstep(4)
     after.sort(key=lambda s: (s[1] > 0.5, s[0] != first))
-    steps = feed(assembler(), before + after)
+    steps = feed(aligner(), before + after)
     cuts = [str(step.cut) for step in steps if step.cut]
     assert any(cut.startswith("clock jumped back by 5.0") or cut.startswith("clock jumped back by 4.9") for cut in cuts)
     jump = next(i for i, step in enumerate(steps) if step.cut and step.cut.kind is FaultKind.CLOCK_JUMP)
@@ -211,14 +205,14 @@ def test_a_clock_that_jumps_back_cuts_whichever_topic_shows_it(first):
 
 def test_ticks_that_wait_for_a_command_do_not_block_what_follows_a_clock_jump():
     before = [s for s in lockstep(4, start_ms=5000) if s[0] != "push" or s[1] < 5040]
-    steps = feed(assembler(), [*before, *lockstep(4)], flush=False)
+    steps = feed(aligner(), [*before, *lockstep(4)], flush=False)
     assert told(steps)[-3:] == [expected(0), expected(1), expected(2)]
 
 
 def test_a_small_step_back_is_a_late_message_and_no_jump():
-    target = assembler()
-    target.push_observation(0, 1_000 * MS, np.zeros(1))
-    assert target.push_observation(0, 1_000 * MS - JUMP_NS, np.zeros(1)) == []
+    target = aligner()
+    target.push(POSE, 1_000 * MS, np.zeros(1))
+    assert target.push(POSE, 1_000 * MS - JUMP_NS, np.zeros(1)) == []
     assert target.counts == {"pose late": 1}
 
 
@@ -228,17 +222,17 @@ def stream(hz, jitter_ms=0.0, seconds=2.0, seed=0):
 
 
 def ticks(stamps_ms):
-    target = ObservationAssembler(CART, PATIENCE)
+    target = ObservationAligner(CART, PATIENCE)
     frames = []
     for t in stamps_ms:
-        frames += target.push(1, round(t * MS), np.zeros(1))
-        frames += target.push(0, round(t * MS), np.array([t]))
+        frames += target.push(TARGET, round(t * MS), np.zeros(1))
+        frames += target.push(POSE, round(t * MS), np.array([t]))
     return [frame for frame in [*frames, *target.flush()] if frame.fault is None]
 
 
 @pytest.mark.parametrize("hz", [100, 200, 250, 500, 1000])
 @pytest.mark.parametrize("jitter", [0.0, 0.1])
-def test_a_fast_stream_is_thinned_to_the_contracts_rate(hz, jitter):
+def test_a_fast_stream_is_downsampled_to_the_contracts_rate(hz, jitter):
     frames = ticks(stream(hz, jitter * 1000 / hz))
     assert abs(len(frames) - 100) <= 3
     periods = np.diff([frame.t_ns for frame in frames]) / MS
@@ -263,24 +257,24 @@ def test_a_stream_slightly_off_rate_is_followed_and_not_held(hz):
 
 
 def test_a_tick_waits_for_a_slow_stream_for_patience_and_no_longer():
-    target = ObservationAssembler(CART, PATIENCE)
-    target.push(1, 0, np.zeros(1))
-    target.push(0, 0, np.zeros(1))
-    assert target.push(0, 20 * MS, np.ones(1)) == []  # the target of 20 ms may still come
+    target = ObservationAligner(CART, PATIENCE)
+    target.push(TARGET, 0, np.zeros(1))
+    target.push(POSE, 0, np.zeros(1))
+    assert target.push(POSE, 20 * MS, np.ones(1)) == []  # the target of 20 ms may still come
     assert target.advance(20 * MS + PATIENCE) == []
     (frame,) = [f for f in target.advance(20 * MS + PATIENCE + 1) if f.t_ns == 20 * MS]
     assert frame.observation.tolist() == [1, 0]  # the older target is fresh enough
 
 
 def test_time_alone_uncovers_a_stream_that_stopped():
-    target = assembler()
+    target = aligner()
     feed(target, lockstep(3), flush=False)
     cuts = [str(step.cut) for step in target.advance(2_000 * MS) if step.cut]
     assert "pose: stale, 60 ms old, allowed 50 ms" in cuts or "push: no command in the period" in cuts
 
 
 def test_flush_decides_what_is_left_and_invents_no_tick():
-    target = assembler()
+    target = aligner()
     assert told(feed(target, lockstep(3), flush=False))[-1] == expected(1)
     last = [("pose", 60, 3), ("reward", 60, -2)]  # the last target is missing
     steps = feed(target, last)
@@ -288,7 +282,7 @@ def test_flush_decides_what_is_left_and_invents_no_tick():
 
 
 def test_reset_forgets_everything():
-    target = assembler()
+    target = aligner()
     feed(target, lockstep(3, start_ms=9000), flush=False)
     target.reset()
     assert told(feed(target, lockstep(2))) == [(0, "start"), expected(0)]
@@ -318,4 +312,4 @@ def test_any_interleaving_of_topics_within_patience_gives_the_same_steps(topics,
             latest = max(latest, sample[1] + next(each_delay))
             arrivals.append((latest, sample))
     shuffled = [sample for _, sample in sorted(arrivals, key=lambda pair: pair[0])]
-    assert told(feed(assembler(), shuffled)) == told(feed(assembler(), in_order))
+    assert told(feed(aligner(), shuffled)) == told(feed(aligner(), in_order))

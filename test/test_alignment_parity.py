@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alignment in bulk against the assembler that goes sample by sample: equal to the last bit."""
+"""BatchAligner against its specification, StreamingAligner: equal to the last bit, on random logs."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from spc_core.alignment.align import ArrayAssembler, Irregular, Samples, Ticks
-from spc_core.alignment.frames import JUMP_NS, NO_TIME, Step, TransitionAssembler
+from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
+from spc_core.alignment.batch.sampling import Samples
+from spc_core.alignment.streaming import ACTION, JUMP_NS, NO_TIME, REWARD, Step, StreamingAligner, observed
 from spc_core.contract.contract import Contract, parse_contract
 
 MS = 1_000_000
@@ -62,15 +63,12 @@ def widths(contract: Contract) -> list[int]:
     return [*(len(stream.names) for stream in contract.observation), contract.action_dim, 1]
 
 
-def one_by_one(contract: Contract, log: Log) -> Iterator[tuple[list[Step], TransitionAssembler]]:
-    """What the assembler in frames.py says to each message, and at the end."""
-    target, last = TransitionAssembler(contract, PATIENCE), len(contract.observation)
+def one_by_one(contract: Contract, log: Log) -> Iterator[tuple[list[Step], StreamingAligner]]:
+    """What the streaming aligner decides at each message, and at the end."""
+    target, last = StreamingAligner(contract, PATIENCE), len(contract.observation)
     for stream, t_ns, values in zip(log.stream.tolist(), log.t_ns.tolist(), log.values, strict=True):
-        if stream < last:
-            steps = target.push_observation(stream, t_ns, values)
-        else:
-            steps = (target.push_action if stream == last else target.push_reward)(t_ns, values)
-        yield steps, target
+        role = observed(stream) if stream < last else (ACTION, REWARD)[stream - last]
+        yield target.push(role, t_ns, values), target
     yield target.flush(), target
 
 
@@ -86,19 +84,19 @@ def samples(log: Log, begin: int, end: int, contract: Contract) -> list[Samples]
     return result
 
 
-def in_blocks(contract: Contract, log: Log, edges: list[int]) -> Iterator[tuple[Ticks, ArrayAssembler]]:
-    """What the assembler in align.py says to each block, and at the end."""
-    target = ArrayAssembler(contract, PATIENCE)
+def in_blocks(contract: Contract, log: Log, edges: list[int]) -> Iterator[tuple[Ticks, BatchAligner]]:
+    """What the batch aligner decides at each block, and at the end."""
+    target = BatchAligner(contract, PATIENCE)
     for begin, end in zip([0, *edges], [*edges, len(log)], strict=True):
-        *observations, actions, rewards = samples(log, begin, end, contract)
-        yield target.push(observations, actions, rewards if len(rewards) else None), target
+        *block, rewards = samples(log, begin, end, contract)
+        yield target.push([*block, rewards] if len(rewards) else block), target
     yield target.flush(), target
 
 
 def assert_same(ours: Ticks, theirs: Ticks) -> None:
     np.testing.assert_array_equal(ours.t_ns, theirs.t_ns)
     assert [ours.fault(i) for i in range(len(ours))] == [theirs.fault(i) for i in range(len(theirs))]
-    np.testing.assert_array_equal(ours.whole, theirs.whole)
+    np.testing.assert_array_equal(ours.has_transition, theirs.has_transition)
     for name in ("observations", "actions", "rewards"):
         mine, other = getattr(ours, name), getattr(theirs, name)
         assert mine.dtype == other.dtype == np.float64 and mine.shape == other.shape, name
@@ -219,7 +217,7 @@ def seen(ticks: Ticks) -> set[str]:
     }
 
 
-def test_regular_logs_give_the_ticks_of_the_assembler():
+def test_regular_logs_give_the_ticks_of_the_streaming_aligner():
     whole, reasons = 0, set()
     for seed in range(300):
         random, contract = np.random.default_rng(seed), CONTRACTS[seed % len(CONTRACTS)]
@@ -227,12 +225,12 @@ def test_regular_logs_give_the_ticks_of_the_assembler():
         edges = some_edges(random, len(log)) if len(log) > 100 else list(range(len(log)))
         assert is_regular(contract, log)
         ticks = compare(contract, log, edges)
-        whole += int(ticks.whole.sum())
+        whole += int(ticks.has_transition.sum())
         reasons |= seen(ticks)
     assert whole > 2000 and reasons == REASONS
 
 
-def test_logs_with_restarts_give_the_ticks_of_the_assembler():
+def test_logs_with_restarts_give_the_ticks_of_the_streaming_aligner():
     jumps, reasons = 0, set()
     for seed in range(100):
         random, contract = np.random.default_rng(seed), CONTRACTS[seed % len(CONTRACTS)]
@@ -268,8 +266,8 @@ def test_a_log_is_refused_where_it_is_irregular_and_nowhere_else():
 def told(ticks: Ticks) -> list[tuple]:
     """(ms, o, a, r) of a tick where a transition ends, (ms, reason) of another."""
     return [
-        (t / MS, *(a[i].tolist() for a in (ticks.observations, ticks.actions, ticks.rewards))) if ticks.whole[i]
-        else (t / MS, str(ticks.fault(i)))
+        (t / MS, str(ticks.fault(i))) if ticks.fault(i)
+        else (t / MS, *(a[i].tolist() for a in (ticks.observations, ticks.actions, ticks.rewards)))
         for i, t in enumerate(ticks.t_ns.tolist())
     ]  # fmt: skip
 
@@ -356,18 +354,18 @@ def test_an_empty_bag_has_no_ticks():
 
 def test_blocks_that_make_no_sense_are_refused():
     pose, nothing = Samples(np.array([5]), np.array([0]), np.zeros((1, 2))), [Samples.none(n) for n in (1, 2, 2)]
-    target = ArrayAssembler(LATCHED, PATIENCE)
-    with pytest.raises(ValueError, match="2 observation streams, expected 3"):
-        target.push([pose, nothing[0]], nothing[1])
-    target.push([pose, *nothing[:2]], nothing[2])
+    target = BatchAligner(LATCHED, PATIENCE)
+    with pytest.raises(ValueError, match="samples of 3 streams, expected 5, the reward last"):
+        target.push([pose, *nothing[:2]])
+    target.push([pose, *nothing[:3]])
     with pytest.raises(ValueError, match="from before the last one; push blocks in the order of the log"):
-        target.push([dataclasses.replace(pose, order=np.array([4])), *nothing[:2]], nothing[2])
+        target.push([dataclasses.replace(pose, log_index=np.array([4])), *nothing[:3]])
 
 
 @pytest.mark.parametrize("silent", [None, 0, 1, 2, 3, 4], ids=["none", "pose", "target", "force", "push", "reward"])
 @pytest.mark.parametrize("contract", [CONTRACTS[0], LATCHED], ids=["limited", "latched"])
 def test_what_is_kept_does_not_grow_with_the_bag(contract, silent):
-    target, per_block = ArrayAssembler(contract, PATIENCE), 100
+    target, per_block = BatchAligner(contract, PATIENCE), 100
     kept = []
     for block in range(30):
         t_ns = (block * per_block + np.arange(per_block)) * 10 * MS
@@ -377,7 +375,7 @@ def test_what_is_kept_does_not_grow_with_the_bag(contract, silent):
             else Samples((block * per_block + np.arange(per_block)) * 5 + stream, t_ns, np.ones((per_block, width)))
             for stream, width in enumerate(widths(contract))
         ]
-        target.push(each[:3], each[3], each[4])
+        target.push(each)
         kept.append(target.kept)
     assert kept[9] == kept[29] < 5 * 15  # what 100 ms of patience hold back, and one of each
 

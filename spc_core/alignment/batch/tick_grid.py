@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which samples of the first stream are ticks, and where the beat is held: frames.py's choice, from arrays."""
+"""Which samples of the first stream are ticks, and where a tick stands without one: as streaming.py chooses."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from bisect import bisect_left, bisect_right
 
 import numpy as np
 
-from spc_core.alignment.frames import NO_TIME, beat_window_ns
+from spc_core.alignment.streaming import NO_TIME, tick_window_ns
 from spc_core.contract.contract import Contract
 
 
 @dataclasses.dataclass(frozen=True)
-class BeatState:
-    """Where the beat stands: the last tick, and whether the next one is due a period later."""
+class GridState:
+    """The last tick, and whether the next one is due a period later."""
 
     done_ns: int = NO_TIME
-    beating: bool = False  # not before the first tick and after a faulty one: then the next sample is the next tick
+    running: bool = False  # not before the first tick and after a faulty one: then the next sample is the next tick
 
 
-class BeatWalk:
-    """Goes from tick to tick as ObservationAssembler does.
+class TickGrid:
+    """Goes from tick to tick as ObservationAligner does.
 
-    A held tick is taken for sound unless the first stream itself is stale there; `rewind` corrects that.
+    Where the first stream skips a period, a tick without a sample of its own is held: its samples are a zero-order
+    hold. It is taken for good unless the first stream itself is stale there; `rewind` corrects that.
     """
 
     def __init__(
-        self, contract: Contract, stamps: np.ndarray, sound: np.ndarray, state: BeatState, forced_ns: int, limit_ns: int
+        self, contract: Contract, stamps: np.ndarray, good: np.ndarray, state: GridState, forced_ns: int, limit_ns: int
     ) -> None:
-        """`stamps` (N,) increase; `sound` (M,) says of those up to `limit_ns` whether a tick there has no fault.
+        """`stamps` (N,) increase; `good` (M,) says of those up to `limit_ns` whether a tick there has no fault.
 
         Ticks later than `limit_ns` are not decided; none of the stream's samples is to come before `forced_ns`.
         """
@@ -37,40 +38,40 @@ class BeatWalk:
         assert first.max_age_ns is not None  # parse_contract sees to it
         self._max_age_ns = first.max_age_ns
         self._period_ns = contract.period_ns
-        self._early_ns, self._late_ns = beat_window_ns(contract)
+        self._early_ns, self._late_ns = tick_window_ns(contract)
         self._forced_ns, self._limit_ns = forced_ns, limit_ns
         self._start = state
         self._array = stamps
         self._stamps: list[int] = stamps.tolist()
-        self._stop = len(sound)
-        self._sound = sound.tobytes()
-        self._follows = (sound & self._in_beat(stamps[: self._stop])).tobytes()
+        self._stop = len(good)
+        self._good = good.tobytes()
+        self._follows = (good & self._in_grid(stamps[: self._stop])).tobytes()
         self._next = bisect_right(self._stamps, state.done_ns)  # the first sample that may be the next tick
-        self._last_ns = state.done_ns if state.beating else None
+        self._last_ns = state.done_ns if state.running else None
         self.rows: list[int] = []  # of each tick its sample, or ~h of held tick number h
         self.held_ns: list[int] = []
-        self._held_at: list[int] = []  # place in `rows`
+        self._held_at: list[int] = []  # index in `rows`
 
-    def _in_beat(self, stamps: np.ndarray) -> np.ndarray:
+    def _in_grid(self, stamps: np.ndarray) -> np.ndarray:
         """(M,) bool: a tick if the sample before is one."""
         gaps = np.diff(stamps, prepend=stamps[:1])
         nearest = np.abs(gaps - self._period_ns) <= np.abs(2 * gaps - self._period_ns)
         return (gaps >= self._early_ns) & (gaps <= self._late_ns) & nearest
 
     def run(self, most_held: int) -> bool:
-        """Go on until nothing more can be decided, or up to `most_held` held ticks; returns whether there is more."""
+        """Find ticks until no more can be decided, or `most_held` held ones; returns whether there is more."""
         stamps, rows, stop = self._stamps, self.rows, self._stop
         j, last = self._next, self._last_ns
         most_held += len(self.held_ns)
         while len(self.held_ns) < most_held:
-            if last is None:  # each sample is a tick until one is sound
-                sound = self._sound.find(1, j)
-                end = stop if sound < 0 else sound + 1
+            if last is None:  # each sample is a tick until one is good
+                good = self._good.find(1, j)
+                end = stop if good < 0 else good + 1
                 rows.extend(range(j, end))
                 j = max(j, end)
-                if sound < 0:
+                if good < 0:
                     break
-                last = stamps[sound]
+                last = stamps[good]
             elif j < stop and self._follows[j] and stamps[j - 1] == last:
                 end = self._follows.find(0, j)
                 end = stop if end < 0 else end
@@ -84,7 +85,7 @@ class BeatWalk:
                     j, last = ~k, self._hold(~k, last + self._period_ns)
                 else:
                     rows.append(k)
-                    j, last = k + 1, stamps[k] if self._sound[k] else None
+                    j, last = k + 1, stamps[k] if self._good[k] else None
         else:
             self._next, self._last_ns = j, last
             return True
@@ -92,13 +93,13 @@ class BeatWalk:
         return False
 
     @property
-    def state(self) -> BeatState:
-        """Where the beat stands after the last tick."""
+    def state(self) -> GridState:
+        """The state after the last tick."""
         if not self.rows:
             return self._start
         row = self.rows[-1]
         done_ns = self._stamps[row] if row >= 0 else self.held_ns[~row]
-        return BeatState(done_ns, self._last_ns is not None)
+        return GridState(done_ns, self._last_ns is not None)
 
     def _find(self, j: int, last_ns: int) -> int | None:
         """The sample that is the next tick, ~k where it is held before sample k, None while that is not known."""
@@ -118,11 +119,11 @@ class BeatWalk:
         return None if due_ns - self._stamps[k - 1] > self._max_age_ns else due_ns
 
     def is_stale(self, held_ns: np.ndarray) -> np.ndarray:
-        """(H,) bool: the first stream is too old at these ticks, so that the beat was started anew after them."""
+        """(H,) bool: the first stream is too old at these ticks, so that the grid starts again after them."""
         newest = np.searchsorted(self._array, held_ns, "right") - 1
         return held_ns - self._array[newest] > self._max_age_ns
 
     def rewind(self, held: int) -> None:
-        """Go back to held tick number `held`, which is not sound; the beat starts anew after it."""
+        """Go back to held tick number `held`, which is not good; the grid starts again after it."""
         del self.rows[self._held_at[held] + 1 :], self._held_at[held + 1 :], self.held_ns[held + 1 :]
         self._next, self._last_ns = bisect_right(self._stamps, self.held_ns[held]), None
