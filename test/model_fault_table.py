@@ -18,8 +18,8 @@ from node_fault_table import Fault, Inject
 from node_fault_world import CONTRACT, PERIOD_S, RATE_HZ, World
 from random_checkpoint import TINY, write_random_checkpoint
 
-from spc_core.deploy.deployed import load_deployed
-from spc_core.deploy.runtime import Policy
+from spc_core.deploy.deployable import load_deployed
+from spc_core.deploy.policy import Policy
 
 
 def changed(world: World, name: str, file: str, change: Callable[[str], str]) -> Path:

@@ -14,7 +14,7 @@ from random_checkpoint import write_random_checkpoint
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.adaptation import Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
-from spc_core.deploy.runtime import ContextTracker
+from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.pages.context_path import context_path
 from spc_core.pages.drift_figure import drift_figure
 from spc_core.pages.figures import FamilyRun

@@ -16,9 +16,10 @@ from random_checkpoint import TINY, write_random_checkpoint
 
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
-from spc_core.deploy.numpy_networks import NumpyNetworks
-from spc_core.deploy.runtime import ContextTracker, Policy
-from spc_core.deploy.torch_networks import TorchNetworks
+from spc_core.deploy.context_tracker import ContextTracker
+from spc_core.deploy.networks.numpy_rows import NumpyNetworks
+from spc_core.deploy.networks.torch_rows import TorchNetworks
+from spc_core.deploy.policy import Policy
 from spc_core.method.agent import Agent
 from spc_core.method.config import load_config
 from spc_core.method.normalize import Stats
@@ -39,8 +40,12 @@ def checkpoint_of(method: str, folder: Path) -> Checkpoint:
     return dataclasses.replace(base, agent=agent, config=config, stats=stats)
 
 
+def by_torch(checkpoint: Checkpoint) -> TorchNetworks:
+    return TorchNetworks(checkpoint.agent, checkpoint.stats, checkpoint.device)
+
+
 @pytest.mark.parametrize("method", ["spc", "spc_simnorm", "spc_continuous", "focal", "no_context"])
-@pytest.mark.parametrize("kind", [NumpyNetworks, TorchNetworks])
+@pytest.mark.parametrize("kind", [Checkpoint.networks, by_torch])
 def test_rows_at_a_time_give_what_the_agent_gives(kind, method: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)
     agent, stats, networks = checkpoint.agent, checkpoint.stats, kind(checkpoint)
@@ -56,12 +61,13 @@ def test_rows_at_a_time_give_what_the_agent_gives(kind, method: str, tmp_path: P
         assert networks.has_encoder == (agent.context_encoder is not None)
         if agent.context_encoder is not None:
             given = torch.from_numpy(stats.transition(observation, action, -1.0, following))
-            vote = networks.vote(Transition(0, observation, action, -1.0, following))
-            np.testing.assert_allclose(vote, agent.context_encoder.embed(given).numpy(), atol=1e-5)
+            embedding = networks.embed(Transition(0, observation, action, -1.0, following))
+            np.testing.assert_allclose(embedding, agent.context_encoder.embed(given).numpy(), atol=1e-5)
+    assert isinstance(checkpoint.networks(), NumpyNetworks), "a CPU needs no torch"
     assert np.ptp(seen, axis=0).min() > 0.1, "an actor that never moves would agree with anything"
 
 
-@pytest.mark.parametrize("kind", [NumpyNetworks, TorchNetworks])
+@pytest.mark.parametrize("kind", [Checkpoint.networks, by_torch])
 def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
     networks = kind(checkpoint_of("spc", tmp_path))
     z = np.zeros(networks.context_dim)
@@ -70,9 +76,9 @@ def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
     assert not np.array_equal(networks.act(np.array([1100.0, -3, 0, 60]), z), kept)
     np.testing.assert_array_equal(first, kept)
     one, other = np.array([900.0, 0, 1, 0]), np.array([1100.0, -3, 0, 60])
-    first = networks.vote(Transition(0, one, np.zeros(2), 0.0, other))
+    first = networks.embed(Transition(0, one, np.zeros(2), 0.0, other))
     kept = first.copy()
-    assert not np.array_equal(networks.vote(Transition(0, other, np.ones(2), 1.0, one)), kept)
+    assert not np.array_equal(networks.embed(Transition(0, other, np.ones(2), 1.0, one)), kept)
     np.testing.assert_array_equal(first, kept)
 
 
@@ -80,23 +86,21 @@ def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["spc", "spc_continuous", "focal"])
 def test_a_gpu_gives_what_the_cpu_gives(method: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)
-    here = TorchNetworks(checkpoint)
+    here = by_torch(checkpoint)
     device = torch.device("cuda")
-    there = TorchNetworks(
-        dataclasses.replace(checkpoint, agent=copy.deepcopy(checkpoint.agent).to(device), device=device)
-    )
+    there = by_torch(dataclasses.replace(checkpoint, agent=copy.deepcopy(checkpoint.agent).to(device), device=device))
     random = np.random.default_rng(3)
     for _ in range(20):
         observation, following = 100 * random.normal(size=(2, 4))
         z = random.normal(size=here.context_dim)
         np.testing.assert_allclose(there.act(observation, z), here.act(observation, z), atol=1e-3)
         transition = Transition(0, observation, random.uniform(-3, 3, 2), -1.0, following)
-        np.testing.assert_allclose(there.vote(transition), here.vote(transition), atol=1e-3)
+        np.testing.assert_allclose(there.embed(transition), here.embed(transition), atol=1e-3)
 
 
 def test_large_and_broken_inputs_raise_no_warning(tmp_path: Path) -> None:
     """Warnings are errors here; what is not finite stays so, for the safety filter to see."""
-    networks = NumpyNetworks(checkpoint_of("spc_continuous", tmp_path))
+    networks = checkpoint_of("spc_continuous", tmp_path).networks()
     z = np.zeros(networks.context_dim)
     assert np.isfinite(networks.act(np.full(4, 1e6), z)).all()
     assert np.isnan(networks.act(np.array([np.nan, 0, 0, 0]), z)).all()
@@ -107,7 +111,7 @@ def test_gains_whose_exponential_would_overflow(tmp_path: Path) -> None:
     for module in [*checkpoint.agent.world_model.encoder, *checkpoint.agent.actor.network]:
         if isinstance(module, torch.nn.LayerNorm):
             module.weight *= 100
-    networks, z = NumpyNetworks(checkpoint), np.zeros(checkpoint.agent.context_dim)
+    networks, z = checkpoint.networks(), np.zeros(checkpoint.agent.context_dim)
     for observation in checkpoint.stats.observation_mean + np.array([[100.0, -1, 0, 3], [-500, 0, 1, 9]]):
         row = torch.from_numpy(checkpoint.stats.observation(observation))
         expected = checkpoint.stats.action_units(checkpoint.agent.act(row, torch.from_numpy(z).float()).numpy())

@@ -14,7 +14,8 @@ from recorded_bags import JOINT_STATE, STORE, VECTOR, joint_state, vector
 
 from spc_core.alignment.streaming import ObservationAligner, StreamingAligner
 from spc_core.deploy.checkpoint import load_checkpoint
-from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.deploy.context_tracker import ContextTracker
+from spc_core.deploy.policy import Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.live import LiveWriter

@@ -17,8 +17,9 @@ from random_checkpoint import TINY, write_random_checkpoint
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
-from spc_core.deploy.deployed import load_deployed
-from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.deploy.context_tracker import ContextTracker
+from spc_core.deploy.deployable import load_deployed
+from spc_core.deploy.policy import Policy
 from spc_core.method.config import ConfigError, load_config
 from spc_core.method.normalize import Stats
 from spc_core.method.planner_config import PlannerConfig
@@ -75,7 +76,7 @@ def test_every_kind_of_latent_is_exported(method: str, run: Path, exported: Path
     """Statistics far from zero and one, in which a normalisation left out would show."""
     import torch
 
-    from spc_core.deploy.export_onnx import export_onnx
+    from spc_core.deploy.onnx_checkpoint import export_onnx
     from spc_core.method.agent import Agent
 
     torch.manual_seed(1)
@@ -97,8 +98,9 @@ def test_a_process_without_torch_acts(run: Path, exported: Path) -> None:
         import numpy as np
         import spc_ros.nodes.context_encoder, spc_ros.nodes.policy
         from spc_core.deploy.checkpoint_files import CheckpointError
-        from spc_core.deploy.deployed import load_deployed
-        from spc_core.deploy.runtime import ContextTracker, Policy
+        from spc_core.deploy.deployable import load_deployed
+        from spc_core.deploy.context_tracker import ContextTracker
+        from spc_core.deploy.policy import Policy
         deployed = load_deployed({str(exported)!r})
         print(Policy(deployed).act(np.full(4, 0.3), ContextTracker(deployed).context).tolist())
         try:

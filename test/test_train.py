@@ -21,7 +21,8 @@ from spc_core.alignment.streaming import Transition
 from spc_core.data.dataset import DatasetError
 from spc_core.data.packed import load_dataset
 from spc_core.deploy.checkpoint import CheckpointError, load_checkpoint, pick_device
-from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.deploy.context_tracker import ContextTracker
+from spc_core.deploy.policy import Policy
 from spc_core.method.config import ConfigError, load_config, to_dict
 from spc_core.training.resume import TrainingError
 from spc_core.training.train import train

@@ -19,7 +19,7 @@ from spc_core.alignment.streaming import PATIENCE_NS, StreamingAligner, Transiti
 from spc_core.contract.contract import Contract, load_contract
 from spc_core.deploy.adaptation import EpisodeResult, Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
-from spc_core.deploy.runtime import ContextTracker
+from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task
 from spc_core.trials.evaluate import run_in_process

@@ -16,9 +16,13 @@ import yaml
 
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder
+from spc_core.deploy.networks.numpy_rows import NumpyNetworks
+from spc_core.deploy.networks.row_plan import row_plan
+from spc_core.deploy.networks.torch_rows import RowPlanner, TorchNetworks
 from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
 from spc_core.method.normalize import Stats
+from spc_core.method.planner_config import PlannerConfig
 
 FORMAT = 1
 FILES = ("weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json")
@@ -26,7 +30,7 @@ FILES = ("weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "m
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A trained agent with all that it needs to run."""
+    """A trained agent with everything it needs to run; see Deployable."""
 
     agent: Agent
     config: TrainConfig
@@ -34,6 +38,16 @@ class Checkpoint:
     stats: Stats
     metrics: dict[str, Any]  # format, update, seed, tasks, losses
     device: torch.device
+
+    def networks(self) -> NumpyNetworks | TorchNetworks:
+        """NumPy on a CPU, torch on a GPU."""
+        if self.device.type == "cpu":
+            return NumpyNetworks(row_plan(self.agent, self.stats))
+        return TorchNetworks(self.agent, self.stats, self.device)
+
+    def planner(self, config: PlannerConfig) -> RowPlanner:
+        """Raises ConfigError if the settings are invalid or the agent's method has no model to plan with."""
+        return RowPlanner(self.agent, self.stats, self.device, config)
 
 
 def pick_device(name: str) -> torch.device:

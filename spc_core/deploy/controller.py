@@ -28,7 +28,7 @@ from spc_core.deploy.guards import (
 from spc_core.deploy.interventions import InterventionKind, InterventionLog, by_name
 from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
-from spc_core.deploy.runtime import Policy
+from spc_core.deploy.policy import Policy
 from spc_core.deploy.safety import SafetyFilter
 
 AGES = 1000  # contexts whose age is kept until somebody asks

@@ -125,9 +125,14 @@ class FSQ(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("codebook", (digits - sizes // 2) / (sizes // 2), persistent=False)
 
+    @property
+    def bounds(self) -> Tensor:
+        """(len(levels),), the largest value before rounding; the margin lets the outermost codes be reached."""
+        return self.steps * (1 + 1e-3)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., groups, channels) to codes of the same shape; the gradient passes the rounding unchanged."""
-        bounded = torch.tanh(x) * (self.steps * (1 + 1e-3))  # the margin lets the outermost codes be reached
+        bounded = torch.tanh(x) * self.bounds
         rounded = bounded + (bounded.round() - bounded).detach()
         return rounded / self.steps
 

@@ -19,8 +19,9 @@ from spc_core.deploy.adaptation import (
     TrialError,
 )
 from spc_core.deploy.checkpoint import Checkpoint
+from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.interventions import by_name
-from spc_core.deploy.runtime import ContextTracker, Policy
+from spc_core.deploy.policy import Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.method.planner import PlannerConfig
 from spc_core.tasks import SPLITS, Task, find_task, make_env

@@ -7,7 +7,7 @@ from typing import Any
 
 from spc_core.contract.contract import Contract, load_contract
 from spc_core.deploy.checkpoint_files import CheckpointError
-from spc_core.deploy.deployed import Deployed, load_deployed
+from spc_core.deploy.deployable import Deployable, load_deployed
 from spc_core.system.config_files import find_config
 from spc_ros.node_parts.plain_node import Param
 
@@ -30,7 +30,7 @@ CHECKPOINT_PARAMS = (
 )
 
 
-def load_agent(params: Any, folder: str, running: Contract | None = None) -> Deployed:
+def load_agent(params: Any, folder: str, running: Contract | None = None) -> Deployable:
     """The checkpoint, or export of one, that a node was given.
 
     `running` is the contract that the node works by already, whose topics it could not change any more. Raises
@@ -52,7 +52,7 @@ def load_agent(params: Any, folder: str, running: Contract | None = None) -> Dep
     return checkpoint
 
 
-def _compare(contract: Contract, name: str, checkpoint: Deployed, folder: str) -> None:
+def _compare(contract: Contract, name: str, checkpoint: Deployable, folder: str) -> None:
     lines = contract.differences(checkpoint.contract)
     if lines:
         where = f"contract {name} (here) is not the one of checkpoint {folder} (there)"

@@ -19,7 +19,7 @@ from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import CheckpointError, model_id
-from spc_core.deploy.runtime import MODES, ContextTracker
+from spc_core.deploy.context_tracker import MODES, ContextTracker
 from spc_ros.node_parts.checkpoint_params import CHECKPOINT_PARAMS, load_agent
 from spc_ros.node_parts.context_message import ContextOutbox, ContextReading, encode_delay
 from spc_ros.node_parts.contract_topics import subscribe_contract

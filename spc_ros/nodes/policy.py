@@ -19,11 +19,11 @@ from spc_core.alignment.streaming import Frame, ObservationAligner
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import model_id
 from spc_core.deploy.controller import Controller, Guards, Record
-from spc_core.deploy.deployed import Deployed
+from spc_core.deploy.deployable import Deployable
 from spc_core.deploy.guards import Heartbeat, StallWatch
 from spc_core.deploy.interventions import by_name
 from spc_core.deploy.model_swap import ModelSwitch
-from spc_core.deploy.runtime import Policy
+from spc_core.deploy.policy import Policy
 from spc_ros.node_parts.checkpoint_params import load_agent
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.context_message import ContextInbox, ContextReading
@@ -144,7 +144,7 @@ class PolicyNode(ManagedNode):
             StallWatch(math.inf if p.lockstep else max(1.5 * period_s, STALL_S), period_s / 2),
         )
 
-    def _load(self, folder: str, contract: Contract | None = None) -> tuple[Policy, int, Deployed]:
+    def _load(self, folder: str, contract: Contract | None = None) -> tuple[Policy, int, Deployable]:
         """A policy that has acted already, its model's id, and what it came from; refuses another contract."""
         checkpoint = load_agent(self.params, folder, contract)
         policy = Policy(checkpoint, planner_config(self.params, checkpoint.contract))
@@ -218,7 +218,7 @@ class PolicyNode(ManagedNode):
     def _on_stop(self, msg: Bool) -> None:
         self.control.emergency_stop(msg.data, time.monotonic())
 
-    def _offer(self, loaded: tuple[Policy, int, Deployed]) -> None:
+    def _offer(self, loaded: tuple[Policy, int, Deployable]) -> None:
         """A model is warm: it takes over between two ticks, with the first context of its own encoder."""
         self.control.models.offer(loaded[0], loaded[1])
 

@@ -94,7 +94,7 @@ def export(args: Export) -> None:
     if args.format == "onnx" or (args.format == "auto" and trained):
         from spc_core.deploy.checkpoint import load_checkpoint
         from spc_core.deploy.checkpoint_files import model_id
-        from spc_core.deploy.export_onnx import export_onnx
+        from spc_core.deploy.onnx_checkpoint import export_onnx
 
         checkpoint = load_checkpoint(args.source)
         print(f"for onnxruntime: {export_onnx(checkpoint, args.out, args.overwrite, model_id(args.source))}")

@@ -19,7 +19,7 @@ import torch
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from spc_core.deploy.runtime import ContextTracker
+from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.method.agent import Agent
 from spc_core.method.config import load_config
 from spc_core.method.normalize import Stats

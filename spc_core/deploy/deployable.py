@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a robot runs: a checkpoint, which needs torch, or its export to ONNX, which does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from spc_core.alignment.streaming import Transition
+from spc_core.contract.contract import Contract
+from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
+from spc_core.method.config import TrainConfig
+from spc_core.method.planner_config import PlannerConfig
+
+if TYPE_CHECKING:
+    from spc_core.deploy.networks.torch_rows import RowPlanner
+
+
+class Networks(Protocol):
+    """Acting and adapting, one row at a time."""
+
+    context_dim: int  # Z
+    task_means: np.ndarray  # (K, Z), z of each training task
+    has_encoder: bool  # without one, `embed` is never called
+
+    def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """(O,) in the contract's units and (Z,) to the actor's mean action (A,) in the contract's units, float64."""
+        ...
+
+    def embed(self, transition: Transition) -> np.ndarray:
+        """A transition in the contract's units to its embedding (Z,) float32; z is the mean of embeddings."""
+        ...
+
+
+class Deployable(Protocol):
+    """A trained policy with its robot's contract: Checkpoint or OnnxCheckpoint."""
+
+    @property
+    def contract(self) -> Contract: ...
+    @property
+    def config(self) -> TrainConfig: ...
+    @property
+    def metrics(self) -> dict[str, Any]: ...
+
+    def networks(self) -> Networks: ...
+
+    def planner(self, config: PlannerConfig) -> RowPlanner:
+        """Raises ConfigError if the settings are invalid or there is no model to plan with."""
+        ...
+
+
+def load_deployed(folder: str | Path, device: str = "cpu", threads: int = 1) -> Deployable:
+    """Load a checkpoint or an export, ready to act, with so many CPU threads. Raises CheckpointError."""
+    if (Path(folder) / ONNX_CARD).is_file():
+        from spc_core.deploy.onnx_checkpoint import load_onnx
+
+        return load_onnx(folder, device, threads)
+    try:
+        import torch
+
+        from spc_core.deploy.checkpoint import load_checkpoint
+    except ImportError as error:
+        raise CheckpointError(
+            f"{folder}: a checkpoint needs {error.name}, which is not installed here; install it, or run "
+            "`spc export RUN --format onnx --out FOLDER` where it is, and give FOLDER"
+        ) from None
+    torch.set_num_threads(threads)
+    return load_checkpoint(folder, device)

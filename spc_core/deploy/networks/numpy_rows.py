@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Acting and adapting on the CPU, one row at a time, by plain NumPy.
+
+Between two ticks other programs push code out of the processor's caches, and torch's path to an operation is long: a
+cold action takes half as long here. Each kind of operation then costs more than its arithmetic, so as much as possible
+is folded into copies of the weights, and a handful of numbers is handled by Python itself. Nothing is allocated but
+the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from spc_core.alignment.streaming import Transition
+from spc_core.deploy.networks.row_plan import Block, Linear, Mlp, Rounding, RowPlan, Simplexes
+
+ONE_THREAD = 9215  # weights in a product; OpenBLAS takes more threads from 9216 on
+FEW = 4  # parts of a product that are faster one by one
+LARGEST = 43.0  # whose exponential has a square in float32
+
+IntoRow = Callable[[np.ndarray, np.ndarray], object]  # from one row, which it may overwrite, into another
+
+
+class NumpyNetworks:
+    """Actor and context encoder of a plan; see Networks."""
+
+    def __init__(self, plan: RowPlan) -> None:
+        self.task_means = plan.task_means
+        self.context_dim = plan.task_means.shape[1]
+        self.has_encoder = plan.context_encoder is not None
+        self._to_latent, scale = _latent(plan.latent)
+        self._actor = _Rows(plan.actor, scale)
+        self._latent = self._actor.inputs[: plan.latent_dim]
+        self._z = self._actor.inputs[plan.latent_dim :]
+        self._encoder = None if plan.encoder is None else _Rows(plan.encoder)
+        self._observed = self._latent if self._encoder is None else self._encoder.inputs
+        self._observation = plan.observation.columns
+        self._command = list(zip(plan.action.low.tolist(), plan.action.span.tolist(), strict=True))
+        if plan.context_encoder is not None:
+            self._context_encoder = _Rows(plan.context_encoder)
+            self._changes = plan.change.spread.tolist()
+            self._reward = (plan.reward.mean.item(), plan.reward.spread.item())
+
+    def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """(O,) in the contract's units and (Z,) to the actor's mean action (A,) in the contract's units, float64."""
+        _normalise(observation.tolist(), self._observation, self._observed)
+        if self._encoder is not None:
+            self._to_latent(self._encoder.run(), self._latent)
+        self._z[:] = context
+        outputs = zip(self._actor.run().tolist(), self._command, strict=True)
+        return np.array([low + (math.tanh(value) + 1) / 2 * span for value, (low, span) in outputs])
+
+    def embed(self, transition: Transition) -> np.ndarray:
+        """A transition in the contract's units to its embedding (Z,) float32; z is the mean of embeddings."""
+        before, after = transition.observation.tolist(), transition.next_observation.tolist()
+        row = self._context_encoder.inputs
+        column = len(before)
+        _normalise(before, self._observation, row)
+        for value, (low, span) in zip(transition.action.tolist(), self._command, strict=True):
+            share = 2 * ((value - low) / span) - 1
+            row[column] = -1 if share < -1 else 1 if share > 1 else share  # NaN stays NaN
+            column += 1
+        row[column] = (transition.reward - self._reward[0]) / self._reward[1]
+        for old, new, spread in zip(before, after, self._changes, strict=True):
+            column += 1
+            row[column] = (new - old) / spread
+        return np.tanh(self._context_encoder.run())
+
+
+def _normalise(values: list[float], columns: list[tuple[float, float]], row: np.ndarray) -> None:
+    """UnitScale into the beginning of (N,) float32. A few numbers are faster without NumPy."""
+    for column, (value, (mean, spread)) in enumerate(zip(values, columns, strict=True)):
+        row[column] = (value - mean) / spread
+
+
+class _Rows:
+    """An MLP for one row at a time: write the row into `inputs`, (I,), then `run`.
+
+    The bias is one more weight, of an input that is always one. The mean that a layer norm subtracts from its input
+    is subtracted from the weights once: then each row has mean zero.
+    """
+
+    def __init__(self, mlp: Mlp, scale: np.ndarray | None = None) -> None:
+        """The first inputs are multiplied by `scale` (N,) before anything else, if given."""
+        weights = [_with_bias(layer) for layer in (*mlp.blocks, mlp.last)]
+        products = [*(_Product(weight - weight.mean(0)) for weight in weights[:-1]), _Product(weights[-1])]
+        if scale is not None:
+            products[0].weight[:, : len(scale)] *= scale
+        buffers = [np.ones(weight.shape[1], np.float32) for weight in weights]  # the last number stays one
+        steps = zip(mlp.blocks, products[:-1], buffers[:-1], buffers[1:], strict=True)
+        self._blocks = [_Block(block, product, row, after[:-1]) for block, product, row, after in steps]
+        self._last, self._last_inputs = products[-1], buffers[-1]
+        self.inputs = buffers[0][:-1]
+
+    def run(self) -> np.ndarray:
+        """The last layer's (O,) float32, in the same buffer each time."""
+        for block in self._blocks:
+            block.run()
+        return self._last(self._last_inputs)
+
+
+class _Block:
+    """Linear, LayerNorm, Mish: from one buffer to another."""
+
+    def __init__(self, block: Block, product: _Product, inputs: np.ndarray, outputs: np.ndarray) -> None:
+        """`product` gives rows of mean zero."""
+        self._product, self._inputs, self._outputs = product, inputs, outputs
+        self._gain, self._offset, self._eps, self._size = block.gain, block.offset, block.eps, len(block.bias)
+        self._gate = np.empty(self._size, np.float32)
+        largest = abs(self._gain) * math.sqrt(self._size) + abs(self._offset)  # outputs of the norm
+        self._steep = float(largest.max()) > LARGEST
+
+    def run(self) -> None:
+        y, gate = self._product(self._inputs), self._gate
+        y *= 1 / math.sqrt(float(y.dot(y)) / self._size + self._eps)
+        y *= self._gain
+        y += self._offset
+        # Mish: x n / (n + 2) with n = e^x (e^x + 2)
+        np.exp(np.minimum(y, LARGEST, out=gate) if self._steep else y, out=gate)
+        np.add(gate, 2, out=self._outputs)
+        gate *= self._outputs
+        np.add(gate, 2, out=self._outputs)
+        gate /= self._outputs
+        np.multiply(y, gate, out=self._outputs)
+
+
+class _Product:
+    """A matrix (O, I) for products with one vector."""
+
+    def __init__(self, weight: np.ndarray) -> None:
+        self.weight = np.ascontiguousarray(weight, np.float32)
+        self._result = np.empty(len(weight), np.float32)
+        self._parts = _small_parts(self.weight)
+        self._results = self._result.reshape(self._parts.shape[:2])
+        few = len(self._parts) <= FEW
+        self._pairs = list(zip(self._parts, self._results, strict=True)) if few else []
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """(I,) to (O,) float32, in the same buffer each time."""
+        for part, result in self._pairs:
+            part.dot(x, result)
+        if not self._pairs:
+            np.matmul(self._parts, x, out=self._results)
+        return self._result
+
+
+def _with_bias(layer: Linear) -> np.ndarray:
+    """(O, I + 1) float64: the weights, then the bias."""
+    return np.concatenate([layer.weight, layer.bias[:, None]], 1, dtype=np.float64)
+
+
+def _small_parts(weight: np.ndarray) -> np.ndarray:
+    """(O, I) as (parts, rows, I), the same memory: each product is too small for OpenBLAS to use a second thread.
+
+    It would wait for that thread, up to 20 ms on a busy machine, to save 10 us.
+    """
+    outputs, inputs = weight.shape
+    rows = max(n for n in range(1, outputs + 1) if outputs % n == 0 and (n == 1 or n * inputs <= ONE_THREAD))
+    return weight.reshape(-1, rows, inputs)
+
+
+def _latent(
+    latent: Rounding | Simplexes | None,
+) -> tuple[Callable[[np.ndarray, np.ndarray], object], np.ndarray | None]:
+    """From features (L,) to the latent, and the factors (L,) by which the latent still is to be multiplied."""
+    if isinstance(latent, Rounding):
+        bounds = latent.bounds
+
+        def encode(x: np.ndarray, codes: np.ndarray) -> None:
+            np.tanh(x, out=x)
+            x *= bounds
+            np.rint(x, out=codes)
+
+        return encode, 1 / latent.steps.astype(np.float64)
+    if isinstance(latent, Simplexes):
+        size = latent.size
+
+        def simplex(x: np.ndarray, shares: np.ndarray) -> None:
+            groups = x.reshape(-1, size)
+            groups -= groups.max(1, keepdims=True)
+            np.exp(groups, out=groups)
+            groups /= groups.sum(1, keepdims=True)
+            shares[:] = x
+
+        return simplex, None
+    return lambda x, out: np.copyto(out, x), None

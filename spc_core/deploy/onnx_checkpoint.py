@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a checkpoint as a folder of ONNX graphs, and loads it to act without torch. docs/runtime.md has the format."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import yaml
+
+from spc_core.contract.contract import Contract, ContractError, load_contract
+from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
+from spc_core.deploy.networks.onnx_rows import OnnxNetworks, open_session
+from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
+from spc_core.method.planner_config import PlannerConfig
+from spc_core.system.atomic_files import WholeFolder
+
+if TYPE_CHECKING:  # they need torch, which a robot may lack
+    from spc_core.deploy.checkpoint import Checkpoint
+
+FORMAT = 1
+POLICY, ENCODER = "policy.onnx", "context_encoder.onnx"
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxCheckpoint:
+    """An exported policy; see Deployable."""
+
+    sessions: OnnxNetworks
+    config: TrainConfig
+    contract: Contract
+    metrics: dict[str, Any]  # of the checkpoint that was exported
+
+    def networks(self) -> OnnxNetworks:
+        return self.sessions
+
+    def planner(self, config: PlannerConfig) -> NoReturn:
+        """Raises ConfigError."""
+        raise ConfigError("planning needs the world model, which an export lacks; give the checkpoint instead")
+
+
+def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> OnnxCheckpoint:
+    """Load an exported folder. Raises CheckpointError, also where onnxruntime is missing."""
+    folder = Path(folder)
+    if device not in ("cpu", "auto"):
+        raise CheckpointError(f"{folder}: device is '{device}'; an export runs on the CPU only, use device cpu")
+    try:
+        card = json.loads((folder / ONNX_CARD).read_text())
+        if card["format"] > FORMAT:
+            raise CheckpointError(
+                f"{folder}: has format {card['format']}, this program reads up to {FORMAT}; update the program"
+            )
+        config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()), str(folder / "config.yaml"))
+        contract = load_contract(folder / "contract.yaml")
+        task_means = np.array(card["task_means"], np.float32)
+        files = [POLICY, *([ENCODER] if card["has_encoder"] else [])]
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: corrupt: {ONNX_CARD} lacks {error}; export it again") from None
+    except (OSError, ValueError, yaml.YAMLError, ContractError, ConfigError) as error:
+        raise CheckpointError(f"{folder}: corrupt: {error}; export it again") from None
+    sessions = [open_session(folder / name, threads) for name in files]
+    widths = {i.name: i.shape[1] for i in sessions[0].get_inputs()}
+    if widths != {"observation": contract.observation_dim, "context": task_means.shape[1]}:
+        raise CheckpointError(
+            f"{folder}: {POLICY} takes {widths}, contract.yaml has {contract.observation_dim} observations and "
+            f"{ONNX_CARD} a task vector of {task_means.shape[1]}; copy the whole folder again, not single files"
+        )
+    networks = OnnxNetworks(sessions[0], sessions[1] if len(sessions) > 1 else None, task_means.shape[1], task_means)
+    return OnnxCheckpoint(networks, config, contract, card["metrics"])
+
+
+def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, its_id: int = 0) -> Path:
+    """Write policy.onnx, context_encoder.onnx, config.yaml, contract.yaml and export.json, whole or not at all.
+
+    `its_id` is the checkpoint's model_id, by which nodes match contexts with policies.
+
+    Raises ConfigError if onnx is missing or the method needs the true task parameters, and FileExistsError.
+    """
+    if checkpoint.config.method.context == "oracle":
+        raise ConfigError(f"method '{checkpoint.config.method.name}' must be told the true task; no robot can run it")
+    from spc_core.deploy.networks.onnx_graphs import OPSET, encoder_graph, policy_graph
+    from spc_core.deploy.networks.row_plan import row_plan
+
+    contract, plan = checkpoint.contract, row_plan(checkpoint.agent, checkpoint.stats)
+    graphs = {POLICY: policy_graph(plan)}
+    if plan.context_encoder is not None:
+        graphs[ENCODER] = encoder_graph(plan)
+    card = {
+        "format": FORMAT,
+        "model_id": its_id,
+        "opset": OPSET,
+        "observation": list(contract.observation_names),
+        "action": list(contract.action.fields),
+        "context_dim": plan.task_means.shape[1],
+        "has_encoder": plan.context_encoder is not None,
+        "contract_sha256": hashlib.sha256(contract.text.encode()).hexdigest(),
+        "task_means": plan.task_means.tolist(),
+        "metrics": checkpoint.metrics,
+    }
+    folder = WholeFolder(out, overwrite, ONNX_CARD, "an export to ONNX")
+    try:
+        for name, model in graphs.items():
+            (folder.path / name).write_bytes(model.SerializeToString())
+        (folder.path / "config.yaml").write_text(yaml.safe_dump(to_dict(checkpoint.config), sort_keys=False))
+        (folder.path / "contract.yaml").write_text(contract.text)
+        (folder.path / ONNX_CARD).write_text(json.dumps(card, indent=1) + "\n")
+        return folder.commit()
+    finally:
+        folder.abort()
