@@ -79,7 +79,7 @@ def node(name: str, values: dict) -> Node:
         executable=name,
         name=None if name == BOTH_AGENT_NODES else name,
         namespace=LaunchConfiguration("namespace"),
-        parameters=[LaunchConfiguration("params_file"), PathJoinSubstitution([*CONFIG, pace]), values],
+        parameters=[LaunchConfiguration("params_file"), PathJoinSubstitution([*CONFIG, "trial", pace]), values],
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         output="screen",
         condition=conditions.get(name),

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
-from spc_core.deploy.adaptation import LIVE_PROTOCOLS, PROTOCOLS
 from spc_core.doctor.diagnosis import Thresholds
 from spc_core.method.config import TrainConfig
+from spc_core.trials.options import TrialSettings
+from spc_core.trials.protocol import LIVE_PROTOCOLS, PROTOCOLS
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +156,18 @@ class Compare:
     jobs: int = 2  # processes at a time, each with one thread
 
 
-@dataclasses.dataclass(frozen=True)
-class TrialArgs:
+def with_help(kind: type[T]) -> type[T]:
+    """A dataclass whose fields show the help text of their metadata."""
+    types = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if text := field.metadata.get("help"):
+            kind.__annotations__[field.name] = Annotated[types[field.name], tyro.conf.arg(help=text)]
+    return kind
+
+
+@with_help
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialArgs(TrialSettings):
     """Score a trained run on held-out tasks over ROS 2: sim or a robot, context encoder, policy, recorder, trial.
 
     The same command goes on with a trial that was interrupted, from what is in its folder.
@@ -162,23 +175,12 @@ class TrialArgs:
 
     run: tyro.conf.Positional[Path]  # training run or checkpoint
     out: Path  # folder for episodes.jsonl, bags/, log/ and report.html
-    contract: str = ""  # the robot's contract, file or name; default: the family's
     family: str = ""  # task family; default: the name of the checkpoint's contract
     tasks: tuple[str, ...] = ()  # task ids, instead of splits; with --no-sim any names
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
-    tasks_per_split: int = 0  # try only the first so many; 0: all
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
-    episodes: int = 3  # scored episodes of each task and protocol
-    seed: int = 0  # seed of the first scored episode
-    protocols: tuple[str, ...] = LIVE_PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
     recordings: Path | None = None  # for offline: a dataset, or bags, with recordings of each task
-    shuffle: bool = True  # blocks of task and protocol in an order drawn with the seed
-    operator: bool = False  # wait for trial/continue before, and for trial/success after each episode
-    sim: bool = True  # off: a robot that publishes the contract's topics; needs --operator
-    time_limit_s: float = 10.0  # with --no-sim: longest time of an episode
-    terminated_topic: str = ""  # with --no-sim: std_msgs/Bool, true when the robot ended its task
     device: str = "cpu"  # of the networks: cpu, cuda or auto
-    record: bool = True  # record a bag of each episode
     camera: str = ""  # the sim's: a camera of the model, or free; its stills stand on the page. Empty: none
     drift: bool = True  # add the drift test, where the sim changes its task in mid-episode
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -22,6 +23,14 @@ READY_LINE = re.compile(r"\]: ready$")
 STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))  # signal, then seconds
 TAIL_LINES = 15
 POLL_S = 0.25
+PROGRESS = '{"progress": '  # begins a line by which a node reports its progress
+
+Progress = Callable[[int, int, str], None]  # done, total, text
+
+
+def progress_line(done: int, total: int, text: str) -> str:
+    """What a node prints for the `on_progress` of its NodeProcess."""
+    return json.dumps({"progress": [done, total, text]})
 
 
 class ProcessError(RuntimeError):
@@ -41,12 +50,12 @@ class NodeProcess:
         params: Mapping[str, Any] | None = None,
         namespace: str = "",
         environment: Mapping[str, str] | None = None,
-        on_line: Callable[[str], None] | None = None,
+        on_progress: Progress | None = None,
         params_file: Path | None = None,
     ) -> None:
         """`params` go into a file, so that each keeps its type, and win over `params_file`.
 
-        `environment` is added to ours. `on_line` hears each line of output, on another thread.
+        `environment` is added to ours. `on_progress` is called on another thread.
         """
         self.name = name
         self.log = log_dir / f"{name}.log"
@@ -59,7 +68,7 @@ class NodeProcess:
         root = str(Path(__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._ready = threading.Event()
-        self._on_line = on_line
+        self._on_progress = on_progress
         self._printed_s = time.monotonic()
         self.process = subprocess.Popen(
             [*command, *shared, "--params-file", str(file), *remaps],
@@ -138,8 +147,8 @@ class NodeProcess:
                 log.write(line)
                 log.flush()
                 self._printed_s = time.monotonic()
-                if self._on_line is not None:
-                    self._on_line(line.rstrip())
+                if self._on_progress is not None and line.startswith(PROGRESS) and line.endswith("}\n"):
+                    self._on_progress(*json.loads(line)["progress"])
                 if READY_LINE.search(line.rstrip()):
                     self._ready.set()
         self.process.wait()
@@ -169,12 +178,22 @@ class NodeGroup:
         self,
         name: str,
         params: Mapping[str, Any] | None = None,
-        on_line: Callable[[str], None] | None = None,
+        on_progress: Progress | None = None,
     ) -> NodeProcess:
         """Start a node without waiting for it."""
-        node = NodeProcess(name, self.log_dir, params, self.namespace, self.environment, on_line, self.params_file)
+        node = NodeProcess(name, self.log_dir, params, self.namespace, self.environment, on_progress, self.params_file)
         self.nodes[name] = node
         return node
+
+    def drive(self, name: str, params: Mapping[str, Any], silence_s: float, on_progress: Progress | None) -> None:
+        """Run the node that drives the others to its end.
+
+        Raises ProcessError when it fails or prints nothing for `silence_s`, or when another node ends.
+        """
+        driver = self.start(name, params, on_progress)
+        driver.wait_while_printing(silence_s, lambda: self.check(but=driver))
+        if driver.process.returncode != 0:
+            raise ProcessError(f"node '{name}' failed{driver.tail()}")
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Return when all nodes are ready. Raises ProcessError."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from spc_core.method.agent import Agent
 from spc_core.method.config import ModelConfig, TrainConfig
 from spc_core.method.normalize import Stats
 from spc_core.system.config_files import find_config
+from spc_core.trials.options import TrialOptions
 
 TINY = ModelConfig(groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,))
 
@@ -35,3 +37,8 @@ def write_random_checkpoint(
     metrics = {"tasks": [{"task_id": name, "params": {}} for name in "ab"], "update": 0}
     save_checkpoint(folder, Checkpoint(agent, config, contract, stats, metrics, torch.device("cpu")))
     return folder
+
+
+def trial_options(checkpoint: Path, family: str, out: Path, **options: Any) -> TrialOptions:
+    """A trial of a checkpoint in a folder."""
+    return TrialOptions(checkpoint=str(checkpoint), family=family, out=str(out), **options)

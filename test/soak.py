@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 from node_probe import own_domain
-from random_checkpoint import write_random_checkpoint
+from random_checkpoint import trial_options, write_random_checkpoint
 
-from spc_core.deploy.adaptation import in_order
 from spc_core.system.atomic_files import write_whole
 from spc_core.system.config_files import find_config
-from spc_core.trials.trial_log import read_rows
-from spc_core.trials.trial_plan import TrialOptions
+from spc_core.trials.log import read_rows
+from spc_core.trials.protocol import in_order
 from spc_ros.bags.reader import BagReader
 from spc_ros.processes import PARENT_VARIABLE, NodeGroup, ProcessError
 
@@ -49,7 +48,7 @@ def soak(out: Path, duration_s: float, episodes: int = 2) -> dict[str, Any]:
     samples: dict[str, list[dict[str, float]]] = {}
     found, trials, bags = [], 0, 0
     first: list[tuple] = []
-    with NodeGroup(out / "log", environment=environment, params_file=find_config(".", "lockstep")) as nodes:
+    with NodeGroup(out / "log", environment=environment, params_file=find_config("trial", "lockstep")) as nodes:
         _start(nodes, checkpoint, out)
         lasting, began_s = dict(nodes.nodes), time.monotonic()
         while not found and time.monotonic() - began_s < duration_s:
@@ -87,7 +86,7 @@ def _start(nodes: NodeGroup, checkpoint: Path, out: Path) -> None:
 def _trial(nodes: NodeGroup, checkpoint: Path, out: Path, episodes: int) -> tuple[list[tuple], list[str]]:
     """(what each episode came to, problems) of one trial by a trial node of its own."""
     contract = str(find_config("contracts", FAMILY).resolve())
-    asked = TrialOptions(FAMILY, str(checkpoint), str(out), contract, episodes=episodes, **PLAN)
+    asked = trial_options(checkpoint, FAMILY, out, contract=contract, episodes=episodes, **PLAN)
     node = nodes.start("trial", asked.params())
     try:
         code = node.wait_while_printing(SILENCE_S)

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from spc_core.deploy.adaptation import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
+from spc_core.trials.protocol import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
 
 STEPS = 40
 
@@ -91,7 +91,7 @@ def test_rows_survive_json() -> None:
     assert result.uncertainty == [0.5, 0.25]
     old = json.loads(result.to_json())
     del old["uncertainty"]  # as in rows written before there was one
-    assert EpisodeResult.from_json(json.dumps(old)) == dataclasses.replace(result, uncertainty=[])
+    assert EpisodeResult.from_json(json.dumps(old)) == dataclasses.replace(result, uncertainty=())
 
 
 def test_collection_without_transitions_gives_up() -> None:

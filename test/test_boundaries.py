@@ -19,6 +19,7 @@ CORE = sorted((ROOT / "spc_core").rglob("*.py"))
 ROS = sorted((ROOT / "spc_ros").rglob("*.py"))
 LAUNCH = sorted((ROOT / "launch").glob("*.launch.py"))
 SCRIPTS = sorted((ROOT / "scripts").iterdir())
+TOOLS = sorted((ROOT / "tools").glob("*.py"))
 TESTS = sorted((ROOT / "test").rglob("*.py"))
 
 CORE_LAYERS = 7  # longest path through the folders of spc_core
@@ -198,7 +199,7 @@ def test_launch_files_import_neither_torch_nor_the_package() -> None:
 def test_spdx_line() -> None:
     wanted = "# SPDX-License-Identifier: Apache-2.0"
     first_lines = {}
-    for path in [*CORE, *ROS, *LAUNCH, *SCRIPTS, *TESTS, ROOT / "setup.py"]:
+    for path in [*CORE, *ROS, *LAUNCH, *SCRIPTS, *TOOLS, *TESTS, ROOT / "setup.py"]:
         lines = path.read_text().split("\n")
         first_lines[str(path.relative_to(ROOT))] = lines[1] if lines[0].startswith("#!") else lines[0]
     assert [name for name, line in first_lines.items() if line != wanted] == []

@@ -25,8 +25,8 @@ from spc_core.comparison.run import CompareError, compare
 from spc_core.comparison.svg import dot_intervals, ticks
 from spc_core.comparison.table import MethodResults, References, compare_rows, markdown, to_plain
 from spc_core.contract.contract import ContractError
-from spc_core.deploy.adaptation import EpisodeResult
 from spc_core.method.config import ConfigError, to_dict
+from spc_core.trials.protocol import EpisodeResult
 from spc_ros.cli import main
 
 DEADLINE_S = 60.0

@@ -12,7 +12,6 @@ import pytest
 from random_checkpoint import write_random_checkpoint
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.adaptation import Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.pages.context_path import context_path
@@ -30,6 +29,7 @@ from spc_core.trials.drift import (
     steps_until,
 )
 from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
+from spc_core.trials.protocol import Trial, in_order
 from spc_ros.cli import main
 from spc_ros.trials.trial_report import report_trial
 

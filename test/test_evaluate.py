@@ -11,7 +11,6 @@ from random_checkpoint import write_random_checkpoint
 from synthetic import contract
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.adaptation import EpisodeResult, Trial, TrialError
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import HYPOTHESIS_STEPS, ContextTracker, far_apart
 from spc_core.deploy.interventions import InterventionKind, by_name
@@ -26,6 +25,7 @@ from spc_core.trials.evaluate import (
     score,
     table,
 )
+from spc_core.trials.protocol import EpisodeResult, Trial, TrialError
 
 
 def row(protocol, task, return_, k=0, seed=0, split="id"):

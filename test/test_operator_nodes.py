@@ -12,12 +12,12 @@ import pytest
 from bare_robot import bare_robot
 from lifecycle_msgs.srv import GetState
 from node_probe import Probe, own_domain
-from random_checkpoint import write_random_checkpoint
+from random_checkpoint import trial_options, write_random_checkpoint
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.contract.contract import load_contract
-from spc_core.deploy.adaptation import EpisodeResult
 from spc_core.system.config_files import find_config
+from spc_core.trials.protocol import EpisodeResult
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.convert import convert
 from spc_ros.processes import ProcessError
@@ -35,22 +35,11 @@ def test_a_robot_without_a_sim_is_tried_with_an_operator(tmp_path: Path) -> None
     rows: list[EpisodeResult] = []
 
     def trial() -> None:
-        rows.extend(
-            run_trial(
-                checkpoint,
-                "",
-                out,
-                contract="arm_reach",
-                task_ids=["bench/spring"],
-                protocols=["no_context"],
-                episodes=3,
-                operator=True,
-                sim=False,
-                time_limit_s=LIMIT_S,
-                terminated_topic="done",
-                environment=environment,
-            )  # fmt: skip
-        )
+        asked = trial_options(
+            checkpoint, "", out, contract="arm_reach", task_ids=["bench/spring"], protocols=["no_context"], episodes=3,
+            operator=True, sim=False, time_limit_s=LIMIT_S, terminated_topic="done",
+        )  # fmt: skip
+        rows.extend(run_trial(asked, environment=environment))
 
     contract = load_contract(find_config("contracts", "arm_reach"))
     period_s = contract.period_ns / 1e9
@@ -111,7 +100,7 @@ def test_without_a_sim_somebody_must_be_there(tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     plan = {"contract": "arm_reach", "sim": False}
     with pytest.raises(ProcessError, match="without a sim somebody must bring the robot to its start; set operator"):
-        run_trial(checkpoint, "", tmp_path / "out", task_ids=["a"], **plan)
+        run_trial(trial_options(checkpoint, "", tmp_path / "out", task_ids=["a"], **plan))
     with pytest.raises(ProcessError, match="neither a family nor a task; give task_ids"):
-        run_trial(checkpoint, "", tmp_path / "out", operator=True, **plan)
+        run_trial(trial_options(checkpoint, "", tmp_path / "out", operator=True, **plan))
     assert not (tmp_path / "out").exists()

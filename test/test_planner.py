@@ -16,7 +16,6 @@ from random_checkpoint import write_random_checkpoint
 from synthetic import tiny_config
 from torch import Tensor
 
-from spc_core.deploy.adaptation import EpisodeRequest
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.policy import Policy
 from spc_core.method.agent import Agent
@@ -24,6 +23,7 @@ from spc_core.method.config import ConfigError, LossConfig, MethodConfig
 from spc_core.method.planner import Planner, PlannerConfig, refit, shift
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import InProcessDriver
+from spc_core.trials.protocol import EpisodeRequest
 
 GAIN, EFFORT, LAST, DISCOUNT = 0.5, 0.3, 2.0, 0.9
 SHARP = PlannerConfig(iterations=10, temperature=5.0, min_std=0.02, max_std=1.0)

@@ -11,7 +11,6 @@ from synthetic import tiny_config
 
 from spc_core.data.packed import PackedDataset, load_dataset
 from spc_core.data.sampler import Sampler
-from spc_core.deploy.adaptation import Trial
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.method.agent import Agent, Learner
 from spc_core.method.config import TrainConfig
@@ -19,6 +18,7 @@ from spc_core.tasks import tasks
 from spc_core.training.reference import ReferenceLearner
 from spc_core.training.train import data_stats
 from spc_core.trials.evaluate import run_in_process
+from spc_core.trials.protocol import Trial
 
 WIDE = {  # wide enough for bfloat16 products
     "groups": 48, "context_dim": 5, "encoder_hidden": [96], "dynamics_hidden": [96], "context_hidden": [96],

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spc_core.deploy.adaptation import EpisodeResult
 from spc_core.pages.context_space import context_space, points_of, project
 from spc_core.pages.figures import adaptation_curve, mean_interval, task_bars, varying_params
 from spc_core.pages.loss_curves import log_ticks, training_curves
@@ -19,6 +18,7 @@ from spc_core.pages.report import FamilyRun, summarise, write_report, write_summ
 from spc_core.tasks import Task, tasks
 from spc_core.training.run_log import LOSSES
 from spc_core.trials.evaluate import score
+from spc_core.trials.protocol import EpisodeResult
 
 EPISODES = 3
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from node_probe import Probe, own_domain
-from random_checkpoint import write_random_checkpoint
+from random_checkpoint import trial_options, write_random_checkpoint
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
@@ -19,13 +19,13 @@ from std_srvs.srv import Trigger
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter
-from spc_core.deploy.adaptation import Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task
 from spc_core.trials.drift import AFTER, BEFORE, read_drift, run_drift
 from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.offline_data import behaviour_episodes
+from spc_core.trials.protocol import Trial, in_order
 from spc_core.trials.recordings import dataset_transitions
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.convert import convert
@@ -49,10 +49,11 @@ def dataset(folder: Path, task_ids: list[str]) -> Path:
 def test_offline_contexts_and_drift_over_ros_equal_those_in_process(tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     recordings = dataset(tmp_path / "dataset", TASKS)
-    rows = run_trial(
+    asked = trial_options(
         checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, episodes=1, protocols=["no_context", "offline"],
-        recordings=str(recordings), drift_tasks=2, environment=own_domain(),
+        recordings=str(recordings), drift_tasks=2,
     )  # fmt: skip
+    rows = run_trial(asked, environment=own_domain())
     trial = Trial([find_task(i) for i in TASKS], ["no_context", "offline"], episodes=1)
     loaded = load_checkpoint(checkpoint)
     recorded = functools.partial(dataset_transitions, recordings)
@@ -96,13 +97,11 @@ def test_offline_without_recordings_of_a_task_says_which(tmp_path: Path) -> None
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     recordings = dataset(tmp_path / "dataset", TASKS[:1])
     refused = f"has no recordings of {TASKS[1]}, .*; it has {TASKS[0]}. Record and convert them"
+    asked = trial_options(checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, protocols=["offline"])
     with pytest.raises(ProcessError, match=refused):
-        run_trial(
-            checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, protocols=["offline"],
-            recordings=str(recordings),
-        )  # fmt: skip
+        run_trial(dataclasses.replace(asked, recordings=str(recordings)))
     with pytest.raises(ProcessError, match="'offline' needs recordings of each task; give a dataset"):
-        run_trial(checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, protocols=["offline"])
+        run_trial(asked)
     assert not (tmp_path / "out").exists(), "nothing was begun"
     other = load_contract(find_config("contracts", "arm_payload"))
     with pytest.raises(ValueError, match="converted by another contract"):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from node_probe import own_domain
-from random_checkpoint import write_random_checkpoint
+from random_checkpoint import trial_options, write_random_checkpoint
 
-from spc_core.deploy.adaptation import EpisodeResult, Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.tasks import find_task
 from spc_core.trials.evaluate import run_in_process
-from spc_core.trials.trial_log import read_rows
+from spc_core.trials.log import read_rows
+from spc_core.trials.protocol import EpisodeResult, Trial, in_order
 from spc_ros.bags.reader import BagReader
 from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials import trial as trial_module
@@ -45,15 +45,16 @@ def test_a_killed_node_ends_the_trial_and_nothing_is_lost(
     monkeypatch.setattr(trial_module, "NodeGroup", Watched)
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     out, task = tmp_path / "out", "arm_reach/id/02"
-    plan = {"task_ids": [task], "episodes": 2, "few_shot_sizes": (130,), "seed": 3, "environment": own_domain()}
+    environment = own_domain()
+    asked = trial_options(checkpoint, "arm_reach", out, task_ids=[task], episodes=2, few_shot_sizes=(130,), seed=3)
     with pytest.raises(ProcessError, match=f"node '{name}' ended with code -9"):
-        run_trial(checkpoint, "arm_reach", out, progress=kill, **plan)
+        run_trial(asked, environment=environment, progress=kill)
     took_s = time.monotonic() - killed_s[0]
     print(f"{name}: ended after {took_s:.1f} s")
     assert took_s < NOTICED_S
     kept = read_rows(out / "episodes.jsonl")
     assert len(kept) >= 2
-    results = run_trial(checkpoint, "arm_reach", out, **plan)
+    results = run_trial(asked, environment=environment)
     trial = Trial([find_task(task)], episodes=2, few_shot_sizes=(130,), seed=3, shuffle=True)
     assert list(map(numbers, results)) == list(
         map(numbers, in_order(run_in_process(load_checkpoint(checkpoint), trial, "arm_reach")))

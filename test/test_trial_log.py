@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from test_adaptation import TASKS, Counting
 
-from spc_core.deploy.adaptation import ATTEMPTS, COLLECT, EpisodeRequest, Outcome, Trial, TrialError, in_order
-from spc_core.trials.trial_control import TrialControl
-from spc_core.trials.trial_log import EPISODES, TrialLog, read_rows
+from spc_core.trials.control import TrialControl
+from spc_core.trials.log import EPISODES, TrialLog, read_rows
+from spc_core.trials.protocol import ATTEMPTS, COLLECT, EpisodeRequest, Outcome, Trial, TrialError, in_order
 
 PLAN = {"tasks": ["a"], "seed": 3}
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from node_probe import Probe, own_domain
-from random_checkpoint import write_random_checkpoint
+from random_checkpoint import trial_options, write_random_checkpoint
 from rclpy.duration import Duration
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
@@ -17,14 +18,14 @@ from std_srvs.srv import SetBool, Trigger
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.streaming import PATIENCE_NS, StreamingAligner, Transition
 from spc_core.contract.contract import Contract, load_contract
-from spc_core.deploy.adaptation import EpisodeResult, Trial, in_order
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task
 from spc_core.trials.evaluate import run_in_process
+from spc_core.trials.log import read_rows
 from spc_core.trials.offline_data import behaviour_episodes
-from spc_core.trials.trial_log import read_rows
+from spc_core.trials.protocol import EpisodeResult, Trial, in_order
 from spc_ros.bags.reader import BagReader
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.node_parts.context_message import decode_context
@@ -82,9 +83,9 @@ def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path, family: str)
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", family)
     task_ids = [f"{family}/id/02", f"{family}/ood/05"]
     results = run_trial(
-        checkpoint, family, tmp_path / "out", task_ids=task_ids, episodes=2, few_shot_sizes=(130,),
+        trial_options(checkpoint, family, tmp_path / "out", task_ids=task_ids, episodes=2, few_shot_sizes=(130,)),
         environment=own_domain(),
-    )  # fmt: skip
+    )
     trial = Trial([find_task(i) for i in task_ids], episodes=2, few_shot_sizes=(130,))
     alone = run_in_process(load_checkpoint(checkpoint), trial, family)
 
@@ -111,7 +112,8 @@ def test_trial_killed_twice_goes_on_to_the_same_result(tmp_path: Path, monkeypat
     monkeypatch.setattr(trial_module, "NodeGroup", Watched)
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", family)
     out, task_ids = tmp_path / "out", [f"{family}/id/02"]
-    plan = {"task_ids": task_ids, "episodes": 2, "few_shot_sizes": (0, 130), "seed": 3, "environment": own_domain()}
+    asked = trial_options(checkpoint, family, out, task_ids=task_ids, episodes=2, few_shot_sizes=(0, 130), seed=3)
+    environment = own_domain()
     trial = Trial([find_task(i) for i in task_ids], episodes=2, few_shot_sizes=(0, 130), seed=3, shuffle=True)
     order = [block.key[1:] for block in trial.blocks()]
     kills = [2 * order.index(("zero_shot", 0)) + 1, 2 * order.index(("few_shot", 130)) + 1]
@@ -121,11 +123,11 @@ def test_trial_killed_twice_goes_on_to_the_same_result(tmp_path: Path, monkeypat
             if done == kill_at:
                 groups[-1].nodes["trial"].process.kill()
 
-        with pytest.raises(ProcessError, match="the trial failed"):
-            run_trial(checkpoint, family, out, progress=kill, **plan)
+        with pytest.raises(ProcessError, match="node 'trial' failed"):
+            run_trial(asked, environment=environment, progress=kill)
     with (out / "episodes.jsonl").open("a") as file:
         file.write('{"task_id": "arm_re')  # as a crash amid a line would leave it
-    results = run_trial(checkpoint, family, out, **plan)
+    results = run_trial(asked, environment=environment)
     alone = in_order(run_in_process(load_checkpoint(checkpoint), trial, family))
 
     def numbers(row: EpisodeResult) -> tuple:
@@ -136,7 +138,7 @@ def test_trial_killed_twice_goes_on_to_the_same_result(tmp_path: Path, monkeypat
     redone = read_rows(out / "abandoned.jsonl")
     assert {row.block[1:] for row in redone} == {("few_shot", 130)}, "only the block whose context was lost"
     with pytest.raises(ProcessError, match=r"holds another trial;[\s\S]*seed: 3 there, 4 here"):
-        run_trial(checkpoint, family, out, **{**plan, "seed": 4})
+        run_trial(dataclasses.replace(asked, seed=4), environment=environment)
 
 
 def bag_equals_live(results: list[EpisodeResult], checkpoint_path: Path) -> None:
@@ -171,11 +173,11 @@ def test_trial_ends_with_a_reason_when_the_sim_freezes(tmp_path: Path, monkeypat
     monkeypatch.setattr(trial_module, "NodeGroup", Watched)
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     out = tmp_path / "out"
-    with pytest.raises(ProcessError, match=r"the trial failed[\s\S]*(silent for|no service|no answer)"):
-        run_trial(
-            checkpoint, "arm_reach", out, episodes=50, protocols=["no_context"], silence_timeout_s=5.0,
-            environment=own_domain(), progress=freeze_sim,
+    with pytest.raises(ProcessError, match=r"node 'trial' failed[\s\S]*(silent for|no service|no answer)"):
+        asked = trial_options(
+            checkpoint, "arm_reach", out, episodes=50, protocols=["no_context"], silence_timeout_s=5.0
         )  # fmt: skip
+        run_trial(asked, environment=own_domain(), progress=freeze_sim)
     rows = [EpisodeResult.from_json(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     assert 2 <= len(rows) < 50
     bags = sorted((out / "bags").iterdir())
@@ -190,21 +192,23 @@ def test_emergency_stop_pause_operator_and_abort_over_ros(tmp_path: Path) -> Non
     """A stopped episode is done again; the operator's word starts and judges each one; abort ends it with a reason."""
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     environment = own_domain()
-    lines: list[str] = []
     agent = {"checkpoint": str(checkpoint), "contract": "arm_reach", "min_subscriptions": 3}
     plan = {"out": str(tmp_path / "out"), "task_ids": ["arm_reach/id/00"], "protocols": ["zero_shot"], "episodes": 3}
-    lockstep = find_config(".", "lockstep")
+    lockstep = find_config("trial", "lockstep")
     with NodeGroup(tmp_path / "log", environment=environment, params_file=lockstep) as nodes, Probe(environment) as ask:
         nodes.start("context_encoder", {"checkpoint": str(checkpoint), "contract": "arm_reach"})
         nodes.start("policy", agent)
         nodes.start("sim", {"min_subscriptions": 3})
-        trial = nodes.start("trial", {**plan, "record": False, "operator": True}, lines.append)
+        trial = nodes.start("trial", {**plan, "record": False, "operator": True})
         stop = ask.node.create_publisher(Bool, "emergency_stop", 10)
         nodes.wait_ready(60.0)
         ask.until(lambda: stop.get_subscription_count() == 2, "trial and policy hear the emergency stop")
 
+        def lines() -> list[str]:
+            return trial.log.read_text().splitlines()
+
         def said(text: str, times: int = 1) -> None:
-            ask.until(lambda: sum(text in line for line in lines) >= times, f"'{text}' {times} times")
+            ask.until(lambda: sum(text in line for line in lines()) >= times, f"'{text}' {times} times")
 
         said("call continue")
         stop.publish(Bool(data=True))
@@ -232,9 +236,9 @@ def test_emergency_stop_pause_operator_and_abort_over_ros(tmp_path: Path) -> Non
         assert ask.call("trial/continue", Trigger).success
         said("call success")
         assert ask.call("trial/success", SetBool, SetBool.Request(data=True)).success
-        said("progress 1/3")
+        said('{"progress": [1, 3, ')
         assert ask.call("trial/abort", Trigger).success
-        assert trial.wait(10.0) == 1 and any("aborted on request" in line for line in lines)
+        assert trial.wait(10.0) == 1 and any("aborted on request" in line for line in lines())
     rows = read_rows(tmp_path / "out" / "episodes.jsonl")
     assert [(r.episode, r.aborted, r.success, r.steps) for r in rows] == [
         (0, "emergency stop", None, STEPS), (0, "", True, STEPS),

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from random_checkpoint import write_random_checkpoint
+from random_checkpoint import trial_options, write_random_checkpoint
 from recorded_bags import STORE, header
 from test_adaptation import TASKS, Counting
 from test_report import invented_run
 
 from spc_core.alignment.episode import EpisodeInfo, TaskChange
-from spc_core.deploy.adaptation import EpisodeResult, Trial
 from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.latency_bins import LatencyBins, latency_of, quantile_us
 from spc_core.pages.kit.png import png
@@ -30,14 +29,15 @@ from spc_core.pages.report import summarise
 from spc_core.pages.report_page import page
 from spc_core.pages.stills import Stills
 from spc_core.trials.evaluate import score
-from spc_core.trials.trial_log import TrialLog
-from spc_core.trials.trial_plan import TrialOptions, checkpoint_name, make_plan, make_trial, robot_task
+from spc_core.trials.log import TrialLog
+from spc_core.trials.options import checkpoint_name, make_plan, make_trial, robot_task
+from spc_core.trials.protocol import EpisodeResult, Trial
 from spc_ros.bags.writer import BagWriter
 from spc_ros.parsing import parse
 from spc_ros.processes import ProcessError
-from spc_ros.trials.bag_stills import trial_stills
 from spc_ros.trials.provenance import code_state, command_line, setup
 from spc_ros.trials.trial import prepare
+from spc_ros.trials.trial_report import trial_stills
 
 
 def test_latency_bins_by_hand() -> None:
@@ -116,7 +116,7 @@ def test_the_command_spells_out_every_option(tmp_path: Path) -> None:
 
 def test_a_refused_trial_touches_nothing(tmp_path: Path) -> None:
     checkpoint, out = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"), tmp_path / "out"
-    options = TrialOptions("arm_reach", str(checkpoint), str(out), task_ids=("arm_reach/id/00",))
+    options = trial_options(checkpoint, "arm_reach", out, task_ids=("arm_reach/id/00",))
     trial = make_trial(options)
     plan = make_plan(options, trial)
     assert plan["checkpoint"] == weights_sha256(checkpoint) == checkpoint_name(plan["checkpoint"])

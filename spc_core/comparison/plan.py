@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from spc_core.data.packed import load_dataset
-from spc_core.deploy.adaptation import PROTOCOLS, EpisodeResult
 from spc_core.method.config import ConfigError, TrainConfig, load_config, to_dict
 from spc_core.system.atomic_files import write_whole
 from spc_core.system.config_files import suggest
 from spc_core.tasks import SPLITS, families
+from spc_core.trials.protocol import PROTOCOLS, EpisodeResult
 
 PLAN_FILE, LOCK_FILE = "compare.json", ".lock"
 FIXED_PROTOCOL = "zero_shot"  # the one that methods are tried with whose context does not depend on the protocol

@@ -19,8 +19,8 @@ from spc_core.comparison.statistics import (
     probability_of_improvement,
     return_grid,
 )
-from spc_core.deploy.adaptation import PROTOCOLS, EpisodeResult
 from spc_core.tasks import SPLITS
+from spc_core.trials.protocol import PROTOCOLS, EpisodeResult
 
 FALLBACK = ("zero_shot", 0)  # of a method that no protocol makes a difference to
 

@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from spc_core.deploy.adaptation import EpisodeResult
 from spc_core.pages.context_space import project
 from spc_core.pages.figures import CYCLIC, FamilyRun, varying_params
 from spc_core.pages.kit.style import INK, style
+from spc_core.trials.protocol import EpisodeResult
 
 MAX_TASKS = 24  # lines that still can be told apart
 

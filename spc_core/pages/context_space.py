@@ -11,9 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spc_core.deploy.adaptation import EpisodeResult
 from spc_core.pages.figures import CYCLIC, SYMBOLS, UNITS, FamilyRun, varying_params
 from spc_core.pages.kit.style import INK, stacked, style
+from spc_core.trials.protocol import EpisodeResult
 
 MAX_SEEDS = 4  # panels in a row
 MIN_COLUMNS = 3  # few panels leave a blank instead of growing wide

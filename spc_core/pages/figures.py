@@ -12,10 +12,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spc_core.deploy.adaptation import COLLECT, EpisodeResult
 from spc_core.pages.kit.style import INK, stacked, style
 from spc_core.pages.stills import Stills
 from spc_core.trials.drift import DriftRun
+from spc_core.trials.protocol import COLLECT, EpisodeResult
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {

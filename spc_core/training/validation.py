@@ -195,10 +195,10 @@ def _update_of(folder: Path) -> int:
 
 def score_snapshot(snapshot: Path, family: str, progress: Callable[[int, int, str], None]) -> dict[str, float]:
     """Mean return of each protocol on the validation tasks, in this process."""
-    from spc_core.deploy.adaptation import Trial
     from spc_core.deploy.checkpoint import load_checkpoint
     from spc_core.tasks import tasks
     from spc_core.trials.evaluate import run_in_process
+    from spc_core.trials.protocol import Trial
 
     known = tasks(family, VALIDATION_SPLIT)
     count = min(TASKS, len(known))

@@ -10,14 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.adaptation import (
-    TRAJECTORY_COUNTS,
-    EpisodeRequest,
-    EpisodeResult,
-    Outcome,
-    Trial,
-    TrialError,
-)
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.interventions import by_name
@@ -26,6 +18,15 @@ from spc_core.deploy.safety import SafetyFilter
 from spc_core.method.planner import PlannerConfig
 from spc_core.tasks import SPLITS, Task, find_task, make_env
 from spc_core.trials.offline_data import behaviour_episodes
+from spc_core.trials.protocol import (
+    TRAJECTORY_COUNTS,
+    EpisodeRequest,
+    EpisodeResult,
+    Outcome,
+    Trial,
+    TrialError,
+    arrange_context,
+)
 from spc_core.trials.recordings import episode_transitions, spread
 
 OFFLINE_EPISODES = 30  # of behaviour data that they are drawn from
@@ -56,7 +57,9 @@ class InProcessDriver:
     def run(self, request: EpisodeRequest) -> Outcome:
         """One episode; the tracker carries the context from one request to the next."""
         tracker = self.tracker
-        self._arrange_context(request)
+        if self.agent.task_scale is not None:
+            tracker.told = self.agent.oracle_context(request.task.params).numpy()
+        arrange_context(request, self)
         self.policy.reset()
         self.safety.reset()
         self.safety.counts.clear()
@@ -86,25 +89,21 @@ class InProcessDriver:
         if tracker.mode == "online" and tracker.count in TRAJECTORY_COUNTS:
             trajectory.append((tracker.count, tracker.context.tolist()))
 
-    def _arrange_context(self, request: EpisodeRequest) -> None:
-        """What the policy knows of the task before the episode starts: the one place that decides it."""
-        tracker = self.tracker
-        if self.agent.task_scale is not None:
-            tracker.told = self.agent.oracle_context(request.task.params).numpy()
-        if request.reset_context:
-            tracker.reset()
-            if request.protocol == "offline":
-                self._read_recordings(request.task.task_id)
-        tracker.mode, tracker.limit = request.mode, request.limit
+    def reset_context(self) -> None:
+        self.tracker.reset()
 
-    def _read_recordings(self, task_id: str) -> None:
-        """Fill the context from the task's recordings."""
+    def set_context_mode(self, mode: str, limit: int | None) -> None:
+        self.tracker.mode, self.tracker.limit = mode, limit
+
+    def load_context(self, task_id: str) -> None:
         seen = list(self.offline_transitions(task_id))
         if not seen:
             raise TrialError(f"{task_id}: there are no recorded transitions for the protocol offline; leave it out")
-        self.tracker.mode, self.tracker.limit = "online", None
+        mode, limit = self.tracker.mode, self.tracker.limit
+        self.set_context_mode("online", None)
         for transition in spread(seen, self.reward_function):
             self.tracker.update(transition)
+        self.set_context_mode(mode, limit)
 
 
 def behaviour_transitions(task_id: str, episodes: int = OFFLINE_EPISODES) -> Iterator[Transition]:

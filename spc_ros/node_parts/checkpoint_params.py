@@ -24,7 +24,7 @@ CHECKPOINT_PARAMS = (
     Param(
         "lockstep",
         False,
-        "time waits for our commands: lose nothing, hurry nothing; off: sensor data",
+        "time waits for our commands: lose nothing, hurry nothing; false: sensor data",
         at_configure=True,
     ),
 )

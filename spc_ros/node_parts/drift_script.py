@@ -8,14 +8,14 @@ lock-step the numbers equal those of spc_core.trials.drift in one process.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.adaptation import ATTEMPTS, EpisodeRequest, TaskLike
 from spc_core.trials.drift import AFTER, BEFORE, DriftLog, DriftRun, drift_pairs, drift_run
+from spc_core.trials.protocol import ATTEMPTS, EpisodeRequest, TaskLike
 from spc_ros.node_parts.episode_driver import DriverError
 
 PROTOCOL = "drift"
@@ -49,13 +49,16 @@ class DriftScript:
         self._before, self._after = before, after
         self._settled: dict[tuple[str, int], np.ndarray] = {}
 
-    def run(self, tasks: Sequence[TaskLike], seed: int, told: Callable[[int, int, str], None]) -> None:
-        """A change from each task to the one half the list away. Raises DriverError, and ValueError for one task."""
+    def run(self, tasks: Sequence[TaskLike], seed: int) -> Iterator[str]:
+        """A change from each task to the one half the list away; yields after each one, with its name.
+
+        Raises DriverError, and ValueError for fewer than two tasks.
+        """
         pairs = drift_pairs(tasks, (seed,))
         for done, (first, second, _) in enumerate(pairs, 1):
             if not self._log.has(first.task_id, second.task_id, seed):
                 self._log.append(self._pair(first, second, seed))
-            told(done, len(pairs), f"drift {first.task_id} to {second.task_id}")
+            yield f"drift {first.task_id} to {second.task_id} ({done} of {len(pairs)})"
 
     def _pair(self, first: TaskLike, second: TaskLike, seed: int) -> list[DriftRun]:
         """The same change, unannounced and announced; both begin alike."""

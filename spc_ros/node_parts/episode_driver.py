@@ -22,9 +22,10 @@ from std_srvs.srv import Trigger
 from spc_core.alignment.episode import EpisodeInfo
 from spc_ros.node_parts.plain_node import Param, PlainNode
 from spc_ros.node_parts.topics import BAGS_TOPIC, EPISODE_TOPIC, latched_qos
+from spc_ros.processes import progress_line
 
 DRIVER_PARAMS = (
-    Param("silence_timeout_s", 10.0, "give up when the sim shows no sign of life for so long", 1.0, 3600.0),
+    Param("silence_timeout_s", 10.0, "give up when the simulation shows no sign of life for so long", 1.0, 3600.0),
     Param("service_timeout_s", 20.0, "longest wait for a service or a bag", 1.0, 3600.0),
 )
 POLL_S = 0.02  # between two looks at what no callback tells, such as the appearance of a service
@@ -62,6 +63,10 @@ class DriverNode(PlainNode):
 
     def check(self) -> None:
         """Asked while the script waits; raises DriverError to end it."""
+
+    def report(self, done: int, total: int, text: str) -> None:
+        """Print how far the script is, for whoever started it."""
+        print(progress_line(done, total, text), flush=True)
 
     def begin(self) -> None:
         self._thread.start()

@@ -47,6 +47,22 @@ class Param:
         return text
 
 
+def params_of(options: type, but: Sequence[Param] = (), **choices: tuple[str, ...]) -> list[Param]:
+    """Read-only parameters from a dataclass whose fields have a help text and a range as metadata.
+
+    `but`: parameters that the node has already. `choices`: by the name of the field.
+    """
+    params = []
+    for field in dataclasses.fields(options):
+        if field.name not in {param.name for param in but}:
+            default = field.default
+            if isinstance(default, tuple):
+                default = list(default) or [""]  # ROS knows no empty list
+            text, low, high = (field.metadata[key] for key in ("help", "low", "high"))
+            params.append(Param(field.name, default, text, low, high, choices.get(field.name, ()), read_only=True))
+    return params
+
+
 class Parameters:
     """Declares a node's parameters; their current values are its attributes."""
 
@@ -87,7 +103,8 @@ class Parameters:
             self._on_change()
 
 
-EXECUTOR = Param("executor", "events", "how callbacks run", choices=("events", "single"), read_only=True)
+_EXECUTORS = "events | single; the first is about twice as fast, where this rclpy has it"
+EXECUTOR = Param("executor", "events", _EXECUTORS, choices=("events", "single"), read_only=True)
 
 
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:

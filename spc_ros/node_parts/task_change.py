@@ -19,7 +19,7 @@ from spc_ros.sim.simulation import Simulation
 CHANGE_PARAMS = [
     Param("change_task_id", "", "task that a running episode changes into; empty: none"),
     Param("change_after_steps", 0, "change after so many steps of each episode; 0: only on ~/change", 0, 10_000_000),
-    Param("change_announced", True, "tell of the change on the topic episode at once; off: at the episode's end"),
+    Param("change_announced", True, "tell of the change on the topic episode at once; false: at the episode's end"),
     Param("episode_steps", 0, "a family's time limit in steps, from the next episode on; 0: its own", 0, 10_000_000),
 ]
 

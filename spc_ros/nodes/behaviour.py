@@ -28,8 +28,8 @@ PARAMS = [
     Param("contract", "", "contract file or name; empty: the family's", read_only=True),
     Param("kind", "expert", "who drives from the next episode on", choices=KINDS),
     Param("seed", 0, "seed of the next episode's noise", 0, 2**31),
-    Param("lockstep", True, "time waits for our commands: lose nothing; off: sensor data", read_only=True),
-    Param("min_subscriptions", 1, "subscribers of the command topic to wait for at the start", 0, 100),
+    Param("lockstep", True, "time waits for the commands: nothing may be lost; false: sensor data", read_only=True),
+    Param("min_subscriptions", 1, "subscribers of the command topic to wait for before the first command", 0, 100),
 ]
 HOUSEKEEPING_S = 0.02
 

@@ -16,7 +16,7 @@ PARAMS = [
     Param("split", "train", "tasks to collect", choices=SPLITS, read_only=True),
     Param("task_ids", [""], "tasks to collect instead of a whole split", read_only=True),
     Param("episodes", 20, "episodes of each task", 1, 100_000, read_only=True),
-    Param("kinds", [""], "who drives, in turn; empty: the usual mix", read_only=True),
+    Param("kinds", [""], "who drives, in turn: expert, noisy or random; empty: the usual mix of them", read_only=True),
     Param("seed", 0, "every episode's seed follows from this", 0, 2000, read_only=True),
     Param("record", True, "wait for a bag of each episode", read_only=True),
 ]
@@ -51,7 +51,7 @@ class CollectNode(DriverNode):
                     self.wait_for_bag(waiting.pop(0))
                 done += 1
                 rate = done / (time.monotonic() - began_s)
-                print(f"progress {done}/{total} {task.task_id} {kind} {rate:.1f} episodes/s", flush=True)
+                self.report(done, total, f"{task.task_id} {kind} {rate:.1f} episodes/s")
         for episode in waiting if p.record else []:
             self.wait_for_bag(episode)
 

@@ -32,11 +32,11 @@ from spc_ros.node_parts.topics import CONTEXT_TOPIC, DELAY_TOPIC, EPISODE_TOPIC,
 
 PARAMS = [
     *CHECKPOINT_PARAMS,
-    Param("mode", "online", "online: learn and show; collect: learn and show the prior; frozen", choices=MODES),
+    Param("mode", "online", "online: learn and show | collect: learn, show the prior | frozen", choices=MODES),
     Param(
         "nice",
         5,
-        "how far it gives way to the policy on a busy processor, as the command nice; not in lockstep or in `deploy`",
+        "how far it gives way to the policy on a busy processor, as the command nice; not in lockstep or deploy",
         0,
         19,
         read_only=True,
@@ -48,7 +48,7 @@ PARAMS = [
     Param(
         "delay_tolerance_ms",
         0.0,
-        "warn when the delay from command to state differs more from the data's; 0: 1.5 control periods",
+        "warn when the command delay differs more from the data's; 0: 1.5 control periods",
         0.0,
         10_000.0,
     ),

@@ -30,13 +30,13 @@ KNOWN_TYPES = {
     "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
 }
 PARAMS = [
-    Param("contract", "arm_reach", "contract file or name: what to record", read_only=True),
+    Param("contract", "arm_reach", "contract file or name: says what to record", read_only=True),
     Param("directory", "bags", "folder for the bags", read_only=True),
     Param("storage", "mcap", "bag format", choices=("mcap", "sqlite3"), read_only=True),
-    Param("extra_topics", [""], "more topics, as 'topic' (context, /diagnostics) or 'topic:package/msg/Type'",
+    Param("extra_topics", [""], "more topics: 'context', '/diagnostics', or 'topic:package/msg/Type'",
           read_only=True),
     Param("behaviour", "", "who drives, noted in the bags that are opened from now on"),
-    Param("auto_episode", True, "a bag per episode by itself; off: ~/start and ~/stop", read_only=True),
+    Param("auto_episode", True, "a bag for each episode by itself; false: on ~/start and ~/stop", read_only=True),
 ]  # fmt: skip
 DEPTH = 10_000  # messages that may wait while the disk is busy
 HOUSEKEEPING_S = 0.05

@@ -17,26 +17,37 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.live import EpisodeEnd
 from spc_core.alignment.streaming import PATIENCE_NS, Step, StreamingAligner, Transition
 from spc_core.contract.contract import load_contract
-from spc_core.deploy.adaptation import TRAJECTORY_COUNTS, EpisodeRequest, EpisodeResult, Outcome, TrialError
 from spc_core.deploy.interventions import InterventionKind
 from spc_core.deploy.latency_bins import latency_of
 from spc_core.system.config_files import find_config
-from spc_core.tasks import find_task, make_env
+from spc_core.tasks import families, find_task, make_env
+from spc_core.trials.control import Answer, TrialControl
 from spc_core.trials.drift import DriftLog
-from spc_core.trials.trial_control import Answer, TrialControl
-from spc_core.trials.trial_log import TrialLog
-from spc_core.trials.trial_plan import make_plan, make_trial
+from spc_core.trials.log import TrialLog
+from spc_core.trials.options import TrialOptions, make_plan, make_trial
+from spc_core.trials.protocol import (
+    TRAJECTORY_COUNTS,
+    EpisodeRequest,
+    EpisodeResult,
+    Outcome,
+    TrialError,
+    arrange_context,
+)
 from spc_ros.node_parts.context_message import ContextReading, decode_context
 from spc_ros.node_parts.contract_topics import subscribe_contract
 from spc_ros.node_parts.drift_script import OFF as DRIFT_OFF
 from spc_ros.node_parts.drift_script import PROTOCOL as DRIFT_PROTOCOL
 from spc_ros.node_parts.drift_script import DriftScript, Played
-from spc_ros.node_parts.episode_driver import DriverError, DriverNode, EpisodeBroken
+from spc_ros.node_parts.episode_driver import DRIVER_PARAMS, DriverError, DriverNode, EpisodeBroken
 from spc_ros.node_parts.lifecycle import run
+from spc_ros.node_parts.plain_node import Param, params_of
 from spc_ros.node_parts.robot_episodes import RobotEpisodes
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, LOCKSTEP_DEPTH, RECALLED_TOPIC, latched_qos
-from spc_ros.node_parts.trial_params import PARAMS
 
+PARAMS = [
+    *params_of(TrialOptions, but=DRIVER_PARAMS, family=(*families(), "")),
+    Param("lockstep", True, "time waits for the commands: nothing may be lost; false: sensor data", read_only=True),
+]
 COUNTED = (  # of policy/report, for the results
     *(kind.value for kind in InterventionKind if kind not in (InterventionKind.ROLLBACK, InterventionKind.CLOSED)),
     *("context came too late", "silences"),  # counters of the controller, which are no interventions
@@ -59,8 +70,9 @@ class TrialNode(DriverNode):
         contract = load_contract(find_config("contracts", p.contract or p.family))
         self.log, self.control = TrialLog(p.out), TrialControl(p.operator)
         try:
-            self.trial = make_trial(p)
-            kept = self.log.open(self.trial, make_plan(p, self.trial), p.record)
+            options = TrialOptions.of(p)
+            self.trial = make_trial(options)
+            kept = self.log.open(self.trial, make_plan(options, self.trial), p.record)
         except TrialError as error:
             raise ValueError(error) from None
         if kept:
@@ -94,12 +106,13 @@ class TrialNode(DriverNode):
             for request in self.trial.requests():
                 result = self.trial.record(request, self._run(request))
                 self.log.append(result)
-                self._print(result)
+                self._report_row(result)
         except TrialError as error:
             raise DriverError(str(error)) from None
         drifting = self.trial.tasks[: self.params.drift_tasks]
         if len(drifting) > 1:
-            self._drift.run(drifting, self.params.seed, self._print_drift)
+            for text in self._drift.run(drifting, self.params.seed):
+                self.report(self._scored(), len(self.trial), text)
             self.set_on("sim", DRIFT_OFF)
 
     def check(self) -> None:
@@ -107,11 +120,10 @@ class TrialNode(DriverNode):
             raise DriverError("aborted on request; started again with the same options the trial goes on")
 
     def diagnose(self) -> dict[str, object]:
-        done = sum(row.scored for row in self.trial.results)
         return {
             "phase": self.control.phase,
             "waits_for": self.control.waits_for,
-            "episodes_done": done,
+            "episodes_done": self._scored(),
             "episodes": len(self.trial),
             "last_return": self.trial.results[-1].return_ if self.trial.results else "",
         }
@@ -134,7 +146,7 @@ class TrialNode(DriverNode):
         What the policy counts while people are waited for is not the episode's.
         """
         self._hold(request)
-        self._arrange_context(request)
+        arrange_context(request, self)
         before = Counter(json.loads(self.trigger("policy/report")))
         self._seen, self._trajectory, self._contexts, self._return = [], {}, {}, 0.0
         self.control.begin()
@@ -160,14 +172,13 @@ class TrialNode(DriverNode):
         seen, info, bag, *_ = self._play(request)
         return Played(seen, dict(self._contexts), info.end_ns, bag, self.control.spoiled)
 
-    def _arrange_context(self, request: EpisodeRequest) -> None:
-        if request.reset_context:
-            self.trigger("context_encoder/reset")
-        self.set_on("context_encoder", {"mode": request.mode, "limit": request.limit or 0})
-        if request.reset_context and request.protocol == "offline":
-            self._recall(request.task.task_id)
+    def reset_context(self) -> None:
+        self.trigger("context_encoder/reset")
 
-    def _recall(self, task_id: str) -> None:
+    def set_context_mode(self, mode: str, limit: int | None) -> None:
+        self.set_on("context_encoder", {"mode": mode, "limit": limit or 0})
+
+    def load_context(self, task_id: str) -> None:
         """Have the encoder make its context of recordings, and wait for that."""
         self.set_on("context_encoder", {"recordings": self.params.recordings, "recordings_task": task_id})
         number = json.loads(self.trigger("context_encoder/recall"))["request"]
@@ -218,15 +229,13 @@ class TrialNode(DriverNode):
         self._env.set_task(find_task(request.task.task_id))
         return self._env.success(seen[-1].observation, seen[-1].next_observation)
 
-    def _print(self, result: EpisodeResult) -> None:
-        scored = sum(r.scored for r in self.trial.results)
+    def _report_row(self, result: EpisodeResult) -> None:
         what = f"{result.task_id} {result.protocol}" + (f" k={result.k}" if result.block[1] == "few_shot" else "")
         how = f"broken off: {result.aborted}" if result.aborted else f"return {result.return_:.2f}"
-        print(f"progress {scored}/{len(self.trial)} {what} {how}", flush=True)
+        self.report(self._scored(), len(self.trial), f"{what} {how}")
 
-    def _print_drift(self, done: int, total: int, text: str) -> None:
-        scored = sum(r.scored for r in self.trial.results)
-        print(f"progress {scored}/{len(self.trial)} {text} ({done} of {total})", flush=True)
+    def _scored(self) -> int:
+        return sum(row.scored for row in self.trial.results)
 
     def _serve(self) -> None:
         plain = {

@@ -23,11 +23,11 @@ def train(args: Train) -> None:
 
 
 def evaluate(args: Evaluate) -> None:
-    from spc_core.deploy.adaptation import Trial
     from spc_core.deploy.checkpoint import load_checkpoint
     from spc_core.method.planner import PlannerConfig
     from spc_core.tasks import tasks
     from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
+    from spc_core.trials.protocol import Trial
     from spc_core.trials.recordings import dataset_transitions
 
     if args.drift:

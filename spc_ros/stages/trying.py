@@ -22,22 +22,22 @@ def trial(args: TrialArgs) -> None:
     from spc_core.tasks import families
     from spc_core.tasks.camera import CameraConfig
     from spc_core.trials.evaluate import score, table
+    from spc_core.trials.options import TrialOptions
     from spc_ros.trials.provenance import command_line
     from spc_ros.trials.trial import DRIFT_TASKS, STILLS_HZ, recordings_dataset, run_trial
     from spc_ros.trials.trial_report import report_trial
 
     name = args.family or load_checkpoint(args.run).contract.name
     family = name if name in families() or args.sim else ""
-    same = ("splits", "tasks_per_split", "few_shot_sizes", "episodes", "seed", "device", "record", "protocols")
-    same += ("shuffle", "operator", "sim", "time_limit_s", "terminated_topic")
+    options = TrialOptions.of(
+        args, family=family, checkpoint=str(args.run), task_ids=args.tasks,
+        recordings=recordings_dataset(args.recordings, args.out),
+        drift_tasks=DRIFT_TASKS if args.drift and args.sim else 0,
+        contract=args.contract or ("" if family else str(checkpoint_folder(args.run) / "contract.yaml")),
+    )  # fmt: skip
+    camera = CameraConfig(args.camera, STILLS_HZ) if args.camera else None
     with Bar(f"trial {args.run}", "episode") as bar:
-        rows = run_trial(
-            args.run, family, args.out, **{option: getattr(args, option) for option in same}, task_ids=args.tasks,
-            recordings=recordings_dataset(args.recordings, args.out), progress=bar,
-            camera=CameraConfig(args.camera, STILLS_HZ) if args.camera else None,
-            drift_tasks=DRIFT_TASKS if args.drift and args.sim else 0,
-            contract=args.contract or ("" if family else str(checkpoint_folder(args.run) / "contract.yaml")),
-        )  # fmt: skip
+        rows = run_trial(options, args.device, camera, progress=bar)
     print(f"episodes: {args.out / 'episodes.jsonl'}, bags: {args.out / 'bags'}")
     if "no_context" not in args.protocols:
         print("no table and no page, whose zero would be the protocol no_context")

@@ -3,28 +3,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spc_core.system.config_files import find_config
 from spc_ros.bags.reader import find_bags
-from spc_ros.processes import NodeGroup, ProcessError
+from spc_ros.processes import NodeGroup, ProcessError, Progress
 
-PROGRESS = re.compile(r"progress (\d+)/(\d+) (.*)")
 EPISODE_TIMEOUT_S = 60.0  # far above what an episode takes; the nodes have tighter deadlines of their own
-
-
-def progress_reader(progress: Callable[[int, int, str], None] | None) -> Callable[[str], None]:
-    """Turns the lines that a driver node prints into calls of `progress(done, total, text)`."""
-
-    def on_line(line: str) -> None:
-        found = PROGRESS.match(line)
-        if found and progress is not None:
-            progress(int(found[1]), int(found[2]), found[3])
-
-    return on_line
 
 
 def require_new(out: Path) -> None:
@@ -44,7 +31,7 @@ def collect(
     contract: str = "",
     storage: str = "mcap",
     environment: Mapping[str, str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Record `episodes` of each task as bags in `<out>/bags`; returns their paths. Raises ProcessError.
 
@@ -65,8 +52,5 @@ def collect(
         nodes.start("behaviour", {"family": family, "contract": contract, "min_subscriptions": 2})
         nodes.start("sim", {"family": family, "contract": contract, "min_subscriptions": 2})
         nodes.wait_ready()
-        driver = nodes.start("collect", plan, progress_reader(progress))
-        driver.wait_while_printing(EPISODE_TIMEOUT_S, lambda: nodes.check(but=driver))
-        if driver.process.returncode != 0:
-            raise ProcessError(f"collection failed{driver.tail()}")
+        nodes.drive("collect", plan, EPISODE_TIMEOUT_S, progress)
     return find_bags([bags])

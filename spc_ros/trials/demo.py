@@ -26,14 +26,14 @@ from typing import Any
 import yaml
 
 from spc_core.contract.contract import load_contract
-from spc_core.deploy.adaptation import in_order
 from spc_core.method.config import ConfigError, build
 from spc_core.pages.report import FamilyRun, summarise, write_report, write_summary
 from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task, make_env
 from spc_core.trials.drift import DRIFT, read_drift
 from spc_core.trials.evaluate import expert_returns, score, table
-from spc_core.trials.trial_log import EPISODES, read_rows
+from spc_core.trials.log import EPISODES, read_rows
+from spc_core.trials.protocol import in_order
 from spc_ros.trials.provenance import setup, versions
 
 RECORD = "wall_time_s.json"  # of each finished stage; marks a demo's folder

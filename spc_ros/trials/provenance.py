@@ -60,8 +60,8 @@ def host() -> str:
 
 
 def command_line(stage: str, options: Any) -> str:
-    """`spc <stage>` with every option of a dataclass spelt out, since defaults may change; Path first is positional."""
-    first, *fields = dataclasses.fields(options)
+    """`spc <stage>` with every option of a dataclass, since defaults may change; the first required is positional."""
+    first, *fields = sorted(dataclasses.fields(options), key=lambda field: field.default is not dataclasses.MISSING)
     words = ["spc", stage, str(getattr(options, first.name))]
     for field in fields:
         value, flag = getattr(options, field.name), field.name.replace("_", "-")

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spc_core.deploy.adaptation import EpisodeResult, TrialError, in_order
 from spc_core.system.config_files import find_config
 from spc_core.tasks.camera import CameraConfig
-from spc_core.trials.trial_log import PLAN, TrialLog, read_rows
-from spc_core.trials.trial_plan import TrialOptions, make_plan, make_trial
+from spc_core.trials.log import PLAN, TrialLog, read_rows
+from spc_core.trials.options import TrialOptions, make_plan, make_trial
+from spc_core.trials.protocol import EpisodeResult, TrialError, in_order
 from spc_ros.conversion.convert import convert
-from spc_ros.processes import NodeGroup, ProcessError
-from spc_ros.trials.collect import progress_reader, require_new
+from spc_ros.processes import NodeGroup, ProcessError, Progress
+from spc_ros.trials.collect import require_new
 
 DRIFT_TASKS = 6  # tried tasks that change into one another
 STILLS_HZ = 2.0  # of the camera; rendering without a GPU takes longer than many ticks
@@ -23,35 +24,29 @@ IMAGES = "camera/image_raw:sensor_msgs/msg/Image"  # extra topic of the recorder
 
 
 def run_trial(
-    checkpoint: str | Path,
-    family: str,
-    out: str | Path,
+    options: TrialOptions,
     device: str = "cpu",
     camera: CameraConfig | None = None,
     environment: Mapping[str, str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-    **options: Any,
+    progress: Progress | None = None,
 ) -> list[EpisodeResult]:
     """Rows of `<out>/episodes.jsonl`, in order; bags are in `<out>/bags`, logs in `<out>/log`.
 
-    `options` are fields of TrialOptions. `camera`: the sim's, recorded with each bag. Called again with the same `out`
-    it goes on where it was; another trial's folder is refused untouched. Raises ProcessError.
+    `camera`: the sim's, recorded with each bag. Called again with the same `out` it goes on where it was; another
+    trial's folder is refused untouched. Raises ProcessError.
     """
-    folder = Path(checkpoint).resolve()
-    contract = str(find_config("contracts", options.pop("contract", "") or family).resolve())
-    asked = TrialOptions(family, str(folder), str(Path(out).resolve()), contract, **options)
+    folder = Path(options.checkpoint).resolve()
+    contract = str(find_config("contracts", options.contract or options.family).resolve())
+    places = {"checkpoint": str(folder), "out": str(Path(options.out).resolve()), "contract": contract}
+    asked = dataclasses.replace(options, **places)
     prepare(asked)
     agent = {"contract": contract, "checkpoint": str(folder), "device": device}
-    plan = {**asked.params(), "lockstep": asked.sim}
-    params_file = find_config(".", "lockstep" if asked.sim else "robot")
+    params_file = find_config("trial", "lockstep" if asked.sim else "robot")
     with NodeGroup(Path(asked.out) / "log", environment=environment, params_file=params_file) as nodes:
         start_chain(nodes, asked, agent, camera)
         nodes.wait_ready(120.0)
-        driver = nodes.start("trial", plan, progress_reader(progress))
         silence_s = EPISODE_TIMEOUT_S + (0.0 if asked.sim else asked.time_limit_s)
-        driver.wait_while_printing(silence_s, lambda: nodes.check(but=driver))
-        if driver.process.returncode != 0:
-            raise ProcessError(f"the trial failed{driver.tail()}")
+        nodes.drive("trial", {**asked.params(), "lockstep": asked.sim}, silence_s, progress)
     return in_order(read_rows(TrialLog(asked.out).path))
 
 

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 PROTOCOLS = ("no_context", "zero_shot", "few_shot", "offline")
 LIVE_PROTOCOLS = PROTOCOLS[:3]  # those that need no recordings of the task
@@ -42,10 +42,7 @@ class TaskLike(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeRequest:
-    """One episode to run. The order: reset_context, then mode and limit, then the robot's reset.
-
-    Where `offline` asks for reset_context, the driver fills the context from recordings of the task.
-    """
+    """One episode to run: arrange_context() first, then the robot's reset."""
 
     task: TaskLike
     protocol: str  # no_context | zero_shot | few_shot | offline | collect
@@ -55,6 +52,28 @@ class EpisodeRequest:
     reset_context: bool
     mode: str  # of the ContextTracker: online | collect | frozen
     limit: int | None  # most transitions in the context
+
+
+class ContextControl(Protocol):
+    """What a driver can do to the context that the policy acts on."""
+
+    def reset_context(self) -> None:
+        """Back to the prior."""
+
+    def set_context_mode(self, mode: str, limit: int | None) -> None:
+        """Mode of the ContextTracker, and most transitions in the context."""
+
+    def load_context(self, task_id: str) -> None:
+        """Fill the context from recordings of the task, whatever the mode."""
+
+
+def arrange_context(request: EpisodeRequest, control: ContextControl) -> None:
+    """What the policy knows of the task before the episode starts: the one place that decides it."""
+    if request.reset_context:
+        control.reset_context()
+    control.set_context_mode(request.mode, request.limit)
+    if request.reset_context and request.protocol == "offline":
+        control.load_context(request.task.task_id)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +91,13 @@ class Outcome:
     uncertainty: Sequence[float] = ()  # standard error of `context` by its transitions; empty: not told
     success: bool | None = None  # of the task, by the family or the operator; None: nobody can tell
     aborted: str = ""  # why the episode does not count, such as an emergency stop
-    trajectory: Sequence[tuple[int, Sequence[float]]] = ()  # (count, context) on the way, at TRAJECTORY_COUNTS
+    trajectory: Sequence[Any] = ()  # (count, context) on the way, at TRAJECTORY_COUNTS
     latency: Mapping[str, int] = dataclasses.field(default_factory=dict)  # ticks from state to command, by us
 
 
-@dataclasses.dataclass(frozen=True)
-class EpisodeResult:
-    """One row of a trial's table."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeResult(Outcome):
+    """One row of a trial's table: which episode it was, and its outcome, in the types that JSON gives back."""
 
     task_id: str
     split: str
@@ -87,19 +106,14 @@ class EpisodeResult:
     k: int
     episode: int
     seed: int
-    return_: float
-    steps: int
-    context: list[float]
-    context_count: int
-    bag: str
-    reason: str
-    seconds: float
-    interventions: Mapping[str, int]
-    uncertainty: list[float] = dataclasses.field(default_factory=list)  # empty in rows older than this field
-    success: bool | None = None
-    aborted: str = ""
-    trajectory: list[list] = dataclasses.field(default_factory=list)  # [count, [context]]
-    latency: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: EpisodeRequest, outcome: Outcome) -> EpisodeResult:
+        task = request.task
+        which = {"task_id": task.task_id, "split": task.split, "params": dict(task.params)}
+        which |= {name: getattr(request, name) for name in ("protocol", "k", "episode", "seed")}
+        numbers = {"return_": float(outcome.return_), "seconds": round(outcome.seconds, 4)}
+        return cls.from_json(json.dumps({**which, **vars(outcome), **numbers}))
 
     @property
     def scored(self) -> bool:
@@ -207,28 +221,7 @@ class Trial:
 
     def record(self, request: EpisodeRequest, outcome: Outcome) -> EpisodeResult:
         """Note what a request led to; returns its row."""
-        result = EpisodeResult(
-            task_id=request.task.task_id,
-            split=request.task.split,
-            params=dict(request.task.params),
-            protocol=request.protocol,
-            k=request.k,
-            episode=request.episode,
-            seed=request.seed,
-            return_=float(outcome.return_),
-            steps=outcome.steps,
-            context=[float(value) for value in outcome.context],
-            context_count=outcome.context_count,
-            bag=outcome.bag,
-            reason=outcome.reason,
-            seconds=round(outcome.seconds, 4),
-            interventions=dict(outcome.interventions),
-            uncertainty=[float(value) for value in outcome.uncertainty],
-            success=outcome.success,
-            aborted=outcome.aborted,
-            trajectory=[[count, [float(value) for value in z]] for count, z in outcome.trajectory],
-            latency=dict(outcome.latency),
-        )
+        result = EpisodeResult.of(request, outcome)
         self.results.append(result)
         return result
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spc_core.deploy.adaptation import EpisodeResult, Trial, TrialError
 from spc_core.system.atomic_files import write_whole
+from spc_core.trials.protocol import EpisodeResult, Trial, TrialError
 
 EPISODES = "episodes.jsonl"
 PLAN = "plan.json"

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a trial over ROS: its tasks, and the plan by which a resumed trial is recognised.
+
+An option stands here once, with its default, help text and range. The parameters of the node `trial`, the flags of
+`spc trial` and the entries of plan.json follow from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from spc_core.contract.contract import load_contract
+from spc_core.deploy.checkpoint_files import ONNX_CARD, model_id, weights_sha256
+from spc_core.system.config_files import find_config
+from spc_core.trials.protocol import LIVE_PROTOCOLS, PROTOCOLS, TaskLike, Trial, TrialError
+
+
+def option(default: Any, help: str, low: float | None = None, high: float | None = None, plan: bool = True) -> Any:
+    """A field with a range; `plan`: it stands in plan.json, and a resumed trial must have the same value."""
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "plan": plan})
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialSettings:
+    """The options by which the command and the node mean the same."""
+
+    family: str = option("arm_reach", "task family; empty: a robot of its own")
+    contract: str = option("", "contract file or name; empty: the family's", plan=False)
+    splits: tuple[str, ...] = option(("id",), "tasks to try, any of: train, val, id, ood", plan=False)
+    tasks_per_split: int = option(0, "only the first so many tasks of each split; 0: all", 0, 1000, plan=False)
+    few_shot_sizes: tuple[int, ...] = option((100,), "transitions of a few-shot context; each size is tried")
+    episodes: int = option(3, "scored episodes of each task and protocol", 1, 100_000)
+    seed: int = option(0, "seed of the first scored episode", 0, 2**30)
+    protocols: tuple[str, ...] = option(LIVE_PROTOCOLS, f"any of: {', '.join(PROTOCOLS)} (needs recordings)")
+    shuffle: bool = option(True, "blocks of task and protocol in an order drawn with the seed")
+    operator: bool = option(
+        False, "wait for ~/continue of the node trial before each episode, and for ~/success after it"
+    )
+    sim: bool = option(True, "the node sim resets itself; false: a robot, which an operator brings to its start")
+    time_limit_s: float = option(10.0, "without sim: longest time of an episode, by the robot's stamps", 0.1, 86_400.0)
+    terminated_topic: str = option("", "without sim: std_msgs/Bool, true when the robot ended its task; empty: none")
+    record: bool = option(True, "record a bag of each episode, and wait for it")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialOptions(TrialSettings):
+    """All options of one trial, which are the parameters of the node `trial`."""
+
+    task_ids: tuple[str, ...] = option((), "tasks to try instead of splits; without a sim, any names", plan=False)
+    recordings: str = option("", "dataset with recordings of each task, for the protocol offline")
+    drift_tasks: int = option(0, "so many tried tasks change into one another at the end; 0: no drift test", 0, 1000)
+    checkpoint: str = option(
+        "", "which checkpoint this is: its folder, or the SHA-256 of its weights; fixed for a trial", plan=False
+    )
+    out: str = option("trial", "folder for episodes.jsonl; a trial that was interrupted there is resumed", plan=False)
+    silence_timeout_s: float = option(
+        10.0, "give up when the simulation shows no sign of life for so long", 1.0, 3600.0, plan=False
+    )
+
+    def __post_init__(self) -> None:
+        """Lists and paths become tuples and strings; `[""]` is how ROS writes an empty list."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, tuple):
+                object.__setattr__(self, field.name, () if list(value) == [""] else tuple(value))
+            elif isinstance(value, Path):
+                object.__setattr__(self, field.name, str(value))
+
+    @classmethod
+    def of(cls, source: Any, **others: Any) -> TrialOptions:
+        """From the attributes of the same names, of the command's options or of a node's parameters."""
+        names = [field.name for field in dataclasses.fields(cls) if hasattr(source, field.name)]
+        return cls(**{name: getattr(source, name) for name in names} | others)
+
+    def params(self) -> dict[str, Any]:
+        """The parameters of the node `trial`. ROS knows no empty list, so empty ones are left out."""
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        return {name: value for name, value in values.items() if value != []}
+
+
+@dataclasses.dataclass(frozen=True)
+class RobotTask:
+    """A task of a robot that no family describes: only its name is known."""
+
+    task_id: str
+    split: str
+    params: Mapping[str, float] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+
+
+def make_trial(options: TrialOptions) -> Trial:
+    """The trial that the options ask for. Raises ValueError, and TrialError for recordings that are missing."""
+    from spc_core.tasks import find_task, tasks  # loads the simulator, which the help of a command does not need
+
+    if not options.sim and not options.operator:
+        raise ValueError("without a sim somebody must bring the robot to its start; set operator, or leave sim on")
+    if not options.sim and options.drift_tasks:
+        raise ValueError("the drift test needs a sim, which can change the task; set drift_tasks to 0")
+    if options.task_ids:
+        chosen = [find_task(task_id) if options.sim else robot_task(task_id) for task_id in options.task_ids]
+    elif options.family:
+        limit = options.tasks_per_split or None
+        chosen = [task for split in options.splits for task in tasks(options.family, split)[:limit]]
+    else:
+        raise ValueError("there is neither a family nor a task; give task_ids, such as bench/light bench/heavy")
+    trial = Trial(
+        chosen, options.protocols, options.episodes, options.seed, options.few_shot_sizes, options.shuffle
+    )  # fmt: skip
+    if "offline" in options.protocols:
+        require_recordings(options.recordings, chosen)
+    return trial
+
+
+def robot_task(task_id: str) -> TaskLike:
+    """A task by its name: of a family, where one has it; the part between slashes, as in a/ood/b, is its split."""
+    from spc_core.tasks import SPLITS, find_task
+
+    try:
+        return find_task(task_id)
+    except ValueError:
+        parts = task_id.split("/")
+        return RobotTask(task_id, parts[1] if len(parts) == 3 and parts[1] in SPLITS else "id")
+
+
+def require_recordings(root: str, wanted: Sequence[TaskLike]) -> None:
+    """Raises TrialError where the dataset lacks recordings of a task."""
+    from spc_core.data.reader import stored_tasks
+
+    if not root:
+        raise TrialError("protocol 'offline' needs recordings of each task; give a dataset, or leave the protocol out")
+    known = [store.entry.task_id for store in stored_tasks(Path(root)) if store.step_count]
+    missing = [task.task_id for task in wanted if task.task_id not in known]
+    if missing:
+        raise TrialError(
+            f"{root}: has no recordings of {', '.join(missing)}, which the protocol offline needs; it has "
+            f"{', '.join(known[:20])}{' ...' if len(known) > 20 else ''}. Record and convert them, try those tasks, or "
+            "leave the protocol out"
+        )
+
+
+def make_plan(options: TrialOptions, trial: Trial) -> dict[str, Any]:
+    """What makes it this trial and no other. Raises CheckpointError for a folder without weights."""
+    contract = load_contract(find_config("contracts", options.contract or options.family))
+    return {
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.metadata["plan"]},
+        "checkpoint": checkpoint_name(options.checkpoint),
+        "tasks": [task.task_id for task in trial.tasks],
+        "contract_sha256": contract.sha256,
+    }
+
+
+def checkpoint_name(checkpoint: str) -> str:
+    """The SHA-256 of the weights in a folder, or what an export came from; what is no folder is a name already."""
+    folder = Path(checkpoint)
+    if not checkpoint or not folder.is_dir():
+        return checkpoint
+    return f"export of model {model_id(folder)}" if (folder / ONNX_CARD).is_file() else weights_sha256(folder)
