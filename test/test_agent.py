@@ -7,8 +7,9 @@ import pytest
 import torch
 from synthetic import tiny_config
 
-from spc_core.method.agent import Agent, Batch, Learner, _of_windows
+from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import ConfigError
+from spc_core.method.fused import FusedLearner
 from spc_core.system.config_files import find_config
 
 
@@ -22,10 +23,10 @@ def make_batch(empty_context: bool = False) -> Batch:
     )  # fmt: skip
 
 
-def make_learner(method: str = "spc", **overrides: object) -> Learner:
+def make_learner(method: str = "spc", kind: type[Learner] = FusedLearner, **overrides: object) -> Learner:
     torch.manual_seed(1)
     config = tiny_config(method=method, contexts_per_task=4, **overrides)
-    return Learner(Agent(2, 2, [{"goal": float(task)} for task in range(4)], config))
+    return kind(Agent(2, 2, [{"goal": float(task)} for task in range(4)], config))
 
 
 def changed(learner: Learner, work) -> set[str]:
@@ -64,8 +65,8 @@ def test_context_encoder_learns_from_each_loss_alone(name):
     weights = {"consistency": 0.0, "reward": 0.0, "contrast": 0.0} | {name: 1.0}
     learner = make_learner(loss={f"{loss}_weight": weight for loss, weight in weights.items()})
     torch.nn.init.normal_(learner.agent.task_means)
-    for head in (learner.agent.world_model.dynamics, learner.agent.world_model.reward):  # at first z hardly matters
-        torch.nn.init.normal_(head[-1].weight)
+    for network in (learner.agent.world_model.dynamics, learner.agent.world_model.reward):  # at first z hardly matters
+        torch.nn.init.normal_(network[-1].weight)
     learner._update_model(make_batch())
     gradients = [p.grad for p in learner.agent.context_encoder.parameters()]
     assert all(g is not None and g.abs().max() > 0 for g in gradients)
@@ -93,9 +94,10 @@ def test_every_shipped_method_has_its_arrows_written_down():
     assert {file.stem for file in (find_config("methods", "spc").parent).glob("*.yaml")} == set(LEARNS)
 
 
+@pytest.mark.parametrize("kind", [Learner, FusedLearner])
 @pytest.mark.parametrize("method", LEARNS)
-def test_methods_learn_exactly_what_they_say(method):
-    learner = make_learner(method)
+def test_methods_learn_exactly_what_they_say(method, kind):
+    learner = make_learner(method, kind)
     batch = make_batch()
     learner.update(batch, 0)  # the first update moves running means, without which contrast has no direction
     moved = changed(learner, lambda: learner.update(batch, 2))
@@ -104,9 +106,9 @@ def test_methods_learn_exactly_what_they_say(method):
 
 def test_no_context_and_oracle_act_on_what_they_say():
     batch = make_batch()
-    assert not make_learner("no_context")._contexts(batch).any()
+    assert not make_learner("no_context")._contexts(batch)[1].any()
     oracle = make_learner("oracle")
-    z = oracle._contexts(batch)
+    _, z = oracle._contexts(batch)
     expected = torch.tensor([2.0, 0.0, 3.0])[:, None, None].expand(3, 4, 1)  # the parameter of the batch's tasks
     torch.testing.assert_close(z * torch.arange(4.0).std(correction=0) + 1.5, expected)
     torch.testing.assert_close(oracle.agent.oracle_context({"goal": 1.5}), torch.zeros(1))
@@ -126,8 +128,8 @@ def test_csro_bound_learns_its_own_network_and_never_through_the_encoder():
     assert any(not torch.equal(p, q) for p, q in zip(learner.club.parameters(), club, strict=True))
     encoder = learner.agent.context_encoder
     encoder.zero_grad()
-    votes = encoder.embed(make_batch().context.flatten(0, 2))
-    learner._step("club", -learner.club.log_likelihood(*learner._acted(votes.detach(), make_batch())).mean())
+    embeddings = encoder.embed(make_batch().context.flatten(0, 2))
+    learner._step("club", -learner.club.log_likelihood(learner._acted(make_batch()), embeddings.detach()).mean())
     assert all(p.grad is None for p in encoder.parameters())
 
 
@@ -138,7 +140,7 @@ def test_windows_use_the_contexts_of_their_task_in_order():
         context_of=torch.tensor([0, 0, 1, 1]),
     )  # fmt: skip
     z = torch.arange(6.0).reshape(3, 2, 1)
-    assert _of_windows(z, few).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert few.of_windows(z).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     make_learner().update(few, 0)
 
 
@@ -187,7 +189,7 @@ def test_model_learns_deterministic_dynamics_and_rewards():
     config = tiny_config(updates=150, world_model_every=1, final_lr_share=1.0, world_model_lr=3e-3, context_lr=3e-3,
                          loss={"task_mean_rate": 0.1})  # fmt: skip
     torch.manual_seed(0)
-    learner = Learner(Agent(2, 2, [{}] * 4, config))
+    learner = FusedLearner(Agent(2, 2, [{}] * 4, config))
     goal = torch.tensor([1.0, -1.0, 0.5, -0.5])
     first, last = {}, {}
     for number in range(150):

@@ -37,11 +37,11 @@ class PointModel:
         return observation
 
     def predict(self, latent: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        following = latent + GAIN * action
-        return following, -(following - z).square().sum(-1) - EFFORT * action.square().sum(-1)
+        next_latent = latent + GAIN * action
+        return next_latent, -(next_latent - z).square().sum(-1) - EFFORT * action.square().sum(-1)
 
-    def likeliest(self, latent: Tensor, head: Tensor) -> Tensor:
-        return head
+    def mode(self, latent: Tensor, output: Tensor) -> Tensor:
+        return output
 
 
 def point_agent() -> Any:

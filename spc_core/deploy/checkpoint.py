@@ -21,6 +21,7 @@ from spc_core.deploy.networks.row_plan import row_plan
 from spc_core.deploy.networks.torch_rows import RowPlanner, TorchNetworks
 from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
+from spc_core.method.fused import fuse_
 from spc_core.method.normalize import Stats
 from spc_core.method.planner_config import PlannerConfig
 
@@ -116,6 +117,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
         )
     agent = Agent(contract.observation_dim, contract.action_dim, [task["params"] for task in metrics["tasks"]], config)
     _load_weights(agent, folder / "weights.safetensors")
+    fuse_(agent)
     agent.to(place).eval().requires_grad_(False)
     return Checkpoint(agent, config, contract, stats, metrics, place)
 

@@ -1,34 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sets that latent states live on: small classes behind one interface, chosen by config.
 
-A set has three verbs: `encode` puts an encoder's output on it, `step` a dynamics network's, so that a rollout never
-leaves the set; `features` and `head` are the sizes of those two outputs, and `dim` that of a latent.
+`encode` puts an encoder's output on the set, `step` a dynamics network's, so that a rollout never leaves it. `features`
+and `outputs` are the sizes of those two networks' outputs, and `dim` that of a latent.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spc_core.method.config import ModelConfig, TrainConfig
 from spc_core.method.layers import FSQ
 
 
-class Continuous(nn.Module):
-    """Any vector."""
+class Latent(nn.Module):
+    """What all sets share."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = self.features = self.head = dim
+        self.dim = self.features = self.outputs = dim
+
+    def encode(self, features: Tensor) -> Tensor:
+        """The encoder's output (..., features) to latents (..., L)."""
+        raise NotImplementedError
+
+    def step(self, latent: Tensor, output: Tensor) -> Tensor:
+        """Latents (B, L) and the dynamics' output for them (B, outputs) to the next latents (B, L)."""
+        return self.encode(output)
+
+    def mode(self, latent: Tensor, output: Tensor) -> Tensor:
+        """The most likely next latents (B, L); for planning, where noise would blur the comparison of plans."""
+        return self.step(latent, output)
+
+    def difference(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """How far a predicted latent is from the real one (B, L), in units that make all numbers comparable."""
+        return predicted - target
+
+
+class Continuous(Latent):
+    """Any vector."""
 
     def encode(self, features: Tensor) -> Tensor:
         return features
-
-    def step(self, latent: Tensor, head: Tensor) -> Tensor:
-        return head
-
-    def difference(self, predicted: Tensor, target: Tensor) -> Tensor:
-        return predicted - target
 
 
 class Raw(Continuous):
@@ -40,14 +55,14 @@ class Raw(Continuous):
         super().__init__(dim)
         self.register_buffer("scale", torch.ones(dim))
 
-    def step(self, latent: Tensor, head: Tensor) -> Tensor:
-        return latent + head * self.scale
+    def step(self, latent: Tensor, output: Tensor) -> Tensor:
+        return latent + output * self.scale
 
     def difference(self, predicted: Tensor, target: Tensor) -> Tensor:
         return (predicted - target) / self.scale
 
 
-class SimNorm(Continuous):
+class SimNorm(Latent):
     """Groups of numbers, each on a simplex: not negative, with sum one."""
 
     def __init__(self, dim: int, size: int) -> None:
@@ -57,19 +72,15 @@ class SimNorm(Continuous):
     def encode(self, features: Tensor) -> Tensor:
         return torch.softmax(features.unflatten(-1, (-1, self.size)), -1).flatten(-2)
 
-    def step(self, latent: Tensor, head: Tensor) -> Tensor:
-        return self.encode(head)
 
-
-class Codes(nn.Module):
+class FSQLatent(Latent):
     """Groups of FSQ channels: a finite set of codes. Dynamics give channels, which are rounded to codes."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config.groups * len(config.levels))
         self.groups, self.channels = config.groups, len(config.levels)
         self.fsq = FSQ(config.levels)
         self.codes = len(self.fsq.codebook)
-        self.dim = self.features = self.head = self.groups * self.channels
 
     def encode(self, features: Tensor) -> Tensor:
         return self.fsq(features.unflatten(-1, (self.groups, self.channels))).flatten(-2)
@@ -78,14 +89,8 @@ class Codes(nn.Module):
         """(..., L) to the groups' code indices (..., G)."""
         return self.fsq.indices(latent.unflatten(-1, (self.groups, self.channels)))
 
-    def step(self, latent: Tensor, head: Tensor) -> Tensor:
-        return self.encode(head)
 
-    def difference(self, predicted: Tensor, target: Tensor) -> Tensor:
-        return predicted - target
-
-
-class SampledCodes(Codes):
+class CategoricalFSQLatent(FSQLatent):
     """The same codes. Dynamics give logits of each code, (B, codes x G), and the next code is drawn from them.
 
     Codes come before groups: a softmax over the last, odd-sized dimension is some forty times slower on a CPU.
@@ -93,65 +98,29 @@ class SampledCodes(Codes):
 
     def __init__(self, config: ModelConfig, temperature: float) -> None:
         super().__init__(config)
-        self.temperature = temperature
-        self.head = self.groups * self.codes
+        self.temperature, self.draw = temperature, draw_codes  # of which fused.py has a faster form
+        self.outputs = self.groups * self.codes
 
-    def logits(self, head: Tensor) -> Tensor:
+    def logits(self, output: Tensor) -> Tensor:
         """(B, codes x G) to (B, codes, G)."""
-        return head.unflatten(-1, (self.codes, self.groups))
+        return output.unflatten(-1, (self.codes, self.groups))
 
-    def step(self, latent: Tensor, head: Tensor) -> Tensor:
+    def step(self, latent: Tensor, output: Tensor) -> Tensor:
         """A draw by the Gumbel trick, hard forward and soft backward."""
-        logits = self.logits(head)
-        perturbed = (logits - torch.log(exponential_noise(logits))) / self.temperature
-        return StraightThroughCodes.apply(perturbed, self.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
+        return self.draw(self.logits(output), self.fsq.codebook, self.temperature).flatten(-2)
 
-    def likeliest(self, head: Tensor) -> Tensor:
-        """The most likely next latent (B, L); for planning, where noise would blur the comparison of plans."""
-        best = self.logits(head).max(1).indices  # four times as fast as argmax(1) on a CPU
+    def mode(self, latent: Tensor, output: Tensor) -> Tensor:
+        best = self.logits(output).max(1).indices  # four times as fast as argmax(1) on a CPU
         return self.fsq.codebook[best].flatten(-2)
 
 
-def exponential_noise(like: Tensor) -> Tensor:
-    """Standard exponential numbers, fp32, of the shape of `like`; minus their logarithm is Gumbel noise.
-
-    From 16 random bits each, four from one draw, since a CPU's generator is serial: values from 7.6e-6 to 11.8.
-    """
-    return -torch.log(uniform(random_bits(like)))
+def draw_codes(logits: Tensor, codebook: Tensor, temperature: float) -> Tensor:
+    """Codes (B, G, C) drawn from logits (B, codes, G); the gradient is that of a softmax at `temperature`."""
+    one_hot = F.gumbel_softmax(logits.transpose(1, 2), temperature, hard=True)  # (B, G, codes)
+    return one_hot @ codebook
 
 
-def random_bits(like: Tensor) -> Tensor:
-    """16 random bits for each number of `like`, int16."""
-    words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
-    return words.random_(-(2**63), None).view(torch.int16)[: like.numel()].view(like.shape)
-
-
-def uniform(bits: Tensor) -> Tensor:
-    """Random bits to numbers between 0 and 1, fp32."""
-    return (bits.float() + (2**15 + 0.5)) * 2**-16
-
-
-class StraightThroughCodes(torch.autograd.Function):
-    """Codes (B, G, C) of the largest of perturbed logits (B, codes, G); the gradient is that of a softmax.
-
-    Same as `gumbel_softmax(hard=True)` times the codebook, without its one-hot and difference tensors.
-    """
-
-    @staticmethod
-    def forward(ctx, perturbed: Tensor, codebook: Tensor) -> Tensor:  # type: ignore[override]
-        soft = torch.softmax(perturbed, 1)
-        ctx.save_for_backward(soft, codebook)
-        hard = (soft == soft.amax(1, keepdim=True)).to(soft.dtype)
-        return hard.transpose(1, 2) @ codebook
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        soft, codebook = ctx.saved_tensors
-        by_code = codebook @ gradient.transpose(1, 2)  # (B, codes, G)
-        return by_code.sub_((by_code * soft).sum(1, keepdim=True)).mul_(soft), None
-
-
-def make_latent(observation_dim: int, config: TrainConfig) -> Continuous | Codes:
+def make_latent(observation_dim: int, config: TrainConfig) -> Latent:
     """The set that `config.method.latent` names."""
     model, method = config.model, config.method
     if method.latent == "raw":
@@ -161,5 +130,5 @@ def make_latent(observation_dim: int, config: TrainConfig) -> Continuous | Codes
     if method.latent == "simnorm":
         return SimNorm(model.continuous_dim, model.simplex_size)
     if method.consistency in ("mse", "cosine"):  # comparing latents, not distributions over them
-        return Codes(model)
-    return SampledCodes(model, config.loss.gumbel_temperature)
+        return FSQLatent(model)
+    return CategoricalFSQLatent(model, config.loss.gumbel_temperature)

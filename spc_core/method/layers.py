@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,52 +12,13 @@ from torch.nn import functional as F
 INIT_STD = 0.02
 
 
-NARROW = 64  # a product with so few inputs or outputs costs little, so it is never rounded to bfloat16
-
-
-class Linear(nn.Linear):
-    """A linear layer that stays in full precision under autocast where it is narrow: observations, values, rewards."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if min(self.weight.shape) > NARROW or not torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
-
-
-class Mish(nn.Module):
-    """x tanh(softplus(x)), from one sigmoid t: with u = t (2 - t), tanh(softplus(x)) = u / (2 - u).
-
-    Several times faster on a CPU than the library's, which takes an exponential, a logarithm and a tanh.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _Mish.apply(x)  # type: ignore[return-value]
-
-
-class _Mish(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override]
-        t = torch.sigmoid(x)
-        gate = (2 - t).mul_(t)
-        gate /= 2 - gate
-        ctx.save_for_backward(gate, t.mul_(x))
-        return x * gate
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        gate, swish = ctx.saved_tensors  # d mish / dx = gate + x t (1 - gate^2)
-        slope = (gate * gate).neg_().add_(1).mul_(swish).add_(gate)
-        return slope.mul_(gradient)
-
-
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, last_std: float = INIT_STD) -> nn.Sequential:
     """Linear -> LayerNorm -> Mish blocks and a plain Linear; weights truncated normal 0.02, biases 0."""
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
     for i, o in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [Linear(i, o), nn.LayerNorm(o), Mish()]
-    network = nn.Sequential(*layers, Linear(sizes[-1], outputs))
+        layers += [nn.Linear(i, o), nn.LayerNorm(o), nn.Mish()]
+    network = nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
     for module in network:
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=last_std if module is network[-1] else INIT_STD)
@@ -76,11 +35,7 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.expand(len(self.weight), *x.shape[-2:])
-        if min(self.weight.shape[1:]) > NARROW or not torch.is_autocast_enabled(x.device.type):
-            return torch.baddbmm(self.bias, x, self.weight)
-        with torch.autocast(x.device.type, enabled=False):
-            return torch.baddbmm(self.bias, x.float(), self.weight)
+        return torch.baddbmm(self.bias, x.expand(len(self.weight), *x.shape[-2:]), self.weight)
 
 
 class EnsembleNorm(nn.Module):
@@ -100,7 +55,7 @@ def ensemble_mlp(members: int, inputs: int, hidden: Sequence[int], outputs: int)
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
     for i, o in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [EnsembleLinear(members, i, o), EnsembleNorm(members, o), Mish()]
+        layers += [EnsembleLinear(members, i, o), EnsembleNorm(members, o), nn.Mish()]
     return nn.Sequential(*layers, EnsembleLinear(members, sizes[-1], outputs))
 
 
@@ -139,33 +94,6 @@ class FSQ(nn.Module):
     def indices(self, codes: Tensor) -> Tensor:
         """(..., groups, channels) codes to (..., groups) indices."""
         return ((codes * self.steps + self.steps).round().long() * self.basis).sum(-1)
-
-
-COMPILED_NUMBERS = 2**20  # a function over fewer numbers is not worth the seconds that compiling takes
-_compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
-
-
-def compiled(function: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
-    """`function` fused into few passes over memory, where `like` is large and a compiler is there; else as it is."""
-    if like.numel() < COMPILED_NUMBERS:
-        return function
-    if function not in _compiled:
-        _compiled[function] = _with_fallback(function)
-    return _compiled[function]
-
-
-def _with_fallback(function: Callable[..., Any]) -> Callable[..., Any]:
-    fused = torch.compile(function, dynamic=False)
-
-    def run(*args: Any) -> Any:
-        try:
-            return fused(*args)
-        except Exception as error:  # a missing or broken compiler raises anything
-            warnings.warn(f"{function.__name__} runs uncompiled, which is slower: {error}", stacklevel=2)
-            _compiled[function] = function
-            return function(*args)
-
-    return run
 
 
 @torch.no_grad()

@@ -112,9 +112,9 @@ class Planner:
         total = latent.new_zeros(len(latent))
         for t in range(horizon):
             actions.append(act(t, latent, z))
-            head, reward = model.predict(latent, actions[t], z)
+            output, reward = model.predict(latent, actions[t], z)
             total = total + discount**t * reward
-            latent = model.likeliest(latent, head)
+            latent = model.mode(latent, output)
         total = total + discount**horizon * self._agent.critic.values(latent, z)
         return torch.stack(actions, 1).unflatten(0, (robots, count)), total.view(robots, count)
 

@@ -4,14 +4,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from spc_core.method.config import LossConfig, TrainConfig
-from spc_core.method.consistency import make_consistency
-from spc_core.method.latents import SampledCodes, make_latent
+from spc_core.method.config import TrainConfig
+from spc_core.method.latents import make_latent
 from spc_core.method.layers import mlp
+from spc_core.method.losses import make_consistency
+
+
+class Rollout(NamedTuple):
+    """What a model predicts for each of H steps."""
+
+    outputs: list[Tensor]  # (B, outputs) of the dynamics network
+    latents: list[Tensor]  # (B, L) after the step
+    rewards: list[Tensor]  # (B,)
 
 
 class WorldModel(nn.Module):
@@ -28,7 +38,7 @@ class WorldModel(nn.Module):
         self.learnt = config.method.learns_model
         if self.learnt:
             inputs = self.latent.dim + action_dim + context_dim
-            self.dynamics = mlp(inputs, model.dynamics_hidden, self.latent.head)
+            self.dynamics = mlp(inputs, model.dynamics_hidden, self.latent.outputs)
             self.reward = mlp(inputs, model.dynamics_hidden, 1)
             self.consistency = make_consistency(self.latent, observation_dim, config)
 
@@ -42,44 +52,29 @@ class WorldModel(nn.Module):
         return self.latent.encode(self.target_encoder(observation))
 
     def predict(self, latent: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, L), (B, A), (B, Z) to what `latent.step` makes the next latent of (B, head), and to rewards (B,)."""
+        """(B, L), (B, A), (B, Z) to what `latent.step` makes the next latent of (B, outputs), and to rewards (B,)."""
         inputs = torch.cat([latent, action, z], -1)
         return self.dynamics(inputs), self.reward(inputs).squeeze(-1)
 
-    def likeliest(self, latent: Tensor, head: Tensor) -> Tensor:
-        """The most likely next latent (B, L), without noise."""
-        if isinstance(self.latent, SampledCodes):
-            return self.latent.likeliest(head)
-        return self.latent.step(latent, head)
+    def mode(self, latent: Tensor, output: Tensor) -> Tensor:
+        """The most likely next latents (B, L), without noise."""
+        return self.latent.mode(latent, output)
 
+    def rollout(
+        self, observations: Tensor, actions: Tensor, z: Tensor, open_loop: bool = True,
+        step: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Rollout:  # fmt: skip
+        """Predictions from s_0 on, with the recorded actions: observations (B, H + 1, O), actions (B, H, A), z (B, Z).
 
-def world_model_losses(
-    model: WorldModel, observations: Tensor, actions: Tensor, rewards: Tensor, alive: Tensor, z: Tensor,
-    config: LossConfig, open_loop: bool = True,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Temporal consistency and reward loss of rollouts from s_0 with the recorded actions.
-
-    observations (B, H + 1, O) = s_0 .. s_H; actions (B, H, A); rewards and alive (B, H), 0 in steps after a terminal;
-    z (B, Z). Open loop: each step starts from the latent that the step before predicted; else from the real one.
-    Both are means over steps of discount^t times the mean over the batch.
-    """
-    horizon = actions.shape[1]
-    targets = model.encode_target(observations[:, 1:])
-    latents = model.encode(observations[:, :1] if open_loop else observations[:, :-1])
-    latent = latents[:, 0]
-    consistency, reward = z.new_zeros(()), z.new_zeros(())
-    for t in range(horizon):
-        weight = config.horizon_discount**t / horizon
-        head, predicted_reward = model.predict(latent, actions[:, t], z)
-        following, compared = model.consistency.advance(
-            model.latent, latent, head, targets[:, t], observations[:, t + 1], last=t + 1 == horizon
-        )
-        consistency = consistency + weight * (alive[:, t] * compared).mean()
-        reward = reward + weight * (alive[:, t] * (predicted_reward - rewards[:, t]).square()).mean()
-        latent = following if open_loop else latents[:, min(t + 1, horizon - 1)]
-    return consistency, reward
-
-
-def alive_steps(terminated: Tensor) -> Tensor:
-    """(B, H) flags to 1 up to and with the first terminal step, 0 after: what follows is not the task's."""
-    return 1 - (terminated.cumsum(-1) - terminated).clamp(max=1)
+        Open loop: each step starts from the latent that the step before predicted; else from the real one. `step`
+        stands in for `latent.step`.
+        """
+        predicted = Rollout([], [], [])
+        latents = self.encode(observations[:, :1] if open_loop else observations[:, :-1])
+        for t, action in enumerate(actions.unbind(1)):
+            latent = predicted.latents[-1] if open_loop and t else latents[:, t]
+            output, reward = self.predict(latent, action, z)
+            predicted.outputs.append(output)
+            predicted.latents.append((step or self.latent.step)(latent, output))
+            predicted.rewards.append(reward)
+        return predicted

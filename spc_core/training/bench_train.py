@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long one training update takes, where the time goes, and how far that is from what the machine can do.
 
-All numbers of one report come from one run: the update, the plain equations (reference.py) as the named baseline, and
+All numbers of one report come from one run: the update, the plain equations (agent.Learner) as the named baseline, and
 a matrix product as the machine's limit.
 """
 
@@ -26,8 +26,8 @@ from spc_core.data.sampler import Sampler
 from spc_core.deploy.checkpoint import pick_device
 from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import TrainConfig
+from spc_core.method.fused import FusedLearner
 from spc_core.system.allocator import keep_freed_memory
-from spc_core.training.reference import ReferenceLearner
 from spc_core.training.train import data_stats
 from spc_core.training.training_run import to_device
 
@@ -117,7 +117,7 @@ def bench_train(
     torch.manual_seed(config.seed)
     data = random_dataset()
     sampler = Sampler(data, data_stats(data), config, config.seed)
-    learner = Learner(new_agent(data, config).to(device))
+    learner = FusedLearner(new_agent(data, config).to(device))
 
     def update(learner: Learner, number: int) -> None:
         learner.update(to_device(sampler.batch(), device), number)
@@ -139,7 +139,7 @@ def bench_train(
     plain = None
     if baseline and has_model and config.method.latent in ("discrete", "continuous"):
         progress("plain equations")
-        reference = ReferenceLearner(new_agent(data, config).to(device))
+        reference = Learner(new_agent(data, config).to(device))
         slow = [time_it(lambda kind=kind: update(reference, kind), rounds, device).least for kind in kinds]
         plain = share * slow[0] + (1 - share) * slow[-1]
     return TrainBench(

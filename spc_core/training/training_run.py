@@ -17,8 +17,9 @@ from spc_core.data.outliers import describe
 from spc_core.data.packed import PackedDataset
 from spc_core.data.sampler import Sampler
 from spc_core.deploy.checkpoint import Checkpoint, save_checkpoint
-from spc_core.method.agent import Agent, Batch, Learner
+from spc_core.method.agent import Agent, Batch
 from spc_core.method.config import TrainConfig
+from spc_core.method.fused import FusedLearner
 from spc_core.method.latents import Raw
 from spc_core.method.normalize import Stats
 from spc_core.training.distributed import Group
@@ -51,7 +52,7 @@ class TrainingRun:
         self.agent = Agent(contract.observation_dim, contract.action_dim, params, config).to(self.device)
         if isinstance(latent := self.agent.world_model.latent, Raw):
             latent.scale.copy_(torch.from_numpy(stats.change_std / stats.observation_std))
-        self.learner = Learner(self.agent)
+        self.learner = FusedLearner(self.agent)
         self.modules = {"agent": self.agent} | ({"club": self.learner.club} if self.learner.club else {})
         for module in self.modules.values():
             group.broadcast(module.state_dict().values())

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from spc_core.method.agent import Agent
-from spc_core.method.latents import Codes, Continuous, SimNorm
+from spc_core.method.latents import Continuous, FSQLatent, SimNorm
 from spc_core.method.normalize import Stats
 
 
@@ -129,7 +129,7 @@ def _mlp(network: nn.Module, outputs: int | None = None) -> Mlp:
 
 
 def _latent(latent: nn.Module) -> Rounding | Simplexes | None:
-    if isinstance(latent, Codes):
+    if isinstance(latent, FSQLatent):
         bounds, steps = latent.fsq.bounds.repeat(latent.groups), latent.fsq.steps.float().repeat(latent.groups)
         return Rounding(_array(bounds), _array(steps))
     if isinstance(latent, SimNorm):

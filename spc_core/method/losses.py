@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The losses of world model and context encoder, each a named function; those of actor and critic are in iql.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spc_core.method.config import ModelConfig, TrainConfig
+from spc_core.method.latents import CategoricalFSQLatent, Latent, SimNorm
+from spc_core.method.layers import mlp
+
+FOCAL_FLOOR = 0.1  # of squared distances: bounds the push between two tasks
+
+
+def mean_over_steps(values: Sequence[Tensor], mask: Tensor, discount: float) -> Tensor:
+    """Mean over H steps of discount^t times the mean over the batch: H values (B,), mask (B, H) of zeros and ones."""
+    total = mask.new_zeros(())
+    for t, value in enumerate(values):
+        total = total + discount**t / len(values) * (mask[:, t] * value).mean()
+    return total
+
+
+def step_mask(terminated: Tensor) -> Tensor:
+    """(B, H) flags to 1 up to and with the first terminal step, 0 after: what follows is not the task's."""
+    return 1 - (terminated.cumsum(-1) - terminated).clamp(max=1)
+
+
+def code_cross_entropy(logits: Tensor, indices: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, codes, G) against code indices (B, G), mean over groups: (B,)."""
+    return F.cross_entropy(logits, indices, reduction="none").mean(-1)
+
+
+def simplex_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-sum target log softmax(logits) over the last dimension of (B, groups, size), mean over groups: (B,)."""
+    return -(target * torch.log_softmax(logits, -1)).sum(-1).mean(-1)
+
+
+class NoConsistency(nn.Module):
+    """Predicted latents are not compared with anything: the reward alone teaches the latents."""
+
+    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        """Temporal consistency of one step, (B,).
+
+        Dynamics' output (B, outputs), predicted latent and its target (B, L), the real observation (B, O).
+        """
+        return predicted.new_zeros(len(predicted))
+
+
+class CodeCrossEntropy(NoConsistency):
+    """Cross-entropy of the codes' logits against the target's codes, mean over groups."""
+
+    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        assert isinstance(space, CategoricalFSQLatent)
+        return code_cross_entropy(space.logits(output), space.indices(target))
+
+
+class SimplexCrossEntropy(NoConsistency):
+    """Cross-entropy between simplices, mean over groups."""
+
+    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        assert isinstance(space, SimNorm)
+        shape = (-1, space.size)
+        return simplex_cross_entropy(output.unflatten(-1, shape), target.unflatten(-1, shape))
+
+
+class SquaredError(NoConsistency):
+    """Mean squared difference of latents."""
+
+    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        return space.difference(predicted, target).square().mean(-1)
+
+
+class Cosine(NoConsistency):
+    """One minus the cosine of the angle between latents."""
+
+    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        return 1 - F.cosine_similarity(predicted, target, dim=-1)
+
+
+class Reconstruction(NoConsistency):
+    """A decoder must give the observation back from the predicted latent: the older way to learn latents."""
+
+    def __init__(self, latent_dim: int, observation_dim: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.decoder = mlp(latent_dim, config.encoder_hidden, observation_dim)
+
+    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
+        return (self.decoder(predicted) - observation).square().mean(-1)
+
+
+def make_consistency(latent: Latent, observation_dim: int, config: TrainConfig) -> NoConsistency:
+    """The comparison that `config.method.consistency` names."""
+    kind = config.method.consistency
+    if kind == "reconstruction":
+        return Reconstruction(latent.dim, observation_dim, config.model)
+    if kind == "cross_entropy":
+        return CodeCrossEntropy() if config.method.latent == "discrete" else SimplexCrossEntropy()
+    return {"mse": SquaredError, "cosine": Cosine, "none": NoConsistency}[kind]()
+
+
+def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float) -> Tensor:
+    """InfoNCE between z (B, Z) and the running means (K, Z) of all tasks; `task` (B,) is the own one.
+
+    -log softmax of -distance / temperature at the own task: the own mean is the positive, all others the negatives.
+    """
+    # squared distances plus a floor: the gradient of a norm is not defined at zero
+    distance = ((z[:, None] - means[None]).square().sum(-1) + 1e-6).sqrt()
+    return F.cross_entropy(-distance / temperature, task)
+
+
+def focal_loss(z: Tensor, task: Tensor) -> Tensor:
+    """FOCAL's distance metric on z (B, Z) of tasks (B,): d^2 over pairs of one task, 1 / (d^2 + 0.1) over the others.
+
+    Each is a mean over its pairs, and 0 where there is none (arXiv 2010.01112, eq. 11, n = 2).
+    """
+    squared = (z[:, None] - z[None]).square().sum(-1)
+    other = task[:, None] != task[None]
+    same = ~other & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    pull = (squared * same).sum() / same.sum().clamp(min=1)
+    push = (other / (squared + FOCAL_FLOOR)).sum() / other.sum().clamp(min=1)
+    return pull + push
+
+
+class ClubBound(nn.Module):
+    """An upper bound on the information between embeddings and (s, a), and so about who acted (CLUB, arXiv 2006.12013).
+
+    A network predicts the embedding from (s, a); the bound is how much likelier it holds real pairs than shuffled ones.
+    """
+
+    def __init__(self, inputs: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.network = mlp(inputs, config.context_hidden, 2 * config.context_dim)
+
+    def log_likelihood(self, acted: Tensor, embeddings: Tensor) -> Tensor:
+        """(B, O + A) and (B, Z) to log Normal(embeddings; mean, std) of the prediction, (B,)."""
+        mean, log_std = self.network(acted).chunk(2, -1)
+        log_std = 3 * torch.tanh(log_std)  # bounded: embeddings that do not vary must not become infinitely likely
+        square = ((embeddings - mean) / log_std.exp()).square()
+        return -(0.5 * square + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def forward(self, acted: Tensor, embeddings: Tensor) -> Tensor:
+        """The bound, a scalar; embeddings of other transitions come from rolling the batch by a random step."""
+        shift = int(torch.randint(1, max(len(embeddings), 2), ()))
+        shuffled = embeddings.roll(shift, 0)
+        return (self.log_likelihood(acted, embeddings) - self.log_likelihood(acted, shuffled)).mean()
