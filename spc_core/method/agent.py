@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,13 @@ class Batch:
     context_weight: Tensor  # (T, C, N), 0 or 1; a row of zeros is the empty context
     task: Tensor  # (T,), index of the training task
     context_of: Tensor  # (W,), index of each window's context, the same for all tasks
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device; the same object when it is there already."""
+        if device.type == "cpu":
+            return self
+        fields = (field.name for field in dataclasses.fields(self))
+        return Batch(**{name: getattr(self, name).to(device, non_blocking=True) for name in fields})
 
     def of_windows(self, z: Tensor) -> Tensor:
         """z of contexts (T, C, Z) to z of the windows that use them (T W, Z)."""
@@ -80,7 +88,7 @@ class Agent(nn.Module):
 class Learner:
     """An agent with its optimisers."""
 
-    OPTIMIZER = {"foreach": False}  # how torch's optimisers go through the weights
+    OPTIMIZER: dict[str, Any] = {"foreach": False}  # how torch's optimisers go through the weights
 
     def __init__(self, agent: Agent) -> None:
         self.agent, self.config = agent, agent.config

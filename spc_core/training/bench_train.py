@@ -29,7 +29,6 @@ from spc_core.method.config import TrainConfig
 from spc_core.method.fused import FusedLearner
 from spc_core.system.allocator import keep_freed_memory
 from spc_core.training.train import data_stats
-from spc_core.training.training_run import to_device
 
 OBSERVATIONS, ACTIONS, TASKS = 17, 6, 20  # of a walker, as the public implementation is usually run
 EPISODES, STEPS = 10, 200  # of each task
@@ -120,7 +119,7 @@ def bench_train(
     learner = FusedLearner(new_agent(data, config).to(device))
 
     def update(learner: Learner, number: int) -> None:
-        learner.update(to_device(sampler.batch(), device), number)
+        learner.update(sampler.batch().to(device), number)
 
     progress("updates")
     has_model = "model" in learner.optimizers
@@ -130,7 +129,7 @@ def bench_train(
     share = 1 / config.world_model_every if len(kinds) == 2 else 1.0
     mean = _between(timings[0], timings[-1], share)
     sampling = time_it(sampler.batch, 4 * rounds, torch.device("cpu"))
-    batch = to_device(sampler.batch(), device)
+    batch = sampler.batch().to(device)
     gflop = share * _gflop(learner, batch, kinds[0]) + (1 - share) * _gflop(learner, batch, kinds[-1])
     progress("breakdown")
     breakdown = _breakdown(lambda: [update(learner, kind) for kind in kinds], device)

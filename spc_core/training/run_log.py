@@ -28,11 +28,9 @@ class RunLog:
         self._stream = file.open("a", newline="")
         self._writer = csv.writer(self._stream)
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=update + 1 if update else None)
-        self.last: dict[str, float] = {}
 
     def write(self, update: int, seconds: float, means: dict[str, float]) -> None:
         """One line: the mean losses of the updates since the last."""
-        self.last = means
         self._writer.writerow([update, f"{seconds:.1f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)])
         self._stream.flush()
         for name, value in means.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: dataset in, run folder out. It can be stopped at any moment and goes on where it was.
+"""Training: dataset in, run folder out. It can be stopped at any moment and resumes where it stopped.
 
 RUN/checkpoint/       the agent as it is now, ready to run (deploy/checkpoint.py)
 RUN/best/             the agent that did best on validation tasks, if `evaluate_every` is set (validation.py)
@@ -13,10 +13,13 @@ together (spc_core/training/distributed.py), and only the first of them writes.
 from __future__ import annotations
 
 import shutil
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from spc_core.data.dataset import DatasetError
 from spc_core.data.outliers import refuse_outliers
@@ -27,15 +30,16 @@ from spc_core.method.normalize import Stats, compute_stats
 from spc_core.system.allocator import keep_freed_memory
 from spc_core.system.signals import stop_on_signals
 from spc_core.training.distributed import Group, join_group
-from spc_core.training.training_run import TrainingRun
-from spc_core.training.validation import simulated_family
+from spc_core.training.run_log import RunLog
+from spc_core.training.run_state import TrainingRun
+from spc_core.training.validation import Validator, simulated_family
 
 STATS_STEPS = 200_000  # statistics are taken over at most this many evenly spaced steps
 STATS_PIECE = 10_000  # steps that statistics read at a time
 
 
 def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: bool = False) -> Path:
-    """Train, or go on with an interrupted run of the same dataset and config; returns the checkpoint's folder.
+    """Train, or resume an interrupted run of the same dataset and config; returns the checkpoint's folder.
 
     SIGINT and SIGTERM end the current update, save, and raise KeyboardInterrupt.
     Raises DatasetError, ConfigError or TrainingError.
@@ -56,11 +60,67 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
         run = TrainingRun(data, data_stats(data), out, config, group)
         _prepare(out, overwrite, group)
         run.resume()
-        with stop_on_signals() as stopped, run:
-            run.loop(stopped)
+        with stop_on_signals() as stopped, _open_log(run) as log, _open_validator(run, log) as validator:
+            _loop(run, log, validator, stopped)
             group.close()  # the other processes need not wait for the last evaluation
-            run.finish(stopped)
+            if validator is not None and not validator.finish(config.updates, run.snapshot, stopped):
+                raise KeyboardInterrupt(
+                    "trained, but stopped before the final weights were evaluated; the same command does"
+                )
     return run.checkpoint_folder
+
+
+def _loop(run: TrainingRun, log: RunLog | None, validator: Validator | None, stopped: list[int]) -> None:
+    """Draw, update, log, save and validate, until done or told to stop; saves at the end."""
+    config, group, progress = run.config, run.group, run.progress
+    if progress.update == config.updates:
+        if group.leads:
+            print(f"{run.out}: already trained for {config.updates} updates")
+        return
+    began = time.monotonic() - progress.seconds
+    stop = False
+    with tqdm(
+        total=config.updates, initial=progress.update, desc=f"train {run.out.name}", unit="update",
+        disable=not group.leads,
+    ) as bar:  # fmt: skip
+        while progress.update < config.updates and not stop:
+            batch = run.sampler.batch().to(run.device)
+            run.watch.add(progress.update, run.learner.update(batch, progress.update))
+            progress.update += 1
+            progress.seconds = time.monotonic() - began
+            bar.update()
+
+            logs = progress.update % config.log_every == 0 or progress.update == config.updates
+            saves = progress.update % config.checkpoint_every == 0
+            stop = run.check(bool(stopped), logs or saves)
+            if logs:
+                run.last_means = group.means(run.watch.means())
+                run.watch.clear()
+                bar.set_postfix({name: f"{mean:.3f}" for name, mean in run.last_means.items()}, refresh=False)
+                if log is not None:
+                    log.write(progress.update, progress.seconds, run.last_means)
+            if saves:
+                run.save()
+            if validator is not None:
+                validator.poll()
+                if progress.update % config.evaluate_every == 0 and progress.update < config.updates:
+                    validator.offer(progress.update, run.snapshot)
+        run.save()
+    if stop and progress.update < config.updates:
+        raise KeyboardInterrupt(f"stopped at update {progress.update} of {config.updates}; the same command goes on")
+
+
+def _open_log(run: TrainingRun) -> RunLog | nullcontext[None]:
+    """The run's log, in the leading process and where there is something to log."""
+    wanted = run.group.leads and (run.config.evaluate_every or run.progress.update < run.config.updates)
+    return RunLog(run.out, run.progress.update) if wanted else nullcontext()
+
+
+def _open_validator(run: TrainingRun, log: RunLog | None) -> Validator | nullcontext[None]:
+    """The process that scores checkpoints, where the run has one."""
+    if log is None or not run.config.evaluate_every:
+        return nullcontext()
+    return Validator(run.out, simulated_family(run.data.contract.name), log.write_scores)
 
 
 def _prepare(out: Path, overwrite: bool, group: Group) -> None:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run consists of, how it is saved and resumed, and what to say when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from spc_core.data.outliers import describe
+from spc_core.data.packed import PackedDataset
+from spc_core.data.sampler import Sampler
+from spc_core.deploy.checkpoint import Checkpoint, save_checkpoint
+from spc_core.method.agent import Agent
+from spc_core.method.config import TrainConfig
+from spc_core.method.fused import FusedLearner
+from spc_core.method.latents import Raw
+from spc_core.method.normalize import Stats
+from spc_core.training.distributed import Group
+from spc_core.training.loss_watch import BadLoss, LossWatch
+from spc_core.training.resume import TrainingError, read_state, write_state
+
+FLAGS_EVERY = 10  # updates between two checks whether another process was stopped, on GPUs
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands; written to resume.pt."""
+
+    update: int = 0
+    seconds: float = 0.0
+
+
+class TrainingRun:
+    """Everything that a run resumes with: learner, sampler, progress, and the losses since the last log line."""
+
+    def __init__(self, data: PackedDataset, stats: Stats, out: Path, config: TrainConfig, group: Group) -> None:
+        self.data, self.out, self.config, self.group, self.device = data, out, config, group, group.device
+        self.checkpoint_folder, self._resume_file = out / "checkpoint", out / "resume.pt"
+        torch.manual_seed(config.seed)
+        self.stats = stats
+        contract = data.contract
+        params = [task.params for task in data.tasks]
+        self.agent = Agent(contract.observation_dim, contract.action_dim, params, config).to(self.device)
+        if isinstance(latent := self.agent.world_model.latent, Raw):
+            latent.scale.copy_(torch.from_numpy(stats.change_std / stats.observation_std))
+        self.learner = FusedLearner(self.agent)
+        self._modules = {"agent": self.agent} | ({"club": self.learner.club} if self.learner.club else {})
+        for module in self._modules.values():
+            group.broadcast(module.state_dict().values())
+        self.learner.reduce = group.average_gradients
+        self.sampler = Sampler(data, stats, config, config.seed, group.rank, group.world)
+        if group.rank:
+            torch.manual_seed(config.seed + group.rank)  # noise of its own, after the same first weights
+        self.progress = Progress()
+        self.watch = LossWatch()
+        self.last_means: dict[str, float] = {}  # losses of the last log line, which a checkpoint's metrics show
+        self._checked = (0, self.sampler.rng.bit_generator.state)  # update and sampler when losses were last checked
+
+    def check(self, stopped: bool, due: bool) -> bool:
+        """Whether any process was `stopped`. Raises TrainingError for a loss that is not finite in any of them.
+
+        On a GPU, losses are checked only where that is `due`, since it makes this program wait for the GPU.
+        """
+        checks = due or self.device.type == "cpu"
+        if not (checks or self.group.world == 1 or self.progress.update % FLAGS_EVERY == 0):
+            return False
+        bad = self.watch.first_bad() if checks else None
+        stop, failed = self.group.any(stopped, bad is not None)
+        if failed:
+            raise TrainingError(f"{self.out}: {self._diagnosis(bad)}")
+        if checks:
+            self._checked = (self.progress.update, self.sampler.rng.bit_generator.state)
+        return stop
+
+    def _diagnosis(self, bad: BadLoss | None) -> str:
+        """What went wrong when; the batch is drawn again, since on a GPU it is long gone."""
+        if bad is None:
+            return f"a loss of another process is not finite at update {self.progress.update}; its message says more"
+        update, self.sampler.rng.bit_generator.state = self._checked
+        for _ in range(bad.update - update):
+            self.sampler.batch()
+        batch = self.sampler.batch()
+        kept = self._resume_file
+        return (
+            f"the {bad.name} loss became {bad.value} at update {bad.update + 1}; lower the learning rates or look for "
+            f"outliers in the data: {describe(batch, [task.task_id for task in self.data.tasks])}\n"
+            + (f"The last good state is kept in {kept}" if kept.is_file() else "No state was saved before that")
+        )
+
+    def snapshot(self, folder: Path) -> None:
+        """Write the agent as it is now as a checkpoint."""
+        metrics = {
+            "update": self.progress.update,
+            "seconds": round(self.progress.seconds, 1),
+            "seed": self.config.seed,
+            "losses": self.last_means,
+            "dataset_sha256": self.data.sha256,
+            "contract_sha256": self.data.contract.sha256,
+            "command_delay": self.data.command_delay,
+            "tasks": [{"task_id": task.task_id, "params": dict(task.params)} for task in self.data.tasks],
+        }
+        contract = self.data.contract
+        save_checkpoint(folder, Checkpoint(self.agent, self.config, contract, self.stats, metrics, self.device))
+
+    def save(self) -> None:
+        """Write the checkpoint, then all that a later process needs to continue as if nothing had happened.
+
+        Raises TrainingError, and writes nothing, when a weight is not finite.
+        """
+        bad = [name for name, weight in self.agent.state_dict().items() if not bool(torch.isfinite(weight).all())]
+        if self.group.any(bool(bad))[0]:
+            raise TrainingError(
+                f"{self.out}: weight {(bad or ['of another process'])[0]} is not finite after update "
+                f"{self.progress.update}; lower the learning rates or look for outliers in the data. "
+                "The last good state is kept; nothing was overwritten."
+            )
+        cuda = self.device.type == "cuda"
+        state = {
+            "modules": {name: module.state_dict() for name, module in self._modules.items()},
+            "optimizers": {name: o.state_dict() for name, o in self.learner.optimizers.items()},
+            "torch_rng": self.group.gather(torch.get_rng_state()),
+            "cuda_rng": self.group.gather(torch.cuda.get_rng_state(self.device)) if cuda else [],
+            "sampler_rng": json.dumps(self.sampler.rng.bit_generator.state),
+            "progress": dataclasses.asdict(self.progress),
+            "losses": self.watch.state(),
+        }
+        if self.group.leads:
+            self.snapshot(self.checkpoint_folder)
+            write_state(self._resume_file, state, self.config, self.data)
+
+    def resume(self) -> None:
+        """Continue an earlier run in the same folder, if there is one and it is the same run."""
+        rank = self.group.rank
+        if not self._resume_file.is_file():
+            return
+        state = read_state(self._resume_file, self.device, self.config, self.data)
+        for name, module in self._modules.items():
+            module.load_state_dict(state["modules"][name])
+        for name, optimizer in self.learner.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if rank < len(state["torch_rng"]):  # else one of more processes than before: its noise begins again
+            torch.set_rng_state(state["torch_rng"][rank].cpu())
+        if self.device.type == "cuda" and rank < len(state["cuda_rng"]):
+            torch.cuda.set_rng_state(state["cuda_rng"][rank].cpu(), self.device)
+        self.sampler.rng.bit_generator.state = json.loads(state["sampler_rng"])
+        self.progress = Progress(**state["progress"])
+        self.watch.load(state["losses"])
+        self._checked = (self.progress.update, self.sampler.rng.bit_generator.state)
