@@ -26,9 +26,9 @@ from std_msgs.msg import Bool
 from spc_core.contract.contract import load_contract
 from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task, make_env
-from spc_ros.messages.fields import FieldReader
+from spc_ros.messages.fields import FieldReader, message_class
 from spc_ros.node_parts.contract_topics import StatePublishers
-from spc_ros.node_parts.topics import message_class, stream_qos
+from spc_ros.node_parts.topics import stream_qos
 
 
 @contextlib.contextmanager

@@ -20,9 +20,9 @@ from rclpy.node import Node
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract.contract import Contract
-from spc_ros.messages.fields import FieldReader
+from spc_ros.messages.fields import FieldReader, message_class
 from spc_ros.node_parts.contract_topics import StatePublishers
-from spc_ros.node_parts.topics import latched_qos, message_class, stream_qos
+from spc_ros.node_parts.topics import latched_qos, stream_qos
 
 TIMEOUT_S = 30.0
 DOMAINS = (*range(61, 102), *range(1, 61))  # above 101, the ports of a domain may be taken by outgoing connections

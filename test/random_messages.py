@@ -10,7 +10,7 @@ import numpy as np
 from rosbags.interfaces import Nodetype
 from rosbags.typesys.store import Typestore
 
-from spc_ros.messages.raw_messages import RawColumn
+from spc_ros.messages.columns import RawColumn
 
 JOINTS = ["hip", "knee", "ankle", "left.wrist", "ü"]
 STRINGS = ["", "a", "map", "base_link", "odometry frame", "größe", "漢字"]

@@ -16,10 +16,9 @@ import pytest
 from recorded_bags import arm_reach, record_arm
 
 from spc_ros.conversion import engines
-from spc_ros.conversion.bag_conversion import Job, convert_bag
+from spc_ros.conversion.bag_conversion import Job, convert_bag, load_part, save_part
 from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.conversion.convert import ConversionError, convert
-from spc_ros.conversion.parts import load_part, save_part
 
 
 def tree(root: Path) -> dict[str, bytes]:

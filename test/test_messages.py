@@ -206,8 +206,10 @@ def test_what_cannot_be_written_is_refused():
         FieldWriter(VECTOR, ["vector.x"], "c").fill(message_class(VECTOR)(), np.zeros(2))
     with pytest.raises(MessageError, match=r"cannot write field 'vector\.w' .* it has x, y, z; correct the contract"):
         FieldWriter(VECTOR, ["vector.w"], "c").fill(message_class(VECTOR)(), np.zeros(1))
-    with pytest.raises(MessageError, match=r"'robot_msgs/msg/Leg' is not installed; .* ros-jazzy-robot-msgs"):
+    with pytest.raises(MessageError, match=r"'robot_msgs/msg/Leg' is not of a known package; known: sensor_msgs, "):
         message_class("robot_msgs/msg/Leg")
+    with pytest.raises(MessageError, match=r"std_msgs has no message 'Flaot64' \(did you mean 'Float64'\?\)"):
+        message_class("std_msgs/msg/Flaot64")
 
 
 def test_a_contract_reader_routes_each_topic():

@@ -25,10 +25,11 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract.contract import load_contract, parse_contract
 from spc_core.method.planner import PlannerConfig
 from spc_core.system.config_files import find_config
+from spc_ros.messages.fields import message_class
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.context_message import decode_context, encode_context
 from spc_ros.node_parts.policy_params import planner_config
-from spc_ros.node_parts.topics import latched_qos, message_class, stream_qos
+from spc_ros.node_parts.topics import latched_qos, stream_qos
 from spc_ros.processes import NodeGroup, NodeProcess, ProcessError
 
 pytestmark = pytest.mark.timeout(180)

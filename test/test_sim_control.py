@@ -16,9 +16,9 @@ from node_probe import Probe, own_domain
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract.contract import load_contract
 from spc_core.system.config_files import find_config
-from spc_ros.messages.fields import stamp_ns
+from spc_ros.messages.fields import message_class, stamp_ns
 from spc_ros.node_parts.command_publisher import CommandPublisher
-from spc_ros.node_parts.topics import message_class, stream_qos
+from spc_ros.node_parts.topics import stream_qos
 from spc_ros.processes import NodeGroup
 from spc_ros.sim.control import Code, Feature, PlayState, Scope, SimControl, Steps
 

@@ -20,9 +20,9 @@ from spc_core.contract.contract import Contract, load_contract, parse_contract
 from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task
 from spc_core.tasks.film import missing
-from spc_ros.messages.fields import stamp_ns
+from spc_ros.messages.fields import message_class, stamp_ns
 from spc_ros.node_parts.command_publisher import CommandPublisher
-from spc_ros.node_parts.topics import message_class, stream_qos
+from spc_ros.node_parts.topics import stream_qos
 from spc_ros.processes import NodeGroup, NodeProcess
 
 pytestmark = pytest.mark.timeout(180)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tolerant columns: in bulk as message by message, whatever the messages lack."""
+"""Columns of messages that lack fields: in bulk as message by message, whatever they lack."""
 
 import dataclasses
 
@@ -12,10 +12,10 @@ from robot_recording import JOINTS, record_robot
 from spc_core.contract.contract import parse_contract
 from spc_ros.bags.reader import BagReader
 from spc_ros.doctor.topic_logs import read_topic_logs
-from spc_ros.messages import tolerant_columns
+from spc_ros.messages import columns
+from spc_ros.messages.columns import DAMAGED, ColumnReader
 from spc_ros.messages.fields import JOINT_ARRAYS, FieldReader, MessageError, stamp_ns
 from spc_ros.messages.numeric_fields import state_fields
-from spc_ros.messages.tolerant_columns import DAMAGED, TolerantReader
 
 TYPES = [
     JOINT_STATE,
@@ -66,15 +66,14 @@ def test_a_faulty_bag_gives_the_same_logs_in_bulk_and_message_by_message(tmp_pat
     def logs():
         with BagReader(bag) as reader:
             text = reader.info.custom_data["spc.contract"]
-            return read_topic_logs(reader, parse_contract(text, "bag") if named else None)
+            found = read_topic_logs(reader, parse_contract(text, "bag") if named else None)
+            return found.logs, found.findings
 
     single = []
-    monkeypatch.setattr(
-        tolerant_columns, "deserialize", lambda *a, real=tolerant_columns.deserialize: single.append(a) or real(*a)
-    )
+    monkeypatch.setattr(columns, "deserialize", lambda *a, real=columns.deserialize: single.append(a) or real(*a))
     in_bulk, findings = logs()
     assert len(single) < 100  # of 1,200
-    monkeypatch.setattr(tolerant_columns, "MAX_LAYOUTS", 0)
+    monkeypatch.setattr(columns, "MAX_LAYOUTS", 0)
     single.clear()
     singly, same_findings = logs()
     assert len(single) == sum(map(len, singly)) > 1000
@@ -95,43 +94,57 @@ def test_what_can_be_read_is_what_field_reader_reads(type_name):
         fields = state_fields(STORE, type_name, messages[0])
         if not fields:
             continue  # a trajectory without points
-        reader = TolerantReader(STORE, type_name, fields, "t")
-        column = column_of(raw, type_name, random)
-        reader.add(column)
-        found = reader.recorded()
+        reader = ColumnReader(STORE, type_name, fields, "t")
+        stamps, values, shape = reader.read_all(column_of(raw, type_name, random))
+        shapes = [list(reader.shapes)[i] for i in shape.tolist()]
+        first_error = None
         singly = FieldReader(type_name, fields, "t")
         for i, message in enumerate(messages):
             try:
                 expected = singly.read(message)
-            except MessageError:
-                assert found.absent is not None and found.absent[i].any()
+            except MessageError as error:
+                first_error = first_error or str(error)
+                absent = [place not in shapes[i].present for place in range(len(fields))]
+                assert any(absent) and np.isnan(values[i][absent]).all()
+                assert type_name in JOINT_ARRAYS or f"topic 't': {shapes[i].problem}" == str(error)
                 continue
-            assert found.absent is None or not found.absent[i].any()
-            np.testing.assert_array_equal(found.values[i], expected)
-            assert found.stamp_ns is None or found.stamp_ns[i] == (stamp_ns(message) or 0)
-        assert found.receive_ns.tolist() == column.receive_ns.tolist()
+            assert shapes[i].present == tuple(range(len(fields))) and not shapes[i].problem
+            np.testing.assert_array_equal(values[i], expected)
+            assert stamps[i] == (stamp_ns(message) or 0)
+        assert first_error == (None if reader.error is None else str(reader.error))
         if type_name in JOINT_ARRAYS:
             names = [tuple(getattr(m, "name", None) or getattr(m, "joint_names", ())) for m in messages]
-            changes = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
-            assert found.layouts == tuple((i, names[i]) for i in changes)
+            assert [each.joints for each in shapes] == names
 
 
 def test_a_damaged_message_is_told_and_the_others_are_read():
     raw = [bytes(STORE.serialize_cdr(joint_state(i + 1, ["a"], position=[i]), JOINT_STATE)) for i in range(5)]
     raw[2] = raw[2][:40]
-    reader = TolerantReader(STORE, JOINT_STATE, ["position.a"], "t")
-    reader.add(column_of(raw, JOINT_STATE, np.random.default_rng(0)))
-    found = reader.recorded()
-    assert found.problems == {DAMAGED: 1}
-    assert found.values[:, 0].tolist()[:2] == [0, 1] and np.isnan(found.values[2, 0]) and found.stamp_ns[2] == 0
-    assert found.absent.ravel().tolist() == [False, False, True, False, False]
+    reader = ColumnReader(STORE, JOINT_STATE, ["position.a"], "t")
+    stamps, values, shape = reader.read_all(column_of(raw, JOINT_STATE, np.random.default_rng(0)))
+    problems = [list(reader.shapes)[i].problem for i in shape.tolist()]
+    assert problems == ["", "", DAMAGED, "", ""] and "is damaged" in str(reader.error)
+    assert values[:, 0].tolist()[:2] == [0, 1] and np.isnan(values[2, 0]) and stamps[2] == 0
+    assert not np.isnan(np.delete(values[:, 0], 2)).any()
 
 
-def test_nothing_added_is_nothing_recorded():
-    found = TolerantReader(STORE, JOINT_STATE, ["position.a"], "t").recorded()
-    assert (len(found.receive_ns), found.values.shape, found.layouts, found.problems) == (0, (0, 1), (), {})
+def test_joints_that_come_later_are_added_where_no_fields_are_asked_for():
+    raw = [bytes(STORE.serialize_cdr(joint_state(i + 1, ["a", "b"][: 1 + i // 2], position=[i, -i][: 1 + i // 2]),
+                                     JOINT_STATE)) for i in range(4)]  # fmt: skip
+    reader = ColumnReader(STORE, JOINT_STATE, None, "t")
+    for _ in range(2):
+        _, values, shape = reader.read_all(column_of(raw, JOINT_STATE, np.random.default_rng(0)))
+        assert reader.fields == ("position.a", "position.b") and shape.tolist() == [0, 0, 1, 1]
+        np.testing.assert_array_equal(values, [[0, np.nan], [1, np.nan], [2, -2], [3, -3]])
+
+
+def test_a_missing_topic_leaves_the_others_and_refuses_conversion(tmp_path):
+    bag = record_robot(tmp_path / "bag", change=lambda s: None if s.topic == "/reward" else s)
+    with BagReader(bag) as reader:
+        found = read_topic_logs(reader, parse_contract(reader.info.custom_data["spc.contract"], "bag"))
+    assert "reward" not in [log.topic for log in found.logs] and "has no topic 'reward'" in str(found.refusal)
 
 
 def test_a_type_that_is_not_defined_is_refused():
     with pytest.raises(MessageError, match="no definition of the type 'my_msgs/msg/Leg'"):
-        TolerantReader(STORE, "my_msgs/msg/Leg", None, "t")
+        ColumnReader(STORE, "my_msgs/msg/Leg", None, "t")

@@ -135,35 +135,6 @@ class TickLog:
     dropped: Mapping[str, int]  # ticks by reason
 
 
-@dataclasses.dataclass(frozen=True)
-class TopicStats:
-    """How well one topic of one bag was recorded; NaN where it cannot be told."""
-
-    topic: str
-    type: str
-    role: str
-    count: int
-    rate_hz: float
-    nominal_hz: float
-    jitter_ms: float
-    gaps: int
-    gap_share: float
-    longest_gap_s: float
-    age_ms: tuple[float, float, float]  # percentiles 50, 95, 99 at the ticks
-    delay_ms: tuple[float, float, float]  # percentiles 50, 95, 99 from header to receive
-    nan_share: float
-    lost: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def worst(severities: Iterable[Severity]) -> Severity:
     """The verdict on a list of findings."""
     return SEVERITIES[max((SEVERITIES.index(severity) for severity in severities), default=0)]

@@ -16,7 +16,7 @@ from spc_ros.bags.files import PACKED, BagError, BagFiles, storage_of
 from spc_ros.bags.mcap.records import unpack, zstd
 from spc_ros.bags.mcap.storage import McapStorage
 from spc_ros.bags.sqlite.storage import SqliteStorage
-from spc_ros.messages.raw_messages import RawColumn
+from spc_ros.messages.columns import RawColumn
 
 ZSTD_MAGIC = bytes.fromhex("28b52ffd")  # begins a message that rosbag2 compressed by itself; CDR begins with a zero
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from spc_core.alignment.episode import EpisodeInfo
+from spc_core.contract.contract import Contract, parse_contract
 from spc_core.system.config_files import suggest
 from spc_ros.bags.blocks import UnclosedError
 from spc_ros.bags.files import BagError, bag_sha256, find_bags, list_files, storage_of
 from spc_ros.bags.log import BagLog
+from spc_ros.messages.columns import RawColumn
 from spc_ros.messages.fields import MessageError
 from spc_ros.messages.message_types import build_typestore, read_definitions
-from spc_ros.messages.raw_messages import RawColumn
 
 __all__ = ["BagError", "BagInfo", "BagReader", "Topic", "bag_sha256", "find_bags", "parse_episode", "read_definitions"]
 
@@ -170,9 +171,9 @@ class BagReader:
         """Give an error its bag and a fix. Damaged bytes make parsers raise anything, so all is caught."""
         try:
             yield
-        except BagError as error:
+        except (BagError, MessageError) as error:
             self.close()
-            if str(error).startswith(f"{self.path}: "):
+            if isinstance(error, BagError) and str(error).startswith(f"{self.path}: "):
                 raise
             raise BagError(f"{self.path}: {error}") from error
         except Exception as error:
@@ -184,6 +185,21 @@ class BagReader:
         if isinstance(error, UnclosedError):
             return f"{self.path}: truncated, the recording was never closed ({what}); {RECOVER}"
         return f"{self.path}: cannot be read ({what}); {RECOVER}"
+
+
+def contract_in(bags: Iterable[Path]) -> tuple[Contract | None, list[str]]:
+    """(the contract that the first bag with one carries, errors of bags before it). Raises ContractError."""
+    unreadable = []
+    for path in bags:
+        try:
+            with BagReader(path) as bag:
+                text = bag.info.custom_data.get("spc.contract")
+        except BagError as error:
+            unreadable.append(str(error))
+            continue
+        if text:
+            return parse_contract(text, f"{path} custom_data spc.contract"), unreadable
+    return None, unreadable
 
 
 def parse_episode(texts: Iterable[str], where: str) -> EpisodeInfo | None:

@@ -8,7 +8,9 @@ import functools
 import os
 import shutil
 import sqlite3
+import struct
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,11 +27,22 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from spc_ros.bags.files import BagError
-from spc_ros.bags.mcap.checksums import write_checksums
+from spc_ros.bags.mcap.records import (
+    CHUNK,
+    CHUNK_HEAD,
+    FOOTER,
+    LONGEST_CHUNK_HEAD,
+    MAGIC,
+    RECORD,
+    read_chunk_head,
+    unpack,
+)
 
 PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 DISK_ERRORS = (OSError, sqlite3.Error)  # a full disk, each storage in its own words
 FOREVER = QosTime(9223372036, 854775807)
+CRC_PLACE = RECORD.size + CHUNK_HEAD.size - 8  # in a chunk record: behind start, end and size
+FOOTER_PLACE = RECORD.size + 16  # in a footer: behind the starts of the summary and of its offsets
 
 
 class BagWriter:
@@ -148,6 +161,34 @@ class BagWriter:
         if self._writer is None:
             raise BagError(f"{self.path}: the recording is closed; start a new one")
         return self._writer
+
+
+def write_checksums(file: Path) -> None:
+    """Fill in the CRC of every chunk and of the summary of an mcap file, as its writer closed it.
+
+    The writer leaves them at 0; then nobody can see a flipped bit in a number.
+    """
+    with file.open("r+b") as stream:
+        position = len(MAGIC)
+        while True:
+            stream.seek(position)
+            record = stream.read(LONGEST_CHUNK_HEAD)
+            opcode, length = RECORD.unpack_from(record)
+            if opcode == FOOTER:
+                break
+            head = read_chunk_head(record) if opcode == CHUNK else None
+            if head is not None and not head.crc:
+                stream.seek(position + head.head_length)
+                content = unpack(stream.read(head.packed_size), head.compression, head.size)
+                stream.seek(position + CRC_PLACE)
+                stream.write(struct.pack("<I", zlib.crc32(content)))
+            position += RECORD.size + length
+        (summary,) = struct.unpack_from("<Q", record, RECORD.size)
+        if summary:
+            stream.seek(summary)
+            crc = zlib.crc32(stream.read(position + FOOTER_PLACE - summary))
+            stream.seek(position + FOOTER_PLACE)
+            stream.write(struct.pack("<I", crc))
 
 
 def _flush_to_disk(file: Path) -> None:

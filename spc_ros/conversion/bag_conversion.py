@@ -1,31 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bag to episodes: the same function on one machine or on many."""
+"""One bag to episodes, and what came of it on disk: the same functions on one machine or on many."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Set
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spc_core.alignment.batch.aligner import Ticks
-from spc_core.alignment.episode import EpisodeInfo
-from spc_core.alignment.faults import Fault
-from spc_core.alignment.segments import EpisodeSpan, Segment, Segmentation, episode_span, marker_spans, split_ticks
-from spc_core.command_delay.survey import DelaySurvey
+from spc_core.alignment.segments import Segment, split_ticks
+from spc_core.command_delay.correlogram import Correlogram
+from spc_core.command_delay.survey import DelaySurvey, from_arrays, to_arrays
 from spc_core.contract.contract import Contract, ContractError, parse_contract
 from spc_core.data.dataset import DatasetError, Episode, check_episode
 from spc_ros.bags.files import BagError, bag_sha256
-from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
-from spc_ros.conversion.aligned_bag import STRING, AlignedBag, Marks, align_bag
+from spc_ros.bags.reader import EPISODE_TOPIC, BagReader
+from spc_ros.conversion.aligned_bag import AlignedBag, align_bag
 from spc_ros.conversion.conversion_report import BagReport
-from spc_ros.conversion.manifest import NOTHING, About, said_by_bag
-from spc_ros.conversion.parts import TaskEpisode, save_part
-from spc_ros.conversion.topic_report import TopicReport, report_topic
+from spc_ros.conversion.episode_marks import (
+    Marks,
+    about_bag,
+    episode_infos,
+    episode_spans,
+    published_counts,
+    task_of,
+)
+from spc_ros.conversion.manifest import NOTHING, About
 from spc_ros.messages.fields import MessageError
+
+ARRAYS = ("observations", "actions", "rewards", "times_ns")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +48,15 @@ class Job:
     manifest: Mapping[Path, About] = dataclasses.field(default_factory=dict)
     definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # message types by name, as .msg text
     surveyed: Set[Path] = frozenset()  # bags in which the delay from command to state is looked for
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEpisode:
+    """An episode and the task that it is of."""
+
+    task_id: str
+    params: Mapping[str, float]
+    episode: Episode
 
 
 def convert_to_part(path: Path, job: Job, part: Path, progress: Callable[[int], None] = lambda _: None) -> None:
@@ -60,42 +78,57 @@ def convert_bag(
 
     Raises BagError and MessageError.
     """
-    contract = job.contract
     with ThreadPoolExecutor(1) as pool, BagReader(path, job.definitions) as bag:
         sha256 = pool.submit(bag_sha256, path)  # beside the reading, which leaves it the processor now and then
-        notes = _compare_contract(bag, job)
-        log = align_bag(bag, contract, _marked(bag, contract), lambda: progress(bag.bytes_read), survey)
-        infos = _infos(log, str(path))
-        about = _about(bag, job, log, infos)
-        custom, notes, size_bytes = bag.info.custom_data, (*notes, *bag.losses), bag.size_bytes
-    spans = _spans(log, infos, contract)
+        notes = compare_contract(bag, job)
+        log = align_bag(bag, job.contract, lambda: progress(bag.bytes_read), survey)
+        return cut_episodes(bag, log, job, notes, sha256.result())
+
+
+def cut_episodes(
+    bag: BagReader, log: AlignedBag, job: Job, notes: Sequence[str], sha256: str
+) -> tuple[BagReport, list[TaskEpisode]]:
+    """A bag's report and episodes from its ticks. Raises BagError and DatasetError."""
+    contract, path = job.contract, bag.path
+    infos = episode_infos(log.marks.get(EPISODE_TOPIC, Marks()).values, str(path))
+    about = about_bag(bag, contract, log.marks, infos, job.manifest.get(path, NOTHING))
+    folder = path.resolve().parent.name if job.task_from == "folder" else ""
+    about = about.over(About(folder)).over(About(job.task))
+    spans = episode_spans(log.marks, infos, contract)
     segmentation = split_ticks(log.ticks, spans, contract)
     if not segmentation.segments:
         lost = segmentation.dropped
         why = max(lost, key=lambda reason: lost[reason], default="there is no tick in the episode")
         raise BagError(f"{path}: holds no transition; {why}")
-    behaviour = custom.get("spc.behaviour", "")
+    behaviour = bag.info.custom_data.get("spc.behaviour", "")
     episodes = []
     for segment in segmentation.segments:
-        episode = _episode(segment, log.ticks, path.name, sha256.result(), behaviour, about)
+        episode = _episode(segment, log.ticks, path.name, sha256, behaviour, about)
         check_episode(episode, contract, str(path))
-        episodes.append(TaskEpisode(*_task(spans[segment.span], about, bag, contract), episode))
+        episodes.append(TaskEpisode(*task_of(spans[segment.span], about, bag, contract), episode))
+    ticks_ns = np.concatenate([entry.episode.times_ns for entry in episodes])
+    observed = {stream.topic for stream in contract.observation}
+    published = published_counts(infos, contract)
+    first_ns = int(log.ticks.t_ns[0])
     report = BagReport(
         path=str(path),
         tasks=tuple(sorted({entry.task_id for entry in episodes})),
         transitions=sum(len(entry.episode) for entry in episodes),
         episodes=len(episodes),
-        size_bytes=size_bytes,
-        cuts=_cut_seconds(segmentation, log.ticks),
+        size_bytes=bag.size_bytes,
+        cuts=tuple(((t_ns - first_ns) / 1e9, reason) for t_ns, reason in segmentation.cuts),
         dropped_ticks=segmentation.dropped,
         dropped_samples=dict(log.counts),
-        topics=_topic_reports(log, episodes, contract, infos),
-        notes=notes,
+        topics={
+            topic: times.report(ticks_ns if topic in observed else ticks_ns[:0], published.get(topic.lstrip("/"), 0))
+            for topic, times in log.topics.items()
+        },
+        notes=(*notes, *bag.losses),
     )
     return report, episodes
 
 
-def _compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:
+def compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:
     """A note when the bag was recorded under another contract; an error where the user did not choose one."""
     text = bag.info.custom_data.get("spc.contract")
     if not text or text == job.contract.text:
@@ -109,91 +142,6 @@ def _compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:
         f"{bag.path}: recorded under another contract than the first bag, whose is meant by 'here' "
         f"({'; '.join(differences)}); convert them apart, or choose with --contract"
     )
-
-
-def _marked(bag: BagReader, contract: Contract) -> dict[str, tuple[str, str, str]]:
-    """Topics that mark episodes and tasks: name to (the bag's topic, type, field)."""
-    marked = {}
-    for name in bag.episode_topics():
-        marked[EPISODE_TOPIC] = (name, STRING, "data")
-    segments = contract.segments
-    if segments.by == "topic" and segments.topic != EPISODE_TOPIC:
-        marked[segments.topic] = (bag.find_topic(segments.topic, segments.type), segments.type, segments.field)
-    if contract.task_topic:
-        marked[contract.task_topic] = (bag.find_topic(contract.task_topic, STRING), STRING, "data")
-    return marked
-
-
-def _infos(log: AlignedBag, where: str) -> list[EpisodeInfo]:
-    """All that the topic `episode` said, in its order. Raises BagError on foreign text."""
-    texts = log.marks[EPISODE_TOPIC].values if EPISODE_TOPIC in log.marks else ()
-    found = [parse_episode([str(text)], where) for text in texts]
-    return [info for info in found if info is not None]
-
-
-def _spans(log: AlignedBag, infos: list[EpisodeInfo], contract: Contract) -> list[EpisodeSpan]:
-    """The episodes of the bag; without any word of them all time is one."""
-    segments = contract.segments
-    if segments.by == "topic" and segments.topic != EPISODE_TOPIC:
-        marks = log.marks[segments.topic]
-        return marker_spans(marks.t_ns, marks.values) or [EpisodeSpan(math.inf, -math.inf)]
-    if segments.by == "topic":
-        return [episode_span(info, contract.period_ns) for info in _last_words(infos)]
-    if not infos:
-        return [EpisodeSpan()]
-    span = episode_span(infos[-1], contract.period_ns)
-    if contract.observation[0].clock == "header":
-        return [span]
-    received_ns = log.marks[EPISODE_TOPIC].receive_ns[-1] + contract.period_ns // 2  # its times are of another clock
-    end_ns = received_ns if infos[-1].state == "ended" else math.inf
-    return [dataclasses.replace(span, begin_ns=-math.inf, end_ns=end_ns)]
-
-
-def _last_words(infos: list[EpisodeInfo]) -> list[EpisodeInfo]:
-    """The last that was said of each episode; one that another one follows without an end is given up."""
-    last: list[EpisodeInfo] = []
-    for info in infos:
-        if last and (info.episode, info.start_ns) == (last[-1].episode, last[-1].start_ns):
-            last[-1] = info
-            continue
-        if last and last[-1].state == "running":
-            reason = "another one began"
-            last[-1] = dataclasses.replace(last[-1], state="ended", end_ns=info.start_ns, reason=reason)
-        last.append(info)
-    return last
-
-
-def _about(bag: BagReader, job: Job, log: AlignedBag, infos: list[EpisodeInfo]) -> About:
-    """What is known of the whole bag: the manifest goes before the bag, the bag before its folder and --task."""
-    try:
-        about = said_by_bag(bag.info.custom_data, job.contract.task_key, str(bag.path))
-    except ValueError as error:
-        raise BagError(str(error)) from None
-    topic = job.contract.task_topic
-    marks = log.marks[topic] if topic else Marks((), (), ())
-    if len(set(marks.values)) > 1:
-        raise BagError(
-            f"{bag.path}: topic '{topic}' names several tasks, {', '.join(sorted(map(str, set(marks.values))))}; "
-            f"record one task per bag, or tell of each episode on the topic '{EPISODE_TOPIC}' with segment: topic"
-        )
-    about = about.over(About(str(marks.values[-1])) if marks.values else NOTHING)
-    if infos:
-        about = about.over(About(infos[-1].task_id, infos[-1].params))
-    folder = bag.path.resolve().parent.name if job.task_from == "folder" else ""
-    return job.manifest.get(bag.path, NOTHING).over(about).over(About(folder)).over(About(job.task))
-
-
-def _task(span: EpisodeSpan, about: About, bag: BagReader, contract: Contract) -> tuple[str, Mapping[str, float]]:
-    """Task id and parameters of an episode; where the topic parts episodes, it also names their tasks."""
-    if contract.segments.by == "topic" and span.task_id:
-        return span.task_id, span.params
-    if not about.task_id:
-        raise BagError(
-            f"{bag.path}: names no task, neither as '{contract.task_key}' in custom_data nor on the topic "
-            f"'{EPISODE_TOPIC}'; give one for all such bags with --task, by folder with --task-from folder, or with "
-            f"--manifest"
-        )
-    return about.task_id, about.params or {}
 
 
 def _episode(segment: Segment, ticks: Ticks, source: str, sha256: str, behaviour: str, about: About) -> Episode:
@@ -213,29 +161,51 @@ def _episode(segment: Segment, ticks: Ticks, source: str, sha256: str, behaviour
     )
 
 
-def _cut_seconds(segmentation: Segmentation, ticks: Ticks) -> tuple[tuple[float, Fault], ...]:
-    first_ns = int(ticks.t_ns[0])
-    return tuple(((t_ns - first_ns) / 1e9, fault) for t_ns, fault in segmentation.cuts)
+def save_part(
+    file: Path, report: BagReport, episodes: list[TaskEpisode], delay: Mapping[int, Sequence[Correlogram]] | None = None
+) -> None:
+    """Write a part under a hidden name, then rename it: half a part is none."""
+    said = [
+        {
+            "task_id": entry.task_id,
+            "params": dict(entry.params),
+            "steps": len(entry.episode),
+            **{key: value for key, value in vars(entry.episode).items() if key not in ARRAYS},
+        }
+        for entry in episodes
+    ]
+    arrays: dict[str, Any]
+    told, arrays = to_arrays(delay or {})
+    about = json.dumps({"report": report.as_dict(), "episodes": said, "delay": told})
+    arrays["about"] = np.frombuffer(about.encode(), np.uint8)
+    for name in ARRAYS if episodes else ():
+        rows = [getattr(entry.episode, name) for entry in episodes]
+        arrays[name] = rows[0] if len(rows) == 1 else np.concatenate(rows)  # a long bag's arrays once, not twice
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    with beside.open("wb") as stream:
+        np.savez(stream, **arrays)
+    beside.replace(file)
 
 
-def _topic_reports(
-    log: AlignedBag, episodes: list[TaskEpisode], contract: Contract, infos: list[EpisodeInfo]
-) -> dict[str, TopicReport]:
-    ticks_ns = np.concatenate([entry.episode.times_ns for entry in episodes])
-    observed = {stream.topic for stream in contract.observation}
-    published: dict[str, int] = {}
-    for info in _last_words(infos) if contract.segments.by == "topic" else infos[-1:]:
-        for name, count in info.published.items():
-            published[name.lstrip("/")] = published.get(name.lstrip("/"), 0) + count
-    return {
-        topic: report_topic(
-            seen.type,
-            seen.t_ns,
-            ticks_ns if topic in observed else np.empty(0, np.int64),
-            seen.delay_ns,
-            seen.nan_count,
-            seen.unset_stamps,
-            published.get(topic.lstrip("/"), 0),
-        )
-        for topic, seen in log.topics.items()
-    }
+def load_delay(file: Path) -> dict[int, list[Correlogram]]:
+    """What the part tells of the delay from command to state, by observation stream."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return from_arrays(json.loads(arrays["about"].tobytes())["delay"], arrays)
+
+
+def load_part(file: Path) -> tuple[BagReport, list[TaskEpisode]]:
+    """Read a part back."""
+    with np.load(file, allow_pickle=False) as arrays:
+        about = json.loads(arrays["about"].tobytes())
+        whole = {name: arrays[name] for name in ARRAYS} if about["episodes"] else {}
+    episodes = []
+    begin = 0
+    for number, said in enumerate(about["episodes"]):
+        task_id, params, steps = said.pop("task_id"), said.pop("params"), said.pop("steps")
+        states = slice(begin + number, begin + number + steps + 1)  # an episode has one state more than steps
+        acts = slice(begin, begin + steps)
+        episode = Episode(whole["observations"][states], whole["actions"][acts], whole["rewards"][acts],
+                          whole["times_ns"][states], **said)  # fmt: skip
+        episodes.append(TaskEpisode(task_id, params, episode))
+        begin += steps
+    return BagReport.from_dict(about["report"]), episodes

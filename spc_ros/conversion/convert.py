@@ -21,16 +21,15 @@ from tqdm import tqdm
 
 from spc_core.command_delay.correlogram import Correlogram
 from spc_core.command_delay.estimate import merge_blocks, pooled_delay
-from spc_core.contract.contract import Contract, parse_contract
+from spc_core.contract.contract import Contract
 from spc_core.data.dataset import DatasetWriter
-from spc_ros.bags.files import BagError, find_bags, stored_bytes, stored_in
-from spc_ros.bags.reader import BagReader
-from spc_ros.conversion.bag_conversion import Job
+from spc_core.doctor.topic_stats import merge_reports
+from spc_ros.bags.files import find_bags, stored_bytes, stored_in
+from spc_ros.bags.reader import contract_in
+from spc_ros.conversion.bag_conversion import Job, TaskEpisode, load_delay, load_part
 from spc_ros.conversion.conversion_report import BagReport, ConversionReport
 from spc_ros.conversion.engines import convert_task, on_ray, run
 from spc_ros.conversion.manifest import read_manifest
-from spc_ros.conversion.parts import TaskEpisode, load_delay, load_part
-from spc_ros.conversion.topic_report import merge_topics
 from spc_ros.messages.message_types import read_definitions
 
 VERSION = 2  # of what a part holds; parts of other versions are made again
@@ -60,7 +59,7 @@ def convert(
 
     Without a contract, the one that the bags carry is used. `task` is the task id of bags that name none, `definitions`
     are .msg files or packages of types that the bags do not define. Bad bags raise ConversionError and nothing is
-    written, unless `skip_bad`. Raises BagError, DatasetError, ManifestError and EngineError too.
+    written, unless `skip_bad`. Raises BagError, MessageError, DatasetError, ManifestError and EngineError too.
     """
     begin_s = time.monotonic()
     paths = find_bags(bags)
@@ -80,7 +79,7 @@ def convert(
                 del entry
             reports.append(report)
         _refuse_bad(reports, skip_bad, parts)
-        topics = merge_topics([bag.topics for bag in reports])
+        topics = merge_reports([bag.topics for bag in reports])
         report = ConversionReport(Path(out), job.contract, tuple(reports), topics, time.monotonic() - begin_s,
                                   pooled_delay(told))  # fmt: skip
         writer.write_text("conversion.json", json.dumps(report.as_dict(), indent=1))
@@ -101,17 +100,9 @@ def _refuse_bad(reports: list[BagReport], skip_bad: bool, parts: _Parts) -> None
 
 
 def _contract_in(paths: list[Path]) -> Contract:
-    """The contract that the first bag with one carries."""
-    unreadable = []
-    for path in paths:
-        try:
-            with BagReader(path) as bag:
-                text = bag.info.custom_data.get("spc.contract")
-        except BagError as error:
-            unreadable.append(str(error))
-            continue
-        if text:
-            return parse_contract(text, f"{path} custom_data spc.contract")
+    contract, unreadable = contract_in(paths)
+    if contract is not None:
+        return contract
     if len(unreadable) == len(paths):
         raise ConversionError("no bag can be read:\n  " + "\n  ".join(unreadable))
     raise ConversionError(

@@ -15,26 +15,25 @@ from spc_core.alignment.faults import Fault
 from spc_core.command_delay.correlogram import Correlogram, correlogram
 from spc_core.contract.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
-from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains, delays_ns
+from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains
 from spc_core.doctor.diagnosis import (
     Finding,
     Severity,
     Thresholds,
     TickLog,
     TopicLog,
-    TopicStats,
-    percentiles_ms,
     worst,
 )
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
-from spc_core.doctor.timing_checks import TIMING_CHECKS, intervals
+from spc_core.doctor.timing_checks import TIMING_CHECKS
+from spc_core.doctor.topic_stats import TopicStats, topic_stats
 from spc_core.doctor.traces import Trace, trace
 from spc_core.doctor.value_checks import VALUE_CHECKS, check_limits, check_rate_limits, value_range
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
-from spc_ros.conversion.bag_conversion import Job, convert_bag
+from spc_ros.conversion.bag_conversion import Job, compare_contract, cut_episodes
 from spc_ros.conversion.conversion_report import BagReport
-from spc_ros.doctor.topic_logs import read_topic_logs
+from spc_ros.doctor.topic_logs import BagLogs, read_topic_logs
 from spc_ros.doctor.topic_roles import find_command, find_states
 from spc_ros.messages.fields import MessageError
 
@@ -103,36 +102,33 @@ def diagnose_bag(
 ) -> tuple[BagDiagnosis, BagData]:
     """All checks on one bag; a bag that cannot be read is a finding, not an error.
 
-    `progress` is told the bytes read so far, of both passes together half each.
+    `progress` is told the bytes read so far.
     """
     contract, thresholds = order.contract, order.thresholds
-    passes = 1 if contract is None else 2
     try:
         with BagReader(path) as bag:
-            logs, findings = read_topic_logs(bag, contract, lambda count: progress(count // passes))
-            duration_s, half_bytes = bag.info.duration_s, bag.size_bytes // 2
-            findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # complete now that all was read
+            read = read_topic_logs(bag, contract, progress)
     except (BagError, MessageError) as error:
         text = str(error).removeprefix(f"{path}: ")
         return BagDiagnosis(str(path), findings=(Finding("fail", "", "bag", text, bag=str(path)),)), BagData()
+    logs, findings = read.logs, read.findings
+    findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # complete now that all was read
     first = next((log for log in logs if contract and log.topic == contract.observation[0].topic), None)
     ages = _ages(logs, first, contract)
     findings += _topic_findings(logs, ages, contract, thresholds)
     report, ticks, states, actions = BagReport(str(path)), None, None, None
     if contract is not None:
-        report, ticks, states, actions, told = _convert(
-            path, contract, order, first, lambda count: progress(half_bytes + count // 2)
-        )
+        report, ticks, states, actions, told = _convert(bag, read, contract, order, first)
         findings += told + (check_ticks(ticks, thresholds) if ticks else [])
     diagnosis = BagDiagnosis(
         path=str(path),
-        duration_s=duration_s,
+        duration_s=bag.info.duration_s,
         task_id=", ".join(report.tasks),
         transitions=report.transitions,
         episodes=report.episodes,
         cuts=ticks.cuts if ticks else (),
         dropped=dict(report.dropped_ticks),
-        topics=tuple(topic_stats(log, ages.get(log.topic), thresholds) for log in logs),
+        topics=tuple(topic_stats(log, ages[log.topic][0] if log.topic in ages else None, thresholds) for log in logs),
         findings=tuple(dataclasses.replace(finding, bag=str(path)) for finding in findings),
     )
     return diagnosis, _bag_data(logs, ages, contract, states, actions)
@@ -175,29 +171,6 @@ def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list
     return findings
 
 
-def topic_stats(log: TopicLog, ages: tuple[np.ndarray, np.ndarray] | None, t: Thresholds) -> TopicStats:
-    """The row of a topic in the table."""
-    found = intervals(log, t.clock_jump_s)
-    bad = ~np.isfinite(log.values) if log.absent is None else ~np.isfinite(log.values) & ~log.absent
-    known = ages[0][np.isfinite(ages[0])] if ages is not None else np.empty(0)
-    return TopicStats(
-        topic=log.topic,
-        type=log.type,
-        role=log.role,
-        count=len(log),
-        rate_hz=found.rate_hz if found else math.nan,
-        nominal_hz=log.nominal_hz or math.nan,
-        jitter_ms=float(found.length_s[~found.gap].std() * 1e3) if found else math.nan,
-        gaps=int(found.gap.sum()) if found else 0,
-        gap_share=found.gap_share if found else math.nan,
-        longest_gap_s=float(found.length_s.max()) if found else math.nan,
-        age_ms=percentiles_ms(known * 1e9),
-        delay_ms=percentiles_ms(delays_ns(log)[0] if not log.simulated else np.empty(0)),
-        nan_share=float(bad.any(axis=1).mean()) if len(log) else 0.0,
-        lost=log.lost,
-    )
-
-
 def _empty(log: TopicLog) -> TopicLog:
     """The log without its messages but for the first and the last, to speak of it later."""
     ends = [0, -1]
@@ -227,15 +200,15 @@ def age_histogram(log: TopicLog, age_s: np.ndarray, rate_hz: float) -> tuple[np.
 Converted = tuple[BagReport, TickLog | None, np.ndarray | None, np.ndarray | None, list[Finding]]
 
 
-def _convert(
-    path: Path, contract: Contract, order: Order, first: TopicLog | None, progress: Callable[[int], None]
-) -> Converted:
+def _convert(bag: BagReader, read: BagLogs, contract: Contract, order: Order, first: TopicLog | None) -> Converted:
     """What `spc convert` would make of the bag: report, ticks, (n, O) states, (n, A) actions, findings."""
+    job = Job(contract, own_contract=True, task=order.task or UNNAMED)
     try:
-        report, entries = convert_bag(path, Job(contract, own_contract=True, task=order.task or UNNAMED), progress)
+        notes = compare_contract(bag, job)
+        report, entries = cut_episodes(bag, read.aligned(contract), job, notes, sha256="")
     except (BagError, MessageError, ContractError, DatasetError) as error:
-        text = f"conversion refuses this bag: {str(error).removeprefix(f'{path}: ')}"
-        return BagReport(str(path)), None, None, None, [Finding("fail", "", "conversion", text)]
+        text = f"conversion refuses this bag: {str(error).removeprefix(f'{bag.path}: ')}"
+        return BagReport(str(bag.path)), None, None, None, [Finding("fail", "", "conversion", text)]
     findings = []
     episodes = [entry.episode for entry in entries]
     if UNNAMED in report.tasks:

@@ -38,7 +38,7 @@ def propose(path: str | Path) -> str:
     """The YAML text of a contract for the robot in the bag, the reward left to the user. Raises BagError."""
     bag_path = find_bags([path])[0]
     with BagReader(bag_path) as bag:
-        logs, _ = read_topic_logs(bag, None)
+        logs = read_topic_logs(bag, None).logs
         marks = find_marks(bag, logs)
     logs = [log for log in logs if len(log)]
     command = find_command(logs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +15,17 @@ import numpy as np
 from tqdm import tqdm
 
 from spc_core.command_delay.correlogram import Answer, Correlogram, answers
-from spc_core.contract.contract import Contract, parse_contract
+from spc_core.contract.contract import Contract
 from spc_core.doctor.command_delay import check_command_delay
 from spc_core.doctor.coverage import Coverage, check_coverage, measure
-from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, TopicStats, worst
+from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, worst
+from spc_core.doctor.topic_stats import TopicStats, merge_stats
 from spc_core.doctor.value_checks import check_constant
-from spc_ros.bags.files import BagError, find_bags, stored_bytes
-from spc_ros.bags.reader import BagReader
+from spc_ros.bags.files import find_bags, stored_bytes
+from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.engines import run
 from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, Order, diagnose_bag
 from spc_ros.doctor.doctor_text import HEAD, row, told
-from spc_ros.doctor.many_bags import check_across, merge_findings, merge_stats
 
 EXIT_WARN, EXIT_FAIL = 3, 4
 MAX_VIEWS = 6  # bags whose messages are kept to be drawn; the worst
@@ -123,7 +124,7 @@ def diagnose(
     The report is the same for any number of processes. Raises BagError where a path holds no bag, and EngineError.
     """
     paths = find_bags(bags)
-    order = Order(contract or _contract_in(paths), contract is not None, task, thresholds or Thresholds())
+    order = Order(contract or contract_in(paths)[0], contract is not None, task, thresholds or Thresholds())
     collected = _Collected(order)
     sizes = [stored_bytes(path) for path in paths]
     with tqdm(desc="doctor", total=sum(sizes), unit="B", unit_scale=True, disable=not progress) as bar:
@@ -133,19 +134,6 @@ def diagnose(
             bar.set_postfix_str(f"{place + 1} of {len(paths)} bags", refresh=False)
         bar.update(bar.total - bar.n)
     return collected.report()
-
-
-def _contract_in(paths: Sequence[Path]) -> Contract | None:
-    """The contract that the first bag with one carries. Raises ContractError where it is not one."""
-    for path in paths:
-        try:
-            with BagReader(path) as bag:
-                text = bag.info.custom_data.get("spc.contract")
-        except BagError:
-            continue  # told later, with all that is wrong
-        if text:
-            return parse_contract(text, f"{path} custom_data spc.contract")
-    return None
 
 
 class _Collected:
@@ -203,10 +191,10 @@ class _Collected:
             findings += check_command_delay(topic, self.answers[topic], period_s, t)
         findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), -finding.bags, finding.topic))
         views = [view for _, view in sorted(self.worst, key=lambda entry: entry[0], reverse=True)]
+        topics = merge_stats(bag.topics for bag in self.bags)
         return DoctorReport(
-            contract, t, tuple(self.bags), tuple(findings), merge_stats(self.bags), coverage, tuple(told),
-            self.ages, tuple(views),
-        )  # fmt: skip
+            contract, t, tuple(self.bags), tuple(findings), topics, coverage, tuple(told), self.ages, tuple(views)
+        )
 
 
 def _without_parts(
@@ -244,3 +232,38 @@ def _coverage_dict(coverage: Coverage) -> dict[str, Any]:
         }
         for i, task in enumerate(coverage.tasks)
     }
+
+
+def merge_findings(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding for each topic and check, that of the worst bag, with the number of bags."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.topic, finding.check), []).append(finding)
+    merged = []
+    for group in groups.values():
+        worst_of = max(group, key=lambda f: (SEVERITIES.index(f.severity), abs(f.value) if f.value == f.value else 0))
+        merged.append(dataclasses.replace(worst_of, bags=len({finding.bag for finding in group})))
+    return merged
+
+
+def check_across(bags: Sequence[BagDiagnosis], t: Thresholds) -> list[Finding]:
+    """Topics whose rate in some bags is not what it is in most."""
+    rates: dict[str, list[tuple[float, str]]] = {}
+    for bag in bags:
+        for topic in bag.topics:
+            if math.isfinite(topic.rate_hz):
+                rates.setdefault(topic.topic, []).append((topic.rate_hz, bag.path))
+    findings = []
+    for topic, found in rates.items():
+        usual_hz = float(np.median([rate for rate, _ in found]))
+        off = [(abs(rate / usual_hz - 1), rate, path) for rate, path in found]
+        odd = [entry for entry in off if entry[0] > t.rate_tolerance]
+        if len(found) > 2 and odd:
+            share, rate_hz, path = max(odd)
+            text = (
+                f"{rate_hz:.1f} Hz in this bag, {usual_hz:.1f} Hz in most (allowed {t.rate_tolerance:.0%} off); bags "
+                f"of "
+                f"different set-ups should not be mixed"
+            )
+            findings.append(Finding("warn", topic, "rate across bags", text, share, bag=path, bags=len(odd)))
+    return findings

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from spc_core.doctor.diagnosis import SEVERITIES, Finding, TopicStats
+from spc_core.doctor.diagnosis import SEVERITIES, Finding
+from spc_core.doctor.topic_stats import TopicStats
 from spc_core.pages.doctor_figures import (
     age_figure,
     command_figure,

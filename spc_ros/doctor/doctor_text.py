@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from spc_core.doctor.diagnosis import Finding, TopicStats
+from spc_core.doctor.diagnosis import Finding
+from spc_core.doctor.topic_stats import TopicStats
 
 LOUD = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 

@@ -1,143 +1,236 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bag's topics as arrays for the doctor: tolerant where the converter is strict, so that it can tell why."""
+"""A bag's topics as arrays for the doctor, which reads on where the converter refuses, so that it can tell why."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.streaming import JUMP_NS
 from spc_core.contract.contract import Contract
 from spc_core.doctor.diagnosis import Finding, TopicLog
 from spc_core.doctor.timing_checks import MIN_MESSAGES
-from spc_ros.bags.reader import BagError, BagReader, parse_episode
-from spc_ros.messages.columns import deserialize
-from spc_ros.messages.fields import MessageError
-from spc_ros.messages.raw_messages import RawColumn
-from spc_ros.messages.tolerant_columns import Recorded, TolerantReader
+from spc_ros.bags.files import BagError
+from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
+from spc_ros.conversion.aligned_bag import AlignedBag, align
+from spc_ros.conversion.episode_marks import MarkReader, marked_topics
+from spc_ros.messages.cdr_layout import with_width
+from spc_ros.messages.columns import ColumnReader, RawColumn, Shape
+from spc_ros.messages.contract_reader import Source, list_sources, sources
+from spc_ros.messages.fields import JOINT_ARRAYS, MessageError
 
 CLOCK = "rosgraph_msgs/msg/Clock"
+BLOCK_MESSAGES = 50_000  # that are aligned at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """What is wanted of a topic, by the contract's name of it; without `fields`, all numbers of the messages."""
+@dataclasses.dataclass
+class BagLogs:
+    """What one pass over a bag gave: logs of its topics, what is wrong with them, and what conversion needs of it."""
 
-    topic: str
-    role: Any
-    fields: tuple[str, ...] | None = None
-    nominal_hz: float | None = None
-    faster_is_fine: bool = True
-    max_age_s: float = math.inf
-    latched: bool = False
-    clock: str = ""  # header | receive; '': the contract's
+    logs: list[TopicLog]
+    findings: list[Finding]
+    marks: Mapping[str, MarkReader]
+    sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # of the contract, and (N,) places in the bag's log
+    refusal: ValueError | None  # the error at which conversion stops
+
+    def aligned(self, contract: Contract) -> AlignedBag:
+        """What align_bag() makes of the bag, without its topics. Raises the refusal."""
+        if self.refusal is not None:
+            raise self.refusal
+        ticks, counts = align(contract, self._blocks)
+        first = self.sources[0][1]
+        marks = {name: mark.marks(first.receive_ns, first.time_ns) for name, mark in self.marks.items()}
+        return AlignedBag(ticks, counts, marks, {})
+
+    def _blocks(self) -> Iterator[list[Samples]]:
+        streams = [(source, log.time_ns, log.values, order) for source, log, order in self.sources]
+        end = max((int(order[-1]) + 1 for *_, order in streams if len(order)), default=0)
+        for begin in range(0, end, BLOCK_MESSAGES):
+            samples = []
+            for source, t_ns, values, order in streams:
+                part = slice(*np.searchsorted(order, (begin, begin + BLOCK_MESSAGES)))
+                samples.append(source.samples(order[part], t_ns[part], values[part]))
+            yield samples
 
 
-def contract_parts(contract: Contract) -> list[tuple[str, Part]]:
-    """(type, part) of every topic that the contract reads."""
-    rate_hz = contract.rate_hz
-    parts = []
-    for number, stream in enumerate(contract.observation):
-        nominal_hz = rate_hz if number == 0 else None
-        latched = math.isinf(stream.max_age_s)
-        limit_s, clock = stream.max_age_s, stream.clock
-        part = Part(stream.topic, "observation", stream.fields, nominal_hz, True, limit_s, latched, clock)
-        parts.append((stream.type, part))
-    action, reward = contract.action, contract.reward
-    parts.append((action.type, Part(action.topic, "action", action.fields, rate_hz, False, clock=action.clock)))
-    if reward.topic is not None and reward.type is not None and reward.field is not None:
-        parts.append((reward.type, Part(reward.topic, "reward", (reward.field,), rate_hz, False, clock=reward.clock)))
-    return parts
+class _TopicReader:
+    """Gathers a topic of the bag, column by column."""
+
+    def __init__(self, bag: BagReader, name: str, source: Source | None, known: Mapping[str, Any]) -> None:
+        """`name` is the bag's, `known` are attributes of the log. Without a source, all numbers of the messages are
+        read. Raises MessageError."""
+        self.name, self.source, self.known = name, source, known
+        self.topic, self.type = source.topic if source else name, bag.info.topics[name].type
+        self.columns = ColumnReader(bag.typestore, self.type, source.fields if source else None, self.topic)
+        self.parts: list[tuple[np.ndarray, ...]] = []  # receive times, places in the log, stamps, shapes; values
+
+    def add(self, column: RawColumn) -> None:
+        """The next messages; nothing of the column is kept but what was read."""
+        stamps, values, shapes = self.columns.read_all(column)
+        self.parts.append((column.receive_ns.copy(), column.order, stamps, shapes, values))
+
+    def finish(self, begin_ns: int, published: int) -> tuple[TopicLog, np.ndarray, list[Finding]]:
+        """The log of all that was added, its messages' places in the bag's log, and what is wrong with them."""
+        parts, self.parts = self.parts, []
+        shapes, fields, none = list(self.columns.shapes), self.columns.fields, np.empty(0, np.int64)
+        receive_ns, order, stamp_ns, shape = (np.concatenate([none, *(p[i] for p in parts)]) for i in range(4))
+        present = np.zeros((max(1, len(shapes)), len(fields)), bool)
+        for i, each in enumerate(shapes):
+            present[i, list(each.present)] = True
+        log = TopicLog(
+            topic=self.topic,
+            type=self.type,
+            receive_ns=receive_ns,
+            stamp_ns=stamp_ns if self.columns.has_stamp else None,
+            fields=fields,
+            values=np.concatenate([np.empty((0, len(fields))), *(with_width(p[4], len(fields)) for p in parts)]),
+            begin_ns=begin_ns,
+            lost=max(0, published - len(receive_ns)),
+            absent=None if not shapes or present.all() else ~present[shape],
+            **_joints(self.type, shapes, shape),
+            **self.known,
+        )
+        return log, order, _problems(log, shapes, shape)
+
+
+def _joints(type_name: str, shapes: Sequence[Shape], shape: np.ndarray) -> dict[str, Any]:
+    """`layouts` and `lengths` of a TopicLog: where joint names change, and lengths of the arrays that go with them."""
+    arrays = JOINT_ARRAYS.get(type_name, ())
+    if not arrays or not shapes:
+        return {}
+    joints = list(dict.fromkeys(each.joints for each in shapes))
+    whose = np.array([joints.index(each.joints) for each in shapes])[shape]
+    layouts = tuple((int(i), joints[whose[i]]) for i in np.flatnonzero(np.diff(whose, prepend=-1)))
+    lengths = np.array([each.lengths or (0,) * len(arrays) for each in shapes])[shape]
+    return {"layouts": layouts, "lengths": {array: lengths[:, i] for i, array in enumerate(arrays)}}
+
+
+def _problems(log: TopicLog, shapes: Sequence[Shape], shape: np.ndarray) -> list[Finding]:
+    """What is wrong with messages, and joints that none of them has."""
+    problems: Counter[str] = Counter()
+    for each, count in zip(shapes, np.bincount(shape, minlength=len(shapes)).tolist(), strict=True):
+        if each.problem:
+            problems[each.problem] += count
+    joints = {joint for _, names in log.layouts for joint in names}
+    never = sorted({field.partition(".")[2] for field in log.fields} - joints) if log.layouts else []
+    if never:
+        has = ", ".join(sorted(joints)) or "none"
+        text = f"no message has the joint {', '.join(never)}; they have {has}; correct the contract or the driver"
+        problems[text] = len(log)
+    return [
+        Finding("fail", log.topic, "fields", f"{text} ({bad} of {len(log)} messages)", bad / max(1, len(log)))
+        for text, bad in problems.items()
+    ]
 
 
 def read_topic_logs(
     bag: BagReader, contract: Contract | None, progress: Callable[[int], None] = lambda _: None
-) -> tuple[list[TopicLog], list[Finding]]:
-    """(logs, findings about topics that cannot be read). Without a contract, every topic that holds numbers.
+) -> BagLogs:
+    """Without a contract, every topic that holds numbers.
 
     `progress` is told the bytes read so far. Memory: eight bytes for each number that is read, twice. Raises BagError.
     """
-    wanted, findings = _wanted(bag, contract)
-    types = bag.info.topics
-    readers: list[tuple[str, Part, TolerantReader]] = []
-    for name, parts in wanted.items():
-        for part in parts:
-            try:
-                readers.append((name, part, TolerantReader(bag.typestore, types[name].type, part.fields, part.topic)))
-            except MessageError as error:
-                findings.append(Finding("fail" if contract else "warn", part.topic, "topic", str(error)))
-    episodes = bag.episode_topics()
-    texts: list[str] = []
-    for block in bag.blocks([*wanted, *episodes]) if readers else ():
-        for name in episodes:
-            texts += _texts(bag, block[name]) if name in block else ()
-        for name, _, reader in readers:
-            if name in block:
-                reader.add(block[name])
-        progress(bag.bytes_read)
+    findings: list[Finding] = []
+    errors: list[ValueError] = []  # of conversion, in the order in which it would meet them
+    marks = _mark_readers(bag, contract, errors)
+    readers = _topic_readers(bag, contract, findings, errors)
+    _read(bag, marks, readers, errors, progress)
+    texts = [text for _, _, text in marks[EPISODE_TOPIC].found] if EPISODE_TOPIC in marks else []
     info = parse_episode(texts, str(bag.path))
     published = {name.lstrip("/"): count for name, count in info.published.items()} if info else {}
-    clock = contract.clock if contract else "header"
-    logs: list[TopicLog] = []
-    for name, part, reader in readers:
-        found = reader.recorded()
-        log = _log(part, types[name].type, found, clock, bag.info.start_ns, published.get(part.topic.lstrip("/"), 0))
-        if log.fields or contract:
-            logs.append(log)
-        findings += _problems(part, found)
-    simulated = any(topic.type == CLOCK for topic in types.values())
-    return _with_span(_placed(logs) if simulated else logs), findings
+    logs, kept = {}, []
+    for reader in readers:
+        log, order, problems = reader.finish(bag.info.start_ns, published.get(reader.topic.lstrip("/"), 0))
+        logs.setdefault(reader.name, []).extend([log] if log.fields or contract else [])
+        findings += problems
+        if reader.source is not None:
+            kept.append((reader.source, log, order))
+    by_topic = [log for group in logs.values() for log in group]
+    simulated = any(topic.type == CLOCK for topic in bag.info.topics.values())
+    by_topic = _with_span(_placed(by_topic) if simulated else by_topic)
+    return BagLogs(by_topic, findings, marks, kept, next(iter(errors), None))
 
 
-def _texts(bag: BagReader, column: RawColumn) -> Iterator[str]:
-    """Texts of a column of std_msgs/String. Raises BagError."""
+def _mark_readers(bag: BagReader, contract: Contract | None, errors: list[ValueError]) -> dict[str, MarkReader]:
+    """Readers of the topics that mark episodes; of `episode` alone where the contract's cannot be read."""
     try:
-        for row in range(len(column)):
-            yield str(deserialize(bag.typestore, column, row, column.type, column.topic).data)
-    except (MessageError, AttributeError) as error:
-        raise BagError(f"{bag.path}: {error}") from None
+        marked = marked_topics(bag, contract)
+    except BagError as error:
+        errors.append(error)
+        marked = marked_topics(bag, None)
+    return {name: MarkReader(bag, *where) for name, where in marked.items()}
 
 
-def _log(part: Part, type_name: str, found: Recorded, clock: str, begin_ns: int, published: int) -> TopicLog:
-    return TopicLog(
-        topic=part.topic,
-        type=type_name,
-        role=part.role,
-        receive_ns=found.receive_ns,
-        stamp_ns=found.stamp_ns,
-        fields=found.fields,
-        values=found.values,
-        clock=part.clock or clock,
-        begin_ns=begin_ns,
-        nominal_hz=part.nominal_hz,
-        faster_is_fine=part.faster_is_fine,
-        max_age_s=part.max_age_s,
-        lost=max(0, published - len(found.receive_ns)),
-        absent=found.absent,
-        layouts=found.layouts,
-        lengths=found.lengths,
-        latched=part.latched,
-    )
+def _topic_readers(
+    bag: BagReader, contract: Contract | None, findings: list[Finding], errors: list[ValueError]
+) -> list[_TopicReader]:
+    """Readers of all that the contract reads, or of all topics; topics that cannot be read become findings."""
+    readers, later = [], []
+    for topic, source, known in _of_contract(contract, errors) if contract else _all_topics(bag):
+        try:
+            name = bag.find_topic(topic, source.type) if source else topic
+            readers.append(_TopicReader(bag, name, source, known))
+        except (BagError, MessageError) as error:
+            text = str(error).removeprefix(f"{bag.path}: ").removeprefix(f"topic '{topic}': ")
+            findings.append(Finding("fail" if contract else "warn", topic, "topic", text))
+            (errors if isinstance(error, BagError) else later).append(error)
+    errors += later
+    return readers
 
 
-def _problems(part: Part, found: Recorded) -> list[Finding]:
-    """What is wrong with messages, and joints that none of them has."""
-    count = len(found.receive_ns)
-    problems = dict(found.problems)
-    joints = {joint for _, names in found.layouts for joint in names}
-    never = sorted({field.partition(".")[2] for field in found.fields} - joints) if found.layouts else []
-    if never:
-        has = ", ".join(sorted(joints)) or "none"
-        text = f"no message has the joint {', '.join(never)}; they have {has}; correct the contract or the driver"
-        problems[text] = count
-    return [
-        Finding("fail", part.topic, "fields", f"{text} ({bad} of {count} messages)", bad / max(1, count))
-        for text, bad in problems.items()
-    ]
+def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple[str, Source, dict[str, Any]]]:
+    """(topic, source, attributes of its log) of all that the contract reads."""
+    try:
+        sources(contract)
+    except MessageError as error:
+        errors.append(error)
+    observed = len(contract.observation)
+    for number, source in enumerate(list_sources(contract)):
+        known: dict[str, Any] = {"role": "action" if number == observed else "reward", "clock": source.clock}
+        if number < observed:
+            max_age_s = contract.observation[number].max_age_s
+            known |= {"role": "observation", "max_age_s": max_age_s, "latched": math.isinf(max_age_s)}
+        if number in (0, observed, observed + 1):
+            known |= {"nominal_hz": contract.rate_hz, "faster_is_fine": number < observed}
+        yield source.topic, source, known
+
+
+def _all_topics(bag: BagReader) -> Iterator[tuple[str, None, dict[str, Any]]]:
+    episodes = bag.episode_topics()
+    for name, topic in bag.info.topics.items():
+        if topic.type not in ("", CLOCK) and topic.count and name not in episodes:
+            yield name, None, {"role": "other"}
+
+
+def _read(
+    bag: BagReader,
+    marks: Mapping[str, MarkReader],
+    readers: Sequence[_TopicReader],
+    errors: list[ValueError],
+    progress: Callable[[int], None],
+) -> None:
+    topics = [*(reader.name for reader in readers), *(mark.topic for mark in marks.values())]
+    for block in bag.blocks(topics) if readers else ():
+        for name, mark in marks.items():
+            try:
+                if mark.topic in block:
+                    mark.add(block[mark.topic])
+            except MessageError as error:
+                if name == EPISODE_TOPIC:
+                    raise BagError(f"{bag.path}: {error}") from None
+                errors.append(error)
+        for reader in readers:
+            if reader.name in block:
+                reader.add(block[reader.name])
+                if reader.columns.error is not None and not errors:
+                    errors.append(reader.columns.error)
+        progress(bag.bytes_read)
 
 
 def _placed(logs: list[TopicLog]) -> list[TopicLog]:
@@ -152,25 +245,6 @@ def _placed(logs: list[TopicLog]) -> list[TopicLog]:
             return logs
     begin_ns = min((int(log.time_ns.min()) for log in known), default=0)
     return [dataclasses.replace(log, place_ns=log.time_ns, begin_ns=begin_ns) for log in logs]
-
-
-def _wanted(bag: BagReader, contract: Contract | None) -> tuple[dict[str, list[Part]], list[Finding]]:
-    """The bag's names of the topics to read, with what is wanted of each."""
-    if contract is None:
-        episodes = bag.episode_topics()
-        return {
-            name: [Part(name, "other")]
-            for name, topic in bag.info.topics.items()
-            if topic.type not in ("", CLOCK) and topic.count and name not in episodes
-        }, []
-    wanted: dict[str, list[Part]] = {}
-    findings = []
-    for type_name, part in contract_parts(contract):
-        try:
-            wanted.setdefault(bag.find_topic(part.topic, type_name), []).append(part)
-        except BagError as error:
-            findings.append(Finding("fail", part.topic, "topic", str(error).removeprefix(f"{bag.path}: ")))
-    return wanted, findings
 
 
 def _with_span(logs: list[TopicLog]) -> list[TopicLog]:

@@ -9,6 +9,7 @@ by them (joint names, labels); their bytes must be ASCII or the template's, sinc
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from rosbags.typesys.store import Typestore
 
 HEADER_BYTES = 4  # encapsulation; alignment counts from behind it
 NEAR = 32  # bytes; what is closer than this is gathered in one go
+CHUNK_BYTES = 1 << 18  # worked on at a time, to stay in the processor's cache
 NS_PER_S = 1_000_000_000
 
 KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -234,3 +236,63 @@ def gather(buffer: np.ndarray, at: np.ndarray, dtype: np.dtype, count: int) -> n
         return np.empty((0, count), dtype)
     windows = np.ndarray((max(0, len(buffer) - width + 1),), f"V{width}", buffer, 0, (1,))
     return windows[at].view(dtype).reshape(len(at), count)
+
+
+class Block:
+    """N messages while they are read: what is decoded, and the messages that are left to do.
+
+    Message i is buffer[start[i] : start[i] + size[i]]; `stamps` (N,) int64 ns, `values` (N, fields) float64.
+    """
+
+    def __init__(self, buffer: np.ndarray, start: np.ndarray, size: np.ndarray, fields: int) -> None:
+        self.buffer = np.ascontiguousarray(buffer)
+        self.start, self.size = start, size
+        self.stamps = np.zeros(len(start), np.int64)
+        self.values = np.empty((len(start), fields))
+        self.left = np.arange(len(start))
+
+    def message(self, row: int) -> bytes:
+        return self.buffer[self.start[row] : self.start[row] + self.size[row]].tobytes()
+
+    def put(self, row: int, t_ns: int, values: np.ndarray) -> None:
+        """The first of those left, read singly."""
+        self.stamps[row], self.values[row], self.left = t_ns, values, self.left[1:]
+
+    def widen(self, fields: int) -> None:
+        """Add columns of NaN on the right."""
+        self.values = with_width(self.values, fields)
+
+    def decode(self, layout: Layout) -> np.ndarray:
+        """Decode the messages left that have this layout; (n,) which they were."""
+        done = self.size[self.left] == layout.size
+        rows = self.left[done]
+        matched = np.ones(len(rows), bool)
+        step = max(16, CHUNK_BYTES // layout.row_bytes)
+        for begin in range(0, len(rows), step):
+            part = rows[begin : begin + step]
+            at = self.start[part]
+            match = layout.matches(self.buffer, at)
+            if match is not None:
+                matched[begin : begin + step] = match
+                part, at = part[match], at[match]
+            if len(part):
+                self._write(layout, part, at)
+        done[done] = matched
+        self.left = self.left[~done]
+        return rows[matched]
+
+    def _write(self, layout: Layout, rows: np.ndarray, at: np.ndarray) -> None:
+        """Decode messages at `at` into the rows, which are increasing."""
+        if rows[-1] - rows[0] == len(rows) - 1:
+            place = slice(rows[0], rows[-1] + 1)
+            layout.decode(self.buffer, at, self.stamps[place], self.values[place])
+            return
+        stamps, values = np.empty(len(rows), np.int64), self.values[rows]
+        layout.decode(self.buffer, at, stamps, values)
+        self.stamps[rows], self.values[rows] = stamps, values
+
+
+def with_width(values: np.ndarray, width: int) -> np.ndarray:
+    """(N, F) values with columns of NaN added on the right."""
+    missing = width - values.shape[1]
+    return np.pad(values, ((0, 0), (0, missing)), constant_values=math.nan) if missing else values

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contract fields of many serialised messages at once; message by message only where the layout keeps changing."""
+"""Fields of many serialised messages at once; message by message only where the layout keeps changing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,138 +13,194 @@ from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
-from spc_ros.messages.cdr_layout import Layout, LayoutError, Walk, make_layout
-from spc_ros.messages.fields import JOINT_STATE, JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
-from spc_ros.messages.raw_messages import RawColumn
+from spc_ros.messages.cdr_layout import Block, Layout, LayoutError, Walk, make_layout
+from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_STATE, JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
+from spc_ros.messages.numeric_fields import state_fields
 
 MAX_LAYOUTS = 16  # remembered from one column to the next, and templates in vain before a column is read singly
 WORTHWHILE = 32  # messages that a template must serve so as not to count as in vain
-CHUNK_BYTES = 1 << 18  # worked on at a time, to stay in the processor's cache
 NAMES = {JOINT_STATE: frozenset({"name"}), JOINT_TRAJECTORY: frozenset({"joint_names"})}
+DAMAGED = "the bytes are no message of the type, they are damaged; record again, or cut these messages out of the bag"
+
+
+@dataclasses.dataclass(frozen=True)
+class RawColumn:
+    """N messages of one topic and type in log order; message i is buffer[start[i] : start[i] + size[i]], CDR."""
+
+    topic: str
+    type: str
+    receive_ns: np.ndarray  # (N,) int64, not decreasing
+    order: np.ndarray  # (N,) int64, place in the log among the messages of all topics, increasing
+    buffer: np.ndarray  # (bytes,) uint8
+    start: np.ndarray  # (N,) int64
+    size: np.ndarray  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.receive_ns)
+
+    def messages(self) -> Iterator[bytes]:
+        """The messages one by one, for what cannot be done in bulk."""
+        for begin, size in zip(self.start.tolist(), self.size.tolist(), strict=True):
+            yield self.buffer[begin : begin + size].tobytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What messages of one layout have in common."""
+
+    present: tuple[int, ...] = ()  # places of the fields that they have
+    joints: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()  # of the arrays that go with the joints, in the order of JOINT_ARRAYS
+    problem: str = ""  # why they cannot be read; joints that are absent show in `joints` and `lengths` instead
 
 
 class ColumnReader:
-    """Reads what FieldReader and stamp_ns would read from each message, errors included, many messages at a time."""
+    """Reads what FieldReader and stamp_ns would read from each message of a topic, many messages at a time.
 
-    def __init__(self, typestore: Typestore, type_name: str, fields: Sequence[str], where: str) -> None:
-        """`where` is the topic, for errors. Raises MessageError for fields that the type cannot have."""
+    `fields` are those asked for; `shapes` those of the messages read so far; `error` is that of the first message in
+    the log that lacks a field or is damaged. Joints are read by name, whichever of them a message has.
+    """
+
+    def __init__(self, typestore: Typestore, type_name: str, fields: Sequence[str] | None, where: str) -> None:
+        """Without `fields`, all numbers of a state as messages show them. `where` is the topic, for errors.
+
+        Raises MessageError for fields that the type cannot have.
+        """
         self.typestore, self.type_name, self.where = typestore, type_name, where
         try:
             typestore.get_msgdef(type_name)
         except KeyError as error:
             raise MessageError(
-                f"topic '{where}': no definition of the type {error}; correct the contract or record again"
+                f"topic '{where}': no definition of the type {error}, neither in the bag nor in ROS 2 Jazzy; give the "
+                f"folder of its package, with msg/*.msg, or record again"
             ) from None
-        self._reader = FieldReader(type_name, fields, where)
-        self._has_stamp = has_stamp(typestore, type_name)
+        self.has_stamp = has_stamp(typestore, type_name)
+        self.shapes: dict[Shape, int] = {}
+        self.error: MessageError | None = None
+        self._arrays = JOINT_ARRAYS.get(type_name, ())
+        self._reader = None if fields is None else FieldReader(type_name, fields, where)
+        self._is_open = fields is None
         self._decisive = decisive_fields(type_name)
-        self._layouts: list[Layout] = []
+        self._layouts: dict[Layout, Shape] = {}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self._reader.fields if self._reader else ()
 
     def read(self, column: RawColumn) -> tuple[np.ndarray, np.ndarray]:
         """Stamps, (N,) int64 ns, 0 where unset or without a header; values, (N, F) float64, NaN passed on.
 
         Raises the MessageError of the first message in the log that has one.
         """
-        with np.errstate(invalid="ignore"):  # widening a signalling NaN
-            return self._read(Block(column, len(self._reader.fields)), column)
+        stamps, values, _ = self.read_all(column)
+        if self.error is not None:
+            error, self.error = self.error, None
+            self._layouts.clear()  # among them may be some of messages that have an error
+            raise error
+        return stamps, values
 
-    def _read(self, block: Block, column: RawColumn) -> tuple[np.ndarray, np.ndarray]:
-        found = {layout: len(block.decode(layout)) for layout in self._layouts}
+    def read_all(self, column: RawColumn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As read(), with NaN for what a message lacks instead of an error; and (N,) int32 places in `shapes`."""
+        with np.errstate(invalid="ignore"):  # widening a signalling NaN
+            return self._read(Block(column.buffer, column.start, column.size, len(self.fields)), column)
+
+    def _read(self, block: Block, column: RawColumn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shapes = np.zeros(len(column), np.int32)
+        found: dict[Layout, int] = {}
+
+        def decode(layout: Layout, shape: Shape) -> None:
+            rows = block.decode(layout)
+            found[layout], shapes[rows] = len(rows), self.shapes[shape]
+            if len(shape.present) < block.values.shape[1]:
+                absent = np.setdiff1d(np.arange(block.values.shape[1]), shape.present)
+                block.values[np.ix_(rows, absent)] = math.nan
+
+        for layout, shape in self._layouts.items():
+            decode(layout, shape)
         in_vain = 0
         while len(block.left):
             row = int(block.left[0])
-            message = deserialize(self.typestore, column, row, self.type_name, self.where)
-            values = self._read_one(message)
-            block.put(row, self._stamp_ns(message), values)
-            layout = self._learn(block, row) if in_vain < MAX_LAYOUTS else None
+            shape = self._read_one(block, column, row)
+            shapes[row] = self.shapes.setdefault(shape, len(self.shapes))
+            may_learn = in_vain < MAX_LAYOUTS and shape.problem != DAMAGED
+            layout = self._learn(block, row, shape) if may_learn else None
             if layout is not None:
-                found[layout] = len(block.decode(layout))
+                self._layouts[layout] = shape
+                decode(layout, shape)
             in_vain += layout is None or found[layout] < WORTHWHILE
-        newest_first = list(reversed(found))
-        self._layouts = sorted(newest_first, key=lambda layout: found[layout], reverse=True)[:MAX_LAYOUTS]
-        return block.stamps, block.values
+        best = sorted(reversed(found), key=lambda layout: found[layout], reverse=True)[:MAX_LAYOUTS]
+        self._layouts = {layout: self._layouts[layout] for layout in best}
+        return block.stamps, block.values, shapes
 
-    def _read_one(self, message: Any) -> np.ndarray:
-        """Raises MessageError too where the bag's own definition of a type is not what ROS 2 has by that name."""
+    def _read_one(self, block: Block, column: RawColumn, row: int) -> Shape:
+        """Read the first message left and put it in its place."""
         try:
-            return self._reader.read(message)
-        except MessageError:
-            raise
+            message = deserialize(self.typestore, column, row, self.type_name, self.where)
+        except MessageError as error:
+            self.error = self.error or error
+            block.put(row, 0, np.full(block.values.shape[1], math.nan))
+            return Shape(problem=DAMAGED)
+        shape, numbers, problem = self._take(message)
+        if problem and self.error is None:
+            self.error = MessageError(problem)
+        block.widen(len(self.fields))
+        block.put(row, (stamp_ns(message) or 0) if self.has_stamp else 0, np.array(numbers, float))  # None becomes NaN
+        return shape
+
+    def _take(self, message: Any) -> tuple[Shape, list[Any], str]:
+        """A message's shape, its numbers at the fields, None where it has none, and the first thing that is wrong."""
+        reader = self._fitting_reader(message)
+        try:
+            numbers, problem = reader.find(message) if reader.fields or not self._is_open else ([], "")
+            joints, lengths = self._joints_of(message) if self._arrays else ((), ())
         except (AttributeError, TypeError, ValueError) as error:
-            raise MessageError(
+            problem = (
                 f"topic '{self.where}': the bag defines {self.type_name} in another way than ROS 2 ({error}); "
                 f"its definition may be damaged, record again"
-            ) from None
+            )
+            numbers, joints, lengths = [None] * len(reader.fields), (), ()
+            return Shape(problem=problem.partition(": ")[2]), numbers, problem
+        present = tuple(i for i, number in enumerate(numbers) if number is not None)
+        told = "" if self._arrays else problem.removeprefix(f"topic '{self.where}': ")
+        return Shape(present, joints, lengths, told), numbers, problem
 
-    def _stamp_ns(self, message: Any) -> int:
-        return (stamp_ns(message) or 0) if self._has_stamp else 0
+    def _fitting_reader(self, message: Any) -> FieldReader:
+        """The reader of the fields asked for, or of those of the first message and of joints that came later."""
+        reader = self._reader
+        if reader is None or (self._is_open and self._arrays):
+            known = self.fields
+            found = state_fields(self.typestore, self.type_name, message)
+            added = [field for field in found if field not in known]
+            if reader is None or added:
+                reader = self._reader = FieldReader(self.type_name, (*known, *added), self.where)
+        return reader
 
-    def _learn(self, block: Block, row: int) -> Layout | None:
+    def _joints_of(self, message: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Names of a message's joints, and lengths of the arrays that go with them."""
+        names = message.joint_names if self.type_name == JOINT_TRAJECTORY else message.name
+        holders = message.points if self.type_name == JOINT_TRAJECTORY else [message]
+        lengths = (len(getattr(holders[0], array, ())) if len(holders) else 0 for array in self._arrays)
+        return tuple(names), tuple(lengths)
+
+    def _learn(self, block: Block, row: int, shape: Shape) -> Layout | None:
         """The layout of a message that has just been read singly; None where bulk reading would not agree."""
         data = block.message(row)
         try:
             walk = Walk(self.typestore, self.type_name, data, self._decisive)
-            stamp = walk.places.header.stamp if self._has_stamp else None
-            times = () if stamp is None else (stamp.sec, stamp.nanosec)
-            layout = make_layout(walk, self._reader.read(walk.places).tolist(), times)
-        except (LayoutError, MessageError):  # such as a path to an attribute of numpy's arrays
+            stamp = walk.places.header.stamp if self.has_stamp else None
+            same_shape, places, _ = self._take(walk.places)
+            layout = make_layout(walk, places, () if stamp is None else (stamp.sec, stamp.nanosec))
+        except LayoutError:
             return None
-        stamps, values = np.zeros(1, np.int64), np.empty((1, block.values.shape[1]))
+        stamps, values = np.zeros(1, np.int64), np.full((1, block.values.shape[1]), math.nan)
         layout.decode(np.frombuffer(data, np.uint8), np.zeros(1, np.int64), stamps, values)
         same = np.array_equal(values[0], block.values[row], equal_nan=True) and stamps[0] == block.stamps[row]
-        return layout if same else None
+        return layout if same and same_shape == shape else None
 
 
 def decisive_fields(type_name: str) -> frozenset[str]:
     """Fields of a type whose strings say where its numbers are: joint names, labels."""
     return NAMES.get(type_name, frozenset({"layout"}) if type_name.endswith("MultiArray") else frozenset())
-
-
-class Block:
-    """A column while it is read: what is decoded, and the messages that are left to do."""
-
-    def __init__(self, column: RawColumn, fields: int) -> None:
-        self.buffer = np.ascontiguousarray(column.buffer)
-        self.start, self.size = column.start, column.size
-        self.stamps = np.zeros(len(column), np.int64)
-        self.values = np.empty((len(column), fields))
-        self.left = np.arange(len(column))
-
-    def message(self, row: int) -> bytes:
-        return self.buffer[self.start[row] : self.start[row] + self.size[row]].tobytes()
-
-    def put(self, row: int, t_ns: int, values: np.ndarray) -> None:
-        """The first of those left, read singly."""
-        self.stamps[row], self.values[row], self.left = t_ns, values, self.left[1:]
-
-    def decode(self, layout: Layout) -> np.ndarray:
-        """Decode the messages left that have this layout; (n,) which they were."""
-        done = self.size[self.left] == layout.size
-        rows = self.left[done]
-        matched = np.ones(len(rows), bool)
-        step = max(16, CHUNK_BYTES // layout.row_bytes)
-        for begin in range(0, len(rows), step):
-            part = rows[begin : begin + step]
-            at = self.start[part]
-            match = layout.matches(self.buffer, at)
-            if match is not None:
-                matched[begin : begin + step] = match
-                part, at = part[match], at[match]
-            if len(part):
-                self._write(layout, part, at)
-        done[done] = matched
-        self.left = self.left[~done]
-        return rows[matched]
-
-    def _write(self, layout: Layout, rows: np.ndarray, at: np.ndarray) -> None:
-        """Decode messages at `at` into the rows, which are increasing."""
-        if rows[-1] - rows[0] == len(rows) - 1:
-            place = slice(rows[0], rows[-1] + 1)
-            layout.decode(self.buffer, at, self.stamps[place], self.values[place])
-            return
-        stamps, values = np.empty(len(rows), np.int64), self.values[rows]
-        layout.decode(self.buffer, at, stamps, values)
-        self.stamps[rows], self.values[rows] = stamps, values
 
 
 def deserialize(typestore: Typestore, column: RawColumn, row: int, type_name: str, where: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.streaming import ACTION, REWARD, Role, Step, StreamingAligner, observed
 from spc_core.contract.contract import Contract
 from spc_core.contract.transforms import FieldTransforms
@@ -29,8 +30,28 @@ class Source:
     clock: str  # header | receive
     transforms: FieldTransforms | None  # None where the numbers are taken as they are
 
+    def samples(self, log_index: np.ndarray, t_ns: np.ndarray, values: np.ndarray) -> Samples:
+        """(N, R) numbers of the topic's messages as (N, F) samples; `log_index` and `t_ns` are (N,) as in Samples."""
+        if not len(t_ns):
+            return self.nothing()
+        return Samples(log_index, t_ns, values if self.transforms is None else self.transforms(t_ns, values))
+
+    def nothing(self) -> Samples:
+        return Samples.none(len(self.fields) if self.transforms is None else self.transforms.width)
+
 
 def sources(contract: Contract) -> list[Source]:
+    """As list_sources(). Raises MessageError where a topic is given two types."""
+    found = list_sources(contract)
+    types: dict[str, str] = {}
+    for source in found:
+        if types.setdefault(source.topic, source.type) != source.type:
+            both = f"{types[source.topic]}, {source.type}"
+            raise MessageError(f"topic '{source.topic}': the contract gives it the types {both}; keep one")
+    return found
+
+
+def list_sources(contract: Contract) -> list[Source]:
     """All that a contract reads: observation streams, action, and reward if a topic carries it."""
     found = []
     for index, stream in enumerate(contract.observation):
@@ -40,11 +61,6 @@ def sources(contract: Contract) -> list[Source]:
     found.append(Source(ACTION, action.topic, action.type, action.fields, action.clock, None))
     if reward.topic is not None and reward.type is not None and reward.field is not None:
         found.append(Source(REWARD, reward.topic, reward.type, (reward.field,), reward.clock, None))
-    types: dict[str, str] = {}
-    for source in found:
-        if types.setdefault(source.topic, source.type) != source.type:
-            both = f"{types[source.topic]}, {source.type}"
-            raise MessageError(f"topic '{source.topic}': the contract gives it the types {both}; keep one")
     return found
 
 

@@ -18,12 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.system.config_files import suggest
+
 JOINT_STATE = "sensor_msgs/msg/JointState"
 JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 JOINT_ARRAYS = {
     JOINT_STATE: ("position", "velocity", "effort"),
     JOINT_TRAJECTORY: ("positions", "velocities", "accelerations", "effort"),
 }
+PACKAGES = (
+    *("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs"),
+    *("diagnostic_msgs", "rosgraph_msgs"),
+)
 NS_PER_S = 1_000_000_000
 
 
@@ -38,14 +44,29 @@ class FieldReader:
         """`where` is the topic, for errors."""
         self.type_name, self.fields, self.where = type_name, tuple(fields), where
         if type_name in JOINT_ARRAYS:
-            self.read = _JointReader(type_name, self.fields, where).read
-        elif type_name.endswith("MultiArray"):
-            self.read = _ArrayReader(self.fields, where).read
+            self._joints = _JointReader(type_name, self.fields, where)
+            self.read, self.find = self._read_joints, self._joints.find
         else:
-            self.read = _PathReader(self.fields, where).read
+            is_array = type_name.endswith("MultiArray")
+            self.read = (_ArrayReader if is_array else _PathReader)(self.fields, where).read
+            self.find = self._find
 
     read: Callable[[Any], np.ndarray]
     """A message to a (F,) float64 vector in the order of `fields`. Raises MessageError. NaN is passed on."""
+    find: Callable[[Any], tuple[list[Any], str]]
+    """The same as a list, None for what the message lacks, and the text of the MessageError instead of an error."""
+
+    def _read_joints(self, message: Any) -> np.ndarray:
+        numbers, problem = self._joints.find(message)
+        if problem:
+            raise MessageError(problem)
+        return np.array(numbers, float)
+
+    def _find(self, message: Any) -> tuple[list[Any], str]:
+        try:
+            return self.read(message).tolist(), ""
+        except MessageError as error:
+            return [None] * len(self.fields), str(error)
 
 
 class _JointReader:
@@ -53,44 +74,48 @@ class _JointReader:
         self.fields, self.where, self.is_trajectory = fields, where, type_name == JOINT_TRAJECTORY
         self.wanted = [_joint_field(field, JOINT_ARRAYS[type_name], where) for field in fields]
         self.seen: Any = None
-        self.plan: list[tuple[str, list[int], list[int]]] = []  # array, places in the vector, in the message
+        self.missing = ""  # the error of joints that are not among those seen
+        self.plan: list[tuple[str, list[int], list[int]]] = []  # array, places in the vector, in the message or -1
 
-    def read(self, message: Any) -> np.ndarray:
+    def find(self, message: Any) -> tuple[list[Any], str]:
         names = message.joint_names if self.is_trajectory else message.name
         if names != self.seen:
             self._learn(list(names))
-        holder = message
+        numbers: list[Any] = [None] * len(self.wanted)
+        holder, problem = message, self.missing
         if self.is_trajectory:
             if not len(message.points):
-                raise MessageError(f"topic '{self.where}': the trajectory has no points; publish at least one")
+                return numbers, problem or f"topic '{self.where}': the trajectory has no points; publish at least one"
             holder = message.points[0]
-        vector = np.empty(len(self.wanted))
         for attribute, places, indices in self.plan:
             values = getattr(holder, attribute)
             if len(values) != len(names):
-                raise self._length_error(attribute, len(values), len(names))
+                problem = problem or self._length_error(attribute, len(values), len(names))
             for place, index in zip(places, indices, strict=True):
-                vector[place] = values[index]
-        return vector
+                if 0 <= index < len(values):
+                    numbers[place] = values[index]
+        return numbers, problem
 
     def _learn(self, names: list[str]) -> None:
         """Find each wanted joint in `names`; done again only when the names change."""
         missing = sorted({joint for _, joint in self.wanted if joint not in names})
+        self.missing = ""
         if missing:
-            raise MessageError(
+            self.missing = (
                 f"topic '{self.where}': no joint {', '.join(repr(m) for m in missing)}; the message has "
                 f"{', '.join(names) or 'no joints at all'}; correct the contract or the driver"
             )
+        index = {name: i for i, name in reversed(list(enumerate(names)))}
         self.plan = []
         for attribute in dict.fromkeys(attribute for attribute, _ in self.wanted):
             places = [i for i, (a, _) in enumerate(self.wanted) if a == attribute]
-            self.plan.append((attribute, places, [names.index(self.wanted[i][1]) for i in places]))
+            self.plan.append((attribute, places, [index.get(self.wanted[i][1], -1) for i in places]))
         self.seen = names
 
-    def _length_error(self, attribute: str, length: int, joints: int) -> MessageError:
+    def _length_error(self, attribute: str, length: int, joints: int) -> str:
         field = next(field for field in self.fields if field.startswith(f"{attribute}."))
         what = "is empty" if length == 0 else f"has {length} entries"
-        return MessageError(
+        return (
             f"topic '{self.where}': cannot read {field}: the array '{attribute}' {what}, the message names "
             f"{joints} joints; make the driver fill it or take the field out of the contract"
         )
@@ -208,15 +233,14 @@ def sample_time(message: Any, receive_ns: int, clock: str) -> tuple[int, bool]:
 
 
 def message_class(type_name: str) -> Any:
-    """The ROS Python class of 'package/msg/Type'. Raises MessageError where the package is not installed."""
+    """The ROS Python class of 'package/msg/Type'. Raises MessageError: of packages beyond PACKAGES none is imported."""
     package, _, name = type_name.partition("/msg/")
-    try:
-        return getattr(importlib.import_module(f"{package}.msg"), name)
-    except (ImportError, AttributeError):
-        raise MessageError(
-            f"the message type '{type_name}' is not installed; source a ROS 2 workspace that has the package "
-            f"'{package}', or install ros-jazzy-{package.replace('_', '-')} from PyPI"
-        ) from None
+    if package not in PACKAGES:
+        raise MessageError(f"message type '{type_name}' is not of a known package; known: {', '.join(PACKAGES)}")
+    module = importlib.import_module(f"{package}.msg")
+    if not hasattr(module, name):
+        raise MessageError(f"{package} has no message '{name}'{suggest(name, dir(module))}")
+    return getattr(module, name)
 
 
 class FieldWriter:

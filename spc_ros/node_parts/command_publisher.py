@@ -13,9 +13,17 @@ from rclpy.serialization import deserialize_message, serialize_message
 
 from spc_core.contract.contract import Contract
 from spc_ros.messages.cdr_layout import LayoutError
-from spc_ros.messages.fields import JOINT_TRAJECTORY, NS_PER_S, FieldReader, FieldWriter, MessageError, set_stamp
+from spc_ros.messages.fields import (
+    JOINT_TRAJECTORY,
+    NS_PER_S,
+    FieldReader,
+    FieldWriter,
+    MessageError,
+    message_class,
+    set_stamp,
+)
 from spc_ros.messages.live import LiveWriter
-from spc_ros.node_parts.topics import message_class, now_ns, stream_qos
+from spc_ros.node_parts.topics import now_ns, stream_qos
 
 
 class CommandPublisher:

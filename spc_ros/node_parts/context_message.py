@@ -11,15 +11,12 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
 
 from spc_ros.messages.cdr_layout import LayoutError
-from spc_ros.messages.fields import NS_PER_S, MessageError
+from spc_ros.messages.fields import NS_PER_S, MessageError, message_class
 from spc_ros.messages.live import LiveReader, LiveWriter
 from spc_ros.node_parts.contract_topics import (
     deserializer,
 )
-from spc_ros.node_parts.topics import (
-    CONTEXT_TOPIC,
-    message_class,
-)
+from spc_ros.node_parts.topics import CONTEXT_TOPIC
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,9 @@ from rosgraph_msgs.msg import Clock
 from spc_core.alignment.streaming import ObservationAligner, Role, StreamingAligner
 from spc_core.contract.contract import Contract
 from spc_ros.messages.contract_reader import ContractReader
-from spc_ros.messages.fields import FieldWriter, MessageError, set_stamp
+from spc_ros.messages.fields import FieldWriter, MessageError, message_class, set_stamp
 from spc_ros.node_parts.topics import (
     REWARD_TOPIC,
-    message_class,
     now_ns,
     stream_qos,
 )

@@ -3,19 +3,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from spc_core.contract.contract import ContractError
-from spc_core.system.config_files import suggest
-
-PACKAGES = (
-    *("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs"),
-    *("diagnostic_msgs", "rosgraph_msgs"),
-)
 EPISODE_TOPIC = "episode"
 CONTEXT_TOPIC = "context"
 REWARD_TOPIC = "reward"
@@ -25,17 +15,6 @@ SWAP_TOPIC = "model_swap"
 RECALLED_TOPIC = "recalled"  # latched JSON: how the reading of recordings went
 BAGS_TOPIC = "recorder/bags"
 LOCKSTEP_DEPTH = 1000
-
-
-def message_class(type_name: str) -> Any:
-    """The Python class of a standard message type. Raises ContractError: no other package is imported."""
-    package, _, name = type_name.partition("/msg/")
-    if package not in PACKAGES:
-        raise ContractError(f"message type '{type_name}' is not of a known package; known: {', '.join(PACKAGES)}")
-    module = importlib.import_module(f"{package}.msg")
-    if not hasattr(module, name):
-        raise ContractError(f"{package} has no message '{name}'{suggest(name, dir(module))}")
-    return getattr(module, name)
 
 
 def stream_qos(reliable: bool) -> QoSProfile:

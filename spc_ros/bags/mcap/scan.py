@@ -10,7 +10,6 @@ from array import array
 import numpy as np
 
 from spc_ros.bags.blocks import LATEST_NS, DamageError
-from spc_ros.bags.mcap.messages import HEAD_BYTES
 from spc_ros.bags.mcap.records import (
     CHANNEL,
     CHUNK,
@@ -26,6 +25,7 @@ from spc_ros.bags.mcap.records import (
     plausible,
     read_chunk_head,
 )
+from spc_ros.bags.mcap.sources import HEAD_BYTES
 
 WINDOW_BYTES = 1 << 18
 _HEAD = np.dtype([("channel", "<u2"), ("sequence", "<u4"), ("log", "<u8")])

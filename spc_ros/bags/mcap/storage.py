@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from spc_ros.bags.blocks import Channel, DamageError, Source, UnclosedError
-from spc_ros.bags.mcap.messages import scan_messages, within_stated_time
 from spc_ros.bags.mcap.records import (
     CHUNK_INDEX,
     FOOTER,
@@ -33,7 +32,7 @@ from spc_ros.bags.mcap.records import (
     unpack,
 )
 from spc_ros.bags.mcap.scan import Scan, Scanner
-from spc_ros.bags.mcap.sources import ChunkSource, LooseSource
+from spc_ros.bags.mcap.sources import ChunkSource, LooseSource, scan_messages, within_stated_time
 
 SUMMARY_CAP = 1 << 28  # bytes; a summary of a million chunks
 EVERY_CHANNEL = np.arange(1 << 16, dtype=np.int32)

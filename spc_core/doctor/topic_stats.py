@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well a topic was recorded: rate, jitter, gaps, age at the ticks, delay, losses.
+
+TopicReport is the converter's account of what a dataset was made from: all intervals, ages at the dataset's ticks.
+TopicStats is the doctor's of the recording itself: its rate and jitter leave out gaps and clock jumps, which have
+checks of their own. Numbers that are not known are NaN, in JSON null.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spc_core.doctor.clock_checks import delays_ns
+from spc_core.doctor.diagnosis import Thresholds, TopicLog, percentiles_ms
+from spc_core.doctor.timing_checks import GAP_FACTOR, intervals
+
+Percentiles = tuple[float, float, float]
+"""50, 95 and 99 %."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TopicStats:
+    """One topic of one bag, or of several: see merge_stats."""
+
+    topic: str
+    type: str
+    role: str
+    count: int
+    rate_hz: float
+    nominal_hz: float
+    jitter_ms: float  # standard deviation of the interval
+    gaps: int
+    gap_share: float
+    longest_gap_s: float
+    age_ms: Percentiles  # at the ticks
+    delay_ms: Percentiles  # from header to receive
+    nan_share: float
+    lost: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return _plain(dataclasses.asdict(self))
+
+
+def topic_stats(log: TopicLog, age_s: np.ndarray | None, t: Thresholds) -> TopicStats:
+    """The doctor's account of a topic; `age_s` are its ages at the ticks, None where it is not observed."""
+    found = intervals(log, t.clock_jump_s)
+    bad = ~np.isfinite(log.values) if log.absent is None else ~np.isfinite(log.values) & ~log.absent
+    ages = np.empty(0) if age_s is None else age_s[np.isfinite(age_s)]
+    return TopicStats(
+        topic=log.topic,
+        type=log.type,
+        role=log.role,
+        count=len(log),
+        rate_hz=found.rate_hz if found else math.nan,
+        nominal_hz=log.nominal_hz or math.nan,
+        jitter_ms=float(found.length_s[~found.gap].std() * 1e3) if found else math.nan,
+        gaps=int(found.gap.sum()) if found else 0,
+        gap_share=found.gap_share if found else math.nan,
+        longest_gap_s=float(found.length_s.max()) if found else math.nan,
+        age_ms=percentiles_ms(ages * 1e9),
+        delay_ms=percentiles_ms(delays_ns(log)[0] if not log.simulated else np.empty(0)),
+        nan_share=float(bad.any(axis=1).mean()) if len(log) else 0.0,
+        lost=log.lost,
+    )
+
+
+def merge_stats(bags: Iterable[Sequence[TopicStats]]) -> tuple[TopicStats, ...]:
+    """One row for each topic: counts added up, medians of rates, the worst bag's gaps, ages and delays."""
+    groups: dict[tuple[str, str], list[TopicStats]] = {}
+    for topics in bags:
+        for topic in topics:
+            groups.setdefault((topic.topic, topic.role), []).append(topic)
+    return tuple(map(_merge_stats, groups.values()))
+
+
+def _merge_stats(group: Sequence[TopicStats]) -> TopicStats:
+    def worst(name: str) -> Percentiles:
+        p50, p95, p99 = (_over([getattr(topic, name)[i] for topic in group], np.max) for i in range(3))
+        return (p50, p95, p99)
+
+    def over(name: str, how: Any) -> float:
+        return _over([getattr(topic, name) for topic in group], how)
+
+    count = sum(topic.count for topic in group)
+    return dataclasses.replace(
+        group[0],
+        count=count,
+        rate_hz=over("rate_hz", np.median),
+        jitter_ms=over("jitter_ms", np.max),
+        gaps=sum(topic.gaps for topic in group),
+        gap_share=over("gap_share", np.mean),
+        longest_gap_s=over("longest_gap_s", np.max),
+        age_ms=worst("age_ms"),
+        delay_ms=worst("delay_ms"),
+        nan_share=sum(topic.nan_share * topic.count for topic in group) / max(1, count),
+        lost=sum(topic.lost for topic in group),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TopicReport:
+    """One topic as a dataset was made from it. Over several bags, p50 is the median bag's and p99 the worst bag's."""
+
+    type: str
+    count: int
+    intervals: int
+    span_s: float
+    jitter_ms: float  # standard deviation of the interval between stamps
+    gaps: int
+    age_p50_ms: float  # at the ticks; NaN for topics that are not observed
+    age_p99_ms: float
+    delay_p50_ms: float  # from stamp to receive time; NaN without stamps
+    delay_p99_ms: float
+    nan_count: int
+    unset_stamps: int
+    lost: int  # published during the episode, by its own account, but not in the bag
+
+    @property
+    def rate_hz(self) -> float:
+        return self.intervals / self.span_s if self.span_s > 0 else math.nan
+
+    @property
+    def nan_share(self) -> float:
+        return self.nan_count / self.count if self.count else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return _plain({**dataclasses.asdict(self), "rate_hz": self.rate_hz, "nan_share": self.nan_share})
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> TopicReport:
+        """What as_dict() gave."""
+        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in said.items()}
+        return cls(**{field.name: numbers[field.name] for field in dataclasses.fields(cls)})
+
+
+class TopicTimes:
+    """What is kept of a topic's messages while a bag is converted: times and counts, no values."""
+
+    def __init__(self, type_name: str) -> None:
+        self.type, self.nan_count, self.unset_stamps = type_name, 0, 0
+        self._stamps_ns: list[np.ndarray] = [np.empty(0, np.int64)]
+        self._delays_ns: list[np.ndarray] = [np.empty(0, np.int64)]
+
+    def add(self, t_ns: np.ndarray, delays_ns: np.ndarray, nan_count: int = 0, unset_stamps: int = 0) -> None:
+        """(N,) int64 times that messages are aligned by; `delays_ns`, from stamp to receive time, may be empty."""
+        self._stamps_ns.append(t_ns)
+        self._delays_ns.append(delays_ns)
+        self.nan_count += nan_count
+        self.unset_stamps += unset_stamps
+
+    def report(self, ticks_ns: np.ndarray, published: int = 0) -> TopicReport:
+        """`ticks_ns` is empty for a topic that is not observed; `published` is the sender's own count, or 0."""
+        stamps = np.sort(np.concatenate(self._stamps_ns))
+        intervals_s = np.diff(stamps) / 1e9
+        ticks_ns = ticks_ns[ticks_ns >= stamps[0]] if len(stamps) else np.empty(0, np.int64)
+        ages_ns = ticks_ns - stamps[np.searchsorted(stamps, ticks_ns, "right") - 1] if len(ticks_ns) else ticks_ns
+        age_p50_ms, _, age_p99_ms = percentiles_ms(ages_ns)
+        delay_p50_ms, _, delay_p99_ms = percentiles_ms(np.concatenate(self._delays_ns))
+        return TopicReport(
+            type=self.type,
+            count=len(stamps),
+            intervals=len(intervals_s),
+            span_s=float(intervals_s.sum()),
+            jitter_ms=float(intervals_s.std() * 1e3) if len(intervals_s) else math.nan,
+            gaps=int((intervals_s > GAP_FACTOR * np.median(intervals_s)).sum()) if len(intervals_s) else 0,
+            age_p50_ms=age_p50_ms,
+            age_p99_ms=age_p99_ms,
+            delay_p50_ms=delay_p50_ms,
+            delay_p99_ms=delay_p99_ms,
+            nan_count=self.nan_count,
+            unset_stamps=self.unset_stamps,
+            lost=max(0, published - len(stamps)),
+        )
+
+
+def merge_reports(bags: Iterable[Mapping[str, TopicReport]]) -> dict[str, TopicReport]:
+    """One report per topic over several bags."""
+    groups: dict[str, list[TopicReport]] = {}
+    for bag in bags:
+        for name, report in bag.items():
+            groups.setdefault(name, []).append(report)
+    return {name: _merge_reports(group) for name, group in groups.items()}
+
+
+def _merge_reports(group: Sequence[TopicReport]) -> TopicReport:
+    totals: dict[str, Any] = {
+        name: sum(getattr(part, name) for part in group)
+        for name in ("count", "intervals", "span_s", "gaps", "nan_count", "unset_stamps", "lost")
+    }
+    spread = sum(part.intervals * part.jitter_ms**2 for part in group if part.intervals)
+    ages_and_delays: dict[str, Any] = {
+        f"{name}_{percent}_ms": _over([getattr(part, f"{name}_{percent}_ms") for part in group], how)
+        for name in ("age", "delay")
+        for percent, how in (("p50", np.median), ("p99", np.max))
+    }
+    jitter_ms = math.sqrt(spread / totals["intervals"]) if totals["intervals"] else math.nan
+    return TopicReport(type=group[0].type, jitter_ms=jitter_ms, **totals, **ages_and_delays)
+
+
+def _over(values: Sequence[float], how: Any) -> float:
+    """One number of those that are known."""
+    known = np.array(values, float)
+    known = known[np.isfinite(known)]
+    return float(how(known)) if len(known) else math.nan
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
