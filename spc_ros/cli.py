@@ -1,82 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spc`: the chain from a robot or simulation to an adapted policy, stage by stage or in one go."""
+"""`spc`: the chain from a robot or simulation to an adapted policy, command by command or in one go.
+
+The commands are the files in spc_ros/commands; how to add one is in its __init__.py.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-USAGE = """\
-usage: spc <stage> [options]      (spc <stage> --help tells each stage's options)
-
-  collect    record behaviour data of a simulated task family as bags, over ROS 2
-  contract   propose a contract from a bag (spc contract init BAG)
-  doctor     find what is wrong with bags before training does
-  convert    turn bags into a dataset
-  describe   tell what is in a dataset, in text or as a page with plots
-  relabel    recompute a dataset's rewards under a new contract, without the bags
-  export     write a dataset in another project's format, or a run as ONNX
-  train      learn context encoder, world model and policy from a dataset
-  evaluate   score a trained run on held-out tasks in this process, without ROS
-  compare    train and evaluate several methods with several seeds, side by side, with statistics
-  trial      score a trained run on held-out tasks over ROS 2, node by node
-  bench      measure training updates, conversion or the nodes' latency on this machine
-  demo       all of the above for two task families, with a report
-"""
-
-STAGES = {  # which file of spc_ros/stages has the function of that name
-    "collect": "data",
-    "contract": "data",
-    "doctor": "data",
-    "convert": "data",
-    "describe": "data",
-    "relabel": "data",
-    "export": "data",
-    "train": "learning",
-    "evaluate": "learning",
-    "compare": "learning",
-    "trial": "trying",
-    "bench": "trying",
-    "demo": "trying",
-}
+COMMANDS = Path(__file__).parent / "commands"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage. Exit codes: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 interrupted.
+    """Run one command. Exit codes: 0 done, 1 refused or failed with a message, 2 wrong usage, 130 interrupted.
 
-    A stage may have codes of its own beside these, as `doctor` has.
+    A command may have further codes of its own, as `doctor` has.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
-        return 0 if arguments else 2
-    stage, *rest = arguments
-    if stage not in STAGES:
-        print(f"spc: there is no stage '{stage}'\n\n{USAGE}", file=sys.stderr, end="")
-        return 2
+    words, rest = split(sys.argv[1:] if arguments is None else arguments)
+    name = " ".join(["spc", *words])
+    if COMMANDS.joinpath(*words).is_dir():
+        return _show_usage(name, words, rest)
     try:
-        return _run(stage, rest)
+        return _module(words).run(parse([*words, *rest]))
     except KeyboardInterrupt as interrupt:
-        print(f"spc {stage}: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"{name}: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
-    except (
-        ValueError,
-        RuntimeError,
-        OSError,
-    ) as error:  # all our refusals; a bug is shown in full by the traceback
+    except (ValueError, RuntimeError, OSError) as error:  # all our refusals; a bug is shown in full by the traceback
         if type(error) in (ValueError, RuntimeError) and not str(error):
             raise
-        print(f"spc {stage}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
 
 
-def _run(stage: str, arguments: Sequence[str]) -> int:
-    """The exit code of a stage, which it returns if it has some of its own."""
-    from spc_ros.parsing import parse  # so that the usage comes at once
+def commands(*words: str) -> dict[str, str]:
+    """Each command of a folder with its docstring's first line; parsed, since imports would take seconds."""
+    found = {}
+    for path in sorted(COMMANDS.joinpath(*words).iterdir()):
+        file = path / "__init__.py" if path.is_dir() else path
+        if not path.name.startswith("_") and file.suffix == ".py" and file.is_file():
+            found[path.stem] = (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+    return found
 
-    options = parse(stage, arguments)
-    return getattr(importlib.import_module(f"spc_ros.stages.{STAGES[stage]}"), stage)(options) or 0
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that name a command (`bench train` has two) or a folder of commands, and what follows them."""
+    words: list[str] = []
+    for word in arguments:
+        if not COMMANDS.joinpath(*words).is_dir() or word not in commands(*words):
+            break
+        words.append(word)
+    return words, list(arguments[len(words) :])
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The options of a command line that starts with the name of a command."""
+    from spc_ros.option_parser import parse_options  # not at the top, so that the usage appears at once
+
+    words, rest = split(arguments)
+    return parse_options(_module(words), " ".join(["spc", *words]), rest)
+
+
+def _module(words: Sequence[str]) -> ModuleType:
+    return importlib.import_module(".".join(["spc_ros.commands", *words]))
+
+
+def _show_usage(name: str, words: Sequence[str], rest: Sequence[str]) -> int:
+    """Print the commands of a folder: to stderr, with an error, where `rest` begins with none of them."""
+    lines = [f"  {command:9}  {line.rstrip('.')}" for command, line in commands(*words).items()]
+    head = f"usage: {name} <command> [options]      ({name} <command> --help lists a command's options)"
+    usage = "\n".join([head, "", *lines])
+    if rest and rest[0] not in ("-h", "--help"):
+        print(f"{name}: there is no command '{rest[0]}'\n\n{usage}", file=sys.stderr)
+        return 2
+    print(usage)
+    return 0 if rest else 2
 
 
 if __name__ == "__main__":

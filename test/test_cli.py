@@ -1,45 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line as a stranger meets it: help, refusals with a reason and an exit code, and the README's commands."""
 
-import importlib
+import contextlib
+import dataclasses
+import io
 import re
+import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+import tyro
 from random_checkpoint import write_random_checkpoint
 from synthetic import write_dataset
 
 from spc_core.method.planner import PlannerConfig
-from spc_ros.cli import STAGES, USAGE, main
-from spc_ros.options import OPTIONS
-from spc_ros.parsing import parse
+from spc_ros.cli import COMMANDS, commands, main, parse
+from spc_ros.option_parser import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
+RUNNABLE = [[name] for name in commands() if name != "bench"] + [["bench", name] for name in commands("bench")]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_explains_itself(stage, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([stage, "--help"])
-    text = capsys.readouterr().out
+def help_of(show, monkeypatch) -> str:
+    """What a call that ends in `--help` prints, on a terminal with boxes, too narrow for two of them side by side."""
+    monkeypatch.setenv("COLUMNS", "100")
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(screen), pytest.raises(SystemExit) as end:
+        show()
     assert end.value.code == 0
-    assert f"usage: spc {stage}" in text and text.count("\n") > 8
+    screen.seek(0)
+    return screen.read()
 
 
-def test_no_stage_and_a_wrong_stage_show_the_usage(capsys):
-    assert main([]) == 2
-    assert main(["trian"]) == 2
-    assert "there is no stage 'trian'" in capsys.readouterr().err
-    assert main(["--help"]) == 0
+def options_in(text: str) -> dict[str, str]:
+    """The text of each option in a `--help`, with the hint about its default."""
+    found: dict[str, str] = {}
+    boxes = re.sub(r"╮\n(│ .*│\n)+?│ ─+ │\n", "╮\n", text[text.index("╭") :])  # without their headings
+    for row in re.findall(r"^│ (.*?) *│$", boxes, re.M):
+        name, _, inline = row.partition("  ")
+        if name:
+            found[last := name] = inline.strip()
+        else:
+            found[last] += f" {row.strip()}"
+    return found
 
 
-def test_every_stage_has_options_a_function_and_a_line_of_usage():
-    assert list(STAGES) == list(OPTIONS)
-    assert set(re.findall(r"^  (\w+)  ", USAGE, re.M)) == set(STAGES)
-    for stage, file in STAGES.items():
-        assert callable(getattr(importlib.import_module(f"spc_ros.stages.{file}"), stage))
+def count(options) -> int:
+    values = vars(options).values()
+    return sum(count(value) if dataclasses.is_dataclass(value) else 1 for value in values)
+
+
+def test_each_file_is_a_command_and_the_usage_lists_it(capsys):
+    names = {path.relative_to(COMMANDS).with_suffix("").as_posix() for path in COMMANDS.rglob("[!_]*.py")}
+    assert names == {"/".join(words) for words in RUNNABLE} and len(names) == 15
+    for words in ([], ["bench"]):
+        assert main([*words, "--help"]) == 0
+        listed = re.findall(r"^  (\w+) +(.+)$", capsys.readouterr().out, re.M)
+        assert dict(listed) == {name: line.rstrip(".") for name, line in commands(*words).items()}
+        assert all(len(line) > 20 for line in commands(*words).values())
+
+
+def test_no_command_and_a_wrong_command_show_the_usage(capsys):
+    for words in ([], ["bench"]):
+        assert main(words) == 2
+        assert "usage: " in capsys.readouterr().out
+        assert main([*words, "trian"]) == 2
+        error = capsys.readouterr().err
+        assert "there is no command 'trian'" in error and "usage: " in error
+    assert main(["../cli"]) == 2 and main(["__init__"]) == 2
+
+
+@pytest.mark.parametrize("words", RUNNABLE, ids=" ".join)
+def test_help_has_a_text_for_every_option_and_examples_that_parse(words, monkeypatch):
+    text = help_of(lambda: main([*words, "--help"]), monkeypatch)
+    assert f"usage: spc {' '.join(words)}" in text
+    found = options_in(text)
+    assert [name for name, said in found.items() if len(re.sub(r"\((default: .*|required)\)$", "", said)) < 8] == []
+    assert [said for said in found.values() if said.count("default:") > 1] == []
+    head = text[: text.index("╭")]
+    assert not re.search(r"None|\[\[|^ +(?!spc |torchrun )\S|.{121}", head, re.M) and "{None}" not in text
+    examples = [line.strip() for line in head.partition("\nexamples:\n")[2].splitlines() if line.strip()]
+    assert len(examples) >= 2 and all(len(line) < 80 for line in examples)
+    for example in examples:
+        _, spc, arguments = example.rpartition("spc_ros.cli ") if "torchrun" in example else example.partition("spc ")
+        assert spc and arguments.startswith(" ".join(words))
+        assert count(parse(shlex.split(arguments))) == len(found.keys() - {"-h, --help"})
+
+
+def test_a_missing_text_and_an_empty_default_show_in_help(monkeypatch):
+    """What the test above relies on: an option without a text has none, and hints come from tyro."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Bare:
+        """Nothing.
+
+        examples:
+          spc bare
+        """
+
+        files: tyro.conf.Positional[tuple[Path, ...]]
+        silent: int = 3
+        note: Path | None = dataclasses.field(default=None, metadata={"help": "a note; default: nothing"})
+
+    def run(options: Bare) -> int:
+        return 0
+
+    command = types.ModuleType("bare")
+    command.__dict__["run"] = run
+    text = help_of(lambda: parse_options(command, "spc bare", ["--help"]), monkeypatch)
+    assert "usage: spc bare [-h] PATH [PATH ...] " in text and "Nothing.\n\nexamples:\n  spc bare\n" in text
+    found = options_in(text)
+    assert found["--silent INT"] == "(default: 3)" and found["--note PATH"] == "a note; default: nothing"
+    assert found["PATH [PATH ...]"].endswith("(required)")
 
 
 @pytest.mark.parametrize(("arguments", "unwanted"), [(["--help"], "tyro numpy torch"), (["train", "--help"], "torch")])
@@ -116,7 +191,7 @@ def test_train_takes_a_preset_and_flags_over_it(tmp_path, capsys):
 
 @pytest.mark.parametrize("flags", [["--preset", "paper", "--method", "focal"], ["--preset=paper", "--method=focal"]])
 def test_train_takes_a_method_over_the_preset(flags):
-    args = parse("train", ["dataset", "--out", "run", *flags, "--method.contrast", "infonce"])
+    args = parse(["train", "dataset", "--out", "run", *flags, "--method.contrast", "infonce"])
     method = args.config.method
     assert (method.name, method.latent, method.contrast) == (
         "focal",
@@ -157,25 +232,24 @@ def test_evaluate_can_plan(tmp_path, capsys, monkeypatch):
 def test_readme_commands_exist():
     """Each `spc`, `make`, `ros2 launch` and `ros2 run` in the README names something that is there."""
     readme = (ROOT / "README.md").read_text()
-    commands = [
+    lines = [
         line.split("#")[0].strip()
         for block in re.findall(r"```sh\n(.*?)```", readme, re.S)
         for line in block.splitlines()
     ]
-    stages = {line.split()[1] for line in commands if line.startswith("spc ")}
-    assert stages == set(STAGES) - {"demo", "relabel"}
-    targets = {line.split()[1] for line in commands if line.startswith("make ")}
+    named = {line.split()[1] for line in lines if line.startswith("spc ")}
+    assert named == set(commands()) - {"demo", "relabel"}
+    targets = {line.split()[1] for line in lines if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
     assert targets == {"demo", "test"} and all(f"\n{target}:" in makefile for target in targets)
-    launched = {line.split()[3] for line in commands if line.startswith("ros2 launch spc_ros")}
+    launched = {line.split()[3] for line in lines if line.startswith("ros2 launch spc_ros")}
     assert launched == {file.name for file in (ROOT / "launch").glob("*.launch.py")}
     for names in re.findall(r"ros2 run spc_ros ([\w|]+)", readme):
         assert all((ROOT / "scripts" / name).is_file() for name in names.split("|"))
 
 
-def test_readme_stage_options_are_accepted():
+def test_readme_options_are_accepted():
     """The README's own arguments parse; their files need not exist for that."""
     readme = (ROOT / "README.md").read_text()
     for line in re.findall(r"^spc (.*?)(?:#.*)?$", readme, re.M):
-        stage, *arguments = line.split()
-        assert parse(stage, arguments) is not None
+        assert parse(line.split()) is not None

@@ -37,6 +37,7 @@ from spc_core.tasks.behaviour import Behaviour
 from spc_core.tasks.disturbances import DisturbanceConfig
 from spc_core.training.train import train
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.sim.simulation import Simulation
 
 BAGS = Path(__file__).parent / "data" / "bags"
@@ -187,7 +188,7 @@ def test_the_difference_must_exceed_the_tolerance_and_what_is_uncertain() -> Non
 
 def test_bags_tell_the_delay_and_it_reaches_the_checkpoint(tmp_path: Path) -> None:
     bags = sorted((BAGS / "mcap").iterdir())[:6]
-    report = convert(bags, None, tmp_path / "dataset", workers=1, progress=False)
+    report = convert(ConvertOptions(tuple(bags), tmp_path / "dataset", workers=1), progress=False)
     assert report.command_delay.known and report.command_delay.delay_ms <= 1.0
     assert "from command to state: 0.0 ms, give or take 1.0 ms" in report.summary()
     again = load_dataset(tmp_path / "dataset").command_delay

@@ -13,6 +13,7 @@ from spc_core.contract.contract import ContractError, load_contract, parse_contr
 from spc_ros.bags.reader import BagError
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.doctor.contract_choices import limits, round_rate
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.doctor import diagnose
@@ -35,7 +36,7 @@ def test_a_proposal_is_refused_until_the_reward_is_filled_in_and_then_converts(t
     file.write_text(filled(file.read_text()))
     contract = load_contract(file)
     assert (contract.name, contract.rate_hz, contract.clock) == ("pick_place", 50, "header")
-    report = convert([bag], contract, tmp_path / "out", task="pick", progress=False)
+    report = convert(ConvertOptions((bag,), tmp_path / "out", task="pick"), contract, progress=False)
     assert (report.episodes, report.transitions) == (1, 300)
     assert diagnose([bag], contract, task="pick", progress=False).verdict == "ok"
 
@@ -120,7 +121,9 @@ def test_a_mobile_base_in_a_namespace(tmp_path):
     )
     assert "# - topic: wrench_norm" in text  # an alternative, commented out
     contract = parse_contract(filled(text, TOPIC_REWARD.replace("topic: reward", "topic: wrench_norm")), "proposal")
-    report = convert([mobile_base_path(tmp_path)], contract, tmp_path / "out", task="drive", progress=False)
+    report = convert(
+        ConvertOptions((mobile_base_path(tmp_path),), tmp_path / "out", task="drive"), contract, progress=False
+    )
     assert report.transitions >= 28
 
 

@@ -11,6 +11,7 @@ from robot_recording import record_robot
 
 from spc_core.contract.contract import parse_contract
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.doctor import diagnose
 
@@ -100,7 +101,7 @@ def converted(bag, tmp_path, **options):
     field = topic["fields"][0]
     reward = yaml.safe_dump({"topic": topic["topic"], "type": topic["type"], "field": field}, default_flow_style=True)
     contract = parse_contract(text.replace(UNFILLED, f"reward: {reward}"), "proposal")
-    return text, contract, convert([bag], contract, tmp_path / "out", progress=False, **options)
+    return text, contract, convert(ConvertOptions((bag,), tmp_path / "out", **options), contract, progress=False)
 
 
 @pytest.mark.parametrize("shift_ns", [0, SIM_NS], ids=["wall", "sim"])

@@ -37,11 +37,11 @@ from spc_core.data.packed import load_dataset
 from spc_core.data.reader import read_episodes
 from spc_ros.bags.reader import BagError
 from spc_ros.conversion.convert import ConversionError, convert
+from spc_ros.conversion.convert_options import ConvertOptions
 
 
-def quiet(bags, out, **options):
-    options = {"contract": None, "workers": 1, "progress": False, **options}
-    return convert(bags, out=out, **options)
+def quiet(bags, out, contract=None, workers=1, **options):
+    return convert(ConvertOptions(tuple(bags), out, workers=workers, **options), contract, progress=False)
 
 
 def only_episode(root):

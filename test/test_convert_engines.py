@@ -19,6 +19,7 @@ from spc_ros.conversion import engines
 from spc_ros.conversion.bag_conversion import Job, convert_bag, load_part, save_part
 from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.conversion.convert import ConversionError, convert
+from spc_ros.conversion.convert_options import ConvertOptions
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -31,8 +32,8 @@ def recorded(folder: Path, count: int, steps: int = 20) -> Path:
     return folder
 
 
-def quiet(bags: Path, out: Path, **options):
-    return convert([bags], out=out, **{"contract": None, "workers": 1, "progress": False, **options})
+def quiet(bags: Path, out: Path, workers: int = 1, **options):
+    return convert(ConvertOptions((bags,), out, workers=workers, **options), progress=False)
 
 
 def started(bags: Path, out: Path, workers: int) -> subprocess.Popen:
@@ -127,7 +128,7 @@ def test_a_ray_cluster_gives_what_one_process_gives(tmp_path, monkeypatch):
     record_arm(bags / "torn").joinpath("torn.mcap").write_bytes(b"\x89MCAP0\r\n")
     quiet(bags, tmp_path / "one", skip_bad=True)
     monkeypatch.chdir(tmp_path)  # as users do: with paths relative to where they are
-    relative = convert([Path("bags")], None, Path("ray"), skip_bad=True, engine="ray", progress=False)
+    relative = quiet(Path("bags"), Path("ray"), skip_bad=True, engine="ray")
     assert len(relative.failed) == 1
     one, ray = tree(tmp_path / "one"), tree(tmp_path / "ray")
     said = [json.loads(files.pop("conversion.json")) for files in (one, ray)]

@@ -31,6 +31,7 @@ from spc_core.contract.contract import Contract
 from spc_core.data.reader import read_episodes
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import ConversionError, convert
+from spc_ros.conversion.convert_options import ConvertOptions
 
 BOOL = "std_msgs/msg/Bool"
 
@@ -39,8 +40,8 @@ def converted(bag: Path, contract: Contract, **job):
     return convert_bag(bag, Job(contract, own_contract=True, **job))
 
 
-def quiet(bag, out, **options):
-    return convert([bag], out=out, **{"contract": arm_reach(), "workers": 1, "progress": False, **options})
+def quiet(bag, out, contract=None, **options):
+    return convert(ConvertOptions((bag,), out, workers=1, **options), contract or arm_reach(), progress=False)
 
 
 def test_a_marker_topic_parts_a_bag_into_episodes(tmp_path):

@@ -22,6 +22,7 @@ from spc_ros.bags.reader import BagError, BagReader
 from spc_ros.cli import main
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.doctor import doctor, topic_logs
 from spc_ros.doctor.bag_diagnosis import UNNAMED
 from spc_ros.doctor.doctor import EXIT_FAIL, EXIT_WARN, diagnose
@@ -79,7 +80,7 @@ def test_a_simulated_lock_step_bag_is_not_blamed_for_its_clock(tmp_path):
 def test_transitions_and_cuts_are_those_of_conversion(tmp_path):
     bags = [record_robot(tmp_path / "a", change=lost("/joint_states", 2, 2.2)), record_robot(tmp_path / "b")]
     report = look(*bags)  # ticks at 2.06 to 2.18 s are stale
-    converted = convert(bags, None, tmp_path / "out", progress=False)
+    converted = convert(ConvertOptions(tuple(bags), tmp_path / "out"), progress=False)
     assert (report.episodes, report.transitions) == (converted.episodes, converted.transitions) == (3, 592)
     assert [[str(fault) for _, fault in bag.cuts] for bag in report.bags] == [
         [str(fault) for _, fault in bag.cuts] for bag in converted.bags

@@ -20,6 +20,7 @@ from spc_core.system.config_files import find_config
 from spc_core.trials.protocol import EpisodeResult
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.processes import ProcessError
 from spc_ros.trials.trial import run_trial
 from spc_ros.trials.trial_report import report_trial
@@ -87,7 +88,7 @@ def page_and_bag(out: Path, checkpoint: Path, rows: list[EpisodeResult]) -> None
         info = bag.last_episode()
     assert info is not None and info.truncated and info.seed == rows[0].seed
     assert (info.end_ns - info.start_ns) / 1e9 == pytest.approx(LIMIT_S, abs=0.2)
-    report = convert([rows[0].bag], None, out.parent / "dataset", progress=False, workers=1)
+    report = convert(ConvertOptions((rows[0].bag,), out.parent / "dataset", workers=1), progress=False)
     assert abs(report.bags[0].transitions - rows[0].steps) <= 3
     assert abs(sum(rows[0].latency.values()) - rows[0].steps) <= 3, "but for ticks at the episode's ends"
     assert np.isfinite(rows[0].return_)

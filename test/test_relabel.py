@@ -25,6 +25,7 @@ from spc_core.data.reader import read_episodes
 from spc_core.data.relabel import relabel
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 
 STEPS = 12
 TEXT = """\
@@ -85,7 +86,7 @@ def bags(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset(bags, tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "before"
-    convert([bags], contract(), root, workers=1, progress=False)
+    convert(ConvertOptions((bags,), root, workers=1), contract(), progress=False)
     return root
 
 
@@ -107,7 +108,7 @@ def test_relabelled_is_equal_to_the_bit_to_a_new_conversion(bags, dataset, tmp_p
     for number, change in enumerate((REACH, REACH.replace("0.5", "0.0"))):
         new = contract((TOPIC_REWARD, change), ("safe: [0, 0]", "safe: [1, 1]"), ("[-50, -50]", "[-40, -60]"))
         converted, relabelled = tmp_path / f"converted{number}", tmp_path / f"relabelled{number}"
-        convert([bags], new, converted, workers=1, progress=False)
+        convert(ConvertOptions((bags,), converted, workers=1), new, progress=False)
         relabel(dataset, new, relabelled)
         assert_same(relabelled, converted)
         text = (relabelled / "contract.yaml").read_text()

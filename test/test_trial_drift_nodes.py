@@ -29,6 +29,7 @@ from spc_core.trials.protocol import Trial, in_order
 from spc_core.trials.recordings import dataset_transitions
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.node_parts.topics import stream_qos
 from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials.trial import run_trial
@@ -88,7 +89,7 @@ def bag_tells_of_the_change(path: Path, task_id: str, announced: bool) -> None:
 
 
 def drifted_bag_converts_up_to_the_change(path: Path, out: Path) -> None:
-    report = convert([path], None, out, progress=False, workers=1)
+    report = convert(ConvertOptions((path,), out, workers=1), progress=False)
     (bag,) = report.bags
     assert bag.transitions == BEFORE and "the task changed" in str(bag.as_dict()["cuts"])
 

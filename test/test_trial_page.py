@@ -33,7 +33,7 @@ from spc_core.trials.log import TrialLog
 from spc_core.trials.options import checkpoint_name, make_plan, make_trial, robot_task
 from spc_core.trials.protocol import EpisodeResult, Trial
 from spc_ros.bags.writer import BagWriter
-from spc_ros.parsing import parse
+from spc_ros.cli import parse
 from spc_ros.processes import ProcessError
 from spc_ros.trials.provenance import code_state, command_line, setup
 from spc_ros.trials.trial import prepare
@@ -99,10 +99,10 @@ def test_stills_come_from_the_bag_of_the_best_informed_episode(tmp_path: Path) -
 
 
 def test_the_command_spells_out_every_option(tmp_path: Path) -> None:
-    args = parse("trial", ["a run", "--out", "o", "--few-shot-sizes", "0", "10", "--no-shuffle", "--episodes", "2"])
+    args = parse(["trial", "a run", *["--out", "o", "--few-shot-sizes", "0", "10", "--no-shuffle", "--episodes", "2"]])
     command = command_line("trial", args)
     assert command.startswith("spc trial 'a run' --out o ") and "--no-shuffle" in command and "--seed 0" in command
-    assert parse("trial", shlex.split(command)[2:]) == args
+    assert parse(shlex.split(command)[1:]) == args
     said = setup(command)
     assert said["command"] == command and "cores" in said["processor"]
     assert code_state(tmp_path) == ""

@@ -24,28 +24,28 @@ class ModelConfig:
 
     groups: int = 512  # FSQ groups in a discrete latent state
     levels: tuple[int, ...] = (5, 3)  # FSQ levels, one for each channel of a group
-    continuous_dim: int = 512  # numbers in a latent state that is not discrete
-    simplex_size: int = 8  # numbers of a simnorm latent that sum to one
+    continuous_dim: int = 512  # size of a latent state that is not discrete
+    simplex_size: int = 8  # size of each simplex in a simnorm latent
     context_dim: int = 5  # size of the task vector z
-    encoder_hidden: tuple[int, ...] = (512,)  # observation encoder
-    encoder_init: float = 0.02  # spread of its last layer's first weights; narrow encoders need more to reach all codes
-    dynamics_hidden: tuple[int, ...] = (512, 512)  # transition and reward heads
-    context_hidden: tuple[int, ...] = (256, 256)  # context encoder
-    policy_hidden: tuple[int, ...] = (256, 256)  # actor, Q and V
+    encoder_hidden: tuple[int, ...] = (512,)  # hidden layers of the observation encoder
+    encoder_init: float = 0.02  # std of its last layer's initial weights; narrow encoders need more to reach all codes
+    dynamics_hidden: tuple[int, ...] = (512, 512)  # hidden layers of the transition and reward heads
+    context_hidden: tuple[int, ...] = (256, 256)  # hidden layers of the context encoder
+    policy_hidden: tuple[int, ...] = (256, 256)  # hidden layers of actor, Q and V
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
     """What is learnt, and from what: SPC by default; its ablations and rivals are other choices (config/methods)."""
 
-    name: str = "spc"
-    latent: str = "discrete"  # what the policy sees: discrete | simnorm | continuous codes, or the raw observation
-    consistency: str = "cross_entropy"  # of predicted latents: cross_entropy | mse | cosine | reconstruction | none
+    name: str = "spc"  # name in tables and reports
+    latent: str = "discrete"  # latent state of the policy: discrete | simnorm | continuous, or raw for the observation
+    consistency: str = "cross_entropy"  # loss of predictions: cross_entropy | mse | cosine | reconstruction | none
     open_loop: bool = True  # roll the model out over a window; off: predict one step from each observation
-    contrast: str = "infonce"  # keeps tasks apart: infonce | focal | none
-    context: str = "learnt"  # z: learnt | none (always 0) | oracle (the true task parameters)
+    contrast: str = "infonce"  # loss that keeps tasks apart: infonce | focal | none
+    context: str = "learnt"  # task vector z: learnt | none (always 0) | oracle (the true task parameters)
     context_l2: float = 0.0  # weight of the squared length of z
-    context_club: float = 0.0  # weight of the CLUB bound on what z tells about who acted
+    context_club: float = 0.0  # weight of the CLUB bound on what z reveals about the behaviour policy
 
     @property
     def learns_model(self) -> bool:
@@ -93,18 +93,18 @@ METHOD_CHOICES = {
 class LossConfig:
     """Weights and constants of the losses."""
 
-    discount: float = 0.99  # of the Bellman target
+    discount: float = 0.99  # discount factor of the Bellman target
     horizon_discount: float = 0.99  # weight of step t in a latent rollout is this to the power t
-    gumbel_temperature: float = 1.0
-    consistency_weight: float = 1.0
-    reward_weight: float = 1.0
-    contrast_weight: float = 1.0
-    contrast_temperature: float = 0.5  # of distances between task vectors, at most 2 sqrt(context_dim)
-    expectile: float = 0.8
-    advantage_temperature: float = 3.0  # actor weight exp(this * advantage) ...
-    advantage_clip: float = 100.0  # ... at most this
-    target_rate: float = 0.005  # EMA of target encoder and target Q
-    task_mean_rate: float = 0.005  # EMA of the tasks' mean vectors
+    gumbel_temperature: float = 1.0  # temperature of the samples of discrete latents in a rollout
+    consistency_weight: float = 1.0  # weight of the consistency loss
+    reward_weight: float = 1.0  # weight of the reward loss
+    contrast_weight: float = 1.0  # weight of the contrastive loss
+    contrast_temperature: float = 0.5  # temperature of distances between task vectors, at most 2 sqrt(context_dim)
+    expectile: float = 0.8  # expectile of Q that V estimates (IQL); above 0.5 it favours good actions
+    advantage_temperature: float = 3.0  # an action weighs exp(this * advantage) in the actor's loss
+    advantage_clip: float = 100.0  # largest weight of an action in the actor's loss
+    target_rate: float = 0.005  # EMA rate of target encoder and target Q
+    task_mean_rate: float = 0.005  # EMA rate of the tasks' mean vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,26 +114,26 @@ class TrainConfig:
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    updates: int = 500_000
-    tasks_per_batch: int = 16
-    windows_per_task: int = 64
+    updates: int = 500_000  # training steps, one batch each
+    tasks_per_batch: int = 16  # tasks drawn for each batch
+    windows_per_task: int = 64  # windows drawn from each of these tasks
     contexts_per_task: int = 1  # contexts of a task in a batch; its windows share them evenly
     horizon: int = 5  # transitions in a window
     context_max: int = 64  # transitions in a training context; its size varies from 0 to this
     context_empty_share: float = 0.1  # share of training contexts without any transition
-    context_online_share: float = 0.5  # share cut from one episode, as a robot meets them; the rest is drawn anywhere
-    world_model_every: int = 2  # updates between two of world model and context encoder
-    world_model_lr: float = 1e-4
-    context_lr: float = 1e-4
-    policy_lr: float = 3e-4
-    final_lr_share: float = 1.0  # learning rates fall linearly to this share of themselves
-    seed: int = 0
-    device: str = "auto"  # auto | cpu | cuda
-    precision: str = "auto"  # of matrix products: fp32 | bf16 | auto, where it pays; weights and losses stay fp32
+    context_online_share: float = 0.5  # share of contexts cut from one episode, as on a robot; others from anywhere
+    world_model_every: int = 2  # updates for each update of world model and context encoder
+    world_model_lr: float = 1e-4  # learning rate of observation encoder, dynamics and reward
+    context_lr: float = 1e-4  # learning rate of the context encoder
+    policy_lr: float = 3e-4  # learning rate of actor, Q and V
+    final_lr_share: float = 1.0  # learning rates fall linearly to this share of their first value
+    seed: int = 0  # seed of initial weights, batches and noise
+    device: str = "auto"  # device of the networks: auto | cpu | cuda
+    precision: str = "auto"  # precision of matrix products: fp32 | bf16 | auto; weights and losses stay fp32
     threads: int = 0  # CPU threads; 0 leaves the choice to torch
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
-    evaluate_every: int = 0  # updates between two evaluations on validation tasks in a process of their own; 0: none
+    evaluate_every: int = 0  # updates between two evaluations on validation tasks, in a separate process; 0: none
 
     def check(self, source: str) -> None:
         """Raises ConfigError naming a value that cannot work."""

@@ -21,6 +21,7 @@ from spc_ros.bags.reader import BagReader
 from spc_ros.bags.writer import BagWriter
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.messages.columns import ColumnReader
 from spc_ros.messages.contract_reader import sources
 
@@ -161,7 +162,7 @@ def _bench(
 
     def whole() -> None:
         with tempfile.TemporaryDirectory(dir=bag.parent) as out:
-            convert([bag], contract, Path(out) / "dataset", workers=1, progress=False)
+            convert(ConvertOptions((bag,), Path(out) / "dataset", workers=1), contract, progress=False)
 
     ways = {
         "rosbags: raw read": raw,

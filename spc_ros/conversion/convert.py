@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from spc_core.command_delay.correlogram import Correlogram
 from spc_core.command_delay.estimate import merge_blocks, pooled_delay
-from spc_core.contract.contract import Contract
+from spc_core.contract.contract import Contract, load_contract
 from spc_core.data.dataset import DatasetWriter
 from spc_core.doctor.topic_stats import merge_reports
 from spc_ros.bags.files import find_bags, stored_bytes, stored_in
 from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.bag_conversion import Job, TaskEpisode, load_delay, load_part
 from spc_ros.conversion.conversion_report import BagReport, ConversionReport
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.conversion.engines import convert_task, on_ray, run
 from spc_ros.conversion.manifest import read_manifest
 from spc_ros.messages.message_types import read_definitions
@@ -41,46 +42,35 @@ class ConversionError(ValueError):
     """Bags that cannot be converted; the message lists each of them with its reason."""
 
 
-def convert(
-    bags: Sequence[str | Path],
-    contract: Contract | None,
-    out: str | Path,
-    overwrite: bool = False,
-    skip_bad: bool = False,
-    task: str | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-    task_from: str = "",
-    manifest: Path | None = None,
-    definitions: Sequence[Path] = (),
-    engine: str = "processes",
-) -> ConversionReport:
-    """Convert bags, or folders with bags at any depth, into a dataset at `out`.
+def convert(options: ConvertOptions, contract: Contract | None = None, progress: bool = True) -> ConversionReport:
+    """Convert bags into a dataset; `contract` replaces the file that the options name.
 
-    Without a contract, the one that the bags carry is used. `task` is the task id of bags that name none, `definitions`
-    are .msg files or packages of types that the bags do not define. Bad bags raise ConversionError and nothing is
-    written, unless `skip_bad`. Raises BagError, MessageError, DatasetError, ManifestError and EngineError too.
+    Bad bags raise ConversionError and nothing is written, unless `skip_bad`. Raises BagError, MessageError,
+    ContractError, DatasetError, ManifestError and EngineError too.
     """
     begin_s = time.monotonic()
-    paths = find_bags(bags)
-    types = read_definitions(definitions)
-    said = read_manifest(manifest, paths) if manifest else {}
+    if contract is None and options.contract is not None:
+        contract = load_contract(options.contract)
+    paths = find_bags(options.bags)
+    types = read_definitions(options.types)
+    said = read_manifest(options.manifest, paths) if options.manifest else {}
     looked_at = frozenset(paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:SURVEYED])
-    job = Job(contract or _contract_in(paths), contract is not None, task or "", task_from, said, types, looked_at)
+    job = Job(contract or _contract_in(paths), contract is not None, options.task or "", options.task_from, said, types,
+              looked_at)  # fmt: skip
     reports: list[BagReport] = []
     told: dict[int, list[Correlogram]] = {}
-    with DatasetWriter(out, job.contract, overwrite) as writer:
-        parts = _Parts(Path(out), job)
-        for report, episodes, delay in _results(paths, job, parts, workers, engine, progress):
+    with DatasetWriter(options.out, job.contract, options.overwrite) as writer:
+        parts = _Parts(options.out, job)
+        for report, episodes, delay in _results(paths, job, parts, options, progress):
             merge_blocks(told, delay)
             while episodes:  # let go of each before the next part is read
                 entry = episodes.pop(0)
                 writer.add_episode(entry.task_id, entry.params, entry.episode)
                 del entry
             reports.append(report)
-        _refuse_bad(reports, skip_bad, parts)
+        _refuse_bad(reports, options.skip_bad, parts)
         topics = merge_reports([bag.topics for bag in reports])
-        report = ConversionReport(Path(out), job.contract, tuple(reports), topics, time.monotonic() - begin_s,
+        report = ConversionReport(options.out, job.contract, tuple(reports), topics, time.monotonic() - begin_s,
                                   pooled_delay(told))  # fmt: skip
         writer.write_text("conversion.json", json.dumps(report.as_dict(), indent=1))
     parts.remove()
@@ -131,7 +121,7 @@ class _Parts:
 
 
 def _results(
-    paths: list[Path], job: Job, parts: _Parts, workers: int | None, engine: str, show: bool
+    paths: list[Path], job: Job, parts: _Parts, options: ConvertOptions, show: bool
 ) -> Iterator[tuple[BagReport, list[TaskEpisode], dict[int, list[Correlogram]]]]:
     """What came of each bag in the order of `paths`, whatever the engine, and from before where it is there."""
     files = {path: parts.file(path) for path in paths}
@@ -140,7 +130,7 @@ def _results(
     with tqdm(desc="convert", total=sum(sizes.values()), unit="B", unit_scale=True, disable=not show) as bar:
         bar.update(sum(size for path, size in sizes.items() if path not in missing))
         work = sum(sizes[path] for path in missing)
-        made = _make(list(missing.items()), work, job, bar.update, workers, engine)
+        made = _make(list(missing.items()), work, job, bar.update, options)
         for place, path in enumerate(paths):
             if path in missing:
                 next(made)
@@ -160,11 +150,10 @@ def _make(
     size_bytes: int,
     job: Job,
     progress: Callable[[int], Any],
-    workers: int | None,
-    engine: str,
+    options: ConvertOptions,
 ) -> Iterator[None]:
-    if engine not in ENGINES:
-        raise ConversionError(f"the engine is '{engine}'; use one of: {', '.join(ENGINES)}")
-    if engine == "ray":
+    if options.engine not in ENGINES:
+        raise ConversionError(f"the engine is '{options.engine}'; use one of: {', '.join(ENGINES)}")
+    if options.engine == "ray":
         return on_ray(missing, job, progress)
-    return run(missing, convert_task, job, progress, workers, size_bytes)
+    return run(missing, convert_task, job, progress, options.workers, size_bytes)

@@ -14,6 +14,7 @@ from spc_core.trials.log import PLAN, TrialLog, read_rows
 from spc_core.trials.options import TrialOptions, make_plan, make_trial
 from spc_core.trials.protocol import EpisodeResult, TrialError, in_order
 from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.processes import NodeGroup, ProcessError, Progress
 from spc_ros.trials.collect import require_new
 
@@ -70,7 +71,7 @@ def recordings_dataset(given: Path | None, out: Path) -> str:
         return str(given.resolve())
     made = out.with_name(f"{out.name}-recordings").resolve()
     if not made.exists():
-        convert([given], None, made)
+        convert(ConvertOptions((given,), made))
     return str(made)
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The progress bar of the stages."""
+"""The progress that commands show on the terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -24,3 +26,10 @@ class Bar:
 
     def __exit__(self, *_: Any) -> None:
         self._bar.close()
+
+
+@contextmanager
+def status_line(title: str) -> Iterator[Callable[[str], None]]:
+    """A line that is called with the current step; it disappears at the end, and is not there without a terminal."""
+    with tqdm(desc=title, bar_format="{desc}", leave=False, disable=None) as bar:
+        yield lambda text: bar.set_description_str(f"{title}: {text}")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learn context encoder, world model and policy from a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from spc_core.method.config import TrainConfig, load_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train on a dataset. The same command resumes a run that was interrupted.
+
+    OUT/checkpoint is the last state; with --evaluate-every, OUT/best is the best on validation tasks.
+
+    Defaults of the settings are those of the preset and method given.
+
+    examples:
+      spc train dataset --out run
+      spc train dataset --out run --preset paper --method focal --seed 1
+      torchrun --nproc-per-node 2 -m spc_ros.cli train dataset --out run
+    """
+
+    dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
+    out: Path  # the run's folder
+    preset: str = "small"  # small, quick, paper, tour, or a YAML file with any of the settings below
+    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: as the preset says
+    overwrite: bool = False  # start from the beginning, even if the folder holds a run
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
+
+
+def defaults(arguments: Sequence[str]) -> Train:
+    """The settings' defaults are those of the preset and method among the arguments, read before the rest is parsed."""
+    preset, method = _last(arguments, "--preset", "small"), _last(arguments, "--method", "")
+    return Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=load_config(preset, method))
+
+
+def _last(arguments: Sequence[str], flag: str, default: str) -> str:
+    """The last value given to a flag, as `--flag value` or `--flag=value`."""
+    values = [default]
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            values.append(value if equals else following)
+    return values[-1]
+
+
+def run(options: Train) -> int:
+    from spc_core.training.distributed import leads
+    from spc_core.training.train import train
+
+    checkpoint = train(options.dataset, options.out, options.config, options.overwrite)
+    if leads():
+        print(f"checkpoint: {checkpoint}")
+    return 0

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score a trained run on held-out tasks over ROS 2, node by node."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, TypeVar, get_type_hints
+
+import tyro
+
+from spc_core.trials.options import TrialOptions, TrialSettings
+from spc_ros.progress_bar import Bar
+
+T = TypeVar("T")
+
+
+def with_help(kind: type[T]) -> type[T]:
+    """A dataclass whose fields show the help text of their metadata."""
+    types = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if text := field.metadata.get("help"):
+            kind.__annotations__[field.name] = Annotated[types[field.name], tyro.conf.arg(help=text)]
+    return kind
+
+
+@with_help
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial(TrialSettings):
+    """Score a trained run on held-out tasks over ROS 2: sim or a robot, context encoder, policy, recorder, trial.
+
+    The same command resumes a trial that was interrupted, from the files in its folder.
+
+    examples:
+      spc trial run --out trial
+      spc trial run --out trial --no-sim --operator --tasks light heavy
+    """
+
+    run: tyro.conf.Positional[Path]  # training run or checkpoint
+    out: Path  # folder for episodes.jsonl, bags/, log/ and report.html
+    family: str = ""  # task family; default: the name of the checkpoint's contract
+    tasks: tuple[str, ...] = ()  # task ids, instead of splits; with --no-sim any names
+    splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
+    few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
+    recordings: Path | None = None  # for offline: a dataset, or bags, with recordings of each task
+    device: str = "cpu"  # device of the networks: cpu, cuda or auto
+    camera: str = ""  # the sim's camera for stills on the page: one of the model, or free; empty: none
+    drift: bool = True  # add the drift test, where the sim changes its task in mid-episode
+
+
+def run(options: Trial) -> int:
+    from spc_core.deploy.checkpoint import load_checkpoint
+    from spc_core.deploy.checkpoint_files import checkpoint_folder
+    from spc_core.tasks import families
+    from spc_core.tasks.camera import CameraConfig
+    from spc_core.trials.evaluate import score, table
+    from spc_ros.trials.provenance import command_line
+    from spc_ros.trials.trial import DRIFT_TASKS, STILLS_HZ, recordings_dataset, run_trial
+    from spc_ros.trials.trial_report import report_trial
+
+    name = options.family or load_checkpoint(options.run).contract.name
+    family = name if name in families() or options.sim else ""
+    asked = TrialOptions.of(
+        options, family=family, checkpoint=str(options.run), task_ids=options.tasks,
+        recordings=recordings_dataset(options.recordings, options.out),
+        drift_tasks=DRIFT_TASKS if options.drift and options.sim else 0,
+        contract=options.contract or ("" if family else str(checkpoint_folder(options.run) / "contract.yaml")),
+    )  # fmt: skip
+    camera = CameraConfig(options.camera, STILLS_HZ) if options.camera else None
+    with Bar(f"trial {options.run}", "episode") as bar:
+        rows = run_trial(asked, options.device, camera, progress=bar)
+    print(f"episodes: {options.out / 'episodes.jsonl'}, bags: {options.out / 'bags'}")
+    if "no_context" not in options.protocols:
+        print("no table and no page, whose zero would be the protocol no_context")
+        return 0
+    found = report_trial(options.run, name, options.out, rows, command_line("trial", options))
+    print(table(score(found.results, found.experts)))
+    print(f"report: {options.out / 'report.html'}  (open it in a browser)")
+    return 0
