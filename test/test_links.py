@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+UNWRAPPED = ("CHANGELOG.md", "faults.md", "node_faults.md")  # old entries, and pages that tests write
+PROSE_WIDTH = 120
 OURS = ("spc_core/", "spc_ros/", "config/", "docs/", "launch/", "test/", "scripts/")
 
 
@@ -77,6 +79,16 @@ def test_files_named_in_code_are_there(page: Path) -> None:
     assert [name for name in named if name.startswith(OURS) and not (ROOT / name).exists()] == []
 
 
+def wide(text: str) -> list[str]:
+    """Lines of prose that are too long to read or to review; tables cannot be wrapped."""
+    return [line for line in prose(text).splitlines() if len(line) > PROSE_WIDTH and not line.startswith(("|", "!["))]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in UNWRAPPED], ids=lambda page: page.name)
+def test_prose_is_wrapped(page: Path) -> None:
+    assert wide(page.read_text()) == []
+
+
 def test_what_is_wrong_is_seen(tmp_path: Path) -> None:
     (tmp_path / "there.md").write_text("# Twins\n\n## `spc x`: one, two\n\n# Twins\n\n```\n# no heading\n```\n")
     page = tmp_path / "page.md"
@@ -89,3 +101,5 @@ def test_what_is_wrong_is_seen(tmp_path: Path) -> None:
         assert broken(page, tmp_path) == [wrong]
     page.write_text('<img src="no.png">\n\n[x]: no.txt')
     assert broken(page, tmp_path) == ["no.txt", "no.png"]
+    long = "word " * 30
+    assert wide(f"{long}\n| {long}\n```\n{long}\n```\n![{long}](x.svg)\n") == [long]
