@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint is a folder that runs by itself: weights, config, contract, statistics, metrics. Nothing is pickled."""
+"""A self-contained checkpoint folder: weights, config, contract, statistics, metrics. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes a GPU when there is one. Raises ConfigError when a named device is not there."""
+    """`auto` takes a GPU if there is one. Raises ConfigError if a named device does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
@@ -64,39 +64,39 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device is '{name}', but this machine shows {torch.cuda.device_count()} CUDA devices; "
-            "use cpu, or a lower number where there are some"
+            "use cpu, or a lower number if there are any"
         )
     return device
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all. An existing one of the same run gets its weights and metrics replaced."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    """Write a checkpoint completely or not at all. An existing one of the same run is updated file by file."""
+    hidden = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir(parents=True)
     weights = {key: value.contiguous() for key, value in checkpoint.agent.state_dict().items()}
-    safetensors.torch.save_file(weights, beside / "weights.safetensors")
-    (beside / "config.yaml").write_text(yaml.safe_dump(to_dict(checkpoint.config), sort_keys=False))
-    (beside / "contract.yaml").write_text(checkpoint.contract.text)
-    (beside / "stats.json").write_text(json.dumps(checkpoint.stats.to_dict()))
-    (beside / "metrics.json").write_text(json.dumps({**checkpoint.metrics, "format": FORMAT}, indent=1))
+    safetensors.torch.save_file(weights, hidden / "weights.safetensors")
+    (hidden / "config.yaml").write_text(yaml.safe_dump(to_dict(checkpoint.config), sort_keys=False))
+    (hidden / "contract.yaml").write_text(checkpoint.contract.text)
+    (hidden / "stats.json").write_text(json.dumps(checkpoint.stats.to_dict()))
+    (hidden / "metrics.json").write_text(json.dumps({**checkpoint.metrics, "format": FORMAT}, indent=1))
     if not folder.exists():
-        beside.rename(folder)
+        hidden.rename(folder)
         return
     for name in FILES:  # each file is replaced at once; config, contract and statistics do not change during a run
-        (beside / name).replace(folder / name)
-    beside.rmdir()
+        (hidden / name).replace(folder / name)
+    hidden.rmdir()
 
 
 def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
-    """Load a checkpoint, or the one of a training run's folder, ready to act. Raises CheckpointError."""
+    """Load a checkpoint, given its folder or its training run's, ready to act. Raises CheckpointError."""
     folder = checkpoint_folder(Path(folder))
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder}: no checkpoint, {', '.join(missing)} missing; give the folder that `spc train` wrote"
         )
-    place = pick_device(device)
+    picked = pick_device(device)
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
         if metrics.get("format", 0) > FORMAT:  # before anything else of it is read, which may look different
@@ -109,17 +109,17 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     except CheckpointError:
         raise
     except (ValueError, yaml.YAMLError, ContractError) as error:
-        raise CheckpointError(f"{folder}: corrupt: {error}; copy it again or train anew") from None
+        raise CheckpointError(f"{folder}: corrupt: {error}; copy it again or train again") from None
     if len(stats.observation_mean) != contract.observation_dim or len(stats.action_low) != contract.action_dim:
         raise CheckpointError(
             f"{folder}: stats.json has {len(stats.observation_mean)} observations and {len(stats.action_low)} actions, "
-            f"contract.yaml has {contract.observation_dim} and {contract.action_dim}; copy the folder again as a whole"
+            f"contract.yaml has {contract.observation_dim} and {contract.action_dim}; copy the whole folder again"
         )
     agent = Agent(contract.observation_dim, contract.action_dim, [task["params"] for task in metrics["tasks"]], config)
     _load_weights(agent, folder / "weights.safetensors")
     fuse_(agent)
-    agent.to(place).eval().requires_grad_(False)
-    return Checkpoint(agent, config, contract, stats, metrics, place)
+    agent.to(picked).eval().requires_grad_(False)
+    return Checkpoint(agent, config, contract, stats, metrics, picked)
 
 
 def _load_weights(agent: Agent, file: Path) -> None:

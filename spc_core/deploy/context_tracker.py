@@ -14,13 +14,13 @@ HYPOTHESIS_STEPS = 12  # transitions for which a collecting robot acts on one hy
 
 
 class ContextTracker:
-    """The task vector z from the transitions seen so far; one transition costs the same whatever came before.
+    """The task vector z from the transitions seen so far; the cost of a transition does not grow with the history.
 
     Modes: `online` adds each transition and shows the result at once; `collect` adds, but shows the prior, as one
-    hypothesis after the other, so that the robot moves and learns something; `frozen` adds nothing. At most `limit`
+    hypothesis after the other, so that the robot's motion is informative; `frozen` adds nothing. At most `limit`
     transitions are added (None: no limit). Before the first transition, `online` and `frozen` show zeros.
-    `uncertainty` tells how well the transitions agree about z, in every mode.
-    With a `half_life` older transitions count less: half as much after so many newer ones. None: all count alike.
+    `uncertainty` measures how well the transitions agree on z, in every mode.
+    With a `half_life`, older transitions count less: half as much after that many newer ones. None: all count alike.
     An agent without a context encoder counts transitions and shows zeros, or what it was `told`.
     """
 

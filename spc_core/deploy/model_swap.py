@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new model beside the old: loaded and warmed on another thread, taken between two ticks, dropped when it fails."""
+"""Swaps the running model between two ticks for one loaded on a worker thread, and rolls back if it fails."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ M = TypeVar("M")
 
 
 class SwapError(ValueError):
-    """A swap that is refused; the message says why and what to do."""
+    """A refused swap; the message gives the reason and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded(Generic[M]):
-    """What a loading thread came back with: a model, or the problem."""
+    """The result of a loading thread: a model or the problem."""
 
     model: M | None
     problem: str = ""
@@ -33,7 +33,7 @@ class BackgroundLoad(Generic[M]):
         self._result: Loaded[M] | None = None
 
     def begin(self, load: Callable[[], M]) -> None:
-        """Raises SwapError while another load is under way."""
+        """Raises SwapError during another load."""
         if self._thread is not None:
             raise SwapError("a model is being loaded already; ask again when that swap has ended")
         self._result = None
@@ -41,7 +41,7 @@ class BackgroundLoad(Generic[M]):
         self._thread.start()
 
     def poll(self) -> Loaded[M] | None:
-        """The result, once; None while there is none."""
+        """The result, once; None before that."""
         if self._thread is None or self._result is None:
             return None
         self._thread.join()
@@ -51,16 +51,16 @@ class BackgroundLoad(Generic[M]):
     def _run(self, load: Callable[[], M]) -> None:
         try:
             self._result = Loaded(load())
-        except Exception as error:  # whatever the file holds, the robot goes on with the old model
+        except Exception as error:  # whatever is in the file, the robot keeps the old model
             plain = isinstance(error, (ValueError, OSError))
             self._result = Loaded(None, str(error) if plain else f"{type(error).__name__}: {error}")
 
 
 class ModelSwitch(Generic[M]):
-    """Which model acts. A new one waits for its turn, then is on probation for some ticks, with the old one at hand."""
+    """Chooses the acting model. A new one waits, then acts on probation for some ticks while the old one is kept."""
 
     def __init__(self, model: M, model_id: int, probation_ticks: int, deadline_s: float) -> None:
-        """`deadline_s` is the longest time for an action on probation; infinite: none."""
+        """`deadline_s` is the longest time for an action on probation; infinity: no limit."""
         self.model, self.model_id = model, model_id
         self._former: tuple[M, int] | None = None
         self._waiting: tuple[M, int] | None = None
@@ -72,11 +72,11 @@ class ModelSwitch(Generic[M]):
         return self._waiting is not None
 
     def offer(self, model: M, model_id: int) -> None:
-        """A warm model that may take over."""
+        """Queue a warmed-up model."""
         self._waiting = (model, model_id)
 
     def take(self, context_id: int | None) -> bool:
-        """Between two ticks: the waiting model takes over, once z comes from its own encoder or from none."""
+        """Between two ticks, let the waiting model take over once z comes from its own encoder or from none."""
         if self._waiting is None or context_id not in (None, self._waiting[1]):
             return False
         self._former = (self.model, self.model_id)
@@ -85,7 +85,7 @@ class ModelSwitch(Generic[M]):
         return True
 
     def judge(self, action: np.ndarray, took_s: float) -> str | None:
-        """After each action: None, or why the former model is back from now on."""
+        """After each action: None, or the reason for which the former model is back."""
         if not self._left:
             return None
         why = None
@@ -99,5 +99,5 @@ class ModelSwitch(Generic[M]):
             self._former, self._left = None, 0
             return why
         if not self._left:
-            self._former = None  # it has proved itself; the old one's memory is free
+            self._former = None  # probation is over; this frees the old model's memory
         return None

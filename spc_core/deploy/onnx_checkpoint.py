@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a checkpoint as a folder of ONNX graphs, and loads it to act without torch. docs/runtime.md has the format."""
+"""Exports a checkpoint to ONNX, and loads the export to act without torch. docs/runtime.md describes the format."""
 
 from __future__ import annotations
 
@@ -12,18 +12,44 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import yaml
 
+from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
-from spc_core.deploy.networks.onnx_rows import OnnxNetworks, open_session
 from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
 from spc_core.method.planner_config import PlannerConfig
 from spc_core.system.atomic_files import WholeFolder
 
-if TYPE_CHECKING:  # they need torch, which a robot may lack
+if TYPE_CHECKING:  # it needs torch, which a robot may lack
     from spc_core.deploy.checkpoint import Checkpoint
 
 FORMAT = 1
 POLICY, ENCODER = "policy.onnx", "context_encoder.onnx"
+
+
+class OnnxNetworks:
+    """Actor and context encoder in onnxruntime sessions; see Networks."""
+
+    def __init__(self, policy: Any, encoder: Any, task_means: np.ndarray) -> None:
+        """`policy` and `encoder` are sessions; `encoder` is None if z is always zero."""
+        self._policy, self._encoder = policy, encoder
+        self.task_means, self.context_dim = task_means, task_means.shape[1]
+        self.has_encoder = encoder is not None
+
+    def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """(O,) in the contract's units and (Z,) to the action (A,) in the contract's units, float64."""
+        feed = {"observation": np.asarray(observation, np.float64)[None],
+                "context": np.asarray(context, np.float32)[None]}  # fmt: skip
+        return self._policy.run(None, feed)[0][0]
+
+    def embed(self, transition: Transition) -> np.ndarray:
+        """A transition in the contract's units to its embedding (Z,) float32; z is the mean of embeddings."""
+        feed = {
+            "observation": np.asarray(transition.observation, np.float64)[None],
+            "action": np.asarray(transition.action, np.float64)[None],
+            "reward": np.array([[transition.reward]], np.float64),
+            "next_observation": np.asarray(transition.next_observation, np.float64)[None],
+        }
+        return self._encoder.run(None, feed)[0][0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +70,7 @@ class OnnxCheckpoint:
 
 
 def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> OnnxCheckpoint:
-    """Load an exported folder. Raises CheckpointError, also where onnxruntime is missing."""
+    """Load an exported folder. Raises CheckpointError, also if onnxruntime is missing."""
     folder = Path(folder)
     if device not in ("cpu", "auto"):
         raise CheckpointError(f"{folder}: device is '{device}'; an export runs on the CPU only, use device cpu")
@@ -64,26 +90,46 @@ def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> Onnx
         raise CheckpointError(f"{folder}: corrupt: {ONNX_CARD} lacks {error}; export it again") from None
     except (OSError, ValueError, yaml.YAMLError, ContractError, ConfigError) as error:
         raise CheckpointError(f"{folder}: corrupt: {error}; export it again") from None
-    sessions = [open_session(folder / name, threads) for name in files]
+    sessions = [_session(folder / name, threads) for name in files]
     widths = {i.name: i.shape[1] for i in sessions[0].get_inputs()}
     if widths != {"observation": contract.observation_dim, "context": task_means.shape[1]}:
         raise CheckpointError(
             f"{folder}: {POLICY} takes {widths}, contract.yaml has {contract.observation_dim} observations and "
             f"{ONNX_CARD} a task vector of {task_means.shape[1]}; copy the whole folder again, not single files"
         )
-    networks = OnnxNetworks(sessions[0], sessions[1] if len(sessions) > 1 else None, task_means.shape[1], task_means)
+    networks = OnnxNetworks(sessions[0], sessions[1] if card["has_encoder"] else None, task_means)
     return OnnxCheckpoint(networks, config, contract, card["metrics"])
 
 
-def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, its_id: int = 0) -> Path:
-    """Write policy.onnx, context_encoder.onnx, config.yaml, contract.yaml and export.json, whole or not at all.
+def _session(file: Path, threads: int) -> Any:
+    """An onnxruntime session with `threads` threads that never spin."""
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise CheckpointError(
+            f"{file.parent}: an export needs onnxruntime, which is not installed here; pip install onnxruntime"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing; copy the whole folder again")
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an error class for each kind of damage, which derive from Exception
+        raise CheckpointError(f"{file}: corrupt ({error}); export it again") from None
 
-    `its_id` is the checkpoint's model_id, by which nodes match contexts with policies.
 
+def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, model_id: int = 0) -> Path:
+    """Write policy.onnx, context_encoder.onnx, config.yaml, contract.yaml and export.json, all of them or none.
+
+    `model_id` is the checkpoint's, by which nodes match contexts with policies.
     Raises ConfigError if onnx is missing or the method needs the true task parameters, and FileExistsError.
     """
     if checkpoint.config.method.context == "oracle":
-        raise ConfigError(f"method '{checkpoint.config.method.name}' must be told the true task; no robot can run it")
+        raise ConfigError(
+            f"method '{checkpoint.config.method.name}' needs the true task parameters, which no robot knows"
+        )
     from spc_core.deploy.networks.onnx_graphs import OPSET, encoder_graph, policy_graph
     from spc_core.deploy.networks.row_plan import row_plan
 
@@ -93,7 +139,7 @@ def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, its_
         graphs[ENCODER] = encoder_graph(plan)
     card = {
         "format": FORMAT,
-        "model_id": its_id,
+        "model_id": model_id,
         "opset": OPSET,
         "observation": list(contract.observation_names),
         "action": list(contract.action.fields),

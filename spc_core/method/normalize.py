@@ -24,18 +24,23 @@ class Stats:
     action_low: np.ndarray  # (A,) in the contract's unit
     action_high: np.ndarray  # (A,)
 
+    @property
+    def action_span(self) -> np.ndarray:
+        """(A,) float32, the width of each action's range."""
+        return self.action_high - self.action_low
+
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """(..., O) in the contract's units to unit scale."""
         return ((observation - self.observation_mean) / self.observation_std).astype(np.float32, copy=False)
 
     def action(self, action: np.ndarray) -> np.ndarray:
         """(..., A) in the contract's units to [-1, 1]; a command beyond the limits counts as the limit."""
-        share = (action - self.action_low) / (self.action_high - self.action_low)
+        share = (action - self.action_low) / self.action_span
         return np.clip(2 * share - 1, -1, 1).astype(np.float32, copy=False)
 
     def action_units(self, action: np.ndarray) -> np.ndarray:
         """(..., A) in [-1, 1] to the contract's units, float64."""
-        return self.action_low + (np.asarray(action, np.float64) + 1) / 2 * (self.action_high - self.action_low)
+        return self.action_low + (np.asarray(action, np.float64) + 1) / 2 * self.action_span
 
     def reward(self, reward: Any) -> Any:
         return np.float32((reward - self.reward_mean) / self.reward_std)

@@ -37,12 +37,12 @@ class NumpyNetworks:
         self._z = self._actor.inputs[plan.latent_dim :]
         self._encoder = None if plan.encoder is None else _Rows(plan.encoder)
         self._observed = self._latent if self._encoder is None else self._encoder.inputs
-        self._observation = plan.observation.columns
-        self._command = list(zip(plan.action.low.tolist(), plan.action.span.tolist(), strict=True))
+        stats = plan.stats
+        self._observation = list(zip(stats.observation_mean.tolist(), stats.observation_std.tolist(), strict=True))
+        self._actions = list(zip(stats.action_low.tolist(), stats.action_span.tolist(), strict=True))
         if plan.context_encoder is not None:
             self._context_encoder = _Rows(plan.context_encoder)
-            self._changes = plan.change.spread.tolist()
-            self._reward = (plan.reward.mean.item(), plan.reward.spread.item())
+            self._changes, self._reward = stats.change_std.tolist(), (stats.reward_mean, stats.reward_std)
 
     def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
         """(O,) in the contract's units and (Z,) to the actor's mean action (A,) in the contract's units, float64."""
@@ -50,7 +50,7 @@ class NumpyNetworks:
         if self._encoder is not None:
             self._to_latent(self._encoder.run(), self._latent)
         self._z[:] = context
-        outputs = zip(self._actor.run().tolist(), self._command, strict=True)
+        outputs = zip(self._actor.run().tolist(), self._actions, strict=True)
         return np.array([low + (math.tanh(value) + 1) / 2 * span for value, (low, span) in outputs])
 
     def embed(self, transition: Transition) -> np.ndarray:
@@ -59,7 +59,7 @@ class NumpyNetworks:
         row = self._context_encoder.inputs
         column = len(before)
         _normalise(before, self._observation, row)
-        for value, (low, span) in zip(transition.action.tolist(), self._command, strict=True):
+        for value, (low, span) in zip(transition.action.tolist(), self._actions, strict=True):
             share = 2 * ((value - low) / span) - 1
             row[column] = -1 if share < -1 else 1 if share > 1 else share  # NaN stays NaN
             column += 1
@@ -71,7 +71,7 @@ class NumpyNetworks:
 
 
 def _normalise(values: list[float], columns: list[tuple[float, float]], row: np.ndarray) -> None:
-    """UnitScale into the beginning of (N,) float32. A few numbers are faster without NumPy."""
+    """Stats.observation, into the beginning of (N,) float32. A few numbers are faster without NumPy."""
     for column, (value, (mean, spread)) in enumerate(zip(values, columns, strict=True)):
         row[column] = (value - mean) / spread
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.deploy.networks.row_plan import Linear, Mlp, Rounding, RowPlan, Simplexes, UnitScale
+from spc_core.deploy.networks.row_plan import Linear, Mlp, Rounding, RowPlan, Simplexes
 from spc_core.method.config import ConfigError
 
 OPSET = 18  # the first with Mish; onnxruntime 1.14 and later
@@ -21,41 +21,41 @@ IR_VERSION = 8  # what onnxruntime 1.14 reads
 
 def policy_graph(plan: RowPlan) -> Any:
     """observation (N, O) double, context (N, Z) float -> action (N, A) double, all in the contract's units."""
-    graph, limits = _Graph(), plan.action
-    row = graph.unit_scale("observation", plan.observation)
+    graph, stats = _Graph(), plan.stats
+    row = graph.unit_scale("observation", stats.observation_mean, stats.observation_std)
     latent = graph.latent(row if plan.encoder is None else graph.mlp(row, plan.encoder), plan)
     joined = graph.add("Concat", [latent, "context"], axis=1)
     unit = graph.add("Tanh", [graph.mlp(joined, plan.actor)])
     share = graph.add("Add", [graph.add("Cast", [unit], to=graph.DOUBLE), graph.constant(1.0)])
-    half_span = graph.constant(np.float64(limits.span) / 2)
-    units = graph.add("Add", [graph.add("Mul", [share, half_span]), graph.constant(limits.low)])
-    above = graph.add("Max", [units, graph.constant(limits.low)])
-    graph.add("Min", [above, graph.constant(limits.high)], output="action")
-    inputs = [("observation", "d", len(plan.observation.mean)), ("context", "f", plan.task_means.shape[1])]
-    return graph.model("policy", inputs, [("action", "d", len(limits.low))])
+    half_span = graph.constant(np.float64(stats.action_span) / 2)
+    units = graph.add("Add", [graph.add("Mul", [share, half_span]), graph.constant(stats.action_low)])
+    above = graph.add("Max", [units, graph.constant(stats.action_low)])
+    graph.add("Min", [above, graph.constant(stats.action_high)], output="action")
+    inputs = [("observation", "d", len(stats.observation_mean)), ("context", "f", plan.task_means.shape[1])]
+    return graph.model("policy", inputs, [("action", "d", len(stats.action_low))])
 
 
 def encoder_graph(plan: RowPlan) -> Any:
     """observation, action, reward, next_observation (N, ...) double -> vote (N, Z) float; z is the mean of votes."""
-    graph, limits = _Graph(), plan.action
+    graph, stats = _Graph(), plan.stats
     assert plan.context_encoder is not None
-    low, span = graph.constant(limits.low), graph.constant(limits.span)
+    low, span = graph.constant(stats.action_low), graph.constant(stats.action_span)
     shifted = graph.add("Div", [graph.add("Sub", ["action", low]), span])
     scaled = graph.add("Sub", [graph.add("Mul", [shifted, graph.constant(2.0)]), graph.constant(1.0)])
     bounded = graph.add("Min", [graph.add("Max", [scaled, graph.constant(-1.0)]), graph.constant(1.0)])
     change = graph.add("Sub", ["next_observation", "observation"])
     parts = [
-        graph.unit_scale("observation", plan.observation),
+        graph.unit_scale("observation", stats.observation_mean, stats.observation_std),
         graph.add("Cast", [bounded], to=graph.FLOAT),
-        graph.unit_scale("reward", plan.reward),
-        graph.unit_scale(change, plan.change),
+        graph.unit_scale("reward", stats.reward_mean, stats.reward_std),
+        graph.unit_scale(change, np.zeros_like(stats.change_std), stats.change_std),
     ]
     row = graph.add("Concat", parts, axis=1)
     graph.add("Tanh", [graph.mlp(row, plan.context_encoder)], output="vote")
-    fields = len(plan.observation.mean)
+    fields = len(stats.observation_mean)
     inputs = [
         ("observation", "d", fields),
-        ("action", "d", len(limits.low)),
+        ("action", "d", len(stats.action_low)),
         ("reward", "d", 1),
         ("next_observation", "d", fields),
     ]
@@ -86,9 +86,9 @@ class _Graph:
         self._constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
-    def unit_scale(self, name: str, scale: UnitScale) -> str:
-        """A double input in the contract's units to unit scale, float."""
-        scaled = self.add("Div", [self.add("Sub", [name, self.constant(scale.mean)]), self.constant(scale.spread)])
+    def unit_scale(self, name: str, mean: Any, std: Any) -> str:
+        """A double input in the contract's units to unit scale, float; subtracted in double, as Stats does."""
+        scaled = self.add("Div", [self.add("Sub", [name, self.constant(mean)]), self.constant(std)])
         return self.add("Cast", [scaled], to=self.FLOAT)
 
     def mlp(self, x: str, mlp: Mlp) -> str:

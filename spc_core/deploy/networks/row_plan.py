@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Agent.act and ContextEncoder.embed compute, as plain arrays and in the contract's units.
+"""Agent.act and ContextEncoder.embed as plain arrays.
 
 NumPy acting and the ONNX export are both built from a RowPlan; neither reads the agent's modules. CPU arrays of the
 agent are shared, not copied.
@@ -15,28 +15,6 @@ from torch import Tensor, nn
 from spc_core.method.agent import Agent
 from spc_core.method.latents import Continuous, FSQLatent, SimNorm
 from spc_core.method.normalize import Stats
-
-
-@dataclasses.dataclass(frozen=True)
-class UnitScale:
-    """(value - mean) / spread, computed in float64 and rounded to float32 once, as Stats does."""
-
-    mean: np.ndarray
-    spread: np.ndarray
-
-    @property
-    def columns(self) -> list[tuple[float, float]]:
-        """(mean, spread) of each field."""
-        return list(zip(self.mean.tolist(), self.spread.tolist(), strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class ActionLimits:
-    """Actions in [low, low + span] correspond to [-1, 1]; (A,) each, in the contract's units."""
-
-    low: np.ndarray
-    high: np.ndarray
-    span: np.ndarray  # the float32 difference, as in Stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,37 +59,31 @@ class Simplexes:
 
 @dataclasses.dataclass(frozen=True)
 class RowPlan:
-    """action = limits(tanh(actor(latent(encoder(scaled observation)), z))), and the embedding of a transition.
+    """action = tanh(actor(latent(encoder(s)), z)) and embedding = tanh(context_encoder(s, a, r, s' - s)).
 
-    The embedding is tanh(context_encoder(s, a, r, s' - s)), each part on unit scale; see Stats.transition.
+    s, a, r and s' - s are on the scale of `stats`.
     """
 
-    observation: UnitScale  # (O,)
-    encoder: Mlp | None  # None: the latent is the scaled observation
+    stats: Stats
+    encoder: Mlp | None  # (O) to (L); None: the latent is s itself
     latent: Rounding | Simplexes | None  # None: the encoder's output itself
     latent_dim: int  # L
-    actor: Mlp  # (L + Z) to the A means
-    action: ActionLimits
+    actor: Mlp  # (L + Z) to (A)
+    context_encoder: Mlp | None  # (2 O + A + 1) to (Z)
     task_means: np.ndarray  # (K, Z)
-    context_encoder: Mlp | None
-    reward: UnitScale  # scalars
-    change: UnitScale  # (O,) of s' - s
 
 
 def row_plan(agent: Agent, stats: Stats) -> RowPlan:
-    """The plan of an agent whose inputs are normalised by `stats`."""
-    world_model, context_encoder = agent.world_model, agent.context_encoder
+    """The plan of an agent whose data have the statistics `stats`."""
+    model, context_encoder = agent.world_model, agent.context_encoder
     return RowPlan(
-        observation=UnitScale(stats.observation_mean, stats.observation_std),
-        encoder=None if isinstance(world_model.encoder, nn.Identity) else _mlp(world_model.encoder),
-        latent=_latent(world_model.latent),
-        latent_dim=world_model.latent.dim,
+        stats=stats,
+        encoder=None if isinstance(model.encoder, nn.Identity) else _mlp(model.encoder),
+        latent=_latent(model.latent),
+        latent_dim=model.latent.dim,
         actor=_mlp(agent.actor.network, agent.action_dim),
-        action=ActionLimits(stats.action_low, stats.action_high, stats.action_high - stats.action_low),
-        task_means=_array(agent.task_means),
         context_encoder=None if context_encoder is None else _mlp(context_encoder.network),
-        reward=UnitScale(np.array(stats.reward_mean), np.array(stats.reward_std)),
-        change=UnitScale(np.zeros_like(stats.change_std), stats.change_std),
+        task_means=_array(agent.task_means),
     )
 
 
