@@ -18,10 +18,10 @@ from spc_core.method.config import TrainConfig
 from spc_core.method.context_encoder import ContextEncoder
 from spc_core.method.fused import (
     COMPILED_NUMBERS,
+    FusedEnsembleLinear,
     FusedLearner,
+    FusedLinear,
     Mish,
-    NarrowEnsembleLinear,
-    NarrowLinear,
     SampleAndCompare,
     StraightThroughCodes,
     compiled,
@@ -32,7 +32,7 @@ from spc_core.method.fused import (
     uniform,
 )
 from spc_core.method.iql import Critic
-from spc_core.method.layers import FSQ, mlp
+from spc_core.method.layers import FSQ, EnsembleNorm, mlp
 from spc_core.method.losses import code_cross_entropy
 from spc_core.tasks import tasks
 from spc_core.training.train import data_stats
@@ -135,8 +135,8 @@ def test_narrow_layers_are_never_rounded_and_keep_their_names_and_weights():
         assert [(n, v.tolist()) for n, v in module.state_dict().items()] == [
             (n, v.tolist()) for n, v in before.state_dict().items()
         ]
-    assert [type(layer) for layer in network] == [torch.nn.Linear, torch.nn.LayerNorm, Mish, NarrowLinear]
-    assert isinstance(critic.q[-1], NarrowEnsembleLinear) and not isinstance(critic.q[0], NarrowEnsembleLinear)
+    assert [type(layer) for layer in network] == [FusedLinear, torch.nn.LayerNorm, Mish, FusedLinear]
+    assert {type(layer) for layer in critic.q if hasattr(layer, "weight")} == {FusedEnsembleLinear, EnsembleNorm}
     x, hidden = torch.randn(7, 100), torch.randn(7, 96)
     torch.testing.assert_close(network(x), plain[0](x))
     torch.testing.assert_close(critic.q(x[:, :1].expand(7, 105)), plain[1].q(x[:, :1].expand(7, 105)))

@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from vector_quantize_pytorch import FSQ as ReferenceFSQ
 
-from spc_core.method import fused, latents
 from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import CONSISTENCY_OF, LossConfig, MethodConfig, ModelConfig, TrainConfig
 from spc_core.method.context_encoder import ContextEncoder
-from spc_core.method.fused import FusedLearner
+from spc_core.method.fused import FusedCategoricalFSQLatent, FusedLearner
 from spc_core.method.iql import actor_loss, bellman_loss, expectile_loss
 from spc_core.method.latents import CategoricalFSQLatent, FSQLatent, SimNorm
 from spc_core.method.layers import FSQ, EnsembleNorm, ensemble_mlp, mlp
@@ -210,10 +209,9 @@ def test_consistency_starts_at_the_logarithm_of_the_code_count(kind):
     assert consistency == pytest.approx(math.log(15), rel=0.02)
 
 
-@pytest.mark.parametrize("draw", [latents.draw_codes, fused.draw_codes])
-def test_code_samples_follow_the_softmax_of_the_logits(draw):
-    latent = CategoricalFSQLatent(SMALL, 1.0)
-    latent.draw = draw
+@pytest.mark.parametrize("kind", [CategoricalFSQLatent, FusedCategoricalFSQLatent])
+def test_code_samples_follow_the_softmax_of_the_logits(kind):
+    latent = kind(SMALL, 1.0)
     logits = torch.tensor([math.log(0.6), math.log(0.3), math.log(0.1), *[-40.0] * 12])
     output = logits[None, :, None].expand(5000, 15, 4).flatten(1)
     torch.manual_seed(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same update as agent.Learner, several times faster: everything here has a plain form in the files beside it.
+"""The same update as agent.Learner, several times faster; everything here has a plain form in the other files.
 
 FusedLearner chooses all of it, by `fuse_` for what lies inside a network; a loaded checkpoint uses `fuse_` alone. Tests
 hold each function, and complete updates, against the plain ones.
@@ -18,7 +18,6 @@ from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import TrainConfig
 from spc_core.method.latents import CategoricalFSQLatent
 from spc_core.method.layers import EnsembleLinear
-from spc_core.method.losses import CodeCrossEntropy
 
 NARROW = 64  # a product with so few inputs or outputs costs little, so it is never rounded to bfloat16
 COMPILED_NUMBERS = 2**20  # a function over fewer numbers is not worth the seconds that compiling takes
@@ -62,7 +61,7 @@ class FusedLearner(Learner):
     def _rollout(self, batch: Batch, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Where codes are drawn and compared, one function does both; nothing is drawn in the last step."""
         model, space = self.agent.world_model, self.agent.world_model.latent
-        if not isinstance(model.consistency, CodeCrossEntropy) or not isinstance(space, CategoricalFSQLatent):
+        if self.config.method.consistency != "cross_entropy" or not isinstance(space, CategoricalFSQLatent):
             return super()._rollout(batch, z)
         observations, actions = batch.observations.flatten(0, 1), batch.actions.flatten(0, 1)
         targets = model.encode_target(observations[:, 1:])
@@ -99,47 +98,24 @@ def uses_bfloat16(config: TrainConfig, device_type: str) -> bool:
     return device_type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def fuse_(network: nn.Module) -> None:
-    """Give the network's layers and its draw of codes their faster forms, in place; weights and their names stay."""
-    for module in list(network.modules()):
-        if isinstance(module, CategoricalFSQLatent):
-            module.draw = draw_codes
-        for name, layer in module.named_children():
-            if type(layer) is nn.Mish:
-                setattr(module, name, Mish())
-            elif type(layer) is nn.Linear and min(layer.weight.shape) <= NARROW:
-                setattr(module, name, NarrowLinear(layer))
-            elif type(layer) is EnsembleLinear and min(layer.weight.shape[1:]) <= NARROW:
-                setattr(module, name, NarrowEnsembleLinear(layer))
+class _NarrowInFullPrecision(nn.Module):
+    """Keeps a layer that is narrow in full precision under autocast: observations, values, rewards."""
 
-
-class NarrowLinear(nn.Linear):
-    """A linear layer that stays in full precision under autocast: observations, values, rewards."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight, self.bias = layer.weight, layer.bias
+    weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
+        if min(self.weight.shape[-2:]) > NARROW or not torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
 
-class NarrowEnsembleLinear(EnsembleLinear):
-    """The same for linear layers side by side."""
+class FusedLinear(_NarrowInFullPrecision, nn.Linear):
+    pass
 
-    def __init__(self, layer: EnsembleLinear) -> None:
-        nn.Module.__init__(self)
-        self.weight, self.bias = layer.weight, layer.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+class FusedEnsembleLinear(_NarrowInFullPrecision, EnsembleLinear):
+    pass
 
 
 class Mish(nn.Mish):
@@ -176,10 +152,28 @@ def pool(embeddings: Tensor, weight: Tensor) -> Tensor:
     return sums.view(*sizes.shape, -1) / sizes[..., None].clamp(min=1)
 
 
-def draw_codes(logits: Tensor, codebook: Tensor, temperature: float) -> Tensor:
-    """As latents.draw_codes: codes (B, G, C) drawn from logits (B, codes, G)."""
-    perturbed = (logits - torch.log(exponential_noise(logits))) / temperature
-    return StraightThroughCodes.apply(perturbed, codebook)  # type: ignore[return-value]
+class FusedCategoricalFSQLatent(CategoricalFSQLatent):
+    """Draws with cheaper noise, and a gradient without one-hot codes."""
+
+    def step(self, latent: Tensor, output: Tensor) -> Tensor:
+        logits = self.logits(output)
+        perturbed = (logits - torch.log(exponential_noise(logits))) / self.temperature
+        return StraightThroughCodes.apply(perturbed, self.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
+
+
+FASTER = {
+    nn.Linear: FusedLinear,
+    EnsembleLinear: FusedEnsembleLinear,
+    nn.Mish: Mish,
+    CategoricalFSQLatent: FusedCategoricalFSQLatent,
+}
+
+
+def fuse_(network: nn.Module) -> None:
+    """Give the parts of a network their faster forms in place; weights and their names stay."""
+    for module in network.modules():
+        if type(module) in FASTER:
+            module.__class__ = FASTER[type(module)]  # as torch's own parametrizations do
 
 
 def exponential_noise(like: Tensor) -> Tensor:
@@ -258,7 +252,7 @@ def sample_and_compare_gradient(
 
 
 class SampleAndCompare(torch.autograd.Function):
-    """latents.draw_codes and losses.code_cross_entropy of the same logits (B, codes, G), with one gradient for both.
+    """StraightThroughCodes and code_cross_entropy of the same logits (B, codes, G), with one gradient for both.
 
     Nothing of the logits' size is kept but the two softmaxes, in the logits' own precision.
     """

@@ -69,8 +69,12 @@ class SimNorm(Latent):
         super().__init__(dim)
         self.size = size
 
+    def groups(self, values: Tensor) -> Tensor:
+        """(..., L) to (..., groups, size)."""
+        return values.unflatten(-1, (-1, self.size))
+
     def encode(self, features: Tensor) -> Tensor:
-        return torch.softmax(features.unflatten(-1, (-1, self.size)), -1).flatten(-2)
+        return torch.softmax(self.groups(features), -1).flatten(-2)
 
 
 class FSQLatent(Latent):
@@ -98,7 +102,7 @@ class CategoricalFSQLatent(FSQLatent):
 
     def __init__(self, config: ModelConfig, temperature: float) -> None:
         super().__init__(config)
-        self.temperature, self.draw = temperature, draw_codes  # of which fused.py has a faster form
+        self.temperature = temperature
         self.outputs = self.groups * self.codes
 
     def logits(self, output: Tensor) -> Tensor:
@@ -107,17 +111,12 @@ class CategoricalFSQLatent(FSQLatent):
 
     def step(self, latent: Tensor, output: Tensor) -> Tensor:
         """A draw by the Gumbel trick, hard forward and soft backward."""
-        return self.draw(self.logits(output), self.fsq.codebook, self.temperature).flatten(-2)
+        one_hot = F.gumbel_softmax(self.logits(output).transpose(1, 2), self.temperature, hard=True)  # (B, G, codes)
+        return (one_hot @ self.fsq.codebook).flatten(-2)
 
     def mode(self, latent: Tensor, output: Tensor) -> Tensor:
         best = self.logits(output).max(1).indices  # four times as fast as argmax(1) on a CPU
         return self.fsq.codebook[best].flatten(-2)
-
-
-def draw_codes(logits: Tensor, codebook: Tensor, temperature: float) -> Tensor:
-    """Codes (B, G, C) drawn from logits (B, codes, G); the gradient is that of a softmax at `temperature`."""
-    one_hot = F.gumbel_softmax(logits.transpose(1, 2), temperature, hard=True)  # (B, G, codes)
-    return one_hot @ codebook
 
 
 def make_latent(observation_dim: int, config: TrainConfig) -> Latent:

@@ -40,67 +40,29 @@ def simplex_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -(target * torch.log_softmax(logits, -1)).sum(-1).mean(-1)
 
 
-class NoConsistency(nn.Module):
-    """Predicted latents are not compared with anything: the reward alone teaches the latents."""
+class Consistency(nn.Module):
+    """Temporal consistency of one step: compares a predicted latent with the real one, by `method.consistency`."""
 
-    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        """Temporal consistency of one step, (B,).
-
-        Dynamics' output (B, outputs), predicted latent and its target (B, L), the real observation (B, O).
-        """
-        return predicted.new_zeros(len(predicted))
-
-
-class CodeCrossEntropy(NoConsistency):
-    """Cross-entropy of the codes' logits against the target's codes, mean over groups."""
-
-    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        assert isinstance(space, CategoricalFSQLatent)
-        return code_cross_entropy(space.logits(output), space.indices(target))
-
-
-class SimplexCrossEntropy(NoConsistency):
-    """Cross-entropy between simplices, mean over groups."""
-
-    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        assert isinstance(space, SimNorm)
-        shape = (-1, space.size)
-        return simplex_cross_entropy(output.unflatten(-1, shape), target.unflatten(-1, shape))
-
-
-class SquaredError(NoConsistency):
-    """Mean squared difference of latents."""
-
-    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        return space.difference(predicted, target).square().mean(-1)
-
-
-class Cosine(NoConsistency):
-    """One minus the cosine of the angle between latents."""
-
-    def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        return 1 - F.cosine_similarity(predicted, target, dim=-1)
-
-
-class Reconstruction(NoConsistency):
-    """A decoder must give the observation back from the predicted latent: the older way to learn latents."""
-
-    def __init__(self, latent_dim: int, observation_dim: int, config: ModelConfig) -> None:
+    def __init__(self, space: Latent, observation_dim: int, config: TrainConfig) -> None:
         super().__init__()
-        self.decoder = mlp(latent_dim, config.encoder_hidden, observation_dim)
+        self.kind = config.method.consistency
+        if self.kind == "reconstruction":
+            self.decoder = mlp(space.dim, config.model.encoder_hidden, observation_dim)
 
     def forward(self, space: Latent, output: Tensor, predicted: Tensor, target: Tensor, observation: Tensor) -> Tensor:
-        return (self.decoder(predicted) - observation).square().mean(-1)
-
-
-def make_consistency(latent: Latent, observation_dim: int, config: TrainConfig) -> NoConsistency:
-    """The comparison that `config.method.consistency` names."""
-    kind = config.method.consistency
-    if kind == "reconstruction":
-        return Reconstruction(latent.dim, observation_dim, config.model)
-    if kind == "cross_entropy":
-        return CodeCrossEntropy() if config.method.latent == "discrete" else SimplexCrossEntropy()
-    return {"mse": SquaredError, "cosine": Cosine, "none": NoConsistency}[kind]()
+        """Loss (B,) of dynamics' outputs, predicted latents and their targets (B, L), and real observations (B, O)."""
+        if self.kind == "cross_entropy" and isinstance(space, CategoricalFSQLatent):
+            return code_cross_entropy(space.logits(output), space.indices(target))
+        if self.kind == "cross_entropy" and isinstance(space, SimNorm):
+            return simplex_cross_entropy(space.groups(output), space.groups(target))
+        if self.kind == "mse":
+            return space.difference(predicted, target).square().mean(-1)
+        if self.kind == "cosine":
+            return 1 - F.cosine_similarity(predicted, target, dim=-1)
+        if self.kind == "reconstruction":  # the older way to learn latents: the observation must be given back
+            return (self.decoder(predicted) - observation).square().mean(-1)
+        assert self.kind == "none"  # the reward alone teaches the latents
+        return predicted.new_zeros(len(predicted))
 
 
 def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float) -> Tensor:

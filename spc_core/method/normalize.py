@@ -46,10 +46,10 @@ class Stats:
         return np.float32((reward - self.reward_mean) / self.reward_std)
 
     def transition(
-        self, observation: np.ndarray, action: np.ndarray, reward: np.ndarray | float, following: np.ndarray
+        self, observation: np.ndarray, action: np.ndarray, reward: np.ndarray | float, next_observation: np.ndarray
     ) -> np.ndarray:
         """What the context encoder reads (..., 2 O + A + 1): s, a, r, s' - s, each on unit scale."""
-        change = ((following - observation) / self.change_std).astype(np.float32, copy=False)
+        change = ((next_observation - observation) / self.change_std).astype(np.float32, copy=False)
         reward = np.asarray(self.reward(reward), np.float32)[..., None]
         return np.concatenate([self.observation(observation), self.action(action), reward, change], -1)
 
@@ -72,7 +72,7 @@ class Stats:
 
 
 class Moments:
-    """Mean and standard deviation of rows that come piece by piece, in float64."""
+    """Mean and standard deviation of rows that come in pieces, in float64."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Planning with MPPI in the latent world model: an option beside the actor, for robots that have time to think.
+"""Planning with MPPI in the latent world model: an alternative to the actor, for robots that have time to think.
 
 Model predictive path integral control (arXiv 1509.01149), iterated as in TD-MPC (arXiv 2203.04955): imagine sequences
 of actions, keep the best, and draw again around them. The actor's sequences are among the candidates. The model does
@@ -34,7 +34,7 @@ class Planner:
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` tells seconds. Raises ConfigError where the agent's method has no model to plan with."""
+        """`clock` returns seconds. Raises ConfigError where the agent's method has no model to plan with."""
         self.config = config or PlannerConfig()
         self.config.check("planning")
         check_plannable(agent.config)
@@ -44,7 +44,7 @@ class Planner:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the last plan and begin the noise anew: a new episode."""
+        """Forget the last plan and restart the noise, for a new episode."""
         self._generator.manual_seed(self._seed)
         self._plan: Tensor | None = None  # (R, H, A)
 
@@ -77,16 +77,16 @@ class Planner:
         self.plans += 1
         if self.config.deadline_ms:
             self.late += self._now_s(observation) - began_s > self.config.deadline_ms / 1e3
-        self._plan = mean.nan_to_num()  # one bad observation must not spoil the plans that follow
+        self._plan = mean.nan_to_num()  # one bad observation must not make later plans invalid
         return mean[:, 0].clamp(-1, 1)  # a mean of numbers within the limits may miss them by rounding
 
     def returns(self, latent: Tensor, z: Tensor, actions: Tensor) -> Tensor:
-        """What sequences (R, S, H, A) from latents (R, L) are worth in imagination: (R, S)."""
+        """Predicted returns (R, S) of sequences (R, S, H, A) from latents (R, L)."""
         flat = actions.flatten(0, 1)
         return self._imagine(latent, z, actions.shape[1], lambda t, _latent, _z: flat[:, t])[1]
 
     def _follow_actor(self, latent: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The actor's sequences (R, P, H, A) and what they are worth (R, P)."""
+        """The actor's sequences (R, P, H, A) and their predicted returns (R, P)."""
         count, config = self.config.policy_samples, self.config
         shape = (count, config.horizon, self._agent.action_dim)
         noise = torch.randn(shape, generator=self._generator).to(latent)
@@ -119,7 +119,7 @@ class Planner:
         return torch.stack(actions, 1).unflatten(0, (robots, count)), total.view(robots, count)
 
     def _start(self, policy: Tensor) -> Tensor:
-        """What the first round is drawn around (R, H, A): the last plan, else the actor's mean sequence, else zero."""
+        """The mean of the first round (R, H, A): the last plan, else the actor's mean sequence, else zero."""
         likely = policy[:, 0] if policy.shape[1] else policy.new_zeros(len(policy), *policy.shape[2:])
         return likely if self._plan is None else shift(self._plan, likely[:, -1])
 
@@ -129,7 +129,7 @@ class Planner:
 
     def _now_s(self, where: Tensor) -> float:
         if self.config.deadline_ms and where.is_cuda:
-            torch.cuda.synchronize(where.device)  # what was only queued has not taken its time yet
+            torch.cuda.synchronize(where.device)  # else queued work would not be counted
         return self._clock()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spc_core.method.config import TrainConfig
 from spc_core.method.latents import make_latent
 from spc_core.method.layers import mlp
-from spc_core.method.losses import make_consistency
+from spc_core.method.losses import Consistency
 
 
 class Rollout(NamedTuple):
@@ -40,7 +40,7 @@ class WorldModel(nn.Module):
             inputs = self.latent.dim + action_dim + context_dim
             self.dynamics = mlp(inputs, model.dynamics_hidden, self.latent.outputs)
             self.reward = mlp(inputs, model.dynamics_hidden, 1)
-            self.consistency = make_consistency(self.latent, observation_dim, config)
+            self.consistency = Consistency(self.latent, observation_dim, config)
 
     def encode(self, observation: Tensor) -> Tensor:
         """(..., O) to latents (..., L)."""
@@ -72,7 +72,8 @@ class WorldModel(nn.Module):
         predicted = Rollout([], [], [])
         latents = self.encode(observations[:, :1] if open_loop else observations[:, :-1])
         for t, action in enumerate(actions.unbind(1)):
-            latent = predicted.latents[-1] if open_loop and t else latents[:, t]
+            latent = latents[:, t] if t == 0 or not open_loop else predicted.latents[-1]
+            latent = latent.view_as(latent)  # sums the gradients of later steps first, so that rounding is reproducible
             output, reward = self.predict(latent, action, z)
             predicted.outputs.append(output)
             predicted.latents.append((step or self.latent.step)(latent, output))

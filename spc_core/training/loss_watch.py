@@ -19,11 +19,11 @@ class BadLoss:
 
 
 class LossWatch:
-    """Keeps losses on their device, so that an update need not wait for it; a look at them does."""
+    """Keeps losses on their device, so that an update need not wait for it; a check of them does."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {}  # since the last log line
-        self._unseen: list[tuple[int, str, Tensor]] = []  # since the last look
+        self._unseen: list[tuple[int, str, Tensor]] = []  # since the last check
 
     def add(self, update: int, losses: dict[str, Tensor]) -> None:
         for name, loss in losses.items():
@@ -31,7 +31,7 @@ class LossWatch:
             self._unseen.append((update, name, loss))
 
     def first_bad(self) -> BadLoss | None:
-        """The first loss since the last look that is NaN or infinite."""
+        """The first loss since the last check that is NaN or infinite."""
         unseen, self._unseen = self._unseen, []
         if not unseen:
             return None

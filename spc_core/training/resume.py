@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""resume.pt: what a later process needs to go on with a training run as if nothing had happened."""
+"""resume.pt: everything a later process needs to continue a training run as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ FREE = ("device", "threads", "evaluate_every")  # settings that may change on th
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where it stopped and why."""
+    """Training cannot continue; the message says where it stopped and why."""
 
 
 def write_state(file: Path, state: dict[str, Any], config: TrainConfig, data: PackedDataset) -> None:
-    """Write the file whole or not at all, with what the run is of, so that no other run goes on from it."""
+    """Write the complete file or nothing, with the identity of the run, so that no other run resumes from it."""
     identity = {
         "format": FORMAT,
         "config": json.dumps(to_dict(config)),
         "contract": data.contract.text,
         "dataset": data.sha256,
     }
-    beside = file.with_name(f".{file.name}.partial")
-    torch.save({**identity, **state}, beside)
-    beside.replace(file)
+    partial = file.with_name(f".{file.name}.partial")
+    torch.save({**identity, **state}, partial)
+    partial.replace(file)
 
 
 def read_state(file: Path, device: torch.device, config: TrainConfig, data: PackedDataset) -> dict[str, Any]:

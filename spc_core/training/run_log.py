@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run writes down for people to read: log.csv, and the same as curves in TensorBoard."""
+"""The log of a training run: log.csv, and the same as curves in TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class RunLog:
         file = out / "log.csv"
         rows = list(csv.reader(file.read_text().splitlines())) if file.is_file() else []
         kept = [row for row in rows[1:] if len(row) == len(LOSSES) + 2 and int(row[0]) <= update]
-        beside = out / ".log.csv.partial"
-        with beside.open("w", newline="") as stream:
+        partial = out / ".log.csv.partial"
+        with partial.open("w", newline="") as stream:
             csv.writer(stream).writerows([["update", "seconds", *LOSSES], *kept])
-        beside.replace(file)
+        partial.replace(file)
         self._stream = file.open("a", newline="")
         self._writer = csv.writer(self._stream)
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=update + 1 if update else None)

@@ -53,23 +53,23 @@ class Validator:
     """Has snapshots scored one at a time, and keeps the best. Use as a context: nothing runs on after it."""
 
     def __init__(self, out: Path, family: str, on_score: Callable[[int, dict[str, float]], None]) -> None:
-        """`on_score` hears of each score once: the update and the mean return of each protocol."""
+        """`on_score` is called once with each score: the update and the mean return of each protocol."""
         self.out, self.family, self._on_score = out, family, on_score
         self._snapshots, self._results, self._best = out / ".snapshots", out / "validation.jsonl", out / "best"
         self._process: subprocess.Popen[bytes] | None = None
         self._update = 0  # which the process scores
-        self._told = False  # that evaluations are skipped
+        self._warned = False  # that evaluations are skipped
         self._settle_leftovers()
 
     def offer(self, update: int, save: Callable[[Path], None]) -> None:
         """Begin to score the weights of this update, which `save` writes, unless another score is under way."""
         if (row := self.score(update)) is not None:  # an interrupted run comes by again, with the same weights
-            self._tell(row)
+            self._report(row)
             return
         if self._process is not None:
-            if not self._told:
+            if not self._warned:
                 tqdm.write(f"update {update} is not evaluated: update {self._update} still is. Raise evaluate_every.")
-            self._told = True
+            self._warned = True
             return
         self._start(update, save)
 
@@ -79,7 +79,7 @@ class Validator:
             self._settle()
 
     def finish(self, update: int, save: Callable[[Path], None], stopped: list[int]) -> bool:
-        """Wait for what is under way, then score the last update; False when told to stop before that is done."""
+        """Wait for what is under way, then score the last update; False when stopped before that is done."""
         self._wait(stopped)
         if self.score(update) is None and not stopped:
             self._start(update, save)
@@ -115,7 +115,7 @@ class Validator:
         self._update = update
 
     def _wait(self, stopped: list[int]) -> None:
-        """Show progress until the process is done or we are told to stop."""
+        """Show progress until the process is done or this one is stopped."""
         process = self._process
         if process is None or process.stdout is None:
             return
@@ -147,7 +147,7 @@ class Validator:
         """Make a scored snapshot RUN/best if it is; else delete it."""
         row = self.score(int(snapshot.name))
         if row is not None:
-            self._tell(row)
+            self._report(row)
             if not self._best.exists():
                 snapshot.rename(self._best)
                 return
@@ -159,11 +159,11 @@ class Validator:
                 snapshot = aside
         shutil.rmtree(snapshot, ignore_errors=True)
 
-    def _tell(self, row: dict[str, Any]) -> None:
+    def _report(self, row: dict[str, Any]) -> None:
         self._on_score(row["update"], {name: row[name] for name in PROTOCOLS})
 
     def _settle_leftovers(self) -> None:
-        """Snapshots of a killed process: those with a score may be the best, the others are scored anew or never."""
+        """Snapshots of a killed process: those with a score may be the best, the others are scored again or never."""
         for snapshot in sorted(self._snapshots.iterdir()) if self._snapshots.is_dir() else []:
             if snapshot.name.isdecimal():
                 self._choose(snapshot)
