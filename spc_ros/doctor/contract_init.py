@@ -17,6 +17,7 @@ from spc_ros.bags.reader import BagError, BagReader, find_bags
 from spc_ros.doctor.contract_choices import (
     Choice,
     choose,
+    choose_clocks,
     choose_command,
     limits,
     max_rate,
@@ -24,7 +25,6 @@ from spc_ros.doctor.contract_choices import (
     round_up,
     zero_stops,
 )
-from spc_ros.doctor.contract_clocks import choose_clocks
 from spc_ros.doctor.contract_episodes import MARKER_TYPES, Marks, find_marks, pauses
 from spc_ros.doctor.topic_logs import read_topic_logs
 from spc_ros.doctor.topic_roles import COMMAND_WORDS, REWARD_WORDS, command_score, find_command, find_states

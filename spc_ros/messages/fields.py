@@ -26,10 +26,8 @@ JOINT_ARRAYS = {
     JOINT_STATE: ("position", "velocity", "effort"),
     JOINT_TRAJECTORY: ("positions", "velocities", "accelerations", "effort"),
 }
-PACKAGES = (
-    *("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs"),
-    *("diagnostic_msgs", "rosgraph_msgs"),
-)
+PACKAGES = ("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs",
+            "diagnostic_msgs", "rosgraph_msgs")  # fmt: skip
 NS_PER_S = 1_000_000_000
 
 
@@ -44,23 +42,16 @@ class FieldReader:
         """`where` is the topic, for errors."""
         self.type_name, self.fields, self.where = type_name, tuple(fields), where
         if type_name in JOINT_ARRAYS:
-            self._joints = _JointReader(type_name, self.fields, where)
-            self.read, self.find = self._read_joints, self._joints.find
+            joints = _JointReader(type_name, self.fields, where)
+            self.read, self.find = joints.read, joints.find
         else:
             is_array = type_name.endswith("MultiArray")
-            self.read = (_ArrayReader if is_array else _PathReader)(self.fields, where).read
-            self.find = self._find
+            self.read, self.find = (_ArrayReader if is_array else _PathReader)(self.fields, where).read, self._find
 
     read: Callable[[Any], np.ndarray]
     """A message to a (F,) float64 vector in the order of `fields`. Raises MessageError. NaN is passed on."""
     find: Callable[[Any], tuple[list[Any], str]]
     """The same as a list, None for what the message lacks, and the text of the MessageError instead of an error."""
-
-    def _read_joints(self, message: Any) -> np.ndarray:
-        numbers, problem = self._joints.find(message)
-        if problem:
-            raise MessageError(problem)
-        return np.array(numbers, float)
 
     def _find(self, message: Any) -> tuple[list[Any], str]:
         try:
@@ -76,6 +67,12 @@ class _JointReader:
         self.seen: Any = None
         self.missing = ""  # the error of joints that are not among those seen
         self.plan: list[tuple[str, list[int], list[int]]] = []  # array, places in the vector, in the message or -1
+
+    def read(self, message: Any) -> np.ndarray:
+        numbers, problem = self.find(message)
+        if problem:
+            raise MessageError(problem)
+        return np.array(numbers, float)
 
     def find(self, message: Any) -> tuple[list[Any], str]:
         names = message.joint_names if self.is_trajectory else message.name
@@ -99,12 +96,11 @@ class _JointReader:
     def _learn(self, names: list[str]) -> None:
         """Find each wanted joint in `names`; done again only when the names change."""
         missing = sorted({joint for _, joint in self.wanted if joint not in names})
-        self.missing = ""
-        if missing:
-            self.missing = (
-                f"topic '{self.where}': no joint {', '.join(repr(m) for m in missing)}; the message has "
-                f"{', '.join(names) or 'no joints at all'}; correct the contract or the driver"
-            )
+        text = (
+            f"topic '{self.where}': no joint {', '.join(repr(m) for m in missing)}; the message has "
+            f"{', '.join(names) or 'no joints at all'}; correct the contract or the driver"
+        )
+        self.missing = text if missing else ""
         index = {name: i for i, name in reversed(list(enumerate(names)))}
         self.plan = []
         for attribute in dict.fromkeys(attribute for attribute, _ in self.wanted):
