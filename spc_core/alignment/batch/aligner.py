@@ -22,7 +22,7 @@ from spc_core.contract.contract import Contract
 from spc_core.contract.transforms import JUMP_NS
 
 MOST_JUMPS = 100  # in one block: each costs a pass over the rest of the block
-START, NO_COMMAND, ACTION_NOT_FINITE, NO_REWARD, REWARD_NOT_FINITE = range(-5, 0)  # codes next to those of frames
+START, REWARD_NOT_FINITE, NO_REWARD, ACTION_NOT_FINITE, NO_COMMAND = range(-5, 0)  # codes next to those of Frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,51 +225,50 @@ class BatchAligner:
         frames = self._frames
         begin_ns, end_ns = frames.t_ns[:-1], frames.t_ns[1:]
         joined = (frames.codes[:-1] == 0) & (frames.codes[1:] == 0)
-        command_faults, command, commanded = self._commands(begin_ns, end_ns)
-        reward_faults, reward, rewarded = self._topic_rewards(begin_ns, end_ns)
-        known = ~joined | (end_ns < horizon_ns - self.patience_ns) | (commanded & ((command_faults != 0) | rewarded))
+        command_codes, command, commanded = self._commands(begin_ns, end_ns)
+        reward_codes, reward, rewarded = self._topic_rewards(begin_ns, end_ns)
+        known = ~joined | (end_ns < horizon_ns - self.patience_ns) | (commanded & ((command_codes != 0) | rewarded))
         count = len(known) if known.all() else int(np.argmin(known))
-        unjoined_faults = np.where(frames.codes[1:] == 0, START, frames.codes[1:])
-        faults = np.where(command_faults == 0, reward_faults, command_faults)
-        faults = np.where(joined, faults, unjoined_faults)[:count]
-        whole = faults == 0
+        not_joined_codes = np.where(frames.codes[1:] == 0, START, frames.codes[1:])
+        joined_codes = np.where(command_codes == 0, reward_codes, command_codes)
+        codes = np.where(joined, joined_codes, not_joined_codes)[:count]
+        good = codes == 0
         actions = np.full((count, self.contract.action_dim), np.nan)
-        actions[whole] = self._actions.values[command[:count][whole]]
+        actions[good] = self._actions.values[command[:count][good]]
         rewards = np.full(count, np.nan)
         after = frames.observations[1 : count + 1]
         if self._reward_function is None:
-            rewards[whole] = self._rewards.values[reward[:count][whole], 0]
+            rewards[good] = self._rewards.values[reward[:count][good], 0]
         else:
-            rewards[whole] = self._reward_function(frames.observations[:count][whole], actions[whole], after[whole])
+            rewards[good] = self._reward_function(frames.observations[:count][good], actions[good], after[good])
         self._frames = frames.part(count)
-        return Ticks(end_ns[:count], after, actions, rewards, *self._codes(faults))
+        return Ticks(end_ns[:count], after, actions, rewards, *self._distinct_faults(codes))
 
     def _commands(self, begin_ns: np.ndarray, end_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of N periods what is wrong with the first command, its row, and whether no other can come; each (N,)."""
+        """Of N periods the code of the first command, its row, and whether no other can come; each (N,)."""
         actions = self._actions
         row = np.searchsorted(actions.t_ns, begin_ns, "right")
         finite = np.where(np.append(actions.finite, True)[row], 0, ACTION_NOT_FINITE)
-        faults = np.where(np.append(actions.t_ns, END)[row] <= end_ns, finite, NO_COMMAND)
-        return faults, row, row < len(actions.t_ns)
+        codes = np.where(np.append(actions.t_ns, END)[row] <= end_ns, finite, NO_COMMAND)
+        return codes, row, row < len(actions.t_ns)
 
     def _topic_rewards(self, begin_ns: np.ndarray, end_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of N periods what is wrong with the newest reward, its row, and whether no other can come; each (N,)."""
+        """Of N periods the code of the newest reward, its row, and whether no other can come; each (N,)."""
         if self._reward_function is not None:
             nothing = np.zeros(len(end_ns), np.int64)
             return nothing, nothing, nothing == 0
         rewards = self._rewards
         row = np.searchsorted(rewards.t_ns, end_ns, "right") - 1
         finite = np.where(np.append(rewards.finite, True)[row], 0, REWARD_NOT_FINITE)
-        faults = np.where(np.append(rewards.t_ns, NO_TIME)[row] > begin_ns, finite, NO_REWARD)
-        return faults, row, rewards.newest_ns >= end_ns
+        codes = np.where(np.append(rewards.t_ns, NO_TIME)[row] > begin_ns, finite, NO_REWARD)
+        return codes, row, rewards.newest_ns >= end_ns
 
-    def _codes(self, faults: np.ndarray) -> tuple[np.ndarray, tuple[Fault | None, ...]]:
-        """Codes (N,) and faults of Ticks."""
-        codes = np.zeros(len(faults), np.int32)
-        wrong = faults != 0
-        found, place = np.unique(faults[wrong], return_inverse=True)
-        codes[wrong] = place + 1
-        return codes, (None, *(self._faults.get(code) or self._observations.fault(code) for code in found.tolist()))
+    def _distinct_faults(self, codes: np.ndarray) -> tuple[np.ndarray, tuple[Fault | None, ...]]:
+        """The codes (N,) and faults of Ticks."""
+        found, place = np.unique(codes[codes != 0], return_inverse=True)
+        places = np.zeros(len(codes), np.int32)
+        places[codes != 0] = place + 1
+        return places, (None, *(self._faults.get(code) or self._observations.fault(code) for code in found.tolist()))
 
     def _forget(self) -> None:
         """Drop the samples that no later tick needs."""

@@ -143,7 +143,8 @@ class ObservationSampler:
             tables.append(held)
             seen += held.shape[1]
         rows = np.array(grid.rows, np.int64)
-        return self._gather(np.concatenate(tables, axis=1)[:, np.where(rows < 0, stop + ~rows, rows)]), grid.state
+        table = np.concatenate(tables, axis=1) if grid.held_ns else tables[0]  # without a copy where none is held
+        return self._gather(table.take(np.where(rows < 0, stop + ~rows, rows), axis=1)), grid.state
 
     def fault(self, code: int) -> Fault:
         """The fault of a code in Frames, as in streaming.py."""
