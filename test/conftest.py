@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # most tests need no ROS, and some must run where there is none
-    from node_probe import Probe
-
     from spc_ros.processes import NodeGroup
+    from support.node_probe import Probe
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
     """Nodes in a domain of their own, stopped at the test's end."""
-    from node_probe import own_domain
-
     from spc_ros.processes import NodeGroup
+    from support.node_probe import own_domain
 
     with NodeGroup(tmp_path / "log", environment=own_domain()) as group:
         yield group
@@ -29,7 +27,7 @@ def nodes(tmp_path: Path) -> Iterator[NodeGroup]:
 @pytest.fixture
 def probe(nodes: NodeGroup) -> Iterator[Probe]:
     """A test's own node, which hears the nodes of `nodes`."""
-    from node_probe import Probe
+    from support.node_probe import Probe
 
     with Probe(dict(nodes.environment or {})) as probe:
         yield probe

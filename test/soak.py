@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from node_probe import own_domain
-from random_checkpoint import trial_options, write_random_checkpoint
 
 from spc_core.system.atomic_files import write_whole
 from spc_core.system.config_files import find_config
@@ -28,6 +26,8 @@ from spc_core.trials.log import read_rows
 from spc_core.trials.protocol import in_order
 from spc_ros.bags.reader import BagReader
 from spc_ros.processes import PARENT_VARIABLE, NodeGroup, ProcessError
+from support.node_probe import own_domain
+from support.random_checkpoint import trial_options, write_random_checkpoint
 
 FAMILY = "arm_reach"
 TASKS = [f"{FAMILY}/id/02", f"{FAMILY}/ood/05"]

@@ -2,7 +2,7 @@
 """Stamped samples in, causal transitions out, one by one: what alignment means, and how live nodes do it.
 
 `StreamingAligner` is the specification. `BatchAligner` in batch/aligner.py does the same from arrays, for bags, and
-test/test_alignment_parity.py holds the two equal to the last bit. A bag that is too much out of order comes here, too.
+test/alignment/test_alignment_parity.py holds the two equal to the last bit. A bag that is too much out of order comes here, too.
 
 Tick k is at t_k, a stamp of the contract's first observation stream, downsampled to `rate_hz`; where that stream skips
 a period, the tick stands one period after the last. o_k is a zero-order hold: each stream's newest sample at or before
@@ -231,7 +231,7 @@ def _all_finite(values: np.ndarray) -> bool:
 class StreamingAligner:
     """Turns samples of all the contract's streams into transitions and cuts, one by one.
 
-    BatchAligner in batch/aligner.py gives the same in bulk; test/test_alignment_parity.py compares them.
+    BatchAligner in batch/aligner.py gives the same in bulk; test/alignment/test_alignment_parity.py compares them.
     """
 
     def __init__(self, contract: Contract, patience_ns: int) -> None:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `spc bench train` reports: shares and ratios that belong to one run, and what the numbers are of."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from spc_core.method.config import ConfigError, to_dict
+from spc_core.training.bench_train import ACTIONS, GROUPS, OBSERVATIONS, bench_train
+from spc_ros.cli import main
+from support.synthetic import tiny_config
+
+
+@pytest.mark.parametrize(
+    "method, model, baseline", [("spc", True, True), ("focal", True, False), ("oracle", False, False)]
+)
+def test_report_of_an_update(method, model, baseline):
+    report = bench_train(tiny_config(method, contexts_per_task=4, tasks_per_batch=8), "tiny", rounds=2)
+    assert (report.with_model is not None, report.baseline_ms is not None) == (model, baseline)
+    assert report.mean.least >= report.without_model.least * 0.999
+    assert sum(report.breakdown.values()) == pytest.approx(1) and set(report.breakdown) == {*GROUPS, "everything else"}
+    assert report.gflops == pytest.approx(report.gflop / report.mean.least * 1e3)
+    assert 0 < report.gflops < report.matmul_gflops["fp32"]
+    assert report.ratio == (report.baseline_ms / report.mean.least if baseline else None)
+    assert f"peak memory {report.peak_mib:.0f} MiB" in report.text()
+
+
+def test_operations_are_counted_by_hand_for_the_simplest_method():
+    """IQL alone: B rows, and for V also the windows' last observations, through networks of known sizes."""
+    config = tiny_config("no_context", tasks_per_batch=2, windows_per_task=4)
+    rows, more, z, hidden = 2 * 4 * 5, 2 * 4 * 6, 5, 8
+    inputs = OBSERVATIONS + z
+
+    def products(count: int, sizes: list[int]) -> int:
+        return sum(2 * count * i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+
+    def learnt(count: int, sizes: list[int]) -> int:
+        """Forward, gradients of weights, and gradients of inputs but for the first layer's."""
+        return 3 * products(count, sizes) - products(count, sizes[:2])
+
+    expected = learnt(more, [inputs, hidden, 1]) + learnt(rows, [inputs, hidden, 2 * ACTIONS])
+    expected += 2 * learnt(rows, [inputs + ACTIONS, hidden, 1]) + 2 * products(rows, [inputs + ACTIONS, hidden, 1])
+    assert bench_train(config, "tiny", rounds=1).gflop == pytest.approx(expected / 1e9, rel=1e-6)
+
+
+def test_command_prints_the_report_and_writes_the_numbers(tmp_path, capsys):
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(yaml.safe_dump(to_dict(tiny_config(tasks_per_batch=8))))
+    threads = torch.get_num_threads()
+    code = main(["bench", "train", "--size", str(preset), "--device", "cpu", "--threads", str(threads), "--rounds", "1",
+                 "--json", str(tmp_path / "bench.json")])  # fmt: skip
+    assert code == 0 and "plain equations" in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "bench.json").read_text())
+    assert numbers["ratio"] == pytest.approx(numbers["baseline_ms"] / numbers["mean"]["least"])
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="device is 'cuda:7'"):
+        bench_train(tiny_config(device="cuda:7"), "tiny")

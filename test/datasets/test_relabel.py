@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relabelling: the same to the bit as converting the bags anew, and refusals where it could not be."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from spc_core.contract.contract import parse_contract
+from spc_core.data.dataset import DatasetError
+from spc_core.data.reader import read_episodes
+from spc_core.data.relabel import relabel
+from spc_ros.cli import main
+from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
+from support.recorded_bags import (
+    JOINT_STATE,
+    RECEIVE_NS,
+    START_NS,
+    Sample,
+    arm_samples,
+    custom_data,
+    episode_info,
+    joint_state,
+    write_bag,
+)
+from support.synthetic import write_dataset
+
+STEPS = 12
+TEXT = """\
+name: arm_reach
+rate_hz: 50
+clock: header
+observation:
+  - {topic: joint_states, type: sensor_msgs/msg/JointState, fields: &joints [position.shoulder, position.elbow],
+     max_age_s: 0.05}
+  - {topic: target, type: sensor_msgs/msg/JointState, fields: *joints, max_age_s: .inf}
+action:
+  topic: joint_commands
+  type: sensor_msgs/msg/JointState
+  fields: [effort.shoulder, effort.elbow]
+  low: [-50, -50]
+  high: [50, 50]
+  safe: [0, 0]
+  max_rate: [300, 150]
+reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
+task: {key: spc.task_id}
+episode: {segment: bag}
+"""
+TOPIC_REWARD = "reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}"
+REACH = "reward: {function: reach, weights: {distance: 2.0, scale: 3.0, effort: 0.5}}"
+
+
+def contract(*changes):
+    """The contract with (old, new) texts exchanged."""
+    text = TEXT
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    return parse_contract(text, "new.yaml")
+
+
+def record(path, seed, cut_at=None, **info):
+    """A bag with a target at (0.3, 0.4); joint_states are missing for five beats at `cut_at`."""
+    said = episode_info(STEPS, **info)
+    target = joint_state(START_NS, ["shoulder", "elbow"], position=[0.3, 0.4])
+    samples = arm_samples(STEPS, seed, said)
+    if cut_at is not None:
+        states = [i for i, sample in enumerate(samples) if sample.topic == "/joint_states"][cut_at : cut_at + 5]
+        samples = [sample for i, sample in enumerate(samples) if i not in states]
+    samples.insert(0, Sample("/target", JOINT_STATE, RECEIVE_NS, target))
+    return write_bag(path, samples, custom_data(contract(), said))
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory):
+    """Three bags of two tasks: one truncated, one terminated, one with a gap that cuts it."""
+    folder = tmp_path_factory.mktemp("bags")
+    record(folder / "a", 0)
+    record(folder / "b", 1, task="arm_reach/train/01", truncated=False, terminated=True)
+    record(folder / "c", 2, cut_at=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(bags, tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "before"
+    convert(ConvertOptions((bags,), root, workers=1), contract(), progress=False)
+    return root
+
+
+def assert_same(one, other):
+    """Every field of every episode, to the bit."""
+    mine, theirs = (list(read_episodes(root)) for root in (one, other))
+    assert len(mine) == len(theirs) > 0
+    for (entry, episode), (entry_there, there) in zip(mine, theirs, strict=True):
+        assert entry == entry_there
+        for name, value in vars(episode).items():
+            if isinstance(value, np.ndarray):
+                assert value.dtype == getattr(there, name).dtype
+                np.testing.assert_array_equal(value, getattr(there, name), err_msg=name)
+            else:
+                assert value == getattr(there, name), name
+
+
+def test_relabelled_is_equal_to_the_bit_to_a_new_conversion(bags, dataset, tmp_path):
+    for number, change in enumerate((REACH, REACH.replace("0.5", "0.0"))):
+        new = contract((TOPIC_REWARD, change), ("safe: [0, 0]", "safe: [1, 1]"), ("[-50, -50]", "[-40, -60]"))
+        converted, relabelled = tmp_path / f"converted{number}", tmp_path / f"relabelled{number}"
+        convert(ConvertOptions((bags,), converted, workers=1), new, progress=False)
+        relabel(dataset, new, relabelled)
+        assert_same(relabelled, converted)
+        text = (relabelled / "contract.yaml").read_text()
+        assert text == (converted / "contract.yaml").read_text() == new.text
+    ends = {(episode.terminated, episode.truncated, bool(episode.cut)) for _, episode in read_episodes(relabelled)}
+    assert ends == {(True, False, False), (False, True, False), (False, False, True)}
+
+
+def test_rewards_by_hand(dataset, tmp_path):
+    """-2 tanh(3 |position' - target|) - 0.5 |a / 50|^2 at every step; the second command of a bag is (1, -1)."""
+    relabel(dataset, contract((TOPIC_REWARD, REACH)), tmp_path / "out")
+    _, episode = next(read_episodes(tmp_path / "out"))
+    after, action = episode.observations[2], episode.actions[1]
+    assert action.tolist() == [1.0, -1.0] and after[2:].tolist() == [0.3, 0.4]
+    distance = math.hypot(after[0] - 0.3, after[1] - 0.4)
+    wanted = -2 * math.tanh(3 * distance) - 0.5 * (0.02**2 + 0.02**2)
+    assert episode.rewards[1] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_where_it_came_from_is_written_down(dataset, tmp_path):
+    first = contract((TOPIC_REWARD, REACH))
+    second = contract((TOPIC_REWARD, REACH.replace("2.0", "1.0")), ("name: arm_reach", "name: arm_near"))
+    relabel(dataset, first, tmp_path / "first")
+    done = relabel(tmp_path / "first", second, tmp_path / "second")
+    before = [episode.rewards for _, episode in read_episodes(tmp_path / "first")]
+    assert done.mean_before == pytest.approx(np.concatenate(before).mean())
+    assert (done.episodes, done.transitions) == (len(before), len(np.concatenate(before)))
+    origin = json.loads((tmp_path / "second" / "relabel.json").read_text())
+    assert origin["dataset"] == "first" and origin["contract"]["sha256"] == second.sha256
+    assert origin["before"]["dataset"] == "before" and origin["contract_before"]["sha256"] == first.sha256
+    assert "reward.weights.distance: 2.0 here, 1.0 there" in origin["differences"]
+    assert (tmp_path / "second" / "conversion.json").read_bytes() == (dataset / "conversion.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("rate_hz: 50", "rate_hz: 25"), "rate_hz: 50 here, 25 there"),
+        (("clock: header", "clock: receive"), "clock: header here, receive there"),
+        (("max_age_s: 0.05", "max_age_s: 0.5"), r"observation\[0\].max_age_s: 0.05 here, 0.5 there"),
+        (("topic: joint_commands", "topic: commands"), "action.topic: joint_commands here, commands there"),
+        (("[effort.shoulder, effort.elbow]", "[effort.elbow, effort.shoulder]"), "action.fields: "),
+    ],
+)
+def test_another_meaning_of_observations_or_actions_is_refused(dataset, tmp_path, change, message):
+    with pytest.raises(DatasetError, match=f"(?s)convert the bags again.*{message}") as refused:
+        relabel(dataset, contract((TOPIC_REWARD, REACH), change), tmp_path / "out")
+    assert "reward" not in str(refused.value)  # what may differ is not held against it
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reward_topic_is_refused_with_its_name(dataset, tmp_path):
+    with pytest.raises(DatasetError, match=r"is the topic 'score'.*convert the bags again with `spc convert"):
+        relabel(dataset, contract(("topic: reward", "topic: score")), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_actions_outside_new_limits_are_named(dataset, tmp_path):
+    """Commands are k = 0, 1, 2, ... for the shoulder: the first beyond 4 is at step 5, or later in a cut bag."""
+    new = contract((TOPIC_REWARD, REACH), ("high: [50, 50]", "high: [4, 50]"))
+    message = r"train/00', episode 0 \(.*\): action effort.shoulder is 5 at step 5, outside the new limits \[-50, 4\]"
+    with pytest.raises(DatasetError, match=message):
+        relabel(dataset, new, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line(dataset, tmp_path, capsys):
+    (tmp_path / "new.yaml").write_text(contract((TOPIC_REWARD, REACH)).text)
+    command = ["relabel", str(dataset), "--contract", str(tmp_path / "new.yaml"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "4 episodes" in (said := capsys.readouterr().out) and "reward.function: absent here, reach there" in said
+    assert main(command) == 1
+    assert "overwrite it with --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    other = write_dataset(tmp_path / "other", task_count=1)
+    assert main(["relabel", str(other), *command[2:4], "--out", str(tmp_path / "never")]) == 1
+    assert "convert the bags again" in capsys.readouterr().err and not (tmp_path / "never").exists()

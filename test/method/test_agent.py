@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who learns from what: a test for each arrow, and for each arrow that must not be."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from spc_core.method.agent import Agent, Batch, Learner
+from spc_core.method.config import ConfigError
+from spc_core.method.fused import FusedLearner
+from spc_core.system.config_files import find_config
+from support.synthetic import tiny_config
+
+
+def make_batch(empty_context: bool = False) -> Batch:
+    torch.manual_seed(0)
+    weight = torch.zeros(3, 4, 6) if empty_context else torch.ones(3, 4, 6)
+    return Batch(
+        observations=torch.randn(3, 4, 6, 2), actions=torch.rand(3, 4, 5, 2) * 2 - 1, rewards=torch.randn(3, 4, 5),
+        terminated=torch.zeros(3, 4, 5), context=torch.randn(3, 4, 6, 7), context_weight=weight,
+        task=torch.tensor([2, 0, 3]), context_of=torch.arange(4),
+    )  # fmt: skip
+
+
+def make_learner(method: str = "spc", kind: type[Learner] = FusedLearner, **overrides: object) -> Learner:
+    torch.manual_seed(1)
+    config = tiny_config(method=method, contexts_per_task=4, **overrides)
+    return kind(Agent(2, 2, [{"goal": float(task)} for task in range(4)], config))
+
+
+def changed(learner: Learner, work) -> set[str]:
+    """Names of the parts that `work` changed."""
+    agent = learner.agent
+    model = agent.world_model
+    parts = {
+        "context_encoder": agent.context_encoder, "encoder": model.encoder, "target_encoder": model.target_encoder,
+        "dynamics": getattr(model, "dynamics", None), "reward": getattr(model, "reward", None),
+        "actor": agent.actor, "q": agent.critic.q, "target_q": agent.critic.target_q, "v": agent.critic.v,
+    }  # fmt: skip
+    parts = {name: part for name, part in parts.items() if part is not None}
+    before = {name: [p.clone() for p in part.parameters()] for name, part in parts.items()}
+    means = agent.task_means.clone()
+    work()
+    names = {
+        name for name, part in parts.items()
+        if any(not torch.equal(p, q) for p, q in zip(part.parameters(), before[name], strict=True))
+    }  # fmt: skip
+    return names | (set() if torch.equal(means, agent.task_means) else {"task_means"})
+
+
+def test_model_update_moves_the_model_and_nothing_of_the_policy():
+    learner = make_learner()
+    moved = changed(learner, lambda: learner._update_model(make_batch()))
+    assert moved == {"context_encoder", "encoder", "target_encoder", "dynamics", "reward", "task_means"}
+
+
+def test_policy_update_moves_the_policy_and_nothing_of_the_model():
+    learner = make_learner()
+    assert changed(learner, lambda: learner._update_policy(make_batch())) == {"actor", "q", "target_q", "v"}
+
+
+@pytest.mark.parametrize("name", ["consistency", "reward", "contrast"])
+def test_context_encoder_learns_from_each_loss_alone(name):
+    weights = {"consistency": 0.0, "reward": 0.0, "contrast": 0.0} | {name: 1.0}
+    learner = make_learner(loss={f"{loss}_weight": weight for loss, weight in weights.items()})
+    torch.nn.init.normal_(learner.agent.task_means)
+    for network in (learner.agent.world_model.dynamics, learner.agent.world_model.reward):  # at first z hardly matters
+        torch.nn.init.normal_(network[-1].weight)
+    learner._update_model(make_batch())
+    gradients = [p.grad for p in learner.agent.context_encoder.parameters()]
+    assert all(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+WORLD_MODEL = {"encoder", "target_encoder", "dynamics", "reward"}
+LEARNS = {  # what each method's model update may move
+    "spc": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_continuous": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_simnorm": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_reconstruction": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_no_consistency": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_no_contrast": WORLD_MODEL | {"context_encoder", "task_means"},
+    "focal": {"context_encoder", "task_means"},
+    "csro": {"context_encoder", "task_means"},
+    "dora": {"context_encoder", "task_means"},
+    "unicorn_ss": {"context_encoder", "task_means", "dynamics", "reward"},
+    "unicorn_sup": {"context_encoder", "task_means", "dynamics", "reward"},
+    "no_context": set(),
+    "oracle": set(),
+}
+
+
+def test_every_shipped_method_has_its_arrows_written_down():
+    assert {file.stem for file in (find_config("methods", "spc").parent).glob("*.yaml")} == set(LEARNS)
+
+
+@pytest.mark.parametrize("kind", [Learner, FusedLearner])
+@pytest.mark.parametrize("method", LEARNS)
+def test_methods_learn_exactly_what_they_say(method, kind):
+    learner = make_learner(method, kind)
+    batch = make_batch()
+    learner.update(batch, 0)  # the first update moves running means, without which contrast has no direction
+    moved = changed(learner, lambda: learner.update(batch, 2))
+    assert moved == LEARNS[method] | {"actor", "q", "target_q", "v"}
+
+
+def test_no_context_and_oracle_act_on_what_they_say():
+    batch = make_batch()
+    assert not make_learner("no_context")._contexts(batch)[1].any()
+    oracle = make_learner("oracle")
+    _, z = oracle._contexts(batch)
+    expected = torch.tensor([2.0, 0.0, 3.0])[:, None, None].expand(3, 4, 1)  # the parameter of the batch's tasks
+    torch.testing.assert_close(z * torch.arange(4.0).std(correction=0) + 1.5, expected)
+    torch.testing.assert_close(oracle.agent.oracle_context({"goal": 1.5}), torch.zeros(1))
+    with pytest.raises(ConfigError, match="lacks the parameter 'goal'"):
+        oracle.agent.oracle_context({})
+
+
+def test_oracle_refuses_tasks_without_parameters():
+    with pytest.raises(ConfigError, match="none that differ between tasks"):
+        Agent(2, 2, [{}, {}], tiny_config("oracle"))
+
+
+def test_csro_bound_learns_its_own_network_and_never_through_the_encoder():
+    learner = make_learner("csro")
+    club = [p.clone() for p in learner.club.parameters()]
+    learner._update_model(make_batch())
+    assert any(not torch.equal(p, q) for p, q in zip(learner.club.parameters(), club, strict=True))
+    encoder = learner.agent.context_encoder
+    encoder.zero_grad()
+    embeddings = encoder.embed(make_batch().context.flatten(0, 2))
+    learner._step("club", -learner.club.log_likelihood(learner._acted(make_batch()), embeddings.detach()).mean())
+    assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_windows_use_the_contexts_of_their_task_in_order():
+    batch = make_batch()
+    few = dataclasses.replace(
+        batch, context=batch.context[:, :2], context_weight=batch.context_weight[:, :2],
+        context_of=torch.tensor([0, 0, 1, 1]),
+    )  # fmt: skip
+    z = torch.arange(6.0).reshape(3, 2, 1)
+    assert few.of_windows(z).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    make_learner().update(few, 0)
+
+
+def test_empty_contexts_move_no_task_mean_and_carry_no_contrast():
+    learner = make_learner()
+    losses = {}
+    moved = changed(learner, lambda: losses.update(learner._update_model(make_batch(empty_context=True))))
+    assert "task_means" not in moved and "contrast" not in losses
+
+
+def test_task_means_move_for_the_tasks_of_the_batch_only():
+    learner = make_learner()
+    learner._update_model(make_batch())
+    assert (learner.agent.task_means.abs().sum(1) > 0).tolist() == [True, False, True, True]
+
+
+def test_targets_follow_by_the_target_rate():
+    learner = make_learner(loss={"target_rate": 0.25})
+    critic = learner.agent.critic
+    before = [p.clone() for p in critic.target_q.parameters()]
+    learner._update_policy(make_batch())
+    for old, target, source in zip(before, critic.target_q.parameters(), critic.q.parameters(), strict=True):
+        torch.testing.assert_close(target, old + 0.25 * (source - old))
+
+
+def test_model_learns_every_second_update():
+    learner = make_learner(world_model_every=2)
+    moved = [changed(learner, lambda n=n: learner.update(make_batch(), n)) for n in range(4)]
+    assert ["encoder" in names for names in moved] == [True, False, True, False]
+    assert all("actor" in names for names in moved)
+
+
+def test_learning_rates_fall_linearly_to_their_final_share():
+    learner = make_learner(updates=10, final_lr_share=0.1, policy_lr=1e-3, context_lr=2e-3)
+    rates = []
+    for number in range(10):
+        learner.update(make_batch(), number)
+        rates.append(
+            (learner.optimizers["policy"].param_groups[0]["lr"], learner.optimizers["model"].param_groups[1]["lr"])
+        )
+    assert rates[0] == pytest.approx((1e-3, 2e-3)) and rates[5] == pytest.approx((0.55e-3, 1.1e-3))
+
+
+def test_model_learns_deterministic_dynamics_and_rewards():
+    """On data where z is needed for the reward, all three losses fall well below their start."""
+    config = tiny_config(updates=150, world_model_every=1, final_lr_share=1.0, world_model_lr=3e-3, context_lr=3e-3,
+                         loss={"task_mean_rate": 0.1})  # fmt: skip
+    torch.manual_seed(0)
+    learner = FusedLearner(Agent(2, 2, [{}] * 4, config))
+    goal = torch.tensor([1.0, -1.0, 0.5, -0.5])
+    first, last = {}, {}
+    for number in range(150):
+        batch = make_batch()
+        torch.manual_seed(number + 1)
+        context = torch.randn(3, 4, 6, 7)
+        context[..., 4] = goal[batch.task][:, None, None]
+        losses = learner.update(
+            dataclasses.replace(batch, context=context, rewards=goal[batch.task][:, None, None].expand(3, 4, 5)),
+            number,
+        )
+        first, last = first or losses, losses
+    assert float(last["reward"]) < 0.1 * float(first["reward"])
+    assert float(last["contrast"]) < 0.5 * float(first["contrast"])
+    assert float(last["consistency"]) < 0.7 * float(first["consistency"])

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trial on a robot that is no simulation: a human brings it to its start; the policy rests in between."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lifecycle_msgs.srv import GetState
+from std_srvs.srv import SetBool, Trigger
+
+from spc_core.contract.contract import load_contract
+from spc_core.system.config_files import find_config
+from spc_core.trials.protocol import EpisodeResult
+from spc_ros.bags.reader import BagReader
+from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
+from spc_ros.processes import ProcessError
+from spc_ros.trials.trial import run_trial
+from spc_ros.trials.trial_report import report_trial
+from support.bare_robot import bare_robot
+from support.node_probe import Probe, own_domain
+from support.random_checkpoint import trial_options, write_random_checkpoint
+
+pytestmark = pytest.mark.timeout(120)
+LIMIT_S = 0.8
+
+
+def test_a_robot_without_a_sim_is_tried_with_an_operator(tmp_path: Path) -> None:
+    """Three episodes: one ends by its time, one by the operator, one by the robot's own word."""
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    environment, out = own_domain(), tmp_path / "out"
+    rows: list[EpisodeResult] = []
+
+    def trial() -> None:
+        asked = trial_options(
+            checkpoint, "", out, contract="arm_reach", task_ids=["bench/spring"], protocols=["no_context"], episodes=3,
+            operator=True, sim=False, time_limit_s=LIMIT_S, terminated_topic="done",
+        )  # fmt: skip
+        rows.extend(run_trial(asked, environment=environment))
+
+    contract = load_contract(find_config("contracts", "arm_reach"))
+    period_s = contract.period_ns / 1e9
+    with bare_robot(environment, done_after=20) as robot, Probe(environment) as ask:
+        thread = threading.Thread(target=trial)
+        thread.start()
+        try:
+            episode = ask.listen_episodes()
+
+            def state(name: str) -> bool:
+                return (info := episode()) is not None and info.state == name
+
+            def answered(name: str, kind: type, request: object = None) -> None:
+                ask.until(lambda: ask.call(name, kind, request).success, name)
+
+            for number in range(3):
+                answered("trial/continue", Trigger)
+                ask.until(lambda: state("running"), "an episode", 40.0)
+                if number == 1:
+                    assert ask.call("trial/stop", Trigger).success
+                ask.until(lambda: state("ended"), "its end")
+                ask.until(lambda: resting(ask), "the policy at rest", 5.0)
+                answered("trial/success", SetBool, SetBool.Request(data=number != 1))
+                if number == 1:
+                    robot.send_signal(signal.SIGUSR1)
+        finally:
+            thread.join(40.0)
+    assert [(r.task_id, r.reason, r.success, r.aborted) for r in rows] == [
+        ("bench/spring", "time limit", True, ""), ("bench/spring", "operator", False, ""),
+        ("bench/spring", "task ended", True, ""),
+    ]  # fmt: skip
+    whole = LIMIT_S / period_s
+    assert 0.5 * whole <= rows[0].steps <= whole + 1, "less what the policy needed to begin"
+    assert rows[1].steps < rows[0].steps and 10 <= rows[2].steps <= 25
+    page_and_bag(out, checkpoint, rows)
+
+
+def resting(ask: Probe) -> bool:
+    return ask.call("policy/get_state", GetState).current_state.label == "inactive"
+
+
+def page_and_bag(out: Path, checkpoint: Path, rows: list[EpisodeResult]) -> None:
+    """The bag is one of a whole episode that converts, and the page needs no expert."""
+    with BagReader(rows[0].bag) as bag:
+        info = bag.last_episode()
+    assert info is not None and info.truncated and info.seed == rows[0].seed
+    assert (info.end_ns - info.start_ns) / 1e9 == pytest.approx(LIMIT_S, abs=0.2)
+    report = convert(ConvertOptions((rows[0].bag,), out.parent / "dataset", workers=1), progress=False)
+    assert abs(report.bags[0].transitions - rows[0].steps) <= 3
+    assert abs(sum(rows[0].latency.values()) - rows[0].steps) <= 3, "but for ticks at the episode's ends"
+    assert np.isfinite(rows[0].return_)
+    run = report_trial(checkpoint, "bench", out, rows)
+    text = (out / "report.html").read_text()
+    assert run.real_time and "Measured in real time" in text and "brought to its start by a human" in text
+
+
+def test_without_a_sim_somebody_must_be_there(tmp_path: Path) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+    plan = {"contract": "arm_reach", "sim": False}
+    with pytest.raises(ProcessError, match="without a sim somebody must bring the robot to its start; set operator"):
+        run_trial(trial_options(checkpoint, "", tmp_path / "out", task_ids=["a"], **plan))
+    with pytest.raises(ProcessError, match="neither a family nor a task; give task_ids"):
+        run_trial(trial_options(checkpoint, "", tmp_path / "out", operator=True, **plan))
+    assert not (tmp_path / "out").exists()
