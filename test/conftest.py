@@ -31,3 +31,22 @@ def probe(nodes: NodeGroup) -> Iterator[Probe]:
 
     with Probe(dict(nodes.environment or {})) as probe:
         yield probe
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An untrained checkpoint of arm_reach that all tests share: to be read, never written to."""
+    from support.random_checkpoint import write_random_checkpoint
+
+    folder = write_random_checkpoint(tmp_path_factory.mktemp("arm_reach") / "checkpoint", "arm_reach")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    yield folder
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before, "a test wrote to the shared checkpoint"
+
+
+@pytest.fixture
+def arm_bag(tmp_path: Path) -> Path:
+    """A bag of one episode of arm_reach, 20 transitions, of the test's own."""
+    from support.recorded_bags import record_arm
+
+    return record_arm(tmp_path / "bag")

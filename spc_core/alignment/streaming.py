@@ -2,7 +2,8 @@
 """Stamped samples in, causal transitions out, one by one: what alignment means, and how live nodes do it.
 
 `StreamingAligner` is the specification. `BatchAligner` in batch/aligner.py does the same from arrays, for bags, and
-test/alignment/test_alignment_parity.py holds the two equal to the last bit. A bag that is too much out of order comes here, too.
+test/alignment/test_alignment_parity.py holds the two equal to the last bit. A bag whose topics are too much out of
+order takes this path, too.
 
 Tick k is at t_k, a stamp of the contract's first observation stream, downsampled to `rate_hz`; where that stream skips
 a period, the tick stands one period after the last. o_k is a zero-order hold: each stream's newest sample at or before

@@ -15,6 +15,7 @@ from spc_core.alignment.streaming import PATIENCE_NS, StreamingAligner
 from spc_core.contract.contract import Contract
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.messages.contract_reader import ContractReader
+from support.contracts import ARM_REACH
 from support.recorded_bags import (
     JOINT_STATE,
     PERIOD_NS,
@@ -22,7 +23,6 @@ from support.recorded_bags import (
     START_NS,
     STORE,
     Sample,
-    arm_reach,
     arm_samples,
     changed_arm_reach,
     header,
@@ -121,12 +121,12 @@ def test_a_faulty_bag_is_the_same_as_in_a_node(tmp_path, seed):
             dataclasses.replace(s, receive_ns=s.receive_ns + 1_300_000_000) if s.topic == "/reward" else s for s in late
         ]
     bag = write_bag(tmp_path / "bag", sorted([*late, *doubled], key=lambda s: s.receive_ns), {})
-    assert_equal_to_live(bag, arm_reach(), at_least=5)
+    assert_equal_to_live(bag, ARM_REACH, at_least=5)
 
 
 def test_a_stream_may_be_aligned_by_receive_time_beside_others_by_header(tmp_path):
     wall = later(said_nothing(arm_samples(30)), RECEIVE_NS - START_NS, 3_000_000)  # stamps of wall time
-    fields = yaml.safe_load(arm_reach().text)["observation"][0]
+    fields = yaml.safe_load(ARM_REACH.text)["observation"][0]
     bag = write_bag(tmp_path / "bag", wall, {})
     contract = changed_arm_reach(observation=[{**fields, "clock": "receive"}], rate_hz=50)
     _, entries = convert_bag(bag, Job(contract, own_contract=True, task="t"))

@@ -13,7 +13,8 @@ from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.segments import EpisodeSpan, Segment, episode_span, marker_spans, split_ticks
 from spc_core.contract.sections import Segments
-from support.recorded_bags import arm_reach, episode_info
+from support.contracts import ARM_REACH
+from support.recorded_bags import episode_info
 
 MS = 1_000_000
 PERIOD_NS = 20 * MS
@@ -33,7 +34,7 @@ def ticks(reasons: str, t: list[int] | None = None) -> Ticks:
 
 
 def contract(**segments):
-    return dataclasses.replace(arm_reach(), segments=Segments(**segments))
+    return dataclasses.replace(ARM_REACH, segments=Segments(**segments))
 
 
 def segmented(reasons, spans=None, t=None, **segments):

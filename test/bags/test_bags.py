@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from rosbags.interfaces import QosDurability, QosReliability
@@ -14,13 +13,14 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from spc_ros.bags.reader import BagError, BagReader, bag_sha256, find_bags
 from spc_ros.bags.writer import BagWriter
+from support.contracts import ARM_REACH
+from support.paths import ROOT, TEST_FOLDER
 from support.recorded_bags import (
     JOINT_STATE,
     RECEIVE_NS,
     STORE,
     STRING,
     VECTOR,
-    arm_reach,
     record_arm,
     string,
     vector,
@@ -57,7 +57,7 @@ def test_a_bag_comes_back_as_it_was_written(tmp_path, storage):
         }
         assert info.message_count == 18
         assert info.custom_data["spc.task_id"] == "arm_reach/train/00"
-        assert info.custom_data["spc.contract"] == arm_reach().text
+        assert info.custom_data["spc.contract"] == ARM_REACH.text
         assert info.start_ns == RECEIVE_NS
         assert info.duration_s == pytest.approx(0.1, abs=1e-3)
         times = [receive_ns for _, receive_ns, _ in reader.messages()]
@@ -316,8 +316,7 @@ sys.stdin.read()
 
 
 def test_a_killed_recorder_leaves_no_bag_at_the_final_name(tmp_path):
-    here = Path(__file__).parents[1]
-    code = KILLED.format(paths=[str(here), str(here.parent)], bag=str(tmp_path / "bag"))
+    code = KILLED.format(paths=[str(TEST_FOLDER), str(ROOT)], bag=str(tmp_path / "bag"))
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

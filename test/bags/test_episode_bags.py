@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import load_contract
-from spc_core.system.config_files import find_config
 from spc_ros.bags.episode_bags import SETTLE_S, BagResult, EpisodeBags
 from spc_ros.bags.reader import BagReader
+from support.contracts import ARM_REACH
 
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 TOPICS = {"/clock": "rosgraph_msgs/msg/Clock", "/reward": "geometry_msgs/msg/Vector3Stamped"}
 TOPICS["/episode"] = "std_msgs/msg/String"
 S = 1_000_000_000
@@ -36,7 +34,7 @@ class Bags:
 
     def __init__(self, directory: Path) -> None:
         self.results: list[BagResult] = []
-        self.bags = EpisodeBags(directory, CONTRACT, TOPICS, self.results.append, lambda work: work())
+        self.bags = EpisodeBags(directory, ARM_REACH, TOPICS, self.results.append, lambda work: work())
 
     def clock(self, t_s: float, now_s: float = 0.0) -> None:
         t_ns = round(t_s * S)
@@ -99,7 +97,7 @@ def test_custom_data_tells_the_end(bags: Bags) -> None:
         told = EpisodeInfo.from_json(custom["spc.episode"])
         assert bag.last_episode() == told
     assert (told.state, told.truncated, told.published) == ("ended", True, {"/clock": 1})
-    assert custom["spc.contract"] == CONTRACT.text and custom["spc.contract_sha256"] == CONTRACT.sha256
+    assert custom["spc.contract"] == ARM_REACH.text and custom["spc.contract_sha256"] == ARM_REACH.sha256
     assert (custom["spc.task_id"], custom["spc.seed"]) == ("arm_reach/id/01", "3")
     assert json.loads(custom["spc.task_params"]) == {"angle": 0.5} and custom["spc.behaviour"] == "noisy"
 

@@ -37,11 +37,10 @@ from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.sim.simulation import Simulation
 from support.arm_dataset import write_arm_dataset
-from support.random_checkpoint import write_random_checkpoint
+from support.contracts import ARM_REACH
+from support.paths import BAGS
 from support.synthetic import tiny_config
 
-BAGS = Path(__file__).parents[1] / "data" / "bags"
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 ALLOWED_MS = 2.0  # error of the estimate in simulation
 UNCLEAR = 200  # slices of work, more than are ever left
 
@@ -103,11 +102,11 @@ def test_a_delay_in_the_simulation_is_told(family: str, kind: str, delay_ms: int
 
 
 @pytest.mark.parametrize("delay_ms", [0, 20, 60])
-def test_a_policy_that_explores_tells_the_delay(delay_ms: int, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_a_policy_that_explores_tells_the_delay(delay_ms: int, tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
     policy, rng = Policy(checkpoint), np.random.default_rng(0)
-    z, high = np.zeros(checkpoint.config.model.context_dim, np.float32), np.array(CONTRACT.action.high)
-    watch = DelayWatch(CONTRACT)
+    z, high = np.zeros(checkpoint.config.model.context_dim, np.float32), np.array(ARM_REACH.action.high)
+    watch = DelayWatch(ARM_REACH)
     watch.compare_with(DelayEstimate(0.0, 1.0, "the data"))
     Acting("arm_reach", delay_ms, watch).episodes(
         8, lambda o, _: 0.3 * policy.act(o, z) + 0.4 * high * rng.standard_normal(2)
@@ -123,7 +122,7 @@ def test_without_excitation_nothing_is_told() -> None:
         lambda o, e: np.zeros(2),  # stands still
         lambda o, e: np.clip(-2.0 * o[:2] - 0.5 * o[2:], -1.5, 1.5),  # does what the state says, and nothing else
     ):
-        watch = DelayWatch(CONTRACT)
+        watch = DelayWatch(ARM_REACH)
         watch.compare_with(DelayEstimate(0.0, 1.0, "the data"))
         Acting("arm_reach", 60, watch).episodes(6, act)
         assert not watch.estimate.known
@@ -157,7 +156,7 @@ def test_how_sure_the_delay_is_covers_its_error() -> None:
 
 
 def test_memory_is_bounded_and_time_may_jump() -> None:
-    estimator = DelayEstimator(CONTRACT)
+    estimator = DelayEstimator(ARM_REACH)
     rng = np.random.default_rng(0)
     u = rng.normal(size=(12 * BLOCK_ROWS, 2))
     state = np.zeros(4)
@@ -198,7 +197,7 @@ def test_bags_tell_the_delay_and_it_reaches_the_checkpoint(tmp_path: Path) -> No
     assert delay_of_data(checkpoint.metrics) == report.command_delay
     metrics = {key: value for key, value in checkpoint.metrics.items() if key != "command_delay"}
     assert delay_of_data(metrics) is None
-    old = DelayWatch(CONTRACT)
+    old = DelayWatch(ARM_REACH)
     assert "not compared: the checkpoint does not tell" in str(old.values()["command delay verdict"])
     with pytest.raises(ValueError, match="command_delay is {'delay_ms': 3}"):
         delay_of_data({"command_delay": {"delay_ms": 3}})

@@ -17,10 +17,9 @@ import tyro
 from spc_core.method.planner import PlannerConfig
 from spc_ros.cli import COMMANDS, commands, main, parse
 from spc_ros.option_parser import parse_options
-from support.random_checkpoint import write_random_checkpoint
+from support.paths import ROOT
 from support.synthetic import write_dataset
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNNABLE = [[name] for name in commands() if name != "bench"] + [["bench", name] for name in commands("bench")]
 
 
@@ -156,12 +155,12 @@ def test_refusals_name_the_reason_and_write_nothing(arguments, message, tmp_path
 
 
 @pytest.mark.parametrize("arguments", [["collect", "arm_reach"], ["trial"]])
-def test_a_second_run_does_not_touch_the_first_ones_results(arguments, tmp_path, capsys):
+def test_a_second_run_does_not_touch_the_first_ones_results(arguments, tiny_checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     (out / "bags").mkdir(parents=True)
     (out / "episodes.jsonl").write_text("first")
     if arguments == ["trial"]:
-        arguments = ["trial", str(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))]
+        arguments = ["trial", str(tiny_checkpoint)]
     assert main([*arguments, "--out", str(out)]) == 1
     assert "holds an earlier recording or trial; choose another --out" in capsys.readouterr().err
     assert (out / "episodes.jsonl").read_text() == "first"
@@ -200,9 +199,9 @@ def test_train_takes_a_method_over_the_preset(flags):
     ) and args.config.updates == 500_000
 
 
-def test_evaluate_without_the_tables_zero_writes_episodes_alone(tmp_path, capsys):
-    checkpoint, rows = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"), tmp_path / "rows.jsonl"
-    arguments = ["evaluate", str(checkpoint), "--splits", "id", "--episodes", "1", "--protocols", "offline"]
+def test_evaluate_without_the_tables_zero_writes_episodes_alone(tiny_checkpoint, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    arguments = ["evaluate", str(tiny_checkpoint), "--splits", "id", "--episodes", "1", "--protocols", "offline"]
     assert main(arguments) == 1
     assert "--protocols lacks no_context, the zero of the table's scale" in capsys.readouterr().err
     assert main([*arguments, "--json", str(rows)]) == 0
@@ -210,22 +209,20 @@ def test_evaluate_without_the_tables_zero_writes_episodes_alone(tmp_path, capsys
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint", "rows.jsonl"]
 
 
-def test_evaluate_prints_the_table(tmp_path, capsys):
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+def test_evaluate_prints_the_table(tiny_checkpoint, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     arguments = ["--splits", "id", "--episodes", "1", "--few-shot-sizes", "20", "--json", str(rows)]
-    assert main(["evaluate", str(checkpoint), *arguments]) == 0
+    assert main(["evaluate", str(tiny_checkpoint), *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[1:]] == ["expert", "no_context", "zero_shot", "few_shot(20)"]
     assert len(rows.read_text().splitlines()) == 10 * 4
 
 
-def test_evaluate_can_plan(tmp_path, capsys, monkeypatch):
+def test_evaluate_can_plan(tiny_checkpoint, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr("spc_core.trials.evaluate.run_in_process", lambda *arguments: asked.append(arguments[4]) or [])
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     for flags in ([], ["--planning"]):
-        assert main(["evaluate", str(checkpoint), "--splits", "id", "--episodes", "1", *flags]) == 0
+        assert main(["evaluate", str(tiny_checkpoint), "--splits", "id", "--episodes", "1", *flags]) == 0
     assert asked == [None, PlannerConfig()]
 
 

@@ -5,52 +5,25 @@ import re
 
 import numpy as np
 import pytest
-import yaml
 
 from spc_core.contract.contract import ContractError, load_contract, parse_contract
 from spc_core.system.config_files import ConfigFileError, find_config
+from support.contracts import action, contract_text, stream
 
-TEXT = """
-name: arm
-rate_hz: 50
-clock: header
-observation:
-  - topic: joint_states
-    type: sensor_msgs/msg/JointState
-    fields: [position.shoulder, position.elbow, velocity.shoulder, velocity.elbow]
-    max_age_s: 0.05
-  - topic: target
-    type: sensor_msgs/msg/JointState
-    fields: [position.shoulder, position.elbow]
-    max_age_s: 0.05
-action:
-  topic: joint_commands
-  type: sensor_msgs/msg/JointState
-  fields: [effort.shoulder, effort.elbow]
-  low: [-40, -20]
-  high: [40, 20]
-  safe: [0, 0]
-  max_rate: [4000, 2000]
-reward:
-  function: reach
-  weights: { distance: 1.0, scale: 2.0, effort: 0.01 }
-task: { key: spc.task_id }
-episode: { segment: bag }
-"""
+SECTIONS = {
+    "observation": [
+        stream("joint_states", ["position.shoulder", "position.elbow", "velocity.shoulder", "velocity.elbow"]),
+        stream("target", ["position.shoulder", "position.elbow"]),
+    ],
+    "action": action(["effort.shoulder", "effort.elbow"], high=[40, 20], max_rate=[4000, 2000]),
+    "reward": {"function": "reach", "weights": {"distance": 1.0, "scale": 2.0, "effort": 0.01}},
+}
+TEXT = contract_text(**SECTIONS)
 
 
 def changed(path, value):
-    """The shipped contract with one entry replaced, or taken out with None; `path` like 'action.low'."""
-    root = yaml.safe_load(TEXT)
-    *folders, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-    place = root
-    for part in folders:
-        place = place[part]
-    if value is None:
-        del place[last]
-    else:
-        place[last] = value
-    return yaml.safe_dump(root, sort_keys=False)
+    """The contract with one entry replaced, or taken out with None; `path` like 'action.low'."""
+    return contract_text({path: value}, **SECTIONS)
 
 
 @pytest.mark.parametrize("name", ["arm_reach", "arm_payload"])

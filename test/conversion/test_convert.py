@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import minari
 import numpy as np
@@ -22,13 +21,14 @@ from spc_core.data.reader import read_episodes
 from spc_ros.bags.reader import BagError
 from spc_ros.conversion.convert import ConversionError, convert
 from spc_ros.conversion.convert_options import ConvertOptions
+from support.contracts import ARM_REACH, make_contract
+from support.paths import ROOT
 from support.recorded_bags import (
     JOINT_STATE,
     PERIOD_NS,
     RECEIVE_NS,
     START_NS,
     Sample,
-    arm_reach,
     arm_samples,
     custom_data,
     episode_info,
@@ -142,7 +142,7 @@ def test_an_episode_whose_end_was_not_recorded_is_cut_and_not_truncated(tmp_path
 def test_what_is_recorded_after_the_end_does_not_change_it(tmp_path):
     info = episode_info(10)
     samples = arm_samples(20, info=info)
-    bag = write_bag(tmp_path / "bag", samples, custom_data(arm_reach(), info))
+    bag = write_bag(tmp_path / "bag", samples, custom_data(ARM_REACH, info))
     quiet([bag], tmp_path / "out")
     episode = only_episode(tmp_path / "out")
     assert (len(episode), episode.truncated, episode.cut) == (10, True, None)
@@ -194,7 +194,7 @@ def test_unset_stamps_fall_back_to_the_receive_time_and_are_reported(tmp_path):
 
 
 def test_the_contract_may_align_by_receive_time(tmp_path):
-    contract = parse_contract(arm_reach().text.replace("clock: header", "clock: receive"), "receive")
+    contract = make_contract(base=ARM_REACH, clock="receive")
     quiet([record_arm(tmp_path / "bag", contract=contract)], tmp_path / "out")
     episode = only_episode(tmp_path / "out")
     assert len(episode) >= 18  # a reward is received after the tick that it belongs to
@@ -213,7 +213,7 @@ def test_messages_lost_on_the_way_to_the_bag_are_reported(tmp_path):
 
 def test_a_reindexed_bag_takes_its_task_from_the_episode_topic(tmp_path):
     bag = write_bag(tmp_path / "bag", arm_samples(), {})
-    quiet([bag], tmp_path / "out", contract=arm_reach())
+    quiet([bag], tmp_path / "out", contract=ARM_REACH)
     ((task, _),) = read_episodes(tmp_path / "out")
     assert (task.task_id, task.params, task.split) == ("arm_reach/train/00", {"angle": 0.5}, "train")
 
@@ -221,11 +221,11 @@ def test_a_reindexed_bag_takes_its_task_from_the_episode_topic(tmp_path):
 def test_the_task_may_be_given_for_bags_that_name_none(tmp_path):
     samples = [s for s in arm_samples() if s.topic != "/episode"]
     bag = write_bag(tmp_path / "bag", samples, {})
-    assert refusal(bag, tmp_path / "out", contract=arm_reach()) == (
+    assert refusal(bag, tmp_path / "out", contract=ARM_REACH) == (
         "names no task, neither as 'spc.task_id' in custom_data nor on the topic 'episode'; "
         "give one for all such bags with --task, by folder with --task-from folder, or with --manifest"
     )
-    quiet([bag], tmp_path / "out", contract=arm_reach(), task="my robot, heavy payload!")
+    quiet([bag], tmp_path / "out", contract=ARM_REACH, task="my robot, heavy payload!")
     packed = load_dataset(tmp_path / "out")
     assert (packed.tasks[0].task_id, packed.tasks[0].split) == ("my robot, heavy payload!", "")
 
@@ -293,25 +293,23 @@ def test_a_bag_without_a_transition_is_refused_with_the_commonest_reason(tmp_pat
     late = joint_state(times(50), ["shoulder", "elbow"], effort=[0, 0])
     samples = [s for s in arm_samples() if s.topic != "/joint_commands"]
     samples.append(Sample("/joint_commands", JOINT_STATE, RECEIVE_NS + 50 * PERIOD_NS, late))
-    bag = write_bag(tmp_path / "late", samples, custom_data(arm_reach(), episode_info(20)))
+    bag = write_bag(tmp_path / "late", samples, custom_data(ARM_REACH, episode_info(20)))
     assert refusal(bag, tmp_path / "out2") == "holds no transition; joint_commands: no command in the period"
 
 
-def test_an_unclosed_mcap_gives_what_is_whole_and_says_what_is_lost(tmp_path):
-    bag = record_arm(tmp_path / "bag")
-    file = bag / "bag.mcap"
+def test_an_unclosed_mcap_gives_what_is_whole_and_says_what_is_lost(arm_bag, tmp_path):
+    file = arm_bag / "bag.mcap"
     file.write_bytes(file.read_bytes()[:-50])
-    report = quiet([bag], tmp_path / "out", contract=arm_reach())
+    report = quiet([arm_bag], tmp_path / "out", contract=ARM_REACH)
     assert report.transitions == 20
     assert report.bags[0].notes == ("the end of the file is missing, behind the 63 messages, which are all read",)
     assert "1 bag: the end of the file is missing" in report.summary()
 
 
-def test_a_truncated_mcap_without_a_whole_message_is_refused(tmp_path):
-    bag = record_arm(tmp_path / "bag")
-    file = bag / "bag.mcap"
+def test_a_truncated_mcap_without_a_whole_message_is_refused(arm_bag, tmp_path):
+    file = arm_bag / "bag.mcap"
     file.write_bytes(file.read_bytes()[:2000])
-    reason = refusal(bag, tmp_path / "out", contract=arm_reach())
+    reason = refusal(arm_bag, tmp_path / "out", contract=ARM_REACH)
     assert reason.startswith("truncated, the recording was never closed")
 
 
@@ -336,15 +334,15 @@ def test_all_bad_bags_are_listed_and_nothing_is_written_unless_they_are_skipped(
 
 
 def test_bags_of_different_contracts_are_refused_with_the_differing_fields(tmp_path):
-    slow = parse_contract(arm_reach().text.replace("rate_hz: 50", "rate_hz: 25"), "slow")
+    slow = make_contract(base=ARM_REACH, rate_hz=25)
     bags = [record_arm(tmp_path / "a"), record_arm(tmp_path / "b", contract=slow)]
     with pytest.raises(ConversionError) as error:
         quiet(bags, tmp_path / "out")
     assert f"{bags[1]}: recorded under another contract than the first bag" in str(error.value)
     assert "(rate_hz: 50 here, 25 there)" in str(error.value)
-    report = quiet(bags, tmp_path / "out", contract=arm_reach())  # the user's word counts
+    report = quiet(bags, tmp_path / "out", contract=ARM_REACH)  # the user's word counts
     assert report.bags[1].notes == ("recorded under another contract (rate_hz: 50 here, 25 there)",)
-    same = parse_contract(arm_reach().text + "# a comment\n", "same")
+    same = parse_contract(ARM_REACH.text + "# a comment\n", "same")
     assert quiet([bags[0], record_arm(tmp_path / "c", contract=same)], tmp_path / "out2").failed == ()
 
 
@@ -355,7 +353,7 @@ def test_a_contract_must_come_from_somewhere(tmp_path):
 
 
 def test_bad_task_parameters_are_refused(tmp_path):
-    custom = {**custom_data(arm_reach(), episode_info(20)), "spc.task_params": "[1]"}
+    custom = {**custom_data(ARM_REACH, episode_info(20)), "spc.task_params": "[1]"}
     bag = write_bag(tmp_path / "bag", arm_samples(), custom)
     assert refusal(bag, tmp_path / "out").startswith("custom_data spc.task_params is not a mapping of numbers (")
 
@@ -379,8 +377,7 @@ def test_several_processes_give_the_same_dataset_byte_for_byte(tmp_path):
 
 def test_conversion_needs_neither_ros_nor_torch():
     code = "import sys, spc_ros.conversion.convert; print({'rclpy', 'torch', 'mujoco'} & set(sys.modules))"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
@@ -397,7 +394,7 @@ def test_the_report_is_kept_as_json(tmp_path):
         "transitions": 39,
         "messages": 2 * 61 - 1,
     }
-    assert report["contract"]["sha256"] == arm_reach().sha256
+    assert report["contract"]["sha256"] == ARM_REACH.sha256
     assert report["cuts"] == {"reward: no reward in the period": 1}
     topic = report["topics"]["joint_states"]
     assert topic["rate_hz"] == pytest.approx(50)
@@ -415,7 +412,7 @@ def test_minari_reads_the_dataset(tmp_path, monkeypatch):
     assert (whole.total_episodes, whole.total_steps) == (1, 20)
     assert whole[0].observations.shape == (21, 4)
     assert whole[0].truncations.tolist() == [False] * 19 + [True]
-    assert whole.storage.metadata["spc_contract"] == arm_reach().text
+    assert whole.storage.metadata["spc_contract"] == ARM_REACH.text
     assert whole.storage.metadata["spc_task_params"] == {"angle": 0.5}
     cut = minari.load_dataset("arm_reach/ood-03-v0")
     assert not cut[0].truncations.any() and not cut[0].terminations.any()
@@ -435,7 +432,7 @@ def make_episode(steps, seed=0, **changes):
 def write_dataset(root, lengths=(3, 1, 4), **options):
     """Tasks b, a, b, ... in turn; every third episode is terminated."""
     episodes = [make_episode(n, i, terminated=i % 3 == 0, truncated=i % 3 != 0) for i, n in enumerate(lengths)]
-    with DatasetWriter(root, arm_reach(), **options) as writer:
+    with DatasetWriter(root, ARM_REACH, **options) as writer:
         for i, episode in enumerate(episodes):
             writer.add_episode("ba"[i % 2], {"x": float(i % 2)}, episode)
     return episodes
@@ -458,7 +455,7 @@ def test_the_packed_layout(tmp_path):
             assert packed.rewards[s] == np.float32(episode.rewards[k])
     assert packed.observations.dtype == packed.actions.dtype == packed.rewards.dtype == np.float32
     assert isinstance(packed.observations, np.memmap) and not packed.observations.flags.writeable
-    assert packed.contract.sha256 == arm_reach().sha256
+    assert packed.contract.sha256 == ARM_REACH.sha256
 
 
 def test_a_dataset_is_packed_once_and_again_when_it_changes(tmp_path, monkeypatch):
@@ -490,7 +487,7 @@ def test_episodes_too_long_for_minari_are_split_without_loss(tmp_path, monkeypat
 
 def test_task_ids_that_look_alike_on_disk_stay_apart(tmp_path):
     ids = ["a/b", "a b", "a-b", "arm_reach/a/b", "ä"]
-    with DatasetWriter(tmp_path / "ds", arm_reach()) as writer:
+    with DatasetWriter(tmp_path / "ds", ARM_REACH) as writer:
         for task_id in [*ids, *ids]:
             writer.add_episode(task_id, {}, make_episode(2))
     packed = load_dataset(tmp_path / "ds")
@@ -499,12 +496,12 @@ def test_task_ids_that_look_alike_on_disk_stay_apart(tmp_path):
 
 
 def test_nothing_is_left_of_a_dataset_that_was_not_finished(tmp_path):
-    with pytest.raises(KeyError), DatasetWriter(tmp_path / "ds", arm_reach()) as writer:
+    with pytest.raises(KeyError), DatasetWriter(tmp_path / "ds", ARM_REACH) as writer:
         writer.add_episode("a", {}, make_episode(2))
         raise KeyError
     assert os.listdir(tmp_path) == []
     with pytest.raises(DatasetError, match="not written, since there is no episode"):
-        DatasetWriter(tmp_path / "ds", arm_reach()).close()
+        DatasetWriter(tmp_path / "ds", ARM_REACH).close()
     assert os.listdir(tmp_path) == []
 
 
@@ -536,7 +533,7 @@ def test_only_datasets_are_overwritten_and_only_on_request(tmp_path):
 def test_an_episode_that_cannot_be_is_refused(tmp_path, changes, message):
     with (
         pytest.raises(DatasetError, match=message),
-        DatasetWriter(tmp_path / "ds", arm_reach()) as writer,
+        DatasetWriter(tmp_path / "ds", ARM_REACH) as writer,
     ):
         writer.add_episode("a", {}, make_episode(2, **changes))
     assert os.listdir(tmp_path) == []
@@ -547,7 +544,7 @@ def test_a_task_with_two_sets_of_parameters_is_refused(tmp_path):
         pytest.raises(
             DatasetError, match=r"task 'a': bag gives it the parameters {'x': 2.0}, other episodes {'x': 1.0}"
         ),
-        DatasetWriter(tmp_path / "ds", arm_reach()) as writer,
+        DatasetWriter(tmp_path / "ds", ARM_REACH) as writer,
     ):
         writer.add_episode("a", {"x": 1.0}, make_episode(2))
         writer.add_episode("a", {"x": 2.0}, make_episode(2))

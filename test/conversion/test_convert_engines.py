@@ -19,7 +19,8 @@ from spc_ros.conversion.bag_conversion import Job, convert_bag, load_part, save_
 from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.conversion.convert import ConversionError, convert
 from spc_ros.conversion.convert_options import ConvertOptions
-from support.recorded_bags import arm_reach, record_arm
+from support.contracts import ARM_REACH
+from support.recorded_bags import record_arm
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -102,7 +103,7 @@ def test_a_part_is_made_again_when_its_bag_the_contract_or_an_option_changes(tmp
 
 def test_a_part_is_read_back_as_it_was_written(tmp_path):
     bag = record_arm(tmp_path / "bag", change=lambda s: None if s.receive_ns % 7 == 0 else s)
-    report, episodes = convert_bag(bag, Job(arm_reach(), own_contract=False))
+    report, episodes = convert_bag(bag, Job(ARM_REACH, own_contract=False))
     save_part(tmp_path / "part.npz", report, episodes)
     again, entries = load_part(tmp_path / "part.npz")
     assert json.dumps(again.as_dict()) == json.dumps(report.as_dict())

@@ -14,6 +14,7 @@ from spc_core.data.reader import read_episodes
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import ConversionError, convert
 from spc_ros.conversion.convert_options import ConvertOptions
+from support.contracts import ARM_REACH
 from support.recorded_bags import (
     PERIOD_NS,
     RECEIVE_NS,
@@ -21,7 +22,6 @@ from support.recorded_bags import (
     STORE,
     STRING,
     Sample,
-    arm_reach,
     arm_samples,
     changed_arm_reach,
     custom_data,
@@ -41,7 +41,7 @@ def converted(bag: Path, contract: Contract, **job):
 
 
 def quiet(bag, out, contract=None, **options):
-    return convert(ConvertOptions((bag,), out, workers=1, **options), contract or arm_reach(), progress=False)
+    return convert(ConvertOptions((bag,), out, workers=1, **options), contract or ARM_REACH, progress=False)
 
 
 def test_a_marker_topic_parts_a_bag_into_episodes(tmp_path):
@@ -105,7 +105,7 @@ def test_a_latched_topic_may_name_the_task(tmp_path):
 
 def test_labels_are_carried_from_the_bag_and_the_manifest_into_the_dataset(tmp_path):
     custom = {
-        **custom_data(arm_reach(), episode_info(20)),
+        **custom_data(ARM_REACH, episode_info(20)),
         "spc.labels": json.dumps({"success": True, "operator": "kim"}),
     }
     write_bag(tmp_path / "bags" / "run", arm_samples(), custom)
@@ -119,8 +119,8 @@ def test_labels_are_carried_from_the_bag_and_the_manifest_into_the_dataset(tmp_p
 
 def test_late_and_duplicate_messages_are_counted(tmp_path):
     doubled = [s for s in arm_samples(20) for _ in range(2 if s.topic == "/joint_states" else 1)]
-    bag = write_bag(tmp_path / "bag", doubled, custom_data(arm_reach(), episode_info(20)))
-    report, entries = converted(bag, arm_reach())
+    bag = write_bag(tmp_path / "bag", doubled, custom_data(ARM_REACH, episode_info(20)))
+    report, entries = converted(bag, ARM_REACH)
     assert report.dropped_samples == {"joint_states duplicate": 21}
     assert len(entries[0].episode) == 20
 
@@ -138,4 +138,4 @@ def test_a_marker_that_is_never_on_leaves_nothing(tmp_path):
 
 def test_a_bag_recorded_in_a_namespace_is_found(tmp_path):
     bag = record_arm(tmp_path / "bag", change=lambda s: dataclasses.replace(s, topic=f"/robot_7{s.topic}"))
-    assert converted(bag, arm_reach())[0].transitions == 20
+    assert converted(bag, ARM_REACH)[0].transitions == 20

@@ -23,7 +23,7 @@ from spc_core.pages.describe_figures import (
 )
 from spc_core.pages.describe_page import describe_page
 from spc_ros.cli import main
-from support.synthetic import contract, episode
+from support.synthetic import POINT, episode
 
 STALE = "joint_states: stale, {} ms old, allowed 50 ms"
 
@@ -31,7 +31,7 @@ STALE = "joint_states: stale, {} ms old, allowed 50 ms"
 def write(root, tasks=2):
     """Each task: a truncated episode of 4 steps by an expert, a terminated one of 10, and two of 6 that are cut."""
     rng = np.random.default_rng(0)
-    with DatasetWriter(root, contract()) as writer:
+    with DatasetWriter(root, POINT) as writer:
         for task in range(tasks):
             made = [episode(rng, np.zeros(2), steps, steps == 10) for steps in (4, 10, 6, 6)]
             made[0] = dataclasses.replace(made[0], behaviour="expert", rewards=np.full(4, -0.5), source="bag 0")
@@ -87,7 +87,7 @@ def test_actions_at_and_beyond_limits(tmp_path):
     y = [-2.0, -2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.999]
     made = dataclasses.replace(made, actions=np.column_stack([x, y]), rewards=np.ones(8))
     still = dataclasses.replace(made, observations=made.observations * [1.0, 0.0])
-    with DatasetWriter(tmp_path / "point", contract()) as writer:
+    with DatasetWriter(tmp_path / "point", POINT) as writer:
         writer.add_episode("a", {}, still)
     told = describe(tmp_path / "point")
     assert told.whole.at_high == (0.375, 0.0) and told.whole.at_low == (0.0, 0.25) and told.whole.beyond == (0.125, 0.0)

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spc_core.contract.contract import parse_contract
 from spc_core.data.column_stats import ColumnStats, RowSample
 from spc_core.data.dataset import DatasetError, DatasetWriter
 from spc_core.data.export import lerobot
 from spc_core.data.export.lerobot import export
 from spc_core.data.reader import read_episodes
 from spc_ros.cli import main
-from support.synthetic import CONTRACT_TEXT, contract, episode, write_dataset
+from support.contracts import make_contract
+from support.synthetic import POINT, episode, write_dataset
 
 DEFAULT_FEATURES = {
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
@@ -126,7 +126,7 @@ def check_feature(stats, values, shape):
 def write_all_ends(root, steps=(5, 1, 7)):
     """Two tasks with a truncated, a terminated and a cut episode each; one has a single step."""
     rng = np.random.default_rng(0)
-    with DatasetWriter(root, contract()) as writer:
+    with DatasetWriter(root, POINT) as writer:
         for task in ("point/train/00", "point/train/01"):
             truncated, terminated, cut = (episode(rng, np.zeros(2), n, i == 1) for i, n in enumerate(steps))
             cut = dataclasses.replace(cut, truncated=False, cut="reward: not finite", behaviour="noisy")
@@ -155,7 +155,7 @@ def test_the_export_is_what_lerobot_publishes_and_holds_the_datasets_numbers(tmp
         assert (row["source"], row["behaviour"], row["cut"]) == (mine.source, mine.behaviour, mine.cut or "")
     ours = json.loads((tmp_path / "out/meta/spc.json").read_text())
     assert ours["tasks"][1] == {"task_id": "point/train/01", "params": {"goal": 1.0}}
-    assert (tmp_path / "out/meta/contract.yaml").read_text() == contract().text
+    assert (tmp_path / "out/meta/contract.yaml").read_text() == POINT.text
 
 
 def test_three_ends_stay_apart(tmp_path):
@@ -183,9 +183,9 @@ def test_large_data_is_split_into_files_and_chunks(tmp_path, monkeypatch):
 
 
 def test_one_field_is_a_plain_column_and_a_broken_rate_stays(tmp_path):
-    text = CONTRACT_TEXT.replace("[position.x, position.y]", "[position.x]").replace("rate_hz: 50", "rate_hz: 12.5")
+    contract = make_contract({"observation.0.fields": ["position.x"]}, base=POINT, rate_hz=12.5)
     made = episode(np.random.default_rng(0), np.zeros(2), 4)
-    with DatasetWriter(tmp_path / "point", parse_contract(text, "point.yaml")) as writer:
+    with DatasetWriter(tmp_path / "point", contract) as writer:
         writer.add_episode("a", {}, dataclasses.replace(made, observations=made.observations[:, :1]))
     export(tmp_path / "point", tmp_path / "out", robot_type="so101")
     info, frames, _ = check_lerobot(tmp_path / "out")

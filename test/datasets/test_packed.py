@@ -16,13 +16,14 @@ from spc_core.data.packed import load_dataset
 from spc_core.data.rows import Rows, rows_of
 from spc_core.method.normalize import Moments
 from spc_core.training.train import data_stats
-from support.synthetic import contract, episode, write_dataset
+from support.paths import TEST_FOLDER
+from support.synthetic import POINT, episode, write_dataset
 
 
 def write_unchecked(root, monkeypatch, **damage):
     """A dataset made by hand, whose second task's second episode has numbers that our writer would refuse."""
     rng = np.random.default_rng(0)
-    with monkeypatch.context() as patch, DatasetWriter(root, contract()) as writer:
+    with monkeypatch.context() as patch, DatasetWriter(root, POINT) as writer:
         patch.setattr(dataset_module, "check_episode", lambda *_: None)
         for task in range(2):
             for number in range(3):
@@ -117,7 +118,7 @@ MEMORY = """
 import sys, numpy as np
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from support.synthetic import contract, tiny_config
+from support.synthetic import POINT, tiny_config
 from spc_core.data import rows
 from spc_core.data.dataset import TaskEntry
 from spc_core.data.packed import PackedDataset
@@ -136,7 +137,7 @@ def disk(name, rows, dtype, *shape):
     return np.load(path, mmap_mode="r")
 
 data = PackedDataset(
-    folder, contract(), tuple(TaskEntry(str(i), {}) for i in range(4)), "",
+    folder, POINT, tuple(TaskEntry(str(i), {}) for i in range(4)), "",
     disk("observations", steps + episodes, np.float32, 2), disk("actions", steps, np.float32, 2),
     disk("rewards", steps, np.float32), disk("terminated", steps, np.bool_),
     np.arange(episodes + 1) * 200, np.arange(episodes) // (episodes // 4),
@@ -167,7 +168,7 @@ def mapped_mb(folder, megabytes, resident_mb):
         sys.executable,
         "-c",
         MEMORY,
-        os.path.dirname(os.path.dirname(__file__)),
+        str(TEST_FOLDER),
         str(folder),
         str(megabytes),
         str(resident_mb),

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import DatasetError
 from spc_core.data.reader import read_episodes
 from spc_core.data.relabel import relabel
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
+from support.contracts import make_contract, stream
 from support.recorded_bags import (
     JOINT_STATE,
     RECEIVE_NS,
@@ -28,37 +28,19 @@ from support.recorded_bags import (
 from support.synthetic import write_dataset
 
 STEPS = 12
-TEXT = """\
-name: arm_reach
-rate_hz: 50
-clock: header
-observation:
-  - {topic: joint_states, type: sensor_msgs/msg/JointState, fields: &joints [position.shoulder, position.elbow],
-     max_age_s: 0.05}
-  - {topic: target, type: sensor_msgs/msg/JointState, fields: *joints, max_age_s: .inf}
-action:
-  topic: joint_commands
-  type: sensor_msgs/msg/JointState
-  fields: [effort.shoulder, effort.elbow]
-  low: [-50, -50]
-  high: [50, 50]
-  safe: [0, 0]
-  max_rate: [300, 150]
-reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
-task: {key: spc.task_id}
-episode: {segment: bag}
-"""
-TOPIC_REWARD = "reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}"
-REACH = "reward: {function: reach, weights: {distance: 2.0, scale: 3.0, effort: 0.5}}"
+REACH = {"function": "reach", "weights": {"distance": 2.0, "scale": 3.0, "effort": 0.5}}
 
 
-def contract(*changes):
-    """The contract with (old, new) texts exchanged."""
-    text = TEXT
-    for old, new in changes:
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    return parse_contract(text, "new.yaml")
+def contract(changes=None, **sections):
+    """An arm that sees a target; its reward comes on a topic unless `sections` has another."""
+    joints = ["position.shoulder", "position.elbow"]
+    observation = [stream("joint_states", joints), stream("target", joints, max_age_s=math.inf)]
+    return make_contract(changes, observation=observation, **sections)
+
+
+def reach(**weights):
+    """REACH with other weights."""
+    return {**REACH, "weights": {**REACH["weights"], **weights}}
 
 
 def record(path, seed, cut_at=None, **info):
@@ -105,8 +87,8 @@ def assert_same(one, other):
 
 
 def test_relabelled_is_equal_to_the_bit_to_a_new_conversion(bags, dataset, tmp_path):
-    for number, change in enumerate((REACH, REACH.replace("0.5", "0.0"))):
-        new = contract((TOPIC_REWARD, change), ("safe: [0, 0]", "safe: [1, 1]"), ("[-50, -50]", "[-40, -60]"))
+    for number, reward in enumerate((REACH, reach(effort=0.0))):
+        new = contract({"action.safe": [1, 1], "action.low": [-40, -60]}, reward=reward)
         converted, relabelled = tmp_path / f"converted{number}", tmp_path / f"relabelled{number}"
         convert(ConvertOptions((bags,), converted, workers=1), new, progress=False)
         relabel(dataset, new, relabelled)
@@ -119,7 +101,7 @@ def test_relabelled_is_equal_to_the_bit_to_a_new_conversion(bags, dataset, tmp_p
 
 def test_rewards_by_hand(dataset, tmp_path):
     """-2 tanh(3 |position' - target|) - 0.5 |a / 50|^2 at every step; the second command of a bag is (1, -1)."""
-    relabel(dataset, contract((TOPIC_REWARD, REACH)), tmp_path / "out")
+    relabel(dataset, contract(reward=REACH), tmp_path / "out")
     _, episode = next(read_episodes(tmp_path / "out"))
     after, action = episode.observations[2], episode.actions[1]
     assert action.tolist() == [1.0, -1.0] and after[2:].tolist() == [0.3, 0.4]
@@ -129,8 +111,8 @@ def test_rewards_by_hand(dataset, tmp_path):
 
 
 def test_where_it_came_from_is_written_down(dataset, tmp_path):
-    first = contract((TOPIC_REWARD, REACH))
-    second = contract((TOPIC_REWARD, REACH.replace("2.0", "1.0")), ("name: arm_reach", "name: arm_near"))
+    first = contract(reward=REACH)
+    second = contract(name="arm_near", reward=reach(distance=1.0))
     relabel(dataset, first, tmp_path / "first")
     done = relabel(tmp_path / "first", second, tmp_path / "second")
     before = [episode.rewards for _, episode in read_episodes(tmp_path / "first")]
@@ -146,29 +128,29 @@ def test_where_it_came_from_is_written_down(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("rate_hz: 50", "rate_hz: 25"), "rate_hz: 50 here, 25 there"),
-        (("clock: header", "clock: receive"), "clock: header here, receive there"),
-        (("max_age_s: 0.05", "max_age_s: 0.5"), r"observation\[0\].max_age_s: 0.05 here, 0.5 there"),
-        (("topic: joint_commands", "topic: commands"), "action.topic: joint_commands here, commands there"),
-        (("[effort.shoulder, effort.elbow]", "[effort.elbow, effort.shoulder]"), "action.fields: "),
+        ({"rate_hz": 25}, "rate_hz: 50 here, 25 there"),
+        ({"clock": "receive"}, "clock: header here, receive there"),
+        ({"observation.0.max_age_s": 0.5}, r"observation\[0\].max_age_s: 0.05 here, 0.5 there"),
+        ({"action.topic": "commands"}, "action.topic: joint_commands here, commands there"),
+        ({"action.fields": ["effort.elbow", "effort.shoulder"]}, "action.fields: "),
     ],
 )
 def test_another_meaning_of_observations_or_actions_is_refused(dataset, tmp_path, change, message):
     with pytest.raises(DatasetError, match=f"(?s)convert the bags again.*{message}") as refused:
-        relabel(dataset, contract((TOPIC_REWARD, REACH), change), tmp_path / "out")
+        relabel(dataset, contract(change, reward=REACH), tmp_path / "out")
     assert "reward" not in str(refused.value)  # what may differ is not held against it
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reward_topic_is_refused_with_its_name(dataset, tmp_path):
     with pytest.raises(DatasetError, match=r"is the topic 'score'.*convert the bags again with `spc convert"):
-        relabel(dataset, contract(("topic: reward", "topic: score")), tmp_path / "out")
+        relabel(dataset, contract({"reward.topic": "score"}), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_actions_outside_new_limits_are_named(dataset, tmp_path):
     """Commands are k = 0, 1, 2, ... for the shoulder: the first beyond 4 is at step 5, or later in a cut bag."""
-    new = contract((TOPIC_REWARD, REACH), ("high: [50, 50]", "high: [4, 50]"))
+    new = contract({"action.high": [4, 50]}, reward=REACH)
     message = r"train/00', episode 0 \(.*\): action effort.shoulder is 5 at step 5, outside the new limits \[-50, 4\]"
     with pytest.raises(DatasetError, match=message):
         relabel(dataset, new, tmp_path / "out")
@@ -176,7 +158,7 @@ def test_actions_outside_new_limits_are_named(dataset, tmp_path):
 
 
 def test_command_line(dataset, tmp_path, capsys):
-    (tmp_path / "new.yaml").write_text(contract((TOPIC_REWARD, REACH)).text)
+    (tmp_path / "new.yaml").write_text(contract(reward=REACH).text)
     command = ["relabel", str(dataset), "--contract", str(tmp_path / "new.yaml"), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     assert "4 episodes" in (said := capsys.readouterr().out) and "reward.function: absent here, reach there" in said

@@ -14,7 +14,7 @@ from spc_core.data.packed import PackedDataset, load_dataset
 from spc_core.data.sampler import Sampler
 from spc_core.method.config import ConfigError
 from spc_core.training.train import data_stats
-from support.synthetic import contract, tiny_config, write_dataset
+from support.synthetic import POINT, tiny_config, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def numbered(tasks):
     steps = np.arange(starts[-1], dtype=np.float32)
     entries = tuple(TaskEntry(f"point/train/{index:02d}", {}) for index in range(len(tasks)))
     return PackedDataset(
-        root=Path("numbered"), contract=contract(), tasks=entries, sha256="", observations=np.stack([rows, episode], 1),
+        root=Path("numbered"), contract=POINT, tasks=entries, sha256="", observations=np.stack([rows, episode], 1),
         actions=np.zeros((len(steps), 2), np.float32), rewards=steps, terminated=np.zeros(len(steps), np.bool_),
         episode_starts=starts, episode_task=owner,
     )  # fmt: skip

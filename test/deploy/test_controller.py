@@ -9,17 +9,16 @@ import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.streaming import Frame, ObservationAligner, observed
-from spc_core.contract.contract import load_contract, parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.guards import EmergencyStop, Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
 from spc_core.deploy.interventions import InterventionKind
 from spc_core.deploy.model_swap import ModelSwitch
-from spc_core.system.config_files import find_config
+from support.contracts import ARM_REACH
 
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
-PERIOD_NS = CONTRACT.period_ns
-PERIOD_S = 1 / CONTRACT.rate_hz
-SAFE = list(CONTRACT.action.safe)
+PERIOD_NS = ARM_REACH.period_ns
+PERIOD_S = 1 / ARM_REACH.rate_hz
+SAFE = list(ARM_REACH.action.safe)
 FORCE = """  - topic: %s
     type: sensor_msgs/msg/JointState
     fields: [effort.elbow]
@@ -37,7 +36,7 @@ class Model:
         self.value, self.resets = value, 0
 
     def act(self, observation, context):
-        return np.full(CONTRACT.action_dim, self.value + context[0])
+        return np.full(ARM_REACH.action_dim, self.value + context[0])
 
     def reset(self):
         self.resets += 1
@@ -81,7 +80,7 @@ def control(robot, model):
     return make(robot, model)
 
 
-def make(robot, model, *modes, context_timeout_s=0.0, contract=CONTRACT):
+def make(robot, model, *modes, context_timeout_s=0.0, contract=ARM_REACH):
     topics = [stream.topic for stream in contract.observation]
     guards = Guards(
         ObservationWatch(topics, modes or [Mode()], 1.5 * PERIOD_S),
@@ -99,13 +98,13 @@ def make(robot, model, *modes, context_timeout_s=0.0, contract=CONTRACT):
 
 def tick(control, k, fault=None):
     """Observation number k, when it is due."""
-    observation = None if fault else np.zeros(CONTRACT.observation_dim)
+    observation = None if fault else np.zeros(ARM_REACH.observation_dim)
     return control.observe([Frame(k * PERIOD_NS, observation, fault)], True, k * PERIOD_S)
 
 
 def near_rest(value):
     """What is allowed of a constant answer right after rest."""
-    step = [rate / CONTRACT.rate_hz for rate in CONTRACT.action.max_rate]
+    step = [rate / ARM_REACH.rate_hz for rate in ARM_REACH.action.max_rate]
     return [min(value, most) for most in step]
 
 
@@ -114,7 +113,7 @@ def test_an_observation_becomes_one_command(control, robot):
     control.take_context(np.array([0.125, 0.0], np.float32), PERIOD_NS, OLD, PERIOD_S)
     assert len(robot.sent) == 1, "a context alone asks for no command"
     tick(control, 2)
-    assert robot.sent[1] == ([0.375] * CONTRACT.action_dim, 2 * PERIOD_NS)
+    assert robot.sent[1] == ([0.375] * ARM_REACH.action_dim, 2 * PERIOD_NS)
     assert control.record.counts["commands"] == 2 and not robot.news
 
 
@@ -175,7 +174,7 @@ def test_a_held_observation_after_silence_is_no_news(control, robot):
     for k in (1.6, 2.0, 2.6):
         control.look(k * PERIOD_S, list)
     count = len(robot.sent)
-    old = Frame(2 * PERIOD_NS, np.zeros(CONTRACT.observation_dim))
+    old = Frame(2 * PERIOD_NS, np.zeros(ARM_REACH.observation_dim))
     assert not control.observe([old], False, 2.7 * PERIOD_S) and len(robot.sent) == count
 
 
@@ -183,16 +182,16 @@ def test_what_waited_while_the_process_stood_still_is_not_acted_on(control, robo
     tick(control, 1)
     late_s = 9 * PERIOD_S
     for k in (2, 3):
-        control.observe([Frame(k * PERIOD_NS, np.zeros(CONTRACT.observation_dim))], True, late_s)
+        control.observe([Frame(k * PERIOD_NS, np.zeros(ARM_REACH.observation_dim))], True, late_s)
         assert robot.sent[-1] == (SAFE, k * PERIOD_NS)
     control.look(9.4 * PERIOD_S, list)
-    control.observe([Frame(10 * PERIOD_NS, np.zeros(CONTRACT.observation_dim))], True, 10 * PERIOD_S)
+    control.observe([Frame(10 * PERIOD_NS, np.zeros(ARM_REACH.observation_dim))], True, 10 * PERIOD_S)
     assert robot.sent[-1] == (near_rest(0.25), 10 * PERIOD_NS)
 
 
 def test_rest_that_was_meant_is_no_stall(control, robot):
     tick(control, 1)
-    frame = Frame(2 * PERIOD_NS, np.zeros(CONTRACT.observation_dim))
+    frame = Frame(2 * PERIOD_NS, np.zeros(ARM_REACH.observation_dim))
     control.observe([frame], True, 3 * PERIOD_S, rest_s=2 * PERIOD_S)
     assert robot.sent[-1][0] != SAFE
 
@@ -262,7 +261,7 @@ def test_the_safe_action_is_the_last_one(control, robot):
 
 def with_force(topic):
     """The contract with a second observation stream."""
-    return parse_contract(CONTRACT.text.replace("action: #", FORCE % topic + "action: #"), "two streams")
+    return parse_contract(ARM_REACH.text.replace("action: #", FORCE % topic + "action: #"), "two streams")
 
 
 def sent_after(robot, model, contract, samples):

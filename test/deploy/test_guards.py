@@ -28,8 +28,7 @@ from spc_core.deploy.guards import (
 from spc_core.deploy.interventions import InterventionKind, InterventionLog, by_name
 from spc_core.deploy.model_swap import BackgroundLoad, ModelSwitch, SwapError
 from spc_core.system.config_files import find_config
-
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
+from support.contracts import ARM_REACH
 
 
 def stale(topic, stream):
@@ -111,17 +110,17 @@ def test_stop_topic_that_falls_silent():
 
 
 def test_workspace_names_the_field():
-    box = WorkspaceBox(CONTRACT, ["velocity.elbow", "joint_states.position.shoulder"], [-1, 0], [1, 2])
+    box = WorkspaceBox(ARM_REACH, ["velocity.elbow", "joint_states.position.shoulder"], [-1, 0], [1, 2])
     assert box.reason(np.array([0.0, 9.0, 9.0, 1.0])) is None
     assert box.reason(np.array([2.5, 0.0, 0.0, 0.0])) == (
         "workspace: joint_states.position.shoulder is 2.5, allowed [0, 2]"
     )
     with pytest.raises(GuardError, match="wrist is not observed"):
-        WorkspaceBox(CONTRACT, ["wrist"], [0], [1])
+        WorkspaceBox(ARM_REACH, ["wrist"], [0], [1])
     with pytest.raises(GuardError, match="low 1 is not below high 1"):
-        WorkspaceBox(CONTRACT, ["position.elbow"], [1], [1])
+        WorkspaceBox(ARM_REACH, ["position.elbow"], [1], [1])
     with pytest.raises(GuardError, match="has 1 entries, workspace_low 2"):
-        WorkspaceBox(CONTRACT, ["position.elbow"], [1, 2], [1])
+        WorkspaceBox(ARM_REACH, ["position.elbow"], [1, 2], [1])
 
 
 def test_heartbeat():
@@ -243,8 +242,8 @@ def test_a_contract_says_how_each_stream_may_fail():
     unset = [FROM_CONTRACT]
     assert stricter_modes(contract.losses, unset, unset) == [Mode(0.04, 5.0), Mode(0.1, 5.0)]
     assert stricter_modes(contract.losses, [20.0], [FROM_CONTRACT, 1.0]) == [Mode(0.02, 5.0), Mode(0.02, 1.0)]
-    assert stricter_modes(CONTRACT.losses, unset, unset) == [Mode()]
-    assert stricter_modes(CONTRACT.losses, [50.0], [2.0]) == [Mode(0.05, 2.0)], "the contract leaves it open"
+    assert stricter_modes(ARM_REACH.losses, unset, unset) == [Mode()]
+    assert stricter_modes(ARM_REACH.losses, [50.0], [2.0]) == [Mode(0.05, 2.0)], "the contract leaves it open"
     never = safe_contract("", "{deactivate_after_s: 0}")
     assert stricter_modes(never.losses, unset, [FROM_CONTRACT, 3.0])[1] == Mode(0.0, 3.0)
     with pytest.raises(GuardError, match=r"hold_ms is 60 for observation stream 0, looser than the contract's 40"):
@@ -294,9 +293,11 @@ def test_a_safety_section_that_cannot_be_is_refused(safety, on_loss, problem):
 
 
 def test_a_contract_without_the_section_means_what_it_did():
-    assert CONTRACT.safety == Safety() and CONTRACT.losses == (Loss(),)
-    assert CONTRACT.sha256 == hashlib.sha256(find_config("contracts", "arm_reach").read_bytes()).hexdigest()
-    assert any(line.startswith("safety") for line in CONTRACT.differences(parse_contract(CONTRACT.text + SAFETY, "x")))
+    assert ARM_REACH.safety == Safety() and ARM_REACH.losses == (Loss(),)
+    assert ARM_REACH.sha256 == hashlib.sha256(find_config("contracts", "arm_reach").read_bytes()).hexdigest()
+    assert any(
+        line.startswith("safety") for line in ARM_REACH.differences(parse_contract(ARM_REACH.text + SAFETY, "x"))
+    )
     plain, safe = load_contract(find_config("contracts", "arm_payload")), safe_contract()
     assert safe.observation == plain.observation and safe == plain, (
         "a dataset of the one can be relabelled with the other"

@@ -23,22 +23,16 @@ from spc_core.method.config import ConfigError, load_config
 from spc_core.method.normalize import Stats
 from spc_core.method.planner_config import PlannerConfig
 from spc_ros.cli import main
-from support.random_checkpoint import TINY, write_random_checkpoint
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("run") / "reach", "arm_reach")
+from support.paths import ROOT
+from support.random_checkpoint import TINY
 
 
 @pytest.fixture(scope="module")
-def exported(run: Path) -> Path:
+def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnx", reason="onnx is not installed: pip install 'spc_ros[onnx]'")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'spc_ros[onnx]'")
-    out = run.parent / "exported"
-    assert main(["export", str(run), "--format", "onnx", "--out", str(out)]) == 0
+    out = tmp_path_factory.mktemp("onnx") / "exported"
+    assert main(["export", str(tiny_checkpoint), "--format", "onnx", "--out", str(out)]) == 0
     return out
 
 
@@ -64,15 +58,15 @@ def assert_alike(checkpoint: Checkpoint, folder: Path) -> None:
     np.testing.assert_array_equal(theirs.context, ours.context)
 
 
-def test_export_acts_and_adapts_as_the_checkpoint(run: Path, exported: Path) -> None:
-    assert_alike(load_checkpoint(run), exported)
+def test_export_acts_and_adapts_as_the_checkpoint(tiny_checkpoint: Path, exported: Path) -> None:
+    assert_alike(load_checkpoint(tiny_checkpoint), exported)
     card = json.loads((exported / "export.json").read_text())
-    assert card["observation"] == list(load_checkpoint(run).contract.observation_names)
+    assert card["observation"] == list(load_checkpoint(tiny_checkpoint).contract.observation_names)
     assert card["action"] == ["effort.shoulder", "effort.elbow"] and card["opset"] == 18
 
 
 @pytest.mark.parametrize("method", ["spc_simnorm", "spc_continuous", "focal"])
-def test_every_kind_of_latent_is_exported(method: str, run: Path, exported: Path, tmp_path: Path) -> None:
+def test_every_kind_of_latent_is_exported(method: str, tiny_checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     """Statistics far from zero and one, in which a normalisation left out would show."""
     import torch
 
@@ -80,7 +74,7 @@ def test_every_kind_of_latent_is_exported(method: str, run: Path, exported: Path
     from spc_core.method.agent import Agent
 
     torch.manual_seed(1)
-    base = load_checkpoint(run)
+    base = load_checkpoint(tiny_checkpoint)
     config = dataclasses.replace(load_config("paper", method), model=dataclasses.replace(TINY, continuous_dim=16))
     agent = Agent(4, 2, [{}, {}], config).eval().requires_grad_(False)
     for weights in agent.parameters():
@@ -91,7 +85,7 @@ def test_every_kind_of_latent_is_exported(method: str, run: Path, exported: Path
     assert_alike(checkpoint, export_onnx(checkpoint, tmp_path / method))
 
 
-def test_a_process_without_torch_acts(run: Path, exported: Path) -> None:
+def test_a_process_without_torch_acts(tiny_checkpoint: Path, exported: Path) -> None:
     script = f"""
         import sys
         sys.modules["torch"] = None  # an import of torch raises ImportError
@@ -104,7 +98,7 @@ def test_a_process_without_torch_acts(run: Path, exported: Path) -> None:
         deployed = load_deployed({str(exported)!r})
         print(Policy(deployed).act(np.full(4, 0.3), ContextTracker(deployed).context).tolist())
         try:
-            load_deployed({str(run)!r})
+            load_deployed({str(tiny_checkpoint)!r})
         except CheckpointError as error:
             print(error)
     """
@@ -113,11 +107,15 @@ def test_a_process_without_torch_acts(run: Path, exported: Path) -> None:
     )
     action, refusal = done.stdout.splitlines()
     z = np.zeros(TINY.context_dim)
-    np.testing.assert_allclose(json.loads(action), Policy(load_checkpoint(run)).act(np.full(4, 0.3), z), atol=1e-5)
+    np.testing.assert_allclose(
+        json.loads(action), Policy(load_checkpoint(tiny_checkpoint)).act(np.full(4, 0.3), z), atol=1e-5
+    )
     assert "needs torch, which is not installed here" in refusal and "--format onnx" in refusal
 
 
-def test_nothing_but_the_cause_is_told(run: Path, exported: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_nothing_but_the_cause_is_told(
+    tiny_checkpoint: Path, exported: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     for name in exported.iterdir():
         (tmp_path / name.name).write_bytes(name.read_bytes())
     (tmp_path / "policy.onnx").write_bytes(b"no graph")
@@ -130,22 +128,22 @@ def test_nothing_but_the_cause_is_told(run: Path, exported: Path, tmp_path: Path
         load_deployed(exported, "cuda")
     with pytest.raises(ConfigError, match="planning needs the world model"):
         Policy(load_deployed(exported), PlannerConfig())
-    assert main(["export", str(run), "--format", "onnx", "--out", str(exported)]) == 1
+    assert main(["export", str(tiny_checkpoint), "--format", "onnx", "--out", str(exported)]) == 1
     assert "exists already" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(CheckpointError, match="needs onnxruntime.*pip install onnxruntime"):
         load_deployed(exported)
 
 
-def test_the_two_kinds_of_export_do_not_mix(run: Path, tmp_path: Path, capsys) -> None:
+def test_the_two_kinds_of_export_do_not_mix(tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
     """Each format refuses the other's source, and says what it is."""
-    assert main(["export", str(run), "--format", "lerobot", "--out", str(tmp_path / "a")]) == 1
+    assert main(["export", str(tiny_checkpoint), "--format", "lerobot", "--out", str(tmp_path / "a")]) == 1
     assert "is a training run; use --format onnx" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--format", "onnx", "--out", str(tmp_path / "b")]) == 1
     assert "no checkpoint" in capsys.readouterr().err
 
 
-def test_without_onnx_the_extra_is_named(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_without_onnx_the_extra_is_named(tiny_checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "out")]) == 1
+    assert main(["export", str(tiny_checkpoint), "--format", "onnx", "--out", str(tmp_path / "out")]) == 1
     assert "exporting needs onnx" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.doctor.contract_choices import limits, round_rate
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.doctor import diagnose
-from support.recorded_bags import RECEIVE_NS, STORE, Sample, header, record_arm, vector, write_bag
+from support.recorded_bags import RECEIVE_NS, STORE, Sample, header, vector, write_bag
 from support.robot_recording import record_robot
 
 UNFILLED = "reward: {fill_in_the_reward: true}\n"
@@ -55,9 +55,9 @@ def test_what_it_chooses_and_why(tmp_path):
     assert "all topics carry stamps of one clock" in text
 
 
-def test_a_function_as_reward(tmp_path):
+def test_a_function_as_reward(arm_bag):
     reward = "reward: {function: reach}\n"
-    text = propose(record_arm(tmp_path / "bag"))
+    text = propose(arm_bag)
     with pytest.raises(ContractError, match="observe the topic 'target'"):  # the registry speaks, the rest is right
         parse_contract(filled(text, reward), "proposal")
 
@@ -165,12 +165,12 @@ def test_the_limits_of_what_must_be_able_to_stop_hold_zero():
     assert limits(np.array([-11.0, -10.0]), stops=True) == pytest.approx((-13.0, 0.0))
 
 
-def test_the_command_line_writes_a_file_once(tmp_path, capsys):
-    bag, out = record_arm(tmp_path / "bag"), tmp_path / "robot.yaml"
-    assert main(["contract", "init", str(bag)]) == 0
+def test_the_command_line_writes_a_file_once(arm_bag, tmp_path, capsys):
+    out = tmp_path / "robot.yaml"
+    assert main(["contract", "init", str(arm_bag)]) == 0
     printed = capsys.readouterr().out
-    assert main(["contract", "init", str(bag), "--out", str(out)]) == 0
+    assert main(["contract", "init", str(arm_bag), "--out", str(out)]) == 0
     assert out.read_text() == printed and Path(out).stat().st_size > 500
     out.write_text("mine")
-    assert main(["contract", "init", str(bag), "--out", str(out)]) == 1
+    assert main(["contract", "init", str(arm_bag), "--out", str(out)]) == 1
     assert out.read_text() == "mine" and "exists already" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from faults.bag_table import FAULTS
-from faults.bag_world import CONTRACT, events
+from faults.bag_world import WORLD, events
 from spc_core.alignment.faults import FaultKind
 from spc_core.contract.contract import parse_contract
 from spc_core.doctor.diagnosis import Thresholds
@@ -26,7 +26,8 @@ from spc_ros.doctor.bag_diagnosis import UNNAMED
 from spc_ros.doctor.doctor import EXIT_FAIL, EXIT_WARN, diagnose
 from spc_ros.doctor.doctor_page import page
 from spc_ros.messages.fields import MessageError
-from support.recorded_bags import RECEIVE_NS, arm_reach, joint_state, record_arm
+from support.contracts import ARM_REACH, make_contract
+from support.recorded_bags import RECEIVE_NS, joint_state, record_arm
 from support.robot_recording import JOINTS, TRAVEL_NS, record_robot
 
 
@@ -71,7 +72,7 @@ def test_a_healthy_bag_is_ok(tmp_path):
 
 
 def test_a_simulated_lock_step_bag_is_not_blamed_for_its_clock(tmp_path):
-    contract = parse_contract(arm_reach().text.replace("[-3, -1.5]", "[-30, -15]").replace("[3, 1.5]", "[30, 15]"), "x")
+    contract = parse_contract(ARM_REACH.text.replace("[-3, -1.5]", "[-30, -15]").replace("[3, 1.5]", "[30, 15]"), "x")
     report = look(record_arm(tmp_path / "bag", steps=30), contract=contract)
     assert "all topics are stamped by one clock" in found(report, "clock domains").text
     assert {check for _, check, _ in serious(report)} <= {"contract", "constant", "coverage of actions"}
@@ -99,13 +100,10 @@ def test_a_bag_is_read_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_of_a_faulty_bag_the_doctor_says_what_conversion_makes_of_it(tmp_path, monkeypatch, fault):
     monkeypatch.setattr(topic_logs, "BLOCK_MESSAGES", 7)
-    text = CONTRACT
-    for old, new in fault.contract:
-        text = text.replace(old, new)
     log = sorted(fault.change(events(fault.ticks)), key=lambda event: event.receive_ns)
     bag, contract = fault.record(tmp_path / "bag", fault.adapt([event.sample() for event in log])), None
     try:
-        contract = parse_contract(text, "world")
+        contract = make_contract(**{**WORLD, **fault.contract})
         expected, _ = convert_bag(bag, Job(contract, own_contract=True, task=fault.task or UNNAMED))
     except (BagError, MessageError) as error:
         refusal = str(error).removeprefix(f"{bag}: ")
@@ -203,20 +201,20 @@ def test_without_a_contract_every_topic_with_numbers_is_looked_at(tmp_path):
 
 def test_what_conversion_would_refuse_fails(tmp_path):
     record_robot(tmp_path / "anonymous", named=False)
-    unnamed = look(tmp_path / "anonymous", contract=arm_reach())
+    unnamed = look(tmp_path / "anonymous", contract=ARM_REACH)
     assert found(unnamed, "task").severity == "fail" and unnamed.transitions == 300
-    assert look(tmp_path / "anonymous", contract=arm_reach(), task="t").verdict == "ok"
+    assert look(tmp_path / "anonymous", contract=ARM_REACH, task="t").verdict == "ok"
     record_robot(tmp_path / "silent", change=lambda s: None if s.topic == "/reward" else s)
     missing = look(tmp_path / "silent")
     assert found(missing, "topic").text.startswith("has no topic 'reward'") and missing.verdict == "fail"
 
 
 def test_another_contract_is_told(tmp_path):
-    slow = parse_contract(arm_reach().text.replace("rate_hz: 50", "rate_hz: 25"), "slow")
+    slow = make_contract(base=ARM_REACH, rate_hz=25)
     bags = [record_robot(tmp_path / "a"), record_robot(tmp_path / "b", contract=slow)]
     finding = found(look(*bags), "contract")
     assert finding.severity == "fail" and finding.bag == str(bags[1]) and "rate_hz: 50 here, 25 there" in finding.text
-    assert found(look(*bags, contract=arm_reach()), "contract").severity == "warn"
+    assert found(look(*bags, contract=ARM_REACH), "contract").severity == "warn"
 
 
 def test_a_truncated_bag_is_a_finding_and_the_others_are_looked_at(tmp_path):

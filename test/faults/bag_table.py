@@ -9,7 +9,8 @@ from typing import Any
 
 from faults import bag_injections as inject
 from faults.bag_injections import chain, delayed, doubled, dropped, marked, mcap_file, put, said, stamped
-from faults.bag_world import CONTRACT, MS, Piece, Record, recorder
+from faults.bag_world import MS, WORLD, Piece, Record, recorder
+from support.contracts import contract_text
 
 STALE = "joint_states: stale, 60 ms old, allowed 50 ms"
 NO_COMMAND = "joint_commands: no command in the period"
@@ -34,7 +35,7 @@ class Fault:
     note: str = ""  # part of a note of the report
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # messages that were dropped, as reported
     topics: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)  # as reported
-    contract: tuple[tuple[str, str], ...] = ()  # replacements in its text
+    contract: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # other sections
     task: str = "t"
     ticks: int = 20
     by_definition: bool = True  # all messages reach the converter, so that the definition alone says what comes out
@@ -200,21 +201,21 @@ EPISODES = (
             "One episode for each time that it is on.",
             marked((0, False), (2, True), (8, False), (12, True), (18, False)),
             pieces=(Piece(2, 8, "truncated"), Piece(12, 18, "truncated")),
-            contract=(("{segment: bag}", "{segment: topic, topic: active, type: std_msgs/msg/Bool}"),)),
+            contract={"episode": {"segment": "topic", "topic": "active", "type": "std_msgs/msg/Bool"}}),
     episode("time limit of the contract", "The contract limits episodes to 0.16 s.", "An episode every eight ticks.",
-            lambda samples: samples, contract=(("{segment: bag}", "{segment: bag, limit_s: 0.16}"),),
+            lambda samples: samples, contract={"episode": {"segment": "bag", "limit_s": 0.16}},
             pieces=(Piece(0, 8, "truncated"), Piece(8, 16, "truncated"), Piece(16, 20))),
     refusal("no task", "Neither the bag nor the user names a task.", "Refused.",
             "names no task, neither as 'spc.task_id' in custom_data nor on the topic 'episode'; give one", task=""),
     refusal("two tasks", "The topic `task` names one task, then another.", "Refused.",
             "topic 'task' names several tasks, heavy, light; record one task per bag",
             adapt=inject.named("heavy", "light"),
-            contract=(("{key: spc.task_id}", "{key: spc.task_id, topic: task}"),)),
+            contract={"task": {"key": "spc.task_id", "topic": "task"}}),
     Fault("a namespace", "The bag was recorded as /robot_7/joint_states and so on.", "Nothing changes.",
           adapt=inject.in_namespace),
     Fault("another contract in the bag", "The bag carries a contract with 25 Hz; the user gives one with 50 Hz.",
           "The user's counts, and the report says so.",
-          record=recorder(spc__contract=CONTRACT.replace("rate_hz: 50", "rate_hz: 25")),
+          record=recorder(spc__contract=contract_text(**WORLD, rate_hz=25)),
           note="recorded under another contract (rate_hz: 50 here, 25 there)"),
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from spc_core.data.dataset import Episode
+from support.contracts import action, stream
 from support.recorded_bags import JOINT_STATE, RECEIVE_NS, START_NS, STORE, VECTOR, Sample, header, joint_state, vector
 
 MS = 1_000_000
@@ -25,28 +26,14 @@ TICKS = 20
 WRENCH = "geometry_msgs/msg/WrenchStamped"
 TYPES = {"joint_states": JOINT_STATE, "force": WRENCH, "joint_commands": JOINT_STATE, "reward": VECTOR}
 JOINTS = ("shoulder", "elbow")
-CONTRACT = """
-name: world
-rate_hz: 50
-clock: header
-observation:
-  - topic: joint_states
-    type: sensor_msgs/msg/JointState
-    fields: [position.shoulder, position.elbow, velocity.shoulder, velocity.elbow]
-    max_age_s: 0.05
-  - {topic: force, type: geometry_msgs/msg/WrenchStamped, fields: [wrench.force.x], max_age_s: 0.15}
-action:
-  topic: joint_commands
-  type: sensor_msgs/msg/JointState
-  fields: [effort.shoulder, effort.elbow]
-  low: [-2000, -2000]
-  high: [2000, 2000]
-  safe: [0, 0]
-  max_rate: [1.0e+6, 1.0e+6]
-reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
-task: {key: spc.task_id}
-episode: {segment: bag}
-"""
+WORLD = {
+    "name": "world",
+    "observation": [
+        stream("joint_states", [f"{part}.{joint}" for part in ("position", "velocity") for joint in JOINTS]),
+        stream("force", ["wrench.force.x"], WRENCH, max_age_s=0.15),
+    ],
+    "action": action([f"effort.{joint}" for joint in JOINTS], high=[2000, 2000], max_rate=[1e6, 1e6]),
+}  # sections of the contract
 MAX_AGE = {"joint_states": 50 * MS, "force": 150 * MS}
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from support.mcap_bytes import McapFile, channel, message, schema
+from support.paths import BAGS
 from support.recorded_bags import STORE, Sample, arm_samples, record_arm
 
-RECORDED = Path(__file__).parents[1] / "data" / "bags"
 STEPS = 20
 
 
@@ -90,7 +90,7 @@ def cdr(sample: Sample) -> bytes:
 
 
 def copied(name: str) -> Callable[[Path], Path]:
-    return lambda path: Path(shutil.copytree(RECORDED / name, path))
+    return lambda path: Path(shutil.copytree(BAGS / name, path))
 
 
 NONE, MESSAGE, FILE = CompressionMode.NONE, CompressionMode.MESSAGE, CompressionMode.FILE

@@ -34,7 +34,8 @@ from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion import bag_conversion
 from spc_ros.conversion.bag_conversion import Job, convert_to_part
-from support.recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR, arm_reach
+from support.contracts import ARM_REACH
+from support.recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR
 
 DEADLINE_S = 20  # a case takes 10 ms on a quiet machine
 MEMORY_BYTES = 3 << 29  # address space of the process; numpy and rosbags alone reserve a third of it
@@ -104,7 +105,7 @@ class Original:
 
 def contract(clock: str):
     """That of the arm, but a state is good for its own tick only: a lost one is never bridged by the one before."""
-    text = arm_reach().text.replace("max_age_s: 0.05", "max_age_s: 0.01")
+    text = ARM_REACH.text.replace("max_age_s: 0.05", "max_age_s: 0.01")
     return parse_contract(text.replace("clock: header", f"clock: {clock}"), "fuzz")
 
 

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/node_faults.md, measured now.
-
-    PYTHONPATH=test python test/faults/node_page.py [--rates 25 50] > docs/node_faults.md
+"""docs/node_faults.md: what a live policy does, measured now.
 
 Each rate is a run of its own on this machine, which should have nothing else to do.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -20,6 +17,7 @@ from pathlib import Path
 from faults.model_table import FAULTS, SLOW_RATE_HZ, TOO_SLOW
 from faults.node_trial import observe
 from faults.node_world import World
+from support.paths import TEST_FOLDER
 
 INTRODUCTION = """# What a live policy does when
 
@@ -32,8 +30,8 @@ the same answer to the same observation as before. Robot and policy run at real-
 
 Outcome, counters and acting again must be right the first time; only a time may be measured again, three times at most.
 The column "Again" says how often that was needed, and behind a slash how often the machine itself held up robot or
-policy by more than a quarter of a period in a row that did not come out, which voids a run. `PYTHONPATH=test python
-test/faults/node_page.py` writes this page.
+policy by more than a quarter of a period in a row that did not come out, which voids a run. `python
+tools/write_fault_pages.py --nodes` writes this page.
 """
 
 PROCESSES = (Path(__file__).parent / "process_fault_rows.md").read_text()
@@ -56,8 +54,8 @@ def measure() -> dict[str, dict]:
 def measure_at(rate_hz: int) -> dict[str, dict]:
     """In a process of its own."""
     environment = {**os.environ, "SPC_FAULT_RATE_HZ": str(rate_hz)}
-    command = [sys.executable, "-m", "faults.node_page", "--measure"]
-    return json.loads(subprocess.check_output(command, cwd=Path(__file__).parents[1], env=environment))
+    command = [sys.executable, "-m", "faults.node_page"]
+    return json.loads(subprocess.check_output(command, cwd=TEST_FOLDER, env=environment))
 
 
 def page(rates: list[int]) -> str:
@@ -82,13 +80,5 @@ def _ms(safe_s: float, limit_s: float) -> str:
     return f"{safe_s * 1e3:.0f} ms ({limit_s * 1e3:.0f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--rates", type=int, nargs="+", default=[25, 50])
-    parser.add_argument("--measure", action="store_true", help="JSON of the rate SPC_FAULT_RATE_HZ alone")
-    args = parser.parse_args()
-    print(json.dumps(measure()) if args.measure else page(args.rates), end="")
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # one rate, that of SPC_FAULT_RATE_HZ
+    print(json.dumps(measure()))

@@ -22,12 +22,12 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float32MultiArray, String
 from std_srvs.srv import Trigger
 
-from spc_core.contract.contract import load_contract, parse_contract
-from spc_core.system.config_files import find_config
+from spc_core.contract.contract import parse_contract
 from spc_ros.messages.fields import FieldReader, set_stamp
 from spc_ros.node_parts.context_message import encode_context
 from spc_ros.node_parts.topics import latched_qos, stream_qos
 from spc_ros.processes import NodeGroup
+from support.contracts import ARM_REACH
 from support.node_probe import Probe, own_domain
 from support.random_checkpoint import write_random_checkpoint
 
@@ -37,7 +37,7 @@ FORCE = f"""  - topic: force
     fields: [vector.x]
     max_age_s: {1.25 / RATE_HZ:g}
 """
-TEXT = load_contract(find_config("contracts", "arm_reach")).text.replace("action: #", FORCE + "action: #")
+TEXT = ARM_REACH.text.replace("action: #", FORCE + "action: #")
 TEXT = TEXT.replace("rate_hz: 50", f"rate_hz: {RATE_HZ}").replace("_s: 0.05\n  - ", f"_s: {2.5 / RATE_HZ:g}\n  - ", 1)
 CONTRACT = parse_contract(TEXT, "faults")
 PERIOD_S = 1 / CONTRACT.rate_hz

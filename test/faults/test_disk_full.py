@@ -14,16 +14,14 @@ import pytest
 from std_msgs.msg import String
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import load_contract
-from spc_core.system.config_files import find_config
 from spc_ros.bags.reader import BagReader
 from spc_ros.node_parts.topics import latched_qos
 from spc_ros.processes import NodeGroup
+from support.contracts import ARM_REACH
 from support.node_probe import FakeRobot, Probe
 
 pytestmark = pytest.mark.timeout(120)
 LEFT = 65536  # bytes
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 
 
 @pytest.fixture
@@ -46,7 +44,7 @@ def test_full_disk_ends_the_bag_not_the_recorder(
     nodes.wait_ready()
     episodes = probe.node.create_publisher(String, "episode", latched_qos(depth=10))
     probe.listen("recorder/bags", "std_msgs/msg/String", latched_qos(depth=100))
-    robot, rng = FakeRobot(probe, CONTRACT, reliable=True), np.random.default_rng(0)
+    robot, rng = FakeRobot(probe, ARM_REACH, reliable=True), np.random.default_rng(0)
     probe.until(lambda: robot.first_stream.get_subscription_count(), "the recorder hears the robot")
 
     def results() -> list[dict]:

@@ -1,35 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every fault of the table: what comes out is what went in, transition by transition, or a refusal that says why.
 
-`PYTHONPATH=test python test/faults/test_faults.py > docs/faults.md` writes the table for people.
+`python tools/write_fault_pages.py` writes the table for people.
 """
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from faults.bag_table import EPISODES, FAULTS, FILES, MESSAGES, TIMES, Fault
-from faults.bag_world import CONTRACT, definition, events, rows_of
-from spc_core.contract.contract import parse_contract
+from faults.bag_page import document
+from faults.bag_table import FAULTS, TIMES, Fault
+from faults.bag_world import WORLD, definition, events, rows_of
 from spc_core.data.dataset import Episode
 from spc_ros.bags.files import BagError
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.messages.fields import MessageError
+from support.contracts import make_contract
+from support.paths import ROOT
 from support.recorded_bags import START_NS
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
+DOCUMENT = ROOT / "docs" / "faults.md"
 
 
 def converted(fault: Fault, path: Path):
     """(the world's messages, the report, the episodes) of the fault."""
     log = sorted(fault.change(events(fault.ticks)), key=lambda event: event.receive_ns)
-    text = CONTRACT
-    for old, new in fault.contract:
-        assert old in text
-        text = text.replace(old, new)
+    contract = make_contract(**{**WORLD, **fault.contract})
     bag = fault.record(path, fault.adapt([event.sample() for event in log]))
-    report, entries = convert_bag(bag, Job(parse_contract(text, "world"), own_contract=True, task=fault.task))
+    report, entries = convert_bag(bag, Job(contract, own_contract=True, task=fault.task))
     return log, report, [entry.episode for entry in entries]
 
 
@@ -85,50 +83,4 @@ def shifted(event):
 
 def test_the_document_is_the_table():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) > 60
-    assert DOCUMENT.read_text() == document(), (
-        "make it again: PYTHONPATH=test python test/faults/test_faults.py > docs/faults.md"
-    )
-
-
-# ---- the document ---------------------------------------------------------------------------------------------------
-
-HEAD = """# What happens when
-
-Each row is a test: a robot whose transitions are known is recorded with one fault, the bag is converted, and what comes
-out is compared with what went in (`test/faults/test_faults.py`, which writes this page). A robot publishes joint states
-at 50 Hz (good for 50 ms), a force at 10 Hz (good for 150 ms), a command 3 ms after each state, and a reward with each
-state; its bag holds 20 transitions of ticks 0 to 20. "Cut" ends an episode where data are missing; nothing is filled in
-and nothing is paired across. What the words mean is in the README under "What the data mean".
-"""
-SECTIONS = {
-    "Times and clocks": TIMES,
-    "Messages": MESSAGES,
-    "Episodes, tasks, contract": EPISODES,
-    "Files": FILES,
-}
-
-
-def document() -> str:
-    lines = [HEAD]
-    for title, faults in SECTIONS.items():
-        lines += [f"## {title}", "", "| Fault | What is injected | What comes out |", "|---|---|---|"]
-        lines += [f"| {fault.name} | {fault.injected} | {result(fault)} |" for fault in faults]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def result(fault: Fault) -> str:
-    """The sentence, and the numbers that the test asserts."""
-    if fault.refused:
-        return f"{fault.outcome} `{fault.refused.strip()}`".replace("|", "\\|")
-    count = sum(piece.last - piece.first for piece in fault.pieces)
-    episodes = f"{len(fault.pieces)} episodes" if len(fault.pieces) > 1 else "one episode"
-    ends = dict.fromkeys(piece.end for piece in fault.pieces if piece.end != "the recording ended")
-    told = [f"{count} transitions in {episodes}", *(f"`{end}`" for end in ends)]
-    told += [f"dropped: {', '.join(f'{n} {kind}' for kind, n in fault.counts.items())}"] if fault.counts else []
-    told += [f"note: `{fault.note.strip()}`"] if fault.note else []
-    return f"{fault.outcome} **{'; '.join(told)}**".replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())
+    assert DOCUMENT.read_text() == document(), "write it again: python tools/write_fault_pages.py"

@@ -6,24 +6,22 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from faults.fuzz_bags import KINDS, Kind, hand_made
 from faults.fuzz_judge import OUTCOMES, Original, judge
 from spc_core.alignment.episode import EpisodeInfo
+from support.paths import ROOT, TEST_FOLDER
 from support.recorded_bags import record_arm
-
-HERE = Path(__file__).parents[1]
 
 
 def verdicts(begin: int, end: int) -> list[dict]:
     """What became of the cases, each in the one process that converts them all."""
     done = subprocess.run(
         [sys.executable, "-m", "faults.fuzz_judge", str(begin), str(end)],
-        cwd=HERE,
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), "OPENBLAS_NUM_THREADS": "1"},
+        cwd=TEST_FOLDER,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

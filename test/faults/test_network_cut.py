@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from support.paths import TEST_FOLDER
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
@@ -45,7 +47,7 @@ def test_a_cut_network_is_silence_and_the_policy_acts_again(networks: tuple[str,
     robot, policy, link = networks
     script = [sys.executable, "-m", "faults.cut_link", policy, link, str(tmp_path)]
     command = ["ip", "netns", "exec", robot, *script]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=TEST_FOLDER, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     print(told)

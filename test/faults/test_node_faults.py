@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every fault of the table, injected into a policy that runs in a process of its own: reaction, time, counters.
 
-At 25 Hz; another rate with SPC_FAULT_RATE_HZ. test/faults/node_page.py writes the page.
+At 25 Hz; another rate with SPC_FAULT_RATE_HZ. `tools/write_fault_pages.py --nodes` writes the page.
 """
 
 from __future__ import annotations

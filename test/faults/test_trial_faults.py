@@ -18,7 +18,7 @@ from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials import trial as trial_module
 from spc_ros.trials.trial import run_trial
 from support.node_probe import own_domain
-from support.random_checkpoint import trial_options, write_random_checkpoint
+from support.random_checkpoint import trial_options
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 NODES = ["policy", "sim", "recorder", "context_encoder"]
@@ -27,7 +27,7 @@ NOTICED_S = 10.0  # and all of them stopped
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_killed_node_ends_the_trial_and_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     groups: list[NodeGroup] = []
     killed_s: list[float] = []
@@ -43,10 +43,9 @@ def test_a_killed_node_ends_the_trial_and_nothing_is_lost(
             groups[0].nodes[name].process.kill()
 
     monkeypatch.setattr(trial_module, "NodeGroup", Watched)
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     out, task = tmp_path / "out", "arm_reach/id/02"
     environment = own_domain()
-    asked = trial_options(checkpoint, "arm_reach", out, task_ids=[task], episodes=2, few_shot_sizes=(130,), seed=3)
+    asked = trial_options(tiny_checkpoint, "arm_reach", out, task_ids=[task], episodes=2, few_shot_sizes=(130,), seed=3)
     with pytest.raises(ProcessError, match=f"node '{name}' ended with code -9"):
         run_trial(asked, environment=environment, progress=kill)
     took_s = time.monotonic() - killed_s[0]
@@ -57,7 +56,7 @@ def test_a_killed_node_ends_the_trial_and_nothing_is_lost(
     results = run_trial(asked, environment=environment)
     trial = Trial([find_task(task)], episodes=2, few_shot_sizes=(130,), seed=3, shuffle=True)
     assert list(map(numbers, results)) == list(
-        map(numbers, in_order(run_in_process(load_checkpoint(checkpoint), trial, "arm_reach")))
+        map(numbers, in_order(run_in_process(load_checkpoint(tiny_checkpoint), trial, "arm_reach")))
     )
     for row in results:
         with BagReader(row.bag) as bag:

@@ -11,8 +11,9 @@ from spc_ros.messages.cdr_layout import LayoutError
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import FieldReader, MessageError
 from spc_ros.messages.live import MAX_BYTES, LiveReader, LiveWriter, whole
+from support.contracts import ARM_REACH
 from support.random_messages import MessageMaker
-from support.recorded_bags import JOINT_STATE, STORE, VECTOR, arm_reach, joint_state, vector
+from support.recorded_bags import JOINT_STATE, STORE, VECTOR, joint_state, vector
 
 ARRAY = "std_msgs/msg/Float64MultiArray"
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
@@ -119,7 +120,7 @@ def deserialize(type_name: str):
 @pytest.mark.parametrize("clock", ["header", "receive"])
 def test_samples_of_bytes_are_samples_of_messages(clock: str) -> None:
     """One topic with two roles, stamps set and unset, joints in either order."""
-    text = arm_reach().text.replace("clock: header", f"clock: {clock}")
+    text = ARM_REACH.text.replace("clock: header", f"clock: {clock}")
     text = text.replace("joint_commands", "joint_states")
     contract = parse_contract(text, "test")
     live, slow = ContractReader(contract), ContractReader(contract)
@@ -144,7 +145,7 @@ def test_samples_of_bytes_are_samples_of_messages(clock: str) -> None:
 
 
 def test_a_message_that_cannot_be_read_says_why_each_time() -> None:
-    reader = ContractReader(arm_reach())
+    reader = ContractReader(ARM_REACH)
     data = cdr(vector(5, -1.0), VECTOR)
     assert reader.live_samples("reward", data, lambda: 0, deserialize(VECTOR))[0][2].tolist() == [-1.0]
     short = cdr(joint_state(5, ["shoulder"], position=[1.0], velocity=[0.0]), JOINT_STATE)

@@ -19,7 +19,8 @@ from spc_ros.messages.fields import (
     set_stamp,
     stamp_ns,
 )
-from support.recorded_bags import JOINT_STATE, STORE, VECTOR, arm_reach, header, joint_state, vector
+from support.contracts import ARM_REACH
+from support.recorded_bags import JOINT_STATE, STORE, VECTOR, header, joint_state, vector
 
 ODOMETRY = "nav_msgs/msg/Odometry"
 ARRAY = "std_msgs/msg/Float64MultiArray"
@@ -213,7 +214,7 @@ def test_what_cannot_be_written_is_refused():
 
 
 def test_a_contract_reader_routes_each_topic():
-    reader = ContractReader(arm_reach())
+    reader = ContractReader(ARM_REACH)
     assert reader.route("joint_states") == [observed(0)]
     assert reader.route("joint_commands") == [ACTION]
     assert reader.route("reward") == [REWARD]
@@ -222,7 +223,7 @@ def test_a_contract_reader_routes_each_topic():
 
 
 def test_one_topic_may_serve_several_roles_and_unset_stamps_are_counted():
-    text = arm_reach().text.replace("topic: reward", "topic: joint_states").replace(VECTOR, JOINT_STATE)
+    text = ARM_REACH.text.replace("topic: reward", "topic: joint_states").replace(VECTOR, JOINT_STATE)
     reader = ContractReader(parse_contract(text.replace("vector.x", "effort.elbow"), "shared"))
     assert reader.route("joint_states") == [observed(0), REWARD]
     message = joint_state(0, ["shoulder", "elbow"], position=[1, 2], velocity=[3, 4], effort=[5, 6])
@@ -232,15 +233,14 @@ def test_one_topic_may_serve_several_roles_and_unset_stamps_are_counted():
 
 
 def test_a_topic_with_two_types_in_one_contract_is_refused():
-    text = arm_reach().text.replace("topic: reward", "topic: joint_states")
+    text = ARM_REACH.text.replace("topic: reward", "topic: joint_states")
     with pytest.raises(MessageError, match=f"gives it the types {JOINT_STATE}, {VECTOR}; keep one"):
         ContractReader(parse_contract(text, "shared"))
 
 
 def test_feed_gives_transitions():
-    contract = arm_reach()
-    reader, assembler = ContractReader(contract), StreamingAligner(contract, 0)
-    names, period = ["elbow", "shoulder"], contract.period_ns
+    reader, assembler = ContractReader(ARM_REACH), StreamingAligner(ARM_REACH, 0)
+    names, period = ["elbow", "shoulder"], ARM_REACH.period_ns
     assert not reader.feed(assembler, "joint_states", joint_state(period, names, position=[2, 1], velocity=[4, 3]), 0)[
         0
     ].transition

@@ -22,7 +22,6 @@ from spc_core.method.planner import Planner, PlannerConfig, refit, shift
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import InProcessDriver
 from spc_core.trials.protocol import EpisodeRequest
-from support.random_checkpoint import write_random_checkpoint
 from support.synthetic import tiny_config
 
 GAIN, EFFORT, LAST, DISCOUNT = 0.5, 0.3, 2.0, 0.9
@@ -231,8 +230,8 @@ def test_settings_that_cannot_work(settings, message):
         Planner(point_agent(), PlannerConfig(**settings))
 
 
-def test_policy_plans_in_the_contracts_units_and_episodes_repeat(tmp_path):
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_policy_plans_in_the_contracts_units_and_episodes_repeat(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
     observation, z = np.array([0.3, -0.4, 1.0, 2.0]), np.full(5, 0.1)
     action, planned = (Policy(checkpoint, p).act(observation, z) for p in (None, SMALL))
     assert planned.dtype == np.float64 and (np.abs(planned) <= checkpoint.contract.action.high).all()

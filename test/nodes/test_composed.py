@@ -11,17 +11,14 @@ import numpy as np
 import pytest
 from std_srvs.srv import Trigger
 
-from spc_core.contract.contract import load_contract
-from spc_core.system.config_files import find_config
 from spc_ros.node_parts.context_message import decode_context
 from spc_ros.node_parts.topics import latched_qos
 from spc_ros.processes import NodeGroup
+from support.contracts import ARM_REACH
 from support.node_probe import FakeRobot, Probe, own_domain
-from support.random_checkpoint import write_random_checkpoint
 
 pytestmark = pytest.mark.timeout(180)
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
-SAFE = list(CONTRACT.action.safe)
+SAFE = list(ARM_REACH.action.safe)
 TICKS = 30
 
 
@@ -32,9 +29,9 @@ def answers(programs: tuple[str, ...], checkpoint: Path, folder: Path) -> tuple[
     motion = np.random.default_rng(0).normal(0, 0.3, (TICKS, 4)).cumsum(axis=0)
     environment = own_domain()
     with NodeGroup(folder, environment=environment) as nodes, Probe(environment) as probe:
-        commands = probe.listen_commands(CONTRACT, reliable=True)
+        commands = probe.listen_commands(ARM_REACH, reliable=True)
         probe.listen("context", "std_msgs/msg/Float32MultiArray", latched_qos(depth=100))
-        robot = FakeRobot(probe, CONTRACT, reliable=True)
+        robot = FakeRobot(probe, ARM_REACH, reliable=True)
         for program in programs:
             nodes.start(program, params)
         nodes.wait_ready(60.0)
@@ -57,21 +54,19 @@ def answers(programs: tuple[str, ...], checkpoint: Path, folder: Path) -> tuple[
     return driven, list(contexts.values())
 
 
-def test_one_process_commands_what_two_do(tmp_path: Path) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
-    one, z = answers(("deploy",), checkpoint, tmp_path / "one")
-    two, same = answers(("context_encoder", "policy"), checkpoint, tmp_path / "two")
+def test_one_process_commands_what_two_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    one, z = answers(("deploy",), tiny_checkpoint, tmp_path / "one")
+    two, same = answers(("context_encoder", "policy"), tiny_checkpoint, tmp_path / "two")
     assert one == two
     assert len(z) == len(same) == TICKS and np.array_equal(z, same)
     assert np.ptp(one, axis=0).min() > 0.1 and np.ptp(z, axis=0).max() > 0.01, "nothing moved, so nothing was compared"
 
 
-def test_parameters_by_node_name_reach_each_node(tmp_path: Path) -> None:
+def test_parameters_by_node_name_reach_each_node(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A refusal of either node ends the program, with its reason."""
     file = tmp_path / "params.yaml"
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     file.write_text(
-        f"/**/context_encoder: {{ros__parameters: {{checkpoint: '{checkpoint}'}}}}\n"
+        f"/**/context_encoder: {{ros__parameters: {{checkpoint: '{tiny_checkpoint}'}}}}\n"
         "/**/policy: {ros__parameters: {checkpoint: /nowhere}}\n"
     )
     with NodeGroup(tmp_path, "robot1", own_domain(), file) as nodes:

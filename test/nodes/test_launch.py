@@ -32,13 +32,13 @@ from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.system.config_files import find_config
 from spc_ros.processes import NodeGroup
 from support.bare_robot import bare_robot
+from support.contracts import ARM_REACH
 from support.node_probe import FakeRobot, Probe, own_domain
+from support.parameter_files import NODES, WRITER, parameters
+from support.paths import ROOT
 from support.random_checkpoint import write_random_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = sorted((ROOT / "launch").glob("*.launch.py"))
-WRITER = runpy.run_path(str(ROOT / "tools" / "write_nodes_yaml.py"))
-NODES = WRITER["NODES"]
 ROS_OWN = {"use_sim_time"}  # declared by rclpy itself
 PROGRAMS = {**{name: (name,) for name in NODES}, "deploy": ("context_encoder", "policy")}  # their nodes
 MISSING = "launch_ros is not installed; it comes with a ROS installation, not from PyPI"
@@ -61,13 +61,6 @@ sys.exit(service.run())
 def declared(node: str) -> dict[str, Any]:
     """Parameters of a node with their defaults."""
     return {param.name: param.default for param in WRITER["declared"](node)}
-
-
-def parameters(file: str) -> dict[str, dict[str, Any]]:
-    """Node name to its parameters in a parameter file."""
-    root = yaml.safe_load((ROOT / "config" / file).read_text())
-    assert all(key.startswith("/**/") and set(value) == {"ros__parameters"} for key, value in root.items())
-    return {key.removeprefix("/**/"): value["ros__parameters"] for key, value in root.items()}
 
 
 def test_nodes_yaml_is_what_the_tables_of_parameters_say() -> None:
@@ -281,12 +274,12 @@ def test_sim_and_deploy_drive_a_robot_in_a_namespace(launch, tmp_path: Path) -> 
 @needs_launch
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("composed", ["false", "true"])
-def test_deploy_comes_back_after_a_crash(launch, tmp_path: Path, composed: str) -> None:
+def test_deploy_comes_back_after_a_crash(launch, tiny_checkpoint: Path, composed: str) -> None:
     """Killed, the policy is started again; with autostart it commands again, by a process of its own."""
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
-    contract = load_contract(find_config("contracts", "arm_reach"))
     launch("sim.launch.py", "log_level:=warn")
-    _, output = launch("deploy.launch.py", f"checkpoint:={checkpoint}", "use_sim_time:=true", f"composed:={composed}")
+    _, output = launch(
+        "deploy.launch.py", f"checkpoint:={tiny_checkpoint}", "use_sim_time:=true", f"composed:={composed}"
+    )
     program = "deploy" if composed == "true" else "policy"
 
     def started() -> list[int]:
@@ -297,24 +290,23 @@ def test_deploy_comes_back_after_a_crash(launch, tmp_path: Path, composed: str) 
         ]
 
     with Probe(launch.domain) as probe:
-        commands = probe.listen_commands(contract)
+        commands = probe.listen_commands(ARM_REACH)
 
         def driven() -> bool:
-            return sum(command != list(contract.action.safe) for command in commands()) > 20
+            return sum(command != list(ARM_REACH.action.safe) for command in commands()) > 20
 
         probe.until(driven, "commands", 60.0)
         (pid,) = started()
         os.kill(pid, signal.SIGKILL)
         probe.until(lambda: len(started()) == 2, "another process", 30.0)
-        probe.heard[contract.action.topic].clear()
+        probe.heard[ARM_REACH.action.topic].clear()
         probe.until(driven, "commands of the new process", 60.0)
 
 
 @needs_launch
 @pytest.mark.timeout(180)
-def test_deploy_without_autostart_stays_still_after_a_crash(launch, tmp_path: Path) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
-    _, output = launch("deploy.launch.py", f"checkpoint:={checkpoint}", "autostart:=false")
+def test_deploy_without_autostart_stays_still_after_a_crash(launch, tiny_checkpoint: Path) -> None:
+    _, output = launch("deploy.launch.py", f"checkpoint:={tiny_checkpoint}", "autostart:=false")
     with Probe(launch.domain) as probe:
 
         def state() -> str:
@@ -352,11 +344,10 @@ def test_deploy_without_autostart_stays_still_after_a_crash(launch, tmp_path: Pa
 @pytest.mark.timeout(180)
 def test_record_launch_writes_a_bag(launch, tmp_path: Path) -> None:
     """A robot without the topic `episode`: ~/start and ~/stop make a bag with its states."""
-    contract = load_contract(find_config("contracts", "arm_reach"))
     out = tmp_path / "bags"
     process, output = launch("record.launch.py", "contract:=arm_reach", f"out:={out}")
     with Probe(launch.domain) as probe:
-        robot = FakeRobot(probe, contract, reliable=True)
+        robot = FakeRobot(probe, ARM_REACH, reliable=True)
         assert probe.call("recorder/start", Trigger).success
         robot.t_ns = probe.node.get_clock().now().nanoseconds
         probe.until(lambda: robot.first_stream.get_subscription_count() == 1, "the recorder's subscription")
@@ -379,15 +370,18 @@ def test_record_launch_writes_a_bag(launch, tmp_path: Path) -> None:
 @needs_launch
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("composed", ["false", "true"])
-def test_trial_launch_runs_a_trial_and_ends(launch, tmp_path: Path, composed: str) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+def test_trial_launch_runs_a_trial_and_ends(launch, tiny_checkpoint: Path, tmp_path: Path, composed: str) -> None:
     changed = yaml.safe_load((ROOT / "config" / "nodes.yaml").read_text())
     changed["/**/trial"]["ros__parameters"] |= {"tasks_per_split": 1, "episodes": 1}
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(changed))
     out = tmp_path / "out"
     process, output = launch(
-        "trial.launch.py", f"checkpoint:={checkpoint}", f"out:={out}", f"params_file:={file}", f"composed:={composed}"
+        "trial.launch.py",
+        f"checkpoint:={tiny_checkpoint}",
+        f"out:={out}",
+        f"params_file:={file}",
+        f"composed:={composed}",
     )
     process.wait(120.0)
     text = output.read_text()
@@ -401,9 +395,8 @@ def test_trial_launch_runs_a_trial_and_ends(launch, tmp_path: Path, composed: st
 
 @needs_launch
 @pytest.mark.timeout(180)
-def test_trial_launch_on_a_robot_asks_its_operator(launch, tmp_path: Path) -> None:
+def test_trial_launch_on_a_robot_asks_its_operator(launch, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """No sim: the policy rests until the operator says that the robot is at its start."""
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     changed = yaml.safe_load((ROOT / "config" / "nodes.yaml").read_text())
     changed["/**/trial"]["ros__parameters"] |= {
         "task_ids": ["bench/spring"], "episodes": 1, "protocols": ["no_context"], "time_limit_s": 0.5,
@@ -412,7 +405,7 @@ def test_trial_launch_on_a_robot_asks_its_operator(launch, tmp_path: Path) -> No
     file.write_text(yaml.safe_dump(changed))
     out = tmp_path / "out"
     process, output = launch(
-        "trial.launch.py", f"checkpoint:={checkpoint}", f"out:={out}", f"params_file:={file}", "sim:=false"
+        "trial.launch.py", f"checkpoint:={tiny_checkpoint}", f"out:={out}", f"params_file:={file}", "sim:=false"
     )
     with bare_robot(launch.domain, done_after=0), Probe(launch.domain) as probe:
 
@@ -428,4 +421,4 @@ def test_trial_launch_on_a_robot_asks_its_operator(launch, tmp_path: Path) -> No
     assert "process has died" not in text and "Traceback" not in text and "[sim-" not in text, text
     (row,) = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     assert row["success"] and row["reason"] == "time limit" and row["steps"] > 10
-    assert json.loads((out / "plan.json").read_text())["checkpoint"] == weights_sha256(checkpoint)
+    assert json.loads((out / "plan.json").read_text())["checkpoint"] == weights_sha256(tiny_checkpoint)

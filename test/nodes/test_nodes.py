@@ -20,26 +20,20 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import load_contract, parse_contract
+from spc_core.contract.contract import parse_contract
 from spc_core.method.planner import PlannerConfig
-from spc_core.system.config_files import find_config
 from spc_ros.messages.fields import message_class
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.context_message import decode_context, encode_context
 from spc_ros.node_parts.policy_params import planner_config
 from spc_ros.node_parts.topics import latched_qos, stream_qos
 from spc_ros.processes import NodeGroup, NodeProcess, ProcessError
+from support.contracts import ARM_REACH
 from support.node_probe import FakeRobot, Probe, own_domain
-from support.random_checkpoint import write_random_checkpoint
+from support.paths import ROOT
 
 pytestmark = pytest.mark.timeout(180)
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
-SAFE = list(CONTRACT.action.safe)
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "reach", "arm_reach")
+SAFE = list(ARM_REACH.action.safe)
 
 
 def refusal(tmp_path: Path, name: str, params: dict) -> str:
@@ -52,10 +46,10 @@ def refusal(tmp_path: Path, name: str, params: dict) -> str:
 
 
 @pytest.mark.parametrize("name", ["policy", "context_encoder"])
-def test_configure_names_the_differing_fields(name: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_configure_names_the_differing_fields(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
-    other.write_text(CONTRACT.text.replace("rate_hz: 50", "rate_hz: 40"))
-    text = refusal(tmp_path, name, {"checkpoint": str(checkpoint), "contract": str(other)})
+    other.write_text(ARM_REACH.text.replace("rate_hz: 50", "rate_hz: 40"))
+    text = refusal(tmp_path, name, {"checkpoint": str(tiny_checkpoint), "contract": str(other)})
     assert "rate_hz: 40 here, 50 there" in text
     assert "Traceback" not in text
 
@@ -74,8 +68,8 @@ def test_start_refuses_bad_parameters(tmp_path: Path) -> None:
 
 def drive_policy(nodes: NodeGroup, probe: Probe, checkpoint: Path, **params: object):
     """A policy that answers a fake robot; returns (robot, its commands so far)."""
-    commands = probe.listen_commands(CONTRACT)
-    robot = FakeRobot(probe, CONTRACT)
+    commands = probe.listen_commands(ARM_REACH)
+    robot = FakeRobot(probe, ARM_REACH)
     nodes.start("policy", {"checkpoint": str(checkpoint), **params})
     nodes.wait_ready(60.0)
 
@@ -88,8 +82,8 @@ def drive_policy(nodes: NodeGroup, probe: Probe, checkpoint: Path, **params: obj
     return robot, commands
 
 
-def test_sigterm_sends_the_safe_action_last(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
-    _, commands = drive_policy(nodes, probe, checkpoint)
+def test_sigterm_sends_the_safe_action_last(nodes: NodeGroup, probe: Probe, tiny_checkpoint: Path) -> None:
+    _, commands = drive_policy(nodes, probe, tiny_checkpoint)
     policy = nodes.nodes["policy"].process
     policy.send_signal(signal.SIGTERM)
     probe.until(lambda: policy.poll() is not None, "the policy's end", 10.0)
@@ -97,8 +91,8 @@ def test_sigterm_sends_the_safe_action_last(nodes: NodeGroup, probe: Probe, chec
     probe.until(lambda: commands()[-1] == SAFE, "the safe action", 5.0)
 
 
-def test_silence_sends_the_safe_action_once(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
-    robot, commands = drive_policy(nodes, probe, checkpoint)
+def test_silence_sends_the_safe_action_once(nodes: NodeGroup, probe: Probe, tiny_checkpoint: Path) -> None:
+    robot, commands = drive_policy(nodes, probe, tiny_checkpoint)
     probe.until(lambda: commands()[-1] == SAFE, "the safe action after the robot fell silent", 5.0)
     count = len(commands())
     assert commands()[-2] != SAFE
@@ -106,16 +100,16 @@ def test_silence_sends_the_safe_action_once(nodes: NodeGroup, probe: Probe, chec
     probe.until(lambda: len(commands()) > count and commands()[-1] != SAFE, "a command after the silence", 5.0)
 
 
-def test_fault_sends_the_safe_action(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
-    robot, commands = drive_policy(nodes, probe, checkpoint, silence_timeout_s=30.0)
+def test_fault_sends_the_safe_action(nodes: NodeGroup, probe: Probe, tiny_checkpoint: Path) -> None:
+    robot, commands = drive_policy(nodes, probe, tiny_checkpoint, silence_timeout_s=30.0)
     count = len(commands())
     robot.say(np.array([0.1, np.nan, 0.1, 0.1]))
     probe.until(lambda: len(commands()) > count and commands()[-1] == SAFE, "the safe action", 5.0)
 
 
-def test_policy_plans_when_asked_to(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
+def test_policy_plans_when_asked_to(nodes: NodeGroup, probe: Probe, tiny_checkpoint: Path) -> None:
     probe.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", 10)
-    robot, _ = drive_policy(nodes, probe, checkpoint, planning=True)
+    robot, _ = drive_policy(nodes, probe, tiny_checkpoint, planning=True)
 
     def planned() -> bool:
         robot.say()
@@ -127,21 +121,21 @@ def test_policy_plans_when_asked_to(nodes: NodeGroup, probe: Probe, checkpoint: 
 
 def test_planning_deadline_follows_the_contract() -> None:
     params = {"planning": True, "planning_samples": 512, "planning_deadline_ms": 0.0, "lockstep": False}
-    assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(deadline_ms=10.0), "half of 20 ms"
+    assert planner_config(SimpleNamespace(**params), ARM_REACH) == PlannerConfig(deadline_ms=10.0), "half of 20 ms"
     params["planning_deadline_ms"] = 4.0
-    assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(deadline_ms=4.0)
+    assert planner_config(SimpleNamespace(**params), ARM_REACH) == PlannerConfig(deadline_ms=4.0)
     params |= {"planning_deadline_ms": 0.0, "lockstep": True}
-    assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(), "time waits"
+    assert planner_config(SimpleNamespace(**params), ARM_REACH) == PlannerConfig(), "time waits"
     params["planning_samples"] = 128
-    assert planner_config(SimpleNamespace(**params), CONTRACT) == PlannerConfig(samples=128, elites=16)
+    assert planner_config(SimpleNamespace(**params), ARM_REACH) == PlannerConfig(samples=128, elites=16)
     params["planning"] = False
-    assert planner_config(SimpleNamespace(**params), CONTRACT) is None
+    assert planner_config(SimpleNamespace(**params), ARM_REACH) is None
 
 
-def test_lifecycle_by_hand(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
-    commands = probe.listen_commands(CONTRACT)
-    robot = FakeRobot(probe, CONTRACT)
-    nodes.start("policy", {"checkpoint": str(checkpoint), "autostart": False})
+def test_lifecycle_by_hand(nodes: NodeGroup, probe: Probe, tiny_checkpoint: Path) -> None:
+    commands = probe.listen_commands(ARM_REACH)
+    robot = FakeRobot(probe, ARM_REACH)
+    nodes.start("policy", {"checkpoint": str(tiny_checkpoint), "autostart": False})
     nodes.wait_ready(60.0)
 
     def change(transition: int) -> str:
@@ -165,10 +159,10 @@ def test_lifecycle_by_hand(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> 
         probe.until(lambda: robot.first_stream.get_subscription_count() == 0, "the end of the subscription")
 
 
-def test_policy_goes_safe_when_the_sim_dies(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
-    commands = probe.listen_commands(CONTRACT)
+def test_policy_goes_safe_when_the_sim_dies(nodes: NodeGroup, probe: Probe, tiny_checkpoint: Path) -> None:
+    commands = probe.listen_commands(ARM_REACH)
     nodes.start("sim", {"mode": "realtime", "auto_reset": True})
-    nodes.start("policy", {"checkpoint": str(checkpoint), "use_sim_time": True})
+    nodes.start("policy", {"checkpoint": str(tiny_checkpoint), "use_sim_time": True})
     nodes.wait_ready(60.0)
     probe.until(lambda: any(command != SAFE for command in commands()), "a command of the policy")
     nodes.nodes.pop("sim").process.kill()
@@ -194,7 +188,7 @@ def test_sim_says_why_an_episode_broke_off(nodes: NodeGroup, probe: Probe) -> No
 
     assert probe.call("sim/reset", Trigger).success
     assert ended(1).reason == "no publisher of /joint_commands within 0.5 s"
-    commands = CommandPublisher(probe.node, CONTRACT, lockstep=True)
+    commands = CommandPublisher(probe.node, ARM_REACH, lockstep=True)
     probe.listen("joint_states", "sensor_msgs/msg/JointState", 10)
     states = probe.heard["joint_states"]
     probe.until(lambda: commands.publisher.get_subscription_count() == 1, "the sim's subscription")
@@ -202,8 +196,8 @@ def test_sim_says_why_an_episode_broke_off(nodes: NodeGroup, probe: Probe) -> No
     start_ns = EpisodeInfo.from_json(answer.message).start_ns
     probe.until(lambda: states, "the first state")
     commands.send(np.array([np.nan, 0.0]), start_ns)
-    commands.send(np.zeros(2), start_ns - CONTRACT.period_ns)
-    commands.send(np.zeros(2), start_ns + CONTRACT.period_ns)
+    commands.send(np.zeros(2), start_ns - ARM_REACH.period_ns)
+    commands.send(np.zeros(2), start_ns + ARM_REACH.period_ns)
     assert ended(2).reason == "no command within 0.5 s"
     assert len(states) == 1
 
@@ -229,18 +223,18 @@ def test_sim_pauses_and_steps(nodes: NodeGroup, probe: Probe) -> None:
     assert probe.call("sim/step", Trigger).success
     probe.until(lambda: len(states) == 2, "the state after a step")
     stamps = [state.header.stamp.sec * 10**9 + state.header.stamp.nanosec for state in states]
-    assert stamps[1] - stamps[0] == CONTRACT.period_ns and stamps[0] % CONTRACT.period_ns == 0
+    assert stamps[1] - stamps[0] == ARM_REACH.period_ns and stamps[0] % ARM_REACH.period_ns == 0
     assert probe.call("sim/pause", SetBool, SetBool.Request(data=False)).success
     probe.until(lambda: len(states) > 5, "states in real time")
 
 
-def test_encoder_publishes_after_each_tick(nodes: NodeGroup, probe: Probe, checkpoint: Path) -> None:
+def test_encoder_publishes_after_each_tick(nodes: NodeGroup, probe: Probe, tiny_checkpoint: Path) -> None:
     probe.listen("context", "std_msgs/msg/Float32MultiArray", latched_qos(depth=100))
     heard = probe.heard["context"]
-    nodes.start("context_encoder", {"checkpoint": str(checkpoint), "lockstep": True})
-    robot = FakeRobot(probe, CONTRACT, reliable=True)
+    nodes.start("context_encoder", {"checkpoint": str(tiny_checkpoint), "lockstep": True})
+    robot = FakeRobot(probe, ARM_REACH, reliable=True)
     robot.t_ns = probe.node.get_clock().now().nanoseconds + 3_600 * 10**9  # commands are stamped just behind it
-    commands = CommandPublisher(probe.node, CONTRACT, lockstep=True)
+    commands = CommandPublisher(probe.node, ARM_REACH, lockstep=True)
     nodes.wait_ready(60.0)
     publishers = (robot.first_stream, commands.publisher)
     probe.until(lambda: all(p.get_subscription_count() == 1 for p in publishers), "the encoder's subscriptions")
@@ -269,7 +263,7 @@ def test_nodes_end_with_the_program_that_started_them(tmp_path: Path) -> None:
         print(node.process.pid, flush=True)
         input()
     """
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(ROOT)
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root},
@@ -316,7 +310,7 @@ def test_other_layouts_are_no_context_message(dims: int, numbers: int) -> None:
 
 
 def test_no_message_package_beyond_the_list() -> None:
-    text = CONTRACT.text.replace("sensor_msgs/msg/JointState", "subprocess/msg/Popen")
+    text = ARM_REACH.text.replace("sensor_msgs/msg/JointState", "subprocess/msg/Popen")
     contract = parse_contract(text, "evil.yaml")
     with pytest.raises(ValueError, match="not of a known package"):
         message_class(contract.observation[0].type)

@@ -12,8 +12,6 @@ import pytest
 from lifecycle_msgs.srv import GetState
 from std_srvs.srv import SetBool, Trigger
 
-from spc_core.contract.contract import load_contract
-from spc_core.system.config_files import find_config
 from spc_core.trials.protocol import EpisodeResult
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.convert import convert
@@ -22,28 +20,27 @@ from spc_ros.processes import ProcessError
 from spc_ros.trials.trial import run_trial
 from spc_ros.trials.trial_report import report_trial
 from support.bare_robot import bare_robot
+from support.contracts import ARM_REACH
 from support.node_probe import Probe, own_domain
-from support.random_checkpoint import trial_options, write_random_checkpoint
+from support.random_checkpoint import trial_options
 
 pytestmark = pytest.mark.timeout(120)
 LIMIT_S = 0.8
 
 
-def test_a_robot_without_a_sim_is_tried_with_an_operator(tmp_path: Path) -> None:
+def test_a_robot_without_a_sim_is_tried_with_an_operator(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Three episodes: one ends by its time, one by the operator, one by the robot's own word."""
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     environment, out = own_domain(), tmp_path / "out"
     rows: list[EpisodeResult] = []
 
     def trial() -> None:
         asked = trial_options(
-            checkpoint, "", out, contract="arm_reach", task_ids=["bench/spring"], protocols=["no_context"], episodes=3,
-            operator=True, sim=False, time_limit_s=LIMIT_S, terminated_topic="done",
+            tiny_checkpoint, "", out, contract="arm_reach", task_ids=["bench/spring"], protocols=["no_context"],
+            episodes=3, operator=True, sim=False, time_limit_s=LIMIT_S, terminated_topic="done",
         )  # fmt: skip
         rows.extend(run_trial(asked, environment=environment))
 
-    contract = load_contract(find_config("contracts", "arm_reach"))
-    period_s = contract.period_ns / 1e9
+    period_s = ARM_REACH.period_ns / 1e9
     with bare_robot(environment, done_after=20) as robot, Probe(environment) as ask:
         thread = threading.Thread(target=trial)
         thread.start()
@@ -75,7 +72,7 @@ def test_a_robot_without_a_sim_is_tried_with_an_operator(tmp_path: Path) -> None
     whole = LIMIT_S / period_s
     assert 0.5 * whole <= rows[0].steps <= whole + 1, "less what the policy needed to begin"
     assert rows[1].steps < rows[0].steps and 10 <= rows[2].steps <= 25
-    page_and_bag(out, checkpoint, rows)
+    page_and_bag(out, tiny_checkpoint, rows)
 
 
 def resting(ask: Probe) -> bool:
@@ -97,11 +94,10 @@ def page_and_bag(out: Path, checkpoint: Path, rows: list[EpisodeResult]) -> None
     assert run.real_time and "Measured in real time" in text and "brought to its start by a human" in text
 
 
-def test_without_a_sim_somebody_must_be_there(tmp_path: Path) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+def test_without_a_sim_somebody_must_be_there(tiny_checkpoint: Path, tmp_path: Path) -> None:
     plan = {"contract": "arm_reach", "sim": False}
     with pytest.raises(ProcessError, match="without a sim somebody must bring the robot to its start; set operator"):
-        run_trial(trial_options(checkpoint, "", tmp_path / "out", task_ids=["a"], **plan))
+        run_trial(trial_options(tiny_checkpoint, "", tmp_path / "out", task_ids=["a"], **plan))
     with pytest.raises(ProcessError, match="neither a family nor a task; give task_ids"):
-        run_trial(trial_options(checkpoint, "", tmp_path / "out", operator=True, **plan))
+        run_trial(trial_options(tiny_checkpoint, "", tmp_path / "out", operator=True, **plan))
     assert not (tmp_path / "out").exists()

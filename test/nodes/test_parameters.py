@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import rclpy
-from nodes.test_launch import NODES, parameters
 from rclpy.context import Context
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
@@ -18,6 +17,7 @@ from rclpy.parameter import Parameter
 from spc_ros.node_parts.lifecycle import AUTOSTART, ManagedNode
 from spc_ros.node_parts.plain_node import EXECUTOR, Param, Parameters
 from support.node_probe import own_domain
+from support.parameter_files import NODES, parameters
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 
 from spc_core import IMPORT_ORDER as CORE_ORDER
 from spc_ros import IMPORT_ORDER as ROS_ORDER
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "spc_core").rglob("*.py"))
 ROS = sorted((ROOT / "spc_ros").rglob("*.py"))
 LAUNCH = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -194,6 +194,19 @@ def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
 
 def test_launch_files_import_neither_torch_nor_the_package() -> None:
     assert offences(LAUNCH, lambda top: top == "torch" or top.startswith("spc_")) == []
+
+
+def test_no_test_module_imports_another() -> None:
+    """What two of them need is in test/support or test/faults; `soak` is a program with a test of its own."""
+    modules = {path.stem for path in TESTS if path.stem.startswith("test_")}
+    assert len(modules) > 50
+    imported = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in TESTS
+        for line, name in imports(parse(path))
+        if modules & set(name.split("."))
+    ]
+    assert imported == []
 
 
 def test_spdx_line() -> None:

@@ -14,7 +14,8 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.paths import ROOT
+
 BIN = Path(sys.executable).parent
 EXECUTABLES = {"sim", "recorder", "context_encoder", "policy", "trial", "behaviour", "deploy"}
 START_S = 60.0  # importing torch on a busy machine

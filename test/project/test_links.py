@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.paths import ROOT
+
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 UNWRAPPED = ("CHANGELOG.md", "faults.md", "node_faults.md")  # old entries, and pages that tests write
 PROSE_WIDTH = 120
-OURS = ("spc_core/", "spc_ros/", "config/", "docs/", "launch/", "test/", "scripts/")
+OURS = ("spc_core/", "spc_ros/", "config/", "docs/", "launch/", "test/", "scripts/", "tools/")
 
 
 def prose(text: str) -> str:

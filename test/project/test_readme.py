@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.paths import ROOT
+
 PRODUCTS = ("tour/doctor.html", "tour/dataset.html", "tour/trial/episodes.jsonl", "tour/compare/table.md",
             "tour/lerobot/meta/info.json", "tour/my_robot.yaml")  # fmt: skip
 

@@ -13,17 +13,15 @@ import numpy as np
 import pytest
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import load_contract
-from spc_core.system.config_files import find_config
 from spc_ros.messages.fields import message_class, stamp_ns
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.topics import stream_qos
 from spc_ros.processes import NodeGroup
 from spc_ros.sim.control import Code, Feature, PlayState, Scope, SimControl, Steps
+from support.contracts import ARM_REACH
 from support.node_probe import Probe, own_domain
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 STOPPED, PLAYING, PAUSED, QUITTING, NO_WORLD = range(5)  # as SimulationState.msg numbers them
 
 
@@ -205,14 +203,14 @@ def test_play_pause_step_reset_and_stop(nodes: NodeGroup, mode: str, executor: s
     lockstep = mode == "lockstep"
     with Probe(dict(nodes.environment or {})) as probe:
         episode, stamps, answering = probe.listen_episodes(), [], [True]
-        commands = CommandPublisher(probe.node, CONTRACT, lockstep)
+        commands = CommandPublisher(probe.node, ARM_REACH, lockstep)
 
         def on_state(msg: Any) -> None:
             stamps.append(stamp_ns(msg))
             if answering[0]:
                 commands.send(np.array([0.1, 0.0]), stamps[-1])
 
-        stream = CONTRACT.observation[0]
+        stream = ARM_REACH.observation[0]
         qos = stream_qos(reliable=lockstep)
         probe.node.create_subscription(message_class(stream.type), stream.topic, on_state, qos)
         nodes.start("sim", {"mode": mode, "executor": executor, "auto_reset": False, "command_timeout_s": 1.0})
@@ -232,11 +230,11 @@ def test_play_pause_step_reset_and_stop(nodes: NodeGroup, mode: str, executor: s
             assert remote.step(steps) == (1, "")
             probe.until(lambda n=before + steps: len(stamps) >= n, "the states of the steps")
             assert remote.state() == PAUSED and len(stamps) == before + steps, "and not one more"
-        assert stamps == [info.start_ns + k * CONTRACT.period_ns for k in range(14)]
+        assert stamps == [info.start_ns + k * ARM_REACH.period_ns for k in range(14)]
 
         assert remote.reset(1) == 0 and remote.reset(255) == 1 and remote.state() == PAUSED
         probe.until(lambda: len(stamps) == 15, "the first state of the next episode")
-        assert stamps[-1] > stamps[-2] + CONTRACT.period_ns
+        assert stamps[-1] > stamps[-2] + ARM_REACH.period_ns
         if lockstep:
             probe.until(lambda: remote.step(1)[0] == 1, "a step")
             answering[0] = False

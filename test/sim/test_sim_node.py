@@ -12,27 +12,27 @@ import pytest
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
-from tasks.test_camera import can_render, read_mp4
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import Contract, load_contract, parse_contract
-from spc_core.system.config_files import find_config
+from spc_core.contract.contract import Contract, parse_contract
 from spc_core.tasks import find_task
 from spc_core.tasks.film import missing
 from spc_ros.messages.fields import message_class, stamp_ns
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.topics import stream_qos
 from spc_ros.processes import NodeGroup, NodeProcess
+from support.contracts import ARM_REACH
 from support.node_probe import Probe, own_domain
+from support.paths import ROOT
+from support.video import can_render, read_mp4
 
 pytestmark = pytest.mark.timeout(180)
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 
 
 class Commander:
     """Answers every state with the same command, in lock-step, and keeps the states' stamps."""
 
-    def __init__(self, probe: Probe, contract: Contract = CONTRACT, action: tuple[float, ...] = (0.1, 0.0)) -> None:
+    def __init__(self, probe: Probe, contract: Contract = ARM_REACH, action: tuple[float, ...] = (0.1, 0.0)) -> None:
         self.stamps: list[int] = []
         self.states: list = []
         self.answering = True
@@ -86,7 +86,7 @@ def test_disturbances_in_lock_step(nodes: NodeGroup, probe: Probe) -> None:
 
     info = run()
     assert info.truncated and info.reason == "time limit"
-    assert info.end_ns - info.start_ns == 100 * CONTRACT.period_ns
+    assert info.end_ns - info.start_ns == 100 * ARM_REACH.period_ns
     heard = len(commander.stamps)
     assert info.published["/joint_states"] == heard
     assert info.published["/joint_commands"] == heard - 1, "one for each state but the last"
@@ -143,22 +143,22 @@ def test_resets_with_task_changes(nodes: NodeGroup, probe: Probe, resets: int) -
         assert answer.success and (info.episode, info.task_id, info.seed) == (k + 1, task_id, k)
         assert dict(info.params) == dict(find_task(task_id).params)
         steps = 3 + k % 3
-        probe.until(lambda end=info.start_ns + steps * CONTRACT.period_ns: commander.stamps[-1:] >= [end], "its steps")
+        probe.until(lambda end=info.start_ns + steps * ARM_REACH.period_ns: commander.stamps[-1:] >= [end], "its steps")
         if k == resets // 4:
             warm_kib = resident_kib(pid)
     nodes.check()
     grown_kib, took_s = resident_kib(pid) - warm_kib, time.monotonic() - began_s
     print(f"{resets} resets in {took_s:.1f} s, {grown_kib} KiB more after the first quarter")
-    starts = [b for a, b in zip(commander.stamps, commander.stamps[1:], strict=False) if b - a > CONTRACT.period_ns]
+    starts = [b for a, b in zip(commander.stamps, commander.stamps[1:], strict=False) if b - a > ARM_REACH.period_ns]
     assert len(starts) == resets - 1 and all(np.diff(commander.stamps) > 0)
     assert grown_kib < 4096
 
 
 def test_any_model_with_its_contract(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
     """A robot without task and reward: states, episodes with a label, and a clear refusal of a wrong name."""
-    contract = parse_contract(CONTRACT.text.replace("segment: bag", "segment: bag, limit_s: 0.2"), "arm.yaml")
+    contract = parse_contract(ARM_REACH.text.replace("segment: bag", "segment: bag, limit_s: 0.2"), "arm.yaml")
     (tmp_path / "arm.yaml").write_text(contract.text)
-    model = Path(__file__).resolve().parents[2] / "spc_core" / "tasks" / "arm_reach.xml"
+    model = ROOT / "spc_core" / "tasks" / "arm_reach.xml"
     probe.listen("reward", "geometry_msgs/msg/Vector3Stamped", stream_qos(reliable=True))
     episode, commander = probe.listen_episodes(), Commander(probe)
     nodes.start("sim", {"model": str(model), "contract": str(tmp_path / "arm.yaml"), "task_id": "lab/arm"})

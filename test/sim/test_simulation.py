@@ -9,13 +9,11 @@ import math
 import numpy as np
 import pytest
 
-from spc_core.contract.contract import load_contract
-from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task, make_env
 from spc_core.tasks.disturbances import DelayLine, DisturbanceConfig, Disturbances, noise_std
 from spc_ros.sim.simulation import RealTimeFactor, Simulation
+from support.contracts import ARM_REACH
 
-CONTRACT = load_contract(find_config("contracts", "arm_reach"))
 NAMES = ("joint_states.position.a", "joint_states.position.b", "joint_states.velocity.a", "imu.z")
 PERIOD_S = 0.02
 
@@ -109,7 +107,7 @@ def test_each_kind_draws_from_its_own_stream() -> None:
 
 def rollout(config: DisturbanceConfig, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Observations (101, 4) and rewards (100,) of an episode of constant torque."""
-    simulation = Simulation(make_env("arm_reach"), CONTRACT)
+    simulation = Simulation(make_env("arm_reach"), ARM_REACH)
     states = [simulation.reset(find_task("arm_reach/train/03"), seed, config)]
     while simulation.running:
         states.append(simulation.step(np.array([0.3, -0.1])))

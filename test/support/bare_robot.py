@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A robot for tests, in a process of its own: states out, commands in, in real time. It knows of no episodes.
 
-    python bare_robot.py FAMILY TASK_ID [PERIODS_UNTIL_TERMINATED]
+    PYTHONPATH=test python -m support.bare_robot FAMILY TASK_ID [PERIODS_UNTIL_TERMINATED]
 
 SIGUSR1 is a human's hand: it brings the arm to its start. With a number it says `done` (std_msgs/Bool) so many
 commanded periods after that.
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import rclpy
@@ -29,14 +28,15 @@ from spc_core.tasks import find_task, make_env
 from spc_ros.messages.fields import FieldReader, message_class
 from spc_ros.node_parts.contract_topics import StatePublishers
 from spc_ros.node_parts.topics import stream_qos
+from support.paths import ROOT, TEST_FOLDER
 
 
 @contextlib.contextmanager
 def bare_robot(environment: dict[str, str], done_after: int) -> Iterator[subprocess.Popen]:
     """The robot in a process of its own, until the block ends."""
-    paths = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, __file__, "arm_reach", "arm_reach/id/02", str(done_after)]
-    with subprocess.Popen(command, env={**os.environ, **environment, "PYTHONPATH": paths}) as robot:
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "support.bare_robot", "arm_reach", "arm_reach/id/02", str(done_after)]
+    with subprocess.Popen(command, cwd=TEST_FOLDER, env={**os.environ, **environment, "PYTHONPATH": paths}) as robot:
         try:
             yield robot
         finally:

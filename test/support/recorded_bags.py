@@ -14,9 +14,9 @@ import yaml
 from rosbags.typesys import Stores, get_typestore
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import Contract, load_contract, parse_contract
-from spc_core.system.config_files import find_config
+from spc_core.contract.contract import Contract, parse_contract
 from spc_ros.bags.writer import BagWriter
+from support.contracts import ARM_REACH
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 JOINT_STATE = "sensor_msgs/msg/JointState"
@@ -26,10 +26,6 @@ FLOAT = "std_msgs/msg/Float64"
 PERIOD_NS = 20_000_000
 START_NS = 5_000_000_000
 RECEIVE_NS = 1_700_000_000_000_000_000  # receive times are wall time
-
-
-def arm_reach() -> Contract:
-    return load_contract(find_config("contracts", "arm_reach"))
 
 
 def header(t_ns: int) -> Any:
@@ -125,12 +121,12 @@ def record_arm(
     """An arm_reach bag; `change` may alter or drop (None) each sample, `info` alters the episode's end."""
     said = episode_info(steps, **info)
     samples = [s for s in map(change, arm_samples(steps, seed, said)) if s is not None]
-    return write_bag(path, samples, custom_data(contract or arm_reach(), said), storage)
+    return write_bag(path, samples, custom_data(contract or ARM_REACH, said), storage)
 
 
 def changed_arm_reach(**sections) -> Contract:
     """The contract of arm_reach with other sections."""
-    return parse_contract(yaml.safe_dump({**yaml.safe_load(arm_reach().text), **sections}, sort_keys=False), "changed")
+    return parse_contract(yaml.safe_dump({**yaml.safe_load(ARM_REACH.text), **sections}, sort_keys=False), "changed")
 
 
 def said_nothing(samples: list[Sample]) -> list[Sample]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from support.contracts import ARM_REACH
 from support.recorded_bags import (
     JOINT_STATE,
     RECEIVE_NS,
     VECTOR,
     Sample,
-    arm_reach,
     custom_data,
     episode_info,
     joint_state,
@@ -65,5 +65,5 @@ def record_robot(
     """A bag of the robot; `change` may alter or drop (None) each sample; without `named`, it carries no custom_data."""
     samples = [s for s in map(change, robot_samples(**how)) if s is not None]
     samples.sort(key=lambda s: s.receive_ns)
-    custom = custom_data(contract or arm_reach(), episode_info(1, task)) if named else {}
+    custom = custom_data(contract or ARM_REACH, episode_info(1, task)) if named else {}
     return write_bag(path, samples, custom, storage)

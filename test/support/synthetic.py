@@ -5,32 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from spc_core.contract.contract import Contract, parse_contract
 from spc_core.data.dataset import DatasetWriter, Episode
 from spc_core.method.config import TrainConfig, load_config
+from support.contracts import action, make_contract, stream
 
-CONTRACT_TEXT = """\
-name: point
-rate_hz: 50
-clock: header
-observation:
-  - {topic: joint_states, type: sensor_msgs/msg/JointState, fields: [position.x, position.y], max_age_s: 0.05}
-action:
-  topic: joint_commands
-  type: sensor_msgs/msg/JointState
-  fields: [velocity.x, velocity.y]
-  low: [-1, -2]
-  high: [1, 2]
-  safe: [0, 0]
-  max_rate: [100, 200]
-reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
-task: {key: spc.task_id}
-episode: {segment: bag}
-"""
-
-
-def contract() -> Contract:
-    return parse_contract(CONTRACT_TEXT, "point.yaml")
+POINT = make_contract(
+    name="point",
+    observation=[stream("joint_states", ["position.x", "position.y"])],
+    action=action(["velocity.x", "velocity.y"], high=[1, 2], max_rate=[100, 200]),
+)
 
 
 def tiny_config(method: str = "", **overrides: object) -> TrainConfig:
@@ -62,7 +45,7 @@ def episode(rng: np.random.Generator, goal: np.ndarray, steps: int, terminated: 
 def write_dataset(root: Path, task_count: int = 4, lengths: tuple[int, ...] = (5, 12, 9), seed: int = 0) -> Path:
     """A dataset of the point; the second episode of each task is terminated, the others truncated."""
     rng = np.random.default_rng(seed)
-    with DatasetWriter(root, contract()) as writer:
+    with DatasetWriter(root, POINT) as writer:
         for task in range(task_count):
             goal = np.array([np.cos(task), np.sin(task)])
             for number, steps in enumerate(lengths):

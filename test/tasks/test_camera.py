@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +13,7 @@ from spc_core.tasks import film as film_module
 from spc_core.tasks import make_env
 from spc_core.tasks.camera import Camera, CameraConfig, CameraError, EpisodeCamera
 from spc_core.tasks.film import FORMATS, Mp4Film, begin_film, find_ffmpeg, missing
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def can_render() -> bool:
-    """In a process of its own, since drivers may end it."""
-    code = (
-        "from spc_core.tasks import make_env; from spc_core.tasks.camera import Camera; "
-        "Camera(make_env('arm_reach').model, 'free', 32, 32)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60)
-    return run.returncode == 0
+from support.video import can_render, read_mp4
 
 
 def needs(form: str) -> None:
@@ -41,13 +27,6 @@ def gradient(k: int, height: int = 48, width: int = 64) -> np.ndarray:
     image[:, :, 0] = 25 * k
     image[:, : width // 2, 1] = 120
     return image
-
-
-def read_mp4(path: Path, width: int, height: int) -> np.ndarray:
-    """(N, height, width, 3) of all images, by ffmpeg."""
-    command = [find_ffmpeg(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    data = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
-    return np.frombuffer(data, np.uint8).reshape(-1, height, width, 3)
 
 
 def test_mp4_holds_every_image_in_order(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,10 @@ from spc_core.system.config_files import find_config
 from spc_core.tasks import Task, make_env
 from spc_core.tasks.mjcf import MjcfEnv, ModelError
 from spc_ros.sim.simulation import Simulation
+from support.contracts import action, make_contract, stream
+from support.paths import ROOT
 
+NUMBERS = "std_msgs/msg/Float64MultiArray"
 CART = """
 <mujoco model="cart">
   <option timestep="0.005" gravity="0 0 -10" integrator="Euler"/>
@@ -42,30 +47,24 @@ CART = """
   </keyframe>
 </mujoco>
 """
-CONTRACT = """
-name: cart
-rate_hz: 50
-clock: header
-observation:
-  - {topic: joint_states, type: sensor_msgs/msg/JointState, max_age_s: 0.05,
-     fields: [velocity.rail, position.rail, position.hinge, effort.hinge]}
-  - {topic: imu/data, type: sensor_msgs/msg/Imu, max_age_s: 0.05,
-     fields: [linear_acceleration.x, linear_acceleration.z, orientation.w, orientation.z]}
-  - {topic: height, type: std_msgs/msg/Float64MultiArray, fields: [data.0], max_age_s: 0.05}
-action: {topic: commands, type: std_msgs/msg/Float64MultiArray, fields: [pull, hinge], low: [-4, -1], high: [4, 1],
-         safe: [0, 0], max_rate: [1000, 1000]}
-reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
-task: {key: spc.task_id}
-episode: {segment: bag, limit_s: 0.5}
-"""
+SECTIONS = {
+    "name": "cart",
+    "observation": [
+        stream("joint_states", ["velocity.rail", "position.rail", "position.hinge", "effort.hinge"]),
+        stream(
+            "imu/data",
+            ["linear_acceleration.x", "linear_acceleration.z", "orientation.w", "orientation.z"],
+            "sensor_msgs/msg/Imu",
+        ),
+        stream("height", ["data.0"], NUMBERS),
+    ],
+    "action": action(["pull", "hinge"], high=[4, 1], max_rate=[1000, 1000], topic="commands", type=NUMBERS),
+    "episode": {"segment": "bag", "limit_s": 0.5},
+}
 
 
-def contract(*changes: tuple[str, str]) -> Contract:
-    text = CONTRACT
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    return parse_contract(text, "cart.yaml")
+def contract(changes: Mapping[str, Any] | None = None) -> Contract:
+    return make_contract(changes, **SECTIONS)
 
 
 @pytest.fixture
@@ -99,7 +98,7 @@ def test_actions_stay_within_the_contract_and_time_is_up_at_its_limit(model: Pat
 
 def test_the_same_arm_moves_as_its_family_does() -> None:
     arm = find_config("contracts", "arm_reach")
-    path = Path(__file__).resolve().parents[2] / "spc_core" / "tasks" / "arm_reach.xml"
+    path = ROOT / "spc_core" / "tasks" / "arm_reach.xml"
     ours, theirs = MjcfEnv(path, load_contract(arm)), make_env("arm_reach")
     ours.reset()
     theirs.reset(seed=0)
@@ -112,7 +111,7 @@ def test_the_same_arm_moves_as_its_family_does() -> None:
 
 def test_the_reward_is_the_contracts_function(tmp_path: Path) -> None:
     """arm_payload's reward needs a target, which sensors of that name give."""
-    family = Path(__file__).resolve().parents[2] / "spc_core" / "tasks" / "arm_payload.xml"
+    family = ROOT / "spc_core" / "tasks" / "arm_payload.xml"
     path = tmp_path / "arm.xml"
     sensors = "".join(f'<user name="target.position.{joint}" dim="1"/>' for joint in ("shoulder", "elbow"))
     path.write_text(family.read_text().replace("</mujoco>", f"<sensor>{sensors}</sensor></mujoco>"))
@@ -133,7 +132,7 @@ def test_transforms_of_the_contract_reach_its_reward_but_not_its_topics(tmp_path
     arm = parse_contract(
         text.replace("position.shoulder", "{field: position.shoulder, scale: 57.29577951308232}", 1), "x"
     )
-    path = Path(__file__).resolve().parents[2] / "spc_core" / "tasks" / "arm_payload.xml"
+    path = ROOT / "spc_core" / "tasks" / "arm_payload.xml"
     plain = load_contract(find_config("contracts", "arm_payload"))
     sensors = "".join(f'<user name="target.position.{joint}" dim="1"/>' for joint in ("shoulder", "elbow"))
     (tmp_path / "arm.xml").write_text(path.read_text().replace("</mujoco>", f"<sensor>{sensors}</sensor></mujoco>"))
@@ -167,24 +166,24 @@ def test_physics_that_diverge_end_the_episode_and_say_why(model: Path, monkeypat
     assert np.isnan(state.observation).all()
 
 
-def refusal(model: Path, *changes: tuple[str, str], keyframe: str = "") -> str:
+def refusal(model: Path, changes: Mapping[str, Any] | None = None, keyframe: str = "") -> str:
     with pytest.raises(ModelError) as error:
-        MjcfEnv(model, contract(*changes), keyframe)
+        MjcfEnv(model, contract(changes), keyframe)
     assert str(error.value).startswith(f"model {model}: ")
     return str(error.value)
 
 
 def test_refusals_name_what_is_missing_and_what_there_is(model: Path) -> None:
-    text = refusal(model, ("position.hinge", "position.hing"))
+    text = refusal(model, {"observation.0.fields.2": "position.hing"})
     assert "no joint 'hing' (did you mean 'hinge'?)" in text and "joints are rail, hinge, free" in text
-    text = refusal(model, ("fields: [pull, hinge]", "fields: [pulll, hinge]"))
+    text = refusal(model, {"action.fields": ["pulll", "hinge"]})
     assert "no actuator 'pulll' (did you mean 'pull'?)" in text and "actuators are pull, (unnamed)" in text
-    assert "'pull' and 'rail' drive one actuator" in refusal(model, ("[pull, hinge]", "[pull, rail]"))
-    assert "joint 'free'" in refusal(model, ("position.hinge", "position.free"))
-    text = refusal(model, ("linear_acceleration.z", "angular_velocity.z"))
+    assert "'pull' and 'rail' drive one actuator" in refusal(model, {"action.fields": ["pull", "rail"]})
+    assert "joint 'free'" in refusal(model, {"observation.0.fields.2": "position.free"})
+    text = refusal(model, {"observation.1.fields.1": "angular_velocity.z"})
     assert "name one 'imu/data.angular_velocity.z', or one with several numbers 'imu/data.angular_velocity'" in text
-    assert "has 1 numbers" in refusal(model, ("data.0", "data.1"))
-    assert "timestep 0.005 s does not divide the period 0.0166667 s" in refusal(model, ("rate_hz: 50", "rate_hz: 60"))
+    assert "has 1 numbers" in refusal(model, {"observation.2.fields.0": "data.1"})
+    assert "timestep 0.005 s does not divide the period 0.0166667 s" in refusal(model, {"rate_hz": 60})
     assert "no keyframe 'start'; keyframes are home, tilted" in refusal(model, keyframe="start")
     assert "no such file" in refusal(model.with_name("robot.xml"))
     model.write_text("<mujoco><worldbody><body></worldbody></mujoco>")
@@ -192,6 +191,6 @@ def test_refusals_name_what_is_missing_and_what_there_is(model: Path) -> None:
 
 
 def test_a_timestep_that_fits_is_proposed(model: Path) -> None:
-    text = refusal(model, ("rate_hz: 50", "rate_hz: 60"))
+    text = refusal(model, {"rate_hz": 60})
     proposed = float(text.rsplit(" ", 1)[1])
     assert math.isclose(1 / 60 / proposed, round(1 / 60 / proposed), rel_tol=1e-4) and proposed <= 0.005

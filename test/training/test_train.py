@@ -25,7 +25,8 @@ from spc_core.deploy.policy import Policy
 from spc_core.method.config import ConfigError, load_config, to_dict
 from spc_core.training.resume import TrainingError
 from spc_core.training.train import train
-from support.synthetic import CONTRACT_TEXT, tiny_config, write_dataset
+from support.contracts import contract_text
+from support.synthetic import POINT, tiny_config, write_dataset
 
 DEADLINE_S = 60.0
 
@@ -320,7 +321,9 @@ def test_parts_of_two_checkpoints_are_told_apart(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"another model: actor\.\S+ is \[8, \d+\], but .* make it \[16, \d+\]"):
         load_checkpoint(resized)
     other = copy_checkpoint(run, tmp_path / "other")
-    (other / "contract.yaml").write_text(CONTRACT_TEXT.replace("position.y]", "position.y, position.z]"))
+    (other / "contract.yaml").write_text(
+        contract_text({"observation.0.fields": ["position.x", "position.y", "position.z"]}, base=POINT)
+    )
     with pytest.raises(CheckpointError, match="stats.json has 2 observations and 2 actions, contract.yaml has 3 and 2"):
         load_checkpoint(other)
 
@@ -338,7 +341,7 @@ def change_state(out, **changes):
 def test_a_run_that_is_not_this_one_is_not_resumed(dataset, tmp_path):
     out = tmp_path / "run"
     train(dataset, out, tiny_config(updates=2))
-    change_state(out, contract=CONTRACT_TEXT.replace("rate_hz: 50", "rate_hz: 20"))
+    change_state(out, contract=contract_text(base=POINT, rate_hz=20))
     with pytest.raises(DatasetError, match=r"another contract than .*--overwrite.*\n  rate_hz: 50 here, 20 there"):
         train(dataset, out, tiny_config(updates=2))
     for number, fix in ((99, "update the program"), (1, "start again with --overwrite")):

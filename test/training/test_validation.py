@@ -13,14 +13,13 @@ import safetensors.torch
 import torch
 import yaml
 
-from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter, Episode
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.method.config import ConfigError, to_dict
-from spc_core.system.config_files import find_config
 from spc_core.training import validation
 from spc_core.training.train import train
 from spc_core.training.validation import Validator
+from support.contracts import ARM_REACH
 from support.random_checkpoint import write_random_checkpoint
 from support.synthetic import tiny_config, write_dataset
 
@@ -30,11 +29,10 @@ DEADLINE_S = 60.0
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Random numbers under the contract of a simulated family."""
-    contract = load_contract(find_config("contracts", "arm_reach"))
     root, rng = tmp_path_factory.mktemp("data") / "arm", np.random.default_rng(0)
-    with DatasetWriter(root, contract) as writer:
+    with DatasetWriter(root, ARM_REACH) as writer:
         for task in range(3):
-            o, a = rng.normal(size=(31, contract.observation_dim)), rng.normal(size=(30, contract.action_dim))
+            o, a = rng.normal(size=(31, ARM_REACH.observation_dim)), rng.normal(size=(30, ARM_REACH.action_dim))
             times = np.arange(31) * 20_000_000
             writer.add_episode(
                 f"arm_reach/train/{task:02d}", {}, Episode(o, a, rng.normal(size=30), times, False, True, None, "x")

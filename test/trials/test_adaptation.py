@@ -8,36 +8,8 @@ import json
 
 import pytest
 
-from spc_core.trials.protocol import COLLECT, EpisodeRequest, EpisodeResult, Outcome, Trial, TrialError
-
-STEPS = 40
-
-
-@dataclasses.dataclass(frozen=True)
-class FakeTask:
-    task_id: str
-    split: str
-    params: dict[str, float]
-
-
-TASKS = [FakeTask("family/id/00", "id", {"mass": 1.0}), FakeTask("family/ood/01", "ood", {"mass": 2.0})]
-
-
-class Counting:
-    """A driver whose every episode gives STEPS transitions; behaves as ContextTracker does."""
-
-    def __init__(self, steps: int = STEPS) -> None:
-        self.steps, self.count = steps, 0
-        self.requests: list[EpisodeRequest] = []
-
-    def run(self, request: EpisodeRequest) -> Outcome:
-        self.requests.append(request)
-        if request.reset_context:
-            self.count = 0
-        if request.mode != "frozen":
-            self.count += self.steps
-            self.count = self.count if request.limit is None else min(self.count, request.limit)
-        return Outcome(-float(request.seed), self.steps, [1.0, 2.0], self.count, "time limit", uncertainty=[0.5, 0.25])
+from spc_core.trials.protocol import COLLECT, EpisodeResult, Trial, TrialError
+from support.counting_driver import STEPS, TASKS, Counting
 
 
 def run(trial: Trial, driver: Counting) -> list[EpisodeResult]:

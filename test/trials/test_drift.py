@@ -31,7 +31,6 @@ from spc_core.trials.evaluate import expert_returns, run_in_process, score, tabl
 from spc_core.trials.protocol import Trial, in_order
 from spc_ros.cli import main
 from spc_ros.trials.trial_report import report_trial
-from support.random_checkpoint import write_random_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -58,8 +57,8 @@ def test_scores_by_hand() -> None:
     ]  # fmt: skip
 
 
-def test_a_change_in_mujoco(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_a_change_in_mujoco(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
     first, second = tasks("arm_reach", "id")[:2]
     test = DriftTest(checkpoint, "arm_reach", before=50, after=100)
     kept = test.run(first, second, "kept")
@@ -74,10 +73,9 @@ def test_a_change_in_mujoco(tmp_path: Path) -> None:
         run_drift(checkpoint, "arm_reach", [first])
 
 
-def test_a_half_life_by_hand(tmp_path: Path) -> None:
+def test_a_half_life_by_hand(tiny_checkpoint: Path) -> None:
     """Weights 1, 1/2, 1/4 from the newest back, against numpy; without a half-life all are 1."""
-    folder = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
-    tracker, rng = ContextTracker(load_checkpoint(folder)), np.random.default_rng(0)
+    tracker, rng = ContextTracker(load_checkpoint(tiny_checkpoint)), np.random.default_rng(0)
     seen = [Transition(i, rng.normal(size=4), rng.normal(size=2), float(rng.normal()), rng.normal(size=4))
             for i in range(3)]  # fmt: skip
     votes = []
@@ -97,8 +95,8 @@ def test_a_half_life_by_hand(tmp_path: Path) -> None:
         np.testing.assert_allclose(tracker.uncertainty, np.sqrt(spread / (1 - share) * share), rtol=1e-4)
 
 
-def test_a_fading_context_follows_sooner(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_a_fading_context_follows_sooner(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
     first, second = tasks("arm_reach", "id")[:2]
     test = DriftTest(checkpoint, "arm_reach", before=60, after=60, half_life=5.0)
     kept, fading = (test.run(first, second, strategy) for strategy in ("kept", "fading"))
@@ -134,10 +132,9 @@ def test_the_expert_succeeds_and_who_believes_in_the_mean_task_does_so_less(fami
     assert share(told_mean=False) == 1.0 and share(told_mean=True) < 0.7
 
 
-def test_the_page_of_a_trial(tmp_path: Path) -> None:
+def test_the_page_of_a_trial(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Success in table and page, the context's way, the drift test, and what it takes to repeat it."""
-    folder = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(tiny_checkpoint)
     tried = tasks("arm_reach", "id")[:2]
     rows = run_in_process(checkpoint, Trial(tried, episodes=1, few_shot_sizes=(0, 50)), "arm_reach")
     scored = [row for row in rows if row.scored]
@@ -151,7 +148,7 @@ def test_the_page_of_a_trial(tmp_path: Path) -> None:
     told = []
     drift = run_drift(checkpoint, "arm_reach", tried, progress=lambda *news: told.append(news))
     DriftLog(tmp_path / "out").append(drift)
-    run = report_trial(folder, "arm_reach", tmp_path / "out", in_order(rows), "spc trial a --out b")
+    run = report_trial(tiny_checkpoint, "arm_reach", tmp_path / "out", in_order(rows), "spc trial a --out b")
     assert len(told) == 4 and run.drift == drift, "as written, so read"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Context trajectory" in page and "steps to half way" in page and ">50%<" in page
@@ -166,8 +163,8 @@ def test_the_page_of_a_trial(tmp_path: Path) -> None:
     assert lines[2].split()[:2] == ["id", "no_context"] and "50%" in lines[2]
 
 
-def test_k_of_zero_is_the_prior_frozen(tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_k_of_zero_is_the_prior_frozen(tiny_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(tiny_checkpoint)
     trial = Trial(tasks("arm_reach", "id")[:1], ["no_context", "few_shot"], 1, few_shot_sizes=(10, 0), shuffle=True)
     rows = in_order(run_in_process(checkpoint, trial, "arm_reach"))
     by = {(row.protocol, row.k): row for row in rows}
@@ -181,10 +178,13 @@ def test_figures_without_data_are_none() -> None:
     assert context_path(FamilyRun("arm_reach", "", {0: []}, {})) is None
 
 
-def test_cli_writes_the_changes(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+def test_cli_writes_the_changes(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
     monkeypatch.setattr("spc_core.tasks.tasks", lambda family, split: tasks(family, split)[:2])
-    folder = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
-    assert main(["evaluate", str(folder), "--drift", "--splits", "id", "--json", str(tmp_path / "d.jsonl")]) == 0
+    assert (
+        main(["evaluate", str(tiny_checkpoint), "--drift", "--splits", "id", "--json", str(tmp_path / "d.jsonl")]) == 0
+    )
     runs = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert [(r["before"][-2:], r["after"][-2:], r["strategy"]) for r in runs] == [
         ("00", "01", "kept"), ("00", "01", "reset"), ("01", "00", "kept"), ("01", "00", "reset"),

@@ -24,8 +24,7 @@ from spc_core.trials.evaluate import (
     table,
 )
 from spc_core.trials.protocol import EpisodeResult, Trial, TrialError
-from support.random_checkpoint import write_random_checkpoint
-from support.synthetic import contract
+from support.synthetic import POINT
 
 
 def row(protocol, task, return_, k=0, seed=0, split="id"):
@@ -59,8 +58,8 @@ def test_scores_need_the_floor_and_survive_a_useless_expert():
     assert math.isnan(score({0: [row("no_context", "a", 1.0)]}, {("a", 0): 1.0})[0].normalised)
 
 
-def test_evaluation_repeats_exactly_and_contexts_follow_the_protocol(tmp_path):
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_evaluation_repeats_exactly_and_contexts_follow_the_protocol(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
     chosen = tasks("arm_reach", "id")[:2]
     first, second = (
         run_in_process(checkpoint, Trial(chosen, episodes=2, few_shot_sizes=(30,)), "arm_reach") for _ in range(2)
@@ -76,8 +75,8 @@ def test_evaluation_repeats_exactly_and_contexts_follow_the_protocol(tmp_path):
     assert all(0 < max(r.uncertainty) < 0.2 for r in first if r.protocol != "no_context")
 
 
-def test_an_offline_context_is_drawn_evenly_from_the_tasks_recordings(tmp_path):
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_an_offline_context_is_drawn_evenly_from_the_tasks_recordings(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
     first, second = tasks("arm_reach", "id")[:2]
     asked = []
 
@@ -105,8 +104,8 @@ def test_an_offline_context_is_drawn_evenly_from_the_tasks_recordings(tmp_path):
     np.testing.assert_allclose(trial.results[-1].context, tracker.context, atol=1e-6)
 
 
-def test_no_recordings_are_refused(tmp_path):
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_no_recordings_are_refused(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
     driver = InProcessDriver(checkpoint, "arm_reach", offline_transitions=lambda _: [])
     with pytest.raises(TrialError, match="arm_reach/id/00: there are no recorded transitions for the protocol offline"):
         driver.run(next(Trial(tasks("arm_reach", "id"), ["offline"]).requests()))
@@ -139,8 +138,8 @@ def transitions(count, seed=0):
     ]
 
 
-def test_running_context_equals_the_encoder_on_the_whole_set(tmp_path):
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_running_context_equals_the_encoder_on_the_whole_set(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
     tracker = ContextTracker(checkpoint)
     seen = transitions(200)
     for transition in seen:
@@ -155,8 +154,8 @@ def test_running_context_equals_the_encoder_on_the_whole_set(tmp_path):
     np.testing.assert_allclose(shuffled.context, tracker.context, atol=1e-6)
 
 
-def test_uncertainty_is_the_standard_error_of_the_votes(tmp_path):
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_uncertainty_is_the_standard_error_of_the_votes(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
     tracker = ContextTracker(checkpoint)
     seen = transitions(200)
     rows = [checkpoint.stats.transition(t.observation, t.action, t.reward, t.next_observation) for t in seen]
@@ -179,9 +178,9 @@ def test_uncertainty_is_the_standard_error_of_the_votes(tmp_path):
     np.testing.assert_allclose(tracker.uncertainty, votes[:2].std(0, ddof=1) / np.sqrt(2), rtol=1e-4)
 
 
-def test_uncertainty_survives_votes_that_almost_agree(tmp_path):
+def test_uncertainty_survives_votes_that_almost_agree(tiny_checkpoint):
     """Their squares' plain sum would cancel: variance 1e-18 of votes near 0.9."""
-    tracker = ContextTracker(load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")))
+    tracker = ContextTracker(load_checkpoint(tiny_checkpoint))
     votes = 0.9 + 1e-9 * np.random.default_rng(0).normal(size=(2000, 5))
     for vote in votes:
         tracker._add(vote)
@@ -192,8 +191,8 @@ def test_uncertainty_survives_votes_that_almost_agree(tmp_path):
     assert (tracker.uncertainty < 1e-15).all() and np.isfinite(tracker.uncertainty).all()
 
 
-def test_tracker_modes_and_limit(tmp_path):
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_tracker_modes_and_limit(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
     checkpoint.agent.task_means.copy_(torch.eye(2, 5))
     tracker = ContextTracker(checkpoint)
     assert not tracker.context.any(), "nothing seen: the prior"
@@ -216,15 +215,15 @@ def test_hypotheses_are_tried_from_far_to_near():
     assert far_apart(points)[:, 0].tolist() == [3.0, -2.0, 0.1, 0.0]
 
 
-def test_policy_gives_actions_in_the_contracts_units(tmp_path):
-    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"))
+def test_policy_gives_actions_in_the_contracts_units(tiny_checkpoint):
+    checkpoint = load_checkpoint(tiny_checkpoint)
     rng = np.random.default_rng(0)
     actions = np.array([Policy(checkpoint).act(rng.normal(size=4), rng.uniform(-1, 1, 5)) for _ in range(200)])
     assert (np.abs(actions) <= [3, 1.5]).all() and (np.abs(actions).max(0) > [2, 1]).all()
 
 
 def test_safety_filter_limits_rates_and_refuses_what_is_not_finite():
-    safety = SafetyFilter(contract())  # limits 1 and 2; at 50 Hz at most 2 and 4 from tick to tick
+    safety = SafetyFilter(POINT)  # limits 1 and 2; at 50 Hz at most 2 and 4 from tick to tick
     assert safety.apply(np.array([5.0, -0.5])).tolist() == [1.0, -0.5]
     assert by_name(safety.counts) == {"limit": 1} and safety.last_reason == "limit: velocity.x 5 became 1"
     assert safety.apply(np.array([np.nan, 0.0])).tolist() == [0.0, 0.0]
@@ -234,7 +233,7 @@ def test_safety_filter_limits_rates_and_refuses_what_is_not_finite():
 
 
 def test_safety_filter_changes_no_faster_than_allowed():
-    slow = contract()
+    slow = POINT
     slow = dataclasses.replace(slow, action=dataclasses.replace(slow.action, max_rate=(5.0, 5.0)))
     safety = SafetyFilter(slow)  # at most 0.1 a tick
     steps = [safety.apply(np.array([1.0, -1.0])).tolist() for _ in range(3)]

@@ -15,6 +15,7 @@ from spc_core.system.config_files import find_config
 from spc_core.tasks import families, find_task, make_env, tasks
 from spc_core.tasks.behaviour import KINDS, episode_seed
 from spc_core.trials.offline_data import behaviour_episodes
+from support.contracts import ARM_REACH
 
 STEPS = 100
 
@@ -82,7 +83,7 @@ def test_rewards_are_those_that_the_contract_computes():
 def test_a_dataset_takes_them(tmp_path):
     task = find_task("arm_reach/id/04")
     made = list(behaviour_episodes(task, 3, seed=1))
-    with DatasetWriter(tmp_path / "dataset", load_contract(find_config("contracts", "arm_reach"))) as writer:
+    with DatasetWriter(tmp_path / "dataset", ARM_REACH) as writer:
         for episode in made:
             writer.add_episode(task.task_id, task.params, episode)
     stored = [episode for entry, episode in read_episodes(tmp_path / "dataset") if entry.task_id == task.task_id]

@@ -31,32 +31,31 @@ from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.node_parts.topics import stream_qos
 from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials.trial import run_trial
+from support.contracts import ARM_REACH
 from support.node_probe import Probe, own_domain
-from support.random_checkpoint import trial_options, write_random_checkpoint
+from support.random_checkpoint import trial_options
 
 pytestmark = pytest.mark.timeout(300)
 TASKS = ["arm_reach/id/02", "arm_reach/ood/05"]
 
 
 def dataset(folder: Path, task_ids: list[str]) -> Path:
-    contract = load_contract(find_config("contracts", "arm_reach"))
-    with DatasetWriter(folder, contract) as writer:
+    with DatasetWriter(folder, ARM_REACH) as writer:
         for task_id in task_ids:
             for episode in behaviour_episodes(find_task(task_id), 3, seed=1):
                 writer.add_episode(task_id, find_task(task_id).params, episode)
     return folder
 
 
-def test_offline_contexts_and_drift_over_ros_equal_those_in_process(tmp_path: Path) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+def test_offline_contexts_and_drift_over_ros_equal_those_in_process(tiny_checkpoint: Path, tmp_path: Path) -> None:
     recordings = dataset(tmp_path / "dataset", TASKS)
     asked = trial_options(
-        checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, episodes=1, protocols=["no_context", "offline"],
+        tiny_checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, episodes=1, protocols=["no_context", "offline"],
         recordings=str(recordings), drift_tasks=2,
     )  # fmt: skip
     rows = run_trial(asked, environment=own_domain())
     trial = Trial([find_task(i) for i in TASKS], ["no_context", "offline"], episodes=1)
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(tiny_checkpoint)
     recorded = functools.partial(dataset_transitions, recordings)
     alone = in_order(run_in_process(loaded, trial, "arm_reach", offline_transitions=recorded))
     numbers = [(r.task_id, r.protocol, r.return_, r.context, r.context_count) for r in rows]
@@ -94,11 +93,10 @@ def drifted_bag_converts_up_to_the_change(path: Path, out: Path) -> None:
     assert bag.transitions == BEFORE and "the task changed" in str(bag.as_dict()["cuts"])
 
 
-def test_offline_without_recordings_of_a_task_says_which(tmp_path: Path) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
+def test_offline_without_recordings_of_a_task_says_which(tiny_checkpoint: Path, tmp_path: Path) -> None:
     recordings = dataset(tmp_path / "dataset", TASKS[:1])
     refused = f"has no recordings of {TASKS[1]}, .*; it has {TASKS[0]}. Record and convert them"
-    asked = trial_options(checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, protocols=["offline"])
+    asked = trial_options(tiny_checkpoint, "arm_reach", tmp_path / "out", task_ids=TASKS, protocols=["offline"])
     with pytest.raises(ProcessError, match=refused):
         run_trial(dataclasses.replace(asked, recordings=str(recordings)))
     with pytest.raises(ProcessError, match="'offline' needs recordings of each task; give a dataset"):

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from trials.test_adaptation import TASKS, Counting
 
 from spc_core.trials.control import TrialControl
 from spc_core.trials.log import EPISODES, TrialLog, read_rows
 from spc_core.trials.protocol import ATTEMPTS, COLLECT, EpisodeRequest, Outcome, Trial, TrialError, in_order
+from support.counting_driver import TASKS, Counting
 
 PLAN = {"tasks": ["a"], "seed": 3}
 

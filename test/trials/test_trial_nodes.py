@@ -158,7 +158,9 @@ def bag_equals_live(results: list[EpisodeResult], checkpoint_path: Path) -> None
     assert all(np.array_equal(expected[t_ns], live[t_ns]) for t_ns in shared)
 
 
-def test_trial_ends_with_a_reason_when_the_sim_freezes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_ends_with_a_reason_when_the_sim_freezes(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     groups: list[NodeGroup] = []
 
     class Watched(NodeGroup):
@@ -171,11 +173,10 @@ def test_trial_ends_with_a_reason_when_the_sim_freezes(tmp_path: Path, monkeypat
             groups[0].nodes["sim"].process.send_signal(signal.SIGSTOP)
 
     monkeypatch.setattr(trial_module, "NodeGroup", Watched)
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     out = tmp_path / "out"
     with pytest.raises(ProcessError, match=r"node 'trial' failed[\s\S]*(silent for|no service|no answer)"):
         asked = trial_options(
-            checkpoint, "arm_reach", out, episodes=50, protocols=["no_context"], silence_timeout_s=5.0
+            tiny_checkpoint, "arm_reach", out, episodes=50, protocols=["no_context"], silence_timeout_s=5.0
         )  # fmt: skip
         run_trial(asked, environment=own_domain(), progress=freeze_sim)
     rows = [EpisodeResult.from_json(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
@@ -188,15 +189,14 @@ def test_trial_ends_with_a_reason_when_the_sim_freezes(tmp_path: Path, monkeypat
     assert len(bags) >= len(rows)
 
 
-def test_emergency_stop_pause_operator_and_abort_over_ros(tmp_path: Path) -> None:
+def test_emergency_stop_pause_operator_and_abort_over_ros(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """A stopped episode is done again; the operator's word starts and judges each one; abort ends it with a reason."""
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach")
     environment = own_domain()
-    agent = {"checkpoint": str(checkpoint), "contract": "arm_reach", "min_subscriptions": 3}
+    agent = {"checkpoint": str(tiny_checkpoint), "contract": "arm_reach", "min_subscriptions": 3}
     plan = {"out": str(tmp_path / "out"), "task_ids": ["arm_reach/id/00"], "protocols": ["zero_shot"], "episodes": 3}
     lockstep = find_config("trial", "lockstep")
     with NodeGroup(tmp_path / "log", environment=environment, params_file=lockstep) as nodes, Probe(environment) as ask:
-        nodes.start("context_encoder", {"checkpoint": str(checkpoint), "contract": "arm_reach"})
+        nodes.start("context_encoder", {"checkpoint": str(tiny_checkpoint), "contract": "arm_reach"})
         nodes.start("policy", agent)
         nodes.start("sim", {"min_subscriptions": 3})
         trial = nodes.start("trial", {**plan, "record": False, "operator": True})

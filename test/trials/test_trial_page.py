@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pages.test_report import invented_run
 from PIL import Image
-from trials.test_adaptation import TASKS, Counting
 
 from spc_core.alignment.episode import EpisodeInfo, TaskChange
 from spc_core.deploy.checkpoint_files import weights_sha256
@@ -36,7 +34,9 @@ from spc_ros.processes import ProcessError
 from spc_ros.trials.provenance import code_state, command_line, setup
 from spc_ros.trials.trial import prepare
 from spc_ros.trials.trial_report import trial_stills
-from support.random_checkpoint import trial_options, write_random_checkpoint
+from support.counting_driver import TASKS, Counting
+from support.invented_trials import invented_run
+from support.random_checkpoint import trial_options
 from support.recorded_bags import STORE, header
 
 
@@ -114,12 +114,12 @@ def test_the_command_spells_out_every_option(tmp_path: Path) -> None:
     assert code_state(tmp_path).endswith("with 1 files changed since")
 
 
-def test_a_refused_trial_touches_nothing(tmp_path: Path) -> None:
-    checkpoint, out = write_random_checkpoint(tmp_path / "checkpoint", "arm_reach"), tmp_path / "out"
-    options = trial_options(checkpoint, "arm_reach", out, task_ids=("arm_reach/id/00",))
+def test_a_refused_trial_touches_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = trial_options(tiny_checkpoint, "arm_reach", out, task_ids=("arm_reach/id/00",))
     trial = make_trial(options)
     plan = make_plan(options, trial)
-    assert plan["checkpoint"] == weights_sha256(checkpoint) == checkpoint_name(plan["checkpoint"])
+    assert plan["checkpoint"] == weights_sha256(tiny_checkpoint) == checkpoint_name(plan["checkpoint"])
     TrialLog(out).open(trial, plan, recorded=True)
     (out / "bags" / "loose").mkdir(parents=True)
     before = sorted(out.rglob("*"))

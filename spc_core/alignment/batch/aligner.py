@@ -92,7 +92,8 @@ class Irregular(ValueError):
 class BatchAligner:
     """Turns blocks of samples of all the contract's streams into ticks.
 
-    StreamingAligner in alignment/streaming.py is the specification; test/alignment/test_alignment_parity.py compares them.
+    StreamingAligner in alignment/streaming.py is the specification; test/alignment/test_alignment_parity.py compares
+    them.
     """
 
     def __init__(self, contract: Contract, patience_ns: int) -> None:
