@@ -2,7 +2,8 @@
 """BatchAligner against its specification, StreamingAligner: equal to the last bit, on random logs."""
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -10,41 +11,38 @@ import pytest
 from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.streaming import ACTION, JUMP_NS, NO_TIME, REWARD, Step, StreamingAligner, observed
-from spc_core.contract.contract import Contract, parse_contract
+from spc_core.contract.contract import Contract
+from support.contracts import action_section, make_contract, stream_section
 
 MS = 1_000_000
 PATIENCE = 100 * MS
-TEXT = """
-name: cart
-rate_hz: 50
-clock: header
-observation:
-  - {topic: pose, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x, vector.y], max_age_s: 0.05}
-  - {topic: target, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x], max_age_s: %s}
-  - {topic: force, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x, vector.y], max_age_s: %s}
-action: {topic: push, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x, vector.y],
-         low: [-9, -9], high: [9, 9], safe: [0, 0], max_rate: [99, 99]}
-reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
-task: {key: spc.task_id}
-episode: {segment: bag}
-"""
-REACH = """
-name: reacher
-rate_hz: 50
-clock: header
-observation:
-  - {topic: joint_states, type: sensor_msgs/msg/JointState, fields: [position.a, position.b], max_age_s: 0.05}
-  - {topic: target, type: sensor_msgs/msg/JointState, fields: [position.a, position.b], max_age_s: %s}
-action: {topic: push, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x, vector.y],
-         low: [-9, -7], high: [9, 7], safe: [0, 0], max_rate: [99, 99]}
-reward: {function: reach, weights: {distance: 0.7, scale: 1.3, effort: 0.01}}
-task: {key: spc.task_id}
-episode: {segment: bag}
-"""
-CONTRACTS = [
-    *(parse_contract(TEXT % ages, "cart") for ages in ((0.05, 0.1), (".inf", 0.06), (".inf", ".inf"))),
-    *(parse_contract(REACH % age, "reacher") for age in (0.08, ".inf")),
-]
+VECTOR = "geometry_msgs/msg/Vector3Stamped"
+XY = ["vector.x", "vector.y"]
+
+
+def cart(target_age_s: float, force_age_s: float) -> Contract:
+    observation = [
+        stream_section("pose", XY, VECTOR),
+        stream_section("target", ["vector.x"], VECTOR, target_age_s),
+        stream_section("force", XY, VECTOR, force_age_s),
+    ]
+    return make_contract(observation=observation, action=action_section(XY, [9, 9], [99, 99], "push", VECTOR))
+
+
+def reacher(target_age_s: float, joints: str = "ab", high: Sequence[float] = (9, 7)) -> Contract:
+    """Its reward is a function of what it observes and commands."""
+    positions, efforts = ([f"{field}.{joint}" for joint in joints] for field in ("position", "effort"))
+    return make_contract(
+        observation=[
+            stream_section("joint_states", positions),
+            stream_section("target", positions, max_age_s=target_age_s),
+        ],
+        action=action_section(efforts, list(high), [99] * len(joints), "push"),
+        reward={"function": "reach", "weights": {"distance": 0.7, "scale": 1.3, "effort": 0.01}},
+    )
+
+
+CONTRACTS = [cart(0.05, 0.1), cart(math.inf, 0.06), cart(math.inf, math.inf), reacher(0.08), reacher(math.inf)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -382,12 +380,8 @@ def test_what_is_kept_does_not_grow_with_the_bag(contract, silent):
 
 def test_the_reward_of_many_transitions_is_that_of_each_to_the_bit():
     """With joints enough for np.sum to add in another order; whatever the layout in memory."""
-    joints = "abcdefghijk"
-    text = REACH.replace("position.a, position.b", ", ".join(f"position.{joint}" for joint in joints)) % 1
-    text = text.replace("[vector.x, vector.y]", f"[{', '.join(joints)}]").replace("[9, 7]", str([*range(3, 14)]))
-    for value in (-9, 0, 99):
-        text = text.replace(f"[{value}, {-7 if value < 0 else value}]", str([value] * 11))
-    reward = parse_contract(text, "many").reward_function()
+    many = reacher(1.0, joints="abcdefghijk", high=range(3, 14))
+    reward = make_contract({"action.low": [-9] * 11}, base=many).reward_function()
     assert reward is not None
     random = np.random.default_rng(0)
     before, action, after = (random.normal(size=(1000, n)) for n in (22, 11, 22))

@@ -15,7 +15,7 @@ from spc_core.alignment.streaming import PATIENCE_NS, StreamingAligner
 from spc_core.contract.contract import Contract
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.messages.contract_reader import ContractReader
-from support.contracts import ARM_REACH
+from support.contracts import ARM_REACH, make_contract
 from support.recorded_bags import (
     JOINT_STATE,
     PERIOD_NS,
@@ -24,7 +24,6 @@ from support.recorded_bags import (
     STORE,
     Sample,
     arm_samples,
-    changed_arm_reach,
     header,
     later,
     said_nothing,
@@ -96,7 +95,7 @@ def test_transformed_fields_are_the_same_from_a_bag_and_in_a_node(tmp_path):
                        {"field": "angular_velocity.z", "as": "derivative"}],
         },
     ]  # fmt: skip
-    contract = changed_arm_reach(observation=observation)
+    contract = make_contract(base=ARM_REACH, observation=observation)
     assert contract.observation_dim == 4 + 8
     assert_equal_to_live(bag, contract, at_least=50)
 
@@ -128,7 +127,7 @@ def test_a_stream_may_be_aligned_by_receive_time_beside_others_by_header(tmp_pat
     wall = later(said_nothing(arm_samples(30)), RECEIVE_NS - START_NS, 3_000_000)  # stamps of wall time
     fields = yaml.safe_load(ARM_REACH.text)["observation"][0]
     bag = write_bag(tmp_path / "bag", wall, {})
-    contract = changed_arm_reach(observation=[{**fields, "clock": "receive"}], rate_hz=50)
+    contract = make_contract(base=ARM_REACH, observation=[{**fields, "clock": "receive"}], rate_hz=50)
     _, entries = convert_bag(bag, Job(contract, own_contract=True, task="t"))
     first = entries[0].episode
     assert first.times_ns[0] == RECEIVE_NS + 3_000_000

@@ -2,6 +2,7 @@
 """Alignment of samples into transitions, against cases worked out by hand."""
 
 import heapq
+import math
 
 import numpy as np
 import pytest
@@ -10,27 +11,27 @@ from hypothesis import strategies as st
 
 from spc_core.alignment.faults import FaultKind
 from spc_core.alignment.streaming import ACTION, JUMP_NS, REWARD, ObservationAligner, Step, StreamingAligner, observed
-from spc_core.contract.contract import parse_contract
+from spc_core.contract.contract import Contract
+from support.contracts import action_section, make_contract, stream_section
 
 MS = 1_000_000
 PATIENCE = 100 * MS
-TEXT = """
-name: cart
-rate_hz: 50
-clock: header
-observation:
-  - {topic: pose, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x], max_age_s: 0.05}
-  - {topic: target, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x], max_age_s: %s}
-action: {topic: push, type: geometry_msgs/msg/Vector3Stamped, fields: [vector.x],
-         low: [-9], high: [9], safe: [0], max_rate: [99]}
-reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}
-task: {key: spc.task_id}
-episode: {segment: bag}
-"""
+VECTOR = "geometry_msgs/msg/Vector3Stamped"
 POSE, TARGET = observed(0), observed(1)
 ROLES = {"pose": POSE, "target": TARGET, "push": ACTION, "reward": REWARD}
-CART = parse_contract(TEXT % "0.05", "cart")
-LATCHED = parse_contract(TEXT % ".inf", "latched")
+
+
+def cart(target_age_s: float) -> Contract:
+    return make_contract(
+        observation=[
+            stream_section("pose", ["vector.x"], VECTOR),
+            stream_section("target", ["vector.x"], VECTOR, target_age_s),
+        ],
+        action=action_section(["vector.x"], [9], [99], "push", VECTOR),
+    )
+
+
+CART, LATCHED = cart(0.05), cart(math.inf)
 
 
 def aligner(contract=CART, patience_ns=PATIENCE):

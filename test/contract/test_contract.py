@@ -8,14 +8,14 @@ import pytest
 
 from spc_core.contract.contract import ContractError, load_contract, parse_contract
 from spc_core.system.config_files import ConfigFileError, find_config
-from support.contracts import action, contract_text, stream
+from support.contracts import action_section, contract_text, stream_section
 
 SECTIONS = {
     "observation": [
-        stream("joint_states", ["position.shoulder", "position.elbow", "velocity.shoulder", "velocity.elbow"]),
-        stream("target", ["position.shoulder", "position.elbow"]),
+        stream_section("joint_states", ["position.shoulder", "position.elbow", "velocity.shoulder", "velocity.elbow"]),
+        stream_section("target", ["position.shoulder", "position.elbow"]),
     ],
-    "action": action(["effort.shoulder", "effort.elbow"], high=[40, 20], max_rate=[4000, 2000]),
+    "action": action_section(["effort.shoulder", "effort.elbow"], high=[40, 20], max_rate=[4000, 2000]),
     "reward": {"function": "reach", "weights": {"distance": 1.0, "scale": 2.0, "effort": 0.01}},
 }
 TEXT = contract_text(**SECTIONS)

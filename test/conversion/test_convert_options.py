@@ -14,7 +14,7 @@ from spc_core.data.reader import read_episodes
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import ConversionError, convert
 from spc_ros.conversion.convert_options import ConvertOptions
-from support.contracts import ARM_REACH
+from support.contracts import ARM_REACH, make_contract
 from support.recorded_bags import (
     PERIOD_NS,
     RECEIVE_NS,
@@ -23,7 +23,6 @@ from support.recorded_bags import (
     STRING,
     Sample,
     arm_samples,
-    changed_arm_reach,
     custom_data,
     episode_info,
     later,
@@ -50,7 +49,7 @@ def test_a_marker_topic_parts_a_bag_into_episodes(tmp_path):
         at_ns = RECEIVE_NS + step * PERIOD_NS + 50
         samples.append(Sample("/active", BOOL, at_ns, STORE.types[BOOL](data=active)))
     bag = write_bag(tmp_path / "bag", sorted(samples, key=lambda s: s.receive_ns), {})
-    contract = changed_arm_reach(episode={"segment": "topic", "topic": "active", "type": BOOL})
+    contract = make_contract(base=ARM_REACH, episode={"segment": "topic", "topic": "active", "type": BOOL})
     report, entries = converted(bag, contract, task="t")
     # a mark takes effect at the state before it: states 0 to 10 and 20 to 35
     assert [len(entry.episode) for entry in entries] == [10, 15]
@@ -67,7 +66,7 @@ def test_the_episode_topic_may_tell_of_several_episodes_with_tasks_of_their_own(
             said = dataclasses.replace(info, state=state)
             samples.append(Sample("/episode", STRING, RECEIVE_NS + step * PERIOD_NS + 50, string(said.to_json())))
     bag = write_bag(tmp_path / "bag", sorted(samples, key=lambda s: s.receive_ns), {})
-    report, entries = converted(bag, changed_arm_reach(episode={"segment": "topic"}))
+    report, entries = converted(bag, make_contract(base=ARM_REACH, episode={"segment": "topic"}))
     assert [(entry.task_id, len(entry.episode), entry.episode.terminated) for entry in entries] == [
         ("a", 10, True),
         ("b", 18, True),
@@ -78,7 +77,9 @@ def test_the_episode_topic_may_tell_of_several_episodes_with_tasks_of_their_own(
 def test_a_pause_parts_episodes_where_the_contract_says_so(tmp_path):
     samples = said_nothing(arm_samples(20))
     bag = write_bag(tmp_path / "bag", [*samples, *later(samples, 3_000_000_000)], {})
-    _, entries = converted(bag, changed_arm_reach(episode={"segment": "gap", "gap_s": 1.0, "limit_s": 0.3}), task="t")
+    _, entries = converted(
+        bag, make_contract(base=ARM_REACH, episode={"segment": "gap", "gap_s": 1.0, "limit_s": 0.3}), task="t"
+    )
     ends = [(len(entry.episode), entry.episode.truncated, entry.episode.cut) for entry in entries]
     assert ends == [(15, True, None), (5, True, None), (15, True, None), (5, False, "the recording ended")]
 
@@ -93,7 +94,7 @@ def test_the_folder_may_name_the_task(tmp_path):
 def test_a_latched_topic_may_name_the_task(tmp_path):
     samples = [Sample("/task", STRING, RECEIVE_NS - 5, string("heavy")), *said_nothing(arm_samples())]
     bag = write_bag(tmp_path / "bag", samples, {})
-    contract = changed_arm_reach(task={"key": "spc.task_id", "topic": "task"})
+    contract = make_contract(base=ARM_REACH, task={"key": "spc.task_id", "topic": "task"})
     assert converted(bag, contract)[0].tasks == ("heavy",)
     two = [*samples, Sample("/task", STRING, RECEIVE_NS + 10**9, string("light"))]
     bag = write_bag(tmp_path / "two", two, {})
@@ -131,7 +132,7 @@ def test_a_marker_that_is_never_on_leaves_nothing(tmp_path):
         Sample("/active", BOOL, RECEIVE_NS + 10**9, STORE.types[BOOL](data=False)),
     ]
     bag = write_bag(tmp_path / "bag", samples, {})
-    contract = changed_arm_reach(episode={"segment": "topic", "topic": "active", "type": BOOL})
+    contract = make_contract(base=ARM_REACH, episode={"segment": "topic", "topic": "active", "type": BOOL})
     with pytest.raises(ConversionError, match="holds no transition; there is no tick in the episode"):
         quiet(bag, tmp_path / "out", contract=contract, task="t")
 

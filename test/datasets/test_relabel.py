@@ -13,7 +13,7 @@ from spc_core.data.relabel import relabel
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
-from support.contracts import make_contract, stream
+from support.contracts import make_contract, stream_section
 from support.recorded_bags import (
     JOINT_STATE,
     RECEIVE_NS,
@@ -34,7 +34,7 @@ REACH = {"function": "reach", "weights": {"distance": 2.0, "scale": 3.0, "effort
 def contract(changes=None, **sections):
     """An arm that sees a target; its reward comes on a topic unless `sections` has another."""
     joints = ["position.shoulder", "position.elbow"]
-    observation = [stream("joint_states", joints), stream("target", joints, max_age_s=math.inf)]
+    observation = [stream_section("joint_states", joints), stream_section("target", joints, max_age_s=math.inf)]
     return make_contract(changes, observation=observation, **sections)
 
 

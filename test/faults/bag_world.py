@@ -17,7 +17,7 @@ import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from spc_core.data.dataset import Episode
-from support.contracts import action, stream
+from support.contracts import action_section, stream_section
 from support.recorded_bags import JOINT_STATE, RECEIVE_NS, START_NS, STORE, VECTOR, Sample, header, joint_state, vector
 
 MS = 1_000_000
@@ -29,10 +29,10 @@ JOINTS = ("shoulder", "elbow")
 WORLD = {
     "name": "world",
     "observation": [
-        stream("joint_states", [f"{part}.{joint}" for part in ("position", "velocity") for joint in JOINTS]),
-        stream("force", ["wrench.force.x"], WRENCH, max_age_s=0.15),
+        stream_section("joint_states", [f"{part}.{joint}" for part in ("position", "velocity") for joint in JOINTS]),
+        stream_section("force", ["wrench.force.x"], WRENCH, max_age_s=0.15),
     ],
-    "action": action([f"effort.{joint}" for joint in JOINTS], high=[2000, 2000], max_rate=[1e6, 1e6]),
+    "action": action_section([f"effort.{joint}" for joint in JOINTS], high=[2000, 2000], max_rate=[1e6, 1e6]),
 }  # sections of the contract
 MAX_AGE = {"joint_states": 50 * MS, "force": 150 * MS}
 

@@ -17,12 +17,12 @@ JOINT_STATE = "sensor_msgs/msg/JointState"
 TOPIC_REWARD = {"topic": "reward", "type": "geometry_msgs/msg/Vector3Stamped", "field": "vector.x"}
 
 
-def stream(topic: str, fields: list[Any], type: str = JOINT_STATE, max_age_s: float = 0.05) -> dict[str, Any]:
+def stream_section(topic: str, fields: list[Any], type: str = JOINT_STATE, max_age_s: float = 0.05) -> dict[str, Any]:
     """An entry of `observation`."""
     return {"topic": topic, "type": type, "fields": fields, "max_age_s": max_age_s}
 
 
-def action(
+def action_section(
     fields: list[str], high: list[float], max_rate: list[float], topic: str = "joint_commands", type: str = JOINT_STATE
 ) -> dict[str, Any]:
     """An `action` between -high and high, with zeros as the safe one."""
@@ -35,8 +35,8 @@ SECTIONS = {
     "name": "arm",
     "rate_hz": 50,
     "clock": "header",
-    "observation": [stream("joint_states", ["position.shoulder", "position.elbow"])],
-    "action": action(["effort.shoulder", "effort.elbow"], high=[50, 50], max_rate=[300, 150]),
+    "observation": [stream_section("joint_states", ["position.shoulder", "position.elbow"])],
+    "action": action_section(["effort.shoulder", "effort.elbow"], high=[50, 50], max_rate=[300, 150]),
     "reward": TOPIC_REWARD,
     "task": {"key": "spc.task_id"},
     "episode": {"segment": "bag"},

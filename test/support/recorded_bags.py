@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rosbags.typesys import Stores, get_typestore
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import Contract, parse_contract
+from spc_core.contract.contract import Contract
 from spc_ros.bags.writer import BagWriter
 from support.contracts import ARM_REACH
 
@@ -122,11 +121,6 @@ def record_arm(
     said = episode_info(steps, **info)
     samples = [s for s in map(change, arm_samples(steps, seed, said)) if s is not None]
     return write_bag(path, samples, custom_data(contract or ARM_REACH, said), storage)
-
-
-def changed_arm_reach(**sections) -> Contract:
-    """The contract of arm_reach with other sections."""
-    return parse_contract(yaml.safe_dump({**yaml.safe_load(ARM_REACH.text), **sections}, sort_keys=False), "changed")
 
 
 def said_nothing(samples: list[Sample]) -> list[Sample]:

@@ -7,12 +7,12 @@ import numpy as np
 
 from spc_core.data.dataset import DatasetWriter, Episode
 from spc_core.method.config import TrainConfig, load_config
-from support.contracts import action, make_contract, stream
+from support.contracts import action_section, make_contract, stream_section
 
 POINT = make_contract(
     name="point",
-    observation=[stream("joint_states", ["position.x", "position.y"])],
-    action=action(["velocity.x", "velocity.y"], high=[1, 2], max_rate=[100, 200]),
+    observation=[stream_section("joint_states", ["position.x", "position.y"])],
+    action=action_section(["velocity.x", "velocity.y"], high=[1, 2], max_rate=[100, 200]),
 )
 
 

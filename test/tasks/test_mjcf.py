@@ -16,7 +16,7 @@ from spc_core.system.config_files import find_config
 from spc_core.tasks import Task, make_env
 from spc_core.tasks.mjcf import MjcfEnv, ModelError
 from spc_ros.sim.simulation import Simulation
-from support.contracts import action, make_contract, stream
+from support.contracts import action_section, make_contract, stream_section
 from support.paths import ROOT
 
 NUMBERS = "std_msgs/msg/Float64MultiArray"
@@ -50,15 +50,15 @@ CART = """
 SECTIONS = {
     "name": "cart",
     "observation": [
-        stream("joint_states", ["velocity.rail", "position.rail", "position.hinge", "effort.hinge"]),
-        stream(
+        stream_section("joint_states", ["velocity.rail", "position.rail", "position.hinge", "effort.hinge"]),
+        stream_section(
             "imu/data",
             ["linear_acceleration.x", "linear_acceleration.z", "orientation.w", "orientation.z"],
             "sensor_msgs/msg/Imu",
         ),
-        stream("height", ["data.0"], NUMBERS),
+        stream_section("height", ["data.0"], NUMBERS),
     ],
-    "action": action(["pull", "hinge"], high=[4, 1], max_rate=[1000, 1000], topic="commands", type=NUMBERS),
+    "action": action_section(["pull", "hinge"], high=[4, 1], max_rate=[1000, 1000], topic="commands", type=NUMBERS),
     "episode": {"segment": "bag", "limit_s": 0.5},
 }
 
