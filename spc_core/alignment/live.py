@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import time
 
+from spc_core.alignment import NO_TIME
 from spc_core.alignment.faults import Fault
-from spc_core.alignment.streaming import NO_TIME, Frame, ObservationAligner, StreamingAligner
+from spc_core.alignment.streaming import Frame, ObservationAligner, StreamingAligner
 
 
 class StreamClock:

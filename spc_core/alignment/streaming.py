@@ -23,31 +23,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spc_core.alignment import NO_TIME
 from spc_core.alignment.faults import Fault, FaultKind, stale
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import Stream
+from spc_core.contract.sections import ACTION, REWARD, Role, Stream, observed
 from spc_core.contract.transforms import JUMP_NS
 
-PATIENCE_NS = 1_000_000_000  # how far topics may be out of order against each other, in a bag as on a robot
-TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late against the last
-NO_TIME = -(2**62)
 FEW = 64  # numbers that are faster without numpy
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Role:
-    """The use that a sample is put to: one of the observation streams, the action, or the reward."""
-
-    name: str  # observation | action | reward
-    stream: int | None = None  # number of the observation stream
-
-
-ACTION, REWARD = Role("action"), Role("reward")
-
-
-def observed(stream: int) -> Role:
-    """The role of observation stream number `stream`."""
-    return Role("observation", stream)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,12 +61,6 @@ class Step:
     transition: Transition | None
     cut: Fault | None = None
     observation: np.ndarray | None = None  # (O,) at the tick itself, with or without a transition
-
-
-def tick_window_ns(contract: Contract) -> tuple[int, int]:
-    """How long after a tick the next one may come at the earliest, and at the latest."""
-    period_ns = contract.period_ns
-    return round(period_ns * (1 - TICK_TOLERANCE)), round(period_ns * (1 + TICK_TOLERANCE))
 
 
 class _Stream:
@@ -130,7 +106,7 @@ class ObservationAligner:
         self.streams = [_Stream(stream.topic, observed(i)) for i, stream in enumerate(contract.observation)]
         self._horizon_ns = NO_TIME
         self._last_ns: int | None = None  # the last tick; None before the first one and after a fault
-        self._early_ns, self._late_ns = tick_window_ns(contract)
+        self._early_ns, self._late_ns = contract.tick_window_ns
         self._pairs = list(zip(self.streams, contract.observation, strict=True))
 
     def push(self, role: Role, t_ns: int, values: np.ndarray) -> list[Frame]:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.streaming import ACTION, JUMP_NS, Role
 from spc_core.command_delay.correlogram import LAGS_S, MIN_ROWS, Answer, Correlating, Correlogram, answers, peak_delay_s
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import ACTION, Role
+from spc_core.contract.transforms import JUMP_NS
 
 BLOCK_ROWS = 150  # states of a block
 BLOCKS = 8  # that count, at most; of a running robot the last ones

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.streaming import Role
 from spc_core.command_delay.estimate import DelayEstimate, DelayEstimator, differs
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import Role
 
 PERIODS = 1.5  # allowed difference where no tolerance is given
 

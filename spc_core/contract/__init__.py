@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a robot says and obeys, as vectors: one YAML file per robot."""
+"""The contract of a robot: its observations, actions, reward and episodes, in one YAML file."""

@@ -13,13 +13,14 @@ import numpy as np
 import yaml
 
 from spc_core.contract.rewards import REWARDS, RewardFunction
-from spc_core.contract.safety import LOSS_KEYS, Loss, Safety, check_loss, parse_loss, parse_safety
-from spc_core.contract.sections import Action, Reward, Segments, Stream
+from spc_core.contract.sections import Action, Loss, Reward, Safety, Segments, Stream, observed_column
 from spc_core.contract.transforms import TRANSFORMS, Field
 from spc_core.contract.yaml_section import Section
 
 CLOCKS = ("header", "receive")
 SEGMENTS = ("bag", "topic", "gap")
+LOSS_LIMITS = {"hold_ms": 60_000.0, "deactivate_after_s": 86_400.0}
+TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late relative to the last one
 
 
 class ContractError(ValueError):
@@ -49,6 +50,11 @@ class Contract:
     @property
     def period_ns(self) -> int:
         return round(1e9 / self.rate_hz)
+
+    @property
+    def tick_window_ns(self) -> tuple[int, int]:
+        """Earliest and latest time from one tick to the next."""
+        return round(self.period_ns * (1 - TICK_TOLERANCE)), round(self.period_ns * (1 + TICK_TOLERANCE))
 
     @property
     def observation_names(self) -> tuple[str, ...]:
@@ -118,10 +124,10 @@ def parse_contract(text: str, source: str) -> Contract:
         raise top.fail("observation[0].max_age_s", "is infinite, but the first stream sets the ticks; give it a limit")
     names = contract.observation_names
     if "safety" in top.values:
-        contract = dataclasses.replace(contract, safety=parse_safety(top.section("safety"), names))
+        contract = dataclasses.replace(contract, safety=_safety(top.section("safety"), names))
     for stream, section in zip(contract.observation, top.sections("observation"), strict=True):
         if "on_loss" in section.values:
-            check_loss(section.section("on_loss"), stream.on_loss.over(contract.safety.loss))
+            _check_loss(section.section("on_loss"), stream.on_loss.over(contract.safety.loss))
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ContractError(f"{source}: observation lists {', '.join(repeated)} more than once; keep one")
@@ -154,7 +160,7 @@ def _stream(section: Section, clock: str) -> Stream:
 
 
 def _on_loss(stream: Section) -> Loss:
-    return parse_loss(stream.section("on_loss").only(*LOSS_KEYS)) if "on_loss" in stream.values else Loss()
+    return _parse_loss(stream.section("on_loss").only(*LOSS_LIMITS)) if "on_loss" in stream.values else Loss()
 
 
 def _field(stream: Section, key: str, entry: Any) -> Field:
@@ -232,6 +238,50 @@ def _segments(section: Section) -> Segments:
         return segments
     field = section.text("field") if "field" in section.values else "data"
     return dataclasses.replace(segments, topic=section.text("topic"), type=_message_type(section), field=field)
+
+
+def _parse_loss(section: Section) -> Loss:
+    """hold_ms and deactivate_after_s of a section; the caller checks the other keys."""
+    given: dict[str, Any] = {}
+    for key in LOSS_LIMITS:
+        if key in section.values:
+            given[key] = section.number(key)
+            if not 0 <= given[key] <= LOSS_LIMITS[key]:
+                raise section.fail(key, f"is {given[key]:g}; give a number from 0 to {LOSS_LIMITS[key]:g}")
+    return Loss(**given)
+
+
+def _check_loss(section: Section, loss: Loss) -> None:
+    """Raises where the end would come before the hold is over."""
+    if loss.hold_ms and loss.deactivate_after_s and loss.deactivate_after_s * 1e3 < loss.hold_ms:
+        raise section.fail(
+            "deactivate_after_s",
+            f"is {loss.deactivate_after_s:g}, shorter than hold_ms {loss.hold_ms:g}; make it longer, or 0 for never",
+        )
+
+
+def _safety(section: Section, observed: tuple[str, ...]) -> Safety:
+    """`observed` are the names of the observation fields."""
+    section.only("workspace", *LOSS_LIMITS)
+    loss = _parse_loss(section)
+    _check_loss(section, loss)
+    if "workspace" not in section.values:
+        return Safety(loss=loss)
+    box = section.section("workspace")
+    workspace: dict[str, tuple[float, float]] = {}
+    names: dict[int, str] = {}
+    for name in box.values:
+        try:
+            column = observed_column(observed, str(name))
+        except ValueError as error:
+            raise box.fail(str(name), str(error)) from None
+        if column in names:
+            raise box.fail(str(name), f"is the same field as {names[column]}; keep one")
+        low, high = box.numbers(name, 2)
+        if not low < high:
+            raise box.fail(str(name), f"is [{low:g}, {high:g}]; the first must be below the second")
+        names[column], workspace[str(name)] = str(name), (low, high)
+    return Safety(workspace, loss)
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -1,45 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sections of a contract: an observed stream, the action, the reward, what an episode is."""
+"""The sections of a contract as values: observed streams, action, reward, episodes and safety."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from spc_core.contract.safety import Loss
 from spc_core.contract.transforms import Field, FieldTransforms
+from spc_core.system.config_files import suggest
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Role:
+    """The use of a sample: one of the observation streams, the action, or the reward."""
+
+    name: str  # observation | action | reward
+    stream: int | None = None  # number of the observation stream
+
+
+ACTION, REWARD = Role("action"), Role("reward")
+
+
+def observed(stream: int) -> Role:
+    """The role of observation stream number `stream`."""
+    return Role("observation", stream)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The reaction to a stream without valid data; None where the contract leaves it open."""
+
+    hold_ms: float | None = None  # how long the last command is held before the safe action
+    deactivate_after_s: float | None = None  # after which the policy deactivates; 0: never
+
+    def over(self, other: Loss) -> Loss:
+        """These values, with `other` as the default for each that is None."""
+        return Loss(
+            other.hold_ms if self.hold_ms is None else self.hold_ms,
+            other.deactivate_after_s if self.deactivate_after_s is None else self.deactivate_after_s,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Safety:
+    """The section `safety`; empty where the contract has none."""
+
+    workspace: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # by observation field
+    loss: Loss = Loss()  # the default of all streams
+
+
+def observed_column(names: Sequence[str], wanted: str) -> int:
+    """Index of an observation field, named with or without its topic. Raises ValueError with the problem and a fix."""
+    found = [i for i, name in enumerate(names) if name == wanted or name.endswith(f".{wanted}")]
+    if len(found) != 1:
+        problem = "is not observed" if not found else "is observed more than once; write the topic before it"
+        raise ValueError(f"{problem}{suggest(wanted, names)}; known: {', '.join(names)}")
+    return found[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """One observed topic; its fields follow each other in the observation vector."""
+    """One observed topic; its fields are adjacent in the observation vector."""
 
     topic: str
     type: str
     observed: tuple[Field, ...]
     max_age_s: float
     clock: str  # header | receive
-    on_loss: Loss = dataclasses.field(default=Loss(), compare=False)  # says nothing of the data
+    on_loss: Loss = dataclasses.field(default=Loss(), compare=False)  # does not affect the data
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Paths of the numbers that are read from a message."""
+        """Paths of the numbers read from a message."""
         return tuple(path for field in self.observed for path in field.inputs)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each number of the stream's part of the observation vector is called."""
+        """Names of the stream's numbers in the observation vector."""
         return tuple(name for field in self.observed for name in field.outputs)
 
     @property
     def transforms(self) -> FieldTransforms:
-        """What turns the numbers read into the numbers observed; a new one, which remembers nothing."""
+        """A new transform, with no sample remembered, from the numbers read to the numbers observed."""
         return FieldTransforms(self.observed, self.max_age_s)
 
     @property
     def max_age_ns(self) -> int | None:
-        """The oldest a sample may be at a tick, in nanoseconds; None where any age will do."""
+        """Maximum age of a sample at a tick, in nanoseconds; None for no limit."""
         return None if math.isinf(self.max_age_s) else round(self.max_age_s * 1e9)
 
 
@@ -59,7 +107,7 @@ class Action:
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """Either a field of a topic or a function of the registry with its weights."""
+    """Either a field of a topic or a registered function with its weights."""
 
     topic: str | None = None
     type: str | None = None
@@ -71,11 +119,11 @@ class Reward:
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """What is one episode of a recording: all of it, what a marker topic says, or what lies between pauses."""
+    """How a recording divides into episodes: not at all, by a marker topic, or at pauses."""
 
     by: str = "bag"  # bag | topic | gap
     topic: str = "episode"  # by topic: EpisodeInfo as JSON, or a marker, on while it is neither 0, false nor ''
     type: str = "std_msgs/msg/String"
     field: str = "data"
     gap_s: float = math.inf  # by gap: a pause of the first stream that ends an episode
-    limit_s: float = math.inf  # an episode is truncated here and another one begins
+    limit_s: float = math.inf  # an episode is truncated after this time and the next one begins

@@ -12,7 +12,7 @@ import numpy as np
 
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract.contract import Contract
-from spc_core.contract.safety import Loss, observed_column
+from spc_core.contract.sections import Loss, observed_column
 
 LOSSES = ("ignore", "stop")
 FROM_CONTRACT = -1.0  # of hold_ms and deactivate_after_s: as the contract says

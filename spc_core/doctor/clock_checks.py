@@ -7,18 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans, percentiles_ms, spans
-from spc_core.doctor.timing_checks import MIN_MESSAGES
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans, spans
+from spc_core.doctor.topic_stats import MIN_MESSAGES, delays_ns, percentiles_ms
 
 SLIGHT_NS = 1_000_000  # a stamp this little ahead of the receive time is rounding
-
-
-def delays_ns(log: TopicLog) -> tuple[np.ndarray, np.ndarray]:
-    """(receive time minus stamp, index) of the M messages that have a stamp, both (M,)."""
-    if log.stamp_ns is None:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    index = np.flatnonzero(log.stamp_ns)
-    return (log.receive_ns - log.stamp_ns)[index], index
 
 
 def offset_s(log: TopicLog) -> float:
@@ -39,8 +31,7 @@ def check_unset_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
         severity = "warn"  # all by receive time: coarse, but of one kind; check_clock_domains tells of the rest
     text = (
         f"{share:.1%} of the stamps are unset (0, 0), allowed {t.unset_share:.0%}; these messages are aligned by "
-        f"receive "
-        f"time; set header.stamp in the driver or use clock: receive for all topics"
+        "receive time; set header.stamp in the driver or use clock: receive for all topics"
     )
     return [Finding(severity, log.topic, "unset stamps", text, share, message_spans(log, unset))]
 
@@ -58,9 +49,8 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
     largest = int(jumps[np.argmax(np.abs(step_s[jumps]))])
     text = (
         f"the clock jumps {len(jumps)} times, most by {step_s[largest]:+.2f} s at {log.seconds[largest]:.2f} s "
-        f"(allowed "
-        f"{t.clock_jump_s} s); each jump cuts the episode; look for a restarted simulation, a time synchronisation "
-        f"during the recording, or two publishers on one topic"
+        f"(allowed {t.clock_jump_s} s); each jump cuts the episode; look for a restarted simulation, a time "
+        "synchronisation during the recording, or two publishers on one topic"
     )
     places = spans(log.seconds[jumps], log.seconds[jumps + 1])
     return [Finding("fail", log.topic, "clock jump", text, float(np.abs(step_s[largest])), places)]
@@ -89,8 +79,7 @@ def check_delay(log: TopicLog, t: Thresholds) -> list[Finding]:
     if share > t.unset_share:
         text = (
             f"{share:.1%} of the stamps lie ahead of the receive time, by up to {-delay_ns.min() / 1e6:.1f} ms; the "
-            f"clocks "
-            f"of the driver's and the recorder's machine differ; synchronise them (chrony, PTP)"
+            "clocks of the driver's and the recorder's machine differ; synchronise them (chrony, PTP)"
         )
         findings.append(Finding("warn", log.topic, "delay", text, share, message_spans(log, early)))
     return findings
@@ -144,8 +133,7 @@ def _one_domain(logs: Sequence[TopicLog], offsets: dict[str, float], t: Threshol
     offset = _duration(abs(float(np.median([offsets[topic] for topic in apart]))))
     text = (
         f"all topics are stamped by one clock, but another than the recorder's ({offset} apart), as in a simulation; "
-        f"they "
-        f"are aligned with each other all the same, and delays from header to receive tell nothing"
+        "they are aligned with each other all the same, and delays from header to receive tell nothing"
     )
     return [Finding("ok", "", "clock domains", text, max(abs(o) for o in offsets.values()))]
 

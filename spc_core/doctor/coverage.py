@@ -75,8 +75,7 @@ def check_coverage(coverage: Coverage, t: Thresholds) -> list[Finding]:
         text = (
             f"{len(poor)} of {len(coverage.tasks)} tasks visit little of the {kind}, least '{coverage.tasks[task]}': "
             f"{mean[task]:.0%} of the range, {shares[task, field]:.0%} of that of {names[field]} (wanted "
-            f"{t.coverage:.0%}); "
-            f"record more varied behaviour{', or narrow the limits' if kind == 'actions' else ''}"
+            f"{t.coverage:.0%}); record more varied behaviour{', or narrow the limits' if kind == 'actions' else ''}"
         )
         findings.append(Finding("warn", "", f"coverage of {kind}", text, float(mean[task])))
     return findings

@@ -161,11 +161,3 @@ def message_spans(log: TopicLog, chosen: np.ndarray) -> tuple[Span, ...]:
     first = np.concatenate(([True], np.diff(index) > NEAR))
     last = np.concatenate((first[1:], [True]))
     return spans(at_s[index[first]], at_s[index[last]])
-
-
-def percentiles_ms(values_ns: np.ndarray) -> tuple[float, float, float]:
-    """Percentiles 50, 95 and 99 in milliseconds; NaN of nothing."""
-    if not len(values_ns):
-        return (math.nan, math.nan, math.nan)
-    p50, p95, p99 = (np.percentile(values_ns, (50, 95, 99)) / 1e6).tolist()
-    return (p50, p95, p99)

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 
 from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, spans
-from spc_core.doctor.timing_checks import advancing
+from spc_core.doctor.topic_stats import advancing
 
 
 def ages_at_ticks(log: TopicLog, first: TopicLog, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +46,7 @@ def check_ages(log: TopicLog, age_s: np.ndarray, at_s: np.ndarray, t: Thresholds
     text = (
         f"at {share:.1%} of the ticks (allowed {t.stale_share:.0%}) the newest message is older than max_age_s "
         f"{log.max_age_s:g} s (age {p50:.0f} ms at 50 %, {p99:.0f} ms at 99 %); raise its rate, or max_age_s if the "
-        f"policy "
-        f"can live with older data"
+        "policy can live with older data"
     )
     period_s = float(np.median(np.diff(at_s))) if len(at_s) > 1 else 0.0
     places = spans(at_s[stale] - period_s / 2, at_s[stale] + period_s / 2, join_s=period_s)
@@ -69,8 +68,7 @@ def check_ticks(ticks: TickLog, t: Thresholds) -> list[Finding]:
     if short:
         text = (
             f"{len(short)} of {len(ticks.episodes)} pieces are shorter than {t.episode_steps} transitions; mend what "
-            f"cuts "
-            f"them, each cut is listed with its reason"
+            "cuts them, each cut is listed with its reason"
         )
         findings.append(Finding("warn", "", "short episodes", text, len(short) / len(ticks.episodes), places))
     return findings

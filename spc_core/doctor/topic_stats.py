@@ -15,12 +15,83 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.doctor.clock_checks import delays_ns
-from spc_core.doctor.diagnosis import Thresholds, TopicLog, percentiles_ms
-from spc_core.doctor.timing_checks import GAP_FACTOR, intervals
+from spc_core.doctor.diagnosis import Thresholds, TopicLog
 
 Percentiles = tuple[float, float, float]
 """50, 95 and 99 %."""
+GAP_FACTOR = 1.5  # an interval this many times the median is a gap
+MIN_MESSAGES = 10  # fewer say nothing about a rate
+EVENT_SPREAD = 3.0  # 90th percentile of the interval over the median: what is further spread is no periodic topic
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """The M steps of a topic's time from message to message, without late ones and clock jumps."""
+
+    length_s: np.ndarray  # (M,)
+    begin_s: np.ndarray  # (M,) where in the bag
+    end_s: np.ndarray  # (M,)
+    period_s: float  # the median length
+
+    @property
+    def gap(self) -> np.ndarray:
+        """(M,) which of them are gaps."""
+        return self.length_s > GAP_FACTOR * self.period_s
+
+    @property
+    def rate_hz(self) -> float:
+        """The rate outside of gaps, which are told apart."""
+        whole = self.length_s[~self.gap]
+        return 1.0 / float(whole.mean())
+
+    @property
+    def gap_share(self) -> float:
+        """Share of the time that gaps took beyond a period each."""
+        return float((self.length_s[self.gap] - self.period_s).sum() / self.length_s.sum())
+
+
+def advancing(time_ns: np.ndarray, jump_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """((N,) messages newer than all before them, (N,) clock epochs): time that runs back by `jump_s` starts anew."""
+    anew = np.zeros(len(time_ns) + 1, np.int64)
+    newer = np.ones(len(time_ns), bool)
+    begin = 0
+    while begin < len(time_ns):
+        size, end = 32, begin
+        while end == begin:  # a growing window, so that many jumps do not cost the square of their number
+            size *= 2
+            window = time_ns[begin : begin + size]
+            back = np.flatnonzero(window < np.maximum.accumulate(window) - round(jump_s * 1e9))
+            if len(back) or begin + size >= len(time_ns):
+                end = begin + int(back[0]) if len(back) else len(time_ns)
+        newer[begin + 1 : end] = np.diff(np.maximum.accumulate(time_ns[begin:end])) > 0
+        anew[end] = 1
+        begin = end
+    return newer, np.cumsum(anew[:-1])
+
+
+def intervals(log: TopicLog, jump_s: float = 0.5) -> Intervals | None:
+    """Steps from message to message; None for a topic that is latched, too short, or not periodic."""
+    if len(log) < MIN_MESSAGES or log.latched:
+        return None
+    time_ns = log.time_ns
+    newer, epoch = advancing(time_ns, jump_s)
+    kept = np.flatnonzero(newer)
+    time, receive, at_s = time_ns[kept], log.receive_ns[kept], log.seconds[kept]
+    length_s = np.diff(time) / 1e9
+    usable = (np.diff(epoch[kept]) == 0) & (length_s - np.diff(receive) / 1e9 <= jump_s)
+    if usable.sum() < MIN_MESSAGES - 1:
+        return None
+    found = Intervals(length_s[usable], at_s[:-1][usable], at_s[1:][usable], float(np.median(length_s[usable])))
+    irregular = np.percentile(found.length_s, 90) > EVENT_SPREAD * found.period_s
+    return None if log.role == "other" and irregular else found
+
+
+def delays_ns(log: TopicLog) -> tuple[np.ndarray, np.ndarray]:
+    """(receive time minus stamp, index) of the M messages that have a stamp, both (M,)."""
+    if log.stamp_ns is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    index = np.flatnonzero(log.stamp_ns)
+    return (log.receive_ns - log.stamp_ns)[index], index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +271,14 @@ def _merge_reports(group: Sequence[TopicReport]) -> TopicReport:
     }
     jitter_ms = math.sqrt(spread / totals["intervals"]) if totals["intervals"] else math.nan
     return TopicReport(type=group[0].type, jitter_ms=jitter_ms, **totals, **ages_and_delays)
+
+
+def percentiles_ms(values_ns: np.ndarray) -> tuple[float, float, float]:
+    """Percentiles 50, 95 and 99 in milliseconds; NaN of nothing."""
+    if not len(values_ns):
+        return (math.nan, math.nan, math.nan)
+    p50, p95, p99 = (np.percentile(values_ns, (50, 95, 99)) / 1e6).tolist()
+    return (p50, p95, p99)
 
 
 def _over(values: Sequence[float], how: Any) -> float:

@@ -7,8 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from spc_core.doctor.clock_checks import delays_ns
 from spc_core.doctor.diagnosis import TopicLog
+from spc_core.doctor.topic_stats import delays_ns
 
 MAX_POINTS = 1200  # of a line; each stands for the one furthest out of its neighbours
 MAX_LINES = 12  # commands of a topic

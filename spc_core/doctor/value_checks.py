@@ -26,8 +26,7 @@ def check_finite(log: TopicLog, t: Thresholds) -> list[Finding]:
     names = [name for name, hit in zip(log.fields, columns, strict=True) if hit]
     text = (
         f"{np.count_nonzero(rows)} messages ({share:.1%}, allowed {t.nan_share:.0%}) hold NaN or infinity in "
-        f"{_listed(names)}; "
-        f"each one cuts the episode; mend the driver or the sensor"
+        f"{_listed(names)}; each one cuts the episode; mend the driver or the sensor"
     )
     return [Finding(severity, log.topic, "not finite", text, share, message_spans(log, rows))]
 
@@ -49,16 +48,14 @@ def check_joints(log: TopicLog, t: Thresholds) -> list[Finding]:
     if not missing:
         text = (
             f"the joints change their order within the recording, first at {first_s:.2f} s ({int(odd.sum())} "
-            f"messages are "
-            f"not in the order {', '.join(usual)}); they are read by name, so that nothing is lost; look for two "
-            f"publishers"
+            f"messages are not in the order {', '.join(usual)}); they are read by name, so that nothing is lost; "
+            "look for two publishers"
         )
         return [Finding("warn", log.topic, "joints", text, float(odd.mean()), places)]
     severity: Severity = "warn" if log.role == "other" or _only_others(log, missing) else "fail"
     text = (
         f"the joints {_listed(sorted(missing))} are missing from {int(odd.sum())} messages, first at {first_s:.2f} "
-        f"s; look "
-        f"for two publishers on this topic (merge them, or remap one)"
+        "s; look for two publishers on this topic (merge them, or remap one)"
     )
     return [Finding(severity, log.topic, "joints", text, float(odd.mean()), places)]
 
@@ -139,8 +136,7 @@ def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: 
         text = (
             f"{share:.1%} of the commands (allowed {t.beyond_share:.0%}) are beyond the contract's limits, most "
             f"{log.fields[worst]}, by {excess[worst]:.3g} outside [{lows[worst]:g}, {highs[worst]:g}]; the robot "
-            f"clips what "
-            f"the data call an action; correct low and high, or clip before publishing"
+            "clips what the data call an action; correct low and high, or clip before publishing"
         )
         findings.append(Finding(severity, log.topic, "limits", text, share, message_spans(log, outside)))
     shares = at.mean(axis=0) if len(log) else np.zeros(len(lows))
@@ -148,9 +144,8 @@ def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: 
     if shares[worst] > t.saturated_share:
         text = (
             f"{log.fields[worst]} is at a limit in {shares[worst]:.0%} of the commands (allowed "
-            f"{t.saturated_share:.0%}); "
-            f"nothing can be learnt of what lies between; lower the gains, or widen the limits if the robot may go "
-            f"further"
+            f"{t.saturated_share:.0%}); nothing can be learnt of what lies between; lower the gains, or widen the "
+            "limits if the robot may go further"
         )
         places = message_spans(log, at[:, worst])
         findings.append(Finding("warn", log.topic, "saturation", text, float(shares[worst]), places))
@@ -174,10 +169,9 @@ def check_rate_limits(log: TopicLog, max_rate: Sequence[float], t: Thresholds) -
     worst = int(np.argmax(fast.mean(axis=0)))
     text = (
         f"{share:.1%} of the commands (allowed {t.rate_limit_share:.0%}) change faster than max_rate, most "
-        f"{log.fields[worst]}, "
-        f"by up to {np.nan_to_num(rate[:, worst]).max():.3g} per second against {max_rate[worst]:g}; a policy will "
-        f"be held to "
-        f"max_rate; raise it if the robot allows, or smooth the commands"
+        f"{log.fields[worst]}, by up to {np.nan_to_num(rate[:, worst]).max():.3g} per second against "
+        f"{max_rate[worst]:g}; a policy will be held to max_rate; raise it if the robot allows, or smooth the "
+        "commands"
     )
     return [Finding(severity, log.topic, "rate limit", text, share, message_spans(log, rows))]
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
+from spc_core.alignment import PATIENCE_NS
 from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
 from spc_core.alignment.batch.sampling import Samples
-from spc_core.alignment.streaming import PATIENCE_NS, Step, StreamingAligner
+from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract
 from spc_core.doctor.topic_stats import TopicTimes

@@ -16,14 +16,7 @@ from spc_core.command_delay.correlogram import Correlogram, correlogram
 from spc_core.contract.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains
-from spc_core.doctor.diagnosis import (
-    Finding,
-    Severity,
-    Thresholds,
-    TickLog,
-    TopicLog,
-    worst,
-)
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TickLog, TopicLog, worst
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
 from spc_core.doctor.timing_checks import TIMING_CHECKS
 from spc_core.doctor.topic_stats import TopicStats, topic_stats

@@ -11,7 +11,7 @@ import numpy as np
 
 from spc_core.alignment.segments import marker_spans
 from spc_core.doctor.diagnosis import TopicLog
-from spc_core.doctor.timing_checks import intervals
+from spc_core.doctor.topic_stats import intervals
 from spc_ros.bags.reader import BagReader, parse_episode
 
 STRING = "std_msgs/msg/String"

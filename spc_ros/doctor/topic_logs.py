@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from spc_core.alignment.batch.sampling import Samples
-from spc_core.alignment.streaming import JUMP_NS
 from spc_core.contract.contract import Contract
+from spc_core.contract.transforms import JUMP_NS
 from spc_core.doctor.diagnosis import Finding, TopicLog
-from spc_core.doctor.timing_checks import MIN_MESSAGES
+from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion.aligned_bag import AlignedBag, align

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from spc_core.alignment.batch.sampling import Samples
-from spc_core.alignment.streaming import ACTION, REWARD, Role, Step, StreamingAligner, observed
+from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import ACTION, REWARD, Role, observed
 from spc_core.contract.transforms import FieldTransforms
 from spc_ros.messages.columns import has_stamp
 from spc_ros.messages.fields import NS_PER_S, FieldReader, MessageError, sample_time

@@ -14,8 +14,9 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 
-from spc_core.alignment.streaming import ObservationAligner, Role, StreamingAligner
+from spc_core.alignment.streaming import ObservationAligner, StreamingAligner
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import Role
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import FieldWriter, MessageError, message_class, set_stamp
 from spc_ros.node_parts.topics import (

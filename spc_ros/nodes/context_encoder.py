@@ -11,10 +11,11 @@ import numpy as np
 from std_msgs.msg import Float32MultiArray, Float64MultiArray, String
 from std_srvs.srv import Trigger
 
+from spc_core.alignment import NO_TIME, PATIENCE_NS
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.faults import FaultKind
 from spc_core.alignment.live import EpisodeEnd
-from spc_core.alignment.streaming import NO_TIME, PATIENCE_NS, Step, StreamingAligner, Transition
+from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import Contract

@@ -13,9 +13,10 @@ import numpy as np
 from std_msgs.msg import Bool, Float32MultiArray, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
+from spc_core.alignment import PATIENCE_NS
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.live import EpisodeEnd
-from spc_core.alignment.streaming import PATIENCE_NS, Step, StreamingAligner, Transition
+from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.contract.contract import load_contract
 from spc_core.deploy.interventions import InterventionKind
 from spc_core.deploy.latency_bins import latency_of

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from spc_core.alignment import NO_TIME
 from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
 from spc_core.alignment.batch.sampling import Samples
-from spc_core.alignment.streaming import ACTION, JUMP_NS, NO_TIME, REWARD, Step, StreamingAligner, observed
+from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import ACTION, REWARD, observed
+from spc_core.contract.transforms import JUMP_NS
 from support.contracts import action_section, make_contract, stream_section
 
 MS = 1_000_000

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from rosbags.rosbag2 import Reader
 
-from spc_core.alignment.streaming import PATIENCE_NS, StreamingAligner
+from spc_core.alignment import PATIENCE_NS
+from spc_core.alignment.streaming import StreamingAligner
 from spc_core.contract.contract import Contract
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.messages.contract_reader import ContractReader

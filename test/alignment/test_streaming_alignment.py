@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spc_core.alignment.faults import FaultKind
-from spc_core.alignment.streaming import ACTION, JUMP_NS, REWARD, ObservationAligner, Step, StreamingAligner, observed
+from spc_core.alignment.streaming import ObservationAligner, Step, StreamingAligner
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import ACTION, REWARD, observed
+from spc_core.contract.transforms import JUMP_NS
 from support.contracts import action_section, make_contract, stream_section
 
 MS = 1_000_000

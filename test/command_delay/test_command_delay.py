@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spc_core.alignment.streaming import ACTION, observed
 from spc_core.command_delay import estimate as delay_estimate
 from spc_core.command_delay.correlogram import correlogram
 from spc_core.command_delay.estimate import (
@@ -23,6 +22,7 @@ from spc_core.command_delay.estimate import (
 )
 from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import load_contract
+from spc_core.contract.sections import ACTION, observed
 from spc_core.data.dataset import DatasetError
 from spc_core.data.packed import load_dataset
 from spc_core.deploy.checkpoint import load_checkpoint

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
-from spc_core.alignment.streaming import Frame, ObservationAligner, observed
+from spc_core.alignment.streaming import Frame, ObservationAligner
 from spc_core.contract.contract import parse_contract
+from spc_core.contract.sections import observed
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.guards import EmergencyStop, Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
 from spc_core.deploy.interventions import InterventionKind

@@ -10,7 +10,7 @@ import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract.contract import ContractError, load_contract, parse_contract
-from spc_core.contract.safety import Loss, Safety
+from spc_core.contract.sections import Loss, Safety
 from spc_core.deploy.checkpoint_files import model_id
 from spc_core.deploy.guards import (
     FROM_CONTRACT,

@@ -21,7 +21,6 @@ from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, me
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
 from spc_core.doctor.timing_checks import (
     TIMING_CHECKS,
-    advancing,
     check_frozen_stamps,
     check_gaps,
     check_jitter,
@@ -30,6 +29,7 @@ from spc_core.doctor.timing_checks import (
     check_presence,
     check_rate,
 )
+from spc_core.doctor.topic_stats import advancing
 from spc_core.doctor.value_checks import (
     VALUE_CHECKS,
     check_arrays,

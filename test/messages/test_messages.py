@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from spc_core.alignment.streaming import ACTION, REWARD, StreamingAligner, observed
+from spc_core.alignment.streaming import StreamingAligner
 from spc_core.contract.contract import parse_contract
+from spc_core.contract.sections import ACTION, REWARD, observed
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import (
     JOINT_TRAJECTORY,

@@ -13,8 +13,9 @@ from rclpy.duration import Duration
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
+from spc_core.alignment import PATIENCE_NS
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.alignment.streaming import PATIENCE_NS, StreamingAligner, Transition
+from spc_core.alignment.streaming import StreamingAligner, Transition
 from spc_core.contract.contract import Contract, load_contract
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import ContextTracker

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spc_core.alignment import NO_TIME
 from spc_core.alignment.batch.sampling import END, Frames, ObservationSampler, SampleBuffer, Samples
 from spc_core.alignment.batch.tick_grid import GridState
 from spc_core.alignment.faults import Fault, FaultKind
-from spc_core.alignment.streaming import NO_TIME, Step
+from spc_core.alignment.streaming import Step
 from spc_core.contract.contract import Contract
 from spc_core.contract.transforms import JUMP_NS
 

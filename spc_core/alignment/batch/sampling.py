@@ -8,9 +8,9 @@ from collections import Counter
 
 import numpy as np
 
+from spc_core.alignment import NO_TIME
 from spc_core.alignment.batch.tick_grid import GridState, TickGrid
 from spc_core.alignment.faults import Fault, FaultKind, stale
-from spc_core.alignment.streaming import NO_TIME, tick_window_ns
 from spc_core.contract.contract import Contract
 
 END = 2**62  # a log index, or a stamp, after all others
@@ -160,7 +160,7 @@ class ObservationSampler:
     def _look_up_held(self, t_ns: np.ndarray) -> np.ndarray:
         """As `_look_up`, of ticks without a sample: known from the next one on, or once it is overdue by patience."""
         first = self.buffers[0]
-        overdue_ns = t_ns - self.contract.period_ns + tick_window_ns(self.contract)[1]
+        overdue_ns = t_ns - self.contract.period_ns + self.contract.tick_window_ns[1]
         following = np.append(first.log_index, END)[np.searchsorted(first.t_ns, overdue_ns, "right")]
         return self._look_up(t_ns, np.minimum(following, self._passed(overdue_ns)))
 

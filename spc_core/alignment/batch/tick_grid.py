@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 
 import numpy as np
 
-from spc_core.alignment.streaming import NO_TIME, tick_window_ns
+from spc_core.alignment import NO_TIME
 from spc_core.contract.contract import Contract
 
 
@@ -38,7 +38,7 @@ class TickGrid:
         assert first.max_age_ns is not None  # parse_contract sees to it
         self._max_age_ns = first.max_age_ns
         self._period_ns = contract.period_ns
-        self._early_ns, self._late_ns = tick_window_ns(contract)
+        self._early_ns, self._late_ns = contract.tick_window_ns
         self._forced_ns, self._limit_ns = forced_ns, limit_ns
         self._start = state
         self._array = stamps
