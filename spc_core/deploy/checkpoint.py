@@ -20,10 +20,9 @@ from spc_core.deploy.networks.numpy_rows import NumpyNetworks
 from spc_core.deploy.networks.row_plan import row_plan
 from spc_core.deploy.networks.torch_rows import RowPlanner, TorchNetworks
 from spc_core.method.agent import Agent
-from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
+from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig, build, to_dict
 from spc_core.method.fused import fuse_
 from spc_core.method.normalize import Stats
-from spc_core.method.planner_config import PlannerConfig
 
 FORMAT = 1
 FILES = ("weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json")

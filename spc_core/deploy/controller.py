@@ -16,6 +16,7 @@ import numpy as np
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.streaming import Frame
 from spc_core.contract.contract import Contract
+from spc_core.deploy.deployable import Policy
 from spc_core.deploy.guards import (
     EmergencyStop,
     Heartbeat,
@@ -25,11 +26,9 @@ from spc_core.deploy.guards import (
     StallWatch,
     WorkspaceBox,
 )
-from spc_core.deploy.interventions import InterventionKind, InterventionLog, by_name
 from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
-from spc_core.deploy.policy import Policy
-from spc_core.deploy.safety import SafetyFilter
+from spc_core.deploy.safety import InterventionKind, InterventionLog, SafetyFilter, by_name
 
 AGES = 1000  # contexts whose age is kept until somebody asks
 

@@ -11,8 +11,7 @@ import numpy as np
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
-from spc_core.method.config import TrainConfig
-from spc_core.method.planner_config import PlannerConfig
+from spc_core.method.config import PlannerConfig, TrainConfig
 
 if TYPE_CHECKING:
     from spc_core.deploy.networks.torch_rows import RowPlanner
@@ -49,6 +48,24 @@ class Deployable(Protocol):
     def planner(self, config: PlannerConfig) -> RowPlanner:
         """Raises ConfigError if the settings are invalid or there is no model to plan with."""
         ...
+
+
+class Policy:
+    """Acts by the actor or, given `planning`, by a planner."""
+
+    def __init__(self, deployed: Deployable, planning: PlannerConfig | None = None) -> None:
+        """Raises ConfigError if the settings of `planning` are invalid or there is no model to plan with."""
+        self.planner = None if planning is None else deployed.planner(planning)
+        self._actor = self.planner or deployed.networks()
+
+    def reset(self) -> None:
+        """Start an episode without the last plan. The actor has no memory to reset."""
+        if self.planner is not None:
+            self.planner.reset()
+
+    def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
+        """(O,) in the contract's units and (Z,) to the action (A,) in the contract's units, float64."""
+        return self._actor.act(observation, context)
 
 
 def load_deployed(folder: str | Path, device: str = "cpu", threads: int = 1) -> Deployable:

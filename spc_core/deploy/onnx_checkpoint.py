@@ -15,8 +15,7 @@ import yaml
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
-from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
-from spc_core.method.planner_config import PlannerConfig
+from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig, build, to_dict
 from spc_core.system.atomic_files import WholeFolder
 
 if TYPE_CHECKING:  # it needs torch, which a robot may lack

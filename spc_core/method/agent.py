@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from spc_core.method.config import TrainConfig
-from spc_core.method.context_encoder import ContextEncoder
 from spc_core.method.iql import Actor, Critic, actor_loss, bellman_loss, expectile_loss
 from spc_core.method.layers import ema_
 from spc_core.method.losses import ClubBound, contrastive_loss, focal_loss, mean_over_steps, step_mask
-from spc_core.method.oracle import TaskScale
-from spc_core.method.world_model import WorldModel
+from spc_core.method.normalize import TaskScale
+from spc_core.method.world_model import ContextEncoder, WorldModel
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from spc_core.method.agent import Agent
-from spc_core.method.config import ConfigError, TrainConfig
-from spc_core.method.planner_config import PlannerConfig
+from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig
 
 
 class Planner:

@@ -19,7 +19,7 @@ import numpy as np
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
-from spc_core.deploy.policy import Policy
+from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.system.atomic_files import write_whole
 from spc_core.tasks import Task, make_env

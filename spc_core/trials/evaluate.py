@@ -12,9 +12,8 @@ import numpy as np
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
-from spc_core.deploy.interventions import by_name
-from spc_core.deploy.policy import Policy
-from spc_core.deploy.safety import SafetyFilter
+from spc_core.deploy.deployable import Policy
+from spc_core.deploy.safety import SafetyFilter, by_name
 from spc_core.method.planner import PlannerConfig
 from spc_core.tasks import SPLITS, Task, find_task, make_env
 from spc_core.trials.offline_data import behaviour_episodes

@@ -8,7 +8,7 @@ from typing import Any
 
 from spc_core.contract.contract import Contract
 from spc_core.deploy.guards import FROM_CONTRACT, LOSSES, EmergencyStop, ObservationWatch, WorkspaceBox, stricter_modes
-from spc_core.method.planner_config import PlannerConfig
+from spc_core.method.config import PlannerConfig
 from spc_ros.node_parts.checkpoint_params import CHECKPOINT_PARAMS
 from spc_ros.node_parts.plain_node import Param
 

@@ -19,11 +19,10 @@ from spc_core.alignment.streaming import Frame, ObservationAligner
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import model_id
 from spc_core.deploy.controller import Controller, Guards, Record
-from spc_core.deploy.deployable import Deployable
+from spc_core.deploy.deployable import Deployable, Policy
 from spc_core.deploy.guards import Heartbeat, StallWatch
-from spc_core.deploy.interventions import by_name
 from spc_core.deploy.model_swap import ModelSwitch
-from spc_core.deploy.policy import Policy
+from spc_core.deploy.safety import by_name
 from spc_ros.node_parts.checkpoint_params import load_agent
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.context_message import ContextInbox, ContextReading

@@ -18,8 +18,8 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.live import EpisodeEnd
 from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.contract.contract import load_contract
-from spc_core.deploy.interventions import InterventionKind
 from spc_core.deploy.latency_bins import latency_of
+from spc_core.deploy.safety import InterventionKind
 from spc_core.system.config_files import find_config
 from spc_core.tasks import families, find_task, make_env
 from spc_core.trials.control import Answer, TrialControl

@@ -26,7 +26,7 @@ from spc_core.contract.sections import ACTION, observed
 from spc_core.data.dataset import DatasetError
 from spc_core.data.packed import load_dataset
 from spc_core.deploy.checkpoint import load_checkpoint
-from spc_core.deploy.policy import Policy
+from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.system.config_files import find_config
 from spc_core.tasks import make_env, tasks

@@ -13,8 +13,8 @@ from spc_core.contract.contract import parse_contract
 from spc_core.contract.sections import observed
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.guards import EmergencyStop, Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
-from spc_core.deploy.interventions import InterventionKind
 from spc_core.deploy.model_swap import ModelSwitch
+from spc_core.deploy.safety import InterventionKind
 from support.contracts import ARM_REACH
 
 PERIOD_NS = ARM_REACH.period_ns

@@ -25,8 +25,8 @@ from spc_core.deploy.guards import (
     modes,
     stricter_modes,
 )
-from spc_core.deploy.interventions import InterventionKind, InterventionLog, by_name
 from spc_core.deploy.model_swap import BackgroundLoad, ModelSwitch, SwapError
+from spc_core.deploy.safety import InterventionKind, InterventionLog, by_name
 from spc_core.system.config_files import find_config
 from support.contracts import ARM_REACH
 

@@ -16,9 +16,9 @@ import torch
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
+from spc_core.deploy.deployable import Policy
 from spc_core.deploy.networks.numpy_rows import NumpyNetworks
 from spc_core.deploy.networks.torch_rows import TorchNetworks
-from spc_core.deploy.policy import Policy
 from spc_core.method.agent import Agent
 from spc_core.method.config import load_config
 from spc_core.method.normalize import Stats

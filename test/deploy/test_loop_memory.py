@@ -13,7 +13,7 @@ import pytest
 from spc_core.alignment.streaming import ObservationAligner, StreamingAligner
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
-from spc_core.deploy.policy import Policy
+from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.live import LiveWriter

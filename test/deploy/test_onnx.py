@@ -17,11 +17,9 @@ from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
 from spc_core.deploy.context_tracker import ContextTracker
-from spc_core.deploy.deployable import load_deployed
-from spc_core.deploy.policy import Policy
-from spc_core.method.config import ConfigError, load_config
+from spc_core.deploy.deployable import Policy, load_deployed
+from spc_core.method.config import ConfigError, PlannerConfig, load_config
 from spc_core.method.normalize import Stats
-from spc_core.method.planner_config import PlannerConfig
 from spc_ros.cli import main
 from support.paths import ROOT
 from support.random_checkpoint import TINY
@@ -92,9 +90,8 @@ def test_a_process_without_torch_acts(tiny_checkpoint: Path, exported: Path) -> 
         import numpy as np
         import spc_ros.nodes.context_encoder, spc_ros.nodes.policy
         from spc_core.deploy.checkpoint_files import CheckpointError
-        from spc_core.deploy.deployable import load_deployed
         from spc_core.deploy.context_tracker import ContextTracker
-        from spc_core.deploy.policy import Policy
+        from spc_core.deploy.deployable import Policy, load_deployed
         deployed = load_deployed({str(exported)!r})
         print(Policy(deployed).act(np.full(4, 0.3), ContextTracker(deployed).context).tolist())
         try:

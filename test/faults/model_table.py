@@ -17,8 +17,7 @@ from faults.end_table import ENDS
 from faults.node_table import FAULTS as LIVE
 from faults.node_table import Fault, Inject
 from faults.node_world import CONTRACT, PERIOD_S, RATE_HZ, World
-from spc_core.deploy.deployable import load_deployed
-from spc_core.deploy.policy import Policy
+from spc_core.deploy.deployable import Policy, load_deployed
 from support.random_checkpoint import TINY, write_random_checkpoint
 
 

@@ -13,7 +13,6 @@ from spc_core.data.sampler import Sampler
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.method.agent import Agent, Learner
 from spc_core.method.config import TrainConfig
-from spc_core.method.context_encoder import ContextEncoder
 from spc_core.method.fused import (
     COMPILED_NUMBERS,
     FusedEnsembleLinear,
@@ -32,6 +31,7 @@ from spc_core.method.fused import (
 from spc_core.method.iql import Critic
 from spc_core.method.layers import FSQ, EnsembleNorm, mlp
 from spc_core.method.losses import code_cross_entropy
+from spc_core.method.world_model import ContextEncoder
 from spc_core.tasks import tasks
 from spc_core.training.train import data_stats
 from spc_core.trials.evaluate import run_in_process

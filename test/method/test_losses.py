@@ -11,7 +11,6 @@ from vector_quantize_pytorch import FSQ as ReferenceFSQ
 
 from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import CONSISTENCY_OF, LossConfig, MethodConfig, ModelConfig, TrainConfig
-from spc_core.method.context_encoder import ContextEncoder
 from spc_core.method.fused import FusedCategoricalFSQLatent, FusedLearner
 from spc_core.method.iql import actor_loss, bellman_loss, expectile_loss
 from spc_core.method.latents import CategoricalFSQLatent, FSQLatent, SimNorm
@@ -24,7 +23,7 @@ from spc_core.method.losses import (
     simplex_cross_entropy,
     step_mask,
 )
-from spc_core.method.world_model import WorldModel
+from spc_core.method.world_model import ContextEncoder, WorldModel
 
 SMALL = ModelConfig(
     groups=4, continuous_dim=16, encoder_hidden=(8,), dynamics_hidden=(8,), context_hidden=(8,), policy_hidden=(8,)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spc_core.deploy.checkpoint import load_checkpoint
-from spc_core.deploy.policy import Policy
+from spc_core.deploy.deployable import Policy
 from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError, LossConfig, MethodConfig
 from spc_core.method.planner import Planner, PlannerConfig, refit, shift

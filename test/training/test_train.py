@@ -21,9 +21,9 @@ from spc_core.data.dataset import DatasetError
 from spc_core.data.packed import load_dataset
 from spc_core.deploy.checkpoint import CheckpointError, load_checkpoint, pick_device
 from spc_core.deploy.context_tracker import ContextTracker
-from spc_core.deploy.policy import Policy
+from spc_core.deploy.deployable import Policy
 from spc_core.method.config import ConfigError, load_config, to_dict
-from spc_core.training.resume import TrainingError
+from spc_core.training.run_state import TrainingError
 from spc_core.training.train import train
 from support.contracts import contract_text
 from support.synthetic import POINT, tiny_config, write_dataset

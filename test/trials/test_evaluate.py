@@ -11,9 +11,8 @@ import torch
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import HYPOTHESIS_STEPS, ContextTracker, far_apart
-from spc_core.deploy.interventions import InterventionKind, by_name
-from spc_core.deploy.policy import Policy
-from spc_core.deploy.safety import SafetyFilter
+from spc_core.deploy.deployable import Policy
+from spc_core.deploy.safety import InterventionKind, SafetyFilter, by_name
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import (
     InProcessDriver,

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from spc_core.alignment.streaming import Transition
 from spc_core.method.agent import Agent
+from spc_core.method.config import PlannerConfig
 from spc_core.method.normalize import Stats
 from spc_core.method.planner import Planner
-from spc_core.method.planner_config import PlannerConfig
 
 WARM_UP = 3
 
