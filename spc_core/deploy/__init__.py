@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs on a robot, still without ROS: checkpoint to policy, context, safety."""
+"""The part of a robot's program that is independent of ROS: checkpoint, policy, context, safety."""

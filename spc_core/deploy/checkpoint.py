@@ -69,7 +69,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint completely or not at all. An existing one of the same run is updated file by file."""
+    """Write a checkpoint atomically. An existing one of the same run is updated file by file."""
     hidden = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
@@ -93,12 +93,12 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder}: no checkpoint, {', '.join(missing)} missing; give the folder that `spc train` wrote"
+            f"{folder}: not a checkpoint, {', '.join(missing)} missing; pass the folder that `spc train` wrote"
         )
     picked = pick_device(device)
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
-        if metrics.get("format", 0) > FORMAT:  # before anything else of it is read, which may look different
+        if metrics.get("format", 0) > FORMAT:  # checked first: a newer format may differ in everything else
             raise CheckpointError(
                 f"{folder}: has format {metrics['format']}, this program reads up to {FORMAT}; update the program"
             )
@@ -112,7 +112,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     if len(stats.observation_mean) != contract.observation_dim or len(stats.action_low) != contract.action_dim:
         raise CheckpointError(
             f"{folder}: stats.json has {len(stats.observation_mean)} observations and {len(stats.action_low)} actions, "
-            f"contract.yaml has {contract.observation_dim} and {contract.action_dim}; copy the whole folder again"
+            f"contract.yaml has {contract.observation_dim} and {contract.action_dim}; copy the complete folder again"
         )
     agent = Agent(contract.observation_dim, contract.action_dim, [task["params"] for task in metrics["tasks"]], config)
     _load_weights(agent, folder / "weights.safetensors")
@@ -122,7 +122,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
 
 
 def _load_weights(agent: Agent, file: Path) -> None:
-    """Raises CheckpointError for a damaged file, or one of another model, naming the first weight that differs."""
+    """Raises CheckpointError for a damaged file, or for weights of a different model, naming the first."""
     try:
         weights = safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
@@ -133,7 +133,7 @@ def _load_weights(agent: Agent, file: Path) -> None:
     if differing:
         name = differing[0]
         raise CheckpointError(
-            f"{file}: of another model: {name} is {found.get(name, 'absent')}, but config.yaml, contract.yaml and "
-            f"metrics.json make it {wanted.get(name, 'absent')}; copy the whole folder again, not single files"
+            f"{file}: of a different model: {name} is {found.get(name, 'absent')}, but config.yaml, contract.yaml and "
+            f"metrics.json require {wanted.get(name, 'absent')}; copy the complete folder again, not single files"
         )
     agent.load_state_dict(weights)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files make a checkpoint or an export, and the numbers by which their bytes are identified. No torch in here."""
+"""The files of a checkpoint or an export, and identifiers computed from their bytes; needs no torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import json
 from pathlib import Path
 
-ONNX_CARD = "export.json"  # the file that tells an exported folder from a checkpoint
+ONNX_CARD = "export.json"  # only an export has this file
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file, the problem and the fix."""
+    """An unusable checkpoint; the message names the file, the problem and the fix."""
 
 
 def checkpoint_folder(folder: Path) -> Path:
@@ -23,14 +23,16 @@ def weights_sha256(folder: str | Path) -> str:
     """SHA-256 of the weights in a checkpoint's or training run's folder. Raises CheckpointError if there are none."""
     file = checkpoint_folder(Path(folder)) / "weights.safetensors"
     if not file.is_file():
-        raise CheckpointError(f"{folder}: no checkpoint, weights.safetensors missing; give what `spc train` wrote")
+        raise CheckpointError(
+            f"{folder}: not a checkpoint, weights.safetensors missing; pass the folder that `spc train` wrote"
+        )
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def model_id(folder: str | Path) -> int:
     """A number in [1, 2**31) that identifies a model, from the bytes of its weights, config, statistics and contract.
 
-    An export to ONNX has the number of the checkpoint that it was made from.
+    An export to ONNX has the number of its checkpoint.
     """
     card = Path(folder) / ONNX_CARD
     if card.is_file():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task vector z on a robot, as a running aggregate. No gradient, no history kept."""
+"""The task vector z on a robot, as a running mean: no gradient, no history."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ContextTracker:
     """The task vector z from the transitions seen so far; the cost of a transition does not grow with the history.
 
     Modes: `online` adds each transition and shows the result at once; `collect` adds, but shows the prior, as one
-    hypothesis after the other, so that the robot's motion is informative; `frozen` adds nothing. At most `limit`
+    hypothesis after another, for informative motion; `frozen` adds nothing. At most `limit`
     transitions are added (None: no limit). Before the first transition, `online` and `frozen` show zeros.
     `uncertainty` measures how well the transitions agree on z, in every mode.
-    With a `half_life`, older transitions count less: half as much after that many newer ones. None: all count alike.
-    An agent without a context encoder counts transitions and shows zeros, or what it was `told`.
+    With a `half_life`, a transition counts half as much after that many newer ones. None: all count the same.
+    An agent without a context encoder counts transitions and shows zeros, or its `oracle_context`.
     """
 
     def __init__(self, deployed: Deployable) -> None:
@@ -33,7 +33,7 @@ class ContextTracker:
         self._hypotheses = far_apart(self._networks.task_means)
         self._mode = "online"
         self.limit: int | None = None
-        self.told: np.ndarray | None = None  # the true task vector (Z,), for the oracle in a simulation
+        self.oracle_context: np.ndarray | None = None  # the true task vector (Z,), for the oracle in a simulation
         self.count = 0
 
     @property
@@ -64,7 +64,7 @@ class ContextTracker:
         return True
 
     def _add(self, embedding: np.ndarray) -> None:
-        """Add an embedding (Z,), by Welford's update: sums of squares would cancel where embeddings agree."""
+        """Add an embedding (Z,), by Welford's update: plain sums of squares cancel where embeddings agree."""
         keep = 1.0 if self.half_life is None else 0.5 ** (1 / self.half_life)
         deviation = embedding - self._sum / (self._weight or 1.0)
         old = keep * self._weight
@@ -79,8 +79,8 @@ class ContextTracker:
     @property
     def context(self) -> np.ndarray:
         """The task vector to act on now, (Z,) float32."""
-        if self.told is not None:
-            return self.told
+        if self.oracle_context is not None:
+            return self.oracle_context
         if self._mode == "collect":
             return self._hypotheses[self.count // HYPOTHESIS_STEPS % len(self._hypotheses)]
         if self.count == 0:
@@ -92,7 +92,7 @@ class ContextTracker:
         """Standard error of the mean embedding, (Z,) float32: sqrt(sample variance / count); ones before two of them.
 
         With weights w: sample variance squares / (sum w - sum w^2 / sum w), and count (sum w)^2 / sum w^2.
-        It takes embeddings to be independent. Consecutive transitions are alike, so it is rather too small than large.
+        Embeddings are taken as independent; consecutive transitions are similar, so it tends to be too small.
         """
         if self.count < 2 or not self._networks.has_encoder:
             return np.full(len(self._sum), NOTHING_KNOWN, np.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy does about each observation, each context, and about their failing to come: one command, made safe."""
+"""Turns each observation, and each missing one, into one safe command; independent of ROS."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.safety import InterventionKind, InterventionLog, SafetyFilter, by_name
 
-AGES = 1000  # contexts whose age is kept until somebody asks
+AGES = 1000  # most context ages kept between two reports
 
 
-class Outlet(Protocol):
-    """What a controller acts through."""
+class CommandSink(Protocol):
+    """Where a controller's commands and events go."""
 
     def send(self, action: np.ndarray, t_ns: int) -> None:
-        """The command (A,) that answers the tick at `t_ns`."""
+        """Send the command (A,) for the tick at `t_ns`."""
 
-    def tell(self, news: str) -> None:
-        """JSON about an intervention."""
+    def publish_intervention(self, event: str) -> None:
+        """Publish JSON about an intervention."""
 
-    def swapped(self, state: str, model: int, reason: str = "") -> None:
-        """A model took over, or went back."""
+    def publish_swap(self, state: str, model: int, reason: str = "") -> None:
+        """Publish that a model took over or was rolled back."""
 
     def deactivate(self, reason: str) -> None:
-        """Close the gate; calls `Controller.stop`."""
+        """Deactivate the node, which calls `Controller.stop`."""
 
-    def is_heard(self) -> bool:
-        """Whether all who need the commands would get them."""
+    def has_listeners(self) -> bool:
+        """Whether every required subscriber is connected."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Guards:
-    """What may keep an answer from being sent."""
+    """The checks that can replace an action by the safe one."""
 
     watch: ObservationWatch
     box: WorkspaceBox
@@ -67,7 +67,7 @@ class Guards:
 
 @dataclasses.dataclass
 class Record:
-    """What has happened so far. It outlives a controller."""
+    """Counters and logs, which outlive a controller."""
 
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     log: InterventionLog = dataclasses.field(default_factory=InterventionLog)
@@ -75,7 +75,7 @@ class Record:
 
 
 class Controller:
-    """Frames, contexts and steady times in; commands and news out. Nothing leaves before `start` or after `stop`."""
+    """Frames, contexts and steady times in; commands and events out. Sends nothing before `start` or after `stop`."""
 
     def __init__(
         self,
@@ -83,46 +83,46 @@ class Controller:
         models: ModelSwitch[Policy],
         context_dim: int,
         guards: Guards,
-        outlet: Outlet,
+        sink: CommandSink,
         record: Record,
     ) -> None:
-        self.models, self.guards, self.record, self._outlet = models, guards, record, outlet
+        self.models, self.guards, self.record, self._sink = models, guards, record, sink
         self.filter = SafetyFilter(contract)
         self.context_wait_s = 0.0  # longest wait for the context of the same tick
         self.last_ns = 0  # the last frame's time
         self._gap_ns = 2 * contract.period_ns
         self._z, self._z_ns = np.zeros(context_dim, np.float32), 0
-        self._z_model: int | None = None  # whose encoder made z
-        self._ages_ns: deque[int] = deque(maxlen=AGES)  # of the contexts that were acted on
-        self._frame: Frame | None = None  # waits for its context, or for the first listeners
+        self._z_model: int | None = None  # the model whose encoder computed z
+        self._ages_ns: deque[int] = deque(maxlen=AGES)  # of the contexts used
+        self._frame: Frame | None = None  # waiting for its context or for the first listeners
         self._frame_s = 0.0
-        self._active = self._heard = False
+        self._active = self._listened = False
 
     @property
     def waiting(self) -> bool:
-        """Whether an observation is still to be answered."""
+        """Whether an observation has no command yet."""
         return self._frame is not None
 
     def start(self) -> None:
-        """The gate is open: begin anew."""
+        """Begin, at activation."""
         self.guards.watch.reset()
         self._begin_sequence()
         self._frame, self._active = None, True
 
     def stop(self) -> None:
-        """The gate closes: the safe action is the last one."""
+        """End with the safe action, at deactivation."""
         self._frame, self._active = None, False
         self._send(None, "the policy is being closed", self.last_ns, InterventionKind.CLOSED)
 
     def await_listeners(self) -> None:
-        """Before the next command, see anew whether it would be heard."""
-        self._heard = False
+        """Check for listeners again before the next command."""
+        self._listened = False
 
     def observe(self, frames: Sequence[Frame], fresh: bool, now_s: float, rest_s: float = 0.0) -> bool:
-        """Answer the last of the frames that were decided; returns whether it was news.
+        """Act on the last of the completed frames; returns whether it was used.
 
-        `fresh` tells that a message of the first stream brought it, else the one before was held. `rest_s` is how
-        long nobody may have called.
+        `fresh`: a message of the first stream completed it; else the previous one was repeated by zero-order hold.
+        `rest_s` is the longest intended pause between calls.
         """
         frame, guards = frames[-1], self.guards
         if not self._active or (guards.watch.silent and not fresh):
@@ -131,7 +131,7 @@ class Controller:
             self._begin_sequence()
             self.record.counts["sequences begun"] += 1
         self.last_ns = frame.t_ns
-        if guards.stall.held_up(now_s, rest_s):
+        if guards.stall.is_stalled(now_s, rest_s):
             self._react(guards.watch.bad(Fault(FaultKind.HELD_UP), now_s, fresh))
         elif frame.observation is None:
             fault = frame.fault or Fault(FaultKind.NO_OBSERVATION)
@@ -143,25 +143,25 @@ class Controller:
             self.act(now_s)
         return True
 
-    def look(self, now_s: float, faults: Callable[[], list[Fault]], rest_s: float = 0.0) -> None:
-        """By a steady clock: silence where observations should be. `faults` tells what is wrong with the streams."""
+    def check_silence(self, now_s: float, faults: Callable[[], list[Fault]], rest_s: float = 0.0) -> None:
+        """React to missing observations, by a steady clock; `faults` returns the current faults of the streams."""
         watch = self.guards.watch
-        if self.guards.stall.held_up(now_s, rest_s):
-            self._frame = None  # an observation of before
+        if self.guards.stall.is_stalled(now_s, rest_s):
+            self._frame = None  # too old to act on
         if not self._active:
             return
-        if not self.waiting and (reaction := watch.check(now_s)) is not None:  # else the robot waits for us
+        if not self.waiting and (reaction := watch.check(now_s)) is not None:  # else the robot waits for this process
             self.record.counts["silences"] += watch.silent
             self._react(reaction)
-        if self._active and watch.silent:  # a hold is not for streams that fail besides
+        if self._active and watch.silent:  # the hold of one stream does not cover another that fails meanwhile
             reaction = watch.worse(faults(), now_s)
             if reaction is not None:
                 self._react(reaction)
 
     def act(self, now_s: float) -> None:
-        """Answer the waiting frame, if nothing that it waits for is still to come."""
+        """Send the command for the waiting frame, once its context and listeners are there."""
         frame = self._frame
-        if frame is None or frame.observation is None or not self._active or not self._is_heard(now_s):
+        if frame is None or frame.observation is None or not self._active or not self._has_listeners(now_s):
             return
         if self._z_ns < frame.t_ns and self.context_wait_s > 0:
             if now_s - self._frame_s < self.context_wait_s:
@@ -169,27 +169,27 @@ class Controller:
             self.record.counts["context came too late"] += 1
         self._frame = None
         if self.models.take(self._z_model):
-            self._outlet.swapped("swapped", self.models.model_id)
+            self._sink.publish_swap("swapped", self.models.model_id)
         refusal, action = self._refusal(frame.observation, now_s), None
         if refusal is None:
             action, refusal = self._answer(frame.observation, now_s)
         kind, reason = refusal or (InterventionKind.FAULT, None)
         self._send(action, reason, frame.t_ns, kind)
-        self.record.latency.note(time.monotonic() - self._frame_s)
+        self.record.latency.add(time.monotonic() - self._frame_s)
         self._ages_ns.append(frame.t_ns - self._z_ns)
         self.record.counts["commands"] += 1
 
     def take_context(self, context: np.ndarray, t_ns: int, model: int | None, now_s: float) -> None:
-        """The task vector (Z,) meant for the tick at `t_ns`, by this model's encoder. Raises ValueError."""
+        """Use the task vector (Z,) for the tick at `t_ns`, computed by the encoder of `model`. Raises ValueError."""
         if len(context) != len(self._z) or not math.isfinite(sum(context.tolist())):
             raise ValueError(f"{context.size} numbers, not {self._z.size} finite ones")
         self._z, self._z_ns, self._z_model = context, t_ns, model
-        self.guards.context.look(now_s, now_s)
+        self.guards.context.update(now_s, now_s)
         self.act(now_s)
 
     def emergency_stop(self, pressed: bool, now_s: float) -> None:
-        """The stop topic spoke."""
-        self.guards.stop.heard(pressed, now_s)
+        """Take a message of the stop topic."""
+        self.guards.stop.receive(pressed, now_s)
         if pressed and self._active:
             self._frame = None
             self._send(None, "emergency stop", self.last_ns, InterventionKind.EMERGENCY_STOP)
@@ -206,37 +206,37 @@ class Controller:
         return values
 
     def _begin_sequence(self) -> None:
-        """What comes next does not follow from what was: an episode, or the end of a gap."""
+        """Forget the previous tick: a new episode begins, or a gap ends."""
         self.filter.reset()
         self.models.model.reset()
 
     def _react(self, reaction: Reaction) -> None:
-        """An observation is bad or fails to come."""
+        """Carry out the reaction to a bad or missing observation."""
         self._frame = None
         if reaction.kind is ReactionKind.HOLD:
-            self._note(InterventionKind.HOLD, reaction.reason)
+            self._log(InterventionKind.HOLD, reaction.reason)
         else:
             self._begin_sequence()
             kind = InterventionKind.SILENCE if self.guards.watch.silent else InterventionKind.FAULT
             self._send(None, reaction.reason, self.last_ns, kind)
         if reaction.kind is ReactionKind.DEACTIVATE:
-            self._outlet.deactivate(reaction.reason)
+            self._sink.deactivate(reaction.reason)
 
     def _answer(self, observation: np.ndarray, now_s: float) -> Any:
-        """(action, refusal): of the model, or of the former one where this one fails on probation."""
-        models, begin_s = self.models, time.monotonic()
+        """(action, refusal) of the model, or of the previous one if this one fails on probation."""
+        models, began_s = self.models, time.monotonic()
         action = models.model.act(observation, self._z)
         failed_id = models.model_id
-        why = models.judge(action, time.monotonic() - begin_s)
-        if why is None:
+        failure = models.check(action, time.monotonic() - began_s)
+        if failure is None:
             return action, None
-        self._outlet.swapped("rolled back", models.model_id, f"model {failed_id}: {why}")
-        self._note(InterventionKind.ROLLBACK, why)
+        self._sink.publish_swap("rolled back", models.model_id, f"model {failed_id}: {failure}")
+        self._log(InterventionKind.ROLLBACK, failure)
         refusal = self._refusal(observation, now_s)  # z may be the failed model's
         return (models.model.act(observation, self._z), None) if refusal is None else (None, refusal)
 
     def _refusal(self, observation: np.ndarray, now_s: float) -> tuple[InterventionKind, str] | None:
-        """(kind, reason) to send the safe action instead of an answer."""
+        """(kind, reason) to send the safe action instead of the model's, or None."""
         guards = self.guards
         if reason := guards.stop.reason(now_s):
             return InterventionKind.EMERGENCY_STOP, reason
@@ -251,18 +251,18 @@ class Controller:
         return (InterventionKind.WORKSPACE, reason) if reason else None
 
     def _send(self, action: np.ndarray | None, fault: str | None, t_ns: int, kind: InterventionKind) -> None:
-        self._outlet.send(self.filter.apply(action, fault, kind), t_ns)
-        for what, reason in self.filter.happened:
-            self._note(what, reason)
+        self._sink.send(self.filter.apply(action, fault, kind), t_ns)
+        for applied, reason in self.filter.interventions:
+            self._log(applied, reason)
 
-    def _note(self, kind: InterventionKind, reason: str) -> None:
-        news = self.record.log.note(kind, reason, self.last_ns, time.monotonic())
-        if news is not None:
-            self._outlet.tell(news)
+    def _log(self, kind: InterventionKind, reason: str) -> None:
+        event = self.record.log.add(kind, reason, self.last_ns, time.monotonic())
+        if event is not None:
+            self._sink.publish_intervention(event)
 
-    def _is_heard(self, now_s: float) -> bool:
-        """In lock-step, the first command waits until all who need it would get it."""
-        if not self._heard:
-            self._heard = self._outlet.is_heard()
+    def _has_listeners(self, now_s: float) -> bool:
+        """In lock-step, the first command waits until every required subscriber is connected."""
+        if not self._listened:
+            self._listened = self._sink.has_listeners()
             self._frame_s = now_s
-        return self._heard
+        return self._listened

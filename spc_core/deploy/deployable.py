@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a robot runs: a checkpoint, which needs torch, or its export to ONNX, which does not."""
+"""The interface of a deployed model, a checkpoint or its export to ONNX, and the policy that acts with it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Policy:
 
 
 def load_deployed(folder: str | Path, device: str = "cpu", threads: int = 1) -> Deployable:
-    """Load a checkpoint or an export, ready to act, with so many CPU threads. Raises CheckpointError."""
+    """Load a checkpoint or an export, ready to act on `threads` CPU threads. Raises CheckpointError."""
     if (Path(folder) / ONNX_CARD).is_file():
         from spc_core.deploy.onnx_checkpoint import load_onnx
 
@@ -81,7 +81,7 @@ def load_deployed(folder: str | Path, device: str = "cpu", threads: int = 1) -> 
     except ImportError as error:
         raise CheckpointError(
             f"{folder}: a checkpoint needs {error.name}, which is not installed here; install it, or run "
-            "`spc export RUN --format onnx --out FOLDER` where it is, and give FOLDER"
+            "`spc export RUN --format onnx --out FOLDER` where it is, and pass FOLDER"
         ) from None
     torch.set_num_threads(threads)
     return load_checkpoint(folder, device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reasons to send the safe action although the policy has an answer: emergency stop, workspace box, watched times."""
+"""Checks that replace the policy's action by the safe one: emergency stop, workspace, heartbeats, silence, stalls."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from spc_core.contract.contract import Contract
 from spc_core.contract.sections import Loss, observed_column
 
 LOSSES = ("ignore", "stop")
-FROM_CONTRACT = -1.0  # of hold_ms and deactivate_after_s: as the contract says
+FROM_CONTRACT = -1.0  # value of hold_ms and deactivate_after_s: use the contract's
 
 
 class GuardError(ValueError):
-    """Settings of a guard that cannot work; the message names parameter, value and fix."""
+    """Invalid settings of a guard; the message names parameter, value and fix."""
 
 
 class EmergencyStop:
-    """The stop topic's last word, and what its silence means once it has been heard."""
+    """The last message of the stop topic; its silence counts only after a first message."""
 
     def __init__(self, loss: str, timeout_s: float) -> None:
         self._loss, self._timeout_s = loss, timeout_s
         self._pressed = False
-        self._heard_s: float | None = None  # steady clock
+        self._received_s: float | None = None  # steady clock
 
-    def heard(self, pressed: bool, now_s: float) -> None:
-        self._pressed, self._heard_s = pressed, now_s
+    def receive(self, pressed: bool, now_s: float) -> None:
+        self._pressed, self._received_s = pressed, now_s
 
     def reason(self, now_s: float) -> str | None:
         """Why the robot must stand still, or None."""
         if self._pressed:
             return "emergency stop"
-        if self._loss == "stop" and self._heard_s is not None and now_s - self._heard_s > self._timeout_s:
+        if self._loss == "stop" and self._received_s is not None and now_s - self._received_s > self._timeout_s:
             return f"emergency stop: its topic was heard and is silent for more than {self._timeout_s:g} s"
         return None
 
 
 class WorkspaceBox:
-    """Bounds of chosen observation fields, the contract's and further ones; outside any the robot is made safe."""
+    """Bounds on observation fields, from the contract and from parameters; outside any, the safe action is sent."""
 
     def __init__(self, contract: Contract, fields: Sequence[str], low: Sequence[float], high: Sequence[float]) -> None:
-        """`fields` are names of the contract's observation, whole or without the topic where that is clear.
+        """`fields` are observation names of the contract; the topic may be left out where the rest is unique.
 
-        They add to the box in the contract: a field that is in both must be within both.
+        A field that the contract bounds too must be within both bounds.
         """
         if not len(fields) == len(low) == len(high):
             raise GuardError(
@@ -58,14 +58,14 @@ class WorkspaceBox:
         for name, least, most in zip(fields, low, high, strict=True):
             if not least < most:
                 raise GuardError(f"workspace of {name}: low {least:g} is not below high {most:g}")
-        written = contract.safety.workspace
-        self._names = (*written, *fields)
+        contract_limits = contract.safety.workspace
+        self._names = (*contract_limits, *fields)
         self._columns = np.array([_column(contract.observation_names, name) for name in self._names], int)
-        self._low = np.array([*(bounds[0] for bounds in written.values()), *low], float)
-        self._high = np.array([*(bounds[1] for bounds in written.values()), *high], float)
+        self._low = np.array([*(bounds[0] for bounds in contract_limits.values()), *low], float)
+        self._high = np.array([*(bounds[1] for bounds in contract_limits.values()), *high], float)
 
     def reason(self, observation: np.ndarray) -> str | None:
-        """Which field of (O,) is outside, or None."""
+        """The field of (O,) that is outside, as text, or None."""
         if not len(self._columns):
             return None
         values = observation[self._columns]
@@ -84,46 +84,46 @@ def _column(names: Sequence[str], wanted: str) -> int:
 
 
 class Heartbeat:
-    """Something that must change again and again, by a steady clock: the node's clock, or the context."""
+    """A value that must keep changing, by a steady clock: the node's clock, or the context."""
 
-    def __init__(self, what: str, timeout_s: float) -> None:
-        self._what, self._timeout_s = what, timeout_s  # 0: never late
+    def __init__(self, name: str, timeout_s: float) -> None:
+        self._name, self._timeout_s = name, timeout_s  # 0: no timeout
         self._value: object = None
         self._changed_s: float | None = None
 
-    def look(self, value: object, now_s: float) -> None:
+    def update(self, value: object, now_s: float) -> None:
         if value != self._value:
             self._value, self._changed_s = value, now_s
 
     def reason(self, now_s: float) -> str | None:
-        """Why it counts as lost, or None; what was never seen is not lost."""
+        """Why the value counts as lost, or None; a value never seen is not lost."""
         if not self._timeout_s or self._changed_s is None or now_s - self._changed_s <= self._timeout_s:
             return None
-        return f"{self._what} for more than {self._timeout_s:g} s"
+        return f"{self._name} for more than {self._timeout_s:g} s"
 
 
 class StallWatch:
-    """Notices that this process itself was held up, so that what it hears next may have waited. Times are steady."""
+    """Detects that this process itself stalled, so that its next messages may be old. Times are steady."""
 
     def __init__(self, longest_s: float, settle_s: float) -> None:
-        """Held up is: not asked for `longest_s`. For `settle_s` from then on, what comes is from a queue."""
+        """A stall is `longest_s` without a call; for `settle_s` after it, messages may come from a queue."""
         self._longest_s, self._settle_s = longest_s, settle_s
-        self._asked_s, self._until_s = float("inf"), -float("inf")
+        self._called_s, self._until_s = float("inf"), -float("inf")
 
-    def held_up(self, now_s: float, rest_s: float = 0.0) -> bool:
-        """True while what comes may be old. Ask often, and say how long the asker may have rested meanwhile."""
-        if now_s - self._asked_s > max(self._longest_s, 1.1 * rest_s):
+    def is_stalled(self, now_s: float, rest_s: float = 0.0) -> bool:
+        """Whether messages may be old. Call it often; `rest_s` is the longest intended pause between calls."""
+        if now_s - self._called_s > max(self._longest_s, 1.1 * rest_s):
             self._until_s = now_s + self._settle_s
-        self._asked_s = now_s
+        self._called_s = now_s
         return now_s < self._until_s
 
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """What to do when a stream gives no good observation: wait, then the safe action, then close the gate."""
+    """Reaction to a stream without a valid observation: hold, then the safe action, then deactivate."""
 
-    hold_s: float = 0.0  # the last command stands for so long
-    deactivate_s: float = 0.0  # after so long the node deactivates; 0: never
+    hold_s: float = 0.0  # time for which the last command stays in effect
+    deactivate_s: float = 0.0  # time after which the node deactivates; 0: never
 
 
 class ReactionKind(enum.IntEnum):
@@ -136,16 +136,16 @@ class ReactionKind(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Reaction:
-    """What the missing or bad observation calls for now, and why, in words."""
+    """Reaction to a bad or missing observation, and its reason as text."""
 
     kind: ReactionKind
     reason: str
 
 
 class ObservationWatch:
-    """Decides how long the last command may stand when observations are bad or fail to come. Times are steady.
+    """Decides how to react to bad or missing observations. Times are steady.
 
-    Each stream has its own mode and its own onset of trouble; where several are in trouble, the strictest word counts.
+    Each stream has its own mode and its own start of trouble; of several reactions, the strictest counts.
     """
 
     def __init__(self, topics: Sequence[str], modes: Sequence[Mode], silence_s: float) -> None:
@@ -161,41 +161,41 @@ class ObservationWatch:
         self.reset()
 
     def reset(self) -> None:
-        """Nothing was heard yet; silence counts from the first observation."""
-        self._heard_s: float | None = None
+        """Start without an observation; silence counts from the first one."""
+        self._received_s: float | None = None
         self._good()
 
     def _good(self) -> None:
-        self._since_s: dict[int, float] = {}  # by stream: its first trouble after the last whole observation
-        self._troubles: dict[int, Fault] = {}  # by stream: what is wrong now
+        self._since_s: dict[int, float] = {}  # by stream: its first fault after the last complete observation
+        self._troubles: dict[int, Fault] = {}  # by stream: its present fault
         self._last: ReactionKind | None = None
         self.silent = False
 
     @property
     def idle(self) -> bool:
-        """Whether time calls for nothing but, at most, to deactivate: nothing heard yet, or safe and still silent."""
-        return self._heard_s is None or (self.silent and self._last is ReactionKind.SAFE)
+        """Whether time alone can at most deactivate: nothing received yet, or silent and safe already."""
+        return self._received_s is None or (self.silent and self._last is ReactionKind.SAFE)
 
     def good(self, now_s: float) -> None:
-        """A whole observation came: trouble is over."""
-        self._heard_s = now_s
+        """Take a complete observation, which ends all trouble."""
+        self._received_s = now_s
         self._good()
 
     def bad(self, fault: Fault, now_s: float, fresh: bool = True, also: Sequence[Fault] = ()) -> Reaction:
-        """An observation that cannot be used; `fresh` tells that a message brought it, `also` is wrong besides."""
+        """Take an unusable observation; `fresh`: a message completed it; `also`: its further faults."""
         if fresh:
-            self._heard_s, self.silent = now_s, False
-            self._troubles = {}  # a fresh tick tells of all streams
+            self._received_s, self.silent = now_s, False
+            self._troubles = {}  # a fresh tick reports on all streams
         for each in (fault, *also):
             number = _number(each)
             self._troubles[number] = each
-            self._since_s.setdefault(number, now_s)  # streams that fail by turns must not hold for ever
+            self._since_s.setdefault(number, now_s)  # alternating failures must not hold forever
         reaction = self._reaction(now_s)
         self._last = reaction.kind
         return reaction
 
     def worse(self, faults: Sequence[Fault], now_s: float) -> Reaction | None:
-        """Faults seen while no observation comes; what they call for, where that is something else than before."""
+        """Take faults seen during silence; returns the reaction if it differs from the last."""
         last = self._last
         others = [fault for fault in faults if _number(fault) not in self._troubles]
         if not others:
@@ -204,11 +204,11 @@ class ObservationWatch:
         return reaction if reaction.kind is not last else None
 
     def check(self, now_s: float) -> Reaction | None:
-        """What time alone calls for, each kind told once."""
-        if self._heard_s is None:
+        """The reaction that passing time requires, each kind once; else None."""
+        if self._received_s is None:
             return None
         last = self._last
-        if not self.silent and now_s - self._heard_s > self.silence_s:
+        if not self.silent and now_s - self._received_s > self.silence_s:
             self.silent = True
             silence = Fault(FaultKind.SILENCE, self._topics[0], 0, amount_ns=round(self.silence_s * 1e9))
             reaction = self.bad(silence, now_s, fresh=False)
@@ -220,7 +220,7 @@ class ObservationWatch:
         return reaction if reaction.kind is not last else None
 
     def _reaction(self, now_s: float) -> Reaction:
-        """The strictest of what the streams in trouble call for."""
+        """The strictest reaction over all streams in trouble."""
         found = []
         for number, fault in sorted(self._troubles.items()):
             mode, past_s = self._modes[number], now_s - self._since_s[number]
@@ -232,7 +232,7 @@ class ObservationWatch:
 
 
 def _number(fault: Fault) -> int:
-    """The stream whose mode holds for a fault: the first one for a fault of none."""
+    """The stream whose mode applies to a fault; the first one if the fault names no stream."""
     return fault.stream or 0
 
 
@@ -253,10 +253,10 @@ def modes(hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list
 
 
 def stricter_modes(losses: Sequence[Loss], hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list[Mode]:
-    """One mode for each stream: the contract's, made stricter where the two parameters say so.
+    """One mode for each stream: the contract's, or a stricter one from the two parameters.
 
-    FROM_CONTRACT leaves a stream to the contract; what the contract leaves open is the parameter's, or 0. Raises
-    GuardError where a parameter would loosen what the contract says.
+    FROM_CONTRACT uses the contract's value, or 0 if it has none. Raises GuardError for a parameter looser than the
+    contract.
     """
     asked = {"hold_ms": list(hold_ms), "deactivate_after_s": list(deactivate_after_s)}
     for name, values in asked.items():
@@ -273,13 +273,13 @@ def stricter_modes(losses: Sequence[Loss], hold_ms: Sequence[float], deactivate_
     return found
 
 
-def _settle(name: str, asked: float, written: float | None, number: int) -> float:
+def _settle(name: str, asked: float, contract_limits: float | None, number: int) -> float:
     """What holds of a parameter and the contract's own word for a stream."""
     if asked == FROM_CONTRACT:
-        return written or 0.0
-    limit = written
+        return contract_limits or 0.0
+    limit = contract_limits
     if name == "deactivate_after_s":  # its 0 means never, which is the loosest
-        asked_s, limit = asked or math.inf, math.inf if written == 0 else written
+        asked_s, limit = asked or math.inf, math.inf if contract_limits == 0 else contract_limits
     else:
         asked_s = asked
     if limit is not None and asked_s > limit:

@@ -19,7 +19,7 @@ class SwapError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Loaded(Generic[M]):
-    """The result of a loading thread: a model or the problem."""
+    """The result of a load: a model or the problem."""
 
     model: M | None
     problem: str = ""
@@ -51,18 +51,18 @@ class BackgroundLoad(Generic[M]):
     def _run(self, load: Callable[[], M]) -> None:
         try:
             self._result = Loaded(load())
-        except Exception as error:  # whatever is in the file, the robot keeps the old model
+        except Exception as error:  # the robot keeps the old model, whatever the file contains
             plain = isinstance(error, (ValueError, OSError))
             self._result = Loaded(None, str(error) if plain else f"{type(error).__name__}: {error}")
 
 
 class ModelSwitch(Generic[M]):
-    """Chooses the acting model. A new one waits, then acts on probation for some ticks while the old one is kept."""
+    """Chooses the acting model. A new one waits, then acts on probation for some ticks, with the old one in reserve."""
 
     def __init__(self, model: M, model_id: int, probation_ticks: int, deadline_s: float) -> None:
         """`deadline_s` is the longest time for an action on probation; infinity: no limit."""
         self.model, self.model_id = model, model_id
-        self._former: tuple[M, int] | None = None
+        self._previous: tuple[M, int] | None = None
         self._waiting: tuple[M, int] | None = None
         self._probation_ticks, self._deadline_s = probation_ticks, deadline_s
         self._left = 0
@@ -79,25 +79,25 @@ class ModelSwitch(Generic[M]):
         """Between two ticks, let the waiting model take over once z comes from its own encoder or from none."""
         if self._waiting is None or context_id not in (None, self._waiting[1]):
             return False
-        self._former = (self.model, self.model_id)
+        self._previous = (self.model, self.model_id)
         (self.model, self.model_id), self._waiting = self._waiting, None
         self._left = self._probation_ticks
         return True
 
-    def judge(self, action: np.ndarray, took_s: float) -> str | None:
-        """After each action: None, or the reason for which the former model is back."""
+    def check(self, action: np.ndarray, took_s: float) -> str | None:
+        """After each action: None, or reason the previous model was restored."""
         if not self._left:
             return None
-        why = None
+        reason = None
         if not np.isfinite(action).all():
-            why = "its action is not finite"
+            reason = "its action is not finite"
         elif took_s > self._deadline_s:
-            why = f"its action took {took_s * 1e3:.1f} ms, allowed {self._deadline_s * 1e3:.1f} ms"
+            reason = f"its action took {took_s * 1e3:.1f} ms, allowed {self._deadline_s * 1e3:.1f} ms"
         self._left -= 1
-        if why is not None and self._former is not None:
-            self.model, self.model_id = self._former
-            self._former, self._left = None, 0
-            return why
+        if reason is not None and self._previous is not None:
+            self.model, self.model_id = self._previous
+            self._previous, self._left = None, 0
+            return reason
         if not self._left:
-            self._former = None  # probation is over; this frees the old model's memory
+            self._previous = None  # probation is over; this frees the old model's memory
         return None

@@ -65,7 +65,7 @@ class OnnxCheckpoint:
 
     def planner(self, config: PlannerConfig) -> NoReturn:
         """Raises ConfigError."""
-        raise ConfigError("planning needs the world model, which an export lacks; give the checkpoint instead")
+        raise ConfigError("planning needs the world model, which an export lacks; use the checkpoint instead")
 
 
 def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> OnnxCheckpoint:
@@ -94,7 +94,7 @@ def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> Onnx
     if widths != {"observation": contract.observation_dim, "context": task_means.shape[1]}:
         raise CheckpointError(
             f"{folder}: {POLICY} takes {widths}, contract.yaml has {contract.observation_dim} observations and "
-            f"{ONNX_CARD} a task vector of {task_means.shape[1]}; copy the whole folder again, not single files"
+            f"{ONNX_CARD} a task vector of {task_means.shape[1]}; copy the complete folder again, not single files"
         )
     networks = OnnxNetworks(sessions[0], sessions[1] if card["has_encoder"] else None, task_means)
     return OnnxCheckpoint(networks, config, contract, card["metrics"])
@@ -112,7 +112,7 @@ def _session(file: Path, threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not file.is_file():
-        raise CheckpointError(f"{file}: missing; copy the whole folder again")
+        raise CheckpointError(f"{file}: missing; copy the complete folder again")
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has an error class for each kind of damage, which derive from Exception

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last word before an actuator: what leaves is finite, inside the limits, and changes no faster than allowed."""
+"""The last check before an actuator: commands are finite and within the limits of value and rate; and its log."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from spc_core.contract.contract import Contract
 
-ONSET_S = 0.1  # a kind that was not seen for so long begins anew
-QUIET_S = 1.0  # a kind that goes on is told again after so long, not at each tick
+ONSET_S = 0.1  # a kind not seen for this long counts as a new onset
+QUIET_S = 1.0  # time between two messages about a kind that persists
 
 
 class InterventionKind(enum.Enum):
-    """Why another command left than the policy gave. The values are stored in messages and results."""
+    """Why a command differs from the policy's action. The values are stored in messages and results."""
 
     LIMIT = "limit"
     RATE = "rate"
@@ -40,24 +40,24 @@ def by_name(counts: Counter[InterventionKind]) -> dict[str, int]:
 
 
 class InterventionLog:
-    """What `/diagnostics` shows of interventions, and which of them are news worth a message."""
+    """Counts interventions for `/diagnostics`, and decides which of them to publish."""
 
     def __init__(self) -> None:
         self.counts: Counter[InterventionKind] = Counter()
         self.last_reason = ""
         self.last_ns = 0  # the robot's time
-        self._noted_s: dict[InterventionKind, float] = {}
-        self._told_s: dict[InterventionKind, float] = {}
+        self._seen_s: dict[InterventionKind, float] = {}
+        self._published_s: dict[InterventionKind, float] = {}
 
-    def note(self, kind: InterventionKind, reason: str, t_ns: int, now_s: float) -> str | None:
-        """Count one at `t_ns`, `now_s` on a steady clock; returns JSON to publish when it is news."""
+    def add(self, kind: InterventionKind, reason: str, t_ns: int, now_s: float) -> str | None:
+        """Count one at `t_ns`, `now_s` on a steady clock; returns JSON at its onset and while it persists."""
         self.counts[kind] += 1
         self.last_reason, self.last_ns = reason, t_ns
-        noted_s, told_s = self._noted_s.get(kind, -1e9), self._told_s.get(kind, -1e9)
-        self._noted_s[kind] = now_s
-        if now_s - noted_s < ONSET_S and now_s - told_s < QUIET_S:
+        seen_s, published_s = self._seen_s.get(kind, -1e9), self._published_s.get(kind, -1e9)
+        self._seen_s[kind] = now_s
+        if now_s - seen_s < ONSET_S and now_s - published_s < QUIET_S:
             return None
-        self._told_s[kind] = now_s
+        self._published_s[kind] = now_s
         return json.dumps({"kind": kind.value, "reason": reason, "t_ns": t_ns, "count": self.counts[kind]})
 
     def values(self) -> dict[str, object]:
@@ -78,35 +78,30 @@ class SafetyFilter:
         self._previous = self._rest = self.safe.tolist()
         self.counts: Counter[InterventionKind] = Counter()
         self.last_reason = ""
-        self.happened: list[
-            tuple[InterventionKind, str]
-        ] = []  # (kind, reason) of the interventions in the last command
+        self.interventions: list[tuple[InterventionKind, str]] = []  # (kind, reason) of the last command
 
     def reset(self) -> None:
-        """Start anew from the safe action, as at activation and at the start of an episode."""
+        """Start again from the safe action: at activation and at the start of an episode."""
         self._previous = self._rest
 
     def apply(
         self, action: np.ndarray | None, fault: str | None = None, kind: InterventionKind = InterventionKind.FAULT
     ) -> np.ndarray:
-        """The command to send (A,): `action` made safe, or the safe action when there is a fault or no action.
-
-        `kind` is what the fault is counted as.
-        """
-        self.happened.clear()
+        """The command to send (A,): `action` within limits, or the safe action for a fault, counted as `kind`."""
+        self.interventions.clear()
         if fault is not None or action is None:
-            return self._give_up(kind, fault or "no action")
+            return self._fall_back(kind, fault or "no action")
         values = action.tolist()  # a few numbers are faster without numpy
         for name, value in zip(self._names, values, strict=True):
             if not math.isfinite(value):
-                return self._give_up(InterventionKind.NOT_FINITE, f"{name} is not finite")
+                return self._fall_back(InterventionKind.NOT_FINITE, f"{name} is not finite")
         allowed = self._count_clip(InterventionKind.LIMIT, values, self._low, self._high)
         least = [before - step for before, step in zip(self._previous, self._step, strict=True)]
         most = [before + step for before, step in zip(self._previous, self._step, strict=True)]
         self._previous = self._count_clip(InterventionKind.RATE, allowed, least, most)
         return np.array(self._previous, float)
 
-    def _give_up(self, kind: InterventionKind, reason: str) -> np.ndarray:
+    def _fall_back(self, kind: InterventionKind, reason: str) -> np.ndarray:
         self._note(kind, reason)
         self._previous = self._rest
         return self.safe.copy()
@@ -124,4 +119,4 @@ class SafetyFilter:
     def _note(self, kind: InterventionKind, reason: str) -> None:
         self.counts[kind] += 1
         self.last_reason = reason
-        self.happened.append((kind, reason))
+        self.interventions.append((kind, reason))

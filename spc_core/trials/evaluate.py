@@ -57,7 +57,7 @@ class InProcessDriver:
         """One episode; the tracker carries the context from one request to the next."""
         tracker = self.tracker
         if self.agent.task_scale is not None:
-            tracker.told = self.agent.oracle_context(request.task.params).numpy()
+            tracker.oracle_context = self.agent.oracle_context(request.task.params).numpy()
         arrange_context(request, self)
         self.policy.reset()
         self.safety.reset()

@@ -63,7 +63,7 @@ class PolicyNode(ManagedNode):
         self._clock_of_streams = None if p.lockstep else StreamClock(self._aligner)
         self._end = EpisodeEnd(self._aligner)
         self._commands = CommandPublisher(self, contract, p.lockstep)
-        self._news = self.create_publisher(String, INTERVENTION_TOPIC, latched_qos(depth=100))
+        self._interventions = self.create_publisher(String, INTERVENTION_TOPIC, latched_qos(depth=100))
         models = ModelSwitch(policy, its_id, p.probation_ticks, math.inf if p.lockstep else 1 / contract.rate_hz)
         self._swap = ModelSwapServer(self, lambda: self._load(p.checkpoint, contract), self._offer)
         self._control = Controller(
@@ -112,23 +112,23 @@ class PolicyNode(ManagedNode):
         return self._control
 
     def send(self, action: np.ndarray, t_ns: int) -> None:
-        """See Outlet."""
+        """See CommandSink."""
         self._commands.send(action, t_ns)
 
-    def tell(self, news: str) -> None:
-        """See Outlet."""
-        self._news.publish(String(data=news))
+    def publish_intervention(self, event: str) -> None:
+        """See CommandSink."""
+        self._interventions.publish(String(data=event))
 
-    def swapped(self, state: str, model: int, reason: str = "") -> None:
-        """See Outlet."""
+    def publish_swap(self, state: str, model: int, reason: str = "") -> None:
+        """See CommandSink."""
         self._swap.tell(state, model, reason)
 
     def deactivate(self, reason: str) -> None:
-        """See Outlet."""
+        """See CommandSink."""
         self.close_gate(reason)
 
-    def is_heard(self) -> bool:
-        """See Outlet."""
+    def has_listeners(self) -> bool:
+        """See CommandSink."""
         return self._commands.publisher.get_subscription_count() >= self.params.min_subscriptions
 
     def _make_guards(self, contract: Contract) -> Guards:
@@ -181,10 +181,10 @@ class PolicyNode(ManagedNode):
         """By a steady clock: waits that ended without news, and silence where observations should be."""
         now_s, control, clock = time.monotonic(), self.control, self._clock_of_streams
         if self._watched:
-            control.guards.clock.look(now_ns(self), now_s)
+            control.guards.clock.update(now_ns(self), now_s)
         rested_s = self._checks.timer_period_ns / 1e9
         self._pace(self._idle_ns if control.guards.watch.idle and not control.waiting else self._often_ns)
-        control.look(now_s, lambda: clock.faults() if clock is not None else [], rested_s)
+        control.check_silence(now_s, lambda: clock.faults() if clock is not None else [], rested_s)
         if self.active and clock is not None and (frames := clock.frames()):
             self._on_frames(frames)
         if self.active:

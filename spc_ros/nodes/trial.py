@@ -18,7 +18,7 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.live import EpisodeEnd
 from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.contract.contract import load_contract
-from spc_core.deploy.latency_bins import latency_of
+from spc_core.deploy.latency_bins import latency_counts
 from spc_core.deploy.safety import InterventionKind
 from spc_core.system.config_files import find_config
 from spc_core.tasks import families, find_task, make_env
@@ -138,7 +138,7 @@ class TrialNode(DriverNode):
             () if reading.uncertainty is None else reading.uncertainty.tolist(),
             self._success(request, info, seen), self.control.spoiled,
             sorted(self._trajectory.items()) if online else (),
-            latency_of(counts),
+            latency_counts(counts),
         )  # fmt: skip
 
     def _play(self, request: EpisodeRequest) -> tuple[list[Transition], EpisodeInfo, str, float, Counter[str]]:

@@ -139,7 +139,7 @@ def test_help_comes_without_torch(arguments, unwanted):
         (["compare", "nowhere", "--out", "run", "--methods", "focl"], "'focl' (did you mean 'focal'?)"),
         (["compare", "nowhere", "--out", "run", "--methods"], "--methods is empty; name at least one"),
         (["compare", "nowhere", "--out", "run", "--jobs", "0"], "--jobs is 0"),
-        (["evaluate", "nowhere"], "nowhere: no checkpoint, weights.safetensors"),
+        (["evaluate", "nowhere"], "nowhere: not a checkpoint, weights.safetensors"),
         (["convert", "nowhere", "--out", "dataset"], "nowhere"),
         (["convert", ".", "--contract", "no.yaml", "--out", "dataset"], "no.yaml: cannot be read"),
         (["collect", "arm_rech", "--out", "data"], "arm_rech"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy does about observations, contexts and their failing to come, without ROS and without waiting."""
+"""The controller's commands for observations, contexts and missing ones, without ROS and without waiting."""
 
 import json
 import math
@@ -47,22 +47,22 @@ class Robot:
     """Everything that leaves the controller, in order."""
 
     def __init__(self):
-        self.sent, self.news, self.swaps, self.closed, self.listens = [], [], [], [], True
+        self.sent, self.events, self.swaps, self.closed, self.listens = [], [], [], [], True
 
     def send(self, action, t_ns):
         self.sent.append((action.tolist(), t_ns))
 
-    def tell(self, news):
-        self.news.append(json.loads(news)["kind"])
+    def publish_intervention(self, event):
+        self.events.append(json.loads(event)["kind"])
 
-    def swapped(self, state, model, reason=""):
+    def publish_swap(self, state, model, reason=""):
         self.swaps.append((state, model, reason))
 
     def deactivate(self, reason):
         self.closed.append(reason)
         self.control.stop()
 
-    def is_heard(self):
+    def has_listeners(self):
         return self.listens
 
 
@@ -103,19 +103,19 @@ def tick(control, k, fault=None):
     return control.observe([Frame(k * PERIOD_NS, observation, fault)], True, k * PERIOD_S)
 
 
-def near_rest(value):
-    """What is allowed of a constant answer right after rest."""
+def rate_limited(value):
+    """A constant action, as far as the rate limit allows it right after rest."""
     step = [rate / ARM_REACH.rate_hz for rate in ARM_REACH.action.max_rate]
     return [min(value, most) for most in step]
 
 
 def test_an_observation_becomes_one_command(control, robot):
-    assert tick(control, 1) and robot.sent == [(near_rest(0.25), PERIOD_NS)]
+    assert tick(control, 1) and robot.sent == [(rate_limited(0.25), PERIOD_NS)]
     control.take_context(np.array([0.125, 0.0], np.float32), PERIOD_NS, OLD, PERIOD_S)
     assert len(robot.sent) == 1, "a context alone asks for no command"
     tick(control, 2)
     assert robot.sent[1] == ([0.375] * ARM_REACH.action_dim, 2 * PERIOD_NS)
-    assert control.record.counts["commands"] == 2 and not robot.news
+    assert control.record.counts["commands"] == 2 and not robot.events
 
 
 def test_a_wait_for_the_context_of_the_same_tick(control, robot):
@@ -131,7 +131,7 @@ def test_a_wait_for_the_context_of_the_same_tick(control, robot):
     assert len(robot.sent) == 2 and control.record.counts["context came too late"] == 1
 
 
-def test_nothing_is_sent_until_somebody_listens(control, robot):
+def test_nothing_is_sent_without_listeners(control, robot):
     robot.listens = False
     tick(control, 1)
     assert control.waiting and not robot.sent
@@ -151,18 +151,18 @@ def test_a_fault_is_answered_with_the_safe_action_and_begins_a_sequence(control,
     before = model.resets
     tick(control, 2, Fault(FaultKind.NOT_FINITE, "joint_states", 0, "velocity"))
     assert robot.sent[-1] == (SAFE, 2 * PERIOD_NS) and model.resets > before
-    assert robot.news == ["fault"] and control.record.log.counts == {InterventionKind.FAULT: 1}
+    assert robot.events == ["fault"] and control.record.log.counts == {InterventionKind.FAULT: 1}
     tick(control, 3)
-    assert robot.sent[-1] == (near_rest(0.25), 3 * PERIOD_NS)
+    assert robot.sent[-1] == (rate_limited(0.25), 3 * PERIOD_NS)
 
 
-def test_silence_is_answered_once_and_then_closes_the_gate(robot, model):
+def test_silence_is_answered_once_and_then_deactivates(robot, model):
     control = make(robot, model, Mode(0.0, 1.0))
     tick(control, 1)
     sent = []
     for k in range(1, 130):
         now_s = PERIOD_S * (1 + 0.4 * k)
-        control.look(now_s, list)
+        control.check_silence(now_s, list)
         sent.append(len(robot.sent))
         assert not control.waiting
     assert sent[:4] == [1, 1, 1, 2], "safe after 1.5 periods"
@@ -170,27 +170,27 @@ def test_silence_is_answered_once_and_then_closes_the_gate(robot, model):
     assert not tick(control, 80) and len(robot.sent) == sent[-1], "closed: nothing leaves"
 
 
-def test_a_held_observation_after_silence_is_no_news(control, robot):
+def test_an_observation_repeated_after_silence_is_not_used(control, robot):
     tick(control, 1)
     for k in (1.6, 2.0, 2.6):
-        control.look(k * PERIOD_S, list)
+        control.check_silence(k * PERIOD_S, list)
     count = len(robot.sent)
     old = Frame(2 * PERIOD_NS, np.zeros(ARM_REACH.observation_dim))
     assert not control.observe([old], False, 2.7 * PERIOD_S) and len(robot.sent) == count
 
 
-def test_what_waited_while_the_process_stood_still_is_not_acted_on(control, robot):
+def test_messages_queued_during_a_stall_are_not_acted_on(control, robot):
     tick(control, 1)
     late_s = 9 * PERIOD_S
     for k in (2, 3):
         control.observe([Frame(k * PERIOD_NS, np.zeros(ARM_REACH.observation_dim))], True, late_s)
         assert robot.sent[-1] == (SAFE, k * PERIOD_NS)
-    control.look(9.4 * PERIOD_S, list)
+    control.check_silence(9.4 * PERIOD_S, list)
     control.observe([Frame(10 * PERIOD_NS, np.zeros(ARM_REACH.observation_dim))], True, 10 * PERIOD_S)
-    assert robot.sent[-1] == (near_rest(0.25), 10 * PERIOD_NS)
+    assert robot.sent[-1] == (rate_limited(0.25), 10 * PERIOD_NS)
 
 
-def test_rest_that_was_meant_is_no_stall(control, robot):
+def test_an_intended_pause_is_not_a_stall(control, robot):
     tick(control, 1)
     frame = Frame(2 * PERIOD_NS, np.zeros(ARM_REACH.observation_dim))
     control.observe([frame], True, 3 * PERIOD_S, rest_s=2 * PERIOD_S)
@@ -200,13 +200,13 @@ def test_rest_that_was_meant_is_no_stall(control, robot):
 def test_the_context_of_another_model_is_not_acted_on(control, robot):
     control.take_context(np.zeros(2, np.float32), 0, NEW, 0.0)
     tick(control, 1)
-    assert robot.sent == [(SAFE, PERIOD_NS)] and robot.news == ["foreign model"]
+    assert robot.sent == [(SAFE, PERIOD_NS)] and robot.events == ["foreign model"]
     control.take_context(np.zeros(2, np.float32), 0, None, PERIOD_S)
     tick(control, 2)
-    assert robot.sent[-1][0] != SAFE, "a context that does not tell its model is taken"
+    assert robot.sent[-1][0] != SAFE, "a context without a model is used"
 
 
-def test_a_context_that_cannot_be_one_is_refused(control):
+def test_an_invalid_context_is_refused(control):
     with pytest.raises(ValueError, match="3 numbers, not 2 finite ones"):
         control.take_context(np.zeros(3, np.float32), 0, None, 0.0)
     with pytest.raises(ValueError, match="finite"):
@@ -219,25 +219,25 @@ def test_a_lost_context_is_safe_after_its_timeout(robot, model):
     tick(control, 2)
     assert robot.sent[-1][0] != SAFE
     tick(control, 3)
-    assert robot.sent[-1][0] == SAFE and robot.news == ["context lost"]
+    assert robot.sent[-1][0] == SAFE and robot.events == ["context lost"]
 
 
-def test_a_new_model_takes_over_with_its_own_context_and_goes_back_when_it_fails(control, robot):
+def test_a_new_model_takes_over_with_its_own_context_and_is_rolled_back_when_it_fails(control, robot):
     new = Model(0.125)
     control.models.offer(new, NEW)
     control.take_context(np.zeros(2, np.float32), 0, OLD, 0.0)
     tick(control, 1)
-    assert not robot.swaps, "the old encoder still speaks"
+    assert not robot.swaps, "the old encoder is still in use"
     control.take_context(np.zeros(2, np.float32), 0, NEW, PERIOD_S)
     tick(control, 2)
-    assert robot.swaps == [("swapped", NEW, "")] and robot.sent[-1] == (near_rest(0.125), 2 * PERIOD_NS)
+    assert robot.swaps == [("swapped", NEW, "")] and robot.sent[-1] == (rate_limited(0.125), 2 * PERIOD_NS)
     new.value = math.nan
     tick(control, 3)
     assert robot.swaps[-1] == ("rolled back", OLD, f"model {NEW}: its action is not finite")
     assert robot.sent[-1] == (SAFE, 3 * PERIOD_NS), "z is the failed model's"
     control.take_context(np.zeros(2, np.float32), 0, OLD, 3 * PERIOD_S)
     tick(control, 4)
-    assert robot.sent[-1][0] == near_rest(0.25)
+    assert robot.sent[-1][0] == rate_limited(0.25)
 
 
 def test_an_emergency_stop_is_answered_at_once_and_until_released(control, robot):
@@ -248,13 +248,13 @@ def test_an_emergency_stop_is_answered_at_once_and_until_released(control, robot
     assert robot.sent[-1] == (SAFE, 2 * PERIOD_NS)
     control.emergency_stop(False, 2.1 * PERIOD_S)
     tick(control, 3)
-    assert robot.sent[-1] == (near_rest(0.25), 3 * PERIOD_NS)
+    assert robot.sent[-1] == (rate_limited(0.25), 3 * PERIOD_NS)
 
 
 def test_the_safe_action_is_the_last_one(control, robot):
     tick(control, 1)
     control.stop()
-    assert robot.sent[-1] == (SAFE, PERIOD_NS) and robot.news == ["closed"]
+    assert robot.sent[-1] == (SAFE, PERIOD_NS) and robot.events == ["closed"]
     control.emergency_stop(True, 2 * PERIOD_S)
     control.act(2 * PERIOD_S)
     assert not tick(control, 2) and len(robot.sent) == 2
@@ -276,14 +276,14 @@ def sent_after(robot, model, contract, samples):
 
 
 def test_a_clock_jump_takes_the_hold_of_its_own_stream(robot, model):
-    """The other way round the first stream's hold stands, so the last command does."""
+    """With the first stream at fault instead, its hold applies and the last command stays in effect."""
     contract, states = with_force("force"), [0.0] * 4
     good = [(1, 10_000, [0.0]), (0, 10_000, states), (1, 10_020, [0.0]), (0, 10_020, states)]
     assert sent_after(robot, model, contract, [*good, (1, 40, [0.0])]) == SAFE
-    assert robot.news == ["fault"]
+    assert robot.events == ["fault"]
     robot.sent.clear()
     assert sent_after(robot, model, contract, [*good, (0, 40, states)]) != SAFE
-    assert robot.news == ["fault", "hold"]
+    assert robot.events == ["fault", "hold"]
 
 
 def test_two_streams_of_one_topic_keep_their_own_holds(robot, model):

@@ -42,7 +42,7 @@ STATES, FORCE = stale("states", 0), stale("force", 1)
 
 def test_watch_holds_then_is_safe_then_deactivates():
     watch = ObservationWatch(["a", "b"], [Mode(), Mode(0.1, 1.0)], silence_s=0.03)
-    assert watch.check(5.0) is None, "nothing was heard yet"
+    assert watch.check(5.0) is None, "nothing received yet"
     watch.good(10.0)
     assert watch.check(10.03) is None
     assert watch.bad(B, 10.04).kind == HOLD
@@ -51,14 +51,14 @@ def test_watch_holds_then_is_safe_then_deactivates():
     watch.bad(B, 11.03)
     reaction = watch.check(11.05)
     assert reaction is not None and (reaction.kind, reaction.reason) == (DEACTIVATE, f"{B}; so for 1 s")
-    assert watch.check(11.05) is None, "told once"
+    assert watch.check(11.05) is None, "reported once"
     watch.good(12.0)
     assert watch.bad(Fault(FaultKind.NOT_FINITE, "a", 0, "velocity"), 12.01).kind == SAFE, (
         "the first stream holds nothing"
     )
 
 
-def test_watch_hears_silence_once():
+def test_watch_reports_silence_once():
     watch = ObservationWatch(["a"], [Mode(0.1)], silence_s=0.03)
     watch.good(1.0)
     assert [r and r.kind for r in map(watch.check, (1.02, 1.04, 1.05, 1.15, 1.16))] == [
@@ -75,7 +75,7 @@ def test_watch_hears_silence_once():
 
 def test_watch_is_idle_where_time_could_only_deactivate():
     watch = ObservationWatch(["a"], [Mode(0.1, 5.0)], silence_s=0.03)
-    assert watch.idle, "nothing was heard"
+    assert watch.idle, "nothing received"
     watch.good(1.0)
     assert not watch.idle, "silence may begin"
     watch.check(1.04)
@@ -86,7 +86,7 @@ def test_watch_is_idle_where_time_could_only_deactivate():
     assert not watch.idle
 
 
-def test_modes_come_for_all_streams_or_for_each():
+def test_modes_are_given_for_all_streams_or_for_each():
     assert modes([50.0], [0.0]) == [Mode(0.05)]
     assert modes([50.0, 0.0], [2.0]) == [Mode(0.05, 2.0), Mode(0.0, 2.0)]
     with pytest.raises(GuardError, match=r"hold_ms is \[-1.0\]"):
@@ -100,12 +100,12 @@ def test_modes_come_for_all_streams_or_for_each():
 def test_stop_topic_that_falls_silent():
     for loss, after in (("ignore", None), ("stop", "silent for more than 0.5 s")):
         stop = EmergencyStop(loss, 0.5)
-        assert stop.reason(100.0) is None, "never heard, so there is none to lose"
-        stop.heard(False, 100.0)
+        assert stop.reason(100.0) is None, "never received, so not lost"
+        stop.receive(False, 100.0)
         assert stop.reason(100.5) is None
         reason = stop.reason(100.6)
         assert reason is None if after is None else reason is not None and after in reason
-        stop.heard(True, 101.0)
+        stop.receive(True, 101.0)
         assert stop.reason(101.0) == "emergency stop"
 
 
@@ -124,22 +124,22 @@ def test_workspace_names_the_field():
 
 
 def test_heartbeat():
-    beat = Heartbeat("the clock stands", 0.2)
-    assert beat.reason(9.0) is None
-    beat.look(5, 10.0)
-    beat.look(5, 10.1)
-    assert beat.reason(10.2) is None and beat.reason(10.3) == "the clock stands for more than 0.2 s"
-    beat.look(6, 10.3)
-    assert beat.reason(10.4) is None
+    heartbeat = Heartbeat("the clock stands", 0.2)
+    assert heartbeat.reason(9.0) is None
+    heartbeat.update(5, 10.0)
+    heartbeat.update(5, 10.1)
+    assert heartbeat.reason(10.2) is None and heartbeat.reason(10.3) == "the clock stands for more than 0.2 s"
+    heartbeat.update(6, 10.3)
+    assert heartbeat.reason(10.4) is None
 
 
-def test_interventions_are_told_at_their_onset_and_each_second():
+def test_interventions_are_published_at_their_onset_and_each_second():
     log = InterventionLog()
-    told = [log.note(InterventionKind.LIMIT, f"at {k}", k, k * 0.0625) for k in range(40)]
-    assert [k for k, text in enumerate(told) if text] == [0, 16, 32]
-    assert json.loads(told[16] or "") == {"kind": "limit", "reason": "at 16", "t_ns": 16, "count": 17}
-    assert log.note(InterventionKind.FAULT, "stale", 7, 2.45) is not None, "another kind is news"
-    assert log.note(InterventionKind.LIMIT, "again", 8, 2.9) is not None, "it began anew"
+    published = [log.add(InterventionKind.LIMIT, f"at {k}", k, k * 0.0625) for k in range(40)]
+    assert [k for k, text in enumerate(published) if text] == [0, 16, 32]
+    assert json.loads(published[16] or "") == {"kind": "limit", "reason": "at 16", "t_ns": 16, "count": 17}
+    assert log.add(InterventionKind.FAULT, "stale", 7, 2.45) is not None, "another kind has its own onset"
+    assert log.add(InterventionKind.LIMIT, "again", 8, 2.9) is not None, "a new onset"
     assert by_name(log.counts) == {"limit": 41, "fault": 1} and (log.last_reason, log.last_ns) == ("again", 8)
 
 
@@ -148,10 +148,10 @@ def test_a_new_model_waits_for_its_context_and_proves_itself():
     switch.offer("new", 2)
     assert not switch.take(1) and switch.model == "old", "z is the old model's"
     assert switch.take(2) and switch.model == "new" and not switch.take(2)
-    assert switch.judge(np.zeros(2), 0.01) is None and switch.judge(np.zeros(2), 0.01) is None
-    assert switch.judge(np.array([math.nan]), 9.0) is None and switch.model == "new", "probation is over"
+    assert switch.check(np.zeros(2), 0.01) is None and switch.check(np.zeros(2), 0.01) is None
+    assert switch.check(np.array([math.nan]), 9.0) is None and switch.model == "new", "probation is over"
     switch.offer("third", 3)
-    assert switch.take(None), "nobody sends a context"
+    assert switch.take(None), "no encoder sends a context"
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_a_failing_model_is_rolled_back(action, took_s, why):
     switch = ModelSwitch("old", 1, probation_ticks=2, deadline_s=0.02)
     switch.offer("new", 2)
     switch.take(2)
-    reason = switch.judge(np.array(action), took_s)
+    reason = switch.check(np.array(action), took_s)
     assert reason is not None and why in reason
     assert (switch.model, switch.model_id) == ("old", 1)
-    assert switch.judge(np.array(action), took_s) is None, "the old one is not judged"
+    assert switch.check(np.array(action), took_s) is None, "the old one is not checked"
 
 
 def wait(load: BackgroundLoad):
@@ -173,7 +173,7 @@ def wait(load: BackgroundLoad):
     return loaded
 
 
-def test_one_model_loads_at_a_time_and_its_error_is_told():
+def test_one_model_loads_at_a_time_and_its_error_is_reported():
     load: BackgroundLoad[int] = BackgroundLoad()
     assert load.poll() is None
     load.begin(lambda: 1 // 0)
@@ -205,7 +205,7 @@ def test_a_hold_of_one_stream_does_not_cover_another():
     assert watch.bad(FORCE, 1.13).kind == SAFE, "0.11 s after its first fault"
 
 
-def test_streams_that_fail_by_turns_do_not_hold_for_ever():
+def test_alternating_failures_do_not_hold_forever():
     watch = ObservationWatch(["a", "b"], [Mode(0.1), Mode(0.1)], silence_s=1.0)
     watch.good(1.0)
     kinds = [watch.bad((A, B)[k % 2], 1.0 + 0.0625 * k).kind for k in range(4)]
@@ -219,7 +219,7 @@ def test_a_stream_that_fails_during_anothers_hold_ends_it():
     assert watch.worse([], 1.05) is None and watch.worse([STATES], 1.06) is None, "known already"
     worse = watch.worse([STATES, FORCE], 1.08)
     assert worse is not None and (worse.kind, worse.reason) == (SAFE, str(FORCE))
-    assert watch.worse([FORCE], 1.10) is None, "told once"
+    assert watch.worse([FORCE], 1.10) is None, "reported once"
 
 
 SAFETY = """
@@ -231,13 +231,13 @@ safety:
 
 
 def safe_contract(safety=SAFETY, on_loss="{hold_ms: 100}"):
-    """The payload arm with a section safety, and its stream `target` with a mode of its own."""
+    """The payload arm with a section safety, and its stream `target` with its own mode."""
     text = find_config("contracts", "arm_payload").read_text()
     head, target, tail = text.partition("  - topic: target\n")
     return parse_contract(f"{head}{target}    on_loss: {on_loss}\n{tail}{safety}", "robot.yaml")
 
 
-def test_a_contract_says_how_each_stream_may_fail():
+def test_a_contract_sets_the_mode_of_each_stream():
     contract = safe_contract()
     unset = [FROM_CONTRACT]
     assert stricter_modes(contract.losses, unset, unset) == [Mode(0.04, 5.0), Mode(0.1, 5.0)]
@@ -254,7 +254,7 @@ def test_a_contract_says_how_each_stream_may_fail():
         stricter_modes(contract.losses, [0.0, 0.0, 0.0], unset)
 
 
-def test_the_contracts_box_stands_and_parameters_only_narrow_it():
+def test_parameters_can_only_narrow_the_contracts_box():
     contract = safe_contract()
     inside = np.array([0.0, 0.4, 0.0, 0.0, 0.0, 0.0])
     for fields, low, high in (((), (), ()), (["joint_states.position.elbow"], [-2.0], [2.0])):
@@ -287,25 +287,23 @@ def test_the_contracts_box_stands_and_parameters_only_narrow_it():
         ),
     ],
 )
-def test_a_safety_section_that_cannot_be_is_refused(safety, on_loss, problem):
+def test_an_invalid_safety_section_is_refused(safety, on_loss, problem):
     with pytest.raises(ContractError, match=rf"^robot\.yaml: .*{problem}"):
         safe_contract(safety, on_loss)
 
 
-def test_a_contract_without_the_section_means_what_it_did():
+def test_a_contract_without_the_section_is_unchanged():
     assert ARM_REACH.safety == Safety() and ARM_REACH.losses == (Loss(),)
     assert ARM_REACH.sha256 == hashlib.sha256(find_config("contracts", "arm_reach").read_bytes()).hexdigest()
     assert any(
         line.startswith("safety") for line in ARM_REACH.differences(parse_contract(ARM_REACH.text + SAFETY, "x"))
     )
     plain, safe = load_contract(find_config("contracts", "arm_payload")), safe_contract()
-    assert safe.observation == plain.observation and safe == plain, (
-        "a dataset of the one can be relabelled with the other"
-    )
+    assert safe.observation == plain.observation and safe == plain, "a dataset of one can be relabelled with the other"
 
 
-def test_a_stall_makes_what_comes_next_old_for_a_while() -> None:
+def test_messages_count_as_old_for_a_while_after_a_stall() -> None:
     stall = StallWatch(0.06, 0.02)
-    assert not any(stall.held_up(t) for t in (10.0, 10.05, 10.10))
-    assert [stall.held_up(t) for t in (10.2, 10.219, 10.221, 10.25)] == [True, True, False, False]
-    assert not stall.held_up(10.35, 0.1) and stall.held_up(10.5, 0.1), "it had rested, but not for so long"
+    assert not any(stall.is_stalled(t) for t in (10.0, 10.05, 10.10))
+    assert [stall.is_stalled(t) for t in (10.2, 10.219, 10.221, 10.25)] == [True, True, False, False]
+    assert not stall.is_stalled(10.35, 0.1) and stall.is_stalled(10.5, 0.1), "it had paused, but not this long"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a command answers its state: the bench, and the row-at-a-time networks that it is about."""
+"""The row-at-a-time networks against the agent, their memory, and the latency benchmark."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.random_checkpoint import TINY, write_random_checkpoint
 
 
 def checkpoint_of(method: str, folder: Path) -> Checkpoint:
-    """Random weights, and statistics far from zero and one, in which a normalisation left out would show."""
+    """Random weights, and statistics far from zero and one, in which a missing normalisation would show."""
     base = load_checkpoint(write_random_checkpoint(folder / method, "arm_reach"))
     torch.manual_seed(2)
     config = dataclasses.replace(load_config("paper", method), model=dataclasses.replace(TINY, continuous_dim=16))
@@ -46,13 +46,13 @@ def by_torch(checkpoint: Checkpoint) -> TorchNetworks:
 
 @pytest.mark.parametrize("method", ["spc", "spc_simnorm", "spc_continuous", "focal", "no_context"])
 @pytest.mark.parametrize("kind", [Checkpoint.networks, by_torch])
-def test_rows_at_a_time_give_what_the_agent_gives(kind, method: str, tmp_path: Path) -> None:
+def test_rows_at_a_time_equal_the_agent(kind, method: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)
     agent, stats, networks = checkpoint.agent, checkpoint.stats, kind(checkpoint)
     random = np.random.default_rng(3)
     seen = []
     for _ in range(20):
-        observation, following = stats.observation_mean + stats.observation_std * random.normal(size=(2, 4))
+        observation, next_observation = stats.observation_mean + stats.observation_std * random.normal(size=(2, 4))
         action, z = random.uniform(-3, 3, 2), random.normal(size=agent.context_dim)
         row = torch.from_numpy(stats.observation(observation))
         expected = stats.action_units(agent.act(row, torch.from_numpy(z).float()).numpy())
@@ -60,10 +60,10 @@ def test_rows_at_a_time_give_what_the_agent_gives(kind, method: str, tmp_path: P
         seen.append(expected)
         assert networks.has_encoder == (agent.context_encoder is not None)
         if agent.context_encoder is not None:
-            given = torch.from_numpy(stats.transition(observation, action, -1.0, following))
-            embedding = networks.embed(Transition(0, observation, action, -1.0, following))
+            given = torch.from_numpy(stats.transition(observation, action, -1.0, next_observation))
+            embedding = networks.embed(Transition(0, observation, action, -1.0, next_observation))
             np.testing.assert_allclose(embedding, agent.context_encoder.embed(given).numpy(), atol=1e-5)
-    assert isinstance(checkpoint.networks(), NumpyNetworks), "a CPU needs no torch"
+    assert isinstance(checkpoint.networks(), NumpyNetworks), "a CPU does not need torch"
     assert np.ptp(seen, axis=0).min() > 0.1, "an actor that never moves would agree with anything"
 
 
@@ -84,22 +84,22 @@ def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 @pytest.mark.parametrize("method", ["spc", "spc_continuous", "focal"])
-def test_a_gpu_gives_what_the_cpu_gives(method: str, tmp_path: Path) -> None:
+def test_a_gpu_equals_the_cpu(method: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)
     here = by_torch(checkpoint)
     device = torch.device("cuda")
     there = by_torch(dataclasses.replace(checkpoint, agent=copy.deepcopy(checkpoint.agent).to(device), device=device))
     random = np.random.default_rng(3)
     for _ in range(20):
-        observation, following = 100 * random.normal(size=(2, 4))
+        observation, next_observation = 100 * random.normal(size=(2, 4))
         z = random.normal(size=here.context_dim)
         np.testing.assert_allclose(there.act(observation, z), here.act(observation, z), atol=1e-3)
-        transition = Transition(0, observation, random.uniform(-3, 3, 2), -1.0, following)
+        transition = Transition(0, observation, random.uniform(-3, 3, 2), -1.0, next_observation)
         np.testing.assert_allclose(there.embed(transition), here.embed(transition), atol=1e-3)
 
 
 def test_large_and_broken_inputs_raise_no_warning(tmp_path: Path) -> None:
-    """Warnings are errors here; what is not finite stays so, for the safety filter to see."""
+    """Warnings are errors here; NaN passes through, for the safety filter to see."""
     networks = checkpoint_of("spc_continuous", tmp_path).networks()
     z = np.zeros(networks.context_dim)
     assert np.isfinite(networks.act(np.full(4, 1e6), z)).all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What policy and context encoder do each tick, from bytes to bytes: nothing is kept, however long it goes on."""
+"""The work of policy and context encoder in each tick, from bytes to bytes, leaves no memory behind."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ WARM_UP = 5_000
 
 
 class Loop:
-    """A robot's bytes, and all that the two nodes make of them between subscription and publisher."""
+    """A robot's bytes through all the steps of both nodes between subscription and publisher."""
 
     def __init__(self, folder: Path) -> None:
         checkpoint = load_checkpoint(write_random_checkpoint(folder, "arm_reach"))
         contract = self.contract = checkpoint.contract
         self._policy, self._filter = Policy(checkpoint), SafetyFilter(contract)
         self._frames = ObservationAligner(contract, contract.period_ns // 4)
-        self._heard, self._watched = ContractReader(contract), ContractReader(contract)
+        self._policy_reader, self._encoder_reader = ContractReader(contract), ContractReader(contract)
         self._tracker, self._steps = ContextTracker(checkpoint), StreamingAligner(contract, 1_000_000_000)
         self._z = self._tracker.context
         self._outbox, self._inbox = ContextOutbox(len(self._z)), ContextInbox()
@@ -51,12 +51,12 @@ class Loop:
             self.tick += 1
             t_ns = self.tick * self.contract.period_ns
             stamp = divmod(t_ns, 1_000_000_000)
-            self._hear("joint_states", self._state.write((*stamp, *self._random[self.tick % 997])), t_ns)
-            self._hear("reward", self._reward.write((*stamp, -0.5)), t_ns)
+            self._receive("joint_states", self._state.write((*stamp, *self._random[self.tick % 997])), t_ns)
+            self._receive("reward", self._reward.write((*stamp, -0.5)), t_ns)
 
-    def _hear(self, topic: str, data: bytes, t_ns: int) -> None:
+    def _receive(self, topic: str, data: bytes, t_ns: int) -> None:
         if topic == "joint_states":
-            for sample in self._heard.live_samples(topic, data, lambda: t_ns, _bytes_to(topic)):
+            for sample in self._policy_reader.live_samples(topic, data, lambda: t_ns, _bytes_to(topic)):
                 for frame in self._frames.push(*sample):
                     assert frame.observation is not None
                     action = self._filter.apply(self._policy.act(frame.observation, self._z))
@@ -65,7 +65,7 @@ class Loop:
         self._adapt(topic, data, t_ns)
 
     def _adapt(self, topic: str, data: bytes, t_ns: int) -> None:
-        for sample in self._watched.live_samples(topic, data, lambda: t_ns, _bytes_to(topic)):
+        for sample in self._encoder_reader.live_samples(topic, data, lambda: t_ns, _bytes_to(topic)):
             for step in self._steps.push(*sample):
                 if step.transition is not None:
                     self.transitions += self._tracker.update(step.transition)
@@ -110,7 +110,7 @@ def test_nothing_is_kept_of_ten_thousand_ticks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a process's memory")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc/self/status")
 def test_memory_is_flat_over_an_hour_of_ticks(tmp_path: Path) -> None:
     loop = Loop(tmp_path / "checkpoint")
     loop.run(WARM_UP)

@@ -35,7 +35,7 @@ def exported(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def transitions(count: int) -> list[Transition]:
-    """Commands beyond the limits are among them: they count as the limit."""
+    """Some commands exceed the limits, and count as the limit."""
     random = np.random.default_rng(1)
     rows = random.normal(size=(count, 4)), random.uniform(-4, 4, (count, 2)), random.normal(size=(count, 4))
     return [Transition(t, o, a, float(o[0]), n) for t, (o, a, n) in enumerate(zip(*rows, strict=True))]
@@ -43,17 +43,17 @@ def transitions(count: int) -> list[Transition]:
 
 def assert_alike(checkpoint: Checkpoint, folder: Path) -> None:
     deployed = load_deployed(folder)
-    ours, theirs = ContextTracker(checkpoint), ContextTracker(deployed)
+    original, export = ContextTracker(checkpoint), ContextTracker(deployed)
     actors = Policy(checkpoint), Policy(deployed)
     for transition in transitions(50):
-        assert ours.update(transition) and theirs.update(transition)
-        np.testing.assert_allclose(theirs.context, ours.context, atol=1e-5)
-        actions = [actor.act(transition.observation, ours.context) for actor in actors]
+        assert original.update(transition) and export.update(transition)
+        np.testing.assert_allclose(export.context, original.context, atol=1e-5)
+        actions = [actor.act(transition.observation, original.context) for actor in actors]
         np.testing.assert_allclose(actions[1], actions[0], atol=1e-5)
-    assert np.ptp(ours.context) > 0.01, "an encoder that says nothing would agree with anything"
-    np.testing.assert_allclose(theirs.uncertainty, ours.uncertainty, atol=1e-5)
-    ours.mode = theirs.mode = "collect"
-    np.testing.assert_array_equal(theirs.context, ours.context)
+    assert np.ptp(original.context) > 0.01, "an encoder with constant output would agree with anything"
+    np.testing.assert_allclose(export.uncertainty, original.uncertainty, atol=1e-5)
+    original.mode = export.mode = "collect"
+    np.testing.assert_array_equal(export.context, original.context)
 
 
 def test_export_acts_and_adapts_as_the_checkpoint(tiny_checkpoint: Path, exported: Path) -> None:
@@ -65,7 +65,7 @@ def test_export_acts_and_adapts_as_the_checkpoint(tiny_checkpoint: Path, exporte
 
 @pytest.mark.parametrize("method", ["spc_simnorm", "spc_continuous", "focal"])
 def test_every_kind_of_latent_is_exported(method: str, tiny_checkpoint: Path, exported: Path, tmp_path: Path) -> None:
-    """Statistics far from zero and one, in which a normalisation left out would show."""
+    """Statistics far from zero and one, in which a missing normalisation would show."""
     import torch
 
     from spc_core.deploy.onnx_checkpoint import export_onnx
@@ -110,9 +110,7 @@ def test_a_process_without_torch_acts(tiny_checkpoint: Path, exported: Path) -> 
     assert "needs torch, which is not installed here" in refusal and "--format onnx" in refusal
 
 
-def test_nothing_but_the_cause_is_told(
-    tiny_checkpoint: Path, exported: Path, tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_errors_name_the_cause(tiny_checkpoint: Path, exported: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     for name in exported.iterdir():
         (tmp_path / name.name).write_bytes(name.read_bytes())
     (tmp_path / "policy.onnx").write_bytes(b"no graph")
@@ -133,11 +131,11 @@ def test_nothing_but_the_cause_is_told(
 
 
 def test_the_two_kinds_of_export_do_not_mix(tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
-    """Each format refuses the other's source, and says what it is."""
+    """Each format refuses the other's source by its kind."""
     assert main(["export", str(tiny_checkpoint), "--format", "lerobot", "--out", str(tmp_path / "a")]) == 1
     assert "is a training run; use --format onnx" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--format", "onnx", "--out", str(tmp_path / "b")]) == 1
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "not a checkpoint" in capsys.readouterr().err
 
 
 def test_without_onnx_the_extra_is_named(tiny_checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:

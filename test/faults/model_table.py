@@ -98,7 +98,7 @@ MODELS = (
           "none", counted=("swaps refused",), swap="corrupt"),
     Fault("a missing checkpoint at ~/swap", "The folder does not exist.", REFUSED,
           swapped_for(lambda world: world.folder / "nowhere", "refused"), "none", counted=("swaps refused",),
-          swap="no checkpoint"),
+          swap="not a checkpoint"),
     Fault("a checkpoint of another contract at ~/swap", "Its contract has another rate.",
           "Refused with the difference; the old model acts on.", swapped_for(other_contract, "refused"), "none",
           counted=("swaps refused",), swap=f"rate_hz: {RATE_HZ} here, 20 there"),

@@ -56,7 +56,7 @@ def test_configure_names_the_differing_fields(name: str, tiny_checkpoint: Path, 
 
 def test_configure_says_what_is_missing(tmp_path: Path) -> None:
     assert "parameter 'checkpoint' is empty" in refusal(tmp_path, "policy", {})
-    assert "no checkpoint" in refusal(tmp_path, "policy", {"checkpoint": str(tmp_path)})
+    assert "not a checkpoint" in refusal(tmp_path, "policy", {"checkpoint": str(tmp_path)})
 
 
 def test_start_refuses_bad_parameters(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_checkpoint_runs_by_itself(run, tmp_path):
 
 
 def test_bad_checkpoints_say_what_is_wrong(run, tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint, weights.safetensors, .* missing; give the folder"):
+    with pytest.raises(CheckpointError, match="not a checkpoint, weights.safetensors, .* missing; pass the folder"):
         load_checkpoint(tmp_path)
     missing = copy_checkpoint(run, tmp_path / "missing")
     (missing / "stats.json").unlink()
@@ -318,7 +318,9 @@ def test_parts_of_two_checkpoints_are_told_apart(run, tmp_path):
     config = yaml.safe_load((resized / "config.yaml").read_text())
     config["model"]["policy_hidden"] = [16]
     (resized / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(CheckpointError, match=r"another model: actor\.\S+ is \[8, \d+\], but .* make it \[16, \d+\]"):
+    with pytest.raises(
+        CheckpointError, match=r"a different model: actor\.\S+ is \[8, \d+\], but .* require \[16, \d+\]"
+    ):
         load_checkpoint(resized)
     other = copy_checkpoint(run, tmp_path / "other")
     (other / "contract.yaml").write_text(

@@ -18,7 +18,7 @@ from PIL import Image
 
 from spc_core.alignment.episode import EpisodeInfo, TaskChange
 from spc_core.deploy.checkpoint_files import weights_sha256
-from spc_core.deploy.latency_bins import LatencyBins, latency_of, quantile_us
+from spc_core.deploy.latency_bins import LatencyBins, latency_counts, quantile_us
 from spc_core.pages.kit.png import png
 from spc_core.pages.latency_figure import latency_figure
 from spc_core.pages.report import summarise
@@ -43,8 +43,8 @@ from support.recorded_bags import STORE, header
 def test_latency_bins_by_hand() -> None:
     bins = LatencyBins()
     for seconds in (1e-6, 10e-6, 11e-6, 0.001, 0.00101, 100.0):
-        bins.note(seconds)
-    latency = latency_of({"limit": 3, **bins.report()})
+        bins.add(seconds)
+    latency = latency_counts({"limit": 3, **bins.report()})
     # 12 bins a decade: 10 us; up to 10 * 10^(1/12) = 12.1; up to 1000; up to 1000 * 10^(1/12) = 1211.5; the last one
     assert latency == {"10": 2, "12": 1, "1000": 1, "1212": 1, "10000000": 1}
     assert [quantile_us(latency, share) for share in (0.3, 0.5, 0.51, 0.99)] == [10.0, 12.0, 1000.0, 10_000_000.0]

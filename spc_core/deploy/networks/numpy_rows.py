@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Acting and adapting on the CPU, one row at a time, by plain NumPy.
+"""Acting and adapting on the CPU, one row at a time, in plain NumPy.
 
-Between two ticks other programs push code out of the processor's caches, and torch's path to an operation is long: a
-cold action takes half as long here. Each kind of operation then costs more than its arithmetic, so as much as possible
-is folded into copies of the weights, and a handful of numbers is handled by Python itself. Nothing is allocated but
-the result.
+Between two ticks other programs evict code from the processor's caches, and torch runs much code for each operation:
+a cold action takes half as long here. Overhead then outweighs arithmetic, so as much as possible is folded into copies
+of the weights, and plain Python handles small vectors. Only the result is allocated.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from spc_core.alignment.streaming import Transition
 from spc_core.deploy.networks.row_plan import Block, Linear, Mlp, Rounding, RowPlan, Simplexes
 
 ONE_THREAD = 9215  # weights in a product; OpenBLAS takes more threads from 9216 on
-FEW = 4  # parts of a product that are faster one by one
-LARGEST = 43.0  # whose exponential has a square in float32
+FEW = 4  # products of up to this many parts run part by part, which is faster
+LARGEST = 43.0  # largest x for which exp(x)^2 fits in float32
 
-IntoRow = Callable[[np.ndarray, np.ndarray], object]  # from one row, which it may overwrite, into another
+IntoRow = Callable[[np.ndarray, np.ndarray], object]  # reads one row, which it may overwrite, and writes another
 
 
 class NumpyNetworks:
@@ -165,7 +164,7 @@ def _small_parts(weight: np.ndarray) -> np.ndarray:
 def _latent(
     latent: Rounding | Simplexes | None,
 ) -> tuple[Callable[[np.ndarray, np.ndarray], object], np.ndarray | None]:
-    """From features (L,) to the latent, and the factors (L,) by which the latent still is to be multiplied."""
+    """Function from features (L,) to the unscaled latent, and the factors (L,) that scale it, if any."""
     if isinstance(latent, Rounding):
         bounds = latent.bounds
 

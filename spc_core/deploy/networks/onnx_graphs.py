@@ -16,7 +16,7 @@ from spc_core.deploy.networks.row_plan import Linear, Mlp, Rounding, RowPlan, Si
 from spc_core.method.config import ConfigError
 
 OPSET = 18  # the first with Mish; onnxruntime 1.14 and later
-IR_VERSION = 8  # what onnxruntime 1.14 reads
+IR_VERSION = 8  # the newest that onnxruntime 1.14 reads
 
 
 def policy_graph(plan: RowPlan) -> Any:
