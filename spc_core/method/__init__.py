@@ -1,5 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The method, in the paper's order and letters: layers, encoder, world model, losses, IQL, agent, planner.
-
-fused.py computes the same update faster.
-"""
+"""The method in the paper's notation; fused.py computes the same update faster."""

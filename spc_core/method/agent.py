@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SPC: the networks together, and one update of them. Who learns from what is decided here and nowhere else.
+"""SPC: all networks, and one update of them as plain equations; this file alone decides which gradient reaches which.
 
-This is how the equations read. `fused.FusedLearner` computes the same update several times faster.
+`fused.FusedLearner` computes the same update several times faster.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Batch:
     context_of: Tensor  # (W,), index of each window's context, the same for all tasks
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on another device; the same object when it is there already."""
+        """The batch on `device`, as the same object on a CPU."""
         if device.type == "cpu":
             return self
         fields = (field.name for field in dataclasses.fields(self))
         return Batch(**{name: getattr(self, name).to(device, non_blocking=True) for name in fields})
 
-    def of_windows(self, z: Tensor) -> Tensor:
+    def window_contexts(self, z: Tensor) -> Tensor:
         """z of contexts (T, C, Z) to z of the windows that use them (T W, Z)."""
         return z[:, self.context_of].flatten(0, 1)
 
@@ -57,7 +57,7 @@ class Agent(nn.Module):
     def __init__(
         self, observation_dim: int, action_dim: int, tasks: Sequence[Mapping[str, float]], config: TrainConfig
     ) -> None:
-        """`tasks`: the parameters of each training task, which may be unknown: {}."""
+        """`tasks` are the parameters of each training task, {} if unknown."""
         super().__init__()
         self.config, self.observation_dim, self.action_dim = config, observation_dim, action_dim
         self.task_scale = TaskScale.of(tasks) if config.method.context == "oracle" else None
@@ -79,15 +79,15 @@ class Agent(nn.Module):
         return self.actor(self.world_model.encode(observation), z)[0]
 
     def oracle_context(self, params: Mapping[str, float]) -> Tensor:
-        """The true task parameters as z (Z,), for an agent that knows them."""
+        """The true task parameters as z (Z,), for the method `oracle`."""
         assert self.task_scale is not None
         return torch.tensor(self.task_scale.vector(params), dtype=torch.float32)
 
 
 class Learner:
-    """An agent with its optimisers."""
+    """Trains an agent: the losses, their optimisers, and the running task means."""
 
-    OPTIMIZER: dict[str, Any] = {"foreach": False}  # how torch's optimisers go through the weights
+    OPTIMIZER: dict[str, Any] = {"foreach": False}  # arguments of torch's optimisers
 
     def __init__(self, agent: Agent) -> None:
         self.agent, self.config = agent, agent.config
@@ -106,7 +106,7 @@ class Learner:
             self.optimizers["model"] = torch.optim.AdamW(
                 [group for group in groups if group["params"]], **self.OPTIMIZER
             )
-        self.reduce: Callable[[list[Tensor]], None] = lambda _: None  # averages gradients over processes, if several
+        self.reduce: Callable[[list[Tensor]], None] = lambda _: None  # averages gradients over processes
         self.club: ClubBound | None = None
         if method.context_club:
             self.club = ClubBound(agent.observation_dim + agent.action_dim, config.model).to(agent.task_means.device)
@@ -121,7 +121,7 @@ class Learner:
         return losses | self._update_policy(batch)
 
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
-        """World model and context encoder learn from consistency, reward, and the losses on z."""
+        """Train world model and context encoder on consistency, reward, and the losses on z."""
         model, weights, losses = self.agent.world_model, self.config.loss, {}
         embeddings, z = self._contexts(batch)
         total = z.new_zeros(())
@@ -136,14 +136,14 @@ class Learner:
             total = total + self._context_losses(embeddings, z, batch, losses)
         self._step("model", total)
         if embeddings is not None:
-            self._move_task_means(z.detach(), batch.context_weight.sum(-1), batch.task)
+            self._update_task_means(z.detach(), batch.context_weight.sum(-1), batch.task)
             if self.club is not None:
-                self._step("club", -self.club.log_likelihood(self._acted(batch), embeddings.detach()).mean())
+                self._step("club", -self.club.log_likelihood(self._state_actions(batch), embeddings.detach()).mean())
         ema_(model.target_encoder.parameters(), model.encoder.parameters(), weights.target_rate)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _contexts(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
-        """Embeddings (M, Z) of all transitions in contexts, where they are learnt, and z (T, C, Z)."""
+        """Embeddings (M, Z) of all context transitions, if there is an encoder, and z (T, C, Z)."""
         agent, shape = self.agent, batch.context_weight.shape[:2]
         if agent.context_encoder is not None:
             return agent.context_encoder(batch.context, batch.context_weight)
@@ -152,22 +152,22 @@ class Learner:
         return None, agent.task_means.new_zeros(*shape, agent.context_dim)
 
     def _rollout(self, batch: Batch, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Consistency losses and predicted rewards (T W,) of each of H steps, from rollouts with z (T, C, Z)."""
+        """Consistency losses and predicted rewards (T W,) of each of H steps, rolled out with z (T, C, Z)."""
         model, observations = self.agent.world_model, batch.observations.flatten(0, 1)
         targets = model.encode_target(observations[:, 1:])
         rollout = model.rollout(
-            observations, batch.actions.flatten(0, 1), batch.of_windows(z), self.config.method.open_loop
+            observations, batch.actions.flatten(0, 1), batch.window_contexts(z), self.config.method.open_loop
         )
         steps = zip(rollout.outputs, rollout.latents, targets.unbind(1), observations[:, 1:].unbind(1), strict=True)
         return [model.consistency(model.latent, *step) for step in steps], rollout.rewards
 
     def _context_losses(self, embeddings: Tensor, z: Tensor, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of the losses on z itself, which are added to `losses`.
+        """The weighted sum of the losses on z: contrast between tasks, length, information on the behaviour policy.
 
-        Contrast between tasks, small length, and no information about who acted.
+        Adds each of them to `losses`.
         """
         method, weights = self.config.method, self.config.loss
-        seen = batch.context_weight.any(-1)  # the empty context says nothing of its task
+        seen = batch.context_weight.any(-1)  # the empty context does not identify its task
         known, task = z[seen], batch.task[:, None].expand_as(seen)[seen]
         total = 0 * z.sum()
         if method.contrast == "infonce" and len(task):
@@ -180,16 +180,16 @@ class Learner:
         if method.context_l2:
             total = total + method.context_l2 * z.square().sum(-1).mean()
         if self.club is not None and len(task):
-            losses["club"] = self.club(self._acted(batch), embeddings)
+            losses["club"] = self.club(self._state_actions(batch), embeddings)
             total = total + method.context_club * losses["club"]
         return total
 
-    def _acted(self, batch: Batch) -> Tensor:
-        """(s, a) (M, O + A) of all transitions in contexts."""
+    def _state_actions(self, batch: Batch) -> Tensor:
+        """(s, a) (M, O + A) of all context transitions."""
         return batch.context[batch.context_weight > 0][:, : self.agent.observation_dim + self.agent.action_dim]
 
     def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
-        """V, Q and actor learn by IQL from all transitions of the windows; z and latents do not learn from them."""
+        """Train V, Q and actor by IQL on all transitions of the windows, without gradients to z and latents."""
         critic, loss, action = self.agent.critic, self.config.loss, batch.actions.flatten(0, 2)
         latents, z, actions = self._policy_inputs(batch)
         latent, z_before = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
@@ -205,14 +205,14 @@ class Learner:
         advantage = target_q - value.detach()
         pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
 
-        self._step("policy", v_loss + q_loss + pi_loss)  # three losses on three separate sets of weights
+        self._step("policy", v_loss + q_loss + pi_loss)  # three losses with disjoint weights
         ema_(critic.target_q.parameters(), critic.q.parameters(), loss.target_rate)
         return {"v": v_loss.detach(), "q": q_loss.detach(), "actor": pi_loss.detach()}
 
     @torch.no_grad()
     def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (T W, H + 1, L) and z (T W, H + 1, Z) of all observations, and actions (T W H, A)."""
-        z = batch.of_windows(self._contexts(batch)[1])[:, None].expand(-1, batch.observations.shape[2], -1)
+        z = batch.window_contexts(self._contexts(batch)[1])[:, None].expand(-1, batch.observations.shape[2], -1)
         return self.agent.world_model.encode(batch.observations.flatten(0, 1)), z, batch.actions.flatten(0, 2)
 
     def _step(self, name: str, loss: Tensor) -> None:
@@ -222,7 +222,7 @@ class Learner:
         self.reduce([parameter for group in optimizer.param_groups for parameter in group["params"]])
         optimizer.step()
 
-    def _move_task_means(self, z: Tensor, sizes: Tensor, task: Tensor) -> None:
+    def _update_task_means(self, z: Tensor, sizes: Tensor, task: Tensor) -> None:
         """Move each task's mean towards that of its embeddings: z (T, C, Z) weighted by the contexts' sizes (T, C)."""
         total = sizes.sum(-1, keepdim=True)
         new = (z * sizes[..., None]).sum(1) / total.clamp(min=1)
@@ -231,7 +231,7 @@ class Learner:
         means[task] = means[task].lerp(new, rate)
 
     def _schedule(self, number: int) -> None:
-        """Learning rates fall linearly with the number of the update."""
+        """Let learning rates fall linearly with the update number."""
         done = number / self.config.updates
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as frozen dataclasses with the paper's values as defaults; a YAML preset holds only the differences."""
+"""Settings as frozen dataclasses with the paper's values as defaults; YAML presets hold only the differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; the message names it, its value and the fix."""
+    """An invalid setting; the message names it, its value and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +37,16 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """What is learnt, and from what: SPC by default; its ablations and rivals are other choices (config/methods)."""
+    """Latents, losses and contexts: SPC by default; its ablations and baselines are other choices (config/methods)."""
 
     name: str = "spc"  # name in tables and reports
     latent: str = "discrete"  # latent state of the policy: discrete | simnorm | continuous, or raw for the observation
     consistency: str = "cross_entropy"  # loss of predictions: cross_entropy | mse | cosine | reconstruction | none
     open_loop: bool = True  # roll the model out over a window; off: predict one step from each observation
-    contrast: str = "infonce"  # loss that keeps tasks apart: infonce | focal | none
+    contrast: str = "infonce"  # loss that separates tasks: infonce | focal | none
     context: str = "learnt"  # task vector z: learnt | none (always 0) | oracle (the true task parameters)
     context_l2: float = 0.0  # weight of the squared length of z
-    context_club: float = 0.0  # weight of the CLUB bound on what z reveals about the behaviour policy
+    context_club: float = 0.0  # weight of the CLUB bound on information in z about the behaviour policy
 
     @property
     def learns_model(self) -> bool:
@@ -54,7 +54,7 @@ class MethodConfig:
         return self.latent != "raw" or self.consistency != "none"
 
     def check(self, source: str) -> None:
-        """Raises ConfigError naming a choice that is unknown, or two that do not go together."""
+        """Raises ConfigError for an unknown choice, or for two incompatible ones."""
         for key, known in METHOD_CHOICES.items():
             value = getattr(self, key)
             if value not in known:
@@ -64,7 +64,7 @@ class MethodConfig:
         fitting = CONSISTENCY_OF[self.latent]
         if self.consistency not in fitting:
             raise ConfigError(
-                f"{source}: method.consistency '{self.consistency}' makes no sense for latent '{self.latent}'; "
+                f"{source}: method.consistency '{self.consistency}' does not fit latent '{self.latent}'; "
                 f"use one of: {', '.join(fitting)}"
             )
         if self.context != "learnt" and (self.contrast != "none" or self.context_l2 or self.context_club):
@@ -73,7 +73,7 @@ class MethodConfig:
                 "and context_club 0"
             )
         if self.context == "learnt" and self.contrast == "none" and not self.learns_model:
-            raise ConfigError(f"{source}: the method gives the context encoder nothing to learn from; set contrast")
+            raise ConfigError(f"{source}: the context encoder has nothing to learn from; set method.contrast")
 
 
 CONSISTENCY_OF = {
@@ -137,7 +137,7 @@ class TrainConfig:
     evaluate_every: int = 0  # updates between two evaluations on validation tasks, in a separate process; 0: none
 
     def check(self, source: str) -> None:
-        """Raises ConfigError naming a value that cannot work."""
+        """Raises ConfigError naming an invalid value."""
         shares = ("context_empty_share", "context_online_share", "final_lr_share")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -154,13 +154,13 @@ class TrainConfig:
             raise ConfigError(f"{source}: model.levels is {list(self.model.levels)}; levels are odd and at least 3")
         if self.windows_per_task % self.contexts_per_task:
             raise ConfigError(
-                f"{source}: windows_per_task {self.windows_per_task} is no multiple of contexts_per_task "
-                f"{self.contexts_per_task}; a task's contexts share its windows evenly"
+                f"{source}: windows_per_task ({self.windows_per_task}) must be a multiple of contexts_per_task "
+                f"({self.contexts_per_task}); a task's contexts share its windows evenly"
             )
         if self.model.continuous_dim % self.model.simplex_size:
             raise ConfigError(
-                f"{source}: model.continuous_dim {self.model.continuous_dim} is no multiple of simplex_size "
-                f"{self.model.simplex_size}"
+                f"{source}: model.continuous_dim ({self.model.continuous_dim}) must be a multiple of simplex_size "
+                f"({self.model.simplex_size})"
             )
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"{source}: precision is '{self.precision}'; use auto, fp32 or bf16")
@@ -174,20 +174,20 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PlannerConfig:
-    """How far to look, how often and how widely. Actions are in [-1, 1] and rewards have spread one."""
+    """Planning with MPPI, for actions in [-1, 1] and rewards of standard deviation 1."""
 
-    horizon: int = 3  # steps that are imagined; V stands for what follows
-    iterations: int = 6  # rounds of drawing, judging and narrowing
+    horizon: int = 3  # imagined steps; V estimates the return after them
+    iterations: int = 6  # rounds of sampling, evaluating and refitting
     samples: int = 512  # sequences drawn in each round
-    elites: int = 64  # best sequences that the next round is drawn around
-    policy_samples: int = 24  # sequences of the actor: the first by its mean, the others drawn
+    elites: int = 64  # best sequences, to which the next round is fitted
+    policy_samples: int = 24  # sequences of the actor: the first its mean, the others sampled
     temperature: float = 0.5  # elites weigh exp(this * (return - best return))
-    min_std: float = 0.05  # least spread of drawn actions
-    max_std: float = 2.0  # largest spread of drawn actions, and that of the first round
-    deadline_ms: float = 0.0  # no round begins that would end later than this; the first always runs. 0: none
+    min_std: float = 0.05  # least standard deviation of sampled actions
+    max_std: float = 2.0  # largest standard deviation, used in the first round
+    deadline_ms: float = 0.0  # no round starts that would end later; the first always runs. 0: no deadline
 
     def check(self, source: str) -> None:
-        """Raises ConfigError naming a value that cannot work."""
+        """Raises ConfigError naming an invalid value."""
         least = {"horizon": 1, "iterations": 1, "samples": 0, "elites": 1, "policy_samples": 0}
         for name, low in least.items():
             if getattr(self, name) < low:
@@ -199,7 +199,7 @@ class PlannerConfig:
         if self.elites > self.samples + self.policy_samples:
             raise ConfigError(
                 f"{source}: elites is {self.elites}, more than the {self.samples + self.policy_samples} sequences "
-                "there are; lower it, or raise samples or policy_samples"
+                "drawn; lower it, or raise samples or policy_samples"
             )
         if self.min_std > self.max_std:
             raise ConfigError(f"{source}: min_std {self.min_std} is above max_std {self.max_std}; lower it")
@@ -210,7 +210,7 @@ class PlannerConfig:
 def load_config(preset: str, method: str = "", **overrides: Any) -> TrainConfig:
     """A preset by name (`small`, `paper`) or path, then a method (`focal`, ...), then overrides by field name.
 
-    Raises ConfigError that names the unknown key and the nearest known one.
+    Raises ConfigError naming an unknown key and the nearest known one.
     """
     path = find_config("train", preset)
     values, source = _read(path), str(path)
@@ -250,7 +250,9 @@ def build(cls: type[T], values: Any, source: str, path: str = "") -> T:
     made: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            raise ConfigError(f"{source}: {path}{key} is no setting{suggest(key, fields)}; known: {', '.join(fields)}")
+            raise ConfigError(
+                f"{source}: {path}{key} is not a setting{suggest(key, fields)}; known: {', '.join(fields)}"
+            )
         made[key] = _value(getattr(defaults, key), value, source, f"{path}{key}")
     return dataclasses.replace(defaults, **made)  # type: ignore[type-var]
 

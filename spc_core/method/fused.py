@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same update as agent.Learner, several times faster; everything here has a plain form in the other files.
+"""The update of agent.Learner, several times faster; everything here has a plain form in the other files.
 
-FusedLearner chooses all of it, by `fuse_` for what lies inside a network; a loaded checkpoint uses `fuse_` alone. Tests
-hold each function, and complete updates, against the plain ones.
+`fuse_` replaces layers within networks, also of a loaded checkpoint; FusedLearner chooses the rest. Tests compare each
+function, and complete updates, with the plain ones.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from spc_core.method.config import TrainConfig
 from spc_core.method.latents import CategoricalFSQLatent
 from spc_core.method.layers import EnsembleLinear
 
-NARROW = 64  # a product with so few inputs or outputs costs little, so it is never rounded to bfloat16
-COMPILED_NUMBERS = 2**20  # a function over fewer numbers is not worth the seconds that compiling takes
+NARROW = 64  # products with at most this many inputs or outputs are cheap, so never rounded to bfloat16
+COMPILE_SIZE = 2**20  # functions of fewer numbers are not worth the seconds of compiling
 
 
 class FusedLearner(Learner):
@@ -41,25 +41,25 @@ class FusedLearner(Learner):
             return super()._update_model(batch)
 
     def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
-        with self._precision():  # a context of its own: autocast keeps the weights that it has rounded
+        with self._precision():  # separate: autocast caches the weights that it has rounded
             return super()._update_policy(batch)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device_type, torch.bfloat16, enabled=self.half)
 
     def _step(self, name: str, loss: Tensor) -> None:
-        with torch.autocast(self.device_type, enabled=False):  # gradients keep the precision of what they belong to
+        with torch.autocast(self.device_type, enabled=False):  # gradients keep the precision of their tensors
             super()._step(name, loss)
 
     def _contexts(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
-        """Padding is never embedded: more than half of the contexts may be padding."""
+        """Embeds real transitions only: more than half of the contexts may be padding."""
         if (encoder := self.agent.context_encoder) is None:
             return super()._contexts(batch)
         embeddings = encoder.embed(batch.context[batch.context_weight > 0])
         return embeddings, pool(embeddings, batch.context_weight)
 
     def _rollout(self, batch: Batch, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Where codes are drawn and compared, one function does both; nothing is drawn in the last step."""
+        """Samples and compares codes in one function, and samples nothing in the last step."""
         model, space = self.agent.world_model, self.agent.world_model.latent
         if self.config.method.consistency != "cross_entropy" or not isinstance(space, CategoricalFSQLatent):
             return super()._rollout(batch, z)
@@ -67,7 +67,7 @@ class FusedLearner(Learner):
         targets = model.encode_target(observations[:, 1:])
         losses: list[Tensor] = []
 
-        def draw_and_compare(_: Tensor, output: Tensor) -> Tensor:
+        def step(_: Tensor, output: Tensor) -> Tensor:
             t, logits = len(losses), space.logits(output)
             last = t + 1 == targets.shape[1]
             bits = torch.zeros_like(logits, dtype=torch.int16) if last else random_bits(logits)
@@ -78,28 +78,28 @@ class FusedLearner(Learner):
             return codes.flatten(-2)
 
         open_loop = self.config.method.open_loop
-        return losses, model.rollout(observations, actions, batch.of_windows(z), open_loop, draw_and_compare).rewards
+        return losses, model.rollout(observations, actions, batch.window_contexts(z), open_loop, step).rewards
 
     def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         latents, z, actions = super()._policy_inputs(batch)
-        if self.half and latents.shape[-1] > NARROW:  # the first products would round them, each network again
+        if self.half and latents.shape[-1] > NARROW:  # else each network would round them again
             return latents.bfloat16(), z.bfloat16(), actions.bfloat16()
         return latents, z, actions
 
 
 def uses_bfloat16(config: TrainConfig, device_type: str) -> bool:
-    """Whether matrix products run in bfloat16: `auto` says yes for wide networks where the processor has it."""
+    """Whether matrix products run in bfloat16; `auto`: for wide networks, if the processor supports it."""
     if config.precision != "auto":
         return config.precision == "bf16"
     if config.model.dynamics_hidden[0] < 4 * NARROW:
-        return False  # casting costs what the products save
+        return False  # casting costs more than the products save
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device_type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 class _NarrowInFullPrecision(nn.Module):
-    """Keeps a layer that is narrow in full precision under autocast: observations, values, rewards."""
+    """Keeps a narrow layer in full precision under autocast: observations, values, rewards."""
 
     weight: Tensor
 
@@ -145,7 +145,7 @@ class _Mish(torch.autograd.Function):
 
 
 def pool(embeddings: Tensor, weight: Tensor) -> Tensor:
-    """Embeddings (M, Z) of the M transitions with weight one, in order, and weights (..., N) to means z (..., Z)."""
+    """Embeddings (M, Z) of the transitions of weight 1, in order, and all weights (..., N) to means z (..., Z)."""
     sizes = weight.sum(-1)
     owner = (weight > 0).reshape(-1, weight.shape[-1]).nonzero()[:, 0]
     sums = embeddings.new_zeros(sizes.numel(), embeddings.shape[-1]).index_add_(0, owner, embeddings)
@@ -153,7 +153,7 @@ def pool(embeddings: Tensor, weight: Tensor) -> Tensor:
 
 
 class FusedCategoricalFSQLatent(CategoricalFSQLatent):
-    """Draws with cheaper noise, and a gradient without one-hot codes."""
+    """Samples with cheaper noise, and computes the gradient without one-hot codes."""
 
     def step(self, latent: Tensor, output: Tensor) -> Tensor:
         logits = self.logits(output)
@@ -161,7 +161,7 @@ class FusedCategoricalFSQLatent(CategoricalFSQLatent):
         return StraightThroughCodes.apply(perturbed, self.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
 
 
-FASTER = {
+FUSED = {
     nn.Linear: FusedLinear,
     EnsembleLinear: FusedEnsembleLinear,
     nn.Mish: Mish,
@@ -170,16 +170,16 @@ FASTER = {
 
 
 def fuse_(network: nn.Module) -> None:
-    """Give the parts of a network their faster forms in place; weights and their names stay."""
+    """Replace the layers of a network by their fused forms, in place; weights and their names stay."""
     for module in network.modules():
-        if type(module) in FASTER:
-            module.__class__ = FASTER[type(module)]  # as torch's own parametrizations do
+        if type(module) in FUSED:
+            module.__class__ = FUSED[type(module)]  # as torch's own parametrizations do
 
 
 def exponential_noise(like: Tensor) -> Tensor:
     """Standard exponential numbers, fp32, of the shape of `like`; minus their logarithm is Gumbel noise.
 
-    From 16 random bits each, four from one draw, since a CPU's generator is serial: values from 7.6e-6 to 11.8.
+    Each from 16 random bits, four per draw, since a CPU's generator is serial: values from 7.6e-6 to 11.8.
     """
     return -torch.log(uniform(random_bits(like)))
 
@@ -196,9 +196,9 @@ def uniform(bits: Tensor) -> Tensor:
 
 
 class StraightThroughCodes(torch.autograd.Function):
-    """Codes (B, G, C) of the largest of perturbed logits (B, codes, G); the gradient is that of a softmax.
+    """Codes (B, G, C) of the largest of perturbed logits (B, codes, G), with the gradient of a softmax.
 
-    Same as `gumbel_softmax(hard=True)` times the codebook, without its one-hot and difference tensors.
+    Equal to `gumbel_softmax(hard=True)` times the codebook, without its one-hot and difference tensors.
     """
 
     @staticmethod
@@ -218,8 +218,8 @@ class StraightThroughCodes(torch.autograd.Function):
 def sample_and_compare(
     logits: Tensor, bits: Tensor, indices: Tensor, codebook: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits (B, codes, G), random bits like them and target indices (B, G) to a drawn code (B, G, C), its
-    cross-entropy (B,), and the softmaxes without and with noise, in the logits' own precision.
+    """Logits and random bits (B, codes, G) and target indices (B, G) to sampled codes (B, G, C), cross-entropy (B,),
+    and the softmaxes without and with noise, in the logits' precision.
 
     With e = exp(logits) and exponential noise E, exp(logits + Gumbel) is e / E: one exponential serves both.
     """
@@ -242,7 +242,7 @@ def sample_and_compare_gradient(
     likelihood: Tensor, soft: Tensor, indices: Tensor, codebook: Tensor, temperature: float, of_codes: Tensor,
     of_loss: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Gradients of codes (B, G, C) and losses (B,) to that of the logits (B, codes, G)."""
+    """Gradients of codes (B, G, C) and losses (B,) to the gradient of the logits (B, codes, G)."""
     exact = soft.float()
     by_code = sum(column[:, None] * of_codes[:, None, :, c].float() for c, column in enumerate(codebook.unbind(1)))
     through = exact * (by_code - (by_code * exact).sum(1, keepdim=True)) / temperature
@@ -254,7 +254,7 @@ def sample_and_compare_gradient(
 class SampleAndCompare(torch.autograd.Function):
     """StraightThroughCodes and code_cross_entropy of the same logits (B, codes, G), with one gradient for both.
 
-    Nothing of the logits' size is kept but the two softmaxes, in the logits' own precision.
+    Of the logits' size, it saves only the two softmaxes, in the logits' precision.
     """
 
     @staticmethod
@@ -278,15 +278,11 @@ _compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
 def compiled(function: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
-    """`function` fused into few passes over memory, where `like` is large and a compiler is there; else as it is."""
-    if like.numel() < COMPILED_NUMBERS:
+    """`function`, compiled where `like` is large; without a working compiler it warns once and runs uncompiled."""
+    if like.numel() < COMPILE_SIZE:
         return function
-    if function not in _compiled:
-        _compiled[function] = _with_fallback(function)
-    return _compiled[function]
-
-
-def _with_fallback(function: Callable[..., Any]) -> Callable[..., Any]:
+    if function in _compiled:
+        return _compiled[function]
     fused = torch.compile(function, dynamic=False)
 
     def run(*args: Any) -> Any:
@@ -297,4 +293,5 @@ def _with_fallback(function: Callable[..., Any]) -> Callable[..., Any]:
             _compiled[function] = function
             return function(*args)
 
+    _compiled[function] = run
     return run

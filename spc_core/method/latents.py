@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sets that latent states live on: small classes behind one interface, chosen by config.
-
-`encode` puts an encoder's output on the set, `step` a dynamics network's, so that a rollout never leaves it. `features`
-and `outputs` are the sizes of those two networks' outputs, and `dim` that of a latent.
-"""
+"""The sets of latent states: small classes behind one interface, chosen by config."""
 
 from __future__ import annotations
 
@@ -16,7 +12,10 @@ from spc_core.method.layers import FSQ
 
 
 class Latent(nn.Module):
-    """What all sets share."""
+    """A set of latents: `encode` maps encoder outputs onto it, `step` dynamics outputs, so that rollouts stay in it.
+
+    `features` and `outputs` are the sizes of those outputs, and `dim` that of a latent.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -31,11 +30,11 @@ class Latent(nn.Module):
         return self.encode(output)
 
     def mode(self, latent: Tensor, output: Tensor) -> Tensor:
-        """The most likely next latents (B, L); for planning, where noise would blur the comparison of plans."""
+        """The most likely next latents (B, L), for planning: noise would blur the comparison of plans."""
         return self.step(latent, output)
 
     def difference(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """How far a predicted latent is from the real one (B, L), in units that make all numbers comparable."""
+        """Predicted minus real latent (B, L), in units that make all entries comparable."""
         return predicted - target
 
 
@@ -47,9 +46,9 @@ class Continuous(Latent):
 
 
 class Raw(Continuous):
-    """The observation itself; dynamics give its change, in units of the usual change of each field."""
+    """The observation itself; dynamics predict its change in units of `scale`."""
 
-    scale: Tensor  # (O,), the spread of a change where observations have spread one
+    scale: Tensor  # (O,), standard deviation of a change of observations with standard deviation 1
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -78,7 +77,7 @@ class SimNorm(Latent):
 
 
 class FSQLatent(Latent):
-    """Groups of FSQ channels: a finite set of codes. Dynamics give channels, which are rounded to codes."""
+    """Groups of FSQ channels: a finite set of codes. Dynamics predict channels, which are rounded to codes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.groups * len(config.levels))
@@ -95,7 +94,7 @@ class FSQLatent(Latent):
 
 
 class CategoricalFSQLatent(FSQLatent):
-    """The same codes. Dynamics give logits of each code, (B, codes x G), and the next code is drawn from them.
+    """The same codes. Dynamics predict logits of each code, (B, codes x G), and the next code is sampled from them.
 
     Codes come before groups: a softmax over the last, odd-sized dimension is some forty times slower on a CPU.
     """
@@ -110,7 +109,7 @@ class CategoricalFSQLatent(FSQLatent):
         return output.unflatten(-1, (self.codes, self.groups))
 
     def step(self, latent: Tensor, output: Tensor) -> Tensor:
-        """A draw by the Gumbel trick, hard forward and soft backward."""
+        """Sample by the Gumbel trick, hard forward and soft backward."""
         one_hot = F.gumbel_softmax(self.logits(output).transpose(1, 2), self.temperature, hard=True)  # (B, G, codes)
         return (one_hot @ self.fsq.codebook).flatten(-2)
 
@@ -120,7 +119,7 @@ class CategoricalFSQLatent(FSQLatent):
 
 
 def make_latent(observation_dim: int, config: TrainConfig) -> Latent:
-    """The set that `config.method.latent` names."""
+    """The set named by `config.method.latent`."""
     model, method = config.model, config.method
     if method.latent == "raw":
         return Raw(observation_dim)

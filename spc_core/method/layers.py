@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts that all networks are made of: blocks, a Q ensemble, and finite scalar quantisation."""
+"""Building blocks of all networks: MLPs, a Q ensemble, and finite scalar quantisation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, last_std: float = INIT
 
 
 class EnsembleLinear(nn.Module):
-    """`members` linear layers side by side: (E, B, I) or (B, I) in, (E, B, O) out."""
+    """`members` parallel linear layers: (E, B, I) or (B, I) in, (E, B, O) out."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class EnsembleLinear(nn.Module):
 
 
 class EnsembleNorm(nn.Module):
-    """LayerNorm with own gain and offset for each member: (E, B, D) in and out."""
+    """LayerNorm with a gain and an offset for each member: (E, B, D) in and out."""
 
     def __init__(self, members: int, dim: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class EnsembleNorm(nn.Module):
 
 
 def ensemble_mlp(members: int, inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-    """The same blocks as `mlp`, `members` times with own weights, evaluated as one batched product."""
+    """An ensemble of `members` networks with the blocks of `mlp`, evaluated as batched products."""
     sizes = [inputs, *hidden]
     layers: list[nn.Module] = []
     for i, o in zip(sizes[:-1], sizes[1:], strict=True):
@@ -62,7 +62,7 @@ def ensemble_mlp(members: int, inputs: int, hidden: Sequence[int], outputs: int)
 class FSQ(nn.Module):
     """Finite scalar quantisation (arXiv 2309.15505) of groups of channels to a small fixed set of codes.
 
-    Levels must be odd, so that zero is a code. A group's index counts the first channel fastest.
+    Levels must be odd, so that zero is a code. The first channel varies fastest in a group's index.
     """
 
     codebook: Tensor  # (prod(levels), len(levels)), the codes in the order of their indices
@@ -82,7 +82,7 @@ class FSQ(nn.Module):
 
     @property
     def bounds(self) -> Tensor:
-        """(len(levels),), the largest value before rounding; the margin lets the outermost codes be reached."""
+        """(len(levels),), the largest value before rounding; the margin makes the outermost codes reachable."""
         return self.steps * (1 + 1e-3)
 
     def forward(self, x: Tensor) -> Tensor:

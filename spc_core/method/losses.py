@@ -26,7 +26,7 @@ def mean_over_steps(values: Sequence[Tensor], mask: Tensor, discount: float) -> 
 
 
 def step_mask(terminated: Tensor) -> Tensor:
-    """(B, H) flags to 1 up to and with the first terminal step, 0 after: what follows is not the task's."""
+    """(B, H) flags to 1 up to and including the first terminal step, 0 after it."""
     return 1 - (terminated.cumsum(-1) - terminated).clamp(max=1)
 
 
@@ -41,7 +41,7 @@ def simplex_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class Consistency(nn.Module):
-    """Temporal consistency of one step: compares a predicted latent with the real one, by `method.consistency`."""
+    """Temporal consistency of one step: the difference of predicted and real latents, by `method.consistency`."""
 
     def __init__(self, space: Latent, observation_dim: int, config: TrainConfig) -> None:
         super().__init__()
@@ -59,16 +59,16 @@ class Consistency(nn.Module):
             return space.difference(predicted, target).square().mean(-1)
         if self.kind == "cosine":
             return 1 - F.cosine_similarity(predicted, target, dim=-1)
-        if self.kind == "reconstruction":  # the older way to learn latents: the observation must be given back
+        if self.kind == "reconstruction":  # latents as in an autoencoder
             return (self.decoder(predicted) - observation).square().mean(-1)
-        assert self.kind == "none"  # the reward alone teaches the latents
+        assert self.kind == "none"  # latents learn from the reward alone
         return predicted.new_zeros(len(predicted))
 
 
 def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float) -> Tensor:
-    """InfoNCE between z (B, Z) and the running means (K, Z) of all tasks; `task` (B,) is the own one.
+    """InfoNCE between z (B, Z) of tasks `task` (B,) and the running means (K, Z) of all tasks.
 
-    -log softmax of -distance / temperature at the own task: the own mean is the positive, all others the negatives.
+    -log softmax of -distance / temperature: the task's mean is the positive, all others are the negatives.
     """
     # squared distances plus a floor: the gradient of a norm is not defined at zero
     distance = ((z[:, None] - means[None]).square().sum(-1) + 1e-6).sqrt()
@@ -76,9 +76,9 @@ def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float)
 
 
 def focal_loss(z: Tensor, task: Tensor) -> Tensor:
-    """FOCAL's distance metric on z (B, Z) of tasks (B,): d^2 over pairs of one task, 1 / (d^2 + 0.1) over the others.
+    """FOCAL's distance metric on z (B, Z) of tasks (B,): d^2 for pairs of one task, 1 / (d^2 + 0.1) for the others.
 
-    Each is a mean over its pairs, and 0 where there is none (arXiv 2010.01112, eq. 11, n = 2).
+    Each term is the mean over its pairs, or 0 without pairs (arXiv 2010.01112, eq. 11, n = 2).
     """
     squared = (z[:, None] - z[None]).square().sum(-1)
     other = task[:, None] != task[None]
@@ -89,9 +89,9 @@ def focal_loss(z: Tensor, task: Tensor) -> Tensor:
 
 
 class ClubBound(nn.Module):
-    """An upper bound on the information between embeddings and (s, a), and so about who acted (CLUB, arXiv 2006.12013).
+    """CLUB (arXiv 2006.12013): an upper bound on the information of embeddings about (s, a).
 
-    A network predicts the embedding from (s, a); the bound is how much likelier it holds real pairs than shuffled ones.
+    A network predicts the embedding from (s, a); the bound is its log-likelihood of real pairs minus shuffled pairs.
     """
 
     def __init__(self, inputs: int, config: ModelConfig) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics of the data that travel with the weights: networks see unit scales, users see the contract's units."""
+"""Statistics of the training data, which convert between the contract's units and the networks' unit scale."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Stats:
     def transition(
         self, observation: np.ndarray, action: np.ndarray, reward: np.ndarray | float, next_observation: np.ndarray
     ) -> np.ndarray:
-        """What the context encoder reads (..., 2 O + A + 1): s, a, r, s' - s, each on unit scale."""
+        """The context encoder's input (..., 2 O + A + 1): s, a, r, s' - s, each on unit scale."""
         change = ((next_observation - observation) / self.change_std).astype(np.float32, copy=False)
         reward = np.asarray(self.reward(reward), np.float32)[..., None]
         return np.concatenate([self.observation(observation), self.action(action), reward, change], -1)
@@ -59,7 +59,7 @@ class Stats:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Stats:
-        """Raises ValueError naming what is missing, so that nothing runs without normalisation."""
+        """Raises ValueError for missing or unknown entries, so that nothing runs without normalisation."""
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
             raise ValueError(
@@ -74,7 +74,7 @@ class Stats:
 
 @dataclasses.dataclass(frozen=True)
 class TaskScale:
-    """The parameters that differ between training tasks, and their mean and spread."""
+    """The true task parameters as a task vector: those that differ between training tasks, with mean and spread."""
 
     names: tuple[str, ...]
     mean: tuple[float, ...]
@@ -84,10 +84,10 @@ class TaskScale:
     def of(cls, tasks: Sequence[Mapping[str, float]]) -> TaskScale:
         """Raises ConfigError where tasks do not all have the same parameters, or none of them varies."""
         names = tuple(sorted(tasks[0]))
-        odd = [task for task in tasks if tuple(sorted(task)) != names]
-        if odd:
+        others = [task for task in tasks if tuple(sorted(task)) != names]
+        if others:
             raise ConfigError(
-                f"method.context 'oracle' needs the same parameters of every task, but one has {sorted(odd[0])} and "
+                f"method.context 'oracle' needs the same parameters of every task, but one has {sorted(others[0])} and "
                 f"another {list(names)}; record `spc.task_params` with each bag"
             )
         values = np.array([[task[name] for name in names] for task in tasks], np.float64).reshape(len(tasks), -1)
@@ -114,14 +114,14 @@ class TaskScale:
 
 
 class Moments:
-    """Mean and standard deviation of rows that come in pieces, in float64."""
+    """Mean and standard deviation of rows that arrive in chunks, in float64."""
 
     def __init__(self) -> None:
         self._count = 0
         self._shift = self._sum = self._squares = np.zeros(0)
 
     def add(self, rows: np.ndarray) -> None:
-        """Count (N, F) rows in. Deviations from the first row lose no digits, and are exactly 0 in a constant field."""
+        """Add rows (N, F). Deviations from the first row keep all digits, and are exactly 0 in a constant field."""
         if self._count == 0:
             self._shift = rows[0].astype(np.float64)
             self._sum = self._squares = np.zeros_like(self._shift)
@@ -140,19 +140,19 @@ class Moments:
         return np.sqrt(np.maximum(variance, 0))
 
 
-def compute_stats(contract: Contract, pieces: Iterable[tuple[np.ndarray, np.ndarray]]) -> Stats:
-    """Statistics of pieces of the data: observations and the next ones (N, 2, O), and rewards (N,).
+def compute_stats(contract: Contract, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Stats:
+    """Statistics of chunks of data: pairs of consecutive observations (N, 2, O), and rewards (N,).
 
-    A field that never changes would divide by zero and teach nothing: raises ValueError that names it.
+    Raises ValueError naming a field that never changes.
     """
     seen, change, reward = Moments(), Moments(), Moments()
-    for observations, rewards in pieces:
+    for observations, rewards in chunks:
         seen.add(observations[:, 0])
         change.add(observations[:, 1] - observations[:, 0])
         reward.add(rewards[:, None])
     constant = [name for name, s in zip(contract.observation_names, seen.std, strict=True) if not s > 1e-8]
     if constant:
-        raise ValueError(f"observation {', '.join(constant)} never changes in the data; take it out of the contract")
+        raise ValueError(f"observation {', '.join(constant)} never changes in the data; remove it from the contract")
     if not reward.std[0] > 1e-8:
         raise ValueError(f"the reward is {reward.mean[0]:g} in every transition; nothing can be learnt from it")
     return Stats(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Planning with MPPI in the latent world model: an alternative to the actor, for robots that have time to think.
+"""Planning with MPPI in the latent world model: a slower alternative to the actor.
 
-Model predictive path integral control (arXiv 1509.01149), iterated as in TD-MPC (arXiv 2203.04955): imagine sequences
-of actions, keep the best, and draw again around them. The actor's sequences are among the candidates. The model does
-not foresee the end of an episode: what it imagines after a terminal state counts like any other.
+Model predictive path integral control (arXiv 1509.01149), iterated as in TD-MPC (arXiv 2203.04955): roll out sequences
+of actions, keep the best, and sample again around them. The actor's sequences are among the candidates. The model does
+not predict terminations: steps after a terminal state count like any others.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig
 
 
 class Planner:
-    """Plans for R robots at once. Letters: P and S sequences by actor and by chance, H steps, A fields of an action.
+    """Plans for R robots at once: P sequences of the actor, S sampled ones, H steps, A fields of an action.
 
-    The noise comes from a generator of its own, is the same for all robots, and does not depend on where rounds were
-    cut: so a plan depends on the seed, on what was planned since the last reset, and on its robot alone.
+    The noise comes from the planner's own generator, is the same for all robots, and does not depend on skipped rounds:
+    a plan depends only on the seed, the plans since the last reset, and its robot.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Planner:
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` returns seconds. Raises ConfigError where the agent's method has no model to plan with."""
+        """`clock` returns seconds. Raises ConfigError if the agent's method has no model to plan with."""
         self.config = config or PlannerConfig()
         self.config.check("planning")
         check_plannable(agent.config)
-        self.plans = self.cut_short = self.late = 0  # plans made, with fewer rounds than iterations, past the deadline
+        self.plans = self.cut_short = self.late = 0  # plans made, with rounds skipped, past the deadline
         self._agent, self._clock, self._seed = agent, clock, seed
         self._generator = torch.Generator()  # on the CPU: the same noise on every device
         self.reset()
@@ -51,7 +51,7 @@ class Planner:
     def plan(self, observation: Tensor, z: Tensor) -> Tensor:
         """(R, O) on unit scale and (R, Z) to actions (R, A) in [-1, 1].
 
-        Raises ValueError when R is not the last plan's. An observation that is not finite gives actions that are not.
+        Raises ValueError if R changes without a reset. A non-finite observation yields a non-finite action.
         """
         if self._plan is not None and len(self._plan) != len(observation):
             raise ValueError(
@@ -63,7 +63,8 @@ class Planner:
         mean = self._start(policy)
         std = torch.full_like(mean, self.config.max_std)
         slowest_s, round_s = 0.0, self._now_s(observation)
-        for number, noise in enumerate(self._noise(self.config.iterations, self.config.samples, mean)):
+        shape = (self.config.iterations, self.config.samples, *mean.shape[1:])
+        for number, noise in enumerate(torch.randn(shape, generator=self._generator).to(mean)):
             if number and self.config.deadline_ms:
                 now_s = self._now_s(observation)
                 slowest_s, round_s = max(slowest_s, now_s - round_s), now_s
@@ -76,8 +77,8 @@ class Planner:
         self.plans += 1
         if self.config.deadline_ms:
             self.late += self._now_s(observation) - began_s > self.config.deadline_ms / 1e3
-        self._plan = mean.nan_to_num()  # one bad observation must not make later plans invalid
-        return mean[:, 0].clamp(-1, 1)  # a mean of numbers within the limits may miss them by rounding
+        self._plan = mean.nan_to_num()  # one bad observation must not spoil later plans
+        return mean[:, 0].clamp(-1, 1)  # rounding may put a mean beyond the limits
 
     def returns(self, latent: Tensor, z: Tensor, actions: Tensor) -> Tensor:
         """Predicted returns (R, S) of sequences (R, S, H, A) from latents (R, L)."""
@@ -122,19 +123,15 @@ class Planner:
         likely = policy[:, 0] if policy.shape[1] else policy.new_zeros(len(policy), *policy.shape[2:])
         return likely if self._plan is None else shift(self._plan, likely[:, -1])
 
-    def _noise(self, rounds: int, count: int, mean: Tensor) -> Tensor:
-        """All of a plan's noise at once, (rounds, count, H, A)."""
-        return torch.randn((rounds, count, *mean.shape[1:]), generator=self._generator).to(mean)
-
-    def _now_s(self, where: Tensor) -> float:
-        if self.config.deadline_ms and where.is_cuda:
-            torch.cuda.synchronize(where.device)  # else queued work would not be counted
+    def _now_s(self, like: Tensor) -> float:
+        if self.config.deadline_ms and like.is_cuda:
+            torch.cuda.synchronize(like.device)  # else queued work would not be counted
         return self._clock()
 
 
 def refit(candidates: Tensor, returns: Tensor, config: PlannerConfig) -> tuple[Tensor, Tensor]:
-    """Mean and spread (R, H, A) of the elites of candidates (R, N, H, A), weighted by their returns (R, N)."""
-    returns = returns.nan_to_num(nan=-math.inf, posinf=-math.inf)  # where the model broke down, nothing was gained
+    """Mean and standard deviation (R, H, A) of the elites of candidates (R, N, H, A), weighted by returns (R, N)."""
+    returns = returns.nan_to_num(nan=-math.inf, posinf=-math.inf)  # a diverged prediction is never an elite
     best, which = returns.topk(config.elites, 1)
     elites = candidates.gather(1, which[..., None, None].expand(-1, -1, *candidates.shape[2:]))
     weight = torch.softmax(config.temperature * best, 1)[..., None, None]  # (R, E, 1, 1)
@@ -144,18 +141,18 @@ def refit(candidates: Tensor, returns: Tensor, config: PlannerConfig) -> tuple[T
 
 
 def shift(plan: Tensor, last: Tensor) -> Tensor:
-    """A plan (R, H, A) one step later, with `last` (R, A) as the step that it lacks."""
+    """A plan (R, H, A) one step later, with `last` (R, A) as its last step."""
     return torch.cat([plan[:, 1:], last[:, None]], 1)
 
 
 def check_plannable(config: TrainConfig) -> None:
-    """Raises ConfigError where training did not teach both dynamics and reward."""
+    """Raises ConfigError unless both dynamics and reward were trained."""
     method, name = config.method, config.method.name
     if not method.learns_model:
         raise ConfigError(f"method '{name}' has no world model to plan with; use the actor")
     if method.consistency == "none" and not method.open_loop:  # the reward of one step does not involve the next
-        raise ConfigError(f"method '{name}' does not teach its world model what comes next; use the actor")
+        raise ConfigError(f"method '{name}' does not train its world model to predict the next state; use the actor")
     if config.loss.reward_weight == 0:
         raise ConfigError(
-            f"method '{name}' was trained with loss.reward_weight 0, so it knows no reward; use the actor"
+            f"method '{name}' was trained with loss.reward_weight 0, so it predicts no reward; use the actor"
         )

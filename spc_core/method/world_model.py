@@ -19,7 +19,7 @@ from spc_core.method.losses import Consistency
 class ContextEncoder(nn.Module):
     """z = mean over the context of tanh(E(s, a, r, s' - s)), in [-1, 1]^Z; the empty context gives z = 0.
 
-    The change of the observation stands for s': the same information, on a scale of its own.
+    The change s' - s carries the same information as s', on its own scale.
     """
 
     def __init__(self, observation_dim: int, action_dim: int, config: ModelConfig) -> None:
@@ -38,7 +38,7 @@ class ContextEncoder(nn.Module):
 
 
 class Rollout(NamedTuple):
-    """What a model predicts for each of H steps."""
+    """Predictions for each of H steps."""
 
     outputs: list[Tensor]  # (B, outputs) of the dynamics network
     latents: list[Tensor]  # (B, L) after the step
@@ -73,7 +73,7 @@ class WorldModel(nn.Module):
         return self.latent.encode(self.target_encoder(observation))
 
     def predict(self, latent: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, L), (B, A), (B, Z) to what `latent.step` makes the next latent of (B, outputs), and to rewards (B,)."""
+        """(B, L), (B, A), (B, Z) to the dynamics' outputs (B, outputs) and rewards (B,)."""
         inputs = torch.cat([latent, action, z], -1)
         return self.dynamics(inputs), self.reward(inputs).squeeze(-1)
 
@@ -88,7 +88,7 @@ class WorldModel(nn.Module):
         """Predictions from s_0 on, with the recorded actions: observations (B, H + 1, O), actions (B, H, A), z (B, Z).
 
         Open loop: each step starts from the latent that the step before predicted; else from the real one. `step`
-        stands in for `latent.step`.
+        replaces `latent.step`.
         """
         predicted = Rollout([], [], [])
         latents = self.encode(observations[:, :1] if open_loop else observations[:, :-1])

@@ -176,7 +176,7 @@ def test_unknown_setting_in_a_preset_file_is_named(tmp_path, capsys):
     preset = tmp_path / "mine.yaml"
     preset.write_text("updtes: 10\n")
     assert main(["train", str(tmp_path), "--out", str(tmp_path / "run"), "--preset", str(preset)]) == 1
-    assert "mine.yaml: updtes is no setting (did you mean 'updates'?)" in capsys.readouterr().err
+    assert "mine.yaml: updtes is not a setting (did you mean 'updates'?)" in capsys.readouterr().err
 
 
 def test_train_takes_a_preset_and_flags_over_it(tmp_path, capsys):

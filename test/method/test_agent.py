@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who learns from what: a test for each arrow, and for each arrow that must not be."""
+"""Which loss trains which network, and which it must not train."""
 
 import dataclasses
 
@@ -73,7 +73,7 @@ def test_context_encoder_learns_from_each_loss_alone(name):
 
 
 WORLD_MODEL = {"encoder", "target_encoder", "dynamics", "reward"}
-LEARNS = {  # what each method's model update may move
+LEARNS = {  # networks that each method's model update trains
     "spc": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_continuous": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_simnorm": WORLD_MODEL | {"context_encoder", "task_means"},
@@ -90,13 +90,13 @@ LEARNS = {  # what each method's model update may move
 }
 
 
-def test_every_shipped_method_has_its_arrows_written_down():
+def test_every_shipped_method_is_listed():
     assert {file.stem for file in (find_config("methods", "spc").parent).glob("*.yaml")} == set(LEARNS)
 
 
 @pytest.mark.parametrize("kind", [Learner, FusedLearner])
 @pytest.mark.parametrize("method", LEARNS)
-def test_methods_learn_exactly_what_they_say(method, kind):
+def test_methods_train_exactly_the_listed_networks(method, kind):
     learner = make_learner(method, kind)
     batch = make_batch()
     learner.update(batch, 0)  # the first update moves running means, without which contrast has no direction
@@ -104,7 +104,7 @@ def test_methods_learn_exactly_what_they_say(method, kind):
     assert moved == LEARNS[method] | {"actor", "q", "target_q", "v"}
 
 
-def test_no_context_and_oracle_act_on_what_they_say():
+def test_contexts_of_no_context_and_oracle():
     batch = make_batch()
     assert not make_learner("no_context")._contexts(batch)[1].any()
     oracle = make_learner("oracle")
@@ -129,7 +129,8 @@ def test_csro_bound_learns_its_own_network_and_never_through_the_encoder():
     encoder = learner.agent.context_encoder
     encoder.zero_grad()
     embeddings = encoder.embed(make_batch().context.flatten(0, 2))
-    learner._step("club", -learner.club.log_likelihood(learner._acted(make_batch()), embeddings.detach()).mean())
+    acted = learner._state_actions(make_batch())
+    learner._step("club", -learner.club.log_likelihood(acted, embeddings.detach()).mean())
     assert all(p.grad is None for p in encoder.parameters())
 
 
@@ -140,7 +141,7 @@ def test_windows_use_the_contexts_of_their_task_in_order():
         context_of=torch.tensor([0, 0, 1, 1]),
     )  # fmt: skip
     z = torch.arange(6.0).reshape(3, 2, 1)
-    assert few.of_windows(z).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert few.window_contexts(z).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     make_learner().update(few, 0)
 
 

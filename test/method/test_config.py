@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Presets, methods and flags in layers; what cannot work is refused by name."""
+"""Presets, methods and flags override each other in order; invalid settings are refused by name."""
 
 import dataclasses
 
@@ -20,11 +20,11 @@ def test_every_shipped_method_fits_every_shipped_preset(preset, method):
     assert config.method.name == method
 
 
-def test_spc_is_what_the_defaults_say():
+def test_spc_is_the_default():
     assert load_config("paper", "spc") == load_config("paper") == TrainConfig()
 
 
-def test_a_method_lies_over_the_preset_and_flags_over_both():
+def test_a_method_overrides_the_preset_and_flags_override_both():
     assert load_config("small", "focal", contexts_per_task=2, model={"groups": 8}) == dataclasses.replace(
         load_config("small"),
         method=load_config("paper", "focal").method,
@@ -41,19 +41,19 @@ def test_quick_is_small_with_half_the_updates():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"latnt": "raw"}, r"method.latnt is no setting \(did you mean 'latent'\?\)"),
+        ({"latnt": "raw"}, r"method.latnt is not a setting \(did you mean 'latent'\?\)"),
         (
             {"latent": "discret"},
             r"method.latent is 'discret' \(did you mean 'discrete'\?\); use one of: discrete, simnorm",
         ),
-        ({"latent": "raw"}, "'cross_entropy' makes no sense for latent 'raw'; use one of: mse, none"),
-        ({"latent": "continuous"}, "'cross_entropy' makes no sense for latent 'continuous'"),
+        ({"latent": "raw"}, "'cross_entropy' does not fit latent 'raw'; use one of: mse, none"),
+        ({"latent": "continuous"}, "'cross_entropy' does not fit latent 'continuous'"),
         ({"context": "oracle"}, "'oracle' is not learnt, so contrast must be none"),
         ({"context": "none", "contrast": "none", "context_club": 0.5}, "context_club 0"),
-        ({"latent": "raw", "consistency": "none", "contrast": "none"}, "nothing to learn from; set contrast"),
+        ({"latent": "raw", "consistency": "none", "contrast": "none"}, "nothing to learn from; set method.contrast"),
     ],
 )
-def test_choices_that_do_not_go_together_are_refused(values, message, tmp_path):
+def test_incompatible_choices_are_refused(values, message, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({"method": values}))
     with pytest.raises(ConfigError, match=message):
@@ -63,12 +63,12 @@ def test_choices_that_do_not_go_together_are_refused(values, message, tmp_path):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"contexts_per_task": 3}, "windows_per_task 4 is no multiple of contexts_per_task 3"),
+        ({"contexts_per_task": 3}, r"windows_per_task \(4\) must be a multiple of contexts_per_task \(3\)"),
         ({"precision": "fp16"}, "precision is 'fp16'; use auto, fp32 or bf16"),
         ({"evaluate_every": -1}, "evaluate_every is -1; it must be at least 0"),
-        ({"model": {"continuous_dim": 60}}, "continuous_dim 60 is no multiple of simplex_size 8"),
+        ({"model": {"continuous_dim": 60}}, "continuous_dim \(60\) must be a multiple of simplex_size \(8\)"),
     ],
 )
-def test_values_that_cannot_work_are_refused(values, message):
+def test_invalid_values_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         load_config("small", **values)

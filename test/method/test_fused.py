@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fast forms against the plain equations: the same numbers where nothing is drawn, else the same learning."""
+"""Fused functions against the plain equations: equal numbers without sampling, else equal learning curves."""
 
 import copy
 
@@ -14,7 +14,7 @@ from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.method.agent import Agent, Learner
 from spc_core.method.config import TrainConfig
 from spc_core.method.fused import (
-    COMPILED_NUMBERS,
+    COMPILE_SIZE,
     FusedEnsembleLinear,
     FusedLearner,
     FusedLinear,
@@ -72,7 +72,7 @@ def test_straight_through_codes_are_gumbel_softmax_times_codebook():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_draw_and_cross_entropy_together_equal_each_alone(temperature):
+def test_sampling_and_cross_entropy_together_equal_each_alone(temperature):
     """The same random bits as Gumbel noise: codes, losses and the gradient are those of the plain parts."""
     torch.manual_seed(0)
     logits = torch.randn(6, 15, 4, requires_grad=True)
@@ -100,11 +100,11 @@ def test_without_a_compiler_functions_run_as_they_are(monkeypatch):
         return 2 * x
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    x = torch.ones(COMPILED_NUMBERS)
+    x = torch.ones(COMPILE_SIZE)
     assert compiled(double, x[:10]) is double, "small ones are not compiled"
     with pytest.warns(UserWarning, match="double runs uncompiled, which is slower: g\\+\\+: not found"):
         assert compiled(double, x)(x).sum() == 2 * len(x)
-    assert compiled(double, x) is double, "and it is said once"
+    assert compiled(double, x) is double, "and warns once"
 
 
 def test_noise_from_sixteen_bits_is_exponential():
@@ -175,21 +175,21 @@ def test_one_update_in_full_precision_has_the_same_losses_and_moves_the_same_wei
     batch = Sampler(data, data_stats(data), config, 0).batch()
     for number in range(3):
         torch.manual_seed(number)
-        mine = fast.update(batch, number)
+        losses = fast.update(batch, number)
         torch.manual_seed(number)  # csro's bound shuffles
-        theirs = plain.update(batch, number)
-        assert mine.keys() == theirs.keys()
-        for name in mine:
-            torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-5, msg=name)
-    for (name, mine), theirs in zip(fast.agent.state_dict().items(), plain.agent.state_dict().values(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=2e-4, msg=name)
+        expected = plain.update(batch, number)
+        assert losses.keys() == expected.keys()
+        for name in losses:
+            torch.testing.assert_close(losses[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    for (name, value), expected in zip(fast.agent.state_dict().items(), plain.agent.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-2, atol=2e-4, msg=name)
 
 
 def learning(updates: int) -> dict[str, object]:
     return {"updates": updates, "tasks_per_batch": 6, "windows_per_task": 8, "contexts_per_task": 8, "model": WIDE}
 
 
-def test_bfloat16_and_shared_noise_learn_as_the_plain_equations_do(data):
+def test_bfloat16_and_shared_noise_learn_like_the_plain_equations(data):
     """Loss curves of the second half: the fast path lies within three standard deviations and 5 % of plain seeds."""
     configs = [tiny_config(seed=seed, precision="fp32", **learning(120)) for seed in range(3)]
     plain = [curves(data, Learner, config)[0] for config in configs]
@@ -202,16 +202,16 @@ def test_bfloat16_and_shared_noise_learn_as_the_plain_equations_do(data):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_policies_of_the_fast_path_earn_what_those_of_the_plain_equations_do(data):
+def test_policies_of_the_fast_path_earn_as_much_as_those_of_the_plain_equations(data):
     chosen = tasks("arm_reach", "train")[:6]
 
-    def earned(kind: type[Learner], config: TrainConfig) -> float:
+    def mean_return(kind: type[Learner], config: TrainConfig) -> float:
         agent = curves(data, kind, config)[1].eval().requires_grad_(False)
         checkpoint = Checkpoint(agent, config, data.contract, data_stats(data), {}, torch.device("cpu"))
         rows = run_in_process(checkpoint, Trial(chosen, ["few_shot"], 2, few_shot_sizes=(50,)), "arm_reach")
         return float(np.mean([row.return_ for row in rows if row.scored]))
 
-    plain = [earned(Learner, tiny_config(seed=s, precision="fp32", **learning(500))) for s in range(3)]
-    fast = [earned(FusedLearner, tiny_config(seed=s, precision="bf16", **learning(500))) for s in range(3)]
+    plain = [mean_return(Learner, tiny_config(seed=s, precision="fp32", **learning(500))) for s in range(3)]
+    fast = [mean_return(FusedLearner, tiny_config(seed=s, precision="bf16", **learning(500))) for s in range(3)]
     spread = max(plain) - min(plain) + 0.1 * abs(np.mean(plain))
     assert abs(np.mean(fast) - np.mean(plain)) <= spread, (plain, fast)

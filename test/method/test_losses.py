@@ -63,14 +63,14 @@ def model_losses(
 
 @pytest.mark.parametrize("levels", [(5, 3), (3, 3, 5), (7,)])
 def test_fsq_equals_an_independent_implementation(levels):
-    mine, theirs = FSQ(levels), ReferenceFSQ(list(levels))
+    fsq, reference_fsq = FSQ(levels), ReferenceFSQ(list(levels))
     x = 3 * torch.randn(2000, 1, len(levels), generator=torch.Generator().manual_seed(0))
     x.requires_grad_()
-    codes = mine(x)
-    reference, indices = theirs(x)
+    codes = fsq(x)
+    reference, indices = reference_fsq(x)
     assert torch.equal(codes, reference)
-    assert torch.equal(mine.indices(codes), indices.long())
-    assert torch.equal(mine.codebook[mine.indices(codes)], codes)
+    assert torch.equal(fsq.indices(codes), indices.long())
+    assert torch.equal(fsq.codebook[fsq.indices(codes)], codes)
     weight = torch.randn(codes.shape, generator=torch.Generator().manual_seed(1))
     (gradient,) = torch.autograd.grad((codes * weight).sum(), x)
     (expected,) = torch.autograd.grad((reference * weight).sum(), x)
@@ -97,7 +97,7 @@ def test_network_block_is_linear_norm_mish():
     torch.testing.assert_close(network(x), F.linear(hidden, network[3].weight))
 
 
-def test_ensemble_members_are_the_networks_side_by_side():
+def test_ensemble_members_are_independent_networks():
     ensemble = ensemble_mlp(2, 3, (5,), 1)
     for layer in ensemble:
         if isinstance(layer, EnsembleNorm):
@@ -192,12 +192,12 @@ def test_reconstruction_compares_the_decoded_prediction_with_the_observation():
     assert loss.tolist() == pytest.approx([3.0])
 
 
-def test_raw_dynamics_give_changes_in_their_own_unit():
+def test_raw_dynamics_predict_scaled_changes():
     latent = make_model(latent="raw", consistency="mse").latent
     latent.scale.fill_(0.1)
-    here = torch.ones(1, 3)
-    assert torch.equal(latent.step(here, torch.full((1, 3), 2.0)), torch.full((1, 3), 1.2))
-    torch.testing.assert_close(latent.difference(here + 0.1, here), torch.ones(1, 3))
+    latents = torch.ones(1, 3)
+    assert torch.equal(latent.step(latents, torch.full((1, 3), 2.0)), torch.full((1, 3), 1.2))
+    torch.testing.assert_close(latent.difference(latents + 0.1, latents), torch.ones(1, 3))
 
 
 @both_learners
@@ -265,7 +265,7 @@ def test_model_losses_weigh_steps_and_roll_out_open_loop(kind):
 
 
 @both_learners
-def test_terminal_rewards_are_learnt_and_later_steps_are_not(kind):
+def test_rewards_are_learnt_up_to_the_terminal_step(kind):
     terminated = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
     assert step_mask(terminated).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     learner = make_learner(kind, (1, 1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Planning: the optimum of a model that is known, robots that do not disturb each other, deadlines, refusals."""
+"""Planning: the optimum of a known model, independent robots, deadlines, refusals."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def robots(count: int, dim: int = 2, z: int = 2, seed: int = 0) -> tuple[Tensor,
 
 
 def ticking(step_s: float):
-    """A clock that goes on by `step_s` each time it is read."""
+    """A clock that advances by `step_s` at each reading."""
     ticks = itertools.count()
     return lambda: next(ticks) * step_s
 
@@ -101,7 +101,7 @@ def test_goes_to_the_limit_where_the_optimum_is_beyond_it():
     np.testing.assert_allclose(action, [[1, -1]], atol=0.05)
 
 
-def test_robots_are_planned_for_as_if_alone():
+def test_robots_are_planned_independently():
     agent = point_agent()
     together, moved = Planner(agent, SHARP), robots(5, seed=1)
     first, second = together.plan(*robots(5)), together.plan(*moved)
@@ -150,13 +150,13 @@ def test_without_the_actor_the_optimum_is_found_too():
     np.testing.assert_allclose(*actions, atol=0.03)
 
 
-def test_last_plan_is_taken_up_one_step_later_until_the_reset():
+def test_last_plan_is_shifted_by_one_step_until_the_reset():
     plan, last = torch.arange(12.0).view(2, 3, 2), -torch.ones(2, 2)
     assert shift(plan, last).tolist() == [[[2, 3], [4, 5], [-1, -1]], [[8, 9], [10, 11], [-1, -1]]]
     far = torch.zeros(1, 2), torch.full((1, 2), 9.0)  # the best is full speed all the time
     narrow = Planner(point_agent(), PlannerConfig(iterations=1, min_std=0.1, max_std=0.1, policy_samples=1, horizon=6))
     first, second = (narrow.plan(*far).mean().item() for _ in range(2))
-    assert first + 0.1 < second, "the second goes on from the first"
+    assert first + 0.1 < second, "the second continues the first"
     narrow.reset()
     assert narrow.plan(*far).mean().item() == first
 
@@ -171,7 +171,7 @@ def test_refit_by_hand():
     assert std.item() == pytest.approx(math.sqrt(3) / 8)
 
 
-def test_what_is_not_finite_shows_and_does_not_last():
+def test_a_non_finite_observation_affects_one_plan():
     planner, (observation, goal) = Planner(point_agent(), SHARP), robots(2)
     bad = observation.clone()
     bad[1] = math.nan
@@ -205,9 +205,9 @@ def test_refuses_methods_without_a_model(method):
 def test_refuses_a_model_without_dynamics_or_reward():
     config = tiny_config("spc_no_consistency")
     config = dataclasses.replace(config, method=dataclasses.replace(config.method, open_loop=False))
-    with pytest.raises(ConfigError, match="does not teach its world model what comes next; use the actor"):
+    with pytest.raises(ConfigError, match="does not train its world model to predict the next state; use the actor"):
         Planner(Agent(3, 2, [{}], config))
-    with pytest.raises(ConfigError, match="'spc' was trained with loss.reward_weight 0, so it knows no reward; use"):
+    with pytest.raises(ConfigError, match="'spc' was trained with loss.reward_weight 0, so it predicts no reward; use"):
         Planner(Agent(3, 2, [{}], tiny_config(loss={"reward_weight": 0.0})))
 
 
@@ -218,14 +218,14 @@ def test_refuses_a_model_without_dynamics_or_reward():
         ({"iterations": 0}, "iterations is 0; it must be at least 1"),
         ({"samples": -1}, "samples is -1; it must be at least 0"),
         ({"elites": 0}, "elites is 0; it must be at least 1"),
-        ({"samples": 10}, "elites is 64, more than the 34 sequences there are; lower it, or raise samples or policy_"),
+        ({"samples": 10}, "elites is 64, more than the 34 sequences drawn; lower it, or raise samples or policy_"),
         ({"temperature": math.nan}, "temperature is nan; it must be finite and not negative"),
         ({"deadline_ms": -1.0}, "deadline_ms is -1.0; it must be finite"),
         ({"min_std": 3.0}, "min_std 3.0 is above max_std 2.0; lower it"),
         ({"min_std": 0.0, "max_std": 0.0}, "max_std is 0, so that all drawn sequences are the same; raise it"),
     ],
 )
-def test_settings_that_cannot_work(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         Planner(point_agent(), PlannerConfig(**settings))
 

@@ -245,8 +245,8 @@ def test_constant_observation_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"updtes": 5}, r"updtes is no setting \(did you mean 'updates'\?\)"),
-        ({"model": {"group": 3}}, r"model.group is no setting \(did you mean 'groups'\?\)"),
+        ({"updtes": 5}, r"updtes is not a setting \(did you mean 'updates'\?\)"),
+        ({"model": {"group": 3}}, r"model.group is not a setting \(did you mean 'groups'\?\)"),
         ({"updates": "many"}, "updates must be of type int, got 'many'"),
         ({"updates": 0}, "updates is 0; it must be at least 1"),
         ({"policy_lr": -1.0}, "policy_lr is -1.0; it must be above 0"),
@@ -318,9 +318,7 @@ def test_parts_of_two_checkpoints_are_told_apart(run, tmp_path):
     config = yaml.safe_load((resized / "config.yaml").read_text())
     config["model"]["policy_hidden"] = [16]
     (resized / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(
-        CheckpointError, match=r"a different model: actor\.\S+ is \[8, \d+\], but .* require \[16, \d+\]"
-    ):
+    with pytest.raises(CheckpointError, match=r"different model: actor\.\S+ is \[8, \d+\], but .* require \[16, \d+\]"):
         load_checkpoint(resized)
     other = copy_checkpoint(run, tmp_path / "other")
     (other / "contract.yaml").write_text(
