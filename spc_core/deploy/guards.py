@@ -149,15 +149,8 @@ class ObservationWatch:
     """
 
     def __init__(self, topics: Sequence[str], modes: Sequence[Mode], silence_s: float) -> None:
-        """`modes` are one for each of the observation's topics, or one for all."""
-        if len(modes) not in (1, len(topics)):
-            raise GuardError(
-                f"hold_ms and deactivate_after_s need one entry, or one for each of the {len(topics)} observation "
-                f"streams ({', '.join(topics)}), got {len(modes)}"
-            )
-        self._topics = tuple(topics)
-        self._modes = tuple(modes) if len(modes) == len(topics) else (modes[0],) * len(topics)
-        self.silence_s = silence_s
+        """`modes` has one entry for each of the observation's topics."""
+        self._topics, self._modes, self.silence_s = tuple(topics), tuple(modes), silence_s
         self.reset()
 
     def reset(self) -> None:
@@ -236,55 +229,41 @@ def _number(fault: Fault) -> int:
     return fault.stream or 0
 
 
-def modes(hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list[Mode]:
-    """Modes from two parameters, each with one entry or one for each stream. Raises GuardError."""
-    for name, values in (("hold_ms", hold_ms), ("deactivate_after_s", deactivate_after_s)):
-        if not len(values) or any(not 0 <= value < 1e9 for value in values):
-            raise GuardError(f"{name} is {list(values)}; give one number of at least 0, or one for each stream")
-    count = max(len(hold_ms), len(deactivate_after_s))
-    holds = list(hold_ms) * (count if len(hold_ms) == 1 else 1)
-    ends = list(deactivate_after_s) * (count if len(deactivate_after_s) == 1 else 1)
-    if len(holds) != len(ends):
-        raise GuardError(f"hold_ms has {len(holds)} entries, deactivate_after_s {len(ends)}; give one for each stream")
-    for hold, end in zip(holds, ends, strict=True):
-        if end and end < hold / 1e3:
-            raise GuardError(f"deactivate_after_s is {end:g}, shorter than hold_ms {hold:g}; make it longer, or 0")
-    return [Mode(hold / 1e3, end) for hold, end in zip(holds, ends, strict=True)]
-
-
 def stricter_modes(losses: Sequence[Loss], hold_ms: Sequence[float], deactivate_after_s: Sequence[float]) -> list[Mode]:
     """One mode for each stream: the contract's, or a stricter one from the two parameters.
 
     FROM_CONTRACT uses the contract's value, or 0 if it has none. Raises GuardError for a parameter looser than the
     contract.
     """
-    asked = {"hold_ms": list(hold_ms), "deactivate_after_s": list(deactivate_after_s)}
-    for name, values in asked.items():
+    for name, values in (("hold_ms", hold_ms), ("deactivate_after_s", deactivate_after_s)):
         if len(values) not in (1, len(losses)):
             raise GuardError(
                 f"{name} has {len(values)} entries; give one, or one for each of the {len(losses)} observation streams"
             )
-        asked[name] = values * (len(losses) if len(values) == 1 else 1)
-    found = []
+    modes = []
     for number, loss in enumerate(losses):
-        hold = _settle("hold_ms", asked["hold_ms"][number], loss.hold_ms, number)
-        end = _settle("deactivate_after_s", asked["deactivate_after_s"][number], loss.deactivate_after_s, number)
-        found += modes([hold], [end])
-    return found
+        hold = _stricter("hold_ms", hold_ms[number % len(hold_ms)], loss.hold_ms, number)
+        asked = deactivate_after_s[number % len(deactivate_after_s)]
+        end = _stricter("deactivate_after_s", asked, loss.deactivate_after_s, number)
+        if end and end < hold / 1e3:
+            raise GuardError(f"deactivate_after_s is {end:g}, shorter than hold_ms {hold:g}; make it longer, or 0")
+        modes.append(Mode(hold / 1e3, end))
+    return modes
 
 
-def _settle(name: str, asked: float, contract_limits: float | None, number: int) -> float:
-    """What holds of a parameter and the contract's own word for a stream."""
+def _stricter(name: str, asked: float, limit: float | None, number: int) -> float:
+    """The parameter's value for a stream, or the contract's limit where the parameter leaves it to the contract."""
     if asked == FROM_CONTRACT:
-        return contract_limits or 0.0
-    limit = contract_limits
-    if name == "deactivate_after_s":  # its 0 means never, which is the loosest
-        asked_s, limit = asked or math.inf, math.inf if contract_limits == 0 else contract_limits
-    else:
-        asked_s = asked
-    if limit is not None and asked_s > limit:
+        return limit or 0.0
+    if not 0 <= asked < 1e9:
+        raise GuardError(
+            f"{name} is {asked:g} for observation stream {number}; give a number of at least 0, or "
+            f"{FROM_CONTRACT:g} for the contract's"
+        )
+    never = name == "deactivate_after_s"  # where 0 means never, which is the loosest
+    if limit is not None and ((asked or math.inf) if never else asked) > ((limit or math.inf) if never else limit):
         raise GuardError(
             f"{name} is {asked:g} for observation stream {number}, looser than the contract's {limit:g}; a parameter "
-            f"can only be stricter: give less, or {FROM_CONTRACT:g} for the contract's, or change the contract"
+            f"can only be stricter: lower it, use {FROM_CONTRACT:g} for the contract's, or change the contract"
         )
     return asked

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long one training update takes, where the time goes, and how far that is from what the machine can do.
+"""Benchmark of one training update: its time, breakdown, and share of the machine's peak.
 
-All numbers of one report come from one run: the update, the plain equations (agent.Learner) as the named baseline, and
-a matrix product as the machine's limit.
+All numbers of a report come from one run: the update, the plain equations (agent.Learner) as its baseline, and a matrix
+product as the machine's peak.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,11 +31,11 @@ from spc_core.method.fused import FusedLearner
 from spc_core.system.allocator import keep_freed_memory
 from spc_core.training.train import data_stats
 
-OBSERVATIONS, ACTIONS, TASKS = 17, 6, 20  # of a walker, as the public implementation is usually run
+OBSERVATIONS, ACTIONS, TASKS = 17, 6, 20  # of a walker, the usual task of the public implementation
 EPISODES, STEPS = 10, 200  # of each task
 MATMUL = (5120, 512, 7680)  # the largest product of a full-size update
 ROUNDS = 3
-GROUPS = {  # parts of the breakdown and the beginnings of their operators' names
+GROUPS = {  # parts of the breakdown, and prefixes of their operators' names
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "mkldnn"),
     "softmax, draws, cross-entropy": (
         "aten::_softmax", "aten::_log_softmax", "aten::log_", "aten::random_", "aten::gather", "aten::scatter",
@@ -48,7 +49,7 @@ GROUPS = {  # parts of the breakdown and the beginnings of their operators' name
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Milliseconds: least and middle of the rounds, and processor time of all threads."""
+    """Milliseconds: least and median of the rounds, and processor time of all threads."""
 
     least: float
     median: float
@@ -57,7 +58,7 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class TrainBench:
-    """Everything that `spc bench train` reports."""
+    """The report of `spc bench train`."""
 
     method: str
     size: str
@@ -114,9 +115,9 @@ def bench_train(
         torch.set_num_threads(config.threads)
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    data = random_dataset()
+    data = _random_dataset()
     sampler = Sampler(data, data_stats(data), config, config.seed)
-    learner = FusedLearner(new_agent(data, config).to(device))
+    learner = FusedLearner(_new_agent(data, config).to(device))
 
     def update(learner: Learner, number: int) -> None:
         learner.update(sampler.batch().to(device), number)
@@ -124,11 +125,12 @@ def bench_train(
     progress("updates")
     has_model = "model" in learner.optimizers
     kinds = (0, 1) if has_model and config.world_model_every > 1 else (0,)
-    timings = [time_it(lambda kind=kind: update(learner, kind), rounds, device) for kind in kinds]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of training alone: what follows measures
+    timings = [_time(lambda kind=kind: update(learner, kind), rounds, device) for kind in kinds]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # before later measurements add to it
     share = 1 / config.world_model_every if len(kinds) == 2 else 1.0
-    mean = _between(timings[0], timings[-1], share)
-    sampling = time_it(sampler.batch, 4 * rounds, torch.device("cpu"))
+    pairs = zip(dataclasses.astuple(timings[0]), dataclasses.astuple(timings[-1]), strict=True)
+    mean = Timing(*(share * with_model + (1 - share) * without for with_model, without in pairs))
+    sampling = _time(sampler.batch, 4 * rounds, torch.device("cpu"))
     batch = sampler.batch().to(device)
     gflop = share * _gflop(learner, batch, kinds[0]) + (1 - share) * _gflop(learner, batch, kinds[-1])
     progress("breakdown")
@@ -138,11 +140,12 @@ def bench_train(
     plain = None
     if baseline and has_model and config.method.latent in ("discrete", "continuous"):
         progress("plain equations")
-        reference = Learner(new_agent(data, config).to(device))
-        slow = [time_it(lambda kind=kind: update(reference, kind), rounds, device).least for kind in kinds]
+        reference = Learner(_new_agent(data, config).to(device))
+        slow = [_time(lambda kind=kind: update(reference, kind), rounds, device).least for kind in kinds]
         plain = share * slow[0] + (1 - share) * slow[-1]
     return TrainBench(
-        method=config.method.name, size=size, device=_device_name(device), threads=torch.get_num_threads(),
+        method=config.method.name, size=size, threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         precision="bf16" if learner.half else "fp32",
         with_model=timings[0] if has_model else None, without_model=timings[-1], mean=mean,
         sampling_ms=sampling.least, peak_mib=peak, gflop=gflop, gflops=gflop / mean.least * 1e3, matmul_gflops=limits,
@@ -150,7 +153,7 @@ def bench_train(
     )  # fmt: skip
 
 
-def time_it(work: Callable[[], object], rounds: int, device: torch.device) -> Timing:
+def _time(work: Callable[[], object], rounds: int, device: torch.device) -> Timing:
     """Time `work` after one call to warm up."""
     work()
     walls, cpus = [], []
@@ -164,13 +167,8 @@ def time_it(work: Callable[[], object], rounds: int, device: torch.device) -> Ti
     return Timing(min(walls), statistics.median(walls), min(cpus))
 
 
-def _between(a: Timing, b: Timing, share: float) -> Timing:
-    pairs = zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True)
-    return Timing(*(share * x + (1 - share) * y for x, y in pairs))
-
-
-def random_dataset() -> PackedDataset:
-    """Random motion of the size of a walker's, in memory."""
+def _random_dataset() -> PackedDataset:
+    """Random data of a walker's size, in memory."""
     rng = np.random.default_rng(0)
     episodes = TASKS * EPISODES
     steps = episodes * STEPS
@@ -184,36 +182,27 @@ def random_dataset() -> PackedDataset:
     )  # fmt: skip
 
 
-def new_agent(data: PackedDataset, config: TrainConfig) -> Agent:
+def _new_agent(data: PackedDataset, config: TrainConfig) -> Agent:
     """An untrained agent for a dataset."""
     contract = data.contract
     return Agent(contract.observation_dim, contract.action_dim, [task.params for task in data.tasks], config)
 
 
 def _contract() -> Contract:
-    joints = ", ".join(f"position.j{i}" for i in range(OBSERVATIONS))
-    actions, ones = ", ".join(f"effort.j{i}" for i in range(ACTIONS)), ", ".join("1" for _ in range(ACTIONS))
-    return parse_contract(
-        f"""\
-name: bench
-rate_hz: 50
-clock: header
-observation:
-  - {{topic: joint_states, type: sensor_msgs/msg/JointState, fields: [{joints}], max_age_s: 0.05}}
-action:
-  topic: commands
-  type: sensor_msgs/msg/JointState
-  fields: [{actions}]
-  low: [{ones.replace("1", "-1")}]
-  high: [{ones}]
-  safe: [{ones.replace("1", "0")}]
-  max_rate: [{ones.replace("1", "100")}]
-reward: {{topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}}
-task: {{key: spc.task_id}}
-episode: {{segment: bag}}
-""",
-        "bench.yaml",
-    )
+    joint_state = "sensor_msgs/msg/JointState"
+    joints, efforts = [f"position.j{i}" for i in range(OBSERVATIONS)], [f"effort.j{i}" for i in range(ACTIONS)]
+    limits = {"low": [-1] * ACTIONS, "high": [1] * ACTIONS, "safe": [0] * ACTIONS, "max_rate": [100] * ACTIONS}
+    contract = {
+        "name": "bench",
+        "rate_hz": 50,
+        "clock": "header",
+        "observation": [{"topic": "joint_states", "type": joint_state, "fields": joints, "max_age_s": 0.05}],
+        "action": {"topic": "commands", "type": joint_state, "fields": efforts, **limits},
+        "reward": {"topic": "reward", "type": "geometry_msgs/msg/Vector3Stamped", "field": "vector.x"},
+        "task": {"key": "spc.task_id"},
+        "episode": {"segment": "bag"},
+    }
+    return parse_contract(yaml.safe_dump(contract), "bench.yaml")
 
 
 def _gflop(learner: Learner, batch: Batch, number: int) -> float:
@@ -239,8 +228,4 @@ def _breakdown(work: Callable[[], object], device: torch.device) -> dict[str, fl
 def _matmul_gflops(dtype: torch.dtype, device: torch.device) -> float:
     rows, inner, columns = MATMUL
     a, b = torch.randn(rows, inner).to(device, dtype), torch.randn(inner, columns).to(device, dtype)
-    return 2 * rows * inner * columns / time_it(lambda: a @ b, 2 * ROUNDS, device).least / 1e6
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return 2 * rows * inner * columns / _time(lambda: a @ b, 2 * ROUNDS, device).least / 1e6

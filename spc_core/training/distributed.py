@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data parallel training: one process for each device, the batch of the config shared among them.
+"""Data parallel training: one process for each device, which share the configured batch.
 
-`torchrun --nproc-per-node N -m spc_ros.cli train DATASET --out RUN` starts them, and tells each by its environment
-which one it is. Every process draws the same batch, takes its share of each task's windows, and averages gradients
-with the others before each optimiser step, so that all hold the same weights. RUN and DATASET must be visible to all.
+`torchrun --nproc-per-node N -m spc_ros.cli train DATASET --out RUN` starts them. Every process draws the same batch,
+takes its share of each task's windows, and averages gradients with the others before each optimiser step, so that all
+hold the same weights. RUN and DATASET must be visible to all.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Group:
         self.device, self.rank, self.world = device, rank, world
 
     @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+    def is_leader(self) -> bool:
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag whether it is set in any process; waits for all of them, but not for their devices."""
+        """Whether each flag is set in any process; waits for all processes, but not for their devices."""
         if self.world == 1:
             return list(flags)
         values = torch.tensor(flags, dtype=torch.int32)
@@ -43,17 +43,17 @@ class Group:
         return [bool(value) for value in values]
 
     def wait(self) -> None:
-        """Return when all processes are here."""
+        """Return when all processes have called this."""
         self.any(False)
 
     def leader_first(self, make: Callable[[], T]) -> T:
-        """Call `make` in the leading process, and then in the others, which find what it left on disk."""
-        if not self.leads:
+        """Call `make` in the leading process first, so that the others find its files."""
+        if not self.is_leader:
             self.wait()
         try:
             return make()
         finally:
-            if self.leads:
+            if self.is_leader:
                 self.wait()
 
     def means(self, values: dict[str, float]) -> dict[str, float]:
@@ -69,7 +69,7 @@ class Group:
         if self.world == 1:
             return
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-        dist.all_reduce(flat)  # one message for all of them: many small ones cost more than their bytes
+        dist.all_reduce(flat)  # in one message: many small ones cost more
         flat /= self.world
         for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view_as(parameter)
@@ -89,14 +89,14 @@ class Group:
         return gathered
 
     def close(self) -> None:
-        """Leave the group; from here on this process is alone. May be called twice."""
+        """Leave the group; this process then runs alone. May be called twice."""
         if self.world > 1:
             dist.destroy_process_group()
             self.world = 1
 
 
-def leads() -> bool:
-    """Whether this process is the one that prints, by torchrun's environment."""
+def is_leader() -> bool:
+    """Whether this process prints, by torchrun's environment."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -113,7 +113,7 @@ def join_group(device: str) -> Iterator[Group]:
     if chosen.type == "cuda":
         chosen = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(chosen)
-    # flags and random states go by gloo, which does not wait for the GPU
+    # flags and random states go via gloo, which does not wait for the GPU
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     group = Group(chosen, dist.get_rank(), world)
     try:

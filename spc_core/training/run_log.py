@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of a training run: log.csv, and the same as curves in TensorBoard."""
+"""Losses of a training run: collected on their device, checked, and logged to log.csv and TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOSSES = ("consistency", "reward", "contrast", "v", "q", "actor")
 
 
 class RunLog:
-    """log.csv and TensorBoard; rows after the update that is resumed from are dropped."""
+    """log.csv and TensorBoard; drops rows after `update`, from which the run resumes."""
 
     def __init__(self, out: Path, update: int) -> None:
         file = out / "log.csv"
@@ -33,14 +33,14 @@ class RunLog:
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=update + 1 if update else None)
 
     def write(self, update: int, seconds: float, means: dict[str, float]) -> None:
-        """One line: the mean losses of the updates since the last."""
+        """Write a line: mean losses since the last."""
         self._writer.writerow([update, f"{seconds:.1f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)])
         self._stream.flush()
         for name, value in means.items():
             self._board.add_scalar(f"loss/{name}", value, update)
 
     def write_scores(self, update: int, scores: Mapping[str, float]) -> None:
-        """Returns on validation tasks, as curves; validation.jsonl has the numbers."""
+        """Returns on validation tasks, for TensorBoard alone; validation.jsonl has the numbers."""
         for name, value in scores.items():
             self._board.add_scalar(f"validation/{name}", value, update)
 
@@ -62,35 +62,32 @@ class BadLoss:
 
 
 class LossWatch:
-    """Keeps losses on their device, so that an update need not wait for it; a check of them does."""
+    """Keeps losses on their device, so that only a check waits for it, not each update."""
 
     def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = {}  # since the last log line
-        self._unseen: list[tuple[int, str, Tensor]] = []  # since the last check
+        self._values: dict[str, list[Tensor]] = {}  # since the last means
+        self._unchecked: list[tuple[int, str, Tensor]] = []  # since the last check
 
     def add(self, update: int, losses: dict[str, Tensor]) -> None:
         for name, loss in losses.items():
             self._values.setdefault(name, []).append(loss)
-            self._unseen.append((update, name, loss))
+            self._unchecked.append((update, name, loss))
 
     def first_bad(self) -> BadLoss | None:
         """The first loss since the last check that is NaN or infinite."""
-        unseen, self._unseen = self._unseen, []
-        if not unseen:
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked:
             return None
-        finite = torch.stack([loss for _, _, loss in unseen]).isfinite()
+        finite = torch.stack([loss for _, _, loss in unchecked]).isfinite()
         if bool(finite.all()):
             return None
-        update, name, loss = unseen[int(finite.logical_not().nonzero()[0])]
+        update, name, loss = unchecked[int(finite.logical_not().nonzero()[0])]
         return BadLoss(update, name, float(loss))
 
-    def means(self) -> dict[str, float]:
-        """Mean of each loss since the last log line."""
-        return {name: float(torch.stack(losses).mean()) for name, losses in self._values.items()}
-
-    def clear(self) -> None:
-        """A log line is written; the next begins."""
-        self._values = {}
+    def take_means(self) -> dict[str, float]:
+        """Mean of each loss since the last call."""
+        values, self._values = self._values, {}
+        return {name: float(torch.stack(losses).mean()) for name, losses in values.items()}
 
     def state(self) -> dict[str, Tensor]:
         return {name: torch.stack(losses) for name, losses in self._values.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run consists of, how it is saved and resumed, and what to say when it fails."""
+"""The state of a training run: how it is built, saved, resumed, and diagnosed after a failure."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class TrainingError(RuntimeError):
 
 @dataclasses.dataclass
 class Progress:
-    """Where a run stands; written to resume.pt."""
+    """Progress of a run; written to resume.pt."""
 
     update: int = 0
     seconds: float = 0.0
 
 
 class TrainingRun:
-    """Everything that a run resumes with: learner, sampler, progress, and the losses since the last log line."""
+    """Learner, sampler, progress, and the losses since the last log line: everything that resume.pt restores."""
 
     def __init__(self, data: PackedDataset, stats: Stats, out: Path, config: TrainConfig, group: Group) -> None:
         self.data, self.out, self.config, self.group, self.device = data, out, config, group, group.device
@@ -61,16 +61,16 @@ class TrainingRun:
         self.learner.reduce = group.average_gradients
         self.sampler = Sampler(data, stats, config, config.seed, group.rank, group.world)
         if group.rank:
-            torch.manual_seed(config.seed + group.rank)  # noise of its own, after the same first weights
+            torch.manual_seed(config.seed + group.rank)  # own noise, after the same initial weights
         self.progress = Progress()
         self.watch = LossWatch()
-        self.last_means: dict[str, float] = {}  # losses of the last log line, which a checkpoint's metrics show
+        self.last_means: dict[str, float] = {}  # losses of the last log line, for a checkpoint's metrics
         self._checked = (0, self.sampler.rng.bit_generator.state)  # update and sampler when losses were last checked
 
     def check(self, stopped: bool, due: bool) -> bool:
-        """Whether any process was `stopped`. Raises TrainingError for a loss that is not finite in any of them.
+        """Whether any process was `stopped`. Raises TrainingError if a loss of any process is not finite.
 
-        On a GPU, losses are checked only where that is `due`, since it makes this program wait for the GPU.
+        On a GPU, losses are checked only when `due`, since a check waits for the GPU.
         """
         checks = due or self.device.type == "cpu"
         if not (checks or self.group.world == 1 or self.progress.update % FLAGS_EVERY == 0):
@@ -84,22 +84,22 @@ class TrainingRun:
         return stop
 
     def _diagnosis(self, bad: BadLoss | None) -> str:
-        """What went wrong when; the batch is drawn again, since on a GPU it is long gone."""
+        """The bad loss, its update and its batch, which is drawn again, since a GPU reports it late."""
         if bad is None:
-            return f"a loss of another process is not finite at update {self.progress.update}; its message says more"
+            return f"a loss of another process is not finite at update {self.progress.update}; see its message"
         update, self.sampler.rng.bit_generator.state = self._checked
         for _ in range(bad.update - update):
             self.sampler.batch()
         batch = self.sampler.batch()
         kept = self._resume_file
+        state = f"The last good state is kept in {kept}" if kept.is_file() else "No state was saved before that"
         return (
             f"the {bad.name} loss became {bad.value} at update {bad.update + 1}; lower the learning rates or look for "
-            f"outliers in the data: {describe(batch, [task.task_id for task in self.data.tasks])}\n"
-            + (f"The last good state is kept in {kept}" if kept.is_file() else "No state was saved before that")
+            f"outliers in the data: {describe(batch, [task.task_id for task in self.data.tasks])}\n{state}"
         )
 
     def snapshot(self, folder: Path) -> None:
-        """Write the agent as it is now as a checkpoint."""
+        """Write the present agent as a checkpoint."""
         metrics = {
             "update": self.progress.update,
             "seconds": round(self.progress.seconds, 1),
@@ -114,9 +114,9 @@ class TrainingRun:
         save_checkpoint(folder, Checkpoint(self.agent, self.config, contract, self.stats, metrics, self.device))
 
     def save(self) -> None:
-        """Write the checkpoint, then all that a later process needs to continue as if nothing had happened.
+        """Write the checkpoint, then resume.pt: the complete file or nothing.
 
-        Raises TrainingError, and writes nothing, when a weight is not finite.
+        Raises TrainingError, and writes nothing, if a weight is not finite.
         """
         bad = [name for name, weight in self.agent.state_dict().items() if not bool(torch.isfinite(weight).all())]
         if self.group.any(bool(bad))[0]:
@@ -127,6 +127,10 @@ class TrainingRun:
             )
         cuda = self.device.type == "cuda"
         state = {
+            "format": FORMAT,
+            "config": json.dumps(to_dict(self.config)),  # these three identify the run
+            "contract": self.data.contract.text,
+            "dataset": self.data.sha256,
             "modules": {name: module.state_dict() for name, module in self._modules.items()},
             "optimizers": {name: o.state_dict() for name, o in self.learner.optimizers.items()},
             "torch_rng": self.group.gather(torch.get_rng_state()),
@@ -135,12 +139,14 @@ class TrainingRun:
             "progress": dataclasses.asdict(self.progress),
             "losses": self.watch.state(),
         }
-        if self.group.leads:
+        if self.group.is_leader:
             self.snapshot(self.checkpoint_folder)
-            write_state(self._resume_file, state, self.config, self.data)
+            partial = self._resume_file.with_name(f".{self._resume_file.name}.partial")
+            torch.save(state, partial)
+            partial.replace(self._resume_file)
 
     def resume(self) -> None:
-        """Continue an earlier run in the same folder, if there is one and it is the same run."""
+        """Resume an earlier run of the same settings and data in the same folder, if there is one."""
         rank = self.group.rank
         if not self._resume_file.is_file():
             return
@@ -149,7 +155,9 @@ class TrainingRun:
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.learner.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        if rank < len(state["torch_rng"]):  # else one of more processes than before: its noise begins again
+        if rank < len(
+            state["torch_rng"]
+        ):  # else there are more processes than before, and the noise of this one restarts
             torch.set_rng_state(state["torch_rng"][rank].cpu())
         if self.device.type == "cuda" and rank < len(state["cuda_rng"]):
             torch.cuda.set_rng_state(state["cuda_rng"][rank].cpu(), self.device)
@@ -157,19 +165,6 @@ class TrainingRun:
         self.progress = Progress(**state["progress"])
         self.watch.load(state["losses"])
         self._checked = (self.progress.update, self.sampler.rng.bit_generator.state)
-
-
-def write_state(file: Path, state: dict[str, Any], config: TrainConfig, data: PackedDataset) -> None:
-    """Write the complete file or nothing, with the identity of the run, so that no other run resumes from it."""
-    identity = {
-        "format": FORMAT,
-        "config": json.dumps(to_dict(config)),
-        "contract": data.contract.text,
-        "dataset": data.sha256,
-    }
-    partial = file.with_name(f".{file.name}.partial")
-    torch.save({**identity, **state}, partial)
-    partial.replace(file)
 
 
 def read_state(file: Path, device: torch.device, config: TrainConfig, data: PackedDataset) -> dict[str, Any]:
@@ -186,17 +181,17 @@ def read_state(file: Path, device: torch.device, config: TrainConfig, data: Pack
         fix = "update the program" if found > FORMAT else "start again with --overwrite"
         raise TrainingError(f"{file}: has format {found}, this program reads {FORMAT}; {fix}")
     out = file.parent
-    theirs, mine = json.loads(state["config"]), to_dict(config)
-    changed = [key for key in mine if key not in FREE and mine[key] != theirs.get(key)]
+    saved, wanted = json.loads(state["config"]), to_dict(config)
+    changed = [key for key in wanted if key not in FREE and wanted[key] != saved.get(key)]
     if changed:
-        lines = "; ".join(f"{key} was {theirs.get(key)}, is {mine[key]}" for key in changed)
+        lines = "; ".join(f"{key} was {saved.get(key)}, is {wanted[key]}" for key in changed)
         raise ConfigError(f"{out}: holds a run with other settings ({lines}); choose another --out or --overwrite")
     fields = data.contract.differences(parse_contract(state["contract"], str(file)))
     if fields:
         raise DatasetError(
-            f"{out}: holds a run with another contract than {data.root}; choose another --out or --overwrite. In the "
-            "dataset (here) and the run (there):\n  " + "\n  ".join(fields)
+            f"{out}: holds a run with a different contract than {data.root}; choose another --out or --overwrite. In "
+            "the dataset (here) and the run (there):\n  " + "\n  ".join(fields)
         )
     if state["dataset"] != data.sha256:
-        raise DatasetError(f"{out}: holds a run on another dataset; choose another --out or --overwrite")
+        raise DatasetError(f"{out}: holds a run on a different dataset; choose another --out or --overwrite")
     return state

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: dataset in, run folder out. It can be stopped at any moment and resumes where it stopped.
 
-RUN/checkpoint/       the agent as it is now, ready to run (deploy/checkpoint.py)
-RUN/best/             the agent that did best on validation tasks, if `evaluate_every` is set (validation.py)
-RUN/resume.pt         weights, optimisers and random states, written whole every `checkpoint_every` updates
-RUN/log.csv           mean losses of every `log_every` updates; RUN/tensorboard/ has the same as curves
+RUN/checkpoint/       the latest agent, ready to run (deploy/checkpoint.py)
+RUN/best/             the agent with the best return on validation tasks, if `evaluate_every` is set (validation.py)
+RUN/resume.pt         weights, optimisers and random states, written every `checkpoint_every` updates
+RUN/log.csv           mean losses every `log_every` updates; RUN/tensorboard/ has their curves
 
 `load_checkpoint(RUN)` loads the last, `load_checkpoint(RUN/best)` the best. Under torchrun, several processes train
 together (spc_core/training/distributed.py), and only the first of them writes.
@@ -35,7 +35,7 @@ from spc_core.training.run_state import TrainingRun
 from spc_core.training.validation import Validator, simulated_family
 
 STATS_STEPS = 200_000  # statistics are taken over at most this many evenly spaced steps
-STATS_PIECE = 10_000  # steps that statistics read at a time
+STATS_CHUNK = 10_000  # steps read at a time
 
 
 def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: bool = False) -> Path:
@@ -49,7 +49,7 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
         data, out = group.leader_first(lambda: load_dataset(dataset)), Path(out)
         if len(data.tasks) < 2:
             raise DatasetError(
-                f"{dataset}: holds {len(data.tasks)} task; adapting is learnt from differences between tasks, "
+                f"{dataset}: holds {len(data.tasks)} task; adaptation is learnt from differences between tasks, "
                 "so record at least two"
             )
         if config.evaluate_every:
@@ -62,26 +62,26 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
         run.resume()
         with stop_on_signals() as stopped, _open_log(run) as log, _open_validator(run, log) as validator:
             _loop(run, log, validator, stopped)
-            group.close()  # the other processes need not wait for the last evaluation
+            group.close()  # other processes need not wait for the last evaluation
             if validator is not None and not validator.finish(config.updates, run.snapshot, stopped):
                 raise KeyboardInterrupt(
-                    "trained, but stopped before the final weights were evaluated; the same command does"
+                    "trained, but stopped before the evaluation of the final weights; the same command resumes it"
                 )
     return run.checkpoint_folder
 
 
 def _loop(run: TrainingRun, log: RunLog | None, validator: Validator | None, stopped: list[int]) -> None:
-    """Draw, update, log, save and validate, until done or told to stop; saves at the end."""
+    """Draw, update, log, save and validate until done or stopped; saves at the end."""
     config, group, progress = run.config, run.group, run.progress
     if progress.update == config.updates:
-        if group.leads:
+        if group.is_leader:
             print(f"{run.out}: already trained for {config.updates} updates")
         return
     began = time.monotonic() - progress.seconds
     stop = False
     with tqdm(
         total=config.updates, initial=progress.update, desc=f"train {run.out.name}", unit="update",
-        disable=not group.leads,
+        disable=not group.is_leader,
     ) as bar:  # fmt: skip
         while progress.update < config.updates and not stop:
             batch = run.sampler.batch().to(run.device)
@@ -94,8 +94,7 @@ def _loop(run: TrainingRun, log: RunLog | None, validator: Validator | None, sto
             saves = progress.update % config.checkpoint_every == 0
             stop = run.check(bool(stopped), logs or saves)
             if logs:
-                run.last_means = group.means(run.watch.means())
-                run.watch.clear()
+                run.last_means = group.means(run.watch.take_means())
                 bar.set_postfix({name: f"{mean:.3f}" for name, mean in run.last_means.items()}, refresh=False)
                 if log is not None:
                     log.write(progress.update, progress.seconds, run.last_means)
@@ -107,28 +106,28 @@ def _loop(run: TrainingRun, log: RunLog | None, validator: Validator | None, sto
                     validator.offer(progress.update, run.snapshot)
         run.save()
     if stop and progress.update < config.updates:
-        raise KeyboardInterrupt(f"stopped at update {progress.update} of {config.updates}; the same command goes on")
+        raise KeyboardInterrupt(f"stopped at update {progress.update} of {config.updates}; the same command resumes")
 
 
 def _open_log(run: TrainingRun) -> RunLog | nullcontext[None]:
-    """The run's log, in the leading process and where there is something to log."""
-    wanted = run.group.leads and (run.config.evaluate_every or run.progress.update < run.config.updates)
+    """The run's log, in the leading process if there is anything to log."""
+    wanted = run.group.is_leader and (run.config.evaluate_every or run.progress.update < run.config.updates)
     return RunLog(run.out, run.progress.update) if wanted else nullcontext()
 
 
 def _open_validator(run: TrainingRun, log: RunLog | None) -> Validator | nullcontext[None]:
-    """The process that scores checkpoints, where the run has one."""
+    """The process that scores checkpoints, if the run has one."""
     if log is None or not run.config.evaluate_every:
         return nullcontext()
     return Validator(run.out, simulated_family(run.data.contract.name), log.write_scores)
 
 
 def _prepare(out: Path, overwrite: bool, group: Group) -> None:
-    """Make the run's folder; an older run in it goes if it is to be overwritten."""
+    """Make the run's folder, without an older run if that is to be overwritten."""
     if overwrite and out.exists() and any(out.iterdir()) and not (out / "resume.pt").is_file():
         raise ConfigError(f"{out}: is not a training run, so it is not overwritten; choose another --out")
     group.wait()
-    if group.leads:
+    if group.is_leader:
         if overwrite and out.exists():
             shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -136,14 +135,14 @@ def _prepare(out: Path, overwrite: bool, group: Group) -> None:
 
 
 def data_stats(data: PackedDataset) -> Stats:
-    """Normalisation statistics of a dataset. Raises DatasetError naming a field that never changes or is not sane."""
+    """Normalisation statistics of a dataset. Raises DatasetError for a constant field or an outlier."""
     steps = np.unique(np.linspace(0, data.step_count - 1, STATS_STEPS).astype(np.int64))
     refuse_outliers(data, steps)
     rows = steps + np.searchsorted(data.episode_starts, steps, side="right") - 1
     pairs = np.stack([rows, rows + 1], -1)  # read at once
     observations, _, rewards, _ = rows_of(data)
-    pieces = (slice(begin, begin + STATS_PIECE) for begin in range(0, len(steps), STATS_PIECE))
+    chunks = (slice(begin, begin + STATS_CHUNK) for begin in range(0, len(steps), STATS_CHUNK))
     try:
-        return compute_stats(data.contract, ((observations[pairs[p]], rewards[steps[p]]) for p in pieces))
+        return compute_stats(data.contract, ((observations[pairs[p]], rewards[steps[p]]) for p in chunks))
     except ValueError as error:
         raise DatasetError(f"{data.root}: {error}") from None

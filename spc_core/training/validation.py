@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a training run on validation tasks, in a process of its own, so that updates do not wait for them.
+"""Scores checkpoints of a training run on validation tasks, in a separate process, so that updates do not wait.
 
-RUN/.snapshots/<update>/   checkpoints whose score is not known yet
+RUN/.snapshots/<update>/   checkpoints without a score yet
 RUN/validation.jsonl       a line for each score: update, mean returns of zero_shot and few_shot, tasks, seconds
 RUN/best/                  the checkpoint with the best few_shot return so far
 
@@ -30,13 +30,13 @@ VALIDATION_SPLIT = "val"
 TASKS = 5  # evenly spaced ones of the split
 FEW_SHOT = 100  # transitions collected before a few-shot episode
 EPISODES = 1  # of each task and protocol
-NICENESS = 10  # of the process, so that it takes only what training leaves
+NICENESS = 10  # of the process: it uses only time that training leaves
 PROTOCOLS = ("zero_shot", "few_shot")
-SCORE = "few_shot"  # the protocol that the best checkpoint is best in
+SCORE = "few_shot"  # the protocol that decides which checkpoint is best
 
 
 def simulated_family(name: str) -> str:
-    """The task family that simulates a contract of that name. Raises ConfigError where there is none."""
+    """The task family that simulates a contract of this name. Raises ConfigError if there is none."""
     try:
         from spc_core.tasks import families
     except ImportError as error:
@@ -50,20 +50,20 @@ def simulated_family(name: str) -> str:
 
 
 class Validator:
-    """Has snapshots scored one at a time, and keeps the best. Use as a context: nothing runs on after it."""
+    """Scores snapshots one at a time, and keeps the best. A context manager, which ends its process."""
 
     def __init__(self, out: Path, family: str, on_score: Callable[[int, dict[str, float]], None]) -> None:
         """`on_score` is called once with each score: the update and the mean return of each protocol."""
         self.out, self.family, self._on_score = out, family, on_score
         self._snapshots, self._results, self._best = out / ".snapshots", out / "validation.jsonl", out / "best"
         self._process: subprocess.Popen[bytes] | None = None
-        self._update = 0  # which the process scores
-        self._warned = False  # that evaluations are skipped
-        self._settle_leftovers()
+        self._update = 0  # the update that the process scores
+        self._warned = False  # about skipped evaluations
+        self._recover()
 
     def offer(self, update: int, save: Callable[[Path], None]) -> None:
-        """Begin to score the weights of this update, which `save` writes, unless another score is under way."""
-        if (row := self.score(update)) is not None:  # an interrupted run comes by again, with the same weights
+        """Start to score the weights of this update, which `save` writes, unless another is being scored."""
+        if (row := self.score(update)) is not None:  # a resumed run repeats updates, with the same weights
             self._report(row)
             return
         if self._process is not None:
@@ -74,12 +74,12 @@ class Validator:
         self._start(update, save)
 
     def poll(self) -> None:
-        """Take in the score of a process that is done; returns at once."""
+        """Collect the score of a finished process, without waiting."""
         if self._process is not None and self._process.poll() is not None:
-            self._settle()
+            self._collect()
 
     def finish(self, update: int, save: Callable[[Path], None], stopped: list[int]) -> bool:
-        """Wait for what is under way, then score the last update; False when stopped before that is done."""
+        """Wait for the present score, then score the last update; False if stopped before that is done."""
         self._wait(stopped)
         if self.score(update) is None and not stopped:
             self._start(update, save)
@@ -101,10 +101,10 @@ class Validator:
         with (self.out / "validation.log").open("wb") as log:
             self._process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # closes when we die in whatever way
+                stdin=subprocess.PIPE,  # closes however this process ends
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C reaches us alone
+                start_new_session=True,  # Ctrl-C reaches only this process
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(paths),
@@ -125,36 +125,34 @@ class Validator:
                     line = process.stdout.readline().split()
                     if not line:
                         process.wait()
-                        self._settle()
+                        self._collect()
                         return
                     bar.total = int(line[1])
                     bar.update(int(line[0]) - bar.n)
 
-    def _settle(self) -> None:
-        """The process has ended: promote its snapshot or delete it."""
+    def _collect(self) -> None:
+        """After the end of the process, promote its snapshot or delete it."""
         assert self._process is not None
         code, snapshot = self._process.wait(), self._snapshots / str(self._update)
         self.close()
         if code:
             log = self.out / "validation.log"
             last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            tqdm.write(
-                f"update {self._update} could not be evaluated: {last[0]} (all of it in {log}); training goes on"
-            )
-        self._choose(snapshot)
+            tqdm.write(f"update {self._update} could not be evaluated: {last[0]} (see {log}); training continues")
+        self._keep_if_best(snapshot)
 
-    def _choose(self, snapshot: Path) -> None:
-        """Make a scored snapshot RUN/best if it is; else delete it."""
+    def _keep_if_best(self, snapshot: Path) -> None:
+        """Make a snapshot RUN/best if its score is the best; else delete it."""
         row = self.score(int(snapshot.name))
         if row is not None:
             self._report(row)
             if not self._best.exists():
                 snapshot.rename(self._best)
                 return
-            aside = self._snapshots / str(_update_of(self._best))
+            aside = self._snapshots / str(json.loads((self._best / "metrics.json").read_text())["update"])
             best = self.score(int(aside.name))
             if aside != snapshot and (best is None or row[SCORE] > best[SCORE]):
-                self._best.rename(aside)  # under its number: if we are killed here, the next start weighs both again
+                self._best.rename(aside)  # under its number: after a kill here, the next start compares both again
                 snapshot.rename(self._best)
                 snapshot = aside
         shutil.rmtree(snapshot, ignore_errors=True)
@@ -162,16 +160,16 @@ class Validator:
     def _report(self, row: dict[str, Any]) -> None:
         self._on_score(row["update"], {name: row[name] for name in PROTOCOLS})
 
-    def _settle_leftovers(self) -> None:
-        """Snapshots of a killed process: those with a score may be the best, the others are scored again or never."""
+    def _recover(self) -> None:
+        """Handle snapshots of a killed process: one with a score may be the best, others are deleted."""
         for snapshot in sorted(self._snapshots.iterdir()) if self._snapshots.is_dir() else []:
             if snapshot.name.isdecimal():
-                self._choose(snapshot)
+                self._keep_if_best(snapshot)
             else:
                 shutil.rmtree(snapshot)
 
     def close(self) -> None:
-        """End a process that is under way."""
+        """End the process, if there is one."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -187,10 +185,6 @@ class Validator:
     def __exit__(self, *_: Any) -> None:
         self.close()
         shutil.rmtree(self._snapshots, ignore_errors=True)
-
-
-def _update_of(folder: Path) -> int:
-    return json.loads((folder / "metrics.json").read_text())["update"]
 
 
 def score_snapshot(snapshot: Path, family: str, progress: Callable[[int, int, str], None]) -> dict[str, float]:

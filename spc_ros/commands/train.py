@@ -52,10 +52,10 @@ def _last(arguments: Sequence[str], flag: str, default: str) -> str:
 
 
 def run(options: Train) -> int:
-    from spc_core.training.distributed import leads
+    from spc_core.training.distributed import is_leader
     from spc_core.training.train import train
 
     checkpoint = train(options.dataset, options.out, options.config, options.overwrite)
-    if leads():
+    if is_leader():
         print(f"checkpoint: {checkpoint}")
     return 0

@@ -22,7 +22,6 @@ from spc_core.deploy.guards import (
     ReactionKind,
     StallWatch,
     WorkspaceBox,
-    modes,
     stricter_modes,
 )
 from spc_core.deploy.model_swap import BackgroundLoad, ModelSwitch, SwapError
@@ -87,14 +86,15 @@ def test_watch_is_idle_where_time_could_only_deactivate():
 
 
 def test_modes_are_given_for_all_streams_or_for_each():
-    assert modes([50.0], [0.0]) == [Mode(0.05)]
-    assert modes([50.0, 0.0], [2.0]) == [Mode(0.05, 2.0), Mode(0.0, 2.0)]
-    with pytest.raises(GuardError, match=r"hold_ms is \[-1.0\]"):
-        modes([-1.0], [0.0])
+    free = [Loss(), Loss()]
+    assert stricter_modes(free, [50.0], [0.0]) == [Mode(0.05), Mode(0.05)]
+    assert stricter_modes(free, [50.0, 0.0], [2.0]) == [Mode(0.05, 2.0), Mode(0.0, 2.0)]
+    with pytest.raises(GuardError, match="hold_ms is -2 for observation stream 1; give a number of at least 0, or -1"):
+        stricter_modes(free, [0.0, -2.0], [0.0])
     with pytest.raises(GuardError, match="shorter than hold_ms 500"):
-        modes([500.0], [0.1])
-    with pytest.raises(GuardError, match="each of the 3 observation streams"):
-        ObservationWatch("abc", modes([1.0, 2.0], [0.0]), 0.03)
+        stricter_modes(free, [500.0], [0.1])
+    with pytest.raises(GuardError, match="hold_ms has 2 entries; give one, or one for each of the 3"):
+        stricter_modes([Loss()] * 3, [1.0, 2.0], [0.0])
 
 
 def test_stop_topic_that_falls_silent():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes that share each batch learn what one learns; they stop and resume together."""
+"""Two processes that share each batch train like one; they stop and resume together."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ def quiet():
     return tiny_config(horizon=1, updates=10)
 
 
-def test_two_processes_learn_what_one_learns(dataset, tmp_path):
+def test_two_processes_train_like_one(dataset, tmp_path):
     process = start(dataset, tmp_path / "two", tmp_path, quiet())
     train(dataset, tmp_path / "one", quiet())
     output, code = finish(process)
@@ -81,7 +81,7 @@ def test_two_processes_learn_what_one_learns(dataset, tmp_path):
 def test_two_processes_stop_together_and_resume_to_the_same_bits(dataset, tmp_path):
     """With noise, of which each process has its own."""
     config = tiny_config(updates=300)
-    whole = start(dataset, tmp_path / "whole", tmp_path, config)
+    complete = start(dataset, tmp_path / "complete", tmp_path, config)
     stopped = start(dataset, tmp_path / "stopped", tmp_path, config)
     deadline = time.monotonic() + DEADLINE_S
     while not (tmp_path / "stopped" / "resume.pt").exists():
@@ -90,15 +90,15 @@ def test_two_processes_stop_together_and_resume_to_the_same_bits(dataset, tmp_pa
     stopped.terminate()
     output, code = finish(stopped)
     assert code != 0
-    whole_output, code = finish(whole)
-    assert code == 0, whole_output
+    complete_output, code = finish(complete)
+    assert code == 0, complete_output
     update = json.loads((tmp_path / "stopped" / "checkpoint" / "metrics.json").read_text())["update"]
     assert 10 <= update < 300 and f"stopped at update {update} of 300" in output
     state = torch.load(tmp_path / "stopped" / "resume.pt", weights_only=True)
     assert len(state["torch_rng"]) == 2 and not torch.equal(*state["torch_rng"])
     output, code = finish(start(dataset, tmp_path / "stopped", tmp_path, config))
     assert code == 0, output
-    for name, value in weights(tmp_path / "whole").items():
+    for name, value in weights(tmp_path / "complete").items():
         assert torch.equal(value, weights(tmp_path / "stopped")[name]), name
 
 

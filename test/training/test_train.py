@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training that survives: interrupted, killed, fed with bad input; and checkpoints that load or refuse."""
+"""Training that is interrupted, killed or fed with bad input; checkpoints that load or are refused."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "whole"
+    out = tmp_path_factory.mktemp("runs") / "complete"
     train(dataset, out, tiny_config())
     return out
 
@@ -59,7 +59,7 @@ def read_log(run):
 
 
 def start_training(dataset, out, tmp_path, updates):
-    """A training in a process of its own, with the configuration of tiny_config."""
+    """A training in its own process, with the configuration of tiny_config."""
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(to_dict(tiny_config(updates=updates))))
     command = [
@@ -88,7 +88,7 @@ def wait_for_update(out, update):
     pytest.fail(f"update {update} not reached within {DEADLINE_S} s")
 
 
-def test_a_run_leaves_all_that_is_promised(run):
+def test_a_run_writes_all_its_files(run):
     folder = run / "checkpoint"
     names = {"weights.safetensors", "config.yaml", "contract.yaml", "stats.json", "metrics.json"}
     assert {file.name for file in folder.iterdir()} == names
@@ -112,7 +112,7 @@ def long_run(dataset, tmp_path_factory):
     return out
 
 
-def test_training_killed_again_and_again_resumes_to_the_same_weights_bit_for_bit(dataset, long_run, tmp_path):
+def test_training_killed_repeatedly_resumes_to_the_same_weights_bit_for_bit(dataset, long_run, tmp_path):
     killed = tmp_path / "killed"
     for update in np.random.default_rng(0).integers([20, 100, 180], [80, 160, 240]):
         process = start_training(dataset, killed, tmp_path, updates=400)
@@ -127,14 +127,14 @@ def test_training_killed_again_and_again_resumes_to_the_same_weights_bit_for_bit
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_training_saves_says_so_and_resumes(dataset, long_run, tmp_path, number):
+def test_interrupted_training_saves_reports_and_resumes(dataset, long_run, tmp_path, number):
     interrupted = tmp_path / "interrupted"
     process = start_training(dataset, interrupted, tmp_path, updates=400)
     wait_for_update(interrupted, 25)
     process.send_signal(number)
     output = process.communicate(timeout=DEADLINE_S)[0]
     assert process.returncode == 130
-    assert "the same command goes on" in output and "Traceback" not in output
+    assert "the same command resumes" in output and "Traceback" not in output
     update = json.loads((interrupted / "checkpoint" / "metrics.json").read_text())["update"]
     assert 25 <= update < 400
     load_checkpoint(interrupted)
@@ -154,7 +154,7 @@ def test_another_configuration_or_dataset_in_the_same_folder_is_refused(dataset,
     with pytest.raises(ConfigError, match=r"other settings \(seed was 0, is 1\).*--overwrite"):
         train(dataset, run, tiny_config(seed=1))
     other = write_dataset(tmp_path / "other", seed=5)
-    with pytest.raises(DatasetError, match="another dataset"):
+    with pytest.raises(DatasetError, match="a different dataset"):
         train(other, run, tiny_config())
 
 
@@ -194,7 +194,7 @@ def poison(root, episode, value):
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, 1e30])
-def test_an_outlier_in_the_data_is_refused_where_it_is_seen(tmp_path, value):
+def test_an_outlier_found_before_training_is_refused(tmp_path, value):
     root = write_dataset(tmp_path / "point")
     poison(root, 7, value)  # the second episode of the third task
     with pytest.raises(DatasetError, match=rf"the reward is {re.escape(f'{value:g}')} at step 0 of episode 1 of task"):
@@ -202,7 +202,7 @@ def test_an_outlier_in_the_data_is_refused_where_it_is_seen(tmp_path, value):
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e30])
-def test_an_outlier_that_was_not_seen_stops_training_early_and_is_named(tmp_path, monkeypatch, value):
+def test_an_outlier_found_in_training_stops_it_early_and_is_named(tmp_path, monkeypatch, value):
     root = write_dataset(tmp_path / "point", lengths=(40,) * 10)
     step = poison(root, 21, value)
     monkeypatch.setattr(
@@ -222,7 +222,7 @@ def test_an_outlier_that_was_not_seen_stops_training_early_and_is_named(tmp_path
     assert all(weight.isfinite().all() for weight in weights(out).values())
 
 
-def test_overwrite_spares_a_folder_that_is_no_run(dataset, run, tmp_path):
+def test_overwrite_spares_a_folder_that_is_not_a_run(dataset, run, tmp_path):
     precious = tmp_path / "home" / "thesis.txt"
     precious.parent.mkdir()
     precious.write_text("years of work")
@@ -259,7 +259,7 @@ def test_bad_settings_are_named(change, message):
         load_config("small", **change)
 
 
-def test_device_that_is_not_there_is_refused():
+def test_missing_devices_are_refused():
     with pytest.raises(ConfigError, match="device is 'cuda:7', but this machine shows"):
         pick_device("cuda:7")
     with pytest.raises(ConfigError, match="use auto, cpu"):
@@ -289,7 +289,7 @@ def test_checkpoint_runs_by_itself(run, tmp_path):
     assert (np.abs(outputs[0][1]) <= [1, 2]).all(), "actions are in the contract's units"
 
 
-def test_bad_checkpoints_say_what_is_wrong(run, tmp_path):
+def test_bad_checkpoints_are_refused_with_the_cause(run, tmp_path):
     with pytest.raises(CheckpointError, match="not a checkpoint, weights.safetensors, .* missing; pass the folder"):
         load_checkpoint(tmp_path)
     missing = copy_checkpoint(run, tmp_path / "missing")
@@ -313,7 +313,7 @@ def test_bad_checkpoints_say_what_is_wrong(run, tmp_path):
         load_checkpoint(lacking)
 
 
-def test_parts_of_two_checkpoints_are_told_apart(run, tmp_path):
+def test_mixed_parts_of_two_checkpoints_are_refused(run, tmp_path):
     resized = copy_checkpoint(run, tmp_path / "resized")
     config = yaml.safe_load((resized / "config.yaml").read_text())
     config["model"]["policy_hidden"] = [16]
@@ -328,7 +328,7 @@ def test_parts_of_two_checkpoints_are_told_apart(run, tmp_path):
         load_checkpoint(other)
 
 
-def test_what_is_learnt_beside_the_agent_is_resumed_too(dataset, tmp_path):
+def test_networks_outside_the_agent_are_resumed_too(dataset, tmp_path):
     train(dataset, tmp_path / "run", tiny_config(method="csro", updates=2))
     assert set(torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["modules"]) == {"agent", "club"}
 
@@ -338,11 +338,11 @@ def change_state(out, **changes):
     torch.save({**state, **changes}, out / "resume.pt")
 
 
-def test_a_run_that_is_not_this_one_is_not_resumed(dataset, tmp_path):
+def test_a_different_run_is_not_resumed(dataset, tmp_path):
     out = tmp_path / "run"
     train(dataset, out, tiny_config(updates=2))
     change_state(out, contract=contract_text(base=POINT, rate_hz=20))
-    with pytest.raises(DatasetError, match=r"another contract than .*--overwrite.*\n  rate_hz: 50 here, 20 there"):
+    with pytest.raises(DatasetError, match=r"a different contract than .*--overwrite.*\n  rate_hz: 50 here, 20 there"):
         train(dataset, out, tiny_config(updates=2))
     for number, fix in ((99, "update the program"), (1, "start again with --overwrite")):
         change_state(out, format=number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation beside training: the best checkpoint is kept, updates are untouched, and no process is left behind."""
+"""Evaluation during training: the best checkpoint is kept, updates are unaffected, and no process is left behind."""
 
 import json
 import signal
@@ -104,22 +104,23 @@ def test_a_killed_process_loses_no_best(tmp_path, best, left, kept):
         if score is not None:
             write_row(tmp_path, update, score)
     (tmp_path / ".snapshots" / ".30.123").mkdir()
-    heard = {}
-    with Validator(tmp_path, "arm_reach", heard.__setitem__):
+    reported = {}
+    with Validator(tmp_path, "arm_reach", reported.__setitem__):
         assert update_of(tmp_path / "best") == kept
         assert not list((tmp_path / ".snapshots").iterdir())
-    assert heard == {u: {"zero_shot": 0.0, "few_shot": s} for u, s in left.items() if s is not None}
+    assert reported == {u: {"zero_shot": 0.0, "few_shot": s} for u, s in left.items() if s is not None}
 
 
-def test_a_failed_evaluation_is_told_and_does_no_harm(tmp_path, capsys):
+def test_a_failed_evaluation_is_reported_and_harmless(tmp_path, capsys):
     def save(folder):
         snapshot(folder, 10)
         (folder / "stats.json").unlink()
 
     with Validator(tmp_path, "arm_reach", lambda *_: None) as validator:
         assert validator.finish(10, save, [])
-        assert not validator.finish(10, save, [signal.SIGTERM]), "nothing begins once told to stop"
-    assert "update 10 could not be evaluated: " in (said := capsys.readouterr().out) and "stats.json missing" in said
+        assert not validator.finish(10, save, [signal.SIGTERM]), "nothing starts after a stop"
+    output = capsys.readouterr().out
+    assert "update 10 could not be evaluated: " in output and "stats.json missing" in output
     assert not (tmp_path / "best").exists() and not (tmp_path / "validation.jsonl").exists()
 
 
