@@ -67,7 +67,7 @@ class InterventionLog:
 
 
 class SafetyFilter:
-    """Checks each command against the contract's action; every intervention is counted with its last reason."""
+    """Checks each command against the contract's action; every intervention is counted."""
 
     def __init__(self, contract: Contract) -> None:
         action = contract.action
@@ -77,7 +77,6 @@ class SafetyFilter:
         self.safe = np.asarray(action.safe, float)
         self._previous = self._rest = self.safe.tolist()
         self.counts: Counter[InterventionKind] = Counter()
-        self.last_reason = ""
         self.interventions: list[tuple[InterventionKind, str]] = []  # (kind, reason) of the last command
 
     def reset(self) -> None:
@@ -118,5 +117,4 @@ class SafetyFilter:
 
     def _note(self, kind: InterventionKind, reason: str) -> None:
         self.counts[kind] += 1
-        self.last_reason = reason
         self.interventions.append((kind, reason))

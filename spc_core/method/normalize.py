@@ -91,18 +91,15 @@ class TaskScale:
                 f"another {list(names)}; record `spc.task_params` with each bag"
             )
         values = np.array([[task[name] for name in names] for task in tasks], np.float64).reshape(len(tasks), -1)
-        std = values.std(0)
-        kept = [i for i, spread in enumerate(std) if spread > 0]
-        if not kept:
+        mean, std = values.mean(0), values.std(0)
+        varying = np.flatnonzero(std > 0)
+        if not len(varying):
             raise ConfigError(
                 "method.context 'oracle' needs task parameters, but the dataset has none that differ between tasks; "
                 "record `spc.task_params` with each bag, or choose another method"
             )
-        return cls(
-            names=tuple(names[i] for i in kept),
-            mean=tuple(values.mean(0)[kept].tolist()),
-            std=tuple(std[kept].tolist()),
-        )
+        kept = tuple(names[i] for i in varying)
+        return cls(names=kept, mean=tuple(mean[varying].tolist()), std=tuple(std[varying].tolist()))
 
     def vector(self, params: Mapping[str, float]) -> np.ndarray:
         """The parameters of a task on unit scale (Z,). Raises ConfigError naming one that is missing."""

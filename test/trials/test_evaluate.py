@@ -224,7 +224,8 @@ def test_policy_gives_actions_in_the_contracts_units(tiny_checkpoint):
 def test_safety_filter_limits_rates_and_refuses_what_is_not_finite():
     safety = SafetyFilter(POINT)  # limits 1 and 2; at 50 Hz at most 2 and 4 from tick to tick
     assert safety.apply(np.array([5.0, -0.5])).tolist() == [1.0, -0.5]
-    assert by_name(safety.counts) == {"limit": 1} and safety.last_reason == "limit: velocity.x 5 became 1"
+    assert by_name(safety.counts) == {"limit": 1}
+    assert safety.interventions == [(InterventionKind.LIMIT, "limit: velocity.x 5 became 1")]
     assert safety.apply(np.array([np.nan, 0.0])).tolist() == [0.0, 0.0]
     assert safety.apply(np.array([0.5, 0.5]), fault="joint_states: stale").tolist() == [0.0, 0.0]
     assert safety.apply(None).tolist() == [0.0, 0.0]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.networks.row_plan import Block, Linear, Mlp, Rounding, RowPlan, Simplexes
+from spc_core.deploy.networks.row_plan import Block, Mlp, Rounding, RowPlan, Simplexes
 
 ONE_THREAD = 9215  # weights in a product; OpenBLAS takes more threads from 9216 on
 FEW = 4  # products of up to this many parts run part by part, which is faster
@@ -84,7 +84,8 @@ class _Rows:
 
     def __init__(self, mlp: Mlp, scale: np.ndarray | None = None) -> None:
         """The first inputs are multiplied by `scale` (N,) before anything else, if given."""
-        weights = [_with_bias(layer) for layer in (*mlp.blocks, mlp.last)]
+        layers = (*mlp.blocks, mlp.last)
+        weights = [np.concatenate([a.weight, a.bias[:, None]], 1, dtype=np.float64) for a in layers]  # (O, I + 1)
         products = [*(_Product(weight - weight.mean(0)) for weight in weights[:-1]), _Product(weights[-1])]
         if scale is not None:
             products[0].weight[:, : len(scale)] *= scale
@@ -131,8 +132,11 @@ class _Product:
 
     def __init__(self, weight: np.ndarray) -> None:
         self.weight = np.ascontiguousarray(weight, np.float32)
-        self._result = np.empty(len(weight), np.float32)
-        self._parts = _small_parts(self.weight)
+        outputs, inputs = weight.shape
+        self._result = np.empty(outputs, np.float32)
+        # parts too small for a second thread of OpenBLAS, which saves 10 us but may take 20 ms on a busy machine
+        rows = max(n for n in range(1, outputs + 1) if outputs % n == 0 and (n == 1 or n * inputs <= ONE_THREAD))
+        self._parts = self.weight.reshape(-1, rows, inputs)  # the same memory
         self._results = self._result.reshape(self._parts.shape[:2])
         few = len(self._parts) <= FEW
         self._pairs = list(zip(self._parts, self._results, strict=True)) if few else []
@@ -146,24 +150,7 @@ class _Product:
         return self._result
 
 
-def _with_bias(layer: Linear) -> np.ndarray:
-    """(O, I + 1) float64: the weights, then the bias."""
-    return np.concatenate([layer.weight, layer.bias[:, None]], 1, dtype=np.float64)
-
-
-def _small_parts(weight: np.ndarray) -> np.ndarray:
-    """(O, I) as (parts, rows, I), the same memory: each product is too small for OpenBLAS to use a second thread.
-
-    It would wait for that thread, up to 20 ms on a busy machine, to save 10 us.
-    """
-    outputs, inputs = weight.shape
-    rows = max(n for n in range(1, outputs + 1) if outputs % n == 0 and (n == 1 or n * inputs <= ONE_THREAD))
-    return weight.reshape(-1, rows, inputs)
-
-
-def _latent(
-    latent: Rounding | Simplexes | None,
-) -> tuple[Callable[[np.ndarray, np.ndarray], object], np.ndarray | None]:
+def _latent(latent: Rounding | Simplexes | None) -> tuple[IntoRow, np.ndarray | None]:
     """Function from features (L,) to the unscaled latent, and the factors (L,) that scale it, if any."""
     if isinstance(latent, Rounding):
         bounds = latent.bounds

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A RowPlan as ONNX graphs that take and give the contract's units; docs/runtime.md describes the format.
 
-They are built operator by operator rather than traced: the layers form a chain, and the names, the opset and the order
-of operations stay ours.
+Built operator by operator rather than traced, so that names, opset and order of operations are fixed here.
 """
 
 from __future__ import annotations

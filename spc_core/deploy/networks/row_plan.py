@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Agent.act and ContextEncoder.embed as plain arrays.
 
-NumPy acting and the ONNX export are both built from a RowPlan; neither reads the agent's modules. CPU arrays of the
-agent are shared, not copied.
+NumPy acting and the ONNX export are built from a RowPlan alone. Arrays of an agent on the CPU are shared, not copied.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Acting and adapting on a GPU: Agent.act and ContextEncoder.embed as one CUDA graph each, and planning by torch.
 
-A graph is one launch instead of one per operation. The tests run the same methods uncaptured on the CPU, and compare
-the captured ones with them where there is a GPU; the capture of these two methods has not been run on one so far.
+A graph is one launch instead of one per operation. Tests run the same methods uncaptured on the CPU, and compare the
+captured ones with them if there is a GPU; the capture of these two methods has not been run on one so far.
 """
 
 from __future__ import annotations
