@@ -1,33 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts what many sources hold (chunks, files, databases) into one log, block after block, in bounded memory."""
+"""Merges the messages of chunks, files and databases into one log, block by block, in bounded memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 from rosbags.interfaces import MessageDefinition
 
+from spc_ros.messages.columns import RawColumn
+
 BLOCK_BYTES = 4 << 20
-AHEAD, AHEAD_THREADS = 4, 2
+PREFETCHED, PREFETCH_THREADS = 4, 2
 LATEST_NS = 2**63 - 1
 
 
 class DamageError(ValueError):
-    """Bytes that are not what the format says; the message says where."""
+    """Bytes that contradict the format; the message names their position."""
 
 
 class UnclosedError(DamageError):
-    """A recording that was never closed, in which nothing can be read."""
+    """A recording that was never closed and holds nothing readable."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Channel:
-    """What a storage file says about one of its topics."""
+    """One topic of a storage file."""
 
     topic: str
     type: str
@@ -37,9 +39,9 @@ class Channel:
 
 @dataclasses.dataclass(frozen=True)
 class Messages:
-    """N messages; message i is buffer[start[i] : start[i] + size[i]] of a buffer known from elsewhere."""
+    """N messages; message i is buffer[start[i] : start[i] + size[i]] of a separate buffer."""
 
-    channel: np.ndarray  # (N,) int32, place in the list of channels
+    channel: np.ndarray  # (N,) int32, index in the list of channels
     log_ns: np.ndarray  # (N,) int64
     start: np.ndarray  # (N,) int64
     size: np.ndarray  # (N,) int64
@@ -50,11 +52,11 @@ class Messages:
     def pick(self, which: np.ndarray | slice) -> Messages:
         return Messages(self.channel[which], self.log_ns[which], self.start[which], self.size[which])
 
-    def moved(self, by: int) -> Messages:
+    def shifted(self, by: int) -> Messages:
         return dataclasses.replace(self, start=self.start + by) if by else self
 
     def in_log_order(self) -> Messages:
-        """By time, ties as they are."""
+        """Sorted by time, stably."""
         if len(self) < 2 or bool((self.log_ns[1:] >= self.log_ns[:-1]).all()):
             return self
         return self.pick(np.argsort(self.log_ns, kind="stable"))
@@ -69,148 +71,192 @@ def join(parts: list[Messages]) -> Messages:
     return Messages(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-class Source(Protocol):
-    """Messages that come in pieces, each piece in log order and after the one before."""
+@dataclasses.dataclass(frozen=True)
+class LogBlock:
+    """Consecutive messages of the wanted topics, each topic of one type within the block."""
 
-    start_ns: int  # nothing that is still to come is earlier
-    place: int  # decides between equal times; no two sources have the same
-    cost: int  # bytes of the file that all pieces together take
-    share: float  # of the cost, for the piece prepared
+    topics: tuple[tuple[str, str], ...]  # names and types
+    topic_of: np.ndarray  # (N,) index in `topics`
+    messages: Messages
+    buffer: np.ndarray
+    first: int  # index of the first message in the log
 
-    def begin(self, pool: Executor) -> None:
-        """Start to get hold of the first piece in another thread, where that is worth it."""
+    def columns(self) -> dict[str, RawColumn]:
+        """The messages by topic."""
+        order = np.argsort(self.topic_of, kind="stable")
+        begin = np.searchsorted(self.topic_of[order], np.arange(len(self.topics) + 1))
+        columns: dict[str, RawColumn] = {}
+        for i, (topic, type_name) in enumerate(self.topics):
+            which = order[begin[i] : begin[i + 1]]
+            if len(which):
+                found = self.messages.pick(which)
+                log_index = self.first + which
+                columns[topic] = RawColumn(
+                    topic, type_name, found.log_ns, log_index, self.buffer, found.start, found.size
+                )
+        return columns
+
+    def rows(self) -> Iterator[tuple[str, str, int, bytes]]:
+        """(topic, type, receive_ns, CDR bytes) in log order."""
+        view, found = self.buffer.data, self.messages
+        columns = (self.topic_of, found.log_ns, found.start, found.start + found.size)
+        for index, t_ns, begin, end in zip(*(column.tolist() for column in columns), strict=True):
+            yield *self.topics[index], t_ns, bytes(view[begin:end])
+
+
+def type_changes(topic_of: np.ndarray, topics: Sequence[tuple[str, str]]) -> list[int]:
+    """Where blocks have to end so that each topic has one type in each."""
+    types: dict[str, int] = {}
+    ends = []
+    for i, index in enumerate(topic_of.tolist()):
+        if types.setdefault(topics[index][0], index) != index:
+            ends.append(i)
+            types = {topics[index][0]: index}
+    return ends
+
+
+class MessageSource(Protocol):
+    """Messages that arrive in segments, each in log order and not earlier than the one before."""
+
+    start_ns: int  # no later message is earlier
+    rank: int  # decides between equal times; no two sources have the same
+    cost: int  # bytes of the file that all segments take together
+    share: float  # of the cost, for the prepared segment
+
+    def prefetch(self, pool: Executor) -> None:
+        """Start to read the first segment in another thread, where that is worthwhile."""
         ...
 
     def prepare(self) -> int:
-        """Get hold of the next piece and say what room it needs, bytes; -1 when there is none. Raises DamageError."""
+        """Read the next segment and return the buffer size that it needs, bytes; -1 at the end. Raises DamageError."""
         ...
 
-    def load(self, room: np.ndarray) -> tuple[Messages, int]:
-        """(messages, bytes of the room that they take) of the piece prepared. Raises DamageError."""
+    def load(self, buffer: np.ndarray) -> tuple[Messages, int]:
+        """(messages, bytes used of the buffer) of the prepared segment. Raises DamageError."""
         ...
 
-    def lose(self, error: DamageError) -> None:
-        """Note that the rest of the source cannot be had."""
+    def abandon(self, error: DamageError) -> None:
+        """Note that the rest of the source is lost."""
         ...
 
 
 class _Pending:
-    """A buffer that fills up, and its messages that have not been handed on."""
+    """A buffer that fills up, and its messages that were not delivered yet."""
 
-    def __init__(self, room: int) -> None:
-        self.buffer = np.empty(room, np.uint8)
+    def __init__(self, size: int) -> None:
+        self.buffer = np.empty(size, np.uint8)
         self.used = 0
-        self.places: list[np.ndarray] = []
+        self.ranks: list[np.ndarray] = []
         self.parts: list[Messages] = []
 
-    def fits(self, need: int) -> bool:
-        return self.used + need <= len(self.buffer)
+    def fits(self, size: int) -> bool:
+        return self.used + size <= len(self.buffer)
 
-    def load(self, source: Source) -> None:
+    def load(self, source: MessageSource) -> None:
         messages, used = source.load(self.buffer[self.used :])
-        self.add(messages.moved(self.used), np.full(len(messages), source.place, np.int64))
+        self.add(messages.shifted(self.used), np.full(len(messages), source.rank, np.int64))
         self.used += used
 
-    def add(self, messages: Messages, place: np.ndarray) -> None:
+    def add(self, messages: Messages, rank: np.ndarray) -> None:
         if len(messages):
             self.parts.append(messages)
-            self.places.append(place)
+            self.ranks.append(rank)
 
     def sort(self) -> tuple[Messages, np.ndarray]:
-        """All messages and their sources' places, by time and, where that is equal, by place."""
+        """All messages and the ranks of their sources, by time, then by rank."""
         messages = join(self.parts)
-        place = np.concatenate(self.places) if self.places else np.empty(0, np.int64)
+        rank = np.concatenate(self.ranks) if self.ranks else np.empty(0, np.int64)
         step = np.diff(messages.log_ns)
-        if not bool(((step > 0) | ((step == 0) & (place[1:] >= place[:-1]))).all()):
-            order = np.lexsort((place, messages.log_ns))
-            messages, place = messages.pick(order), place[order]
-        return messages, place
+        if not bool(((step > 0) | ((step == 0) & (rank[1:] >= rank[:-1]))).all()):
+            order = np.lexsort((rank, messages.log_ns))
+            messages, rank = messages.pick(order), rank[order]
+        return messages, rank
 
 
 def merge(
-    sources: Iterable[Source], advance: Callable[[int], None], block_bytes: int = BLOCK_BYTES
+    sources: Iterable[MessageSource], advance: Callable[[int], None], block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[Messages, np.ndarray]]:
     """(messages, buffer): all messages of the sources in log order, in blocks of about `block_bytes`.
 
-    `advance` is told what has been read, in bytes of the sources' cost. Where sources overlap in time, what
-    overlaps is held back and a block can be larger.
+    `advance` receives the bytes read, in units of the sources' cost. Where sources overlap in time, messages wait
+    for the later source, and a block can be larger.
     """
-    heap = sorted((source.start_ns, source.place, source) for source in sources)  # a heap, too
+    heap = sorted((source.start_ns, source.rank, source) for source in sources)  # sorted, so also a heap
     pending = _Pending(0)
-    with _Ahead([source for _, _, source in heap]) as ahead:
+    with _Prefetcher([source for _, _, source in heap]) as prefetcher:
         while heap:
-            start_ns, place, source = heap[0]
-            ahead.step(source)
+            start_ns, rank, source = heap[0]
+            prefetcher.step(source)
             try:
-                need = source.prepare()
-                if need >= 0 and not pending.fits(need):
-                    ready, pending = _hand_on(pending, start_ns, place, need, block_bytes)
+                size = source.prepare()
+                if size >= 0 and not pending.fits(size):
+                    ready, pending = _split_ready(pending, start_ns, rank, size, block_bytes)
                     if ready is not None:
                         yield ready
-                if need >= 0:
+                if size >= 0:
                     pending.load(source)
                     advance(int(source.cost * source.share))
             except DamageError as error:
-                source.lose(error)
-                need = -1
-            if need < 0:
+                source.abandon(error)
+                size = -1
+            if size < 0:
                 heapq.heappop(heap)
             else:
-                heapq.heapreplace(heap, (source.start_ns, source.place, source))
+                heapq.heapreplace(heap, (source.start_ns, source.rank, source))
     messages, _ = pending.sort()
     if len(messages):
         yield messages, pending.buffer[: pending.used]
 
 
-class _Ahead:
-    """Unpacks the next few sources in threads while the caller is busy with the present one."""
+class _Prefetcher:
+    """Unpacks the next few sources in threads while the caller works on the current one."""
 
-    def __init__(self, order: list[Source]) -> None:
-        self._order = order
-        self._begun, self._opened = 0, 0
+    def __init__(self, sources: list[MessageSource]) -> None:
+        self._sources = sources
+        self._started, self._opened = 0, 0
         self._pool: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> _Ahead:
+    def __enter__(self) -> _Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def step(self, source: Source) -> None:
-        """`source` is the one at hand, in the order given or opened before."""
-        if self._opened < len(self._order) and source is self._order[self._opened]:
+    def step(self, source: MessageSource) -> None:
+        """`source` is the current one: the next of the list, or one opened before."""
+        if self._opened < len(self._sources) and source is self._sources[self._opened]:
             self._opened += 1
-        self._begun = max(self._begun, self._opened)
+        self._started = max(self._started, self._opened)
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(AHEAD_THREADS)  # starts no thread before it has work
-        while self._begun < min(len(self._order), self._opened + AHEAD):
-            self._order[self._begun].begin(self._pool)
-            self._begun += 1
+            self._pool = ThreadPoolExecutor(PREFETCH_THREADS)  # starts no thread before it has work
+        while self._started < min(len(self._sources), self._opened + PREFETCHED):
+            self._sources[self._started].prefetch(self._pool)
+            self._started += 1
 
 
-def _hand_on(
-    full: _Pending, start_ns: int, place: int, need: int, block_bytes: int
+def _split_ready(
+    full: _Pending, start_ns: int, rank: int, size: int, block_bytes: int
 ) -> tuple[tuple[Messages, np.ndarray] | None, _Pending]:
-    """What no later message can precede, and a new buffer that holds the rest and has `need` bytes of room."""
-    messages, places = full.sort()
+    """The messages that no later one can precede, and a new buffer with the rest and `size` free bytes."""
+    messages, ranks = full.sort()
     late = int(np.searchsorted(messages.log_ns, start_ns, "left"))
     ties = int(np.searchsorted(messages.log_ns, start_ns, "right"))
-    late += int(np.searchsorted(places[late:ties], place, "right"))
+    late += int(np.searchsorted(ranks[late:ties], rank, "right"))
     rest = messages.pick(np.s_[late:])
     kept = int(rest.size.sum())
-    pending = _Pending(max(block_bytes, 2 * kept + need))
+    pending = _Pending(max(block_bytes, 2 * kept + size))
     if kept or len(rest):
-        pending.add(copy_messages(full.buffer, rest, pending.buffer), places[late:])
+        pending.add(copy_messages(full.buffer, rest, pending.buffer), ranks[late:])
         pending.used = kept
     ready = (messages.pick(np.s_[:late]), full.buffer[: full.used]) if late else None
     return ready, pending
 
 
-def copy_messages(buffer: np.ndarray, messages: Messages, room: np.ndarray) -> Messages:
-    """The messages side by side at the beginning of `room`, which may be the same buffer where they are in order."""
-    whole = buffer.data
+def copy_messages(source: np.ndarray, messages: Messages, target: np.ndarray) -> Messages:
+    """Pack the messages at the beginning of `target`, which may be the same buffer where they are in order."""
+    view = source.data
     ends = messages.start + messages.size
-    data = b"".join([whole[begin:end] for begin, end in zip(messages.start.tolist(), ends.tolist(), strict=True)])
-    room[: len(data)] = np.frombuffer(data, np.uint8)
+    data = b"".join([view[begin:end] for begin, end in zip(messages.start.tolist(), ends.tolist(), strict=True)])
+    target[: len(data)] = np.frombuffer(data, np.uint8)
     return dataclasses.replace(messages, start=np.cumsum(messages.size) - messages.size)

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens rosbag2 recordings (mcap, sqlite3) without ROS, whole or damaged, and yields their messages in log order."""
+"""Opens rosbag2 recordings (mcap, sqlite3) without ROS, intact or damaged, and yields their messages in log order."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract.contract import Contract, parse_contract
 from spc_core.system.config_files import suggest
-from spc_ros.bags.blocks import UnclosedError
-from spc_ros.bags.files import BagError, bag_sha256, find_bags, list_files, storage_of
-from spc_ros.bags.log import BagLog
+from spc_ros.bags.blocks import Channel, DamageError, LogBlock, MessageSource, UnclosedError, merge, type_changes
+from spc_ros.bags.compression import unpack_file, unpack_messages
+from spc_ros.bags.files import PACKED, BagError, list_files, storage_of
+from spc_ros.bags.mcap.storage import McapStorage
+from spc_ros.bags.sqlite.storage import SqliteStorage
 from spc_ros.messages.columns import RawColumn
 from spc_ros.messages.fields import MessageError
-from spc_ros.messages.message_types import build_typestore, read_definitions
-
-__all__ = ["BagError", "BagInfo", "BagReader", "Topic", "bag_sha256", "find_bags", "parse_episode", "read_definitions"]
+from spc_ros.messages.message_types import build_typestore
 
 EPISODE_TOPIC = "episode"
 RECOVER = "record again, or save what is whole with `mcap recover` (mcap) or `ros2 bag reindex` (sqlite3)"
@@ -35,7 +38,7 @@ class Topic:
 
 @dataclasses.dataclass(frozen=True)
 class BagInfo:
-    """What a bag says about itself; `custom_data` is empty without metadata.yaml and after a reindex."""
+    """A bag's metadata; `custom_data` is empty without metadata.yaml and after a reindex."""
 
     path: Path
     storage: str  # mcap | sqlite3
@@ -50,27 +53,33 @@ class BagInfo:
 
 
 class BagReader:
-    """One open bag; use it as a context manager. Raises BagError."""
+    """One open bag with all its storage files; use it as a context manager. Raises BagError."""
 
     def __init__(self, path: str | Path, definitions: Mapping[str, str] | None = None) -> None:
         """`definitions`: text of .msg files by type name, for types that the bag does not define."""
         self.path = Path(path)
         self._stack = contextlib.ExitStack()
-        with self._named_errors():
+        self._parts: list[McapStorage | SqliteStorage] = []
+        self._cost_read, self._cost, self._damaged_messages = 0, 1, 0
+        with self._named_errors(), contextlib.ExitStack() as opened:
             files = list_files(self.path)
-            self._log = self._stack.enter_context(contextlib.closing(BagLog(self.path, files)))
-            self.size_bytes = self._log.size_bytes
-            stored = frozenset((c.type, c.definition.format, c.definition.data) for c in self._log.channels)
+            self._losses: dict[str, None] = dict.fromkeys(files.losses)
+            self.size_bytes = sum(part.stat().st_size for part in files.parts)
+            self._open_parts(files.parts, opened)
+            self._channels: list[Channel] = [channel for part in self._parts for channel in part.channels]
+            self._counts: list[int] = [count for part in self._parts for count in part.counts]
+            stored = frozenset((c.type, c.definition.format, c.definition.data) for c in self._channels)
             try:
                 self.typestore = build_typestore(stored, frozenset((definitions or {}).items()))
             except MessageError as error:
                 raise BagError(str(error)) from None
             self.info = self._info(storage_of(files.parts[0]), files.custom_data)
-            self._log.check_serialization()
+            self._check_serialization()
             if not self.info.message_count and self.losses:
                 raise UnclosedError(f"no message can be read: {'; '.join(self.losses)}")
             if not self.info.message_count:
                 raise BagError(f"{self.path}: holds no messages; check that the robot was publishing, or delete it")
+            self._stack = opened.pop_all()
 
     def __enter__(self) -> BagReader:
         return self
@@ -83,13 +92,17 @@ class BagReader:
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """What was lost or had to be recovered, empty for a whole bag; complete when blocks() is through."""
-        return self._log.losses()
+        """What was lost or recovered, empty for an intact bag; final once blocks() is exhausted."""
+        several = len(self._parts) > 1
+        found = [f"{part.path.name}: {loss}" if several else loss for part in self._parts for loss in part.losses]
+        if self._damaged_messages:
+            found.append(f"{self._damaged_messages:,} compressed messages are damaged and left out")
+        return (*self._losses, *found)
 
     @property
     def bytes_read(self) -> int:
-        """How far the latest blocks() has come, of `size_bytes`."""
-        return self._log.bytes_read()
+        """Progress of the latest blocks(), of `size_bytes`."""
+        return self.size_bytes * self._cost_read // self._cost
 
     def blocks(self, topics: Iterable[str] = ()) -> Iterator[dict[str, RawColumn]]:
         """All messages of the named topics, or of all, in log order: consecutive blocks of some megabytes, by topic.
@@ -97,14 +110,14 @@ class BagReader:
         A topic without a message in a block is absent from it.
         """
         with self._named_errors():
-            for block in self._log.blocks(topics):
+            for block in self._log_blocks(topics):
                 yield block.columns()
 
     def raw_messages(self, topics: Iterable[str] = ()) -> Iterator[tuple[str, str, int, bytes]]:
         """(topic, type, receive_ns, CDR bytes) of the named topics, or of all, in log order."""
         with self._named_errors():
-            for block in self._log.blocks(topics):
-                yield from block.messages()
+            for block in self._log_blocks(topics):
+                yield from block.rows()
 
     def messages(self, topics: Iterable[str] = ()) -> Iterator[tuple[str, int, Any]]:
         """(topic, receive_ns, message) of the named topics, or of all, in log order."""
@@ -117,6 +130,79 @@ class BagReader:
                         f"ROS 2 Jazzy; give the folder of its package, with msg/*.msg"
                     )
                 yield topic, receive_ns, deserialize(data, type_name)
+
+    def _log_blocks(self, names: Iterable[str]) -> Iterator[LogBlock]:
+        """Raises DamageError where all messages are damaged."""
+        names = set(names)
+        keys = [(c.topic, c.type) for c in self._channels]
+        wanted = [(c.topic in names or not names) and c.serialization == "cdr" for c in self._channels]
+        topics = tuple(dict.fromkeys(key for key, is_wanted in zip(keys, wanted, strict=True) if is_wanted))
+        index = {key: i for i, key in enumerate(topics)}
+        topic_of = np.array([index.get(key, 0) for key in keys], np.uint16)
+        many_types = len({topic for topic, _ in topics}) < len(topics)
+        first = self._damaged_messages = 0
+        for merged in merge(self._open_sources(wanted), self._advance):
+            self._damaged_messages += len(merged[0])
+            for messages, buffer in unpack_messages(*merged):
+                self._damaged_messages -= len(messages)
+                topic = topic_of[messages.channel]
+                ends = type_changes(topic, topics) if many_types else []
+                for begin, end in zip([0, *ends], [*ends, len(messages)], strict=True):
+                    some = messages.pick(np.s_[begin:end])
+                    yield LogBlock(topics, topic[begin:end], some, buffer, first)
+                    first += len(some)
+        if not first and (count := sum(n for n, w in zip(self._counts, wanted, strict=True) if w)):
+            raise DamageError(f"all {count:,} messages are damaged: {'; '.join(self.losses)}")
+        self._cost_read = self._cost
+
+    def _open_sources(self, wanted: list[bool]) -> list[MessageSource]:
+        """The sources of wanted channels in all parts; channels are numbered through all parts."""
+        found: list[MessageSource] = []
+        first = 0
+        for part in self._parts:
+            indices = [i for i in range(len(part.channels)) if wanted[first + i]]
+            found += sorted(part.sources(indices, first), key=lambda source: source.rank)
+            first += len(part.channels)
+        for rank, source in enumerate(found):
+            source.rank = rank
+        self._cost_read, self._cost = 0, max(1, sum(source.cost for source in found))
+        return found
+
+    def _advance(self, cost: int) -> None:
+        self._cost_read += cost
+
+    def _open_parts(self, paths: Iterable[Path], stack: contextlib.ExitStack) -> None:
+        """Open all parts. Raises DamageError only where none can be opened; others are noted as losses."""
+        failed: list[tuple[Path, DamageError]] = []
+        for path in paths:
+            try:
+                file = path
+                if path.name.endswith(PACKED):
+                    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spc-bag-"))
+                    file, damage = unpack_file(path, folder)
+                    if damage:
+                        self._losses[f"{path.name}: damaged ({damage}); what could be unpacked is read"] = None
+                part = (McapStorage if storage_of(file) == "mcap" else SqliteStorage)(file)
+            except DamageError as error:
+                failed.append((path, error))
+                continue
+            stack.callback(part.close)
+            self._parts.append(part)
+        if failed and not self._parts:
+            raise failed[0][1]
+        for path, error in failed:
+            unclosed = "was not closed and " if isinstance(error, UnclosedError) else ""
+            self._losses[f"{path.name}: {unclosed}cannot be read ({error})"] = None
+
+    def _check_serialization(self) -> None:
+        """Raises BagError where no topic is in CDR; notes topics that are not."""
+        recorded = [c for c, n in zip(self._channels, self._counts, strict=True) if n]
+        foreign = {c.topic: c.serialization for c in recorded if c.serialization != "cdr"}
+        if foreign and all(c.topic in foreign for c in recorded):
+            forms = ", ".join(sorted(set(foreign.values())))
+            raise BagError(f"{self.path}: serialised as '{forms}', not as 'cdr'; record with a middleware for CDR")
+        for topic, form in foreign.items():
+            self._losses[f"topic {topic} is serialised as '{form}', not as 'cdr', and left out"] = None
 
     def find_topic(self, topic: str, type_name: str) -> str:
         """The bag's name of a contract's topic: the same, or the same within the robot's namespace.
@@ -159,11 +245,12 @@ class BagReader:
 
     def _info(self, storage: str, custom_data: Mapping[str, str]) -> BagInfo:
         topics: dict[str, Topic] = {}
-        for channel, count in zip(self._log.channels, self._log.counts, strict=True):
+        for channel, count in zip(self._channels, self._counts, strict=True):
             before = topics.get(channel.topic, Topic(channel.type, 0))
             type_name = channel.type if channel.type == before.type else ""
             topics[channel.topic] = Topic(type_name, before.count + count)
-        start_ns, end_ns = self._log.span_ns()
+        full = [part for part in self._parts if any(part.counts)]
+        start_ns, end_ns = min((p.start_ns for p in full), default=0), max((p.end_ns for p in full), default=0)
         return BagInfo(self.path, storage, topics, custom_data, start_ns, max(0, end_ns - start_ns) / 1e9)
 
     @contextlib.contextmanager

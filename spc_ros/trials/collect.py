@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spc_core.system.config_files import find_config
-from spc_ros.bags.reader import find_bags
+from spc_ros.bags.files import find_bags
 from spc_ros.processes import NodeGroup, ProcessError, Progress
 
 EPISODE_TIMEOUT_S = 60.0  # far above what an episode takes; the nodes have tighter deadlines of their own

@@ -11,7 +11,8 @@ import pytest
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
-from spc_ros.bags.reader import BagError, BagReader, bag_sha256, find_bags
+from spc_ros.bags.files import BagError, bag_sha256, find_bags
+from spc_ros.bags.reader import BagReader
 from spc_ros.bags.writer import BagWriter
 from support.contracts import ARM_REACH
 from support.paths import ROOT, TEST_FOLDER

@@ -14,9 +14,11 @@ from backports import zstd
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
 from spc_ros.bags import blocks as stored_blocks
-from spc_ros.bags import log as bag_log
-from spc_ros.bags.reader import BagError, BagReader, bag_sha256, find_bags, read_definitions
+from spc_ros.bags import compression
+from spc_ros.bags.files import BagError, bag_sha256, find_bags
+from spc_ros.bags.reader import BagReader
 from spc_ros.messages.fields import MessageError
+from spc_ros.messages.message_types import read_definitions
 from support.mcap_bytes import MAGIC, McapFile, channel, message, record, schema
 from support.recorded_bags import STORE, STRING, VECTOR, record_arm, string, vector
 
@@ -611,7 +613,7 @@ def test_our_recordings_are_whole(tmp_path):
 
 
 def test_large_compressed_messages_are_unpacked_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(bag_log, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(compression, "BLOCK_BYTES", 50_000)
     messages = [("/a", i, bytes(4) + bytes([i]) * 20_000) for i in range(20)]
     bag = write(tmp_path / "bag", messages, "mcap", "message")
     with BagReader(bag) as reader:

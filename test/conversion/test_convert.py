@@ -18,7 +18,7 @@ from spc_core.data import packed as packed_module
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.data.packed import load_dataset
 from spc_core.data.reader import read_episodes
-from spc_ros.bags.reader import BagError
+from spc_ros.bags.files import BagError
 from spc_ros.conversion.convert import ConversionError, convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from support.contracts import ARM_REACH, make_contract

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from spc_core.contract.contract import ContractError, load_contract, parse_contract
-from spc_ros.bags.reader import BagError
+from spc_ros.bags.files import BagError
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions

@@ -16,7 +16,8 @@ from spc_core.alignment.faults import FaultKind
 from spc_core.contract.contract import parse_contract
 from spc_core.doctor.diagnosis import Thresholds
 from spc_core.doctor.traces import MAX_POINTS
-from spc_ros.bags.reader import BagError, BagReader
+from spc_ros.bags.files import BagError
+from spc_ros.bags.reader import BagReader
 from spc_ros.cli import main
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert

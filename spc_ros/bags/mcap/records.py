@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of an mcap file: their fields, and what a chunk unpacks to. Every length is checked before use."""
+"""An mcap file: its records, their fields, and its chunks. Every length is checked before use."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import lz4.frame
 import numpy as np
@@ -23,7 +25,7 @@ else:
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
 MESSAGE_INDEX, CHUNK_INDEX, STATISTICS, DATA_END, LAST_OPCODE = 0x07, 0x08, 0x0B, 0x0F, 0x0F
-RECORD = struct.Struct("<BQ")  # opcode, length of what follows
+RECORD = struct.Struct("<BQ")  # opcode, length of the fields
 CHUNK_HEAD = struct.Struct("<QQQII")  # start, end, uncompressed size, CRC, length of the compression's name
 LONGEST_CHUNK_HEAD = RECORD.size + CHUNK_HEAD.size + 8 + 8  # the compression's name has four letters at most
 FOOTER_BYTES = RECORD.size + 20 + len(MAGIC)
@@ -33,11 +35,15 @@ FORMATS = {
     "ros2idl": MessageDefinitionFormat.IDL,
     "omgidl": MessageDefinitionFormat.IDL,
 }
+MESSAGE_HEAD = np.dtype(
+    [("opcode", "u1"), ("length", "<u8"), ("channel", "<u2"), ("sequence", "<u4"), ("log", "<u8"), ("publish", "<u8")]
+)
+HEAD_BYTES = MESSAGE_HEAD.itemsize  # 31
 NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, "")
 
 
 def plausible(opcode: int) -> bool:
-    return 0 < opcode <= LAST_OPCODE or opcode >= 0x80  # from 0x80 on: anybody's, to be skipped
+    return 0 < opcode <= LAST_OPCODE or opcode >= 0x80  # private opcodes from 0x80 on are skipped
 
 
 def records(data: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
@@ -84,30 +90,30 @@ class Fields:
 
 @dataclasses.dataclass
 class ChunkEntry:
-    """Where a chunk lies and what is known of its messages without opening it."""
+    """A chunk's position, and its messages as far as they are known without opening it."""
 
     offset: int
     length: int  # of the record, bytes
     start_ns: int
     end_ns: int
-    index_length: int = 0  # bytes of message indexes behind it; 0: none that can be used
-    counts: dict[int, int] | None = None  # messages by channel id; None: not known
-    whole: bool = True  # False: the file ends within it
+    index_length: int = 0  # bytes of the message indexes after it; 0: none that can be used
+    counts: dict[int, int] | None = None  # messages by channel id; None: unknown
+    complete: bool = True  # False: the file ends within it
     compressed: bool = False
 
 
 class Directory:
-    """Schemas and channels met so far, by id."""
+    """Schemas and channels read so far, by id."""
 
     def __init__(self) -> None:
         self._schemas: dict[int, tuple[str, MessageDefinition]] = {}
         self.channels: dict[int, Channel] = {}
 
     def read(self, opcode: int, data: bytes | memoryview) -> None:
-        """Take in a record; those other than schema and channel have nothing to say here. Raises DamageError."""
-        fields = Fields(data) if opcode in (SCHEMA, CHANNEL) else None
-        if fields is None:
+        """Register a schema or channel; other records are ignored. Raises DamageError."""
+        if opcode not in (SCHEMA, CHANNEL):
             return
+        fields = Fields(data)
         if opcode == SCHEMA:
             (key,) = fields.numbers("H")
             name, encoding, text = fields.text(), fields.text(), fields.text()
@@ -122,7 +128,7 @@ class Directory:
 
 @dataclasses.dataclass(frozen=True)
 class ChunkHead:
-    """The fields of a chunk record, checked against each other."""
+    """The fields of a chunk record, consistent with each other."""
 
     start_ns: int
     end_ns: int
@@ -134,7 +140,7 @@ class ChunkHead:
 
 
 def read_chunk_head(data: bytes) -> ChunkHead | None:
-    """The head of the chunk record with which `data` begins; None where there is none, or not one that can be."""
+    """The head of the chunk record at the beginning of `data`; None where there is no plausible one."""
     if len(data) < RECORD.size + CHUNK_HEAD.size + 8:
         return None
     opcode, length = RECORD.unpack_from(data)
@@ -152,49 +158,49 @@ def read_chunk_head(data: bytes) -> ChunkHead | None:
 def read_chunk_index(data: bytes | memoryview) -> ChunkEntry:
     fields = Fields(data)
     start_ns, end_ns, offset, length = fields.numbers("4Q")
-    offsets = list(struct.iter_unpack("<HQ", whole_items(fields.bytes(), 10)))
+    offsets = list(struct.iter_unpack("<HQ", complete_items(fields.bytes(), 10)))
     (index_length,) = fields.numbers("Q")
     compressed = bool(fields.bytes())
     times = min(start_ns, LATEST_NS), min(end_ns, LATEST_NS)
     entry = ChunkEntry(offset, length, *times, index_length, compressed=compressed)
     if offsets:
-        places = sorted((place, channel) for channel, place in offsets)
-        ends = [*(place for place, _ in places[1:]), offset + length + index_length]
-        sizes = [end - place - RECORD.size - 6 for (place, _), end in zip(places, ends, strict=True)]
-        if places[0][0] != offset + length or any(size < 0 or size % 16 for size in sizes):
+        starts = sorted((start, channel) for channel, start in offsets)
+        ends = [*(start for start, _ in starts[1:]), offset + length + index_length]
+        sizes = [end - start - RECORD.size - 6 for (start, _), end in zip(starts, ends, strict=True)]
+        if starts[0][0] != offset + length or any(size < 0 or size % 16 for size in sizes):
             raise DamageError(f"the index of the chunk at byte {offset} contradicts itself")
-        entry.counts = {channel: size // 16 for (_, channel), size in zip(places, sizes, strict=True)}
+        entry.counts = {channel: size // 16 for (_, channel), size in zip(starts, sizes, strict=True)}
     else:
         entry.index_length = 0
     return entry
 
 
-def whole_items(data: bytes, size: int) -> bytes:
+def complete_items(data: bytes, size: int) -> bytes:
     if len(data) % size:
         raise DamageError(f"a list of {len(data)} bytes is cut off")
     return data
 
 
-def read_statistics(data: bytes | memoryview) -> tuple[int, int, int, Mapping[int, int]]:
-    """(messages, start_ns, end_ns, messages by channel id)."""
+def read_statistics(data: bytes | memoryview) -> tuple[int, int, Mapping[int, int]]:
+    """(start_ns, end_ns, messages by channel id)."""
     fields = Fields(data)
-    messages, _, _, _, _, _, start_ns, end_ns = fields.numbers("QHIIIIQQ")
-    counts = {key: n for key, n in struct.iter_unpack("<HQ", whole_items(fields.bytes(), 10)) if n}
-    return messages, min(start_ns, LATEST_NS), min(end_ns, LATEST_NS), counts
+    _, _, _, _, _, _, start_ns, end_ns = fields.numbers("QHIIIIQQ")
+    counts = {key: n for key, n in struct.iter_unpack("<HQ", complete_items(fields.bytes(), 10)) if n}
+    return min(start_ns, LATEST_NS), min(end_ns, LATEST_NS), counts
 
 
-def unpack(data: bytes | memoryview, compression: str, size: int | None, whole: bool = True) -> bytes:
-    """A chunk's contents; of the first part of a chunk (not `whole`), what can be had. Raises DamageError.
+def unpack(data: bytes | memoryview, compression: str, size: int | None, complete: bool = True) -> bytes:
+    """Decompressed data of the stated `size`, None if unknown; of incomplete data, as much as possible.
 
-    size: as stated, None where nothing says it.
+    Raises DamageError.
     """
     if compression == "":
         result = bytes(data)
     elif compression in _DECOMPRESSORS:
-        result = _decompress(_DECOMPRESSORS[compression], data, CHUNK_CAP if size is None else size, whole)
+        result = _decompress(_DECOMPRESSORS[compression], data, CHUNK_CAP if size is None else size, complete)
     else:
         raise DamageError(f"compressed as '{compression}'; only zstd and lz4 can be unpacked")
-    if whole and len(result) != size and (size is not None or len(result) > CHUNK_CAP):
+    if complete and len(result) != size and (size is not None or len(result) > CHUNK_CAP):
         raise DamageError(f"unpacks to {len(result)} bytes, not the {size} that it says")
     return result
 
@@ -202,21 +208,21 @@ def unpack(data: bytes | memoryview, compression: str, size: int | None, whole: 
 _DECOMPRESSORS: Mapping[str, Callable] = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}
 
 
-def _decompress(start: Callable, data: bytes | memoryview, size: int, whole: bool) -> bytes:
-    """All frames, never more than one byte beyond `size`: a few damaged bytes can claim gigabytes."""
-    parts, room = [], size + 1
+def _decompress(start: Callable, data: bytes | memoryview, size: int, complete: bool) -> bytes:
+    """All frames, at most one byte more than `size`: a few damaged bytes can claim gigabytes."""
+    parts, left = [], size + 1
     try:
-        while len(data) and room > 0:
+        while len(data) and left > 0:
             frame = start()
-            parts.append(frame.decompress(data, room))
-            room -= len(parts[-1])
+            parts.append(frame.decompress(data, left))
+            left -= len(parts[-1])
             if not frame.eof:
-                if whole:
+                if complete:
                     raise DamageError("its compressed data ends early")
                 break
             data = frame.unused_data or b""
     except (zstd.ZstdError, RuntimeError, EOFError) as error:  # lz4 raises RuntimeError
-        if whole:
+        if complete:
             raise DamageError(str(error)) from None
     return b"".join(parts) if len(parts) != 1 else parts[0]
 
@@ -224,3 +230,59 @@ def _decompress(start: Callable, data: bytes | memoryview, size: int, whole: boo
 def check_crc(data: bytes | np.ndarray, crc: int) -> None:
     if crc and zlib.crc32(data if isinstance(data, bytes) else data.data) != crc:
         raise DamageError("its checksum is wrong")
+
+
+class McapFile:
+    """One open file, to be closed. `losses` describe the parts that could not be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.losses: dict[str, None] = {}
+        self.descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self.descriptor).st_size
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Raises DamageError at the file's end."""
+        data = os.pread(self.descriptor, size, offset) if 0 <= offset <= self.size - size else b""
+        if len(data) != size:
+            raise DamageError(f"{size} bytes at byte {offset} are not there")
+        return data
+
+    def read_into(self, buffer: np.ndarray, offset: int) -> None:
+        """Fill the buffer. Raises DamageError at the file's end."""
+        done = 0
+        while done < len(buffer):
+            got = os.preadv(self.descriptor, [buffer[done:].data], offset + done)
+            if not got:
+                raise DamageError(f"{len(buffer)} bytes at byte {offset} are not there")
+            done += got
+
+    def chunk_head(self, entry: ChunkEntry) -> ChunkHead:
+        """Raises DamageError where there is no such chunk."""
+        if not 0 <= entry.offset < self.size:
+            raise DamageError("the file ends before it")
+        head = read_chunk_head(os.pread(self.descriptor, LONGEST_CHUNK_HEAD, entry.offset))
+        if head is None or head.head_length + head.packed_size != entry.length:
+            raise DamageError("no chunk is there")
+        if entry.complete and entry.offset + entry.length > self.size:
+            raise DamageError("the file ends within it")
+        return head
+
+    def unpack_chunk(self, entry: ChunkEntry, head: ChunkHead) -> bytes:
+        """A chunk's contents, as much of them as the file holds. Raises DamageError."""
+        begin = entry.offset + head.head_length
+        packed = self.read(begin, min(head.packed_size, self.size - begin))
+        data = unpack(packed, head.compression, head.size, entry.complete)
+        if entry.complete:
+            check_crc(data, head.crc)
+        return data
+
+    def lose_chunk(self, entry: ChunkEntry, error: DamageError) -> None:
+        count = sum(entry.counts.values()) if entry.counts else 0
+        messages = f" with {count:,} messages" if count else ""
+        self.losses[f"the chunk at byte {entry.offset:,}{messages} is damaged and left out ({error})"] = None

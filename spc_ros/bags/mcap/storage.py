@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an mcap file in bulk: by its summary where it has one, else from its beginning."""
+"""Reads an mcap file in bulk by its summary and chunk indexes; scan.py takes over where these cannot be trusted."""
 
 from __future__ import annotations
 
@@ -7,51 +7,59 @@ import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import numpy as np
 
-from spc_ros.bags.blocks import Channel, DamageError, Source, UnclosedError
+from spc_ros.bags.blocks import (
+    LATEST_NS,
+    Channel,
+    DamageError,
+    Messages,
+    MessageSource,
+    UnclosedError,
+    copy_messages,
+    join,
+)
 from spc_ros.bags.mcap.records import (
     CHUNK_INDEX,
     FOOTER,
     FOOTER_BYTES,
-    LONGEST_CHUNK_HEAD,
+    HEAD_BYTES,
     MAGIC,
+    MESSAGE,
+    MESSAGE_HEAD,
+    MESSAGE_INDEX,
     RECORD,
     STATISTICS,
     ChunkEntry,
     ChunkHead,
     Directory,
+    McapFile,
     check_crc,
-    read_chunk_head,
     read_chunk_index,
     read_statistics,
     records,
-    unpack,
 )
-from spc_ros.bags.mcap.scan import Scan, Scanner
-from spc_ros.bags.mcap.sources import ChunkSource, LooseSource, scan_messages, within_stated_time
+from spc_ros.bags.mcap.scan import UnchunkedSource, recover, scan_messages
 
 SUMMARY_CAP = 1 << 28  # bytes; a summary of a million chunks
-EVERY_CHANNEL = np.arange(1 << 16, dtype=np.int32)
+PREFETCH_CAP = 8 << 20  # bytes of a compressed chunk that is unpacked before its turn
 
 
-class McapStorage:
-    """One open mcap file. Raises DamageError where nothing in it can be read."""
+class McapStorage(McapFile):
+    """The messages of one mcap file. Raises DamageError where nothing in it can be read."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.losses: dict[str, None] = {}
+        super().__init__(path)
         self.start_ns, self.end_ns = 0, 0
         self._directory = Directory()
         self._chunks: list[ChunkEntry] = []
-        self._loose = np.empty((0, 4), np.int64)  # channel id, log_ns, offset, size: messages outside chunks
+        self._unchunked = np.empty((0, 4), np.int64)  # as in Recovered
         self._counts: Mapping[int, int] = {}
-        self.descriptor = os.open(path, os.O_RDONLY)
         try:
-            self.size = os.fstat(self.descriptor).st_size
             self._open()
         except BaseException:
             self.close()
@@ -60,36 +68,16 @@ class McapStorage:
         self.channels: list[Channel] = [self._directory.channels[key] for key in self._ids]
         self.counts = [self._counts.get(key, 0) for key in self._ids]
 
-    def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Raises DamageError at the file's end."""
-        data = os.pread(self.descriptor, size, offset) if 0 <= offset <= self.size - size else b""
-        if len(data) != size:
-            raise DamageError(f"{size} bytes at byte {offset} are not there")
-        return data
-
-    def read_into(self, room: np.ndarray, offset: int) -> None:
-        done = 0
-        while done < len(room):
-            got = os.preadv(self.descriptor, [room[done:].data], offset + done)
-            if not got:
-                raise DamageError(f"{len(room)} bytes at byte {offset} are not there")
-            done += got
-
-    def sources(self, wanted: Collection[int], first: int) -> list[Source]:
-        """Where the messages of the wanted channels (places in `channels`, counted from `first`) are to be had."""
-        place_of = np.full(1 << 16, -1, np.int32)
-        for place in wanted:
-            place_of[self._ids[place]] = first + place
-        ids = {self._ids[place] for place in wanted}
+    def sources(self, wanted: Collection[int], first: int) -> list[MessageSource]:
+        """Sources of the wanted channels, which are indices in `channels`; their messages count from `first`."""
+        index_of = np.full(1 << 16, -1, np.int32)
+        for index in wanted:
+            index_of[self._ids[index]] = first + index
+        ids = {self._ids[index] for index in wanted}
         chunks = (entry for entry in self._chunks if entry.counts is None or not ids.isdisjoint(entry.counts))
-        found: list[Source] = [ChunkSource(self, entry, place_of) for entry in chunks]
-        loose = self._loose[place_of[self._loose[:, 0]] >= 0]
-        return [*found, LooseSource(self, loose, place_of)] if len(loose) else found
+        found: list[MessageSource] = [ChunkSource(self, entry, index_of) for entry in chunks]
+        unchunked = self._unchunked[index_of[self._unchunked[:, 0]] >= 0]
+        return [*found, UnchunkedSource(self, unchunked, index_of)] if len(unchunked) else found
 
     def _open(self) -> None:
         begin = os.pread(self.descriptor, len(MAGIC), 0)
@@ -106,15 +94,16 @@ class McapStorage:
                 self.losses[f"the summary is damaged ({error}); read from the beginning instead"] = None
                 self._directory, self._chunks = Directory(), []
         if stated is None or not self._is_complete(stated):
-            self._scan(closed, stated)
+            found = recover(self, self._directory, closed, stated)
+            self._chunks, self._unchunked, self._counts = found.chunks, found.unchunked, found.counts
         if not stated:
             times = [(e.start_ns, e.end_ns) for e in self._chunks if e.counts]
-            times += [(int(t.min()), int(t.max())) for t in [self._loose[:, 1]] if len(t)]
+            times += [(int(t.min()), int(t.max())) for t in [self._unchunked[:, 1]] if len(t)]
             self.start_ns = min((start for start, _ in times), default=0)
             self.end_ns = max((end for _, end in times), default=0)
 
     def _read_summary(self, footer: bytes) -> Mapping[int, int] | None:
-        """Messages by channel id, as the statistics or the chunk indexes have it; None without a summary."""
+        """Messages by channel id, from the statistics; None without a summary."""
         begin, _, crc = struct.unpack_from("<QQI", footer, RECORD.size)
         size = self.size - FOOTER_BYTES - begin
         if not begin:
@@ -124,16 +113,14 @@ class McapStorage:
         data = self.read(begin, size)
         if crc and zlib.crc32(footer[: RECORD.size + 16], zlib.crc32(data)) != crc:
             raise DamageError("its checksum is wrong")
-        counts, statistics = None, None
+        counts = None
         for opcode, start, end in records(data):
             if opcode == CHUNK_INDEX:
                 self._chunks.append(read_chunk_index(data[start:end]))
             elif opcode == STATISTICS:
-                statistics = read_statistics(data[start:end])
+                self.start_ns, self.end_ns, counts = read_statistics(data[start:end])
             else:
                 self._directory.read(opcode, data[start:end])
-        if statistics is not None:
-            _, self.start_ns, self.end_ns, counts = statistics
         return counts
 
     def _is_complete(self, stated: Mapping[int, int]) -> bool:
@@ -145,78 +132,114 @@ class McapStorage:
         indexed = sum((Counter(entry.counts) for entry in self._chunks), Counter())
         return known and indexed == Counter(stated)
 
-    def _scan(self, closed: bool, stated: Mapping[int, int] | None) -> None:
-        found = Scanner(self.descriptor, self.size, self._directory).scan(len(MAGIC))
-        counts: Counter[int] = Counter()
-        self._chunks, saved = [], 0
-        for entry in found.chunks:
+
+class ChunkSource:
+    """The wanted messages of one chunk, which is read, unpacked and checked when its turn comes."""
+
+    def __init__(self, file: McapFile, entry: ChunkEntry, index_of: np.ndarray) -> None:
+        self.start_ns, self.rank = entry.start_ns, entry.offset
+        self.cost, self.share = entry.length + entry.index_length, 1.0
+        self._file, self._entry, self._index_of = file, entry, index_of
+        self._head: ChunkHead | None = None
+        self._data: bytes | None = None
+        self._future: Future[tuple[ChunkHead, bytes | None]] | None = None
+
+    def prefetch(self, pool: Executor) -> None:
+        if self._entry.compressed and self.cost <= PREFETCH_CAP:
+            self._future = pool.submit(self._fetch)
+
+    def prepare(self) -> int:
+        if self._head is not None:
+            return -1
+        self._head, self._data = self._future.result() if self._future else self._fetch()
+        self._future = None
+        return self._head.size if self._data is None else len(self._data)
+
+    def _fetch(self) -> tuple[ChunkHead, bytes | None]:
+        """The chunk's head and, where it is compressed or incomplete, its contents. Raises DamageError."""
+        head = self._file.chunk_head(self._entry)
+        is_plain = self._entry.complete and not head.compression
+        return head, None if is_plain else self._file.unpack_chunk(self._entry, head)
+
+    def load(self, buffer: np.ndarray) -> tuple[Messages, int]:
+        head, data, self._data = self._head, self._data, None
+        if head is None:
+            raise RuntimeError("load() before prepare()")
+        if data is None:
+            chunk = buffer[: head.size]
+            self._file.read_into(chunk, self._entry.offset + head.head_length)
+            check_crc(chunk, head.crc)
+        else:
+            chunk = np.frombuffer(data, np.uint8)
+        messages = self._drop_early(self._messages(chunk, head))
+        payload = int(messages.size.sum())
+        if 4 * payload < len(chunk):  # most of it are other topics
+            return copy_messages(chunk, messages, buffer), payload
+        if data is not None:
+            buffer[: len(chunk)] = chunk
+        return messages, len(chunk)
+
+    def abandon(self, error: DamageError) -> None:
+        self._file.lose_chunk(self._entry, error)
+
+    def _messages(self, chunk: np.ndarray, head: ChunkHead) -> Messages:
+        entry = self._entry
+        if 0 < entry.index_length < len(chunk) + (1 << 20):  # an index is half as long as the shortest messages
             try:
-                if entry.counts is None or not self._directory.channels.keys() >= entry.counts.keys():
-                    entry.counts = self._open_chunk(entry)
-                self._chunks.append(entry)
-                counts.update(entry.counts)
-                saved = 0 if entry.whole else sum(entry.counts.values())
-            except DamageError as error:
-                self.lose_chunk(entry, error)
-        if found.loose:
-            table = np.frombuffer(found.loose, np.int64).reshape(-1, 4)
-            counts.update(table[:, 0].tolist())
-            table = table[np.isin(table[:, 0], list(self._directory.channels))]
-            self._loose = table[np.argsort(table[:, 1], kind="stable")]
-        if nameless := sum(n for key, n in counts.items() if key not in self._directory.channels):
-            self.losses[f"{nameless:,} messages are of channels that the file does not describe, and left out"] = None
-        self._counts = {key: n for key, n in counts.items() if key in self._directory.channels}
-        self._tell(found, closed, saved, stated)
+                index = self._file.read(entry.offset + entry.length, entry.index_length)
+                messages = indexed_messages(chunk, index, self._index_of)
+            except DamageError:
+                messages = None
+            if messages is not None:
+                return messages
+        return scan_messages(chunk, self._index_of, entry, head)
 
-    def _tell(self, found: Scan, closed: bool, saved: int, stated: Mapping[int, int] | None) -> None:
-        """Note what a scan could not read."""
-        for begin, end in found.gaps:
-            self.losses[f"{end - begin:,} bytes at byte {begin:,} make no sense and are left out"] = None
-        count, whole = sum(self._counts.values()), sum(entry.whole for entry in self._chunks)
-        lost = self.size - found.end
-        if found.closed and not closed:
-            self.losses[f"the end of the file is missing, behind the {count:,} messages, which are all read"] = None
-        elif not found.closed and not closed:
-            tail = "nothing that was written is lost"
-            if lost:
-                tail = f"the last {lost:,} bytes ({lost / self.size:.1%}) ".replace("%", " %")
-                tail += f"are cut off, {saved:,} messages in them saved unchecked" if saved else "cannot be read"
-            text = f"recording was not closed: {whole:,} chunks and {count:,} messages read, {tail}"
-            if not count:
-                raise UnclosedError(f"{lost:,} bytes in which no whole message is left" if lost else "no messages")
-            self.losses[text] = None
-        elif not found.closed:
-            self.losses[f"{lost:,} bytes at byte {found.end:,} make no sense and are left out"] = None
-        if stated is not None and (missing := sum(stated.values()) - count) > 0:
-            self.losses[f"{missing:,} of the {sum(stated.values()):,} messages that its summary counts are lost"] = None
+    def _drop_early(self, messages: Messages) -> Messages:
+        """Drop messages from before the chunk's stated start: they could precede ones already delivered."""
+        early = int(np.searchsorted(messages.log_ns, self.start_ns))
+        if not early:
+            return messages
+        where = f"the chunk at byte {self._entry.offset:,}"
+        self._file.losses[f"{early:,} messages of {where} are older than it says and left out"] = None
+        return messages.pick(np.s_[early:])
 
-    def _open_chunk(self, entry: ChunkEntry) -> dict[int, int]:
-        """Messages by channel id in a chunk, whose schemas and channels are noted. Raises DamageError."""
-        head = self.chunk_head(entry)
-        available = min(head.packed_size, self.size - entry.offset - head.head_length)
-        packed = self.read(entry.offset + head.head_length, available)
-        data = unpack(packed, head.compression, head.size, entry.whole)
-        if entry.whole:
-            check_crc(data, head.crc)
-        chunk = np.frombuffer(data, np.uint8)
-        messages = scan_messages(chunk, EVERY_CHANNEL, self._directory, entry.whole)
-        messages = messages if entry.whole else within_stated_time(messages, head)
-        if len(messages):
-            entry.start_ns, entry.end_ns = int(messages.log_ns[0]), int(messages.log_ns[-1])
-        ids, counts = np.unique(messages.channel, return_counts=True)
-        return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
-    def chunk_head(self, entry: ChunkEntry) -> ChunkHead:
-        if not 0 <= entry.offset < self.size:
-            raise DamageError("the file ends before it")
-        head = read_chunk_head(os.pread(self.descriptor, LONGEST_CHUNK_HEAD, entry.offset))
-        if head is None or head.head_length + head.packed_size != entry.length:
-            raise DamageError("no chunk is there")
-        if entry.whole and entry.offset + entry.length > self.size:
-            raise DamageError("the file ends within it")
-        return head
+def indexed_messages(chunk: np.ndarray, index: bytes, index_of: np.ndarray) -> Messages | None:
+    """A chunk's messages in log order, by its message indexes; None where these do not match the chunk.
 
-    def lose_chunk(self, entry: ChunkEntry, error: DamageError) -> None:
-        count = sum(entry.counts.values()) if entry.counts else 0
-        what = f" with {count:,} messages" if count else ""
-        self.losses[f"the chunk at byte {entry.offset:,}{what} is damaged and left out ({error})"] = None
+    index_of: (65536,) index of each channel id in the list of channels, -1 for unwanted ones. Raises DamageError.
+    """
+    listed = [(channel, entries) for channel, entries in read_message_index(index) if index_of[channel] >= 0]
+    if not listed:
+        return join([])
+    entries = np.concatenate([entries for _, entries in listed])
+    ids = np.repeat([channel for channel, _ in listed], [len(entries) for _, entries in listed])
+    offset = entries[:, 1]
+    if int(offset.max()) > len(chunk) - HEAD_BYTES:
+        return None
+    offset = offset.astype(np.int64)
+    if bool((np.diff(offset) <= 0).any()):
+        order = np.argsort(offset, kind="stable")
+        entries, ids, offset = entries[order], ids[order], offset[order]
+    heads = np.ndarray((len(chunk) - HEAD_BYTES + 1,), MESSAGE_HEAD, chunk, strides=(1,))[offset]
+    length = heads["length"]
+    fits = (heads["opcode"] == MESSAGE) & (heads["channel"] == ids) & (heads["log"] == entries[:, 0])
+    fits &= (length >= HEAD_BYTES - RECORD.size) & (length <= len(chunk))
+    end = offset + RECORD.size + length.astype(np.int64)
+    if not fits.all() or bool((end[:-1] > offset[1:]).any()) or int(end[-1]) > len(chunk):
+        return None
+    log_ns = np.minimum(entries[:, 0], LATEST_NS).astype(np.int64)
+    start = offset + HEAD_BYTES
+    return Messages(index_of[ids], log_ns, start, end - start).in_log_order()
+
+
+def read_message_index(index: bytes | memoryview) -> Iterator[tuple[int, np.ndarray]]:
+    """(channel id, (N, 2) uint64 log time and offset in the chunk) of the message indexes that follow a chunk."""
+    for opcode, begin, end in records(index):
+        if opcode != MESSAGE_INDEX or end - begin < 6:
+            raise DamageError("a message index is missing")
+        channel, size = struct.unpack_from("<HI", index, begin)
+        if size != end - begin - 6 or size % 16:
+            raise DamageError("a message index is cut off")
+        if size:
+            yield channel, np.frombuffer(index, "<u8", size // 8, begin + 6).reshape(-1, 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the messages of a rosbag2 sqlite3 file in bulk, and saves what is whole in a damaged one."""
+"""Reads the messages of a rosbag2 sqlite3 file in bulk, and the reachable ones of a damaged file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import apsw
 import numpy as np
 from rosbags.interfaces import MessageDefinition
 
-from spc_ros.bags.blocks import LATEST_NS, Channel, DamageError, Messages, Source, join
+from spc_ros.bags.blocks import LATEST_NS, Channel, DamageError, Messages, MessageSource, join
 from spc_ros.bags.mcap.records import FORMATS, NO_DEFINITION
 from spc_ros.bags.sqlite.file import SqliteFile
 
-PIECE_BYTES = 4 << 20
-PIECE_ROWS = 4096
-TOPICS_AT_ONCE = 400  # SQLite gives 2,000 columns at most
-CACHED_ROWS = 512  # rows at a time that stay in the processor's cache: half as fast again as thousands
+SEGMENT_BYTES = 4 << 20
+SEGMENT_ROWS = 4096
+TOPICS_AT_ONCE = 400  # SQLite returns at most 2,000 columns
+CACHED_ROWS = 512  # rows at a time that stay in the processor's cache: 1.5 times as fast as thousands
 Row = tuple[int, int, bytes]  # topic id, timestamp, data
 
 
@@ -38,19 +38,19 @@ class SqliteStorage(SqliteFile):
             self._count()
         self.counts = [self._counts.get(key, 0) for key in self._ids]
 
-    def sources(self, wanted: Collection[int], first: int) -> list[Source]:
-        """Where the messages of the wanted channels (places in `channels`, counted from `first`) are to be had."""
-        place_of = {self._ids[place]: first + place for place in wanted}
-        rows = sum(self._counts.get(key, 0) for key in place_of)
-        return [_RowSource(self, place_of, rows)] if rows else []
+    def sources(self, wanted: Collection[int], first: int) -> list[MessageSource]:
+        """Sources of the wanted channels, which are indices in `channels`; their messages count from `first`."""
+        index_of = {self._ids[index]: first + index for index in wanted}
+        rows = sum(self._counts.get(key, 0) for key in index_of)
+        return [_RowSource(self, index_of, rows)] if rows else []
 
-    def piece_rows(self, ids: Collection[int]) -> int:
-        """How many rows at a time keep within a piece, whatever their order."""
+    def segment_rows(self, ids: Collection[int]) -> int:
+        """Rows per segment, so that it stays within SEGMENT_BYTES whatever their order."""
         largest = max(1, *(self._largest.get(key, 0) for key in ids))
-        return max(1, min(PIECE_ROWS, 2 * PIECE_BYTES // largest))
+        return max(1, min(SEGMENT_ROWS, 2 * SEGMENT_BYTES // largest))
 
     def salvage(self) -> np.ndarray:
-        """(N, 4) topic id, timestamp, rowid, size of all rows that can be reached, in log order."""
+        """(N, 4) topic id, timestamp, rowid, size of all reachable rows, in log order."""
         if self.salvaged is None:
             rows = [row for row in self._reachable_rows() if all(isinstance(value, int) for value in row)]
             table = np.array(rows, np.int64).reshape(-1, 4)
@@ -86,7 +86,7 @@ class SqliteStorage(SqliteFile):
         return {name: MessageDefinition(FORMATS[kind], text) for name, kind, text in rows if kind in FORMATS}
 
     def _count(self) -> None:
-        """Count messages by topic; a full pass, which also shows most damage. Grouping would make SQLite sort."""
+        """Count messages by topic in a full pass, which also reveals most damage. Grouping would make SQLite sort."""
         try:
             total, numbers = 0, []
             for begin in range(0, len(self._ids), TOPICS_AT_ONCE):
@@ -111,7 +111,7 @@ class SqliteStorage(SqliteFile):
         self.start_ns, self.end_ns = start_ns or 0, end_ns or 0
 
     def _reachable_rows(self) -> Iterator[tuple[int, int, int, int]]:
-        """Rows up to the damage, then those behind it: sought further and further away, then back to it."""
+        """Rows before the damage, then those after it: found by growing steps, then backwards from the first hit."""
         after, floor, step = -1, -1, 1
         while after <= LATEST_NS - step:
             found, damaged = self._rows("rowid > ? ORDER BY rowid", 1, after)
@@ -125,13 +125,13 @@ class SqliteStorage(SqliteFile):
                 return
             after, step = after + step, 2 * step
 
-    def _rows(self, where: str, way: int, *limits: int) -> tuple[list[tuple[int, int, int, int]], bool]:
-        """(rows, whether damage ends them); their rowids grow (`way` 1) or fall (-1), else pages are out of place."""
+    def _rows(self, where: str, direction: int, *limits: int) -> tuple[list[tuple[int, int, int, int]], bool]:
+        """(rows, whether damage ends them); rowids must grow (`direction` 1) or fall (-1)."""
         rows = []
         try:
             query = f"SELECT topic_id, timestamp, rowid, length(data) FROM messages NOT INDEXED WHERE {where}"
             for row in self.execute(query, limits):
-                if rows and way * row[2] <= way * rows[-1][2]:
+                if rows and direction * row[2] <= direction * rows[-1][2]:
                     return rows, True
                 rows.append(row)
         except apsw.Error:
@@ -140,66 +140,66 @@ class SqliteStorage(SqliteFile):
 
 
 class _RowSource:
-    """The wanted messages of a database, some thousand rows at a time."""
+    """The wanted messages of a database, some thousand rows per segment."""
 
-    def __init__(self, storage: SqliteStorage, place_of: dict[int, int], rows: int) -> None:
-        self.start_ns, self.place, self.cost, self.share = storage.start_ns, 0, storage.size, 0.0
+    def __init__(self, storage: SqliteStorage, index_of: dict[int, int], rows: int) -> None:
+        self.start_ns, self.rank, self.cost, self.share = storage.start_ns, 0, storage.size, 0.0
         self._row_count = rows
-        self._storage, self._place_of = storage, place_of
-        self._piece_rows = storage.piece_rows(place_of)
-        self._piece: tuple[Messages, bytes] | None = None
-        self._ties = 0  # messages handed on with the time start_ns
+        self._storage, self._index_of = storage, index_of
+        self._segment_rows = storage.segment_rows(index_of)
+        self._segment: tuple[Messages, bytes] | None = None
+        self._ties = 0  # messages delivered with the time start_ns
         self._damaged = storage.salvaged is not None
-        self._pieces = self._salvaged_pieces() if self._damaged else self._sorted_pieces()
+        self._segments = self._salvaged_segments() if self._damaged else self._sorted_segments()
 
-    def begin(self, pool: Executor) -> None:
-        """SQLite's cursors stay in one thread."""
+    def prefetch(self, pool: Executor) -> None:
+        """Nothing: SQLite's cursors stay in one thread."""
 
     def prepare(self) -> int:
         try:
-            self._piece = next(self._pieces, None)
+            self._segment = next(self._segments, None)
         except apsw.Error:
             if self._damaged:
                 raise
             self._damaged = True
-            self._pieces = self._salvaged_pieces()
-            self._piece = next(self._pieces, None)
-        if self._piece is None:
+            self._segments = self._salvaged_segments()
+            self._segment = next(self._segments, None)
+        if self._segment is None:
             return -1
-        self.share = len(self._piece[0]) / self._row_count
-        return len(self._piece[1])
+        self.share = len(self._segment[0]) / self._row_count
+        return len(self._segment[1])
 
-    def load(self, room: np.ndarray) -> tuple[Messages, int]:
-        if self._piece is None:
+    def load(self, buffer: np.ndarray) -> tuple[Messages, int]:
+        if self._segment is None:
             raise RuntimeError("load() before prepare()")
-        messages, data = self._piece
-        self._piece = None
-        room[: len(data)] = np.frombuffer(data, np.uint8)
+        messages, data = self._segment
+        self._segment = None
+        buffer[: len(data)] = np.frombuffer(data, np.uint8)
         last_ns = int(messages.log_ns[-1])
         ties = len(messages) - int(np.searchsorted(messages.log_ns, last_ns))
         self._ties = ties + (self._ties if self.start_ns == last_ns and ties == len(messages) else 0)
         self.start_ns = last_ns
         return messages, len(data)
 
-    def lose(self, error: DamageError) -> None:
+    def abandon(self, error: DamageError) -> None:
         self._storage.losses[f"messages are lost ({error})"] = None
 
-    def _sorted_pieces(self) -> Iterator[tuple[Messages, bytes]]:
-        marks = ", ".join("?" * len(self._place_of))
-        where = "" if len(self._place_of) == len(self._storage.channels) else f"WHERE topic_id IN ({marks})"
+    def _sorted_segments(self) -> Iterator[tuple[Messages, bytes]]:
+        marks = ", ".join("?" * len(self._index_of))
+        where = "" if len(self._index_of) == len(self._storage.channels) else f"WHERE topic_id IN ({marks})"
         query = f"SELECT topic_id, timestamp, data FROM messages {where} ORDER BY timestamp, rowid"
-        cursor = self._storage.execute(query, list(self._place_of) if where else [])
-        rows_at_once, more = min(CACHED_ROWS, self._piece_rows), True
+        cursor = self._storage.execute(query, list(self._index_of) if where else [])
+        rows_at_once, more = min(CACHED_ROWS, self._segment_rows), True
         while more:
             parts: list[tuple[Messages, bytes]] = []
             used = 0
-            for _ in range(self._piece_rows // rows_at_once):
+            for _ in range(self._segment_rows // rows_at_once):
                 rows = list(islice(cursor, rows_at_once))
                 more = len(rows) > 0
                 if not more:
                     break
                 messages, data = self._columns(rows)
-                parts.append((messages.moved(used), data))
+                parts.append((messages.shifted(used), data))
                 used += len(data)
             messages = join([messages for messages, _ in parts])
             if len(messages):
@@ -209,34 +209,34 @@ class _RowSource:
                 yield messages, b"".join([data for _, data in parts])
 
     def _columns(self, rows: list[Row]) -> tuple[Messages, bytes]:
-        """Rows side by side; those of a topic that is not wanted or unknown, or that hold no bytes, are left out."""
+        """Rows as messages of one buffer, without those of unwanted or unknown topics and those without bytes."""
         ids, times, data = zip(*rows, strict=True)
         try:
-            if len(self._place_of) == 1:
-                channel = np.full(len(rows), next(iter(self._place_of.values())), np.int32)
-                known = ids.count(next(iter(self._place_of))) == len(ids)
+            if len(self._index_of) == 1:
+                channel = np.full(len(rows), next(iter(self._index_of.values())), np.int32)
+                known = ids.count(next(iter(self._index_of))) == len(ids)
             else:
-                channel = np.fromiter(map(self._place_of.__getitem__, ids), np.int32, len(rows))
+                channel = np.fromiter(map(self._index_of.__getitem__, ids), np.int32, len(rows))
                 known = True
             joined = b"".join(data)
         except (TypeError, KeyError):
             known, channel, joined = False, np.empty(0, np.int32), b""
         if not known:
-            kept = [row for row in rows if row[0] in self._place_of and type(row[2]) is bytes]
+            kept = [row for row in rows if row[0] in self._index_of and type(row[2]) is bytes]
             return self._columns(kept) if kept else (join([]), b"")
         size = np.fromiter(map(len, data), np.int64, len(rows))
         return Messages(channel, np.array(times, np.int64), np.cumsum(size) - size, size), joined
 
-    def _salvaged_pieces(self) -> Iterator[tuple[Messages, bytes]]:
-        """What comes after the messages handed on, row by row, since any of them may be damaged."""
+    def _salvaged_segments(self) -> Iterator[tuple[Messages, bytes]]:
+        """The messages after those delivered, row by row, since any of them may be damaged."""
         table = self._storage.salvage()
-        table = table[np.isin(table[:, 0], list(self._place_of))]
+        table = table[np.isin(table[:, 0], list(self._index_of))]
         done = int(np.searchsorted(table[:, 1], self.start_ns)) + self._ties
         execute = self._storage.execute
         lost = 0
-        for begin in range(done, len(table), self._piece_rows):
+        for begin in range(done, len(table), self._segment_rows):
             rows: list[Row] = []
-            for key, t_ns, rowid, size in table[begin : begin + self._piece_rows].tolist():
+            for key, t_ns, rowid, size in table[begin : begin + self._segment_rows].tolist():
                 try:
                     (data,) = execute("SELECT data FROM messages WHERE rowid = ?", (rowid,)).fetchone() or (None,)
                 except apsw.Error:
