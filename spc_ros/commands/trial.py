@@ -13,10 +13,14 @@ from spc_core.trials.options import TrialOptions, TrialSettings
 from spc_ros.progress_bar import Bar
 
 T = TypeVar("T")
+FLAG_ORDER = (  # of the command line stored in a report; options not named here follow
+    "run", "out", "contract", "family", "tasks", "splits", "tasks_per_split", "few_shot_sizes", "episodes", "seed",
+    "protocols", "recordings", "shuffle", "operator", "sim", "time_limit_s", "terminated_topic", "device",
+)  # fmt: skip
 
 
 def with_help(kind: type[T]) -> type[T]:
-    """A dataclass whose fields show the help text of their metadata."""
+    """Show the help text in the metadata of a dataclass's fields."""
     types = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if text := field.metadata.get("help"):
@@ -73,7 +77,7 @@ def run(options: Trial) -> int:
     if "no_context" not in options.protocols:
         print("no table and no page, whose zero would be the protocol no_context")
         return 0
-    found = report_trial(options.run, name, options.out, rows, command_line("trial", options))
+    found = report_trial(options.run, name, options.out, rows, command_line("trial", options, FLAG_ORDER))
     print(table(score(found.results, found.experts)))
     print(f"report: {options.out / 'report.html'}  (open it in a browser)")
     return 0

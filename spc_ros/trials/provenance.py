@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where numbers come from: the command, the code, the packages and the machine."""
+"""The origin of a report's numbers: command, code, packages and machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def version(package: str) -> str:
 
 
 def code_state(folder: Path | None = None) -> str:
-    """The commit that this code is at, and whether it was changed since; empty outside a git work tree."""
+    """The commit of this code, and the number of files changed since; empty outside a git work tree."""
     folder = folder or Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return ""
@@ -44,13 +45,13 @@ def code_state(folder: Path | None = None) -> str:
     return commit + (f", with {changed} files changed since" if changed else ", unchanged")
 
 
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=GIT_TIMEOUT_S).stdout.strip()
 
 
 def host() -> str:
-    """Processor, number of cores, and operating system; no name of a machine."""
+    """Processor, number of cores and operating system, without the machine's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -59,22 +60,25 @@ def host() -> str:
     return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
 
 
-def command_line(stage: str, options: Any) -> str:
-    """`spc <stage>` with every option of a dataclass, since defaults may change; the first required is positional."""
-    first, *fields = sorted(dataclasses.fields(options), key=lambda field: field.default is not dataclasses.MISSING)
-    words = ["spc", stage, str(getattr(options, first.name))]
-    for field in fields:
-        value, flag = getattr(options, field.name), field.name.replace("_", "-")
+def command_line(command: str, options: Any, order: Sequence[str]) -> str:
+    """`spc <command>` with every option of a dataclass, since defaults may change.
+
+    `order`: options that come first, of which the first is positional; the others follow in their declared order.
+    """
+    positional, *names = dict.fromkeys([*order, *(field.name for field in dataclasses.fields(options))])
+    parts = ["spc", command, str(getattr(options, positional))]
+    for name in names:
+        value, flag = getattr(options, name), name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            parts.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, tuple):
-            words += [f"--{flag}", *map(str, value)] if value else []
+            parts += [f"--{flag}", *map(str, value)] if value else []
         elif value not in (None, ""):
-            words += [f"--{flag}", str(value)]
-    return shlex.join(words)
+            parts += [f"--{flag}", str(value)]
+    return shlex.join(parts)
 
 
 def setup(command: str) -> dict[str, str]:
-    """What it takes to do it again, beside seeds and hashes."""
+    """Facts needed to reproduce a result, in addition to seeds and hashes."""
     found = {"command": command, "code, git commit": code_state(), "processor": host()}
     return {name: value for name, value in found.items() if value}

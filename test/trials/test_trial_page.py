@@ -30,6 +30,7 @@ from spc_core.trials.options import checkpoint_name, make_plan, make_trial, robo
 from spc_core.trials.protocol import EpisodeResult, Trial
 from spc_ros.bags.writer import BagWriter
 from spc_ros.cli import parse
+from spc_ros.commands.trial import FLAG_ORDER
 from spc_ros.processes import ProcessError
 from spc_ros.trials.provenance import code_state, command_line, setup
 from spc_ros.trials.trial import prepare
@@ -100,7 +101,7 @@ def test_stills_come_from_the_bag_of_the_best_informed_episode(tmp_path: Path) -
 
 def test_the_command_spells_out_every_option(tmp_path: Path) -> None:
     args = parse(["trial", "a run", *["--out", "o", "--few-shot-sizes", "0", "10", "--no-shuffle", "--episodes", "2"]])
-    command = command_line("trial", args)
+    command = command_line("trial", args, FLAG_ORDER)
     assert command.startswith("spc trial 'a run' --out o ") and "--no-shuffle" in command and "--seed 0" in command
     assert parse(shlex.split(command)[1:]) == args
     said = setup(command)
@@ -112,6 +113,17 @@ def test_the_command_spells_out_every_option(tmp_path: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{40}, unchanged", code_state(tmp_path))
     (tmp_path / "new").touch()
     assert code_state(tmp_path).endswith("with 1 files changed since")
+
+
+def test_the_stored_command_keeps_its_order() -> None:
+    """Reports of all versions can be compared line by line."""
+    stored = (
+        "spc trial run --out o --contract c --family f --tasks a b --splits id ood --tasks-per-split 0 "
+        "--few-shot-sizes 25 100 200 --episodes 3 --seed 0 --protocols no_context zero_shot few_shot --recordings r "
+        "--shuffle --no-operator --sim --time-limit-s 10.0 --terminated-topic t --device cpu --record --camera free "
+        "--drift"
+    )
+    assert command_line("trial", parse(shlex.split(stored)[1:]), FLAG_ORDER) == stored
 
 
 def test_a_refused_trial_touches_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
