@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sure a comparison of methods is: stratified bootstrap intervals, and the probability of improvement.
+"""Uncertainty of returns: stratified bootstrap intervals, and the probability of improvement.
 
 After Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264).
-Written here in numpy from that paper's definitions: its package `rliable` needs arch, pandas, statsmodels and seaborn.
+Reimplemented in numpy, since the paper's package `rliable` needs arch, pandas, statsmodels and seaborn.
 
 Returns are grids (S, N): a row for each training seed, a column for each task, episodes already averaged.
-The paper's runs are independent in every cell. Ours are not: one trained agent fills a whole row. Where its tasks go
-well or badly together, intervals that redraw each cell alone are too narrow, so we offer those of whole rows too.
+The paper's runs are independent in every cell. Ours are not: one trained agent fills a row. Where its returns on the
+tasks are correlated, intervals that redraw each cell separately are too narrow, so whole rows can be redrawn too.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-DRAWS = 2000  # of a bootstrap
+DRAWS = 2000  # bootstrap samples
 CONFIDENCE = 0.95
-NOT_KNOWN = (math.nan, math.nan)  # the interval of a single seed
+UNKNOWN = (math.nan, math.nan)  # the interval of a single seed
 
 Interval = tuple[float, float]
 
@@ -33,46 +33,53 @@ def return_grid(returns: Mapping[tuple[int, str], Sequence[float]]) -> np.ndarra
     return np.array([[np.mean(returns[seed, task]) for task in tasks] for seed in seeds])
 
 
-def redraw(grid: np.ndarray, rng: np.random.Generator, whole_rows: bool = False, draws: int = DRAWS) -> np.ndarray:
-    """Bootstrap samples (draws, S, N) of a grid (S, N): seeds redrawn with replacement, for each task alone.
+def redraw(
+    grid: np.ndarray,
+    rng: np.random.Generator,
+    whole_rows: bool = False,
+    redraw_tasks: bool = False,
+    draws: int = DRAWS,
+) -> np.ndarray:
+    """Bootstrap samples (draws, S, N) of a grid (S, N): seeds redrawn with replacement, separately for each task.
 
-    With `whole_rows` all tasks of a sample share the redrawn seeds. Tasks are never redrawn.
+    With `whole_rows` all tasks of a sample share the redrawn seeds; with `redraw_tasks` tasks are redrawn as well.
     """
     seeds, tasks = grid.shape
     rows = rng.integers(seeds, size=(draws, seeds, 1 if whole_rows else tasks))
-    return grid[rows, np.arange(tasks)]
+    columns = rng.integers(tasks, size=(draws, 1, tasks)) if redraw_tasks else np.arange(tasks)
+    return grid[rows, columns]
 
 
-def mean_interval(grid: np.ndarray, whole_rows: bool = False, draws: int = DRAWS) -> Interval:
-    """The 95 % percentile interval of the mean of a grid (S, N); not known (NaN) for one seed."""
-    if len(grid) < 2:
-        return NOT_KNOWN
-    return _percentiles(redraw(grid, np.random.default_rng(0), whole_rows, draws).mean(axis=(1, 2)))
+def mean_interval(grid: np.ndarray, whole_rows: bool = False, redraw_tasks: bool = False) -> Interval:
+    """The 95 % percentile interval of the mean of a grid (S, N), whose missing cells are NaN.
+
+    Unknown (NaN) for a single seed, unless tasks are redrawn.
+    """
+    if len(grid) < 2 and not redraw_tasks:
+        return UNKNOWN
+    samples = redraw(grid, np.random.default_rng(0), whole_rows, redraw_tasks)
+    samples = samples[np.isfinite(samples).any(axis=(1, 2))]
+    return _percentiles(np.nanmean(samples, axis=(1, 2)))
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
-    """P(X > Y) of two grids (S, N) and (R, N): the share of pairs of seeds where x wins, mean over tasks; ties half.
+    """P(X > Y) of two grids (S, N) and (R, N): the share of pairs of seeds in which x wins, averaged over tasks.
 
-    That is the Mann-Whitney U statistic of each task divided by S R.
+    Ties count half: for each task the Mann-Whitney U statistic divided by S R.
     """
     return float(_wins(x[None], y[None])[0])
 
 
-def probability_interval(x: np.ndarray, y: np.ndarray, whole_rows: bool = False, draws: int = DRAWS) -> Interval:
-    """The 95 % percentile interval of P(X > Y); not known (NaN) where either has one seed."""
+def probability_interval(x: np.ndarray, y: np.ndarray, whole_rows: bool = False) -> Interval:
+    """The 95 % percentile interval of P(X > Y); unknown (NaN) where either has a single seed."""
     if min(len(x), len(y)) < 2:
-        return NOT_KNOWN
+        return UNKNOWN
     rng = np.random.default_rng(0)
-    return _percentiles(_wins(redraw(x, rng, whole_rows, draws), redraw(y, rng, whole_rows, draws)))
-
-
-def normalise(value: float, low: float, high: float) -> float:
-    """0 at `low`, 1 at `high`; NaN where high is not above low."""
-    return (value - low) / (high - low) if high > low else math.nan
+    return _percentiles(_wins(redraw(x, rng, whole_rows), redraw(y, rng, whole_rows)))
 
 
 def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(D, S, N) and (D, R, N) to (D,): mean over pairs of seeds and tasks of 1 for x > y, 1/2 for a tie, 0 else."""
+    """(D, S, N) and (D, R, N) to (D,): mean over pairs of seeds and tasks of 1 for x > y, 1/2 for a tie, else 0."""
     wins = np.zeros(len(x))
     for row in range(y.shape[1]):  # one row at a time, for memory
         wins += ((np.sign(x - y[:, row : row + 1]) + 1) / 2).mean(axis=(1, 2))

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from spc_core.comparison.statistics import (
-    NOT_KNOWN,
+    UNKNOWN,
     Interval,
     mean_interval,
-    normalise,
     probability_interval,
     probability_of_improvement,
     return_grid,
 )
 from spc_core.tasks import SPLITS
-from spc_core.trials.protocol import PROTOCOLS, EpisodeResult
+from spc_core.trials.evaluate import normalise
+from spc_core.trials.protocol import PROTOCOLS, EpisodeResult, protocol_label
 
 FALLBACK = ("zero_shot", 0)  # of a method that no protocol makes a difference to
 
@@ -117,7 +117,7 @@ def _row(
     def scaled(interval: Interval) -> Interval:
         return normalise(interval[0], low, high), normalise(interval[1], low, high)
 
-    better, spans = math.nan, [NOT_KNOWN, NOT_KNOWN]
+    better, spans = math.nan, [UNKNOWN, UNKNOWN]
     if other is not None and method.name != reference:
         better = probability_of_improvement(other, grid)
         spans = [probability_interval(other, grid, whole) for whole in (False, True)]
@@ -146,10 +146,6 @@ def to_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return [{key: plain(value) for key, value in dataclasses.asdict(row).items()} for row in rows]
-
-
-def protocol_label(protocol: str, k: int) -> str:
-    return f"{protocol}({k})" if protocol == "few_shot" else protocol
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from spc_core.comparison.statistics import mean_interval
 from spc_core.pages.kit.style import INK, stacked, style
 from spc_core.pages.stills import Stills
 from spc_core.trials.drift import DriftRun
-from spc_core.trials.protocol import COLLECT, EpisodeResult
+from spc_core.trials.protocol import EpisodeResult, protocol_label
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {
@@ -38,7 +39,6 @@ UNITS = {"angle": "rad", "payload": "kg", "mass": "kg"}  # of task parameters by
 CYCLIC = "angle"  # this parameter is in rad and starts again at 2 pi
 MAX_PARAMS = 3  # panels of the context space
 MAX_LABELLED = 12  # tasks in a row with room for their parameters
-DRAWS = 2000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,6 @@ class FamilyRun:
         return sorted({row.k for _, row in self.scored() if row.protocol == "few_shot"})
 
 
-def label(protocol: str, k: int = 0) -> str:
-    return f"{protocol}({k})" if protocol in ("few_shot", COLLECT) else protocol
-
-
 def varying_params(params: Sequence[Mapping[str, float]], groups: Sequence[str]) -> list[str]:
     """Parameters that tell tasks apart, an angle first; `groups` are the tasks' splits.
 
@@ -106,18 +102,10 @@ def _explains(basis: np.ndarray, values: np.ndarray) -> bool:
     return float(np.abs(rest).max()) < 1e-6 * (1 + float(np.abs(values).max()))
 
 
-def mean_interval(cells: Mapping[tuple[int, str], float]) -> tuple[float, float]:
-    """95 % interval of the mean of `cells` by (training seed, task): a bootstrap over both, fixed seed."""
-    seeds, tasks = list(dict.fromkeys(s for s, _ in cells)), list(dict.fromkeys(t for _, t in cells))
-    grid = np.array([[cells.get((seed, task), math.nan) for task in tasks] for seed in seeds])
-    rng = np.random.default_rng(0)
-    rows = rng.integers(len(seeds), size=(DRAWS, len(seeds), 1))
-    columns = rng.integers(len(tasks), size=(DRAWS, 1, len(tasks)))
-    draws = grid[rows, columns].reshape(DRAWS, -1)
-    count = np.isfinite(draws).sum(axis=1)
-    means = np.nansum(draws, axis=1)[count > 0] / count[count > 0]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+def cell_grid(cells: Mapping[tuple[int, str], float]) -> np.ndarray:
+    """Values by (training seed, task) as a grid (S, N); NaN where a cell is missing."""
+    seeds, tasks = dict.fromkeys(s for s, _ in cells), dict.fromkeys(t for _, t in cells)
+    return np.array([[cells.get((seed, task), math.nan) for task in tasks] for seed in seeds])
 
 
 def _cells(rows: Iterable[tuple[int, str, float]]) -> dict[tuple[int, str], float]:
@@ -159,7 +147,8 @@ def _curve(figure: go.Figure, run: FamilyRun, split: str, points: list[tuple[str
     cells = [protocol_cells(run, split, *point) for point in points]
     shown = [(x, c) for x, c in enumerate(cells) if c]
     xs, means = [x for x, _ in shown], [float(np.mean(list(c.values()))) for _, c in shown]
-    lows, highs = zip(*(mean_interval(c) for _, c in shown), strict=True)
+    intervals = [mean_interval(cell_grid(c), whole_rows=True, redraw_tasks=True) for _, c in shown]
+    lows, highs = zip(*intervals, strict=True)
     place, first, blue = {"row": 1, "col": column}, column == 1, COLOURS["few_shot"]
     figure.add_scatter(
         x=xs + xs[::-1], y=[*highs, *lows[::-1]], fill="toself", fillcolor="rgba(0,114,178,0.18)",
@@ -180,7 +169,7 @@ def _curve(figure: go.Figure, run: FamilyRun, split: str, points: list[tuple[str
     }
     figure.add_scatter(
         x=xs, y=means, mode="lines+markers", line={"width": 3, "color": blue}, marker=dots,
-        text=[label(*points[x]) for x in xs], hovertemplate="%{text}: %{y:.1f}<extra></extra>",
+        text=[protocol_label(*points[x]) for x in xs], hovertemplate="%{text}: %{y:.1f}<extra></extra>",
         name="mean over tasks and seeds", showlegend=first, legendgroup="mean", **place,
     )  # fmt: skip
 
@@ -226,7 +215,7 @@ def task_bars(run: FamilyRun) -> go.Figure:
             figure.add_bar(
                 x=list(range(len(ticks))), y=[float(np.mean(v)) if v else None for v in seeds], error_y=error,
                 marker={"color": COLOURS.get(protocol, OTHER_COLOUR)}, text=list(ticks), textposition="none",
-                hovertemplate="%{text}: %{y:.1f}", name=label(protocol, k), legendgroup=protocol,
+                hovertemplate="%{text}: %{y:.1f}", name=protocol_label(protocol, k), legendgroup=protocol,
                 showlegend=number == 1, row=number, col=1,
             )  # fmt: skip
         where = {"tickvals": list(range(len(ticks))), "ticktext": list(ticks.values())}

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from spc_core.deploy.latency_bins import quantile_us
-from spc_core.pages.figures import FamilyRun, label
+from spc_core.pages.figures import FamilyRun
 from spc_core.pages.latency_figure import SHARES, all_latency
 from spc_core.pages.report_page import page
 from spc_core.system.atomic_files import write_whole
 from spc_core.trials.drift import drift_scores
 from spc_core.trials.evaluate import score
+from spc_core.trials.protocol import protocol_label
 
 __all__ = ["FamilyRun", "summarise", "write_report", "write_summary"]
 
@@ -64,7 +65,7 @@ def interventions(run: FamilyRun) -> dict[str, dict[str, int]]:
     for row in (row for rows in run.results.values() for row in rows):
         kinds = {kind: int(number) for kind, number in row.interventions.items() if number}
         if kinds:
-            counts.setdefault(label(row.protocol, row.k), Counter()).update(kinds)
+            counts.setdefault(protocol_label(row.protocol, row.k), Counter()).update(kinds)
     return {protocol: dict(kinds) for protocol, kinds in counts.items()}
 
 

@@ -17,7 +17,6 @@ from spc_core.pages.figures import (
     UNITS,
     FamilyRun,
     adaptation_curve,
-    label,
     task_bars,
     varying_params,
 )
@@ -28,6 +27,7 @@ from spc_core.pages.stills import gallery
 from spc_core.tasks import families as known_families
 from spc_core.tasks import make_env
 from spc_core.trials.drift import drift_scores
+from spc_core.trials.protocol import protocol_label
 
 PROTOCOL_TEXTS = {
     "no_context": "The context stays empty: the policy does not know its task. Score 0.",
@@ -144,7 +144,7 @@ def headline(run: FamilyRun, family: Mapping[str, Any]) -> str:
     rows = []
     for protocol, k in sorted(keys, key=lambda key: key[0] == "expert"):  # the expert last
         found = [next((e for e in s if (e["protocol"], e["k"]) == (protocol, k)), None) for s in splits.values()]
-        rows.append(f"<tr><td>{chip(label(protocol, k))}</td>{''.join(map(_score_cells, found))}</tr>")
+        rows.append(f"<tr><td>{chip(protocol_label(protocol, k))}</td>{''.join(map(_score_cells, found))}</tr>")
     top = "".join(f"<th colspan=4 class=split>{escape(split)}</th>" for split in splits)
     below = "<th class='number first'>return ± s.e.</th><th class=number>normalised</th>"
     below = (below + "<th class=number>by seed</th><th class=number>success</th>") * len(splits)

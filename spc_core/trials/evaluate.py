@@ -25,6 +25,7 @@ from spc_core.trials.protocol import (
     Trial,
     TrialError,
     arrange_context,
+    protocol_label,
 )
 from spc_core.trials.recordings import episode_transitions, spread
 
@@ -207,8 +208,10 @@ def _score(split: str, protocol: str, k: int, returns: _Returns, floor: _Returns
         k=k,
         mean=_mean(returns),
         stderr=float(np.std(by_task, ddof=1) / math.sqrt(len(tasks))) if len(tasks) > 1 else 0.0,
-        normalised=_share(_mean(returns), _mean(floor), _mean(expert)),
-        normalised_by_seed=tuple(_share(*(_mean(group, seed) for group in (returns, floor, expert))) for seed in seeds),
+        normalised=normalise(_mean(returns), _mean(floor), _mean(expert)),
+        normalised_by_seed=tuple(
+            normalise(*(_mean(group, seed) for group in (returns, floor, expert))) for seed in seeds
+        ),
         tasks=len(tasks),
         seeds=len(seeds),
         episodes=len(returns),
@@ -226,7 +229,8 @@ def _mean(returns: _Returns, seed: int | None = None, task: str | None = None) -
     return float(np.mean(found)) if found else math.nan
 
 
-def _share(value: float, low: float, high: float) -> float:
+def normalise(value: float, low: float, high: float) -> float:
+    """0 at `low`, 1 at `high`; NaN where high is not above low."""
     return (value - low) / (high - low) if high > low else math.nan
 
 
@@ -235,11 +239,10 @@ def table(scores: Sequence[Score]) -> str:
     head = f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10} {'success':>8}"
     lines = [f"{head}   tasks x seeds x episodes"]
     for s in scores:
-        name = f"{s.protocol}({s.k})" if s.protocol == "few_shot" else s.protocol
         per = s.episodes // (s.tasks * s.seeds)
         success = "-" if s.success is None else f"{s.success:.0%}"
         lines.append(
-            f"{s.split:6} {name:16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f} {success:>8}   "
-            f"{s.tasks} x {s.seeds} x {per}"
+            f"{s.split:6} {protocol_label(s.protocol, s.k):16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f} "
+            f"{success:>8}   {s.tasks} x {s.seeds} x {per}"
         )
     return "\n".join(lines)

@@ -132,6 +132,10 @@ class EpisodeResult(Outcome):
         return cls(**json.loads(text))
 
 
+def protocol_label(protocol: str, k: int = 0) -> str:
+    return f"{protocol}({k})" if protocol in ("few_shot", COLLECT) else protocol
+
+
 def in_order(rows: Sequence[EpisodeResult]) -> list[EpisodeResult]:
     """Rows by task, protocol, K and episode, however their trial was shuffled; collection before what it is for."""
 

@@ -36,8 +36,8 @@ class Compare:
 
 def run(options: Compare) -> int:
     from spc_core.comparison.plan import make_plan
-    from spc_core.comparison.report import CompareReport
     from spc_core.comparison.run import compare
+    from spc_core.pages.comparison_report import CompareReport
 
     if options.jobs < 1:
         raise ValueError(f"--jobs is {options.jobs}; use at least 1")

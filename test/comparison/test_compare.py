@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spc_core.comparison.page import compare_page
-from spc_core.comparison.panels import headline_keys, improvement_picture, score_picture
 from spc_core.comparison.plan import make_plan, remember
 from spc_core.comparison.run import CompareError, compare
-from spc_core.comparison.svg import dot_intervals, ticks
 from spc_core.comparison.table import MethodResults, References, compare_rows, markdown, to_plain
 from spc_core.contract.contract import ContractError
 from spc_core.method.config import ConfigError, to_dict
+from spc_core.pages.comparison_page import compare_page
+from spc_core.pages.comparison_panels import headline_keys, improvement_picture, score_picture
+from spc_core.pages.comparison_svg import dot_intervals, ticks
 from spc_core.trials.protocol import EpisodeResult
 from spc_ros.cli import main
 from support.arm_dataset import write_arm_dataset

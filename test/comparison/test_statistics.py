@@ -8,12 +8,12 @@ import pytest
 
 from spc_core.comparison.statistics import (
     mean_interval,
-    normalise,
     probability_interval,
     probability_of_improvement,
     redraw,
     return_grid,
 )
+from spc_core.trials.evaluate import normalise
 
 
 def test_a_grid_averages_episodes_and_refuses_holes():
@@ -75,6 +75,21 @@ def test_agents_that_are_good_or_bad_at_all_tasks_have_wider_intervals_by_whole_
 def test_one_seed_has_no_interval():
     assert all(math.isnan(end) for end in mean_interval(np.ones((1, 4))))
     assert all(math.isnan(end) for end in probability_interval(np.ones((1, 4)), np.ones((3, 4))))
+
+
+def test_an_interval_over_seeds_and_tasks_covers_the_mean_and_shrinks_with_the_spread():
+    grid = np.tile(np.arange(10.0), (3, 1))
+    low, high = mean_interval(grid, whole_rows=True, redraw_tasks=True)
+    assert low < 4.5 < high and abs((high - low) / 2 - 1.96 * np.std(range(10)) / math.sqrt(10)) < 0.2
+    assert mean_interval(grid, whole_rows=True, redraw_tasks=True) == (low, high)
+    assert mean_interval(np.array([[2.0]]), whole_rows=True, redraw_tasks=True) == (2.0, 2.0)
+    grid[0, 0] = math.nan  # an unfinished trial
+    assert low < mean_interval(grid, whole_rows=True, redraw_tasks=True)[0] < 4.6
+
+
+def test_a_sample_without_any_episode_does_not_count():
+    sparse = np.array([[math.nan, 3.0]])  # a quarter of the samples redraws the missing task twice
+    assert mean_interval(sparse, whole_rows=True, redraw_tasks=True) == (3.0, 3.0)
 
 
 def test_normalised_by_hand():

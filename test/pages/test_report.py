@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spc_core.pages.context_space import context_space, points_of, project
-from spc_core.pages.figures import adaptation_curve, mean_interval, task_bars, varying_params
+from spc_core.pages.figures import adaptation_curve, cell_grid, task_bars, varying_params
 from spc_core.pages.loss_curves import log_ticks, training_curves
 from spc_core.pages.report import FamilyRun, summarise, write_report, write_summary
 from spc_core.tasks import tasks
@@ -165,14 +165,9 @@ def test_params_that_tell_tasks_apart() -> None:
     assert varying_params([{"a": 1.0}, {"a": 1.0}], ["id", "id"]) == []
 
 
-def test_interval_covers_the_mean_and_shrinks_with_the_spread() -> None:
-    cells = {(seed, str(task)): float(task) for seed in range(3) for task in range(10)}
-    low, high = mean_interval(cells)
-    assert low < 4.5 < high and abs((high - low) / 2 - 1.96 * np.std(range(10)) / math.sqrt(10)) < 0.2
-    assert mean_interval(cells) == (low, high)
-    assert mean_interval({(0, "a"): 2.0}) == (2.0, 2.0)
-    del cells[0, "0"]  # an unfinished trial
-    assert low < mean_interval(cells)[0] < 4.6
+def test_a_missing_cell_of_an_unfinished_trial_is_nan() -> None:
+    grid = cell_grid({(1, "b"): 4.0, (1, "a"): 2.0, (0, "a"): 1.0})
+    assert grid[0].tolist() == [4.0, 2.0] and math.isnan(grid[1, 0]) and grid[1, 1] == 1.0
 
 
 def test_projection_keeps_plane_distances() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 
-from spc_core.comparison.page import compare_page
-from spc_core.comparison.panels import headline_keys, improvement_picture, score_picture
 from spc_core.comparison.plan import Method, Plan
-from spc_core.comparison.svg import dot_intervals
 from spc_core.comparison.table import MethodResults, References, Row, compare_rows, markdown, to_plain
+from spc_core.pages.comparison_page import compare_page
+from spc_core.pages.comparison_panels import headline_keys, improvement_picture, score_picture
+from spc_core.pages.comparison_svg import dot_intervals
 from spc_core.system.atomic_files import write_whole
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import expert_returns

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from spc_core.comparison.statistics import Interval
-from spc_core.comparison.table import Key, Row, protocol_label
+from spc_core.comparison.table import Key, Row
 from spc_core.pages.figures import SPLIT_NAMES
+from spc_core.trials.protocol import protocol_label
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from spc_core.comparison.panels import Mark, Panel, Picture, split_title
+from spc_core.pages.comparison_panels import Mark, Panel, Picture, split_title
 from spc_core.pages.figures import COLOURS
 from spc_core.pages.kit.style import FAINT, INK
 

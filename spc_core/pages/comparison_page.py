@@ -12,13 +12,20 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spc_core.comparison.panels import Mark, Picture, improvement_picture, method_order, score_picture, split_title
-from spc_core.comparison.table import Row, protocol_label, ranked, span
+from spc_core.comparison.table import Row, ranked, span
+from spc_core.pages.comparison_panels import (
+    Mark,
+    Picture,
+    improvement_picture,
+    method_order,
+    score_picture,
+    split_title,
+)
 from spc_core.pages.figures import COLOURS, SPLIT_ORDER
 from spc_core.pages.kit.html import draw, number, plural, table, whole_page
 from spc_core.pages.kit.style import INK, stacked, style
 from spc_core.pages.report_page import PROTOCOL_TEXTS
-from spc_core.trials.protocol import PROTOCOLS
+from spc_core.trials.protocol import PROTOCOLS, protocol_label
 
 ACCENT = COLOURS["few_shot"]
 OTHERS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#666666")  # Okabe and Ito's, without the accent
