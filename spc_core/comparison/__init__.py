@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods side by side on one dataset: the plan, its runs, what they add up to, and the pictures of it."""
+"""Comparison of methods on one dataset: the plan, its runs, statistics and the table."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison of methods consists of, and how far each of its runs is; all of it is in the folder OUT.
+"""The plan of a comparison of methods, and the progress of its runs, all stored in the folder OUT.
 
-OUT/compare.json                    the plan; the same folder goes on with it, and refuses another one
+OUT/compare.json                    the plan; the folder resumes it, and refuses another one
 OUT/<method>/seed-<s>/              a training run (spc_core/training/train.py), and
-OUT/<method>/seed-<s>/episodes.jsonl    its evaluation, whole or not there
-OUT/<method>/seed-<s>/*.log         what the two processes said
+OUT/<method>/seed-<s>/episodes.jsonl    its evaluation, complete or absent
+OUT/<method>/seed-<s>/*.log         output of the two processes
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from spc_core.tasks import SPLITS, families
 from spc_core.trials.protocol import PROTOCOLS, EpisodeResult
 
 PLAN_FILE, LOCK_FILE = "compare.json", ".lock"
-FIXED_PROTOCOL = "zero_shot"  # the one that methods are tried with whose context does not depend on the protocol
-MACHINE_SETTINGS = ("seed", "device", "threads")  # set here for each run, so no part of a method
+FIXED_PROTOCOL = "zero_shot"  # for methods whose context does not depend on the protocol
+MACHINE_SETTINGS = ("seed", "device", "threads")  # set for each run, so not part of a method
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way of learning, and the name that it has in folders and tables."""
+    """A method's settings, and its name in folders and tables."""
 
     name: str
     source: str  # name or path, as given
@@ -37,13 +37,13 @@ class Method:
 
     @property
     def fixed_context(self) -> bool:
-        """Whether all protocols give the same: what it knows of a task is not learnt."""
+        """Whether all protocols give the same context, since it is not learnt."""
         return self.config.method.context != "learnt"
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is compared: every method with every seed, on one dataset and one set of trials."""
+    """Every method with every seed, on one dataset and one set of trials."""
 
     dataset: Path
     out: Path
@@ -58,11 +58,11 @@ class Plan:
     episodes: int
 
     def runs(self) -> list[Run]:
-        """All runs: the first seed of all methods, then the next, so that early results compare."""
+        """All runs, seed by seed, so that early results already compare all methods."""
         return [Run(self, method, seed) for seed in self.seeds for method in self.methods]
 
     def settings(self) -> dict[str, Any]:
-        """What must not change between two calls in one folder."""
+        """The settings that must stay the same in one folder."""
         same = ("family", "dataset_sha256", "splits", "protocols", "few_shot_sizes", "episodes")
         values = {key: getattr(self, key) for key in same}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
@@ -88,12 +88,12 @@ class Run:
         return self.folder / "episodes.jsonl"
 
     def metrics(self) -> dict[str, Any]:
-        """What the checkpoint says of its training; empty before there is one."""
+        """The checkpoint's metrics; empty before there is one."""
         file = self.folder / "checkpoint" / "metrics.json"
         return json.loads(file.read_text()) if file.is_file() else {}
 
     def updates_done(self) -> int:
-        """Updates so far, by checkpoint and log."""
+        """Finished updates, by checkpoint and log."""
         log = self.folder / "log.csv"
         rows = log.read_text().splitlines()[1:] if log.is_file() else []
         logged = rows[-1].split(",")[0] if rows else ""
@@ -111,7 +111,7 @@ class Run:
         return [EpisodeResult.from_json(line) for line in self.episodes_file.read_text().splitlines()]
 
     def next_stage(self) -> tuple[str, list[str]]:
-        """What is to do next: the stage's name, and its arguments for the command line."""
+        """The next stage's name, and its arguments for the command line."""
         plan = self.plan
         if not self.trained():
             return "train", [
@@ -138,25 +138,25 @@ def make_plan(
     episodes: int = 3,
     family: str = "",
 ) -> Plan:
-    """Check what is asked for, before anything is written. Raises ConfigError, ContractError or DatasetError."""
+    """Check all options before anything is written. Raises ConfigError, ContractError or DatasetError."""
     _check_list("--methods", methods)
     _check_list("--seeds", seeds)
     _check_list("--splits", splits, SPLITS)
     _check_list("--protocols", protocols, PROTOCOLS)
     if "few_shot" in protocols:
         _check_list("--few-shot-sizes", few_shot_sizes)
-    for what, values, least in (
+    for flag, values, minimum in (
         ("--episodes", [episodes], 1),
         ("--few-shot-sizes", few_shot_sizes, 1),
         ("--seeds", seeds, 0),
     ):
-        if values and min(values) < least:
-            raise ConfigError(f"{what} has {min(values)}; use numbers of at least {least}")
+        if values and min(values) < minimum:
+            raise ConfigError(f"{flag} has {min(values)}; use numbers of at least {minimum}")
     chosen = [Method(Path(source).stem, source, load_config(preset, source)) for source in methods]
     _check_list("names of --methods", [method.name for method in chosen])
     if out.exists() and not (out / PLAN_FILE).is_file() and any(p.name != LOCK_FILE for p in out.iterdir()):
-        raise ConfigError(f"{out}: holds something that is no comparison; choose another --out")
-    data = load_dataset(dataset)  # and packs it, once, before several trainings want to
+        raise ConfigError(f"{out}: holds files that are not a comparison; choose another --out")
+    data = load_dataset(dataset)  # also packs it, once, before several trainings start
     family = family or data.contract.name
     _check_list("--family", [family], families())
     return Plan(
@@ -165,44 +165,44 @@ def make_plan(
     )  # fmt: skip
 
 
-def _check_list(what: str, values: Sequence[Any], known: Sequence[str] = ()) -> None:
+def _check_list(name: str, values: Sequence[Any], known: Sequence[str] = ()) -> None:
     if not values:
-        raise ConfigError(f"{what} is empty; name at least one")
-    twice = [value for value in values if values.count(value) > 1]
-    if twice:
-        raise ConfigError(f"{what} has '{twice[0]}' twice; name each once")
+        raise ConfigError(f"{name} is empty; name at least one")
+    repeated = [value for value in values if values.count(value) > 1]
+    if repeated:
+        raise ConfigError(f"{name} has '{repeated[0]}' twice; name each once")
     for value in values:
         if known and value not in known:
-            raise ConfigError(f"{what} has '{value}'{suggest(value, known)}; use any of: {', '.join(known)}")
+            raise ConfigError(f"{name} has '{value}'{suggest(value, known)}; use any of: {', '.join(known)}")
 
 
-def remember(plan: Plan) -> None:
-    """Store the plan in its folder. Raises ConfigError, and stores nothing, where the folder holds another plan."""
+def store_plan(plan: Plan) -> None:
+    """Store the plan in its folder. Raises ConfigError, and stores nothing, if the folder holds another plan."""
     file = plan.out / PLAN_FILE
-    mine = plan.settings() | {"seeds": list(plan.seeds), "methods": {m.name: _method_dict(m) for m in plan.methods}}
+    settings = plan.settings() | {"seeds": list(plan.seeds), "methods": {m.name: _method_dict(m) for m in plan.methods}}
     if file.is_file():
-        _check_same(plan.out, json.loads(file.read_text()), mine)
-    write_whole(file, json.dumps({"dataset": str(plan.dataset), "preset": plan.preset, **mine}, indent=1) + "\n")
+        _check_same(plan.out, json.loads(file.read_text()), settings)
+    write_whole(file, json.dumps({"dataset": str(plan.dataset), "preset": plan.preset, **settings}, indent=1) + "\n")
 
 
-def _check_same(out: Path, theirs: dict[str, Any], mine: dict[str, Any]) -> None:
+def _check_same(out: Path, stored: dict[str, Any], settings: dict[str, Any]) -> None:
     changed = [
-        f"{key} was {theirs.get(key)}, is {value}"
-        for key, value in mine.items()
-        if key not in ("seeds", "methods") and value != theirs.get(key)
+        f"{key} was {stored.get(key)}, is {value}"
+        for key, value in settings.items()
+        if key not in ("seeds", "methods") and value != stored.get(key)
     ]
-    for name, old in theirs["methods"].items():
-        new = mine["methods"].get(name)
+    for name, old in stored["methods"].items():
+        new = settings["methods"].get(name)
         if new is None:
             changed.append(f"method {name} is left out")
         elif new != old:
             keys = [key for key in new if new[key] != old.get(key)]
             changed.append(f"method {name} has another {', '.join(keys)}")
-    changed += [f"seed {seed} is left out" for seed in theirs["seeds"] if seed not in mine["seeds"]]
+    changed += [f"seed {seed} is left out" for seed in stored["seeds"] if seed not in settings["seeds"]]
     if changed:
         raise ConfigError(
-            f"{out}: holds another comparison ({'; '.join(changed)}); methods and seeds may be added, nothing else may "
-            "change: choose another --out"
+            f"{out}: holds another comparison ({'; '.join(changed)}); only methods and seeds may be added; "
+            "choose another --out"
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods side by side on one dataset: trains and evaluates each with each seed, in processes that can be stopped."""
+"""Trains and evaluates each method with each seed, in child processes that can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -17,70 +17,70 @@ from typing import IO
 
 from tqdm import tqdm
 
-from spc_core.comparison.plan import LOCK_FILE, Plan, Run, remember
+from spc_core.comparison.plan import LOCK_FILE, Plan, Run, store_plan
 from spc_core.method.config import ConfigError
 from spc_core.system.signals import stop_on_signals
 
-POLL_S = 0.2  # between two looks at the children
+POLL_S = 0.2  # between two polls of the children
 TAIL_LINES = 8
 STOP_STAGES = ((signal.SIGTERM, 60.0), (signal.SIGKILL, 5.0))  # signal, then seconds; a training saves on the first
 
 
 class CompareError(RuntimeError):
-    """A comparison that is not complete; the message says which runs failed and why."""
+    """An incomplete comparison; the message names the failed runs and the reasons."""
 
 
 def compare(plan: Plan, jobs: int, command: Sequence[str], on_finished: Callable[[], None]) -> None:
-    """Do what is left of all runs, `jobs` at a time; `command` is the command line, to which a stage is appended.
+    """Finish all runs, `jobs` at a time; `command` is the command line to which a stage's arguments are appended.
 
     `on_finished` is called after each run and at the end. SIGINT, SIGTERM and SIGHUP stop all children and
-    raise KeyboardInterrupt. Raises ConfigError for a folder with another plan, and CompareError at the end where
+    raise KeyboardInterrupt. Raises ConfigError for a folder with another plan, and CompareError at the end if
     runs have failed.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     with _lock(plan.out) as lock, stop_on_signals() as stopped:
-        remember(plan)
+        store_plan(plan)
         with _Comparison(plan, jobs, command, lock) as work:
             work.run(stopped, on_finished)
         on_finished()
     if stopped:
-        raise KeyboardInterrupt("all children are stopped; the same command goes on")
+        raise KeyboardInterrupt("all children are stopped; run the same command to resume")
     if work.failures:
         raise CompareError("\n".join([f"{len(work.failures)} of {len(plan.runs())} runs failed", *work.failures]))
 
 
 class _Comparison:
-    """The children at work, and the view of their progress."""
+    """The running children and the display of their progress."""
 
     def __init__(self, plan: Plan, jobs: int, command: Sequence[str], lock: IO[str]) -> None:
         self.runs, self.jobs, self.command, self.lock = plan.runs(), jobs, list(command), lock
         self.waiting = deque(run for run in self.runs if not run.finished())
         self.children: list[_Child] = []
         self.failures: list[str] = []
-        self.board = _Board(self.runs, min(jobs, len(self.waiting)))
+        self.bars = _ProgressBars(self.runs, min(jobs, len(self.waiting)))
 
     def run(self, stopped: list[int], on_finished: Callable[[], None]) -> None:
-        """Until nothing is left to do, or told to stop."""
+        """Run until everything is finished or a signal arrives."""
         while (self.waiting or self.children) and not stopped:
             while self.waiting and len(self.children) < self.jobs:
                 self._start(self.waiting.popleft())
-            self.board.show(self.children, self._finished())
+            self.bars.show(self.children, self._finished())
             time.sleep(POLL_S)
             for child in [child for child in self.children if child.process.poll() is not None]:
                 self.children.remove(child)
                 if not stopped:
                     self._ended(child, on_finished)
-        self.board.show(self.children, self._finished())
+        self.bars.show(self.children, self._finished())
 
     def _finished(self) -> int:
         return len(self.runs) - len(self.waiting) - len(self.children) - len(self.failures)
 
     def _start(self, run: Run) -> None:
         self.children.append(_Child(run, self.command, self.lock))
-        self._note_pids()
+        self._write_pids()
 
     def _ended(self, child: _Child, on_finished: Callable[[], None]) -> None:
-        self._note_pids()
+        self._write_pids()
         run, code = child.run, child.process.returncode
         after = run.next_stage()[0]
         if code == 0 and run.finished():
@@ -89,10 +89,10 @@ class _Comparison:
             self._start(run)
         else:
             self.failures.append(f"{run}: {child.stage} ended with code {code}; the end of {child.log}:{child.tail()}")
-            self.board.print(self.failures[-1])
+            self.bars.print(self.failures[-1])
 
-    def _note_pids(self) -> None:
-        """Who is at work, for a later call that finds the folder locked."""
+    def _write_pids(self) -> None:
+        """Store the process ids for a later call that finds the folder locked."""
         self.lock.seek(0)
         self.lock.truncate()
         self.lock.write(", ".join(map(str, [os.getpid(), *(child.process.pid for child in self.children)])))
@@ -108,7 +108,7 @@ class _Comparison:
             deadline_s = time.monotonic() + wait_s
             while time.monotonic() < deadline_s and any(child.process.poll() is None for child in self.children):
                 time.sleep(POLL_S)
-        self.board.close()
+        self.bars.close()
 
 
 class _Child:
@@ -125,8 +125,8 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone; we stop the children
-                pass_fds=[lock.fileno()],  # the folder stays locked while a child lives, even one that we left behind
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the children
+                pass_fds=[lock.fileno()],  # the folder stays locked while a child lives, even an orphan
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "20", "PYTHONUNBUFFERED": "1"},
             )
 
@@ -140,21 +140,21 @@ class _Child:
         return "\n  ".join(["", *[line for line in lines if line.strip()][-TAIL_LINES:]])
 
 
-class _Board:
-    """One bar for the updates of all runs, and below it a line for each child."""
+class _ProgressBars:
+    """A bar for the updates of all runs, and below it a line for each child."""
 
     def __init__(self, runs: Sequence[Run], lines: int) -> None:
         self._runs, self._done = runs, {run: run.updates_done() for run in runs}
         done = sum(self._done.values())
         total = sum(run.method.config.updates for run in runs)
-        self._live = sys.stderr.isatty()  # a log needs neither a live bar nor lines
+        self._live = sys.stderr.isatty()  # a log file needs neither a live bar nor lines
         self._bar = tqdm(
             total=total, initial=done, desc="compare", unit="update", unit_scale=True, miniters=0,
-            smoothing=0,  # the mean speed: seed by seed, the past holds all methods as the future does
+            smoothing=0,  # the mean speed, since each seed runs all methods again
             mininterval=0.1 if self._live else 20,
         )  # fmt: skip
         shown = range(1, lines + 1) if self._live else ()
-        self._lines = [tqdm(total=0, position=place, bar_format="  {desc}", leave=False) for place in shown]
+        self._lines = [tqdm(total=0, position=row, bar_format="  {desc}", leave=False) for row in shown]
 
     def show(self, children: Sequence[_Child], finished: int) -> None:
         texts = []
@@ -176,14 +176,14 @@ class _Board:
 
 @contextmanager
 def _lock(out: Path) -> Iterator[IO[str]]:
-    """The folder for us and our children alone. Raises ConfigError where others are at work."""
+    """Lock the folder for this process and its children. Raises ConfigError if it is locked."""
     with (out / LOCK_FILE).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise ConfigError(
-                f"{out}: another comparison, or a child that it left behind, is at work there (processes "
+                f"{out}: another comparison, or an orphaned child of one, is running there (processes "
                 f"{file.read()}); wait for them, or end them"
             ) from None
         yield file

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison came to: one row for each method, split and protocol, for programs (JSON) and people (Markdown)."""
+"""The table of a comparison: one row for each method, split and protocol, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from spc_core.tasks import SPLITS
 from spc_core.trials.evaluate import normalise
 from spc_core.trials.protocol import PROTOCOLS, EpisodeResult, protocol_label
 
-FALLBACK = ("zero_shot", 0)  # of a method that no protocol makes a difference to
+FALLBACK = ("zero_shot", 0)  # protocol of methods with a fixed context
 
 Key = tuple[str, str, int]  # split, protocol, transitions of a few-shot context
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodResults:
-    """All that was measured of one method."""
+    """All results of one method."""
 
     name: str
-    fixed_context: bool  # all protocols are the same to it
+    fixed_context: bool  # all protocols give the same
     episodes: Mapping[int, Sequence[EpisodeResult]]  # by training seed
     training_s: Mapping[int, float]  # by training seed
 
 
 @dataclasses.dataclass(frozen=True)
 class References:
-    """Returns by (task id, episode seed) that do not depend on any method: the scale's two ends."""
+    """The two ends of the scale, independent of all methods: returns by (task id, episode seed)."""
 
-    mean_task: Mapping[tuple[str, int], float]  # 0: the expert that believes to be in the mean task
+    mean_task: Mapping[tuple[str, int], float]  # 0: the expert that assumes the mean task
     expert: Mapping[tuple[str, int], float]  # 1: the expert that knows the task
 
 
@@ -53,11 +53,11 @@ class Row:
     split: str
     protocol: str
     k: int  # transitions of a few-shot context; 0 in other protocols
-    mean: float  # return of an episode, over tasks, seeds and episodes
-    normalised: float  # 0: the expert told the mean task; 1: the expert told the task
-    interval: Interval  # of `normalised`; seeds redrawn for each task alone
+    mean: float  # return per episode, over tasks, seeds and episodes
+    normalised: float  # 0: the expert that assumes the mean task; 1: the expert that knows the task
+    interval: Interval  # of `normalised`; seeds redrawn separately for each task
     interval_by_seed: Interval  # the same with whole training seeds redrawn
-    reference: str  # the method that the others are compared with
+    reference: str  # the method to compare with
     reference_better: float  # probability that it has the higher return
     better_interval: Interval
     better_interval_by_seed: Interval
@@ -71,7 +71,7 @@ class Row:
 
 
 def compare_rows(methods: Sequence[MethodResults], references: References, reference: str) -> list[Row]:
-    """Rows by split, protocol, and method in the given order; methods without any finished seed have none.
+    """Rows by split, protocol, and method in the given order; methods without a finished seed have none.
 
     A method with a fixed context has a row for every protocol, with the returns of its one protocol.
     """
@@ -120,7 +120,7 @@ def _row(
     better, spans = math.nan, [UNKNOWN, UNKNOWN]
     if other is not None and method.name != reference:
         better = probability_of_improvement(other, grid)
-        spans = [probability_interval(other, grid, whole) for whole in (False, True)]
+        spans = [probability_interval(other, grid, rows) for rows in (False, True)]
     return Row(
         method.name, *key,
         mean=float(grid.mean()),
@@ -138,7 +138,7 @@ def _row(
 
 
 def to_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For JSON: a number that is not finite becomes None."""
+    """Rows for JSON; a number that is not finite becomes None."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -150,18 +150,18 @@ def to_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as Markdown tables, one for each split and protocol, best method first."""
-    parts = [ABOUT.format(reference=rows[0].reference)]
+    parts = [NOTE.format(reference=rows[0].reference)]
     for key in dict.fromkeys(row.key for row in rows):
-        mine = ranked([row for row in rows if row.key == key])
-        head = ["method", "return", "normalised", "95 %", "95 % by seed", f"P({mine[0].reference} better)", "95 %",
+        chosen = ranked([row for row in rows if row.key == key])
+        head = ["method", "return", "normalised", "95 %", "95 % by seed", f"P({chosen[0].reference} better)", "95 %",
                 "seeds", "training, min"]  # fmt: skip
-        lines = [head, ["---"] + ["--:"] * (len(head) - 1), *(_cells(row) for row in mine)]
-        title = f"### {key[0]}, {protocol_label(*key[1:])} ({mine[0].tasks} tasks)"
+        lines = [head, ["---"] + ["--:"] * (len(head) - 1), *(_cells(row) for row in chosen)]
+        title = f"### {key[0]}, {protocol_label(*key[1:])} ({chosen[0].tasks} tasks)"
         parts.append("\n".join([title, "", *("| " + " | ".join(line) + " |" for line in lines)]))
     return "\n\n".join(parts) + "\n"
 
 
-ABOUT = """normalised: 0 is a hand-written expert told the family's mean task, 1 the expert that is told the task;
+NOTE = """normalised: 0 is a hand-written expert that assumes the family's mean task, 1 the expert that knows the task;
 both are the same for all methods. 95 %: percentile intervals of a bootstrap stratified by task, as in arXiv 2108.13264;
 "by seed" redraws whole training seeds, which is wider where one agent is good or bad at all tasks.
 P({reference} better): probability that a seed of {reference} has the higher return on a task, ties half."""
@@ -181,5 +181,5 @@ def _cells(row: Row) -> list[str]:
 
 
 def span(interval: Interval, digits: int = 2) -> str:
-    """An interval as text; a dash where it is not known."""
+    """An interval as text; a dash if it is unknown."""
     return "–" if math.isnan(interval[0]) else " … ".join(f"{end:.{digits}f}".replace("-", "−") for end in interval)

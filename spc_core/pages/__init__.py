@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and self-contained HTML pages."""
+"""Self-contained HTML pages and their figures."""

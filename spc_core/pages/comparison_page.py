@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTML page of a comparison: one file, which loads nothing from the network."""
+"""The self-contained HTML page of a comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spc_core.pages.comparison_panels import (
     split_title,
 )
 from spc_core.pages.figures import COLOURS, SPLIT_ORDER
-from spc_core.pages.kit.html import draw, number, plural, table, whole_page
+from spc_core.pages.kit.html import draw, html_page, number, plural, table
 from spc_core.pages.kit.style import INK, stacked, style
 from spc_core.pages.report_page import PROTOCOL_TEXTS
 from spc_core.trials.protocol import PROTOCOLS, protocol_label
@@ -33,19 +33,19 @@ DASHES = ("solid", "dash", "dot")  # for more methods than colours
 PANEL_TITLE = 34  # px, between two rows of panels
 CAPTIONS = {
     "scores": "One dot for each method: its mean over tasks, training seeds and episodes. Thick: the 95 % interval of "
-    "a bootstrap that redraws training seeds for each task alone. Thin: whole training seeds redrawn, which is the "
-    "honest one where an agent is good or bad at all tasks at once. Methods are ordered by their mean over all panels.",
+    "a bootstrap that redraws training seeds separately for each task. Thin: seeds redrawn for all tasks together, "
+    "the right one if an agent is good or bad at all tasks at once. Methods are ordered by their mean over all panels.",
     "improvement": "The probability that one training seed of {reference} has a higher return on a task than one of "
-    "the other method, averaged over tasks, ties half. Where even the thin interval keeps clear of 0.5, more seeds "
-    "would probably not undo the difference.",
+    "the other method, averaged over tasks, ties half. Where even the thin interval excludes 0.5, more seeds "
+    "would probably not reverse the difference.",
     "curves": "Normalised return against the size of a context that is collected first and then frozen. "
-    "At 0 the context is empty. Methods whose context is not learnt are level lines. The places of K are evenly "
+    "At 0 the context is empty. Methods whose context is not learnt are horizontal lines. The values of K are evenly "
     "spaced, not to scale.",
 }
 
 
 def compare_page(rows: Sequence[Row], family: str, settings: Sequence[tuple[str, str]]) -> str:
-    """The whole page; `settings` are names and values of the plan."""
+    """The page; `settings` are names and values of the plan."""
     keys = list(dict.fromkeys(row.key for row in rows))
     reference = rows[0].reference
     pictures = (("Returns", score_picture(rows, keys)), (f"Is {reference} better?", improvement_picture(rows, keys)))
@@ -57,8 +57,8 @@ def compare_page(rows: Sequence[Row], family: str, settings: Sequence[tuple[str,
         caption = CAPTIONS[name].format(reference=escape(reference))
         body.append(f"<h2>{escape(title)}</h2>{draw(figure, name)}<p class=caption>{caption}</p>")
     values = [[escape(name), escape(value)] for name, value in settings]
-    body += [_tables(rows), "<h2>Settings</h2>", table(["what", "value"], values)]
-    return whole_page(f"Methods compared on {family}", body)
+    body += [_tables(rows), "<h2>Settings</h2>", table(["setting", "value"], values)]
+    return html_page(f"Methods compared on {family}", body)
 
 
 def _introduction(rows: Sequence[Row], family: str) -> str:
@@ -74,11 +74,11 @@ def _introduction(rows: Sequence[Row], family: str) -> str:
 tasks beyond them. Protocols differ in where the context, the policy's only knowledge of its task, comes from:</p>
 {table(["protocol", "where the context comes from"], texts)}
 <p>The <b>normalised</b> return is (return − low) / (high − low), the same for all methods: low is a
-hand-written controller that believes to be in the family's mean task, high the one that is told the task.</p>"""
+hand-written controller that assumes the family's mean task, high the one that knows the task.</p>"""
 
 
 def picture_figure(picture: Picture) -> go.Figure:
-    """Dots with intervals: a column for each split, a row for each protocol."""
+    """Dots with intervals, a column for each split and a row for each protocol."""
     splits, protocols, methods = picture.splits, picture.protocols, picture.methods
     area, gap = stacked(len(protocols), panel=20 * len(methods) + 14, gap=PANEL_TITLE)
     titles = [f"{split} · {protocol}" for protocol in protocols for split in splits]
@@ -87,11 +87,11 @@ def picture_figure(picture: Picture) -> go.Figure:
         vertical_spacing=gap if len(protocols) > 1 else 0, horizontal_spacing=0.03,
     )  # fmt: skip
     for panel in picture.panels:
-        place: dict[str, Any] = {"row": protocols.index(panel.protocol) + 1, "col": splits.index(panel.split) + 1}
+        cell: dict[str, Any] = {"row": protocols.index(panel.protocol) + 1, "col": splits.index(panel.split) + 1}
         for mark in panel.marks:
-            _dot(figure, mark, place)
+            _dot(figure, mark, cell)
         for value, _ in picture.lines:
-            figure.add_vline(x=value, line={"width": 1.2, "dash": "dash", "color": "#777"}, **place)
+            figure.add_vline(x=value, line={"width": 1.2, "dash": "dash", "color": "#777"}, **cell)
     figure.update_xaxes(range=[picture.low, picture.high])
     figure.update_xaxes(title=picture.x_title, row=len(protocols))
     figure.update_yaxes(categoryorder="array", categoryarray=methods[::-1], range=[-0.7, len(methods) - 0.3])
@@ -99,16 +99,16 @@ def picture_figure(picture: Picture) -> go.Figure:
     return style(figure, area, top=40).update_layout(margin_l=left, showlegend=False)
 
 
-def _dot(figure: go.Figure, mark: Mark, place: dict[str, Any]) -> None:
+def _dot(figure: go.Figure, mark: Mark, cell: dict[str, Any]) -> None:
     colour = ACCENT if mark.accent else INK
     for (low, high), width in ((mark.interval_by_seed, 1.2), (mark.interval, 4)):
         if math.isfinite(low):
             figure.add_scatter(x=[low, high], y=[mark.name] * 2, mode="lines", hoverinfo="skip",
-                               line={"width": width, "color": colour}, **place)  # fmt: skip
+                               line={"width": width, "color": colour}, **cell)  # fmt: skip
     text = f"{mark.name}: {mark.value:.2f}<br>95 %: {span(mark.interval)}<br>by seed: {span(mark.interval_by_seed)}"
     figure.add_scatter(
         x=[mark.value], y=[mark.name], mode="markers", hovertemplate=text + "<extra></extra>",
-        marker={"size": 8, "color": colour}, **place,
+        marker={"size": 8, "color": colour}, **cell,
     )  # fmt: skip
 
 
@@ -124,14 +124,14 @@ def curves(rows: Sequence[Row]) -> go.Figure:
     names = [name for name in method_order(kept) if name != reference]
     for column, split in enumerate(splits, 1):
         for name in [*names, reference]:  # the reference on top
-            mine = sorted((r for r in kept if (r.method, r.split) == (name, split)), key=lambda row: row.k)
+            chosen = sorted((r for r in kept if (r.method, r.split) == (name, split)), key=lambda row: row.k)
             n = names.index(name) if name != reference else -1
             line = {"width": 2, "color": OTHERS[n % len(OTHERS)], "dash": DASHES[n // len(OTHERS) % len(DASHES)]}
             if name == reference:
                 line = {"width": 3.5, "color": ACCENT}
-                _band(figure, mine, sizes, column)
+                _band(figure, chosen, sizes, column)
             figure.add_scatter(
-                x=[sizes.index(row.k) for row in mine], y=[row.normalised for row in mine], mode="lines+markers",
+                x=[sizes.index(row.k) for row in chosen], y=[row.normalised for row in chosen], mode="lines+markers",
                 line=line, marker={"size": 7}, name=name, legendgroup=name, showlegend=column == 1,
                 hovertemplate=f"{name}: %{{y:.2f}}<extra></extra>", row=1, col=column,
             )  # fmt: skip
@@ -155,13 +155,13 @@ def _tables(rows: Sequence[Row]) -> str:
     head = ["method", "return", "normalised", "95 %", "95 % by seed", f"P({reference} better)", "95 %", "seeds",
             "training, min"]  # fmt: skip
     for key in dict.fromkeys(row.key for row in rows):
-        mine = ranked([row for row in rows if row.key == key])
+        chosen = ranked([row for row in rows if row.key == key])
         lines = [
             [escape(r.method), number(r.mean, 2), _known(r.normalised), span(r.interval), span(r.interval_by_seed),
              _known(r.reference_better), span(r.better_interval), str(r.seeds), _known(r.training_min, 1)]
-            for r in mine
+            for r in chosen
         ]  # fmt: skip
-        title = f"{key[0]}, {protocol_label(*key[1:])}, {plural(mine[0].tasks, 'task')}"
+        title = f"{key[0]}, {protocol_label(*key[1:])}, {plural(chosen[0].tasks, 'task')}"
         parts.append(f"<h3>{escape(title)}</h3>{table(head, lines, numbers=True)}")
     return "".join(parts)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The panels of a comparison's pictures: which method stands where, as data for the page and for the SVG files."""
+"""The panels of a comparison's figures, as data for the page and for the SVG files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from spc_core.trials.protocol import protocol_label
 
 @dataclass(frozen=True)
 class Mark:
-    """One method in a panel: a dot with a thick interval, and a thin one where whole seeds are redrawn."""
+    """One method in a panel: a dot with a thick interval, and a thin one with whole seeds redrawn."""
 
     name: str
     value: float
     interval: Interval
     interval_by_seed: Interval
-    accent: bool  # the method that the others are compared with
+    accent: bool  # the reference method
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Picture:
 
     name: str
     x_title: str
-    lines: tuple[tuple[float, str], ...]  # values that mean something, and what
+    lines: tuple[tuple[float, str], ...]  # reference values and their meanings
     panels: tuple[Panel, ...]
     low: float  # ends of the scale
     high: float
@@ -63,12 +63,12 @@ def score_picture(rows: Sequence[Row], keys: Sequence[Key]) -> Picture:
     """Normalised returns with their intervals."""
     shown = [row for row in rows if row.key in keys and math.isfinite(row.normalised)]
     marks = {id(row): (row.normalised, row.interval, row.interval_by_seed) for row in shown}
-    lines = ((0.0, "expert told the mean task"), (1.0, "expert told the task"))
+    lines = ((0.0, "expert that assumes the mean task"), (1.0, "expert that knows the task"))
     return _picture("scores", "normalised return", lines, shown, marks)
 
 
 def improvement_picture(rows: Sequence[Row], keys: Sequence[Key]) -> Picture:
-    """How probably the reference method is better than each other one."""
+    """Probability that the reference method is better than each other one."""
     shown = [row for row in rows if row.key in keys and math.isfinite(row.reference_better)]
     marks = {id(row): (row.reference_better, row.better_interval, row.better_interval_by_seed) for row in shown}
     lines = ((0.5, "equally good"),)
@@ -77,7 +77,7 @@ def improvement_picture(rows: Sequence[Row], keys: Sequence[Key]) -> Picture:
 
 
 def headline_keys(rows: Sequence[Row]) -> list[Key]:
-    """Where methods can adapt: all but no_context, and of the few-shot sizes the largest."""
+    """Protocols in which methods can adapt: all but no_context, with the largest few-shot size."""
     largest = max((row.k for row in rows), default=0)
     keys = dict.fromkeys(row.key for row in rows)
     return [key for key in keys if key[1] != "no_context" and key[2] in (0, largest)] or list(keys)
@@ -94,8 +94,8 @@ def _picture(
     order = method_order(rows)
     panels = []
     for key in dict.fromkeys(row.key for row in rows):
-        mine = sorted((row for row in rows if row.key == key), key=lambda row: order.index(row.method))
-        dots = tuple(Mark(row.method, *marks[id(row)], accent=row.method == row.reference) for row in mine)
+        chosen = sorted((row for row in rows if row.key == key), key=lambda row: order.index(row.method))
+        dots = tuple(Mark(row.method, *marks[id(row)], accent=row.method == row.reference) for row in chosen)
         panels.append(Panel(key[0], protocol_label(*key[1:]), dots))
     values = [v for row in rows for m in [marks[id(row)]] for v in (m[0], *m[1], *m[2]) if math.isfinite(v)]
     low, high = ends or (min([0.0, *values]), max([1.0, *values]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what a comparison came to so far: table.json, table.md, compare.html and pictures."""
+"""Writes the finished runs of a comparison as table.json, table.md, compare.html and SVG files."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from spc_core.tasks import tasks
 from spc_core.trials.evaluate import expert_returns
 
 PICTURES = (score_picture, improvement_picture)
-REFERENCE = "spc"  # the others are compared with it, or with the first method where it is missing
+REFERENCE = "spc"  # the method to compare with; without it, the first one
 
 
 class CompareReport:
-    """The report of a plan; write() as often as there is something new."""
+    """The report of a plan; call write() after each finished run."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         tried = [task for split in plan.splits for task in tasks(plan.family, split)]
-        ends = [expert_returns(tried, range(plan.episodes), told_mean=mean) for mean in (True, False)]
+        ends = [expert_returns(tried, range(plan.episodes), mean_task_belief=mean) for mean in (True, False)]
         self.references = References(*ends)
         names = [method.name for method in plan.methods]
         self.reference = REFERENCE if REFERENCE in names else names[0]
         self.rows: list[Row] = []  # of the finished runs, at the last write()
 
     def write(self) -> None:
-        """Write all files from the finished runs; none while no run is finished."""
+        """Write all files from the finished runs; nothing before a run is finished."""
         methods = [self._results(method) for method in self.plan.methods]
         self.rows = compare_rows(methods, self.references, self.reference)
         if self.rows:
@@ -43,7 +43,7 @@ class CompareReport:
             write_whole(self.plan.out / "compare.html", compare_page(self.rows, self.plan.family, self._settings()))
 
     def text(self) -> str:
-        """The table for people."""
+        """The table as Markdown."""
         return markdown(self.rows)
 
     def _settings(self) -> list[tuple[str, str]]:

@@ -11,15 +11,15 @@ from spc_core.pages.comparison_panels import Mark, Panel, Picture, split_title
 from spc_core.pages.figures import COLOURS
 from spc_core.pages.kit.style import FAINT, INK
 
-ROW, TITLE, GAP = 22, 26, 20  # px: a method, a protocol's name, between panels
+ROW, TITLE, GAP = 22, 26, 20  # px: height of a method, of a protocol's name, between panels
 TOP, AXIS = 30, 66  # px: the splits' names, below the panels
-PANEL, VALUE, LETTER = 330, 44, 7.4  # px: a panel's width, the number beside it, a letter of a method's name
+PANEL, VALUE, LETTER = 330, 44, 7.4  # px: width of a panel, of the number next to it, of a letter
 ACCENT, MUTED = COLOURS["few_shot"], "#777777"
 FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif\""
 
 
 def dot_intervals(picture: Picture) -> str:
-    """The picture as one SVG document on a white ground."""
+    """The picture as one SVG document on a white background."""
     left = 20 + LETTER * max(len(name) for name in picture.methods)
     columns = {split: left + i * (PANEL + VALUE + GAP) for i, split in enumerate(picture.splits)}
     parts = [_text(x, TOP - 10, split_title(split), weight=600) for split, x in columns.items()]
@@ -34,9 +34,9 @@ def dot_intervals(picture: Picture) -> str:
         parts += _axis(picture, x, top - GAP)
     width, height = left + len(columns) * (PANEL + VALUE + GAP), top - GAP + AXIS
     parts.append(_text(8, height - 8, _legend(picture), size=11.5, colour=MUTED))
-    ground = f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>'
+    background = f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" {FONT}>'
-    return "\n".join([head, ground, *parts, "</svg>"]) + "\n"
+    return "\n".join([head, background, *parts, "</svg>"]) + "\n"
 
 
 def _panel(picture: Picture, panel: Panel, x: float, top: float, names_at: float) -> list[str]:
@@ -77,7 +77,7 @@ def _axis(picture: Picture, x: float, y: float) -> list[str]:
 
 
 def _legend(picture: Picture) -> str:
-    lines = "; ".join(f"{value:g}: {what}" for value, what in picture.lines)
+    lines = "; ".join(f"{value:g}: {meaning}" for value, meaning in picture.lines)
     return f"Dashed, {lines}. Thick: 95 % interval, bootstrap stratified by task; thin: whole training seeds redrawn."
 
 

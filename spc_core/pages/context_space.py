@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figure of the context space: where the agent puts each task, coloured by what is hidden from it."""
+"""The figure of the context space: each task's vector, coloured by its hidden parameter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spc_core.pages.kit.style import INK, stacked, style
 from spc_core.trials.protocol import EpisodeResult
 
 MAX_SEEDS = 4  # panels in a row
-MIN_COLUMNS = 3  # few panels leave a blank instead of growing wide
+MIN_COLUMNS = 3  # fewer panels leave a blank instead of widening
 KINDS = {"few_shot": "few_shot", "zero_shot": "zero_shot", "train": "training task"}
 
 
@@ -41,19 +41,19 @@ def points_of(run: FamilyRun, seed: int) -> list[Point]:
     rows = [row for row in run.results[seed] if shown(row)]
     points = [Point(r.protocol, r.split, r.task_id, r.params, tuple(r.context)) for r in rows]
     points += [Point("train", "train", "training task", p, tuple(v)) for p, v in run.task_means.get(seed, ())]
-    # A frozen context comes back once for each of its episodes.
+    # A frozen context appears once for each of its episodes.
     return list({(p.kind, p.task_id, p.vector): p for p in points}.values())
 
 
 def project(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (N, Z) on their two principal axes (N, 2), and the share of the variance that each axis has (2,)."""
+    """Vectors (N, Z) on their two principal axes (N, 2), and each axis's share of the variance (2,)."""
     centred = vectors - vectors.mean(axis=0)
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
     axes *= np.where(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)] < 0, -1, 1)[:, None]  # one sign
     kept = min(2, len(axes))
     flat, shares = np.zeros((len(vectors), 2)), np.zeros(2)
     flat[:, :kept] = centred @ axes[:kept].T
-    shares[:kept] = scales[:kept] ** 2 / max(float((scales**2).sum()), 1e-300)  # no spread has no shares
+    shares[:kept] = scales[:kept] ** 2 / max(float((scales**2).sum()), 1e-300)  # 0 without any spread
     return flat, shares
 
 
@@ -93,14 +93,14 @@ def _panel(figure: go.Figure, points: Sequence[Point], flat: np.ndarray, name: s
         if name in point.params:
             groups.setdefault((point.kind, point.split), []).append(i)
     for (kind, split), members in groups.items():
-        mine = [points[i] for i in members]
-        values = [p.params[name] % math.tau if name == CYCLIC else p.params[name] for p in mine]
+        chosen = [points[i] for i in members]
+        values = [p.params[name] % math.tau if name == CYCLIC else p.params[name] for p in chosen]
         marker = {"symbol": _symbol(kind, split), "color": values, "coloraxis": f"coloraxis{row}"}
         solid = {"size": 12, "line": {"width": 0.5, "color": INK}}
         figure.add_scatter(
             x=flat[members, 0].tolist(), y=flat[members, 1].tolist(), mode="markers", showlegend=False,
             marker=marker | (solid if kind == "few_shot" else {"size": 9, "line": {"width": 2}}),
-            text=[f"{p.task_id}, {KINDS[kind]}: {name} {p.params[name]:.2f}" for p in mine],
+            text=[f"{p.task_id}, {KINDS[kind]}: {name} {p.params[name]:.2f}" for p in chosen],
             hovertemplate="%{text}<extra></extra>", row=row, col=column,
         )  # fmt: skip
 
@@ -113,7 +113,7 @@ def _symbol(kind: str, split: str) -> str:
 
 
 def _color_axis(figure: go.Figure, row: int, columns: int, name: str, points: Sequence[Point]) -> None:
-    """The colour bar beside a row of `columns` panels; an angle's colours close into a ring."""
+    """The colour bar of a row of `columns` panels; an angle's colours are cyclic."""
     values = [p.params[name] for p in points if name in p.params]
     text = f"{name} [{UNITS[name]}]" if name in UNITS else name
     low, high = next(iter(figure.select_yaxes(row=row, col=1))).domain
@@ -130,7 +130,7 @@ def _color_axis(figure: go.Figure, row: int, columns: int, name: str, points: Se
 
 
 def _legend(figure: go.Figure, points: Sequence[Point]) -> None:
-    """What the shapes mean, in grey: colours belong to the colour bar."""
+    """The meaning of the shapes, in grey, since colours belong to the colour bar."""
     shapes = {(p.kind, p.split) for p in points}
     for kind, split in sorted(shapes, key=lambda shape: (shape[0] == "train", shape[1], shape[0])):
         name = KINDS[kind] if kind == "train" else f"{split}, {KINDS[kind]}"

@@ -18,22 +18,22 @@ END_COLOURS = {"terminated": "#009E73", "truncated": "#0072B2", "cut": "#D55E00"
 BEHAVIOUR_COLOURS = ("#0072B2", "#E69F00", "#999999", "#CC79A7", "#009E73", "#D55E00")  # Okabe and Ito's
 LINE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 NO_BEHAVIOUR = "not known"
-MAX_TASKS = 60  # on an axis; more are thinned evenly
+MAX_TASKS = 60  # on an axis; more are downsampled evenly
 MAX_PANEL_LABELS = 20  # tasks named below a panel of half width
-MAX_DOTS = 4000  # episodes drawn one by one
+MAX_DOTS = 4000  # episodes drawn individually
 MAX_POINTS = 600  # of a line of a sample episode
 LEVEL_TITLE = 30  # px, between two rows of panels
 LENGTH_BINS = 40
 
 
 def shown_tasks(description: Description) -> list[int]:
-    """Indices of the tasks that have room on an axis."""
+    """Indices of the tasks shown on an axis."""
     count = len(description.tasks)
     return np.unique(np.linspace(0, count - 1, min(count, MAX_TASKS)).round().astype(int)).tolist()
 
 
 def short_ids(description: Description) -> list[str]:
-    """Task ids without what all of them begin with."""
+    """Task ids without the prefix that all of them share."""
     ids = [task.task_id for task in description.tasks]
     prefix = f"{description.contract.name}/"
     return [task_id.removeprefix(prefix) for task_id in ids] if all(i.startswith(prefix) for i in ids) else ids
@@ -79,12 +79,12 @@ def returns(description: Description) -> go.Figure:
     figure = go.Figure()
     colours = behaviour_colours(description)
     for i, (name, colour) in enumerate(colours.items()):
-        mine = [line for line in lines if line.behaviour == name]
+        chosen = [line for line in lines if line.behaviour == name]
         shift = (i - (len(colours) - 1) / 2) * 0.6 / len(colours)  # behaviours side by side
         figure.add_scatter(
-            x=[place[line.task] + shift for line in mine], y=[line.return_ for line in mine], mode="markers",
+            x=[place[line.task] + shift for line in chosen], y=[line.return_ for line in chosen], mode="markers",
             marker={"size": 5, "color": colour, "opacity": 0.6}, name=name or NO_BEHAVIOUR,
-            text=[f"{ids[line.task]}, {line.steps} steps, {line.end}" for line in mine],
+            text=[f"{ids[line.task]}, {line.steps} steps, {line.end}" for line in chosen],
             hovertemplate="%{text}: %{y:.4g}",
         )  # fmt: skip
     medians = [description.tasks[number].returns.median for number in tasks]
@@ -100,7 +100,7 @@ def returns(description: Description) -> go.Figure:
 
 
 def drawn_episodes(description: Description, lines: Sequence[EpisodeLine]) -> list[EpisodeLine]:
-    """All episodes, or a drawn share of them where there are too many to draw."""
+    """All episodes, or a random sample if there are too many to draw."""
     if len(lines) <= MAX_DOTS:
         return list(lines)
     kept = np.random.default_rng(0).choice(len(lines), MAX_DOTS, replace=False)
@@ -108,15 +108,15 @@ def drawn_episodes(description: Description, lines: Sequence[EpisodeLine]) -> li
 
 
 def lengths(description: Description) -> go.Figure:
-    """How long episodes are, by how they ended."""
+    """Lengths of episodes, by how they ended."""
     steps = np.array([line.steps for line in description.episodes])
     low, high = int(steps.min()), int(steps.max())
     width = max(1, -(-(high - low + 1) // LENGTH_BINS))
     edges = np.arange(low, high + width + 1, width) - 0.5  # each bin holds the same number of whole steps
     figure = go.Figure()
     for end in (end for end in ENDS if description.whole.ends[end]):
-        mine = steps[[line.end == end for line in description.episodes]]
-        counts, _ = np.histogram(mine, edges)
+        chosen = steps[[line.end == end for line in description.episodes]]
+        counts, _ = np.histogram(chosen, edges)
         figure.add_bar(
             x=(edges[:-1] + edges[1:]) / 2, y=counts, width=width * 0.92, name=end, marker_color=END_COLOURS[end],
             hovertemplate="%{x:.0f} steps: %{y} episodes",
@@ -194,7 +194,7 @@ def _spread_panel(
 
 
 def at_limits(description: Description) -> go.Figure:
-    """The share of each task's actions that stand at a limit."""
+    """The share of each task's actions at a limit."""
     tasks, ids = shown_tasks(description), short_ids(description)
     fields = description.contract.action.fields
     rows = [f"{name} {side}" for name in fields for side in ("low", "high")]
@@ -239,7 +239,7 @@ def sample_episodes(description: Description) -> go.Figure:
 
 
 def field_groups(observation: Sequence[str], action: Sequence[str]) -> list[tuple[str, list[tuple[str, str, int]]]]:
-    """Fields that share a panel, by what stands before their last dot: title, and (name, array, column) of each."""
+    """Fields that share a panel, by the part before their last dot: title, and (name, array, column) of each."""
     groups: dict[str, list[tuple[str, str, int]]] = {}
     for array, names in (("observations", observation), ("actions", action)):
         for i, name in enumerate(names):
@@ -257,7 +257,7 @@ def _sample_title(description: Description, task_id: str, episode: Episode) -> s
 def _sample_lines(
     figure: go.Figure, episode: Episode, fields: Sequence[tuple[str, str, int]], place: dict[str, int], legend: bool
 ) -> None:
-    """An action holds until the next, and a reward belongs to the step that it ends: both drawn as stairs."""
+    """Actions hold until the next, and rewards belong to the step that they end: both are drawn as steps."""
     t = (episode.times_ns - episode.times_ns[0]) / 1e9
     for i, (name, array, column) in enumerate(fields):
         values = getattr(episode, array)
@@ -283,7 +283,7 @@ def _row_legends(figure: go.Figure, rows: int, gap: float) -> None:
 
 
 def _task_axis(figure: go.Figure, row: int, count: int) -> None:
-    """Tasks' names below the lowest panel, upright where there are many."""
+    """Tasks' names below the lowest panel, slanted if there are many."""
     figure.update_xaxes(tickangle=_angle(count), tickfont_size=11, automargin=True, showgrid=False)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset's description as one HTML page, which loads nothing from the network."""
+"""The self-contained HTML page that describes a dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spc_core.pages.describe_figures import (
     sample_episodes,
     task_counts,
 )
-from spc_core.pages.kit.html import draw, number, plural, table, whole_page
+from spc_core.pages.kit.html import draw, html_page, number, plural, table
 
 CAPTIONS = {
     "counts": "What to look for: tasks with far fewer data than others, and a kind of behaviour or end that only some "
@@ -27,16 +27,16 @@ CAPTIONS = {
     "lengths": "<b>terminated</b>: the task ended; <b>truncated</b>: a time limit or the operator ended it; "
     "<b>cut</b>: the data have a gap there. Only terminated says something about the value of the last state.",
     "coverage": "A panel for each field, a group of bars for each task. What to look for: a field that hardly moves, "
-    "tasks that live in other places than the rest, and actions that never leave a corner of their limits (dashed).",
-    "limits": "The share of transitions whose action stands at its lower or upper limit. Much of it means that the "
+    "tasks whose data lie apart from the rest, and actions that never leave a corner of their limits (dashed).",
+    "limits": "The share of transitions whose action stands at its lower or upper limit. A large share means that the "
     "limits, not the policy, decided, or that commands were clipped.",
-    "samples": "One episode for each end and behaviour, from the first tasks that have them. The upright line is the "
+    "samples": "One episode for each end and behaviour, from the first tasks that have them. The vertical line is the "
     "episode's end: green for terminated, blue for truncated, orange for cut.",
 }
 
 
 def describe_page(description: Description) -> str:
-    """The whole page."""
+    """The page."""
     figures = [
         ("Episodes and transitions", "counts", task_counts),
         ("Returns", "returns", returns),
@@ -47,14 +47,14 @@ def describe_page(description: Description) -> str:
     ]
     body = [introduction(description)]
     for title, name, make in figures:
-        caption = CAPTIONS[name] + _thinned(description, name)
+        caption = CAPTIONS[name] + _omissions(description, name)
         body.append(f"<h2>{title}</h2>{draw(make(description), name)}<p class=caption>{caption}</p>")
     body.append(_tables(description))
-    return whole_page(f"Dataset {description.root.name}", body)
+    return html_page(f"Dataset {description.root.name}", body)
 
 
 def introduction(description: Description) -> str:
-    """What the dataset is, and what may need attention."""
+    """Facts about the dataset, and notes that need attention."""
     whole, contract = description.whole, description.contract
     counts = [
         plural(len(description.tasks), "task"),
@@ -89,8 +89,8 @@ def _reward(description: Description) -> str:
     return f"function {reward.function} of observation and action, with {weights}"
 
 
-def _thinned(description: Description, name: str) -> str:
-    """What a figure leaves out."""
+def _omissions(description: Description, name: str) -> str:
+    """A note on data that a figure omits."""
     texts = []
     if name not in ("lengths", "samples") and len(description.tasks) > MAX_TASKS:
         texts.append(f"{MAX_TASKS} of {len(description.tasks)} tasks are shown, evenly spaced.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor's figures: where in time the trouble is, ages, delays, coverage, commands and what answers them."""
+"""The doctor's figures: problems over time, ages, delays, coverage, commands and responses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MAX_ROWS = 12  # topics, commands or tasks in one figure
 def timeline(
     traces: Sequence[Trace], findings: Sequence[Finding], cuts: Sequence[tuple[float, Fault]], duration_s: float
 ) -> go.Figure | None:
-    """A row for each topic: the time from message to message, with what is wrong shaded, and conversion's cuts."""
+    """A row for each topic: the time from message to message, with problems shaded, and conversion's cuts."""
     rows = [(trace, trace.step_ms) for trace in traces if trace.step_ms is not None][:MAX_ROWS]
     if not rows:
         return None
@@ -90,7 +90,7 @@ def _left_titles(figure: go.Figure) -> go.Figure:
 
 
 def _band(span: Span, row: int, colour: str, duration_s: float) -> dict[str, Any]:
-    least = 0.002 * duration_s  # so that a single message can be seen
+    least = 0.002 * duration_s  # so that a single message is visible
     middle, half = (span[0] + span[1]) / 2, max(span[1] - span[0], least) / 2
     axis = "" if row == 1 else str(row)
     return {
@@ -110,7 +110,7 @@ def _legend(figure: go.Figure, names: Mapping[str, str], cuts: bool) -> None:
 
 
 def delay_figure(traces: Sequence[Trace], duration_s: float) -> go.Figure | None:
-    """From header to receive, over time; against the smallest of each topic, since clocks may differ."""
+    """Delay from header to receive time, relative to each topic's smallest, since clocks may differ."""
     figure = go.Figure()
     known = [(trace.topic, trace.delay_ms) for trace in traces if trace.delay_ms is not None]
     for colour, (topic, delay) in zip(SERIES, known, strict=False):
@@ -160,9 +160,9 @@ def age_figure(ages: Mapping[str, tuple[np.ndarray, np.ndarray]], max_age_s: Map
     rows = math.ceil(len(shown) / columns)
     titles = [_age_title(topic, *ages[topic], max_age_s.get(topic, math.inf)) for topic in shown]
     figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.3 / rows)
-    for place, topic in enumerate(shown):
+    for index, topic in enumerate(shown):
         counts, edges = ages[topic]
-        row, column = place // columns + 1, place % columns + 1
+        row, column = index // columns + 1, index % columns + 1
         figure.add_bar(
             x=(edges[:-1] + edges[1:]) / 2, y=100 * counts / counts.sum(), width=np.diff(edges), showlegend=False,
             marker={"color": np.where(edges[1:] > 1.001e3 * max_age_s.get(topic, math.inf), OLD, LINE).tolist()},
@@ -185,7 +185,7 @@ def _age_title(topic: str, counts: np.ndarray, edges: np.ndarray, max_age_s: flo
 
 
 def coverage_figure(coverage: Coverage) -> go.Figure:
-    """Share of each field's range that each task visits: one square for each."""
+    """Share of each field's range that each task visits, as a heat map."""
     shares = np.concatenate((coverage.actions, coverage.states), axis=1)
     names = [f"action {name}" for name in coverage.action_names] + list(coverage.state_names)
     order = np.argsort(shares.mean(axis=1), kind="stable")[: 3 * MAX_ROWS][::-1]
@@ -204,13 +204,13 @@ def coverage_figure(coverage: Coverage) -> go.Figure:
 
 
 def delay_curves(answers: Sequence[Answer]) -> go.Figure:
-    """Correlation of each command with the state that answers it best, over the lag."""
+    """Correlation of each command with the state that responds to it best, over the lag."""
     figure = go.Figure()
     for colour, answer in zip(SERIES, answers, strict=False):
-        told = "cannot tell" if answer.why_not else f"{answer.delay_s * 1e3:.1f} ms"
+        delay = "unknown" if answer.why_not else f"{answer.delay_s * 1e3:.1f} ms"
         figure.add_scatter(
             x=LAGS_S * 1e3, y=_short(answer.curve), mode="lines", line={"width": 1.5, "color": colour},
-            name=f"{answer.command} → {answer.state}: {told}", hovertemplate="%{x:.0f} ms: %{y:.2f}<extra></extra>",
+            name=f"{answer.command} → {answer.state}: {delay}", hovertemplate="%{x:.0f} ms: %{y:.2f}<extra></extra>",
         )  # fmt: skip
         if not answer.why_not:
             figure.add_vline(x=answer.delay_s * 1e3, line={"color": colour, "width": 1, "dash": "dash"})

@@ -26,9 +26,9 @@ def drift_figure(runs: Sequence[DriftRun]) -> go.Figure | None:
     titles = ["distance to the new task's context", "reward of a step"]
     figure = make_subplots(cols=2, subplot_titles=titles, horizontal_spacing=0.09)
     for strategy in dict.fromkeys(run.strategy for run in runs):
-        mine = [run for run in runs if run.strategy == strategy]
+        chosen = [run for run in runs if run.strategy == strategy]
         colour, pale = COLOURS[strategy]
-        distance = np.array([run.distance for run in mine])
+        distance = np.array([run.distance for run in chosen])
         low, middle, high = np.quantile(distance, (0.25, 0.5, 0.75), axis=0)
         steps = list(range(len(middle)))
         figure.add_scatter(
@@ -40,7 +40,7 @@ def drift_figure(runs: Sequence[DriftRun]) -> go.Figure | None:
             x=steps, y=middle, mode="lines", line=line, name=strategy, legendgroup=strategy, row=1, col=1,
             hovertemplate=f"{strategy}, %{{x}} steps after: %{{y:.2f}}<extra></extra>",
         )  # fmt: skip
-        rewards = np.mean([run.rewards for run in mine], axis=0)
+        rewards = np.mean([run.rewards for run in chosen], axis=0)
         figure.add_scatter(
             x=[WINDOW * (i + 0.5) - BEFORE for i in range(len(rewards))], y=rewards, mode="lines+markers", line=line,
             name=strategy, legendgroup=strategy, showlegend=False, row=1, col=2,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the report: what trials and trainings look like."""
+"""The report's data of a task family, and the figures of its returns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spc_core.pages.stills import Stills
 from spc_core.trials.drift import DriftRun
 from spc_core.trials.protocol import EpisodeResult, protocol_label
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# Okabe and Ito's colours, distinguishable by colour-blind readers.
 COLOURS = {
     "no_context": "#999999",
     "zero_shot": "#E69F00",
@@ -26,7 +26,7 @@ COLOURS = {
     "offline": "#CC79A7",
     "expert": "#009E73",
 }
-OTHER_COLOUR = "#D55E00"  # of a protocol that is not named above
+OTHER_COLOUR = "#D55E00"  # any other protocol
 SPLIT_ORDER = ("id", "ood", "val", "train")
 SPLIT_NAMES = {
     "id": "id: between the training tasks",
@@ -36,30 +36,30 @@ SPLIT_NAMES = {
 }
 SYMBOLS = {"id": "circle", "ood": "diamond", "val": "triangle-up", "train": "cross-thin"}
 UNITS = {"angle": "rad", "payload": "kg", "mass": "kg"}  # of task parameters by name
-CYCLIC = "angle"  # this parameter is in rad and starts again at 2 pi
+CYCLIC = "angle"  # this parameter is in rad and wraps at 2 pi
 MAX_PARAMS = 3  # panels of the context space
 MAX_LABELLED = 12  # tasks in a row with room for their parameters
 
 
 @dataclass(frozen=True)
 class FamilyRun:
-    """All that is known of one task family's trials."""
+    """The trials of one task family."""
 
     family: str
     contract_sha256: str
     results: dict[int, list[EpisodeResult]]  # by training seed
     experts: dict[tuple[str, int], float]  # return of the privileged expert by task id and episode seed
     logs: Mapping[int, Path] = field(default_factory=dict)  # log.csv by training seed
-    rate_hz: float | None = None  # of the contract; tells how long K transitions last
-    description: str = ""  # for a reader who does not know the family; default: what its environment says
+    rate_hz: float | None = None  # of the contract; gives the duration of K transitions
+    description: str = ""  # of the family; default: its environment's docstring
     # Mean task vectors of the training tasks, as (params, vector), by training seed
     task_means: Mapping[int, Sequence[tuple[Mapping[str, float], Sequence[float]]]] = field(default_factory=dict)
     drift: Sequence[DriftRun] = ()  # changes of task in mid-episode
-    real_time: bool = False  # a robot's time went on by itself; else lock-step
-    stills: Sequence[Stills] = ()  # of an episode for each task
+    real_time: bool = False  # on a robot; else in lock-step
+    stills: Sequence[Stills] = ()  # one episode for each task
 
     def scored(self) -> list[tuple[int, EpisodeResult]]:
-        """(training seed, row) of every episode that counts."""
+        """(training seed, row) of every scored episode."""
         return [(seed, row) for seed, rows in self.results.items() for row in rows if row.scored]
 
     def splits(self) -> list[str]:
@@ -73,10 +73,10 @@ class FamilyRun:
 
 
 def varying_params(params: Sequence[Mapping[str, float]], groups: Sequence[str]) -> list[str]:
-    """Parameters that tell tasks apart, an angle first; `groups` are the tasks' splits.
+    """Parameters that distinguish tasks, an angle first; `groups` are the tasks' splits.
 
-    Left out: what is constant within each split, and what follows from the others (a goal's coordinates from
-    its angle), which is an affine function of them, and of sine and cosine of an angle, within each split.
+    Omits parameters that are constant within each split, and those that follow from the others (a goal's coordinates
+    from its angle): affine functions of them, and of sine and cosine of an angle, within each split.
     """
     names = sorted({name for p in params for name in p}, key=lambda name: (name != CYCLIC, name))
     members = [[i for i, g in enumerate(groups) if g == group] for group in dict.fromkeys(groups)]
@@ -97,7 +97,7 @@ def varying_params(params: Sequence[Mapping[str, float]], groups: Sequence[str])
 
 def _explains(basis: np.ndarray, values: np.ndarray) -> bool:
     if len(values) <= basis.shape[1]:
-        return False  # few tasks: any values would fit
+        return False  # with few tasks any values would fit
     rest = values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
     return float(np.abs(rest).max()) < 1e-6 * (1 + float(np.abs(values).max()))
 
@@ -117,7 +117,7 @@ def _cells(rows: Iterable[tuple[int, str, float]]) -> dict[tuple[int, str], floa
 
 
 def protocol_cells(run: FamilyRun, split: str, protocol: str, k: int = 0) -> dict[tuple[int, str], float]:
-    """Mean returns by (training seed, task); "expert": the privileged expert, where one is known."""
+    """Mean returns by (training seed, task); "expert": the privileged expert, if known."""
     rows = [(seed, row) for seed, row in run.scored() if row.split == split]
     if protocol == "expert":
         known = [(seed, row) for seed, row in rows if (row.task_id, row.seed) in run.experts]
@@ -127,7 +127,7 @@ def protocol_cells(run: FamilyRun, split: str, protocol: str, k: int = 0) -> dic
 
 def adaptation_curve(run: FamilyRun) -> go.Figure:
     """Return against the number of context transitions, one panel for each split."""
-    sizes = [k for k in run.sizes() if k > 0]  # few_shot(0) is no_context once more
+    sizes = [k for k in run.sizes() if k > 0]  # few_shot(0) equals no_context
     points = [("no_context", 0), *(("few_shot", k) for k in sizes)]
     titles = [SPLIT_NAMES.get(split, split) for split in run.splits()]
     figure = make_subplots(cols=len(titles), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
@@ -143,39 +143,36 @@ def adaptation_curve(run: FamilyRun) -> go.Figure:
 
 
 def _curve(figure: go.Figure, run: FamilyRun, split: str, points: list[tuple[str, int]], column: int) -> None:
-    """Mean, its interval, and each training seed's own mean, at the places 0, 1, 2, ... of `points`."""
+    """Mean, its interval, and each training seed's own mean, at x = 0, 1, 2, ... for `points`."""
     cells = [protocol_cells(run, split, *point) for point in points]
     shown = [(x, c) for x, c in enumerate(cells) if c]
     xs, means = [x for x, _ in shown], [float(np.mean(list(c.values()))) for _, c in shown]
     intervals = [mean_interval(cell_grid(c), whole_rows=True, redraw_tasks=True) for _, c in shown]
     lows, highs = zip(*intervals, strict=True)
-    place, first, blue = {"row": 1, "col": column}, column == 1, COLOURS["few_shot"]
+    cell, first, blue = {"row": 1, "col": column}, column == 1, COLOURS["few_shot"]
     figure.add_scatter(
         x=xs + xs[::-1], y=[*highs, *lows[::-1]], fill="toself", fillcolor="rgba(0,114,178,0.18)",
         mode="lines", line={"width": 0}, hoverinfo="skip",
-        name="95 % interval of the mean", showlegend=first, legendgroup="band", **place,
+        name="95 % interval of the mean", showlegend=first, legendgroup="band", **cell,
     )  # fmt: skip
     for number, seed in enumerate(run.results if len(run.results) > 1 else ()):
         values = [[v for (s, _), v in c.items() if s == seed] for _, c in shown]
         figure.add_scatter(
             x=xs, y=[float(np.mean(v)) if v else None for v in values], mode="lines", opacity=0.45,
             line={"width": 1, "color": blue}, hovertemplate=f"training seed {seed}: %{{y:.1f}}<extra></extra>",
-            name="one training seed", showlegend=first and number == 0, legendgroup="seed", **place,
+            name="one training seed", showlegend=first and number == 0, legendgroup="seed", **cell,
         )  # fmt: skip
-    dots = {
-        "size": 10,
-        "color": [COLOURS[points[x][0]] for x in xs],
-        "line": {"width": 1.5, "color": "white"},
-    }
+    colours = [COLOURS[points[x][0]] for x in xs]
+    dots = {"size": 10, "color": colours, "line": {"width": 1.5, "color": "white"}}
     figure.add_scatter(
         x=xs, y=means, mode="lines+markers", line={"width": 3, "color": blue}, marker=dots,
         text=[protocol_label(*points[x]) for x in xs], hovertemplate="%{text}: %{y:.1f}<extra></extra>",
-        name="mean over tasks and seeds", showlegend=first, legendgroup="mean", **place,
+        name="mean over tasks and seeds", showlegend=first, legendgroup="mean", **cell,
     )  # fmt: skip
 
 
 def _reference_lines(figure: go.Figure, run: FamilyRun, split: str, column: int, points: int) -> None:
-    """Lines of expert and zero_shot, named at the right; the higher one's name stands above its line."""
+    """Lines of expert and zero_shot, named at the right; the higher line has its name above."""
     cells = {name: protocol_cells(run, split, name) for name in ("expert", "zero_shot")}
     levels = {name: float(np.mean(list(c.values()))) for name, c in cells.items() if c}
     highest = max(levels, key=lambda name: levels[name], default="")
@@ -192,7 +189,7 @@ def _reference_lines(figure: go.Figure, run: FamilyRun, split: str, column: int,
 
 
 def task_bars(run: FamilyRun) -> go.Figure:
-    """Return of every task under every protocol, beside the expert; a panel for each split."""
+    """Return of every task under every protocol, next to the expert; a panel for each split."""
     sizes, titles = run.sizes(), [SPLIT_NAMES.get(split, split) for split in run.splits()]
     names = dict.fromkeys(row.protocol for _, row in run.scored())
     bars = [(name, sizes[-1] if name == "few_shot" else 0) for name in names]
@@ -205,28 +202,23 @@ def task_bars(run: FamilyRun) -> go.Figure:
             cells = protocol_cells(run, split, protocol, k)
             seeds = [[v for (_, t), v in cells.items() if t == task] for task in ticks]
             spread = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in seeds]
-            error = {
-                "array": spread,
-                "visible": max(spread) > 1e-9,
-                "thickness": 1.2,
-                "width": 3,
-                "color": INK,
-            }
+            visible = max(spread) > 1e-9
+            error = {"array": spread, "visible": visible, "thickness": 1.2, "width": 3, "color": INK}
             figure.add_bar(
                 x=list(range(len(ticks))), y=[float(np.mean(v)) if v else None for v in seeds], error_y=error,
                 marker={"color": COLOURS.get(protocol, OTHER_COLOUR)}, text=list(ticks), textposition="none",
                 hovertemplate="%{text}: %{y:.1f}", name=protocol_label(protocol, k), legendgroup=protocol,
                 showlegend=number == 1, row=number, col=1,
             )  # fmt: skip
-        where = {"tickvals": list(range(len(ticks))), "ticktext": list(ticks.values())}
-        figure.update_xaxes(**where, tickangle=0, tickfont_size=12.5, showgrid=False, row=number, col=1)
+        ticks_shown = {"tickvals": list(range(len(ticks))), "ticktext": list(ticks.values())}
+        figure.update_xaxes(**ticks_shown, tickangle=0, tickfont_size=12.5, showgrid=False, row=number, col=1)
     figure.update_yaxes(title="return")
     figure.update_layout(bargap=0.25, bargroupgap=0.05, barmode="group")
     return style(figure, area)
 
 
 def _task_ticks(run: FamilyRun, split: str) -> dict[str, str]:
-    """Tasks in the order of their first parameter, and what to print below each."""
+    """Tasks in the order of their first parameter, and the label below each."""
     params = {row.task_id: row.params for _, row in run.scored() if row.split == split}
     shown = varying_params(list(params.values()), [split] * len(params))[:2]
     lines = shown if len(params) <= MAX_LABELLED else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figure of the policy's latency: from a state's arrival to its command, tick by tick."""
+"""The figure of the policy's latency from a state's arrival to its command."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from spc_core.pages.figures import FamilyRun
 from spc_core.pages.kit.style import style
 
 SHARES = {"median": 0.5, "99 %": 0.99}
-NAME_DECADES = 0.35  # of the axis, about as wide as a name
+NAME_DECADES = 0.35  # of the axis: about the width of a name
 BLUE, RED = "#0072B2", "#D55E00"
 
 
 def all_latency(run: FamilyRun) -> Counter[str]:
-    """Ticks by the upper edge of their bin in us, over all episodes; collection counts too."""
+    """Ticks by the upper edge of their bin in us, over all episodes, including collection."""
     counts: Counter[str] = Counter()
     for row in (row for rows in run.results.values() for row in rows):
         counts.update(row.latency)
@@ -27,7 +27,7 @@ def all_latency(run: FamilyRun) -> Counter[str]:
 
 
 def latency_figure(run: FamilyRun) -> go.Figure | None:
-    """A histogram over bins of equal ratio, with median, 99 % and the control period; None where nothing was told."""
+    """A histogram over bins of equal ratio, with median, 99 % and the control period; None without data."""
     counts = all_latency(run)
     if not counts:
         return None
@@ -54,14 +54,14 @@ def latency_figure(run: FamilyRun) -> go.Figure | None:
 
 
 def _draw(figure: go.Figure, marks: Mapping[str, float]) -> None:
-    """Upright lines with their names above the plot; where two are close, the right one's stands higher."""
+    """Vertical lines with their names above the plot; of two close names, the right one is placed higher."""
     before, level = -math.inf, 0
     for name, value in sorted(marks.items(), key=lambda mark: mark[1]):
-        place = math.log10(value)
-        before, level = place, level + 1 if place - before < NAME_DECADES else 0
+        position = math.log10(value)
+        before, level = position, level + 1 if position - before < NAME_DECADES else 0
         line = {"width": 1.5, "dash": "dot", "color": RED if name.startswith("period") else "#444"}
         figure.add_vline(x=value, line=line)
         figure.add_annotation(
-            x=place, y=1.0, yref="y domain", yshift=2 + 17 * level, text=name, showarrow=False,
+            x=position, y=1.0, yref="y domain", yshift=2 + 17 * level, text=name, showarrow=False,
             yanchor="bottom", xanchor="left",
         )  # fmt: skip

@@ -17,7 +17,7 @@ from spc_core.pages.kit.style import stacked, style
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
-    """Columns of a training log; empty where there is none. Not a number stays NaN."""
+    """Columns of a training log, empty if it does not exist; NaN stays NaN."""
     if not path.is_file():
         return {}
     with path.open(newline="") as stream:

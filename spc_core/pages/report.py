@@ -32,11 +32,11 @@ def summarise(
     figures: Mapping[str, float],
     setup: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What came out, ready for JSON; a number that is not finite becomes None. `figures`: other measurements.
-    `setup`: more of what it takes to repeat the study.
+    """Results for JSON, where a number that is not finite becomes None.
 
+    `figures`: other measurements. `setup`: further facts needed to reproduce the study.
     families -> name -> splits -> split -> a list of scores with the fields of spc_core.trials.evaluate.Score.
-    Raises ValueError where a family has no scored episode.
+    Raises ValueError if a family has no scored episode.
     """
     summary: dict[str, Any] = {"families": {}}
     for run in families:
@@ -60,7 +60,7 @@ def summarise(
 
 
 def interventions(run: FamilyRun) -> dict[str, dict[str, int]]:
-    """How often the safety chain stepped in, by protocol and kind; collection episodes count too."""
+    """Interventions of the safety chain by protocol and kind, including collection episodes."""
     counts: dict[str, Counter[str]] = {}
     for row in (row for rows in run.results.values() for row in rows):
         kinds = {kind: int(number) for kind, number in row.interventions.items() if number}
@@ -70,12 +70,12 @@ def interventions(run: FamilyRun) -> dict[str, dict[str, int]]:
 
 
 def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.json whole or not at all."""
+    """Write summary.json atomically."""
     write_whole(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 def write_report(path: str | Path, families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> None:
-    """Write report.html whole or not at all; `summary` is what summarise() made of the same families."""
+    """Write report.html atomically; `summary` is the result of summarise() for the same families."""
     write_whole(path, page(families, summary))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTML page of the report: text, tables and figures in one file, which loads nothing from the network."""
+"""The self-contained HTML page of the report: text, tables and figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spc_core.pages.figures import (
     task_bars,
     varying_params,
 )
-from spc_core.pages.kit.html import draw, number, plural, table, whole_page
+from spc_core.pages.kit.html import draw, html_page, number, plural, table
 from spc_core.pages.latency_figure import latency_figure
 from spc_core.pages.loss_curves import training_curves
 from spc_core.pages.stills import gallery
@@ -33,27 +33,27 @@ PROTOCOL_TEXTS = {
     "no_context": "The context stays empty: the policy does not know its task. Score 0.",
     "zero_shot": "The context starts empty and grows with every step, while the episode is being scored.",
     "few_shot(K)": "First the robot collects K transitions, unscored, while it acts as if its task were one training "
-    "task after the other. The context they give is then frozen, and the episodes that follow are scored.",
+    "task after the other. The resulting context is then frozen, and the following episodes are scored.",
     "offline": "The context is made of recorded data of the same task.",
-    "expert": "Not learnt: a controller written by hand that is told the hidden parameters. Score 1.",
+    "expert": "Not learnt: a hand-written controller that knows the hidden parameters. Score 1.",
 }
 CAPTIONS = {
     "curve": "What to look for: does the line rise from no_context towards the expert, and after how many "
     "transitions does it level off? The band is a 95 % interval of the mean, by bootstrap over tasks and "
-    "training seeds; with few seeds it is rough. zero_shot is drawn as a level, because its context grows "
-    "within the episode. The places of K are evenly spaced, not to scale.",
+    "training seeds; with few seeds it is rough. zero_shot is drawn as a horizontal line, since its context "
+    "grows within the episode. The values of K are evenly spaced, not to scale.",
     "space": "Each mark is one task vector, seen along the two directions of largest variance (PCA), stretched to "
     "fill the panel: few_shot at the largest K, zero_shot at the end of each episode. Up to four training seeds are "
-    "shown. Each learns a space of its own, so compare patterns, not places. What to look for: colours in order mean "
+    "shown. Each learns a space of its own, so compare patterns, not positions. What to look for: colours in order mean "
     "that the context has found the hidden parameter, and marks of one colour close together mean that it finds it "
     "reliably.",
-    "path": "Left: where the context of a zero_shot episode goes, from the prior (the cross, no transition seen) to "
-    "its place at the end (the dot), one line for each task of the first training seed, seen along its two "
-    "directions of largest variance. Right: how far it still is from its end, as a share of the whole way; the bold "
+    "path": "Left: the path of the context in a zero_shot episode, from the prior (the cross, no transitions) to "
+    "its final position (the dot), one line for each task of the first training seed, seen along its two "
+    "directions of largest variance. Right: the remaining distance, as a share of the largest; the bold "
     "line is the median over tasks. What to look for: a line that falls fast needs few transitions.",
-    "drift": "The task changes in mid-episode. “kept”: nobody says so, the context stays a mean over all "
-    "that was seen, and the new task must outweigh the old one. “reset”: somebody says that the task changed, and the "
-    "context starts anew. Left: how far the context still is from where it settles when there is only the new task, "
+    "drift": "The task changes in mid-episode. “kept”: the change is not announced, the context stays a mean "
+    "over all transitions, and the new task must outweigh the old one. “reset”: the change is announced, and the "
+    "context starts again from the prior. Left: distance from the context of an episode of the new task alone, "
     "as a share of the distance at the change; median, and the middle half of all changes. Right: mean reward of a "
     "step.",
     "latency": "Ticks by the time from a state’s arrival at the policy to its command, with the context in between; "
@@ -66,21 +66,21 @@ CAPTIONS = {
     "that settle, and seeds that agree. The losses have different meanings, so heights do not compare between "
     "panels. Wide ranges have a logarithmic axis.",
 }
-STILLS = "What the camera saw at the start, in the middle and at the end of an episode, one for each task: the last "
-STILLS += "one with the most context."
+STILLS = "Camera images at the start, in the middle and at the end of one episode of each task: the last with the "
+STILLS += "largest context."
 
 
 def page(families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> str:
-    """The whole page."""
+    """The page."""
     body = [introduction(families, summary), "<h2>Results</h2>"]
     body += [headline(run, summary["families"][run.family]) for run in families]
     body += [family_section(run, summary["families"][run.family]) for run in families]
     body.append(reproduction(summary))
-    return whole_page("Few-shot adaptation report", body)
+    return html_page("Few-shot adaptation report", body)
 
 
 def introduction(families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> str:
-    """What was done, in plain words, for someone who was not there."""
+    """The study in plain words."""
     entries = [e for f in summary["families"].values() for split in f["splits"].values() for e in split]
     used = {"few_shot(K)" if e["protocol"] == "few_shot" else e["protocol"] for e in entries}
     names = [*(name for name in PROTOCOL_TEXTS if name in used), *sorted(used - set(PROTOCOL_TEXTS))]
@@ -91,19 +91,19 @@ def introduction(families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> s
 never met, from a few seconds of its own experience?</p>
 <p>A <b>task family</b> is one robot in many variants, the <b>tasks</b>. They differ in <b>hidden parameters</b>
 that no observation shows. The policy was trained on recordings of some tasks, once for each “training seed”.
-Here it is tried on other tasks: <b>id</b> tasks lie between the training tasks, <b>ood</b> tasks lie outside
+Here it is evaluated on other tasks: <b>id</b> tasks lie between the training tasks, <b>ood</b> tasks lie outside
 their range.</p><ul>{about}</ul>
 <p>While the robot moves, a context encoder turns its transitions (observation, action, reward, next observation)
 into a short <b>task vector</b>, the context, and the policy acts on it. No weight changes. The <b>protocols</b>
-differ only in where the task vector comes from:</p>{table(["protocol", "where the task vector comes from"], texts)}
+differ only in where the task vector comes from:</p>{table(["protocol", "source of the task vector"], texts)}
 <p>The <b>return</b> is the sum of an episode's rewards; higher is better. The <b>normalised score</b> is</p>
 <p class=formula>(return − no_context) / (expert − no_context)</p>
 <p>of means over tasks, episodes and training seeds: 0 is a policy that does not know its task, 1 is the expert
-that was told. Scores below 0 and above 1 are possible.</p>"""
+that knows its task. Scores below 0 and above 1 are possible.</p>"""
 
 
 def facts(run: FamilyRun) -> str:
-    """What the family is, what is hidden, and which tasks were tried."""
+    """The family, its hidden parameters, and the tasks that were tried."""
     described = run.description
     if not described and run.family in known_families():
         described = re.sub(r" \(\d+,\)", "", make_env(run.family).__doc__ or "")  # without array shapes
@@ -112,16 +112,16 @@ def facts(run: FamilyRun) -> str:
     names = varying_params([t.params for t in tasks], [t.split for t in tasks])
     names += [name for name in sorted({n for t in tasks for n in t.params}) if _marks_split(name, params)]
     parts = []
-    for split, mine in params.items():
-        ranges = ", ".join(_range(name, [p[name] for p in mine if name in p]) for name in names)
-        parts.append(plural(len(mine), f"{split} task") + (f" with {ranges}" if ranges else ""))
+    for split, chosen in params.items():
+        ranges = ", ".join(_range(name, [p[name] for p in chosen if name in p]) for name in names)
+        parts.append(plural(len(chosen), f"{split} task") + (f" with {ranges}" if ranges else ""))
     hidden = f"Hidden: {', '.join(names)}. " if names else ""
     return escape(f"{described} {hidden}Tried: {'; '.join(parts)}.")
 
 
 def _marks_split(name: str, params: Mapping[str, Sequence[Mapping[str, float]]]) -> bool:
-    """Is the parameter one number in each split, but not the same in all?"""
-    values = [{p.get(name) for p in mine} for mine in params.values()]
+    """Whether the parameter is constant in each split, but differs between splits."""
+    values = [{p.get(name) for p in chosen} for chosen in params.values()]
     return all(len(each) == 1 for each in values) and len(set().union(*values)) > 1
 
 
@@ -166,8 +166,8 @@ def _score_cells(entry: Mapping[str, Any] | None) -> str:
     if entry["protocol"] in ("no_context", "expert"):
         spread = ""  # 0 and 1 by definition
     returns = f"{number(entry['mean'])} ± {number(entry['stderr'])}"
-    score, told = number(entry["normalised"], 2), entry.get("success")
-    success = "–" if told is None else f"{told:.0%}"
+    score, share = number(entry["normalised"], 2), entry.get("success")
+    success = "–" if share is None else f"{share:.0%}"
     return (
         f"<td class='number first'>{returns}</td><td class='number strong'>{score}</td><td class=number>{spread}</td>"
         f"<td class=number>{success}</td>"
@@ -178,9 +178,9 @@ def family_section(run: FamilyRun, family: Mapping[str, Any]) -> str:
     """The figures of one family."""
     figures = [
         ("Adaptation: return against experience", adaptation_curve(run), "curve", ""),
-        ("Context space: what the task vectors tell", context_space(run), "space", "no task vectors to compare"),
+        ("Context space: the task vectors", context_space(run), "space", "no task vectors to compare"),
         (
-            "Context trajectory: from the prior to its place",
+            "Context trajectory: from the prior to its final position",
             context_path(run),
             "path",
             "no zero_shot episode to follow",
@@ -204,39 +204,22 @@ def family_section(run: FamilyRun, family: Mapping[str, Any]) -> str:
 
 
 def _clock(run: FamilyRun) -> str:
-    """What a latency means here."""
+    """A note on the meaning of a latency here."""
     if run.real_time:
-        return "Measured in real time, on the robot’s own time."
-    return "Measured in lock-step: time waits, so this is computing time and hops between processes, not a missed tick."
+        return "Measured in real time."
+    return "Measured in lock-step: time waits, so this is computation and communication time, never a missed tick."
 
 
 def _drift_table(run: FamilyRun) -> str:
     """Steps and rewards around the change."""
-    head = [
-        "context",
-        "changes",
-        "steps to half way",
-        "steps to 70 %",
-        "followed",
-        "left at the end",
-        "reward before",
-        "after",
-        "at the end",
-    ]
+    head = ["context", "changes", "steps to half way", "steps to 70 %", "followed", "left at the end", "reward before",
+            "after", "at the end"]  # fmt: skip
     rows = []
     for s in drift_scores(run.drift):
         steps = ["never" if v is None else f"{v:.0f}" for v in (s.steps_to_half, s.steps_to_follow)]
         rewards = [number(v, 3) for v in (s.reward_before, s.reward_after, s.reward_end)]
-        rows.append(
-            [
-                escape(s.strategy),
-                str(s.changes),
-                *steps,
-                f"{s.followed} of {s.changes}",
-                f"{s.distance_end:.0%}",
-                *rewards,
-            ]
-        )
+        counts = [f"{s.followed} of {s.changes}", f"{s.distance_end:.0%}"]
+        rows.append([escape(s.strategy), str(s.changes), *steps, *counts, *rewards])
     note = "Steps, and the distance left at the end: the median change. Rewards: mean of a step in the 25 steps before "
     note += "and after the change, and the last."
     return f"{table(head, rows, numbers=True)}<p class=caption>{note}</p>"
@@ -254,7 +237,7 @@ def _interventions(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def reproduction(summary: Mapping[str, Any]) -> str:
-    """What it takes to get the same numbers again."""
+    """Facts needed to reproduce the numbers."""
     setup = [["random seed of the study", str(summary["seed"])]]
     for name, family in summary["families"].items():
         setup.append([f"contract of {escape(name)}, SHA-256", f"<code>{escape(family['contract_sha256'])}</code>"])
@@ -283,7 +266,7 @@ def chip(name: str) -> str:
 
 
 def transitions(run: FamilyRun, k: int) -> str:
-    """K transitions, and how long they take where that is known."""
+    """K transitions, and their duration if the rate is known."""
     rate_hz = run.rate_hz
     if not rate_hz and run.family in known_families():
         rate_hz = make_env(run.family).control_hz

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stills of an episode for each task: what the camera saw at its start, in the middle and at its end."""
+"""Camera stills of an episode for each task: at its start, in the middle and at its end."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import numpy as np
 from spc_core.pages.kit.png import data_url
 
 MAX_TASKS = 12  # rows of stills in a page
-SIZE = 240  # px, the widest a still is kept
+SIZE = 240  # px, maximum width of a still
 
 
 @dataclasses.dataclass(frozen=True)
 class Stills:
-    """One episode in pictures."""
+    """Images of one episode."""
 
-    about: str  # which episode
+    about: str  # description of the episode
     images: tuple[tuple[float, np.ndarray], ...]  # (seconds after its start, (height, width, 3) uint8)
 
 
-def smaller(image: np.ndarray) -> np.ndarray:
-    """Every n-th pixel, so that a page stays small."""
+def downsample(image: np.ndarray) -> np.ndarray:
+    """Downsample to every n-th pixel, so that a page stays small."""
     step = -(-image.shape[1] // SIZE)
     return np.ascontiguousarray(image[::step, ::step])
 
 
 def gallery(stills: Sequence[Stills]) -> str:
-    """A row for each episode, as HTML."""
+    """HTML with a row for each episode."""
     rows = []
     for still in stills[:MAX_TASKS]:
         figures = [
-            f"<figure><img src='{data_url(smaller(image))}' alt='{escape(still.about)} at {seconds:.1f} s'>"
+            f"<figure><img src='{data_url(downsample(image))}' alt='{escape(still.about)} at {seconds:.1f} s'>"
             f"<figcaption>{seconds:.1f} s</figcaption></figure>"
             for seconds, image in still.images
         ]

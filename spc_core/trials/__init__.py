@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Few-shot trials and their rehearsal in simulation: protocols, logs, scores, drift."""
+"""Few-shot trials: protocols, options, logs, scores and the drift test."""

@@ -1,31 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may say what to a running trial, and what follows: pause, abort, emergency stop, and the operator's word."""
+"""Requests to a running trial: pause, resume, abort, emergency stop, and the operator's start and verdict."""
 
 from __future__ import annotations
 
-Answer = tuple[bool, str]  # whether the request was taken, and what happens now, or why not
+Answer = tuple[bool, str]  # whether the request was accepted, and the effect or the reason
 
 
 class TrialControl:
     """A state machine between episodes. Phases: between -> episode -> (verdict) -> between.
 
-    An emergency stop spoils the running episode and holds the next one until it is released. A pause lets the
-    running episode end. An abort ends the trial at once, whatever the phase. None of these loses an episode that
-    was done.
+    An emergency stop invalidates the running episode and blocks the next one until it is released. A pause lets the
+    running episode end. An abort ends the trial at once in any phase. None of them discards a finished episode.
     """
 
     def __init__(self, operator: bool = False) -> None:
-        """`operator`: each episode waits for ready(), and ends with judge()."""
+        """`operator`: each episode waits for ready() and ends with judge()."""
         self.operator = operator
         self.phase = "between"  # between | episode | verdict
         self.paused = self.aborted = self.stopped = False
-        self.spoiled = ""  # why the running episode does not count
+        self.invalid_reason = ""  # why the running episode does not count; empty: it counts
         self.success: bool | None = None  # the operator's verdict on the last episode
         self._ready = False
 
     @property
     def waits_for(self) -> str:
-        """What must happen before the next step; empty when nothing must."""
+        """The event that the trial waits for; empty when it can proceed."""
         if self.phase == "verdict":
             return "the operator's verdict: call success with true or false"
         if self.phase == "between":
@@ -51,40 +50,40 @@ class TrialControl:
 
     def abort(self) -> Answer:
         self.aborted = True
-        return True, "the trial ends now; started again with the same options it goes on here"
+        return True, "the trial ends now; start it again with the same options to resume"
 
     def emergency_stop(self, pressed: bool) -> None:
-        """The stop's state now. The robot is brought to rest by others; this only keeps the books."""
+        """Update the stop's state. The safety chain stops the robot; here only the episode is invalidated."""
         self.stopped = pressed
         if pressed:
-            self._ready = False  # whoever pressed it may have moved the robot
+            self._ready = False  # the robot may have been moved since
             if self.phase == "episode":
-                self.spoiled = "emergency stop"
+                self.invalid_reason = "emergency stop"
 
     def ready(self) -> Answer:
-        """The operator: the robot is at its start."""
+        """Note from the operator that the robot is at its start."""
         if not self.operator:
-            return False, "this trial asks no operator; set the parameter operator"
+            return False, "this trial runs without an operator; set the parameter operator"
         if self.phase != "between" or self._ready:
-            return False, "not asked for now"
+            return False, "the trial is not waiting for this now"
         if self.stopped:
             return False, "the emergency stop is pressed; release it first"
         self._ready = True
         return True, self.waits_for or "the episode starts"
 
     def judge(self, success: bool) -> Answer:
-        """The operator: how the episode went."""
+        """Note the operator's verdict on the episode."""
         if self.phase != "verdict":
-            return False, "no episode waits for a verdict"
+            return False, "no episode is waiting for a verdict"
         self.success, self.phase = success, "between"
         return True, "noted"
 
     def begin(self) -> None:
-        """An episode starts. Raises RuntimeError where it may not."""
+        """Start an episode. Raises RuntimeError if none may start now."""
         if self.phase != "between" or self.waits_for or self.aborted:
-            raise RuntimeError(f"an episode may not start: {self.waits_for or self.phase}")
-        self.phase, self.spoiled, self.success, self._ready = "episode", "", None, False
+            raise RuntimeError(f"an episode cannot start now: {self.waits_for or self.phase}")
+        self.phase, self.invalid_reason, self.success, self._ready = "episode", "", None, False
 
     def end(self, judged: bool) -> None:
-        """The episode ended; `judged`: the operator is asked how it went, unless it does not count."""
-        self.phase = "verdict" if self.operator and judged and not self.spoiled else "between"
+        """End the episode; `judged`: ask the operator for a verdict, unless the episode is invalid."""
+        self.phase = "verdict" if self.operator and judged and not self.invalid_reason else "between"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drift test: the task changes while the robot moves. How many steps does the context need to follow?
+"""The drift test: the task changes during an episode, and the steps that the context needs to adapt are counted.
 
-Two ways to meet a change are compared: `kept`, nobody is told, and the context goes on as a mean over all that was
-seen; and `reset`, somebody says so and it starts anew. With a half-life also `fading`: nobody is told, but older
-transitions count less. Here in one process; over ROS by the node `trial`.
+Two strategies are compared. `kept`: the change is not announced, and the context stays a mean over all transitions.
+`reset`: the change is announced, and the context starts again from the prior. With a half-life also `fading`: not
+announced, but older transitions count less. Runs in one process; the node `trial` does the same over ROS.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from spc_core.system.atomic_files import write_whole
 from spc_core.tasks import Task, make_env
 
 BEFORE, AFTER = 100, 500  # steps on the first and on the second task
-WINDOW = 25  # steps that a reward is averaged over
+WINDOW = 25  # steps over which rewards are averaged
 HALF, FOLLOWED = 0.5, 0.3  # of the distance at the change
 STRATEGIES = ("kept", "reset")
-FADING = "fading"  # a third one, where a half-life is given
+FADING = "fading"  # a third strategy, if a half-life is given
 DRIFT = "drift.jsonl"
 
 T = TypeVar("T")
@@ -42,11 +42,11 @@ class DriftRun:
     after: str
     strategy: str  # kept | reset | fading
     seed: int
-    distance: tuple[float, ...]  # (AFTER + 1,) of z to the second task's settled z, from the change on, as a share
-    rewards: tuple[float, ...]  # mean reward of a step in each window, from the start
-    steps_to_half: int | None  # after the change; None: not within the run
+    distance: tuple[float, ...]  # (AFTER + 1,) from z to the second task's settled z after the change, as a share
+    rewards: tuple[float, ...]  # mean reward per step in each window, from the start
+    steps_to_half: int | None  # after the change; None: not reached
     steps_to_follow: int | None
-    bag: str = ""  # path, where one was recorded
+    bag: str = ""  # path, if one was recorded
 
 
 def drift_run(
@@ -60,7 +60,7 @@ def drift_run(
     rewards_before: Sequence[float],
     rewards_after: Sequence[float],
 ) -> DriftRun:
-    """What a change looked like: `start` (Z,) is the context at the change, `contexts` those after each step."""
+    """Summarise a change: `start` (Z,) is the context at the change, `contexts` those after each later step."""
     scale = float(np.linalg.norm(start - target)) or 1.0
     path = np.linalg.norm(np.array([start, *contexts]) - target, axis=1) / scale
     parts = (rewards_before, rewards_after)
@@ -72,7 +72,7 @@ def drift_run(
 
 
 class DriftLog:
-    """The changes that a trial has done, one JSON line each; a change is done when both strategies are there."""
+    """The finished changes of a trial, one JSON line each; a change is finished when it has both strategies."""
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / DRIFT
@@ -83,49 +83,47 @@ class DriftLog:
         return found >= set(STRATEGIES)
 
     def append(self, runs: Sequence[DriftRun]) -> None:
-        """Add lines and bring them to the disk before anything else happens."""
-        whole = "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in self.runs)  # without a half line
-        added = "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in runs)
-        write_whole(self.path, whole + added)
-        self.runs += runs
+        """Add lines and flush them to disk."""
+        self.runs += runs  # written again in full, which drops an incomplete last line
+        write_whole(self.path, "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in self.runs))
 
 
 def read_drift(path: str | Path) -> list[DriftRun]:
-    """The changes in a drift.jsonl; none where there is no such file."""
+    """The changes in a drift.jsonl; none if the file does not exist."""
     lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
-    made = [DriftRun(**json.loads(line)) for line in lines]
-    return [dataclasses.replace(r, distance=tuple(r.distance), rewards=tuple(r.rewards)) for r in made]
+    runs = [DriftRun(**json.loads(line)) for line in lines]
+    return [dataclasses.replace(r, distance=tuple(r.distance), rewards=tuple(r.rewards)) for r in runs]
 
 
 @dataclasses.dataclass(frozen=True)
 class DriftScore:
-    """One line of the table: medians of steps over all changes, means of rewards."""
+    """One row of the table: medians of steps over all changes, means of rewards."""
 
     strategy: str
     changes: int
-    followed: int  # changes that the context followed within the run
-    steps_to_half: float | None  # None where fewer than half of the changes got there
+    followed: int  # changes to which the context adapted within the run
+    steps_to_half: float | None  # None if fewer than half of the changes got there
     steps_to_follow: float | None
-    reward_before: float  # of a step in the last window before the change
+    reward_before: float  # per step in the last window before the change
     reward_after: float  # in the first window after it
     reward_end: float  # in the last window
-    distance_end: float  # median share of the distance that is left at the end: what a strategy costs when all is quiet
+    distance_end: float  # median share of the distance left at the end
 
 
 def steps_until(distance: Sequence[float], share: float) -> int | None:
-    """The first index from which the distance is at most `share` and stays there; None where it does not."""
+    """The first index from which the distance stays at most `share`; None if there is none."""
     above = np.flatnonzero(np.asarray(distance) > share)
     first = int(above[-1]) + 1 if len(above) else 0
     return first if first < len(distance) else None
 
 
 class DriftTest:
-    """Runs changes of task for one checkpoint."""
+    """Runs task changes for one checkpoint."""
 
     def __init__(
         self, checkpoint: Checkpoint, family: str, before: int = BEFORE, after: int = AFTER, half_life: float = 0.0
     ) -> None:
-        """`half_life`: in steps, of the strategy `fading`; 0: there is none."""
+        """`half_life`: in steps, for the strategy `fading`; 0: without it."""
         self.before, self.after, self.half_life = before, after, half_life
         self.env = make_env(family)
         self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
@@ -134,7 +132,7 @@ class DriftTest:
         self._settled: dict[tuple[str, int], np.ndarray] = {}
 
     def run(self, first: Task, second: Task, strategy: str, seed: int = 0) -> DriftRun:
-        """One episode with a change of task after `before` steps."""
+        """Run one episode whose task changes after `before` steps."""
         if strategy not in (known := strategies(self.half_life)):
             raise ValueError(f"strategy {strategy!r} is unknown; use one of: {', '.join(known)}")
         target = self._settled_context(second, seed)
@@ -148,7 +146,7 @@ class DriftTest:
         return drift_run(first.task_id, second.task_id, strategy, seed, start, contexts, target, one, two)
 
     def _settled_context(self, task: Task, seed: int) -> np.ndarray:
-        """Where the context ends up when there never was another task, (Z,)."""
+        """The context (Z,) after an episode of this task alone."""
         key = (task.task_id, seed)
         if key not in self._settled:
             self.tracker.half_life = None
@@ -163,15 +161,15 @@ class DriftTest:
         return self.env.reset(seed=seed, options={"task": task})[0]
 
     def _steps(self, observation: np.ndarray, steps: int) -> tuple[list[np.ndarray], list[float]]:
-        """Contexts and rewards of so many steps, past the time limit too; `_seen` is the last observation."""
+        """Contexts and rewards of `steps` steps, beyond the time limit too; sets `_seen` to the last observation."""
         contexts, rewards = [], []
         for step in range(steps):
             action = self.safety.apply(self.policy.act(observation, self.tracker.context))
-            following, reward, *_ = self.env.step(action)
+            next_observation, reward, *_ = self.env.step(action)
             if self._reward is not None:
-                reward = self._reward(observation, action, following)
-            self.tracker.update(Transition(step, observation, action, float(reward), following))
-            observation = following
+                reward = self._reward(observation, action, next_observation)
+            self.tracker.update(Transition(step, observation, action, float(reward), next_observation))
+            observation = next_observation
             contexts.append(self.tracker.context)
             rewards.append(float(reward))
         self._seen = observation
@@ -186,7 +184,7 @@ def run_drift(
     progress: Callable[[int, int, str], None] | None = None,
     half_life: float = 0.0,
 ) -> list[DriftRun]:
-    """A change from each task to the one half the list away, under all strategies; `half_life` in steps, or 0."""
+    """Change from each task to the one half the list away, under all strategies; `half_life` in steps, or 0."""
     test = DriftTest(checkpoint, family, half_life=half_life)
     plan = [(*pair, strategy) for pair in drift_pairs(tasks, seeds) for strategy in strategies(half_life)]
     runs = []
@@ -198,7 +196,7 @@ def run_drift(
 
 
 def strategies(half_life: float) -> tuple[str, ...]:
-    """Those that are compared."""
+    """The strategies to compare."""
     return (*STRATEGIES, FADING) if half_life else STRATEGIES
 
 
@@ -215,26 +213,26 @@ def drift_scores(runs: Sequence[DriftRun], before: int = BEFORE) -> list[DriftSc
     change = -(-before // WINDOW)  # the first window after it
     lines = []
     for strategy in dict.fromkeys(run.strategy for run in runs):
-        mine = [run for run in runs if run.strategy == strategy]
-        rewards = np.array([run.rewards for run in mine])
+        chosen = [run for run in runs if run.strategy == strategy]
+        rewards = np.array([run.rewards for run in chosen])
         lines.append(
             DriftScore(
                 strategy=strategy,
-                changes=len(mine),
-                followed=sum(run.steps_to_follow is not None for run in mine),
-                steps_to_half=_median([run.steps_to_half for run in mine]),
-                steps_to_follow=_median([run.steps_to_follow for run in mine]),
+                changes=len(chosen),
+                followed=sum(run.steps_to_follow is not None for run in chosen),
+                steps_to_half=_median([run.steps_to_half for run in chosen]),
+                steps_to_follow=_median([run.steps_to_follow for run in chosen]),
                 reward_before=float(rewards[:, change - 1].mean()),
                 reward_after=float(rewards[:, change].mean()),
                 reward_end=float(rewards[:, -1].mean()),
-                distance_end=float(np.median([run.distance[-1] for run in mine])),
+                distance_end=float(np.median([run.distance[-1] for run in chosen])),
             )
         )
     return lines
 
 
 def _median(steps: Sequence[int | None]) -> float | None:
-    """The median, with "never" above all numbers."""
+    """The median, where "never" is above every number."""
     middle = float(np.median([np.inf if step is None else step for step in steps]))
     return middle if np.isfinite(middle) else None
 

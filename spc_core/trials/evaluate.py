@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trials in this process, without ROS, and what any trial's episodes add up to."""
+"""Trials in this process, without ROS, and the scores of any trial."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from spc_core.trials.protocol import (
 )
 from spc_core.trials.recordings import episode_transitions, spread
 
-OFFLINE_EPISODES = 30  # of behaviour data that they are drawn from
-OFFLINE_SEED = 1  # of these episodes; seed 0 would start where scored episodes do
+OFFLINE_EPISODES = 30  # behaviour episodes from which an offline context is drawn
+OFFLINE_SEED = 1  # their seed; with 0 they would start like scored episodes
 
 
 class InProcessDriver:
-    """Runs a trial's episodes in MuJoCo with the same tracker, policy and safety filter as the nodes."""
+    """Runs episodes in MuJoCo with the same tracker, policy and safety filter as the nodes."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class InProcessDriver:
         planning: PlannerConfig | None = None,
         offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
     ) -> None:
-        """`planning`: how to plan; None leaves the actions to the actor.
+        """`planning`: settings of the planner; None: act by the actor network.
 
-        `offline_transitions`: recordings of a task by its id; default: behaviour data made here.
+        `offline_transitions`: recordings of a task by its id; default: simulated behaviour data.
         """
         self.offline_transitions = offline_transitions or behaviour_transitions
         self.env = make_env(family)
@@ -55,7 +55,7 @@ class InProcessDriver:
         self.reward_function = checkpoint.contract.reward_function()
 
     def run(self, request: EpisodeRequest) -> Outcome:
-        """One episode; the tracker carries the context from one request to the next."""
+        """Run one episode; the tracker carries the context from one request to the next."""
         tracker = self.tracker
         if self.agent.task_scale is not None:
             tracker.oracle_context = self.agent.oracle_context(request.task.params).numpy()
@@ -67,24 +67,24 @@ class InProcessDriver:
         total, steps, ended, terminated, success = 0.0, 0, False, False, None
         trajectory: list[tuple[int, list[float]]] = []
         while not ended:
-            self._note(trajectory)
+            self._record_context(trajectory)
             action = self.safety.apply(self.policy.act(observation, tracker.context))
-            following, reward, terminated, truncated, _ = self.env.step(action)
+            next_observation, reward, terminated, truncated, _ = self.env.step(action)
             if self.reward_function is not None:
-                reward = self.reward_function(observation, action, following)
-            tracker.update(Transition(steps, observation, action, float(reward), following))
+                reward = self.reward_function(observation, action, next_observation)
+            tracker.update(Transition(steps, observation, action, float(reward), next_observation))
             ended = terminated or truncated
-            success = self.env.success(observation, following) if ended else None
-            observation, total, steps = following, total + float(reward), steps + 1
-        self._note(trajectory)
+            success = self.env.success(observation, next_observation) if ended else None
+            observation, total, steps = next_observation, total + float(reward), steps + 1
+        self._record_context(trajectory)
         return Outcome(
             return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
             reason="terminated" if terminated else "time limit", interventions=by_name(self.safety.counts),
             uncertainty=tracker.uncertainty.tolist(), success=success, trajectory=trajectory,
         )  # fmt: skip
 
-    def _note(self, trajectory: list[tuple[int, list[float]]]) -> None:
-        """Keep the context where it is on its way, at a few counts."""
+    def _record_context(self, trajectory: list[tuple[int, list[float]]]) -> None:
+        """Add the growing context to the trajectory at a few counts."""
         tracker = self.tracker
         if tracker.mode == "online" and tracker.count in TRAJECTORY_COUNTS:
             trajectory.append((tracker.count, tracker.context.tolist()))
@@ -98,7 +98,7 @@ class InProcessDriver:
     def load_context(self, task_id: str) -> None:
         seen = list(self.offline_transitions(task_id))
         if not seen:
-            raise TrialError(f"{task_id}: there are no recorded transitions for the protocol offline; leave it out")
+            raise TrialError(f"{task_id}: no recorded transitions for the protocol offline; leave it out")
         mode, limit = self.tracker.mode, self.tracker.limit
         self.set_context_mode("online", None)
         for transition in spread(seen, self.reward_function):
@@ -107,7 +107,7 @@ class InProcessDriver:
 
 
 def behaviour_transitions(task_id: str, episodes: int = OFFLINE_EPISODES) -> Iterator[Transition]:
-    """Behaviour data of a simulated task, made here: experts, noisy experts and random motion take turns."""
+    """Simulated behaviour data of a task: experts, noisy experts and random motion in turn."""
     for episode in behaviour_episodes(find_task(task_id), episodes, OFFLINE_SEED):
         yield from episode_transitions(episode)
 
@@ -120,7 +120,7 @@ def run_in_process(
     planning: PlannerConfig | None = None,
     offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
 ) -> list[EpisodeResult]:
-    """The whole trial in this process; `progress` is called with scored episodes done, all, and the newest one."""
+    """Run a trial in this process; `progress` is called with scored episodes done, their total, and the latest."""
     driver = InProcessDriver(checkpoint, family, planning, offline_transitions)
     done = 0
     for request in trial.requests():
@@ -132,21 +132,21 @@ def run_in_process(
 
 
 def expert_returns(
-    tasks: Iterable[Task], seeds: Sequence[int], told_mean: bool = False
+    tasks: Iterable[Task], seeds: Sequence[int], mean_task_belief: bool = False
 ) -> dict[tuple[str, int], float]:
-    """Returns of the privileged expert, by task id and seed: what a policy that knows the task can reach.
+    """Returns of the privileged expert by task id and seed.
 
-    With `told_mean` it believes to be in the family's mean task: what it reaches without knowing the task.
+    With `mean_task_belief` the expert assumes the family's mean task instead of the true one.
     """
     returns = {}
     for task in tasks:
         env = make_env(task.family, task)
-        told = env.mean_task() if told_mean else task
+        believed = env.mean_task() if mean_task_belief else task
         for seed in seeds:
             observation, _ = env.reset(seed=seed)
             total, ended = 0.0, False
             while not ended:
-                observation, reward, terminated, truncated, _ = env.step(env.expert(observation, told))
+                observation, reward, terminated, truncated, _ = env.step(env.expert(observation, believed))
                 total, ended = total + float(reward), terminated or truncated
             returns[task.task_id, seed] = total
     return returns
@@ -154,26 +154,26 @@ def expert_returns(
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One line of the table: a split and protocol over all tasks and training seeds."""
+    """One row of the table: a split and protocol over all tasks and training seeds."""
 
     split: str
     protocol: str
-    k: int  # transitions of context collected first; 0 where none are
-    mean: float  # return of an episode
+    k: int  # transitions collected for the context; 0 in other protocols
+    mean: float  # return per episode
     stderr: float  # over tasks, each averaged over its episodes and training seeds
     normalised: float  # 0 is no_context, 1 is the privileged expert
-    normalised_by_seed: tuple[float, ...]  # the same for each training seed alone
+    normalised_by_seed: tuple[float, ...]  # by training seed
     tasks: int
     seeds: int
     episodes: int
-    success: float | None = None  # share of the episodes that reached their goal; None where nobody told
+    success: float | None = None  # share of the episodes that reached their goal; None: unknown
 
 
 def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], float]) -> list[Score]:
-    """Scores of the trials of several training seeds (`runs` by seed), experts first where there are any.
+    """Scores of the trials of several training seeds (`runs` by seed), experts first if given.
 
-    normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN where the
-    expert is no better than no_context, or not known. Raises ValueError where a split lacks no_context, its zero.
+    normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN if the
+    expert is unknown or no better than no_context. Raises ValueError if a split lacks no_context.
     """
     rows = [(seed, row) for seed, results in runs.items() for row in results if row.scored]
     scores = []
@@ -190,8 +190,8 @@ def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], f
             )
         for (protocol, k), returns in groups.items():
             line = _score(split, protocol, k, returns, groups["no_context", 0], groups.get(("expert", 0), []))
-            mine = [r.success for _, r in rows if (r.split, r.protocol, r.k) == (split, protocol, k)]
-            scores.append(dataclasses.replace(line, success=success_share(mine)))
+            outcomes = [r.success for _, r in rows if (r.split, r.protocol, r.k) == (split, protocol, k)]
+            scores.append(dataclasses.replace(line, success=success_share(outcomes)))
     return scores
 
 
@@ -218,9 +218,9 @@ def _score(split: str, protocol: str, k: int, returns: _Returns, floor: _Returns
     )
 
 
-def success_share(told: Iterable[bool | None]) -> float | None:
-    """The share of successes among the episodes of which somebody told; None where there are none."""
-    known = [success for success in told if success is not None]
+def success_share(outcomes: Iterable[bool | None]) -> float | None:
+    """The share of successes among the episodes with a known outcome; None if there are none."""
+    known = [success for success in outcomes if success is not None]
     return sum(known) / len(known) if known else None
 
 

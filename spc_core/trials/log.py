@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trial leaves on disk, such that it can go on after a crash: its plan, and one line for each episode.
+"""A trial's files, from which it resumes after a crash: its plan, and one line for each episode.
 
-An episode counts as done when its line is whole and its bag is there; all else is done again.
+An episode is finished when its line is complete and its bag exists; any other episode is repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spc_core.trials.protocol import EpisodeResult, Trial, TrialError
 
 EPISODES = "episodes.jsonl"
 PLAN = "plan.json"
-ABANDONED = "abandoned"  # .jsonl: rows that were done again; folder: bags without a row
+ABANDONED = "abandoned"  # .jsonl: rows of repeated episodes; folder: bags without a row
 
 
 class TrialLog:
@@ -28,46 +28,44 @@ class TrialLog:
         self.path = self.folder / EPISODES
 
     def open(self, trial: Trial, plan: Mapping[str, Any], recorded: bool) -> int:
-        """Give `trial` what is done already; returns how many rows are kept.
+        """Restore the finished rows into `trial`; returns their number.
 
-        `plan` says which trial it is. `recorded`: a row without its bag does not count.
-        Raises TrialError where the folder holds another trial.
+        `plan` identifies the trial. `recorded`: a row without its bag does not count.
+        Raises TrialError if the folder holds another trial.
         """
-        plan = json.loads(json.dumps(plan))
         self.compare(plan)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / PLAN, json.dumps(plan, indent=1, sort_keys=True) + "\n")
         rows = read_rows(self.path)
-        there = [bool(row.aborted or not recorded or self.bag_of(row)) for row in rows]
-        again = [row for row, is_there in zip(rows, there, strict=True) if not is_there]
-        again += trial.resume([row for row, is_there in zip(rows, there, strict=True) if is_there])
-        if again:
+        lost = [row for row in rows if recorded and not row.aborted and not self.bag_of(row)]
+        repeated = lost + trial.resume([row for row in rows if row not in lost])
+        if repeated:
             with (self.folder / f"{ABANDONED}.jsonl").open("a") as file:
-                file.writelines(row.to_json() + "\n" for row in again)
+                file.writelines(row.to_json() + "\n" for row in repeated)
         write_whole(self.path, "".join(row.to_json() + "\n" for row in trial.results))
         return len(trial.results)
 
     def append(self, row: EpisodeResult) -> None:
-        """Add a line and bring it to the disk before anything else happens."""
+        """Add a line and flush it to disk."""
         with self.path.open("a") as file:
             file.write(row.to_json() + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def bag_of(self, row: EpisodeResult) -> Path | None:
-        """Where the row's bag is now, or None; a trial's folder may have been moved with its bags."""
+        """The present path of the row's bag, or None; a trial's folder may have been moved with its bags."""
         if not row.bag:
             return None
-        places = (Path(row.bag), self.folder / "bags" / Path(row.bag).name)
-        return next((place for place in places if place.exists()), None)
+        candidates = (Path(row.bag), self.folder / "bags" / Path(row.bag).name)
+        return next((path for path in candidates if path.exists()), None)
 
-    def put_aside_loose_bags(self, rows: Sequence[EpisodeResult]) -> list[Path]:
-        """Move bags of no row, whole or half-written, to the folder `abandoned`. Only while nothing records."""
+    def set_aside_orphan_bags(self, rows: Sequence[EpisodeResult]) -> list[Path]:
+        """Move bags without a row, complete or not, to the folder `abandoned`. Call it only while nothing records."""
         bags, aside = self.folder / "bags", self.folder / ABANDONED
         named = {Path(row.bag).name for row in rows if row.bag}
-        loose = sorted(path for path in bags.iterdir() if path.name not in named) if bags.is_dir() else []
+        orphans = sorted(path for path in bags.iterdir() if path.name not in named) if bags.is_dir() else []
         moved = []
-        for path in loose:
+        for path in orphans:
             aside.mkdir(exist_ok=True)
             target, number = aside / path.name, 2
             while target.exists():
@@ -76,7 +74,7 @@ class TrialLog:
         return moved
 
     def compare(self, plan: Mapping[str, Any]) -> None:
-        """Raises TrialError where the folder holds another trial than this; changes nothing."""
+        """Raises TrialError if the folder holds another trial; changes nothing."""
         if not (self.folder / PLAN).is_file():
             if self.path.exists():
                 raise TrialError(
@@ -94,22 +92,22 @@ class TrialLog:
             if plan.get(name) != earlier.get(name)
         ]
         if lines:
-            text = f"{self.folder}: holds another trial; choose another --out, or give the same options to go on:"
+            text = f"{self.folder}: holds another trial; choose another --out, or give the same options to resume:"
             raise TrialError("\n  ".join([text, *lines]))
 
 
 def read_rows(path: str | Path) -> list[EpisodeResult]:
-    """The rows of an episodes.jsonl. A last line that a crash cut off is left out.
+    """The rows of an episodes.jsonl, without a last line that a crash cut off.
 
-    Raises TrialError that names a line in the midst which cannot be read.
+    Raises TrialError naming any other line that cannot be read.
     """
     text = Path(path).read_text(errors="replace") if Path(path).exists() else ""
-    lines = text.split("\n")[:-1]  # what has no newline is half a line
+    lines = text.split("\n")[:-1]  # a line without a newline is incomplete
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             rows.append(EpisodeResult.from_json(line))
         except (ValueError, TypeError) as error:
             if number < len(lines):
-                raise TrialError(f"{path}, line {number}: {error}; delete that line to do its episode again") from None
+                raise TrialError(f"{path}, line {number}: {error}; delete that line to repeat its episode") from None
     return rows

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Behaviour data of one task, made in this process: the episodes that collection and conversion would give.
+"""Simulated behaviour data of one task: the episodes that collection and conversion would produce.
 
-Data that a robot with the task's hidden parameters might have left behind; the `offline` protocol takes its context
-from it.
+By default the `offline` protocol takes its context from it.
 """
 
 from __future__ import annotations
@@ -18,28 +17,22 @@ from spc_core.tasks.behaviour import Behaviour, behaviour_mix, episode_seed
 
 
 def behaviour_episodes(task: Task, episodes: int, seed: int) -> Iterator[Episode]:
-    """So many episodes of the usual mix: an expert, a noisy expert and random motion take turns.
+    """Episodes of the usual mix: an expert, a noisy expert and random motion in turn.
 
-    The same as `spc collect --seed` records and `spc convert` aligns, number for number, but for times, sources, and
-    the last bit of a reward that the contract computes from observation and action.
-    Scored episodes count their seeds from 0, as collection with seed 0 does on task 0: give another seed, or the data
-    starts from the very states that a score is measured from.
+    Equal to those that `spc collect --seed` records and `spc convert` aligns, except for times, sources, and the last
+    bit of a reward that the contract computes from observation and action.
+    Use a seed other than 0: scored episodes, and collection with seed 0 on task 0, start from the same states.
     Raises ValueError for a negative number of episodes or seed.
     """
     if episodes < 0 or seed < 0:
         raise ValueError(f"episodes and seed must be at least 0, got episodes {episodes}, seed {seed}")
-    return _episodes(task, episodes, seed)
-
-
-def _episodes(task: Task, episodes: int, seed: int) -> Iterator[Episode]:
     env = make_env(task.family, task)
-    for number in range(episodes):
-        own_seed = episode_seed(seed, task.index, number)
-        yield _episode(env, Behaviour(env, behaviour_mix(number), own_seed), own_seed)
+    return (_episode(env, behaviour_mix(n), episode_seed(seed, task.index, n)) for n in range(episodes))
 
 
-def _episode(env: TaskEnv, behaviour: Behaviour, seed: int) -> Episode:
-    """One episode in the order of a bag: o_k is seen, a_k answers it, r_k and o_k+1 are what came of that."""
+def _episode(env: TaskEnv, kind: str, seed: int) -> Episode:
+    """One episode in the order of a bag: o_k, then a_k in response, then r_k and o_k+1."""
+    behaviour = Behaviour(env, kind, seed)
     observation, _ = env.reset(seed=seed)
     observations, actions, rewards = [observation], [], []
     terminated = truncated = False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a trial over ROS: its tasks, and the plan by which a resumed trial is recognised.
+"""The options of a trial over ROS, its tasks, and the plan that identifies it when it resumes.
 
-An option stands here once, with its default, help text and range. The parameters of the node `trial`, the flags of
-`spc trial` and the entries of plan.json follow from it.
+Each option is declared once, with its default, help text and range. The parameters of the node `trial`, the flags of
+`spc trial` and the entries of plan.json are derived from it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from spc_core.trials.protocol import LIVE_PROTOCOLS, PROTOCOLS, TaskLike, Trial,
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None, plan: bool = True) -> Any:
-    """A field with a range; `plan`: it stands in plan.json, and a resumed trial must have the same value."""
+    """A field with a range; `plan`: it is stored in plan.json, and a resumed trial must have the same value."""
     return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "plan": plan})
 
 
 @dataclasses.dataclass(frozen=True)
 class TrialSettings:
-    """The options by which the command and the node mean the same."""
+    """The options that the command and the node share."""
 
-    family: str = option("arm_reach", "task family; empty: a robot of its own")
+    family: str = option("arm_reach", "task family; empty: your own robot")
     contract: str = option("", "contract file or name; empty: the family's", plan=False)
     splits: tuple[str, ...] = option(("id",), "tasks to try, any of: train, val, id, ood", plan=False)
     tasks_per_split: int = option(0, "only the first so many tasks of each split; 0: all", 0, 1000, plan=False)
@@ -36,14 +36,14 @@ class TrialSettings:
     episodes: int = option(3, "scored episodes of each task and protocol", 1, 100_000)
     seed: int = option(0, "seed of the first scored episode", 0, 2**30)
     protocols: tuple[str, ...] = option(LIVE_PROTOCOLS, f"any of: {', '.join(PROTOCOLS)} (needs recordings)")
-    shuffle: bool = option(True, "blocks of task and protocol in an order drawn with the seed")
+    shuffle: bool = option(True, "run blocks of task and protocol in an order drawn with the seed")
     operator: bool = option(
         False, "wait for ~/continue of the node trial before each episode, and for ~/success after it"
     )
     sim: bool = option(True, "the node sim resets itself; false: a robot, which an operator brings to its start")
-    time_limit_s: float = option(10.0, "without sim: longest time of an episode, by the robot's stamps", 0.1, 86_400.0)
+    time_limit_s: float = option(10.0, "without sim: time limit of an episode, by the robot's stamps", 0.1, 86_400.0)
     terminated_topic: str = option("", "without sim: std_msgs/Bool, true when the robot ended its task; empty: none")
-    record: bool = option(True, "record a bag of each episode, and wait for it")
+    record: bool = option(True, "record a bag of each episode and wait for it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +52,17 @@ class TrialOptions(TrialSettings):
 
     task_ids: tuple[str, ...] = option((), "tasks to try instead of splits; without a sim, any names", plan=False)
     recordings: str = option("", "dataset with recordings of each task, for the protocol offline")
-    drift_tasks: int = option(0, "so many tried tasks change into one another at the end; 0: no drift test", 0, 1000)
+    drift_tasks: int = option(0, "tasks that change into one another in the drift test at the end; 0: none", 0, 1000)
     checkpoint: str = option(
-        "", "which checkpoint this is: its folder, or the SHA-256 of its weights; fixed for a trial", plan=False
+        "", "identity of the checkpoint: its folder, or the SHA-256 of its weights; fixed for a trial", plan=False
     )
     out: str = option("trial", "folder for episodes.jsonl; a trial that was interrupted there is resumed", plan=False)
     silence_timeout_s: float = option(
-        10.0, "give up when the simulation shows no sign of life for so long", 1.0, 3600.0, plan=False
+        10.0, "fail when nothing arrives from the simulation for this long", 1.0, 3600.0, plan=False
     )
 
     def __post_init__(self) -> None:
-        """Lists and paths become tuples and strings; `[""]` is how ROS writes an empty list."""
+        """Lists and paths become tuples and strings; ROS writes an empty list as `[""]`."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, tuple):
@@ -77,14 +77,14 @@ class TrialOptions(TrialSettings):
         return cls(**{name: getattr(source, name) for name in names} | others)
 
     def params(self) -> dict[str, Any]:
-        """The parameters of the node `trial`. ROS knows no empty list, so empty ones are left out."""
+        """The parameters of the node `trial`, without empty lists, which ROS cannot express."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
         return {name: value for name, value in values.items() if value != []}
 
 
 @dataclasses.dataclass(frozen=True)
 class RobotTask:
-    """A task of a robot that no family describes: only its name is known."""
+    """A task of a robot outside the families, known by its name only."""
 
     task_id: str
     split: str
@@ -92,11 +92,11 @@ class RobotTask:
 
 
 def make_trial(options: TrialOptions) -> Trial:
-    """The trial that the options ask for. Raises ValueError, and TrialError for recordings that are missing."""
-    from spc_core.tasks import find_task, tasks  # loads the simulator, which the help of a command does not need
+    """The trial described by the options. Raises ValueError, and TrialError for missing recordings."""
+    from spc_core.tasks import find_task, tasks  # loads the simulator, which --help does not need
 
     if not options.sim and not options.operator:
-        raise ValueError("without a sim somebody must bring the robot to its start; set operator, or leave sim on")
+        raise ValueError("without a sim an operator must bring the robot to its start; set operator, or leave sim on")
     if not options.sim and options.drift_tasks:
         raise ValueError("the drift test needs a sim, which can change the task; set drift_tasks to 0")
     if options.task_ids:
@@ -105,7 +105,7 @@ def make_trial(options: TrialOptions) -> Trial:
         limit = options.tasks_per_split or None
         chosen = [task for split in options.splits for task in tasks(options.family, split)[:limit]]
     else:
-        raise ValueError("there is neither a family nor a task; give task_ids, such as bench/light bench/heavy")
+        raise ValueError("neither a family nor a task is given; set task_ids, such as bench/light bench/heavy")
     trial = Trial(
         chosen, options.protocols, options.episodes, options.seed, options.few_shot_sizes, options.shuffle
     )  # fmt: skip
@@ -115,7 +115,7 @@ def make_trial(options: TrialOptions) -> Trial:
 
 
 def robot_task(task_id: str) -> TaskLike:
-    """A task by its name: of a family, where one has it; the part between slashes, as in a/ood/b, is its split."""
+    """The family's task of this name, or else a robot's, whose split is the middle part of a name such as a/ood/b."""
     from spc_core.tasks import SPLITS, find_task
 
     try:
@@ -126,7 +126,7 @@ def robot_task(task_id: str) -> TaskLike:
 
 
 def require_recordings(root: str, wanted: Sequence[TaskLike]) -> None:
-    """Raises TrialError where the dataset lacks recordings of a task."""
+    """Raises TrialError if the dataset lacks recordings of a task."""
     from spc_core.data.reader import stored_tasks
 
     if not root:
@@ -142,7 +142,7 @@ def require_recordings(root: str, wanted: Sequence[TaskLike]) -> None:
 
 
 def make_plan(options: TrialOptions, trial: Trial) -> dict[str, Any]:
-    """What makes it this trial and no other. Raises CheckpointError for a folder without weights."""
+    """The values that identify a trial. Raises CheckpointError for a folder without weights."""
     contract = load_contract(find_config("contracts", options.contract or options.family))
     return {
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.metadata["plan"]},
@@ -153,7 +153,7 @@ def make_plan(options: TrialOptions, trial: Trial) -> dict[str, Any]:
 
 
 def checkpoint_name(checkpoint: str) -> str:
-    """The SHA-256 of the weights in a folder, or what an export came from; what is no folder is a name already."""
+    """The SHA-256 of a folder's weights, or an export's model id; any other text is already such a name."""
     folder = Path(checkpoint)
     if not checkpoint or not folder.is_dir():
         return checkpoint

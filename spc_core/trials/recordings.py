@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings of a task as transitions, for a context that is made before the robot moves."""
+"""Recorded transitions of a task, for a context that is ready before the robot moves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from spc_core.contract.rewards import RewardFunction
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.data.reader import stored_tasks
 
-OFFLINE_TRANSITIONS = 600  # of an offline context
+OFFLINE_TRANSITIONS = 600  # in an offline context
 
 
 def dataset_transitions(root: str | Path, task_id: str, contract: Contract | None = None) -> Iterator[Transition]:
     """All transitions of a task in a dataset, episode by episode.
 
-    Raises DatasetError where there are none, or where the dataset was made by another contract.
+    Raises DatasetError if there are none, or if the dataset has another contract.
     """
     stores = stored_tasks(Path(root))
     store = next((store for store in stores if store.entry.task_id == task_id and store.step_count), None)
@@ -30,7 +30,7 @@ def dataset_transitions(root: str | Path, task_id: str, contract: Contract | Non
         raise DatasetError(f"{root}: has no recordings of task {task_id!r}; it has {known}")
     if contract is not None and (lines := contract.differences(store.contract)):
         raise DatasetError(
-            f"{root}: was converted by another contract than the checkpoint's; convert its bags anew. Here and there:\n"
+            f"{root}: was converted by another contract than the checkpoint's; convert its bags again:\n"
             + "\n".join(f"  {line}" for line in lines)
         )
     for episode in store.episodes():
@@ -38,7 +38,7 @@ def dataset_transitions(root: str | Path, task_id: str, contract: Contract | Non
 
 
 def episode_transitions(episode: Episode) -> Iterator[Transition]:
-    """An episode, step by step."""
+    """The transitions of an episode."""
     seen = episode.observations
     for t in range(len(episode)):
         yield Transition(int(episode.times_ns[t]), seen[t], episode.actions[t], float(episode.rewards[t]), seen[t + 1])
@@ -47,7 +47,7 @@ def episode_transitions(episode: Episode) -> Iterator[Transition]:
 def spread(
     transitions: Iterable[Transition], reward: RewardFunction | None, count: int = OFFLINE_TRANSITIONS
 ) -> list[Transition]:
-    """`count` of them, evenly spread, with the contract's own reward where it has one."""
+    """`count` evenly spaced transitions, with the contract's reward function if it has one."""
     seen = list(transitions)
     chosen = [seen[i] for i in np.unique(np.linspace(0, len(seen) - 1, count).round().astype(int))] if seen else []
     if reward is None:

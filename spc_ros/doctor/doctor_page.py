@@ -19,7 +19,7 @@ from spc_core.pages.doctor_figures import (
     delay_figure,
     timeline,
 )
-from spc_core.pages.kit.html import draw, number, plural, table, whole_page
+from spc_core.pages.kit.html import draw, html_page, number, plural, table
 from spc_ros.doctor.doctor import DoctorReport, View
 from spc_ros.doctor.doctor_text import show_times
 
@@ -55,7 +55,7 @@ CAPTIONS = {
 def page(report: DoctorReport) -> str:
     """The whole page."""
     body = [_head(report), _findings(report), _topics(report), _in_time(report), _over_all(report), _bags(report)]
-    return whole_page("Bag doctor", "".join(body))
+    return html_page("Bag doctor", "".join(body))
 
 
 def chip(severity: str, text: str = "") -> str:

@@ -136,7 +136,7 @@ class TrialNode(DriverNode):
             sum(t.reward for t in seen), len(seen), reading.context.tolist(), reading.count, info.reason, bag, seconds,
             {kind: counts[kind] for kind in COUNTED if counts[kind] > 0},
             () if reading.uncertainty is None else reading.uncertainty.tolist(),
-            self._success(request, info, seen), self.control.spoiled,
+            self._success(request, info, seen), self.control.invalid_reason,
             sorted(self._trajectory.items()) if online else (),
             latency_counts(counts),
         )  # fmt: skip
@@ -156,14 +156,14 @@ class TrialNode(DriverNode):
             info = self.run_episode(request.task.task_id, request.seed)
         except EpisodeBroken as error:
             self.get_logger().error(f"{error}; the episode is done again")
-            self.control.spoiled = self.control.spoiled or str(error)
+            self.control.invalid_reason = self.control.invalid_reason or str(error)
             info = self._episode
             assert info is not None
         seconds = time.monotonic() - began_s
         self._settle(info)
         counts = Counter(json.loads(self.trigger("policy/report")))
         counts.subtract(before)
-        bag = self.wait_for_bag(info.episode) if self.params.record and not self.control.spoiled else ""
+        bag = self.wait_for_bag(info.episode) if self.params.record and not self.control.invalid_reason else ""
         self.control.end(judged=request.mode != "collect" and request.protocol != DRIFT_PROTOCOL)
         seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # of no episode before
         return seen, info, bag, seconds, counts
@@ -171,7 +171,7 @@ class TrialNode(DriverNode):
     def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any]) -> Played:
         self.set_on("sim", sim)
         seen, info, bag, *_ = self._play(request)
-        return Played(seen, dict(self._contexts), info.end_ns, bag, self.control.spoiled)
+        return Played(seen, dict(self._contexts), info.end_ns, bag, self.control.invalid_reason)
 
     def reset_context(self) -> None:
         self.trigger("context_encoder/reset")
@@ -191,7 +191,7 @@ class TrialNode(DriverNode):
     def run_episode(self, task_id: str, seed: int) -> EpisodeInfo:
         if self._robot is None:
             return super().run_episode(task_id, seed)
-        return self._robot.run(task_id, seed, lambda: self.control.spoiled)
+        return self._robot.run(task_id, seed, lambda: self.control.invalid_reason)
 
     def _newest_ns(self) -> int:
         return self._aligner.observations.streams[0].newest_ns
@@ -225,7 +225,7 @@ class TrialNode(DriverNode):
     def _success(self, request: EpisodeRequest, info: EpisodeInfo, seen: list[Transition]) -> bool | None:
         """The operator's word, or else the family's."""
         self._wait_for_people("verdict", f"{info.task_id}: {info.reason}")
-        if self.control.success is not None or self.control.spoiled or not seen or self._env is None:
+        if self.control.success is not None or self.control.invalid_reason or not seen or self._env is None:
             return self.control.success
         self._env.set_task(find_task(request.task.task_id))
         return self._env.success(seen[-1].observation, seen[-1].next_observation)

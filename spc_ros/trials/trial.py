@@ -58,7 +58,7 @@ def prepare(asked: TrialOptions) -> None:
         require_new(out)
     try:
         log.compare(make_plan(asked, make_trial(asked)))
-        log.put_aside_loose_bags(read_rows(log.path))
+        log.set_aside_orphan_bags(read_rows(log.path))
     except (TrialError, ValueError) as error:
         raise ProcessError(str(error)) from None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spc_core.comparison.plan import make_plan, remember
+from spc_core.comparison.plan import make_plan, store_plan
 from spc_core.comparison.run import CompareError, compare
 from spc_core.comparison.table import MethodResults, References, compare_rows, markdown, to_plain
 from spc_core.contract.contract import ContractError
@@ -173,10 +173,10 @@ def test_refusals_write_nothing(options, message, dataset, tmp_path):
 
 
 def test_methods_of_one_name_and_foreign_folders_are_refused(dataset, tmp_path):
-    mine = method_file(tmp_path, "spc", loss={"contrast_weight": 0.5})
+    own = method_file(tmp_path, "spc", loss={"contrast_weight": 0.5})
     with pytest.raises(ConfigError, match="names of --methods has 'spc' twice"):
-        make_plan(dataset, tmp_path / "out", ["spc", mine], [0])
-    with pytest.raises(ConfigError, match="holds something that is no comparison"):
+        make_plan(dataset, tmp_path / "out", ["spc", own], [0])
+    with pytest.raises(ConfigError, match="holds files that are not a comparison"):
         make_plan(dataset, tmp_path, ["spc"], [0])
     with pytest.raises(ConfigError, match="--family has 'point'"):
         make_plan(write_dataset(tmp_path / "point"), tmp_path / "out", ["spc"], [0])
@@ -185,7 +185,7 @@ def test_methods_of_one_name_and_foreign_folders_are_refused(dataset, tmp_path):
 def test_a_changed_plan_is_refused_and_an_added_method_is_not(dataset, preset, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    remember(make_plan(dataset, out, ["spc", "focal"], [0], preset))
+    store_plan(make_plan(dataset, out, ["spc", "focal"], [0], preset))
     stored = (out / "compare.json").read_text()
     for methods, seeds, options, message in (
         (["spc"], [0], {}, "method focal is left out"),
@@ -194,13 +194,13 @@ def test_a_changed_plan_is_refused_and_an_added_method_is_not(dataset, preset, t
         (["spc", "focal"], [0], {"preset": "small"}, "method spc has another model, updates"),
     ):
         with pytest.raises(ConfigError, match=message):
-            remember(make_plan(dataset, out, methods, seeds, **{"preset": preset, **options}))
+            store_plan(make_plan(dataset, out, methods, seeds, **{"preset": preset, **options}))
     assert (out / "compare.json").read_text() == stored
-    remember(make_plan(dataset, out, ["dora", "spc", "focal"], [0, 1], preset))
+    store_plan(make_plan(dataset, out, ["dora", "spc", "focal"], [0, 1], preset))
     assert set(json.loads((out / "compare.json").read_text())["methods"]) == {"spc", "focal", "dora"}
 
 
-def test_seeds_come_first_a_failure_is_named_and_the_others_go_on(dataset, preset, stub, tmp_path, capsys):
+def test_seeds_come_first_a_failure_is_named_and_the_others_continue(dataset, preset, stub, tmp_path, capsys):
     out, seen = tmp_path / "out", []
     plan = make_plan(dataset, out, ["spc", method_file(tmp_path, "bad"), "focal"], [0, 1], preset)
     with pytest.raises(CompareError) as failure:
@@ -228,14 +228,14 @@ def test_a_signal_ends_all_children_and_the_folder_is_free_again(dataset, preset
 
     def interrupt():
         while not (out / "calls.txt").is_file() or len(calls(out)) < 2:
-            time.sleep(0.02)  # until both children are at work
-        with pytest.raises(ConfigError, match=r"another comparison.*is at work there \(processes \d+, \d+, \d+\)"):
+            time.sleep(0.02)  # until both children run
+        with pytest.raises(ConfigError, match=r"another comparison.*is running there \(processes \d+, \d+, \d+\)"):
             compare(plan, 2, stub, lambda: None)
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match="run the same command to resume"):
         compare(plan, 2, stub, lambda: None)
     thread.join()
     pids = [int(pid) for pid in (out / ".lock").read_text().split(", ")]
@@ -254,7 +254,7 @@ def test_two_methods_and_two_seeds_end_to_end_interrupted_and_resumed(dataset, p
         assert process.poll() is None and time.monotonic() < deadline_s
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert "the same command goes on" in process.communicate(timeout=DEADLINE_S)[1]
+    assert "run the same command to resume" in process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode == 130
     finished = {file: file.stat().st_mtime_ns for file in out.glob("*/*/episodes.jsonl")}
     assert 0 < len(finished) < 4
@@ -262,7 +262,7 @@ def test_two_methods_and_two_seeds_end_to_end_interrupted_and_resumed(dataset, p
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert len(list(out.glob("*/*/episodes.jsonl"))) == 4
-    assert all(file.stat().st_mtime_ns == then for file, then in finished.items()), "what is done is not done again"
+    assert all(file.stat().st_mtime_ns == then for file, then in finished.items()), "finished runs are not repeated"
     rows = json.loads((out / "table.json").read_text())
     assert {(r["method"], r["protocol"], r["k"], r["seeds"], r["tasks"]) for r in rows} == {
         (m, p, k, 2, 10)

@@ -106,7 +106,7 @@ def test_an_offline_context_is_drawn_evenly_from_the_tasks_recordings(tiny_check
 def test_no_recordings_are_refused(tiny_checkpoint):
     checkpoint = load_checkpoint(tiny_checkpoint)
     driver = InProcessDriver(checkpoint, "arm_reach", offline_transitions=lambda _: [])
-    with pytest.raises(TrialError, match="arm_reach/id/00: there are no recorded transitions for the protocol offline"):
+    with pytest.raises(TrialError, match="arm_reach/id/00: no recorded transitions for the protocol offline"):
         driver.run(next(Trial(tasks("arm_reach", "id"), ["offline"]).requests()))
 
 
@@ -119,7 +119,7 @@ def test_behaviour_data_of_a_task_repeats_exactly():
 def test_the_expert_told_the_mean_task_stays_below_the_one_told_the_task():
     for family in ("arm_reach", "arm_payload"):
         chosen = tasks(family, "ood")
-        knowing, guessing = (sum(expert_returns(chosen, [0], told_mean=m).values()) for m in (False, True))
+        knowing, guessing = (sum(expert_returns(chosen, [0], mean_task_belief=m).values()) for m in (False, True))
         assert guessing < knowing
 
 

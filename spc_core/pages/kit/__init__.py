@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all pages share: HTML, the look of figures, PNG."""
+"""Shared by all pages: HTML, the style of figures, PNG."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all our HTML pages share: one file that loads nothing from the network, its look, tables and numbers."""
+"""HTML shared by all pages: a self-contained page, its style, tables and numbers."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ code { font-size: 13px; overflow-wrap: anywhere; }
 """
 
 
-def whole_page(title: str, body: Iterable[str]) -> str:
-    """A page from pieces of HTML; plotly.js stands once, at its top."""
+def html_page(title: str, body: Iterable[str]) -> str:
+    """A page from fragments of HTML; includes plotly.js once."""
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
     head += f"<title>{escape(title)}</title><style>{STYLE}</style>\n<script>{get_plotlyjs()}</script>"
     content = f"<head>{head}</head>\n<body><main>{''.join(body)}</main></body>"
@@ -51,14 +51,14 @@ def whole_page(title: str, body: Iterable[str]) -> str:
 
 
 def draw(figure: go.Figure, name: str) -> str:
-    """A figure as HTML; the page has plotly.js once, at its top."""
+    """A figure as HTML, for a page that includes plotly.js."""
     name = re.sub(r"\W", "-", name)
     html = figure.to_html(config=CONFIG, include_plotlyjs=False, full_html=False, div_id=name)
     return f"<div class=scroll><div class=figure>{html}</div></div>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
-    """A table of cells that are HTML already; with `numbers`, all columns but the first are flush right."""
+    """A table of cells that are HTML already; with `numbers`, all columns but the first are right-aligned."""
     kinds = ["", *(" class=number" if numbers else "" for _ in head[1:])]
     top = "".join(f"<th{kind}>{escape(h)}</th>" for kind, h in zip(kinds, head, strict=True))
     lines = ["".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) for row in rows]
@@ -71,5 +71,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """For a table: a true minus sign, no minus zero, a dash for what is not known."""
+    """For a table: a true minus sign, no minus zero, a dash for None."""
     return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small images inside a page, without an imaging library."""
+"""Small images embedded in a page, without an imaging library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def data_url(image: np.ndarray) -> str:
-    """The image as a value of src, which loads nothing."""
+    """The image as a data URL for src."""
     return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
 
 

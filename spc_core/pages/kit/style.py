@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The look that all figures share."""
+"""The style of all figures."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ INK, FAINT = "#222222", "#e6e6e6"
 
 
 def stacked(rows: int, panel: int, gap: int) -> tuple[int, float]:
-    """Height in pixels of so many rows of panels with gaps between, and one gap as a share of it."""
+    """Height in pixels of `rows` panels with gaps between, and one gap as a share of it."""
     area = rows * panel + (rows - 1) * gap
     return area, gap / area
 
 
 def style(figure: go.Figure, area: int, top: int = 76) -> go.Figure:
-    """The look that all figures share; `area` is the height in pixels of what the axes enclose."""
+    """Apply the shared style; `area` is the height in pixels enclosed by the axes."""
     figure.update_layout(
         template="plotly_white", height=area + top + 64, margin={"l": 70, "r": 20, "t": top, "b": 64},
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 14, "color": INK},
