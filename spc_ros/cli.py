@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"{name}: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, OSError) as error:  # all our refusals; a bug is shown in full by the traceback
+    except (ValueError, RuntimeError, OSError) as error:  # refusals; a bug shows its traceback
         if type(error) in (ValueError, RuntimeError) and not str(error):
             raise
         print(f"{name}: {error}", file=sys.stderr)
@@ -49,7 +49,7 @@ def commands(*words: str) -> dict[str, str]:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that name a command (`bench train` has two) or a folder of commands, and what follows them."""
+    """The words that name a command (`bench train` has two) or a folder of commands, and the rest."""
     words: list[str] = []
     for word in arguments:
         if not COMMANDS.joinpath(*words).is_dir() or word not in commands(*words):
@@ -76,7 +76,7 @@ def _show_usage(name: str, words: Sequence[str], rest: Sequence[str]) -> int:
     head = f"usage: {name} <command> [options]      ({name} <command> --help lists a command's options)"
     usage = "\n".join([head, "", *lines])
     if rest and rest[0] not in ("-h", "--help"):
-        print(f"{name}: there is no command '{rest[0]}'\n\n{usage}", file=sys.stderr)
+        print(f"{name}: unknown command '{rest[0]}'\n\n{usage}", file=sys.stderr)
         return 2
     print(usage)
     return 0 if rest else 2

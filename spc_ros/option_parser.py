@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of a command become its options: a dataclass whose comments, or metadata "help", are the help texts."""
+"""Parses arguments into a command's options: a dataclass whose comments, or metadata "help", are the help texts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def parse_options(command: ModuleType, prog: str, arguments: Sequence[str]) -> A
 
 
 class _Dataclasses:
-    """tyro's rule for dataclasses, with clearer placeholders for values and without defaults that are empty."""
+    """tyro's rule for dataclasses, with clearer placeholders for values and without empty defaults."""
 
     def __init__(self) -> None:
-        self._inside = False  # tyro's own rule is asked by the function that asked this one
+        self._inside = False  # tyro's own rule is called by the function that called this one
 
     def __call__(self, info: StructTypeInfo) -> StructConstructorSpec | None:
         if self._inside or not dataclasses.is_dataclass(info.type):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes as child processes: started with parameters, awaited, logged, and stopped. No ROS in here."""
+"""Nodes as child processes: starts, awaits, logs and stops them. Without ROS."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from typing import Any
 
 import yaml
 
-PARENT_VARIABLE = "SPC_PARENT_PID"  # a node that finds it ends when that process does
+PARENT_VARIABLE = "SPC_PARENT_PID"  # a node that finds it ends with that process
 READY_LINE = re.compile(r"\]: ready$")
 STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))  # signal, then seconds
 TAIL_LINES = 15
 POLL_S = 0.25
-PROGRESS = '{"progress": '  # begins a line by which a node reports its progress
+PROGRESS = '{"progress": '  # start of a line with a node's progress
 
 Progress = Callable[[int, int, str], None]  # done, total, text
 
 
 def progress_line(done: int, total: int, text: str) -> str:
-    """What a node prints for the `on_progress` of its NodeProcess."""
+    """The line that a node prints for its NodeProcess's `on_progress`."""
     return json.dumps({"progress": [done, total, text]})
 
 
 class ProcessError(RuntimeError):
-    """A node that did not start, or died; the message holds the end of its log."""
+    """A node did not start, or ended; the message holds the end of its log."""
 
 
 class NodeProcess:
     """One node, `python -m spc_ros.nodes.<name>`, with its output in `<log_dir>/<name>.log`.
 
-    Start it from a thread that lives on: Linux ends the node with the thread that started it.
+    Start it from a long-lived thread: Linux ends the node with the thread that started it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class NodeProcess:
         on_progress: Progress | None = None,
         params_file: Path | None = None,
     ) -> None:
-        """`params` go into a file, so that each keeps its type, and win over `params_file`.
+        """`params` are written to a file, to keep their types, and override `params_file`.
 
         `environment` is added to ours. `on_progress` is called on another thread.
         """
@@ -77,7 +77,7 @@ class NodeProcess:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C reaches us alone; we stop the nodes in order
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the nodes in order
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(paths),
@@ -90,11 +90,10 @@ class NodeProcess:
         self._reader.start()
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
-        """Return when the node says that it is ready. Raises ProcessError."""
+        """Return when the node is ready. Raises ProcessError."""
         if not self._ready.wait(timeout_s):
             raise ProcessError(f"node '{self.name}' was not ready within {timeout_s:g} s{self.tail()}")
-        if self.process.poll() is not None:
-            raise ProcessError(f"node '{self.name}' ended with code {self.process.returncode}{self.tail()}")
+        self.check()
 
     def check(self) -> None:
         """Raises ProcessError when the node has ended."""
@@ -112,14 +111,14 @@ class NodeProcess:
         return code
 
     def wait_while_printing(self, silence_s: float, check: Callable[[], None] = lambda: None) -> int:
-        """The exit code of a node that reports its progress. Raises ProcessError when it stops doing so.
+        """The exit code of a node that reports its progress. Raises ProcessError when it stops reporting.
 
-        `check` is called a few times in a second, and may raise.
+        `check` is called a few times per second, and may raise.
         """
         while self.process.poll() is None:
             check()
             if time.monotonic() - self._printed_s > silence_s:
-                raise ProcessError(f"node '{self.name}' said nothing for {silence_s:g} s{self.tail()}")
+                raise ProcessError(f"node '{self.name}' printed nothing for {silence_s:g} s{self.tail()}")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(POLL_S)
         return self.wait(1.0)
@@ -130,7 +129,7 @@ class NodeProcess:
             self.process.send_signal(STOP_STAGES[0][0])
 
     def stop(self) -> int:
-        """End the node, harder the longer it takes; returns its exit code."""
+        """End the node, with stronger signals after timeouts; returns its exit code."""
         for number, wait_s in STOP_STAGES:
             if self.process.poll() is None:
                 self.process.send_signal(number)
@@ -152,7 +151,7 @@ class NodeProcess:
                 if READY_LINE.search(line.rstrip()):
                     self._ready.set()
         self.process.wait()
-        self._ready.set()  # so that nobody waits for a node that has ended
+        self._ready.set()  # so that wait_ready() returns for a node that has ended
 
     def tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
@@ -160,7 +159,7 @@ class NodeProcess:
 
 
 class NodeGroup:
-    """Nodes that start together and stop in the reverse order, whatever happens between."""
+    """Nodes that start together and stop in reverse order, even after an error."""
 
     def __init__(
         self,
@@ -169,16 +168,13 @@ class NodeGroup:
         environment: Mapping[str, str] | None = None,
         params_file: Path | None = None,
     ) -> None:
-        """`params_file` is given to every node, below its own parameters."""
+        """`params_file` applies to every node; its own parameters override it."""
         self.log_dir, self.namespace, self.environment = log_dir, namespace, environment
         self.params_file = params_file
         self.nodes: dict[str, NodeProcess] = {}
 
     def start(
-        self,
-        name: str,
-        params: Mapping[str, Any] | None = None,
-        on_progress: Progress | None = None,
+        self, name: str, params: Mapping[str, Any] | None = None, on_progress: Progress | None = None
     ) -> NodeProcess:
         """Start a node without waiting for it."""
         node = NodeProcess(name, self.log_dir, params, self.namespace, self.environment, on_progress, self.params_file)
@@ -186,7 +182,7 @@ class NodeGroup:
         return node
 
     def drive(self, name: str, params: Mapping[str, Any], silence_s: float, on_progress: Progress | None) -> None:
-        """Run the node that drives the others to its end.
+        """Run the node that drives the others until it ends.
 
         Raises ProcessError when it fails or prints nothing for `silence_s`, or when another node ends.
         """
@@ -208,7 +204,7 @@ class NodeGroup:
                 node.check()
 
     def stop(self) -> None:
-        """Stop all: the asking at once, the waiting one by one, the last started first."""
+        """Interrupt all nodes at once, then stop them one by one, the last started first."""
         nodes = list(reversed(self.nodes.values()))
         self.nodes.clear()
         for node in nodes:

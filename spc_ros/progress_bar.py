@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The progress that commands show on the terminal."""
+"""Progress of commands on the terminal."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ class Bar:
 
 @contextmanager
 def status_line(title: str) -> Iterator[Callable[[str], None]]:
-    """A line that is called with the current step; it disappears at the end, and is not there without a terminal."""
+    """A line that is called with the current step; it disappears at the end, and is not shown without a terminal."""
     with tqdm(desc=title, bar_format="{desc}", leave=False, disable=None) as bar:
         yield lambda text: bar.set_description_str(f"{title}: {text}")

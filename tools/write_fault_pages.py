@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the pages of docs that tests hold true to the tables of faults.
+"""Writes the fault tables in docs, which tests compare with the tables in the code.
 
     python tools/write_fault_pages.py
     python tools/write_fault_pages.py --nodes --rates 25 50
 
-The first writes docs/faults.md. The second also writes docs/node_faults.md, whose times it measures for minutes: the
-machine should have nothing else to do.
+The first writes docs/faults.md. The second also writes docs/node_faults.md, whose times it measures for several
+minutes on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", action="store_true", help="measure the table of the nodes, too")
+    parser.add_argument("--nodes", action="store_true", help="also measure the table of the nodes")
     parser.add_argument("--rates", type=int, nargs="+", default=[25, 50], metavar="HZ", help="control rates to measure")
     args = parser.parse_args()
 

@@ -24,19 +24,16 @@ HEAD = """\
 # Every parameter of every node with its default, written by tools/write_nodes_yaml.py. Copy this file, change it, and
 # give it to a launch file as params_file:=<path>. `/**/` makes an entry hold in every namespace.
 """
-HEADINGS = {  # lines above a parameter, about it and those that follow
+HEADINGS = {  # comments above a parameter, for it and the ones below
     ("sim", "sensor_delay_ms"): "Disturbances from the next episode on; the same seed gives the same disturbances:",
-    (
-        "policy",
-        "hold_ms",
-    ): "Never looser than the contract, which -1 stands for; where it says nothing: 0, and never:",
+    ("policy", "hold_ms"): "Never looser than the contract, which -1 stands for; where it says nothing: 0, and never:",
     ("policy", "workspace_fields"): "A box in addition to the contract's safety.workspace; outside of either the robot"
     " gets the safe action:",
 }
 
 
 def declared(node: str) -> list[Param]:
-    """All parameters that a node declares."""
+    """All parameters declared by a node."""
     module = importlib.import_module(f"spc_ros.nodes.{node}")
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
     params = list(module.PARAMS)
@@ -48,7 +45,7 @@ def declared(node: str) -> list[Param]:
 
 
 def text() -> str:
-    """The file."""
+    """The content of the file."""
     headings = dict(HEADINGS)
     lines = [HEAD]
     for node in NODES:
@@ -64,7 +61,7 @@ def text() -> str:
 
 
 def plain(value: Any) -> str:
-    """A default as YAML; a word needs no quotes."""
+    """A default as YAML, with quotes where they are needed."""
     if isinstance(value, list):
         return f"[{', '.join(map(plain, value))}]"
     word = isinstance(value, str) and re.fullmatch(r"[a-z]\w+", value) and value not in ("true", "false", "null")
@@ -72,7 +69,7 @@ def plain(value: Any) -> str:
 
 
 def comment(param: Param) -> str:
-    """The meaning, and the choices where it does not name them all."""
+    """The meaning, followed by the choices unless it names them all."""
     named = all(choice in param.meaning for choice in param.choices)
     return param.meaning if named else f"{param.meaning} ({' | '.join(filter(None, param.choices))})"
 

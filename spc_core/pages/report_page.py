@@ -44,7 +44,7 @@ CAPTIONS = {
     "grows within the episode. The values of K are evenly spaced, not to scale.",
     "space": "Each mark is one task vector, seen along the two directions of largest variance (PCA), stretched to "
     "fill the panel: few_shot at the largest K, zero_shot at the end of each episode. Up to four training seeds are "
-    "shown. Each learns a space of its own, so compare patterns, not positions. What to look for: colours in order mean "
+    "shown. Each learns its own space, so compare patterns, not positions. What to look for: colours in order mean "
     "that the context has found the hidden parameter, and marks of one colour close together mean that it finds it "
     "reliably.",
     "path": "Left: the path of the context in a zero_shot episode, from the prior (the cross, no transitions) to "

@@ -22,7 +22,7 @@ class Collect:
 
     family: tyro.conf.Positional[str]  # task family: arm_reach or arm_payload
     out: Path  # folder for bags/ and log/
-    episodes: int = 30  # episodes of each task; expert, noisy and random drivers take turns
+    episodes: int = 30  # episodes of each task; expert, noisy and random drivers in turn
     split: str = "train"  # tasks to record: train, val, id or ood
     seed: int = 0  # seed from which every episode's seed is derived
     storage: str = "mcap"  # mcap or sqlite3

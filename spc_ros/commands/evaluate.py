@@ -17,7 +17,7 @@ from spc_ros.progress_bar import Bar
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Score trained runs on held-out tasks in this process, without ROS: the same table as `spc trial` gives.
+    """Score trained runs on held-out tasks in this process, without ROS: with the same table as `spc trial`.
 
     examples:
       spc evaluate run-0 run-1 --json episodes.jsonl
@@ -33,8 +33,8 @@ class Evaluate:
     seed: int = 0  # seed of the first scored episode
     planning: bool = False  # plan with the world model instead of acting by the actor network
     drift: bool = False  # instead: change the task in mid-episode and measure how fast the context adapts
-    half_life: float = 0.0  # with --drift: also test a context that halves its weights in so many steps; 0: none
-    recordings: Path | None = None  # for offline: a dataset; default: behaviour data made here
+    half_life: float = 0.0  # with --drift: also test a context that halves its weights in this many steps; 0: none
+    recordings: Path | None = None  # for offline: a dataset; default: simulated behaviour data
     json: Path | None = None  # also write the episodes here, one JSON line each
 
 
@@ -73,7 +73,7 @@ def run(options: Evaluate) -> int:
 
 
 def _drift(options: Evaluate) -> int:
-    """The drift test of each run, in which the splits' tasks change into one another."""
+    """Run the drift test of each run."""
     from spc_core.deploy.checkpoint import load_checkpoint
     from spc_core.tasks import tasks
     from spc_core.trials.drift import drift_scores, drift_table, run_drift

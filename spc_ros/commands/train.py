@@ -36,7 +36,7 @@ class Train:
 
 
 def defaults(arguments: Sequence[str]) -> Train:
-    """The settings' defaults are those of the preset and method among the arguments, read before the rest is parsed."""
+    """The settings' defaults are those of the preset and method in the arguments, read before the rest."""
     preset, method = _last(arguments, "--preset", "small"), _last(arguments, "--method", "")
     return Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=load_config(preset, method))
 
@@ -44,10 +44,10 @@ def defaults(arguments: Sequence[str]) -> Train:
 def _last(arguments: Sequence[str], flag: str, default: str) -> str:
     """The last value given to a flag, as `--flag value` or `--flag=value`."""
     values = [default]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, next_argument in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
         if name == flag:
-            values.append(value if equals else following)
+            values.append(value if equals else next_argument)
     return values[-1]
 
 

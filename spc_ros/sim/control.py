@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the services of the package simulation_interfaces do to a simulation. Needs neither that package nor ROS.
+"""Handlers for the services of the package simulation_interfaces, without that package or ROS.
 
 Requests and responses are any objects with the fields of its definitions (release 2.1).
 """
@@ -25,7 +25,7 @@ class PlayState(enum.IntEnum):
 
 
 class Code(enum.IntEnum):
-    """Result, and what SetSimulationState adds."""
+    """Result, with the additional codes of SetSimulationState."""
 
     FEATURE_UNSUPPORTED = 0
     OK = 1
@@ -36,7 +36,7 @@ class Code(enum.IntEnum):
 
 
 class Feature(enum.IntEnum):
-    """Of SimulatorFeatures, those that are had."""
+    """The supported SimulatorFeatures."""
 
     SIMULATION_RESET = 20
     SIMULATION_RESET_STATE = 22
@@ -58,14 +58,14 @@ class Scope(enum.IntFlag):
 
 
 class Steps:
-    """Steps that were asked for in pause."""
+    """A request for steps while paused."""
 
     def __init__(self, wanted: int, finished: Callable[[str], None]) -> None:
-        """`finished` is called once: with "" when all are done, else with the reason."""
+        """`finished` is called once: with "" after all steps, or else with the reason."""
         self._wanted, self._finished, self._done, self._over = wanted, finished, 0, False
 
     def step(self) -> bool:
-        """One was done; says whether it was the last."""
+        """Count a step; returns whether it was the last."""
         self._done += 1
         if self._done == self._wanted:
             self._end("")
@@ -81,23 +81,23 @@ class Steps:
 
 
 class Player(Protocol):
-    """What the services need of a simulation."""
+    """The interface of a simulation to the services."""
 
     @property
     def play_state(self) -> PlayState: ...
 
     def play_episode(self, paused: bool | None) -> None:
-        """End a running episode and start the next; None: in pause if it was so before. Raises ValueError."""
+        """End a running episode and start the next; None: keep the pause. Raises ValueError."""
 
     def pause(self, paused: bool) -> None: ...
 
     def stop(self) -> None:
-        """End the episode, and start no other until asked."""
+        """End the episode, and start another only on request."""
 
     def quit(self) -> None: ...
 
     def step_paused(self, steps: Steps) -> None:
-        """Begin steps in pause; `steps` hears of each. Raises ValueError."""
+        """Begin steps while paused, reporting each to `steps`. Raises ValueError."""
 
 
 class SimControl:
@@ -115,24 +115,24 @@ class SimControl:
     def state(self, _: Any, response: Any) -> Any:
         """GetSimulationState."""
         response.state.state = int(self._player.play_state)
-        return _answered(response, Code.OK)
+        return _filled(response, Code.OK)
 
     def set_state(self, request: Any, response: Any) -> Any:
-        """SetSimulationState. A stopped simulation can be played, and started in pause."""
+        """SetSimulationState. A stopped simulation can be played, or started paused."""
         wanted, now = request.state.state, self._player.play_state
         if wanted in (PlayState.NO_WORLD, PlayState.LOADING_WORLD):
-            return _answered(response, Code.FEATURE_UNSUPPORTED, "worlds are neither loaded nor unloaded here")
+            return _filled(response, Code.FEATURE_UNSUPPORTED, "loading and unloading worlds is not supported")
         if wanted not in list(PlayState):
-            return _answered(response, Code.OPERATION_FAILED, f"there is no state {wanted}")
+            return _filled(response, Code.OPERATION_FAILED, f"unknown state {wanted}")
         if wanted == now:
-            return _answered(response, Code.ALREADY_IN_TARGET_STATE, f"already {now.name.lower()}")
+            return _filled(response, Code.ALREADY_IN_TARGET_STATE, f"already {now.name.lower()}")
         try:
-            self._go(PlayState(wanted), now)
+            self._change(PlayState(wanted), now)
         except ValueError as error:
-            return _answered(response, Code.STATE_TRANSITION_ERROR, str(error))
-        return _answered(response, Code.OK)
+            return _filled(response, Code.STATE_TRANSITION_ERROR, str(error))
+        return _filled(response, Code.OK)
 
-    def _go(self, wanted: PlayState, now: PlayState) -> None:
+    def _change(self, wanted: PlayState, now: PlayState) -> None:
         paused = wanted == PlayState.PAUSED
         if wanted == PlayState.STOPPED:
             self._player.stop()
@@ -144,28 +144,28 @@ class SimControl:
             self._player.pause(paused)
 
     def reset(self, request: Any, response: Any) -> Any:
-        """ResetSimulation: the next episode begins, in pause where the simulation was paused."""
+        """ResetSimulation: start the next episode, paused if the simulation was paused."""
         scope = Scope(request.scope)
         everything = scope in (Scope.DEFAULT, Scope.ALL)
         if not everything and scope != Scope.STATE:
-            why = "only SCOPE_STATE, SCOPE_ALL and SCOPE_DEFAULT: time only moves forward here, and nothing is spawned"
-            return _answered(response, Code.FEATURE_UNSUPPORTED, f"scope {request.scope}: {why}")
+            why = "only SCOPE_STATE, SCOPE_ALL and SCOPE_DEFAULT: time only moves forward, and nothing is spawned"
+            return _filled(response, Code.FEATURE_UNSUPPORTED, f"scope {request.scope}: {why}")
         try:
             self._player.play_episode(None)
         except ValueError as error:
-            return _answered(response, Code.OPERATION_FAILED, str(error))
-        return _answered(response, Code.OK, "simulated time goes on" if everything else "")
+            return _filled(response, Code.OPERATION_FAILED, str(error))
+        return _filled(response, Code.OK, "simulated time is not reset" if everything else "")
 
     def step(self, request: Any, response: Any, answer: Callable[[Any], None]) -> None:
-        """StepSimulation: `answer` gets the response when the steps are done, or cannot be."""
+        """StepSimulation: `answer` gets the response after the steps, or when they fail."""
         if self._player.play_state != PlayState.PAUSED:
-            answer(_answered(response, Code.OPERATION_FAILED, "pause a running episode first"))
+            answer(_filled(response, Code.OPERATION_FAILED, "pause a running episode first"))
         elif request.steps < 1:
-            answer(_answered(response, Code.OPERATION_FAILED, f"steps is {request.steps}; use at least 1"))
+            answer(_filled(response, Code.OPERATION_FAILED, f"steps is {request.steps}; use at least 1"))
         else:
 
             def finished(reason: str) -> None:
-                answer(_answered(response, Code.OPERATION_FAILED if reason else Code.OK, reason))
+                answer(_filled(response, Code.OPERATION_FAILED if reason else Code.OK, reason))
 
             try:
                 self._player.step_paused(Steps(request.steps, finished))
@@ -173,6 +173,6 @@ class SimControl:
                 finished(str(error))
 
 
-def _answered(response: Any, code: Code, message: str = "") -> Any:
+def _filled(response: Any, code: Code, message: str = "") -> Any:
     response.result.result, response.result.error_message = int(code), message
     return response

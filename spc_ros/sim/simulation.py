@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated robot in time: ticks, episodes, and which command answers which state. No ROS in here."""
+"""A simulated robot over time: ticks, episodes, and the matching of commands to states. Without ROS."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from spc_core.tasks import Task, TaskEnv, make_env
 from spc_core.tasks.disturbances import DisturbanceConfig, Disturbances
 from spc_core.tasks.mjcf import MjcfEnv
 
-RESET_GAP_NS = 1_000_000_000  # simulated time between two episodes; a gap, so that aligners start anew
+RESET_GAP_NS = 1_000_000_000  # simulated time between two episodes: a gap, so that aligners restart
 FACTOR_WINDOW_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class State:
-    """What the robot says at a tick; `reward` is of the transition that ended here, None where there is none."""
+    """The robot's state at a tick; `reward` belongs to the transition that ends here, None without one."""
 
     t_ns: int
     observation: np.ndarray  # (O,) as measured
@@ -30,16 +30,16 @@ class State:
 
 
 class Simulation:
-    """One environment behind a contract. Time only moves forward, across episodes too."""
+    """One environment behind a contract. Time only moves forward, also across episodes."""
 
     def __init__(self, env: TaskEnv, contract: Contract) -> None:
         self.fields = tuple(f"{stream.topic}.{path}" for stream in contract.observation for path in stream.fields)
         sizes = (len(env.observation_names), len(env.action_names), env.control_hz)
         wanted = (len(self.fields), contract.action_dim, contract.rate_hz)
-        for what, has, wants in zip(("observations", "actions", "Hz"), sizes, wanted, strict=True):
-            if has != wants:
+        for quantity, found, expected in zip(("observations", "actions", "Hz"), sizes, wanted, strict=True):
+            if found != expected:
                 raise ContractError(
-                    f"contract '{contract.name}' has {wants:g} {what}, the family '{env.family}' {has:g}; "
+                    f"contract '{contract.name}' has {expected:g} {quantity}, the family '{env.family}' {found:g}; "
                     "give the contract of the family"
                 )
         self.env, self.contract = env, contract
@@ -54,7 +54,7 @@ class Simulation:
     def reset(self, task: Task, seed: int, config: DisturbanceConfig | None = None) -> State:
         """Start an episode on a multiple of the period, a gap after the last state.
 
-        Raises ValueError for disturbances that do not fit; then nothing has changed.
+        Raises ValueError for invalid disturbances, and then changes nothing.
         """
         disturbances = self._disturbances(config or DisturbanceConfig(), seed)
         observation, _ = self.env.reset(seed=seed, options={"task": task})
@@ -72,7 +72,7 @@ class Simulation:
         return Disturbances(config, self.fields, safe, contract.period_ns / 1e9, seed)
 
     def refusal(self, t_ns: int | None, action: np.ndarray) -> str | None:
-        """Why a command does not answer the current state, or None. `t_ns` is None for one without stamp."""
+        """The reason why a command does not match the current state, or None. `t_ns`: its stamp, or None."""
         if not self.running:
             return "command outside an episode"
         if not np.isfinite(action).all():
@@ -84,38 +84,32 @@ class Simulation:
         return None
 
     def step(self, action: np.ndarray) -> State:
-        """One period further; ends the episode when the task or its time is over."""
+        """Advance by one period; ends the episode when the task or its time is over."""
         self.env.push(self.disturbances.push(self.env.dofs))
         observation, reward, terminated, truncated, notes = self.env.step(self.disturbances.applied(action))
         self.t_ns += self.contract.period_ns
         if terminated or truncated:
             self.end("task ended" if terminated else "time limit", bool(terminated), bool(truncated))
-        elif "broken" in notes:  # neither: the episode has no sound end
+        elif "broken" in notes:  # neither: the episode has no valid end
             self.end(notes["broken"])
         measured = self.disturbances.measured(observation)
         return State(self.t_ns, measured, None if reward is None else float(reward))
 
     @property
     def steps(self) -> int:
-        """Done in the running episode."""
+        """Steps so far in the running episode."""
         return (self.t_ns - self.info.start_ns) // self.contract.period_ns
 
     def change(self, task: Task, announced: bool) -> None:
-        """Another task from now on, in mid-episode; the robot's state stays."""
+        """Change the task during an episode; the robot's state stays."""
         self.env.set_task(task)
         change = TaskChange(self.t_ns, task.task_id, dict(task.params), announced)
         self.info = dataclasses.replace(self.info, changes=(*self.info.changes, change))
 
     def end(self, reason: str, terminated: bool = False, truncated: bool = False) -> None:
         """End the running episode here."""
-        self.info = dataclasses.replace(
-            self.info,
-            state="ended",
-            end_ns=self.t_ns,
-            terminated=terminated,
-            truncated=truncated,
-            reason=reason,
-        )
+        ended = {"end_ns": self.t_ns, "terminated": terminated, "truncated": truncated, "reason": reason}
+        self.info = dataclasses.replace(self.info, state="ended", **ended)
 
 
 class RealTimeFactor:
@@ -126,12 +120,12 @@ class RealTimeFactor:
         self._steps: deque[float] = deque()
 
     def step(self, now_s: float) -> None:
-        """A step was done at this real time."""
+        """Count a step at this real time."""
         self._steps.append(now_s)
         self._forget(now_s)
 
     def value(self, now_s: float) -> float:
-        """1 when the simulation keeps up with real time; 0 when it stands."""
+        """1 if the simulation keeps up with real time; 0 if it stands still."""
         self._forget(now_s)
         past_s = min(self._window_s, now_s - self._start_s)
         return len(self._steps) * self._period_s / past_s if past_s > 0 else 0.0
@@ -142,7 +136,7 @@ class RealTimeFactor:
 
 
 def make_simulation(params: Any) -> Simulation:
-    """What the parameters ask for. Raises ValueError: ContractError, ModelError."""
+    """The simulation described by the node's parameters. Raises ValueError: ContractError, ModelError."""
     if not params.model:
         contract = load_contract(find_config("contracts", params.contract or params.family))
         return Simulation(make_env(params.family), contract)

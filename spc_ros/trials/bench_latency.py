@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long after a state its command comes, through real processes, against a relay with the same messages and QoS."""
+"""Latency from a state to its command through real processes, against a relay with the same messages and QoS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from spc_core.method.normalize import Stats
 from spc_core.system.config_files import find_config
 from spc_ros.processes import NodeGroup
 
-SLICE_S = 2.0  # for one controller before the next has its turn
+SLICE_S = 2.0  # for one controller before the next one
 CONTROLLERS = {  # name -> size of the policy (empty: the relay) and the programs, the one that commands first
     "relay": ("", ("relay",)),
     "policy small": ("small", ("policy",)),
@@ -50,22 +50,22 @@ class Row:
     missed: int  # states without a command before the next state
     missed_in_time: int  # those of them whose state the driver published in time
     unasked: int  # commands too late for their state, or for none
-    driver_late: int  # states that the driver published late by over a quarter of a period: this machine's doing
+    driver_late: int  # states that the driver published over a quarter of a period late: a busy machine
     median_ratio: float  # to the relay at the same rate
     p99_ratio: float
-    cpu_us: float  # processor time of all the controller's processes for each state, user and system
-    context_age_ms: float | None  # from the transition's end that z knows last to the state acted on; None: no encoder
+    cpu_us: float  # processor time of the controller's processes per state, user and system
+    context_age_ms: float | None  # from the end of z's latest transition to the state acted on; None: no encoder
     growth_kib: int  # of the commanding process's memory during the measurement
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchLatency:
-    """What was measured, and on how busy a machine."""
+    """Measurements, and the load of the machine."""
 
     rows: tuple[Row, ...]
-    update_us: dict[int, float]  # median time of a context update after so many transitions
+    update_us: dict[int, float]  # median time of a context update, by number of transitions
     cores: int
-    load_before: float  # of the last minute, as the system tells
+    load_before: float  # of the last minute
     load_after: float
 
     def text(self) -> str:
@@ -107,7 +107,7 @@ def bench_latency(
 
 
 def write_random(folder: Path, size: str, rate_hz: float) -> Path:
-    """A checkpoint of a preset's size for the shipped arm at another rate, untrained: as fast as a trained one."""
+    """A checkpoint of a preset's size for the shipped arm at another rate, untrained but as fast as a trained one."""
     text = load_contract(find_config("contracts", "arm_reach")).text
     file = folder.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def update_us(checkpoint: Checkpoint, history: int, rounds: int = 300) -> float:
 
 
 def _drive(folder: Path, names: Sequence[str], rate_hz: float, seconds: float, slice_s: float) -> list[Row]:
-    """Start controllers in namespaces of their own and a driver, and wait for the driver's result."""
+    """Start each controller in a separate namespace, and a driver, and wait for the driver's result."""
     environment = {
         "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(90 + os.getpid() % 10)),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
@@ -185,7 +185,7 @@ def _sizes(names: Sequence[str]) -> list[str]:
 
 def _percentiles(result: dict[str, Any]) -> tuple[float, float, float]:
     if not result["latency_us"]:
-        raise RuntimeError("a controller answered no state at all; is another program on this ROS domain?")
+        raise RuntimeError("a controller answered no state; is another program using this ROS domain?")
     median, p99, worst = np.percentile(result["latency_us"], (50, 99, 100))
     return float(median), float(p99), float(worst)
 
@@ -203,14 +203,14 @@ def _row(
 
 
 def _cpu_s(group: NodeGroup) -> float:
-    """Processor time that the group's processes have had, user and system, where the system tells it; else 0."""
+    """Processor time of the group's processes, user and system; 0 without /proc."""
     files = [Path(f"/proc/{node.process.pid}/stat") for node in group.nodes.values()]
     fields = [file.read_text().rpartition(")")[2].split() for file in files if file.exists()]
     return sum(int(parts[11]) + int(parts[12]) for parts in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_kib(group: NodeGroup) -> int:
-    """Memory of the group's controller, where the system tells it; else 0."""
+    """Memory of the group's controller; 0 without /proc."""
     status = Path(f"/proc/{next(iter(group.nodes.values())).process.pid}/status")
     if not status.exists():
         return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects behaviour data of a task family through the real chain: sim, behaviour and recorder, bags."""
+"""Collects behaviour data of a task family as bags, through the nodes sim, behaviour and recorder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from spc_core.system.config_files import find_config
 from spc_ros.bags.files import find_bags
 from spc_ros.processes import NodeGroup, ProcessError, Progress
 
-EPISODE_TIMEOUT_S = 60.0  # far above what an episode takes; the nodes have tighter deadlines of their own
+EPISODE_TIMEOUT_S = 60.0  # far longer than an episode; the nodes have tighter deadlines
 
 
 def require_new(out: Path) -> None:
-    """Raises ProcessError where `out` holds bags or episodes of an earlier call, which would get mixed up or lost."""
+    """Raises ProcessError if `out` holds bags or episodes of an earlier call, which could get mixed up or lost."""
     if (out / "episodes.jsonl").exists() or (out / "bags").exists():
         raise ProcessError(f"{out}: holds an earlier recording or trial; choose another --out, or remove it first")
 
@@ -36,7 +36,7 @@ def collect(
     """Record `episodes` of each task as bags in `<out>/bags`; returns their paths. Raises ProcessError.
 
     Logs of the nodes are in `<out>/log`. `progress(done, total, text)` is called after each episode, from
-    another thread. `environment` is for the nodes, such as a ROS_DOMAIN_ID of their own.
+    another thread. `environment` is added to that of the nodes, such as a separate ROS_DOMAIN_ID.
     """
     out = Path(out)
     require_new(out)

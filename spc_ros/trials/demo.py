@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole chain in one go: behaviour data over DDS, bags, dataset, training, trials over DDS, report.
+"""The complete chain: behaviour data over DDS, bags, dataset, training, trials over DDS, report.
 
-Each stage is the same `spc` command that a user would type, in a process of its own, and leaves a folder:
-OUT/<family>/{recordings,dataset,run-<seed>,trial-<seed>}. A stage whose folder is complete is not run again.
+Each stage runs the `spc` command that a user would type, in a separate process, and writes a folder:
+OUT/<family>/{recordings,dataset,run-<seed>,trial-<seed>}. A finished stage is not run again.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from spc_core.trials.log import EPISODES, read_rows
 from spc_core.trials.protocol import in_order
 from spc_ros.trials.provenance import setup, versions
 
-RECORD = "wall_time_s.json"  # of each finished stage; marks a demo's folder
+RECORD = "wall_time_s.json"  # of all finished stages; identifies a demo's folder
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """What the demo runs; `config/demo/<preset>.yaml` holds the differences."""
+    """Settings of the demo; `config/demo/<preset>.yaml` holds the differences."""
 
     families: tuple[str, ...] = ("arm_reach", "arm_payload")
-    episodes: int = 30  # recorded of each training task
+    episodes: int = 30  # recorded for each training task
     train_preset: str = "small"
-    updates: int = 0  # of each training; 0: the preset's
+    updates: int = 0  # in each training; 0: as in the preset
     train_seeds: int = 2
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)
     trial_episodes: int = 2  # scored episodes of each task and protocol
-    tasks_per_split: int = 10  # held-out tasks that are tried
+    tasks_per_split: int = 10  # held-out tasks in a trial
     seed: int = 0
 
 
 def load_demo_config(preset: str) -> DemoConfig:
-    """Raises ConfigError or ContractError naming what is wrong."""
+    """Load a preset. Raises ConfigError or ContractError naming the problem."""
     path = find_config("demo", preset)
     try:
         values = yaml.safe_load(path.read_text()) or {}
@@ -65,7 +65,7 @@ def load_demo_config(preset: str) -> DemoConfig:
 
 
 def demo(out: Path, preset: str, overwrite: bool) -> None:
-    """Run what is left to do of all stages; prints one line for each, the table, and where the report is."""
+    """Run all unfinished stages; prints a line for each, the table, and the path of the report."""
     config = load_demo_config(preset)
     if overwrite and out.exists():
         if any(out.iterdir()) and not (out / RECORD).is_file():
@@ -75,13 +75,13 @@ def demo(out: Path, preset: str, overwrite: bool) -> None:
 
 
 class _Chain:
-    """The stages of one demo and how long each took."""
+    """The stages of one demo and their durations."""
 
     def __init__(self, out: Path, config: DemoConfig, command: str) -> None:
         self.out, self.config, self.command = out, config, command
         self.seeds = range(config.seed, config.seed + config.train_seeds)
         self.wall_time_s: dict[str, float] = {}
-        # a domain of its own on this machine, so that no other robot hears the demo or is heard
+        # a separate domain on this machine, isolated from other robots
         self.environment = {
             "ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100))),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
@@ -92,31 +92,24 @@ class _Chain:
         for number, family in enumerate(config.families, 1):
             folder = out / family
             with self._stage(f"collect {family}", f"record behaviour data over DDS ({number}/{count})"):
-                self._spc(
-                    folder / "recordings",
-                    "collect",
-                    family,
-                    "--episodes",
-                    config.episodes,
-                    "--seed",
-                    config.seed,
-                )
+                options = ("--episodes", config.episodes, "--seed", config.seed)
+                self._spc(folder / "recordings", "collect", family, *options)
             with self._stage(f"convert {family}", f"turn bags into a dataset ({number}/{count})"):
                 self._spc(folder / "dataset", "convert", folder / "recordings" / "bags")
         with self._stage("train", f"{count} families x {len(self.seeds)} seeds"):
-            self._side_by_side(self._train, [(family, seed) for seed in self.seeds for family in config.families])
+            self._in_parallel(self._train, [(family, seed) for seed in self.seeds for family in config.families])
         for number, family in enumerate(config.families, 1):
             with self._stage(f"trial {family}", f"few-shot trials over DDS ({number}/{count})"):
                 for seed in self.seeds:
                     self._trial(family, seed)
         self._report()
 
-    def _train(self, family: str, seed: int, place: int) -> None:
+    def _train(self, family: str, seed: int, bar: int) -> None:
         folder, config = self.out / family, self.config
         more = ["--updates", config.updates] if config.updates else []
         self._spc(
             folder / f"run-{seed}", "train", folder / "dataset", "--preset", config.train_preset, "--seed", seed,
-            "--threads", 1, "--device", "cpu", *more, resumes=True, place=place,
+            "--threads", 1, "--device", "cpu", *more, resumes=True, bar=bar,
         )  # fmt: skip
 
     def _trial(self, family: str, seed: int) -> None:
@@ -127,9 +120,9 @@ class _Chain:
             resumes=True,
         )  # fmt: skip
 
-    def _side_by_side(self, work: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
-        """One job for each processor at a time: small networks are fastest with one thread each."""
-        stop = threading.Event()  # after an error or Ctrl-C, what has not begun does not begin
+    def _in_parallel(self, work: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
+        """Run one job per processor at a time: small networks are fastest with one thread."""
+        stop = threading.Event()  # set by an error or Ctrl-C: further jobs do not start
 
         def guarded(*arguments: Any) -> None:
             if stop.is_set():
@@ -142,40 +135,40 @@ class _Chain:
 
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
-            for future in as_completed([pool.submit(guarded, *job, place) for place, job in enumerate(jobs)]):
+            for future in as_completed([pool.submit(guarded, *job, bar) for bar, job in enumerate(jobs)]):
                 future.result()
         finally:
             stop.set()
             pool.shutdown()
 
-    def _spc(self, folder: Path, stage: str, *arguments: object, resumes: bool = False, place: int = 0) -> None:
-        """Run `spc STAGE ARGUMENTS --out FOLDER` unless that was done before; a half-made folder is made anew."""
+    def _spc(self, folder: Path, stage: str, *arguments: object, resumes: bool = False, bar: int = 0) -> None:
+        """Run `spc STAGE ARGUMENTS --out FOLDER` unless finished; deletes an incomplete folder unless it `resumes`."""
         done = folder.with_name(f"{folder.name}.done")
         if done.is_file():
             return
         if not resumes:
             shutil.rmtree(folder, ignore_errors=True)
         command = [sys.executable, "-m", "spc_ros.cli", stage, *map(str, arguments), "--out", str(folder)]
-        quiet = {} if sys.stderr.isatty() else {"TQDM_MININTERVAL": "20"}  # a log needs no live bar
-        environment = {**os.environ, **self.environment, "TQDM_POSITION": str(place), **quiet}
+        quiet = {} if sys.stderr.isatty() else {"TQDM_MININTERVAL": "20"}  # a log file needs no live bar
+        environment = {**os.environ, **self.environment, "TQDM_POSITION": str(bar), **quiet}
         log = folder.with_name(f"{folder.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as output:
             code = subprocess.run(command, env=environment, stdout=output).returncode
         if code == 130:
-            raise KeyboardInterrupt(f"stopped in: spc {stage}; the same command goes on")
+            raise KeyboardInterrupt(f"stopped in: spc {stage}; run the same command to resume")
         if code != 0:
             raise RuntimeError(f"failed with exit code {code}: spc {' '.join(command[3:])}")
         done.touch()
 
     @contextmanager
-    def _stage(self, name: str, what: str) -> Iterator[None]:
-        """One line before and after, and the wall time; that of a finished stage is remembered."""
+    def _stage(self, name: str, purpose: str) -> Iterator[None]:
+        """Print a line before and after, and store the wall time; that of a finished stage is kept."""
         self.out.mkdir(parents=True, exist_ok=True)
         record = self.out / RECORD
         known = json.loads(record.read_text()) if record.is_file() else {}
         record.write_text(json.dumps(known))
-        print(f"{name}: {what}", flush=True)
+        print(f"{name}: {purpose}", flush=True)
         began = time.monotonic()
         yield
         self.wall_time_s[name] = max(known.get(name, 0.0), round(time.monotonic() - began, 1))
@@ -213,6 +206,6 @@ class _Chain:
         )
 
     def _speed(self, run: FamilyRun) -> float:
-        """Simulated seconds for each second of an episode, from its reset to its end, recorder included; the median."""
+        """Median of simulated seconds per real second of an episode, from reset to end, including the recorder."""
         rows = [row for rows in run.results.values() for row in rows]
         return statistics.median(row.steps / make_env(run.family).control_hz / row.seconds for row in rows)

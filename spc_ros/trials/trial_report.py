@@ -30,7 +30,7 @@ ENCODING = "rgb8"
 
 
 def report_trial(run: Path, family: str, out: Path, rows: Sequence[EpisodeResult], command: str = "") -> FamilyRun:
-    """Write the page of what is in `out`; `command` is how the trial was asked for."""
+    """Write the page of the trial in `out`; `command` is its command line."""
     checkpoint, log = load_checkpoint(run), run / "log.csv"
     plan = json.loads((out / PLAN).read_text())
     simulated = plan.get("sim", True) and family in families()
@@ -59,7 +59,7 @@ def report_trial(run: Path, family: str, out: Path, rows: Sequence[EpisodeResult
 
 
 def trial_stills(log: TrialLog, rows: Sequence[EpisodeResult]) -> list[Stills]:
-    """Start, middle and end of each task's best informed episode; empty where no bag holds images."""
+    """Start, middle and end of each task's best informed episode; empty if no bag holds images."""
     chosen: dict[str, EpisodeResult] = {}
     for row in rows:
         if row.scored and row.bag and row.context_count >= getattr(chosen.get(row.task_id), "context_count", -1):
@@ -68,7 +68,7 @@ def trial_stills(log: TrialLog, rows: Sequence[EpisodeResult]) -> list[Stills]:
     for row in list(chosen.values()):
         images = _images(log, row) if len(found) < MAX_TASKS + 1 else ()
         if not images and not found:
-            return []  # no camera was recorded, so the other bags need not be read
+            return []  # no camera was recorded: skip the other bags
         k = f"({row.k})" if row.k else ""
         found.append(Stills(f"{row.task_id}, {row.protocol}{k}, return {number(row.return_)}", images))
     return [still for still in found if still.images]
@@ -85,8 +85,8 @@ def _images(log: TrialLog, row: EpisodeResult) -> tuple[tuple[float, np.ndarray]
     except BagError:
         return ()
     messages = [m for m in messages if m.encoding == ENCODING]
-    places = sorted({0, len(messages) // 2, len(messages) - 1}) if messages else ()
-    return tuple(((_stamp_ns(messages[i]) - _stamp_ns(messages[0])) / 1e9, _array(messages[i])) for i in places)
+    indices = sorted({0, len(messages) // 2, len(messages) - 1}) if messages else ()
+    return tuple(((_stamp_ns(messages[i]) - _stamp_ns(messages[0])) / 1e9, _array(messages[i])) for i in indices)
 
 
 def _stamp_ns(message: Any) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as a stranger meets it: help, refusals with a reason and an exit code, and the README's commands."""
+"""The command line: help, refusals with a reason and an exit code, and the README's commands."""
 
 import contextlib
 import dataclasses
@@ -68,7 +68,7 @@ def test_no_command_and_a_wrong_command_show_the_usage(capsys):
         assert "usage: " in capsys.readouterr().out
         assert main([*words, "trian"]) == 2
         error = capsys.readouterr().err
-        assert "there is no command 'trian'" in error and "usage: " in error
+        assert "unknown command 'trian'" in error and "usage: " in error
     assert main(["../cli"]) == 2 and main(["__init__"]) == 2
 
 
@@ -77,8 +77,10 @@ def test_help_has_a_text_for_every_option_and_examples_that_parse(words, monkeyp
     text = help_of(lambda: main([*words, "--help"]), monkeypatch)
     assert f"usage: spc {' '.join(words)}" in text
     found = options_in(text)
-    assert [name for name, said in found.items() if len(re.sub(r"\((default: .*|required)\)$", "", said)) < 8] == []
-    assert [said for said in found.values() if said.count("default:") > 1] == []
+    assert [
+        name for name, help_text in found.items() if len(re.sub(r"\((default: .*|required)\)$", "", help_text)) < 8
+    ] == []
+    assert [help_text for help_text in found.values() if help_text.count("default:") > 1] == []
     head = text[: text.index("╭")]
     assert not re.search(r"None|\[\[|^ +(?!spc |torchrun )\S|.{121}", head, re.M) and "{None}" not in text
     examples = [line.strip() for line in head.partition("\nexamples:\n")[2].splitlines() if line.strip()]
@@ -90,7 +92,7 @@ def test_help_has_a_text_for_every_option_and_examples_that_parse(words, monkeyp
 
 
 def test_a_missing_text_and_an_empty_default_show_in_help(monkeypatch):
-    """What the test above relies on: an option without a text has none, and hints come from tyro."""
+    """The test above relies on this: an option without a text shows none, and hints come from tyro."""
 
     @dataclasses.dataclass(frozen=True)
     class Bare:
@@ -118,7 +120,7 @@ def test_a_missing_text_and_an_empty_default_show_in_help(monkeypatch):
 
 @pytest.mark.parametrize(("arguments", "unwanted"), [(["--help"], "tyro numpy torch"), (["train", "--help"], "torch")])
 def test_help_comes_without_torch(arguments, unwanted):
-    """A robot's shell should not wait for torch to say what the options are."""
+    """--help must not wait for torch."""
     code = (
         "import contextlib, sys; from spc_ros.cli import main\n"
         f"with contextlib.suppress(SystemExit): main({arguments})\n"

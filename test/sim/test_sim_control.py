@@ -26,7 +26,7 @@ STOPPED, PLAYING, PAUSED, QUITTING, NO_WORLD = range(5)  # as SimulationState.ms
 
 
 class ToyPlayer:
-    """Does what it is told, and writes it down."""
+    """Records all calls."""
 
     def __init__(self, state: PlayState, refusal: str = "") -> None:
         self.play_state, self.refusal = state, refusal
@@ -81,7 +81,7 @@ def test_states_are_changed_as_asked(now: int, wanted: int, code: int, did: list
     player = ToyPlayer(PlayState(now))
     answer = SimControl(player).set_state(SimpleNamespace(state=SimpleNamespace(state=wanted)), response())
     assert (answer.result.result, player.did) == (code, did)
-    assert bool(answer.result.error_message) == (code != 1), "what was not done is said why"
+    assert bool(answer.result.error_message) == (code != 1), "a refusal has a reason"
 
 
 def test_an_episode_that_cannot_begin_is_a_failed_transition() -> None:
@@ -93,12 +93,12 @@ def test_an_episode_that_cannot_begin_is_a_failed_transition() -> None:
 
 
 @pytest.mark.parametrize(("scope", "code"), [(0, 1), (2, 1), (255, 1), (1, 0), (4, 0), (3, 0), (8, 0)])
-def test_reset_does_the_scopes_that_it_has(scope: int, code: int) -> None:
+def test_reset_supports_some_scopes(scope: int, code: int) -> None:
     player = ToyPlayer(PlayState.PAUSED)
     answer = SimControl(player).reset(SimpleNamespace(scope=scope), response())
     assert answer.result.result == code
     assert player.did == ([("episode", None)] if code else []), "what is paused stays paused"
-    assert ("time" in answer.result.error_message) == (scope != 2), "time goes on, which a full reset must say"
+    assert ("time" in answer.result.error_message) == (scope != 2), "time is not reset, which a full reset must report"
 
 
 def test_steps_are_answered_when_they_are_done() -> None:
@@ -116,13 +116,13 @@ def test_steps_are_answered_when_they_are_done() -> None:
     [(PLAYING, "", 1, "pause a running episode first"), (STOPPED, "", 1, "pause a running episode first"),
      (PAUSED, "", 0, "steps is 0"), (PAUSED, "steps are under way already", 1, "steps are under way already")],
 )  # fmt: skip
-def test_steps_that_cannot_be(state: int, refusal: str, steps: int, reason: str) -> None:
+def test_steps_that_are_refused(state: int, refusal: str, steps: int, reason: str) -> None:
     answers: list[Any] = []
     SimControl(ToyPlayer(PlayState(state), refusal)).step(SimpleNamespace(steps=steps), response(), answers.append)
     assert [(a.result.result, reason in a.result.error_message) for a in answers] == [(4, True)]
 
 
-def test_steps_given_up_say_how_many_were_done() -> None:
+def test_abandoned_steps_report_how_many_were_done() -> None:
     player, answers = ToyPlayer(PlayState.PAUSED), []
     SimControl(player).step(SimpleNamespace(steps=9), response(), answers.append)
     assert player.steps is not None and not player.steps.step()
