@@ -12,10 +12,9 @@ import yaml
 
 from spc_core.contract.rewards import REWARDS
 from spc_core.doctor.diagnosis import TopicLog
-from spc_core.doctor.timing_checks import intervals
 from spc_core.doctor.topic_stats import intervals
 from spc_ros.bags.files import BagError, find_bags
-from spc_ros.bags.reader import BagError, BagReader, find_bags
+from spc_ros.bags.reader import BagReader
 from spc_ros.doctor.contract_choices import (
     Choice,
     choose,
