@@ -1,32 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lifecycle of two methods, setup and teardown, and the main program of every node, with a safe end."""
+"""A lifecycle node reduced to two methods, setup and teardown."""
 
 from __future__ import annotations
 
 import gc
-import os
-import signal
-import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import rclpy
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions
 
-from spc_core.system.signals import end_with_parent
-from spc_ros.node_parts.plain_node import EXECUTOR, Diagnostics, Param, Parameters, PlainNode, steady_timer
-from spc_ros.processes import PARENT_VARIABLE
+from spc_ros.node_parts.plain_node import EXECUTOR, Diagnostics, Param, Parameters
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-POLL_S = 0.1  # how soon a signal is noticed
-LINGER_S = 0.1  # from the last words of a node to its end
-STOP_S = 3.0  # longest time to finish what is under way
-READY = "ready"  # the line that spc_ros.processes waits for
+_ERROR = TransitionCallbackReturn.ERROR
 AUTOSTART = Param("autostart", True, "configure and activate by itself at start", read_only=True)
 
 
@@ -162,108 +148,3 @@ class ManagedNode(LifecycleNode):
         reason, self._reason = self._reason or "as asked", ""
         self.get_logger().info(f"{verb}: done, {reason}")
         return TransitionCallbackReturn.SUCCESS
-
-
-_ERROR = TransitionCallbackReturn.ERROR
-
-
-def run(*node_classes: Callable[[], PlainNode | ManagedNode]) -> int:
-    """Run nodes on one executor until a signal or the end of one of them; returns the program's exit code.
-
-    They begin in the order given and close in the reverse one.
-    """
-    caught: list[int] = []
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda received, _frame: caught.append(received))
-    _die_with_parent()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # rclpy's own would close ROS before the safe action
-    nodes: list[PlainNode | ManagedNode] = []
-    try:
-        for node_class in node_classes:
-            nodes.append(node_class())
-    except (ValueError, OSError, InvalidParameterTypeException, InvalidParameterValueException) as error:
-        print(f"{os.path.basename(sys.argv[0])}: cannot start: {error}", file=sys.stderr, flush=True)
-        rclpy.shutdown()
-        return 1
-    executor = _executor(nodes[0])
-    for node in nodes:
-        executor.add_node(node)
-
-    def begin() -> None:
-        once.cancel()
-        _begin(nodes)
-
-    once = steady_timer(nodes[0], 0.0, begin)
-    try:
-        _work(executor, nodes, caught)
-    except ExternalShutdownException:
-        pass
-    finally:
-        executor.shutdown()
-        for node in reversed(nodes):
-            node.destroy_node()
-        rclpy.try_shutdown()
-        for number in STOP_SIGNALS:  # Ctrl-C reaches a launched node twice; the second must not spoil the exit
-            signal.signal(number, signal.SIG_IGN)
-    return _exit_code(nodes) or 0
-
-
-def _work(executor: Executor, nodes: Sequence[PlainNode | ManagedNode], caught: Sequence[int]) -> None:
-    """Spin until a signal was caught or a node wants to end, then close all, the last one first."""
-    while not caught and _exit_code(nodes) is None:
-        _spin_once(executor, nodes, POLL_S)
-    deadline_s = time.monotonic() + STOP_S
-    while any(node.busy() for node in nodes) and time.monotonic() < deadline_s:
-        _spin_once(executor, nodes, POLL_S)
-    for node in reversed(nodes):
-        node.close()
-    _linger(executor, nodes)
-
-
-def _exit_code(nodes: Sequence[PlainNode | ManagedNode]) -> int | None:
-    """Of the first node that wants the program to end."""
-    return next((node.exit_code for node in nodes if node.exit_code is not None), None)
-
-
-def _executor(node: PlainNode | ManagedNode) -> Executor:
-    """Single-threaded. The events executor hands over messages in the order of arrival, and twice as fast."""
-    if node.params.executor == "events":
-        try:
-            from rclpy.experimental import EventsExecutor  # not in the first releases of Jazzy
-        except ImportError:
-            node.get_logger().info("this rclpy has no events executor; using the single-threaded one")
-        else:
-            return EventsExecutor()
-    return SingleThreadedExecutor()
-
-
-def _linger(executor: Executor, nodes: Sequence[PlainNode | ManagedNode]) -> None:
-    """A best-effort message, such as a last safe action, is lost when its process ends at once."""
-    deadline_s = time.monotonic() + LINGER_S
-    while (left_s := deadline_s - time.monotonic()) > 0:
-        _spin_once(executor, nodes, left_s)
-
-
-def _begin(nodes: Sequence[PlainNode | ManagedNode]) -> None:
-    for node in nodes:
-        node.begin()
-    if _exit_code(nodes) is None:
-        nodes[-1].get_logger().info(READY)
-
-
-def _spin_once(executor: Executor, nodes: Sequence[PlainNode | ManagedNode], timeout_s: float) -> None:
-    try:
-        executor.spin_once(timeout_sec=timeout_s)
-    except ExternalShutdownException:
-        raise
-    except Exception as error:  # of one of them, and nothing says which
-        nodes[-1].get_logger().fatal(f"a callback failed: {error}\n{traceback.format_exc()}")
-        for node in reversed(nodes):
-            node.failed(error)
-
-
-def _die_with_parent() -> None:
-    """End when the program that started this node is gone, however it ended."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is not None:
-        end_with_parent(int(parent))

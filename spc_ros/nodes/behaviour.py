@@ -19,8 +19,7 @@ from spc_core.tasks import families, find_task, make_env
 from spc_core.tasks.behaviour import KINDS, Behaviour
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.contract_topics import subscribe_contract
-from spc_ros.node_parts.lifecycle import run
-from spc_ros.node_parts.plain_node import Param, PlainNode, steady_timer
+from spc_ros.node_parts.plain_node import Param, PlainNode, run, steady_timer
 from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos
 
 PARAMS = [

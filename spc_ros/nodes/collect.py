@@ -8,8 +8,7 @@ import time
 from spc_core.tasks import SPLITS, families, find_task, tasks
 from spc_core.tasks.behaviour import KINDS, behaviour_mix, episode_seed
 from spc_ros.node_parts.episode_driver import DriverNode
-from spc_ros.node_parts.lifecycle import run
-from spc_ros.node_parts.plain_node import Param
+from spc_ros.node_parts.plain_node import Param, run
 
 PARAMS = [
     Param("family", "arm_reach", "task family", choices=families(), read_only=True),

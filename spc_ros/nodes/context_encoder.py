@@ -24,10 +24,10 @@ from spc_core.deploy.context_tracker import MODES, ContextTracker
 from spc_ros.node_parts.checkpoint_params import CHECKPOINT_PARAMS, load_agent
 from spc_ros.node_parts.context_message import ContextOutbox, ContextReading, encode_delay
 from spc_ros.node_parts.contract_topics import subscribe_contract
-from spc_ros.node_parts.lifecycle import ManagedNode, run
+from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.load_context_server import RecallServer
 from spc_ros.node_parts.model_swap_server import ModelSwapServer
-from spc_ros.node_parts.plain_node import Param, steady_timer
+from spc_ros.node_parts.plain_node import Param, run, steady_timer
 from spc_ros.node_parts.priority import give_way
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, DELAY_TOPIC, EPISODE_TOPIC, SWAP_TOPIC, latched_qos
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from spc_core.alignment.streaming import Frame
-from spc_ros.node_parts.lifecycle import run
+from spc_ros.node_parts.plain_node import run
 from spc_ros.nodes.context_encoder import ContextEncoderNode
 from spc_ros.nodes.policy import PolicyNode
 

@@ -27,9 +27,9 @@ from spc_ros.node_parts.checkpoint_params import load_agent
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.context_message import ContextInbox, ContextReading
 from spc_ros.node_parts.contract_topics import subscribe_contract
-from spc_ros.node_parts.lifecycle import ManagedNode, run
+from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.model_swap_server import ModelSwapServer
-from spc_ros.node_parts.plain_node import steady_timer
+from spc_ros.node_parts.plain_node import run, steady_timer
 from spc_ros.node_parts.policy_params import PARAMS, emergency_stop, observation_watch, planner_config, workspace_box
 from spc_ros.node_parts.priority import take_precedence
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, EPISODE_TOPIC, INTERVENTION_TOPIC, latched_qos, now_ns

@@ -22,8 +22,7 @@ from spc_core.contract.contract import load_contract
 from spc_core.system.config_files import find_config
 from spc_ros.bags.episode_bags import BagResult, EpisodeBags
 from spc_ros.messages.fields import message_class
-from spc_ros.node_parts.lifecycle import run
-from spc_ros.node_parts.plain_node import Param, PlainNode, steady_timer
+from spc_ros.node_parts.plain_node import Param, PlainNode, run, steady_timer
 from spc_ros.node_parts.topics import BAGS_TOPIC, CONTEXT_TOPIC, EPISODE_TOPIC, latched_qos, now_ns
 
 KNOWN_TYPES = {

@@ -13,8 +13,7 @@ import numpy as np
 from spc_core.contract.contract import load_contract
 from spc_ros.messages.fields import message_class
 from spc_ros.node_parts.command_publisher import CommandPublisher
-from spc_ros.node_parts.lifecycle import run
-from spc_ros.node_parts.plain_node import Param, PlainNode
+from spc_ros.node_parts.plain_node import Param, PlainNode, run
 from spc_ros.node_parts.topics import stream_qos
 
 PARAMS = [Param("contract", "", "the robot's contract"), Param("lockstep", False, "reliable states, as for the policy")]

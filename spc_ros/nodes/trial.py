@@ -40,8 +40,7 @@ from spc_ros.node_parts.drift_script import OFF as DRIFT_OFF
 from spc_ros.node_parts.drift_script import PROTOCOL as DRIFT_PROTOCOL
 from spc_ros.node_parts.drift_script import DriftScript, Played
 from spc_ros.node_parts.episode_driver import DRIVER_PARAMS, DriverError, DriverNode, EpisodeBroken
-from spc_ros.node_parts.lifecycle import run
-from spc_ros.node_parts.plain_node import Param, params_of
+from spc_ros.node_parts.plain_node import Param, params_of, run
 from spc_ros.node_parts.robot_episodes import RobotEpisodes
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, LOCKSTEP_DEPTH, RECALLED_TOPIC, latched_qos
 

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of the node `sim`: its parameters, its camera, and a change of task in mid-episode.
+
+When the task changes, the robot's state stays and only the hidden parameters change. If announced, the topic `episode`
+reports it at once, so that listeners can reset; if not, only the end of the episode, and so its bag, records it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+
+from spc_core.tasks import Task, TaskEnv, families, find_task, make_env
+from spc_core.tasks.camera import CameraConfig, CameraError, EpisodeCamera
+from spc_core.tasks.disturbances import DisturbanceConfig, noise_std
+from spc_core.tasks.film import FORMATS
+from spc_ros.messages.fields import set_stamp
+from spc_ros.node_parts.plain_node import Diagnostics, Param, PlainNode
+from spc_ros.node_parts.topics import stream_qos
+from spc_ros.sim.simulation import Simulation
+
+IMAGE_TOPIC = "camera/image_raw"
+MODE = "lockstep: time waits for the command | realtime: time does not wait"
+VIDEO_FORMAT = "mp4 | gif; mp4 needs ffmpeg (imageio-ffmpeg brings one), gif needs Pillow"
+PARAMS = [
+    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
+    Param("model", "", "MJCF file of any robot, instead of a family; needs its contract", read_only=True),
+    Param("keyframe", "", "model: where an episode begins; empty: its first keyframe, or else qpos0", read_only=True),
+    Param("contract", "", "contract file, or name of a shipped one; empty: the family's", read_only=True),
+    Param("task_id", "", "of the next episode, such as arm_reach/id/03; empty: the first; a model's is a label"),
+    Param("change_task_id", "", "task that a running episode changes into; empty: none"),
+    Param("change_after_steps", 0, "change after so many steps of each episode; 0: only on ~/change", 0, 10_000_000),
+    Param("change_announced", True, "tell of the change on the topic episode at once; false: at the episode's end"),
+    Param("episode_steps", 0, "a family's time limit in steps, from the next episode on; 0: its own", 0, 10_000_000),
+    Param("seed", 0, "seed of the next episode", 0, 2**31),
+    Param("mode", "lockstep", MODE, choices=("lockstep", "realtime"), read_only=True),
+    Param("auto_reset", False, "start an episode at once, and the next one (seed + 1) when one ends"),
+    Param("command_timeout_s", 5.0, "lockstep: an episode breaks off when no command comes for so long", 0.01, 3600.0),
+    Param("connect_timeout_s", 20.0, "lockstep: longest wait for others to connect at a reset", 0.0, 3600.0),
+    Param("min_subscriptions", 1, "lockstep: subscribers of the first observed topic to wait for at a reset", 0, 100),
+    Param("sensor_delay_ms", 0.0, "states are so much older than their stamps say", 0.0, 1000.0),
+    Param("actuator_delay_ms", 0.0, "commands work so much later; until then the one before does", 0.0, 1000.0),
+    Param("noise", [""], "standard deviations by field group, such as [joint_states.velocity=0.1]"),
+    Param("noise_relative", 0.0, "standard deviation as a share of each observed value", 0.0, 10.0),
+    Param("sensor_dropout", 0.0, "share of state messages that are lost; lockstep: of whole ticks", 0.0, 0.99),
+    Param("command_dropout", 0.0, "share of commands that are lost; the one before holds", 0.0, 0.99),
+    Param("push_impulse", 0.0, "largest impulse of a push on each joint, Nms (hinge) or Ns (slide); 0: none", 0.0, 1e6),
+    Param("push_interval_s", 2.0, "mean time between two pushes", 0.001, 3600.0),
+    Param("camera", "", "a camera of the model, or free; publishes camera/image_raw. Empty: none", read_only=True),
+    Param("camera_rate_hz", 10.0, "images in a second of simulated time", 0.01, 1000.0, read_only=True),
+    Param("camera_width", 320, "pixels", 16, 4096, read_only=True),
+    Param("camera_height", 240, "pixels", 16, 4096, read_only=True),
+    Param("video_directory", "", "folder for a film of each episode; empty: none. Needs a camera", read_only=True),
+    Param("video_format", "mp4", VIDEO_FORMAT, choices=FORMATS, read_only=True),
+]
+
+
+def next_task(params: Any, env: TaskEnv) -> Task:
+    """The task of the next episode."""
+    if params.model:
+        return dataclasses.replace(env.task, task_id=params.task_id or env.task.family)
+    return find_task(params.task_id) if params.task_id else make_env(params.family).task
+
+
+def check_value(params: Any, fields: Sequence[str], name: str, value: Any) -> None:
+    """Raises ValueError for a task that is not of this simulation, and for noise on what is not observed."""
+    if name == "noise":
+        noise_std(value or (), fields)
+    elif name in ("task_id", "change_task_id") and value and not params.model:
+        family = find_task(value).family
+        if family != params.family:
+            raise ValueError(f"task '{value}' is not of the family '{params.family}'")
+
+
+def disturbance_config(params: Any) -> DisturbanceConfig:
+    """What the robot shall suffer from the next episode on."""
+    values = {field.name: getattr(params, field.name) for field in dataclasses.fields(DisturbanceConfig)}
+    return DisturbanceConfig(**{**values, "noise": tuple(values["noise"])})
+
+
+def camera_config(params: Any) -> CameraConfig:
+    """What the camera shall see."""
+    return CameraConfig(*(getattr(params, field.name) for field in dataclasses.fields(CameraConfig)))
+
+
+class TaskChange:
+    """Service ~/change of the node, and the change after so many steps."""
+
+    def __init__(self, node: PlainNode, sim: Simulation, announce: Callable[[], None]) -> None:
+        self._params: Any = node.params
+        self._sim, self._announce = sim, announce
+        node.create_service(Trigger, "~/change", self._on_change)
+
+    def begin(self) -> None:
+        """An episode is about to start: how long it may be. Raises ValueError."""
+        if self._params.model:
+            if self._params.change_task_id or self._params.episode_steps:
+                raise ValueError("a model has one task; change_task_id and episode_steps are for task families")
+            return
+        env = self._sim.env
+        env.episode_steps = self._params.episode_steps or type(env).episode_steps
+
+    def step(self) -> bool:
+        """A step was done: change the task if it is due. Returns whether that was announced."""
+        p = self._params
+        due = self._sim.running and p.change_task_id and self._sim.steps == p.change_after_steps > 0
+        if due:
+            self._change()
+        return bool(due) and p.change_announced
+
+    def _change(self) -> None:
+        self._sim.change(find_task(self._params.change_task_id), self._params.change_announced)
+        if self._params.change_announced:
+            self._announce()
+
+    def _on_change(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if not self._sim.running:
+            response.message = "no episode is running"
+        elif self._params.model or not self._params.change_task_id:
+            response.message = "set the parameter change_task_id first, to a task of the family"
+        else:
+            self._change()
+            response.success, response.message = True, self._sim.info.to_json()
+        return response
+
+
+class SimCamera:
+    """What the parameters ask for; nothing where they name no camera."""
+
+    def __init__(self, node: Node, params: Any, sim: Simulation, diagnostics: Diagnostics) -> None:
+        """Raises CameraError."""
+        if params.video_directory and not params.camera:
+            raise CameraError("video_directory is set, but no camera; set camera to 'free' or one of the model")
+        self._camera: EpisodeCamera | None = None
+        self._name, self._sim, self._diagnostics = params.camera, sim, diagnostics
+        if params.camera:
+            env = sim.env
+            self._camera = EpisodeCamera(env.model, env.data, camera_config(params), sim.contract.rate_hz)
+            self._images = node.create_publisher(Image, IMAGE_TOPIC, stream_qos(params.mode == "lockstep"))
+
+    def start(self) -> None:
+        """An episode begins."""
+        if self._camera is not None:
+            try:
+                self._camera.start()
+            except OSError as error:
+                self._lost(error)
+
+    def look(self, t_ns: int) -> None:
+        """Publish what the camera sees at this tick, if it is due."""
+        image = self._camera.see() if self._camera is not None else None
+        if image is not None:
+            height, width, _ = image.shape
+            msg = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+            msg.header.frame_id = self._name
+            msg.data = array("B", image.tobytes())
+            set_stamp(msg, t_ns)
+            self._images.publish(msg)
+
+    def keep_film(self) -> None:
+        """The episode has ended."""
+        if self._camera is not None:
+            info = self._sim.info
+            try:
+                self._camera.finish(f"{info.episode:04d}_{info.task_id.replace('/', '-')}")
+            except OSError as error:
+                self._lost(error)
+
+    def close(self) -> None:
+        """The program ends."""
+        if self._camera is not None:
+            self._camera.close()
+
+    def _lost(self, error: OSError) -> None:
+        self._diagnostics.complain("films lost", f"video_directory: the film is lost: {error}")
