@@ -21,12 +21,11 @@ from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import CheckpointError, model_id
 from spc_core.deploy.context_tracker import MODES, ContextTracker
-from spc_ros.node_parts.checkpoint_params import CHECKPOINT_PARAMS, load_agent
+from spc_ros.node_parts.background_services import LoadContextServer, ModelSwapServer
 from spc_ros.node_parts.context_message import ContextOutbox, ContextReading, encode_delay
 from spc_ros.node_parts.contract_topics import subscribe_contract
 from spc_ros.node_parts.lifecycle import ManagedNode
-from spc_ros.node_parts.load_context_server import RecallServer
-from spc_ros.node_parts.model_swap_server import ModelSwapServer
+from spc_ros.node_parts.model_params import CHECKPOINT_PARAMS, load_agent
 from spc_ros.node_parts.plain_node import Param, run, steady_timer
 from spc_ros.node_parts.priority import give_way
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, DELAY_TOPIC, EPISODE_TOPIC, SWAP_TOPIC, latched_qos
@@ -96,7 +95,7 @@ class ContextEncoderNode(ManagedNode):
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
         self._swap = ModelSwapServer(self, lambda: self._load(self.params.checkpoint, contract), self._take)
         self.create_subscription(String, SWAP_TOPIC, self._on_swap_told, latched_qos(depth=10))
-        self._recall = RecallServer(self, contract, self._recalled, self._on_recalled)
+        self._recall = LoadContextServer(self, contract, self._recalled, self._on_recalled)
         steady_timer(self, POLL_S, self._poll)
         subscribe_contract(
             self, contract, self._aligner, self._on_steps, self.params.lockstep, self.diagnostics.complain,
@@ -155,7 +154,7 @@ class ContextEncoderNode(ManagedNode):
         if self._tracker is not None:
             self._former = (self._tracker, self._model)
             self._use(loaded[0], loaded[1])
-            self._swap.tell("swapped", self._model)
+            self._swap.report("swapped", self._model)
 
     def _recalled(self, transitions: list[Transition]) -> None:
         """Transitions of recordings, whatever the mode; an empty list begins anew."""
@@ -195,7 +194,7 @@ class ContextEncoderNode(ManagedNode):
             (tracker, model), self._former = self._former, None
             tracker.reset()
             self._use(tracker, model)
-            self._swap.tell("rolled back", model, told["reason"])
+            self._swap.report("rolled back", model, told["reason"])
 
     def _apply_mode(self, tracker: ContextTracker) -> None:
         tracker.mode, tracker.limit = self.params.mode, self.params.limit or None

@@ -23,14 +23,14 @@ from spc_core.deploy.deployable import Deployable, Policy
 from spc_core.deploy.guards import Heartbeat, StallWatch
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.safety import by_name
-from spc_ros.node_parts.checkpoint_params import load_agent
+from spc_ros.node_parts.background_services import ModelSwapServer
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.context_message import ContextInbox, ContextReading
 from spc_ros.node_parts.contract_topics import subscribe_contract
 from spc_ros.node_parts.lifecycle import ManagedNode
-from spc_ros.node_parts.model_swap_server import ModelSwapServer
+from spc_ros.node_parts.model_params import POLICY_PARAMS as PARAMS
+from spc_ros.node_parts.model_params import emergency_stop, load_agent, observation_watch, planner_config, workspace_box
 from spc_ros.node_parts.plain_node import run, steady_timer
-from spc_ros.node_parts.policy_params import PARAMS, emergency_stop, observation_watch, planner_config, workspace_box
 from spc_ros.node_parts.priority import take_precedence
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, EPISODE_TOPIC, INTERVENTION_TOPIC, latched_qos, now_ns
 
@@ -121,7 +121,7 @@ class PolicyNode(ManagedNode):
 
     def publish_swap(self, state: str, model: int, reason: str = "") -> None:
         """See CommandSink."""
-        self._swap.tell(state, model, reason)
+        self._swap.report(state, model, reason)
 
     def deactivate(self, reason: str) -> None:
         """See CommandSink."""

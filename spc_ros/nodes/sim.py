@@ -17,8 +17,15 @@ from std_srvs.srv import SetBool, Trigger
 from spc_ros.messages.fields import FieldReader, message_class, stamp_ns
 from spc_ros.node_parts.contract_topics import StatePublishers
 from spc_ros.node_parts.plain_node import PlainNode, run, steady_timer
-from spc_ros.node_parts.sim_parts import PARAMS, SimCamera, TaskChange, check_value, disturbance_config, next_task
-from spc_ros.node_parts.simulation_services import offer_simulation_interfaces
+from spc_ros.node_parts.sim_parts import (
+    PARAMS,
+    SimCamera,
+    TaskChange,
+    check_value,
+    disturbance_config,
+    next_task,
+    offer_simulation_interfaces,
+)
 from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos, stream_qos
 from spc_ros.sim.control import PlayState, Steps
 from spc_ros.sim.simulation import RealTimeFactor, State, make_simulation

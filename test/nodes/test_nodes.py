@@ -25,7 +25,7 @@ from spc_core.method.planner import PlannerConfig
 from spc_ros.messages.fields import message_class
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.context_message import decode_context, encode_context
-from spc_ros.node_parts.policy_params import planner_config
+from spc_ros.node_parts.model_params import planner_config
 from spc_ros.node_parts.topics import latched_qos, stream_qos
 from spc_ros.processes import NodeGroup, NodeProcess, ProcessError
 from support.contracts import ARM_REACH
