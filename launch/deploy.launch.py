@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint on a robot: `ros2 launch spc_ros deploy.launch.py checkpoint:=<folder> contract:=<file>`.
 
-A node that dies is started again. With autostart:=false it then stays unconfigured until somebody asks for more.
+A node that dies is restarted. With autostart:=false it then stays unconfigured until it is configured from outside.
 """
 
 from launch import LaunchDescription
@@ -13,7 +13,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 RESPAWN_DELAY_S = 2.0
-RESPAWNS = 10  # a node that refuses its parameters would otherwise do so for ever
+RESPAWNS = 10  # else a node that refuses its parameters would respawn forever
 
 
 def typed(name: str, value_type: type) -> ParameterValue:
@@ -24,7 +24,9 @@ def generate_launch_description() -> LaunchDescription:
     nodes_yaml = PathJoinSubstitution([FindPackageShare("spc_ros"), "config", "nodes.yaml"])
     arguments = [
         DeclareLaunchArgument("checkpoint", description="folder of a trained checkpoint"),
-        DeclareLaunchArgument("contract", default_value="", description="the robot's contract, to be compared"),
+        DeclareLaunchArgument(
+            "contract", default_value="", description="the robot's contract, to check the checkpoint's"
+        ),
         DeclareLaunchArgument("namespace", default_value="", description="the robot's namespace"),
         DeclareLaunchArgument("device", default_value="cpu", description="cpu, cuda, cuda:<n> or auto"),
         DeclareLaunchArgument("params_file", default_value=nodes_yaml, description="parameters of all nodes"),

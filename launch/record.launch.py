@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags of a robot: `ros2 launch spc_ros record.launch.py contract:=<file> out:=<folder>`.
+"""Records bags of a robot: `ros2 launch spc_ros record.launch.py contract:=<file> out:=<folder>`.
 
-Then `ros2 service call /recorder/start std_srvs/srv/Trigger`, and `stop`, make one bag each time. With
-auto_episode:=true a bag follows each episode that the topic `episode` announces.
+Then `ros2 service call /recorder/start std_srvs/srv/Trigger` starts a bag, and `stop` ends it. With
+auto_episode:=true each episode announced on the topic `episode` is recorded.
 """
 
 from launch import LaunchDescription
@@ -20,10 +20,10 @@ def typed(name: str, value_type: type) -> ParameterValue:
 def generate_launch_description() -> LaunchDescription:
     nodes_yaml = PathJoinSubstitution([FindPackageShare("spc_ros"), "config", "nodes.yaml"])
     arguments = [
-        DeclareLaunchArgument("contract", description="the robot's contract: what to record"),
+        DeclareLaunchArgument("contract", description="the robot's contract, which lists the topics to record"),
         DeclareLaunchArgument("out", default_value="bags", description="folder for the bags"),
         DeclareLaunchArgument("storage", default_value="mcap", description="mcap or sqlite3"),
-        DeclareLaunchArgument("behaviour", default_value="", description="who drives, noted in the bags"),
+        DeclareLaunchArgument("behaviour", default_value="", description="name of the behaviour, stored in the bags"),
         DeclareLaunchArgument("auto_episode", default_value="false", description="a bag for each announced episode"),
         DeclareLaunchArgument("namespace", default_value="", description="the robot's namespace"),
         DeclareLaunchArgument("params_file", default_value=nodes_yaml, description="parameters of all nodes"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated robot in real time: `ros2 launch spc_ros sim.launch.py family:=arm_payload`."""
+"""Runs a simulated robot in real time: `ros2 launch spc_ros sim.launch.py family:=arm_payload`."""
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
@@ -18,7 +18,7 @@ def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument("namespace", default_value="", description="the robot's namespace"),
         DeclareLaunchArgument("family", default_value="arm_reach", description="arm_reach or arm_payload"),
-        DeclareLaunchArgument("model", default_value="", description="MJCF of any robot; needs its contract"),
+        DeclareLaunchArgument("model", default_value="", description="MJCF file of any robot; needs a contract"),
         DeclareLaunchArgument("contract", default_value="", description="contract; empty: the family's"),
         DeclareLaunchArgument("task_id", default_value="", description="task; empty: the family's first"),
         DeclareLaunchArgument("mode", default_value="realtime", description="realtime or lockstep"),

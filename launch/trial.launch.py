@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few-shot trial: `ros2 launch spc_ros trial.launch.py checkpoint:=<folder> out:=<folder>`.
+"""Runs a few-shot trial: `ros2 launch spc_ros trial.launch.py checkpoint:=<folder> out:=<folder>`.
 
-Runs sim, recorder, context_encoder, policy and trial in lock-step, and ends with the trial. With sim:=false the robot
-is your own, and an operator brings it to its start: /trial/continue, /trial/stop, /trial/success; name its tasks as
-task_ids of the node trial in a params_file.
+Runs sim, recorder, context_encoder, policy and trial in lock-step, and ends with the trial. With sim:=false it
+uses your own robot, which an operator brings to its start: /trial/continue, /trial/stop, /trial/success; list its tasks
+as task_ids of the node trial in a params_file.
 """
 
 from launch import LaunchDescription
@@ -44,7 +44,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def parameters() -> dict[str, dict]:
-    """What each node is given beside the parameter files."""
+    """Parameters of each node in addition to the parameter files."""
     names = ("family", "contract", "checkpoint", "out", "device")
     family, contract, checkpoint, out, device = map(LaunchConfiguration, names)
     agent = {"checkpoint": text(checkpoint), "device": text(device), "contract": text(contract)}
@@ -59,13 +59,13 @@ def parameters() -> dict[str, dict]:
             "family": text(family),
             "contract": text(contract),
             "out": text(out),
-            "checkpoint": text(checkpoint),  # a resumed trial must be of the same
+            "checkpoint": text(checkpoint),  # a resumed trial must use the same one
         },
     }
 
 
 def node(name: str, values: dict) -> Node:
-    """One node; the trial ends with any of them."""
+    """One node; the launch ends with any of them."""
     composed, sim = LaunchConfiguration("composed"), LaunchConfiguration("sim")
     conditions = {
         "context_encoder": UnlessCondition(composed),

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the nodes are built of: lifecycle, parameters, topics, services."""
+"""Building blocks of the nodes: lifecycle, parameters, topics, services."""

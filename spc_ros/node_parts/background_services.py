@@ -133,7 +133,7 @@ class LoadContextServer:
         outcome = {"request": self._request, "task": self._task, "transitions": transitions, "problem": problem}
         self._publisher.publish(String(data=json.dumps(outcome)))
         if problem:
-            self._node.diagnostics.complain("recordings not read", problem)
+            self._node.diagnostics.warn_once("recordings not read", problem)
 
     def _on_recall(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         p = self._node.params

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract's command topic: actions out, by the shortest way."""
+"""Publishes actions on the contract's command topic with little latency."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class CommandPublisher:
     """Publishes actions on the contract's command topic."""
 
     def __init__(self, node: Node, contract: Contract, lockstep: bool, serialised: bool = True) -> None:
-        """`serialised`: numbers go straight into a serialised message, where its type allows; else as rclpy does it."""
+        """`serialised`: write numbers straight into a serialised message, where its type allows."""
         action = contract.action
         self._node, self._lockstep = node, lockstep
         self._class = message_class(action.type)
-        self._stamped = action.type != JOINT_TRAJECTORY  # its stamp 0 means: start at once
+        self._stamped = action.type != JOINT_TRAJECTORY  # stamp 0 of a trajectory: start at once
         self._writer = FieldWriter(action.type, action.fields, action.topic, contract.period_ns)
         qos = stream_qos(reliable=True)  # a best-effort publisher would not reach a reliable controller
         self.publisher: Publisher = node.create_publisher(self._class, action.topic, qos)
         self._has_stamp = self._stamped and hasattr(self._class(), "header")
         self._fields = FieldReader(action.type, action.fields, action.topic)
-        self._quick = self._quick_writer(action.type, np.asarray(action.safe, float)) if serialised else None
+        self._fast = self._serialised_writer(action.type, np.asarray(action.safe, float)) if serialised else None
 
     def send(self, action: np.ndarray, t_ns: int) -> None:
-        """Publish a command that answers the observation of `t_ns`: stamped now, and always after t_ns.
+        """Publish the command for the observation at `t_ns`, stamped now and always later than t_ns.
 
-        In lock-step, where time stands still until we answer, now is t_ns.
+        In lock-step, time stands still until the answer, so now is t_ns.
         """
         after_ns = t_ns + 1
-        if self._quick is not None:
+        if self._fast is not None:
             stamp = ()
             if self._has_stamp:
                 stamp = divmod(after_ns if self._lockstep else max(now_ns(self._node), after_ns), NS_PER_S)
-            self.publisher.publish(self._quick.write((*stamp, *action.tolist())))
+            self.publisher.publish(self._fast.write((*stamp, *action.tolist())))
             return
         msg = self._class()
         self._writer.fill(msg, action)
@@ -64,14 +64,14 @@ class CommandPublisher:
         stamp = [message.header.stamp.sec, message.header.stamp.nanosec] if self._has_stamp else []
         return stamp + self._fields.read(message).tolist()
 
-    def _quick_writer(self, type_name: str, safe: np.ndarray) -> LiveWriter | None:
-        """None for a type whose numbers a serialised message would hold otherwise than rclpy puts them there."""
+    def _serialised_writer(self, type_name: str, safe: np.ndarray) -> LiveWriter | None:
+        """None for a message type whose serialised layout is not supported."""
         msg = self._class()
         self._writer.fill(msg, safe)
         try:
             writer = LiveWriter(type_name, serialize_message(msg), self._numbers)
             wanted = [*((12, 345) if self._has_stamp else ()), *(0.1 * np.arange(1, len(safe) + 1)).tolist()]
-            again = deserialize_message(writer.write(wanted), self._class)
+            decoded = deserialize_message(writer.write(wanted), self._class)
         except (LayoutError, MessageError, struct.error):
             return None
-        return writer if self._numbers(again) == wanted else None
+        return writer if self._numbers(decoded) == wanted else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The context and command delay messages: their one definition."""
+"""Defines the messages of the context and of the command delay."""
 
 from __future__ import annotations
 
@@ -13,31 +13,29 @@ from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimensi
 from spc_ros.messages.cdr_layout import LayoutError
 from spc_ros.messages.fields import NS_PER_S, MessageError, message_class
 from spc_ros.messages.live import LiveReader, LiveWriter
-from spc_ros.node_parts.contract_topics import (
-    deserializer,
-)
+from spc_ros.node_parts.contract_topics import deserializer
 from spc_ros.node_parts.topics import CONTEXT_TOPIC
 
 
 @dataclasses.dataclass(frozen=True)
 class ContextReading:
-    """What a context message says."""
+    """The content of a context message."""
 
     context: np.ndarray  # z, (Z,) float32
-    uncertainty: np.ndarray | None  # (Z,) float32, standard error of z; None: the message does not tell
+    uncertainty: np.ndarray | None  # (Z,) float32, standard error of z; None: not in the message
     count: int  # transitions that went into z
-    t_ns: int  # the tick that z is meant for
-    model: int | None = None  # id of the model whose encoder made z; None: the message does not tell
+    t_ns: int  # the tick that z belongs to
+    model: int | None = None  # id of the model whose encoder computed z; None: not in the message
 
 
 def encode_context(
     context: np.ndarray, uncertainty: np.ndarray, count: int, t_ns: int, model: int | None = None
 ) -> Float32MultiArray:
-    """The context message: `data` is z (Z,), then its uncertainty (Z,); the layout's labelled sizes say the rest.
+    """The context message: `data` is z (Z,), then its uncertainty (Z,); the layout's labels hold the rest.
 
-    dim[0] "context": Z. dim[1] "transitions": how many went into z. dim[2] "stamp.sec" and dim[3] "stamp.nanosec":
-    the tick that z is meant for, since Float32MultiArray has no header. dim[4] "uncertainty": Z again; messages of
-    bags older than it lack it. dim[5] "model": the id of the model whose encoder made z, where `model` is given.
+    dim[0] "context": Z. dim[1] "transitions": their number in z. dim[2] "stamp.sec" and dim[3] "stamp.nanosec":
+    the tick that z belongs to, since Float32MultiArray has no header. dim[4] "uncertainty": Z again; older bags lack
+    it. dim[5] "model": the id of the model whose encoder computed z, where `model` is given.
     """
     if len(uncertainty) != len(context):
         raise ValueError(f"uncertainty has {len(uncertainty)} numbers; give one for each of context's {len(context)}")
@@ -59,7 +57,7 @@ def encode_context(
 
 
 def encode_delay(delay_ms: float, uncertainty_ms: float) -> Float64MultiArray:
-    """The delay from command to state: `data` is delay_ms, uncertainty_ms, as the labels of the layout say."""
+    """The delay from command to state: `data` is delay_ms, uncertainty_ms, as labelled in the layout."""
     msg = Float64MultiArray(data=[delay_ms, uncertainty_ms])
     labels = ("delay_ms", "uncertainty_ms")
     msg.layout.dim = [MultiArrayDimension(label=label, size=1, stride=1) for label in labels]
@@ -67,17 +65,17 @@ def encode_delay(delay_ms: float, uncertainty_ms: float) -> Float64MultiArray:
 
 
 def decode_context(msg: Float32MultiArray) -> ContextReading:
-    """What a context message says, of either form. Raises ValueError for another layout."""
+    """Decode a context message, with or without uncertainty. Raises ValueError for another layout."""
     sizes = {dim.label: dim.size for dim in msg.layout.dim}
     missing = [k for k in ("context", "transitions", "stamp.sec", "stamp.nanosec") if k not in sizes]
-    z, told = sizes.get("context", 0), sizes.get("uncertainty", 0)
-    if missing or told not in (0, z) or z + told != len(msg.data):
-        raise ValueError(
-            f"topic '{CONTEXT_TOPIC}': not a context message, layout says {sizes}, {len(msg.data)} numbers"
-        )
+    z, uncertain = sizes.get("context", 0), sizes.get("uncertainty", 0)
+    if missing or uncertain not in (0, z) or z + uncertain != len(msg.data):
+        raise ValueError(f"topic '{CONTEXT_TOPIC}': not a context message, layout {sizes}, {len(msg.data)} numbers")
     numbers = np.asarray(msg.data, np.float32)
     t_ns = sizes["stamp.sec"] * 1_000_000_000 + sizes["stamp.nanosec"]
-    return ContextReading(numbers[:z], numbers[z:] if told else None, sizes["transitions"], t_ns, sizes.get("model"))
+    return ContextReading(
+        numbers[:z], numbers[z:] if uncertain else None, sizes["transitions"], t_ns, sizes.get("model")
+    )
 
 
 TYPE = "std_msgs/msg/Float32MultiArray"
@@ -85,7 +83,7 @@ LABELS = ["context", "transitions", "stamp.sec", "stamp.nanosec", "uncertainty",
 
 
 def _numbers(message: Any) -> list[float]:
-    """The sizes in the order of LABELS, then the data. Raises LayoutError for a message of another form."""
+    """The sizes in the order of LABELS, then the data. Raises LayoutError for another layout."""
     if [dim.label for dim in message.layout.dim] != LABELS:
         raise LayoutError(f"topic '{CONTEXT_TOPIC}': an older form")
     return [*(dim.size for dim in message.layout.dim), *message.data]
@@ -100,29 +98,29 @@ class ContextInbox:
 
     def read(self, data: bytes) -> ContextReading:
         """As decode_context. Raises ValueError."""
-        found = self._reader.read(data)
-        if found is None or not found[0] == found[4] == (len(found) - len(LABELS)) / 2:
+        values = self._reader.read(data)
+        if values is None or not values[0] == values[4] == (len(values) - len(LABELS)) / 2:
             message = self._deserialize(data)
             reading = decode_context(message)
-            if found is None:
+            if values is None:
                 self._reader.learn(data, message)
             return reading
-        numbers = np.array(found[len(LABELS) :], np.float32)
-        z, t_ns = found[0], found[2] * NS_PER_S + found[3]
-        return ContextReading(numbers[:z], numbers[z:], found[1], t_ns, found[5])
+        numbers = np.array(values[len(LABELS) :], np.float32)
+        z, t_ns = values[0], values[2] * NS_PER_S + values[3]
+        return ContextReading(numbers[:z], numbers[z:], values[1], t_ns, values[5])
 
 
 class ContextOutbox:
     """Writes serialised context messages of one size."""
 
     def __init__(self, size: int) -> None:
-        nothing = np.zeros(size, np.float32)
+        zeros = np.zeros(size, np.float32)
         self._size = size
         try:
-            self._writer = LiveWriter(TYPE, serialize_message(encode_context(nothing, nothing, 0, 0, 0)), _numbers)
+            self._writer = LiveWriter(TYPE, serialize_message(encode_context(zeros, zeros, 0, 0, 0)), _numbers)
         except LayoutError as error:
             raise MessageError(
-                f"topic '{CONTEXT_TOPIC}': {error}; the installed std_msgs is not that of ROS 2"
+                f"topic '{CONTEXT_TOPIC}': {error}; the installed std_msgs differs from that of ROS 2"
             ) from None
 
     def write(self, reading: ContextReading) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A contract's topics as subscriptions and publishers."""
+"""Subscribes to and publishes a contract's topics."""
 
 from __future__ import annotations
 
@@ -19,16 +19,12 @@ from spc_core.contract.contract import Contract
 from spc_core.contract.sections import Role
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import FieldWriter, MessageError, message_class, set_stamp
-from spc_ros.node_parts.topics import (
-    REWARD_TOPIC,
-    now_ns,
-    stream_qos,
-)
+from spc_ros.node_parts.topics import REWARD_TOPIC, now_ns, stream_qos
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Part:
-    """A topic's share of the observation vector."""
+class ObservedTopic:
+    """A topic and its columns of the observation vector."""
 
     topic: str
     type: str
@@ -36,29 +32,31 @@ class Part:
     columns: tuple[int, ...]
 
 
-def observation_parts(contract: Contract) -> list[Part]:
-    """Topics in the order of publishing: the first stream, which sets the ticks, comes last."""
-    parts: dict[str, Part] = {}
+def observed_topics(contract: Contract) -> list[ObservedTopic]:
+    """Topics in publishing order: the first stream, which sets the ticks, comes last."""
+    topics: dict[str, ObservedTopic] = {}
     column = 0
     for stream in contract.observation:
         columns = tuple(range(column, column + len(stream.fields)))
         column += len(columns)
-        old = parts.get(stream.topic, Part(stream.topic, stream.type, (), ()))
-        parts[stream.topic] = Part(stream.topic, stream.type, old.fields + stream.fields, old.columns + columns)
-    return list(reversed(parts.values()))
+        known = topics.get(stream.topic, ObservedTopic(stream.topic, stream.type, (), ()))
+        topics[stream.topic] = ObservedTopic(
+            stream.topic, stream.type, known.fields + stream.fields, known.columns + columns
+        )
+    return list(reversed(topics.values()))
 
 
 class StatePublishers:
-    """Publishes states on the contract's topics, `reward` and `/clock`, and counts by topic."""
+    """Publishes states on the contract's topics, `reward` and `/clock`, and counts messages by topic."""
 
     def __init__(self, node: Node, contract: Contract, reliable: bool) -> None:
         self.counts: Counter[str] = Counter()
         qos = stream_qos(reliable)
         self._clock = node.create_publisher(Clock, "/clock", qos)
-        self._parts = [
-            (part, np.array(part.columns), FieldWriter(part.type, part.fields, part.topic),
-             message_class(part.type), node.create_publisher(message_class(part.type), part.topic, qos))
-            for part in observation_parts(contract)
+        self._topics = [
+            (observed, np.array(observed.columns), FieldWriter(observed.type, observed.fields, observed.topic),
+             message_class(observed.type), node.create_publisher(message_class(observed.type), observed.topic, qos))
+            for observed in observed_topics(contract)
         ]  # fmt: skip
         reward = contract.reward
         topic, kind, field = REWARD_TOPIC, "geometry_msgs/msg/Vector3Stamped", "vector.x"
@@ -67,17 +65,17 @@ class StatePublishers:
         self._reward_class = message_class(kind)
         self._reward_writer = FieldWriter(kind, (field,), topic)
         self._reward = node.create_publisher(self._reward_class, topic, qos)
-        self.first_stream = self._parts[-1][-1]
+        self.first_stream = self._topics[-1][-1]
 
     @property
     def streams(self) -> int:
-        """How many observation messages a tick has."""
-        return len(self._parts)
+        """Number of observation messages per tick."""
+        return len(self._topics)
 
     def publish(self, t_ns: int, observation: np.ndarray, reward: float | None, lost: Collection[int] = ()) -> None:
-        """Clock first, then what belongs to the tick, and last the stream that sets the ticks.
+        """Publish the clock first and the stream that sets the ticks last.
 
-        `lost` are numbers of observation messages that are not sent, counted in the order of sending.
+        `lost`: indices, in publishing order, of observation messages to leave out.
         """
         clock = Clock()
         clock.clock.sec, clock.clock.nanosec = divmod(t_ns, 1_000_000_000)
@@ -87,7 +85,7 @@ class StatePublishers:
             self._reward_writer.fill(msg, np.array([reward]))
             set_stamp(msg, t_ns)
             self._send(self._reward, msg)
-        for i, (_, columns, writer, kind, publisher) in enumerate(self._parts):
+        for i, (_, columns, writer, kind, publisher) in enumerate(self._topics):
             if i in lost:
                 continue
             msg = kind()
@@ -106,19 +104,17 @@ def subscribe_contract(
     aligner: ObservationAligner | StreamingAligner,
     on_decided: Callable[[list[Any]], None],
     reliable: bool,
-    complain: Callable[[str, str], None],
+    warn_once: Callable[[str, str], None],
     on_sample: Callable[[Role, int, np.ndarray], None] | None = None,
 ) -> None:
-    """Feed a contract's topics to an aligner; `on_decided` gets what a message decided, if anything.
+    """Feed a contract's topics to an aligner and pass the frames or steps that it decides to `on_decided`.
 
-    `on_sample` gets each sample first: (role, t_ns, values).
-
-    `complain(kind, text)` hears of messages that cannot be read; they are left out. The first stream, which
-    sets the ticks, is subscribed last: discovery keeps that order, so whoever sees it knows that all stand.
+    `on_sample` gets each sample first: (role, t_ns, values). `warn_once(kind, text)` is called for unreadable messages,
+    which are skipped. The first stream, which sets the ticks, is subscribed last: discovery keeps that order, so once
+    it is visible, all subscriptions are.
     """
     reader = ContractReader(contract)
     all_roles = isinstance(aligner, StreamingAligner)
-
     receive_ns = functools.partial(now_ns, node)
 
     def on_message(topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
@@ -126,10 +122,10 @@ def subscribe_contract(
         try:
             samples = reader.live_samples(topic, data, receive_ns, deserialize)
         except MessageError as error:
-            complain("unreadable", str(error))
+            warn_once("unreadable", str(error))
             return
         if reader.unset_stamps[topic] > unset:
-            complain("unset stamps", f"topic '{topic}': no stamp; taken as stamped on arrival")
+            warn_once("unset stamps", f"topic '{topic}': no stamp; using the time of arrival")
         for role, t_ns, values in samples:
             if on_sample is not None:
                 on_sample(role, t_ns, values)
@@ -144,12 +140,12 @@ def subscribe_contract(
 
 
 def deserializer(kind: Any, topic: str) -> Callable[[bytes], Any]:
-    """Bytes to a message of the class `kind`. Raises MessageError for what is none."""
+    """A function from bytes to a message of class `kind`, which raises MessageError for invalid bytes."""
 
     def deserialize(data: bytes) -> Any:
         try:
             return deserialize_message(data, kind)
-        except RuntimeError as error:  # the middleware's
+        except RuntimeError as error:  # raised by the middleware
             raise MessageError(f"topic '{topic}': not a {kind.__name__}, {len(data)} bytes: {error}") from None
 
     return deserialize

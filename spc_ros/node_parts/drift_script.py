@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drift test over ROS: the sim changes its task in mid-episode, the trial sees how the context follows.
+"""The drift test over ROS: the sim changes its task within an episode, and the trial records how the context adapts.
 
-Without announcement the context goes on as it is (`kept`); announced, the encoder starts it anew (`reset`). In
-lock-step the numbers equal those of spc_core.trials.drift in one process.
+Unannounced, the context is kept (`kept`); announced, the encoder resets it (`reset`). In lock-step the numbers equal
+those of spc_core.trials.drift in one process.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ OFF = {"change_task_id": "", "change_after_steps": 0, "episode_steps": 0}  # the
 
 @dataclasses.dataclass(frozen=True)
 class Played:
-    """What the trial saw of an episode."""
+    """The data that the trial received during an episode."""
 
     seen: Sequence[Transition]
     contexts: Mapping[int, np.ndarray]  # by tick, ns
     end_ns: int
     bag: str
-    spoiled: str  # why it does not count
+    spoiled: str  # why the episode is invalid; empty if valid
 
 
 class DriftScript:
-    """Runs the changes that are not in the log yet."""
+    """Runs the task changes that are not in the log yet."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class DriftScript:
         before: int = BEFORE,
         after: int = AFTER,
     ) -> None:
-        """`play` runs an episode with these parameters of the sim."""
+        """`play` runs an episode with the given parameters of the sim."""
         self._play, self._log, self._period_ns = play, log, period_ns
         self._before, self._after = before, after
         self._settled: dict[tuple[str, int], np.ndarray] = {}
 
     def run(self, tasks: Sequence[TaskLike], seed: int) -> Iterator[str]:
-        """A change from each task to the one half the list away; yields after each one, with its name.
+        """Change from each task to the one half a list away; yield a description after each change.
 
         Raises DriverError, and ValueError for fewer than two tasks.
         """
@@ -61,11 +61,11 @@ class DriftScript:
             yield f"drift {first.task_id} to {second.task_id} ({done} of {len(pairs)})"
 
     def _pair(self, first: TaskLike, second: TaskLike, seed: int) -> list[DriftRun]:
-        """The same change, unannounced and announced; both begin alike."""
+        """The same change, unannounced and announced, from the same start."""
         target = self._settled_context(second, seed)
-        kept, reset = (self._changed(first, second, seed, announced) for announced in (False, True))
+        kept, reset = (self._change_episode(first, second, seed, announced) for announced in (False, True))
         change_ns = kept.end_ns - self._after * self._period_ns
-        start = kept.contexts[change_ns]  # announced, this one is never shown
+        start = kept.contexts[change_ns]  # the announced run never publishes it
         runs = []
         for strategy, played in (("kept", kept), ("reset", reset)):
             change_ns = played.end_ns - self._after * self._period_ns
@@ -79,26 +79,28 @@ class DriftScript:
         return runs
 
     def _settled_context(self, task: TaskLike, seed: int) -> np.ndarray:
-        """Where the context ends up when there never was another task, (Z,)."""
+        """The final context (Z,) of an episode on this task alone."""
         key = (task.task_id, seed)
         if key not in self._settled:
-            played = self._whole(task, seed, self._after, {})
+            played = self._episode(task, seed, self._after, {})
             self._settled[key] = played.contexts[played.end_ns]
         return self._settled[key]
 
-    def _changed(self, first: TaskLike, second: TaskLike, seed: int, announced: bool) -> Played:
+    def _change_episode(self, first: TaskLike, second: TaskLike, seed: int, announced: bool) -> Played:
         change = {"change_task_id": second.task_id, "change_after_steps": self._before, "change_announced": announced}
-        return self._whole(first, seed, self._before + self._after, change)
+        return self._episode(first, seed, self._before + self._after, change)
 
-    def _whole(self, task: TaskLike, seed: int, steps: int, change: Mapping[str, Any]) -> Played:
-        """An episode of so many steps, again while it breaks off or something of it was not seen."""
+    def _episode(self, task: TaskLike, seed: int, steps: int, change: Mapping[str, Any]) -> Played:
+        """An episode of `steps` steps, repeated if it is aborted or some of its messages are missing."""
         request = EpisodeRequest(task, PROTOCOL, 0, 0, seed, True, "online", None)
         for _ in range(ATTEMPTS):
             played = self._play(request, {**OFF, "episode_steps": steps, **change})
-            lacking = steps - len(played.seen)
+            missing = steps - len(played.seen)
             first_ns = played.end_ns - (steps - 1) * self._period_ns
-            lost = [t for t in range(first_ns, played.end_ns + 1, self._period_ns) if t not in played.contexts]
-            if not (played.spoiled or lacking or lost):
+            missing_ticks = [t for t in range(first_ns, played.end_ns + 1, self._period_ns) if t not in played.contexts]
+            if not (played.spoiled or missing or missing_ticks):
                 return played
-            why = played.spoiled or f"{lacking} transitions and {len(lost)} contexts were not seen"
-        raise DriverError(f"drift test on {task.task_id}: {ATTEMPTS} episodes in a row broke off, at last by: {why}")
+            reason = played.spoiled or f"{missing} transitions and {len(missing_ticks)} contexts were not seen"
+        raise DriverError(
+            f"drift test on {task.task_id}: {ATTEMPTS} episodes in a row failed, the last one because: {reason}"
+        )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What drives a simulation from outside: sets parameters, starts episodes, waits for their ends and bags.
+"""A node that drives a simulation: it sets parameters, starts episodes, and waits for their ends and bags.
 
-A driver's script runs on a thread of its own and waits there; callbacks only note what came.
+A driver's script runs, and waits, on its own thread; callbacks only record messages.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from spc_ros.node_parts.topics import BAGS_TOPIC, EPISODE_TOPIC, latched_qos
 from spc_ros.processes import progress_line
 
 DRIVER_PARAMS = (
-    Param("silence_timeout_s", 10.0, "give up when the simulation shows no sign of life for so long", 1.0, 3600.0),
+    Param("silence_timeout_s", 10.0, "give up after this time without a sign of life from the simulation", 1.0, 3600.0),
     Param("service_timeout_s", 20.0, "longest wait for a service or a bag", 1.0, 3600.0),
 )
-POLL_S = 0.02  # between two looks at what no callback tells, such as the appearance of a service
+POLL_S = 0.02  # between checks of conditions without a callback, such as the appearance of a service
 
 
 class DriverError(RuntimeError):
-    """Why a driver cannot go on."""
+    """The reason why a driver must stop."""
 
 
 class EpisodeBroken(DriverError):
-    """An episode that ended for no reason of its own."""
+    """An episode that was aborted instead of ending normally."""
 
 
 class DriverNode(PlainNode):
-    """Subclasses write `drive`, which may call the methods below; its end is the program's end."""
+    """Subclasses implement `drive`, which may call the methods below; the program ends with it."""
 
     def __init__(self, name: str, params: Sequence[Param]) -> None:
         super().__init__(name, [*DRIVER_PARAMS, *params])
-        self._news = threading.Condition()
+        self._condition = threading.Condition()
         self._stopping = False
         self._episode: EpisodeInfo | None = None
         self._bags: dict[int, dict[str, Any]] = {}
@@ -62,24 +62,24 @@ class DriverNode(PlainNode):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Asked while the script waits; raises DriverError to end it."""
+        """Called while the script waits; raises DriverError to end it."""
 
     def report(self, done: int, total: int, text: str) -> None:
-        """Print how far the script is, for whoever started it."""
+        """Print the script's progress for its parent process."""
         print(progress_line(done, total, text), flush=True)
 
     def begin(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        with self._news:
+        with self._condition:
             self._stopping = True
-            self._news.notify_all()
+            self._condition.notify_all()
         if self._thread.is_alive():
             self._thread.join()
 
     def call(self, name: str, kind: Any, request: Any) -> Any:
-        """Call a service and wait for its answer."""
+        """Call a service and wait for its response."""
         if name not in self._clients_by_name:
             self._clients_by_name[name] = self.create_client(kind, name)
         client = self._clients_by_name[name]
@@ -87,18 +87,18 @@ class DriverNode(PlainNode):
         self.wait_for(client.service_is_ready, timeout_s, f"no service {client.srv_name}", polled=True)
         future = client.call_async(request)
         future.add_done_callback(lambda _: self._notify())
-        self.wait_for(future.done, timeout_s, f"no answer from {client.srv_name}")
+        self.wait_for(future.done, timeout_s, f"no response from {client.srv_name}")
         return future.result()
 
     def trigger(self, name: str) -> str:
-        """Call a Trigger service; its message. Raises DriverError when it refuses."""
+        """Call a Trigger service and return its message. Raises DriverError on refusal."""
         answer = self.call(name, Trigger, Trigger.Request())
         if not answer.success:
             raise DriverError(f"{name} refused: {answer.message}")
         return answer.message
 
     def set_on(self, node: str, values: Mapping[str, Any]) -> None:
-        """Set parameters of a node and wait until it has taken them."""
+        """Set parameters of another node and wait until it has accepted them."""
         messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
         answer = self.call(f"{node}/set_parameters", SetParameters, SetParameters.Request(parameters=messages))
         refused = [result.reason for result in answer.results if not result.successful]
@@ -106,7 +106,7 @@ class DriverNode(PlainNode):
             raise DriverError(f"{node} refused parameters: {'; '.join(refused)}")
 
     def run_episode(self, task_id: str, seed: int) -> EpisodeInfo:
-        """Start an episode and wait for its end. Raises EpisodeBroken when it ends for no reason of its own."""
+        """Start an episode and wait for its end. Raises EpisodeBroken when it is aborted."""
         self.set_on("sim", {"task_id": task_id, "seed": seed})
         started = EpisodeInfo.from_json(self.trigger("sim/reset"))
 
@@ -122,7 +122,7 @@ class DriverNode(PlainNode):
         return info
 
     def wait_for_bag(self, episode: int) -> str:
-        """The path of an episode's bag. Raises DriverError when messages are missing."""
+        """Wait for an episode's bag and return its path. Raises DriverError when messages are missing."""
         timeout_s = self.params.service_timeout_s
         self.wait_for(lambda: episode in self._bags, timeout_s, f"no bag of episode {episode} from the recorder")
         bag = self._bags.pop(episode)
@@ -131,9 +131,9 @@ class DriverNode(PlainNode):
         return bag["path"]
 
     def wait_for(self, done: Callable[[], bool], timeout_s: float | None, failure: str, polled: bool = False) -> None:
-        """Wait until `done()`; it is asked again at each message (or, `polled`, at short intervals)."""
+        """Wait until `done()`, which is checked at each message or, with `polled`, at short intervals."""
         began_s = time.monotonic()
-        with self._news:
+        with self._condition:
             while not done():
                 now_s = time.monotonic()
                 if self._stopping:
@@ -144,7 +144,7 @@ class DriverNode(PlainNode):
                 silence_s = now_s - max(self._alive_s, began_s)
                 if silence_s > self.params.silence_timeout_s:
                     raise DriverError(f"{self.driven} has been silent for {silence_s:.0f} s")
-                self._news.wait(POLL_S if polled else 0.2)
+                self._condition.wait(POLL_S if polled else 0.2)
 
     def _work(self) -> None:
         code = 1
@@ -161,8 +161,8 @@ class DriverNode(PlainNode):
             self.exit_code = code
 
     def _notify(self) -> None:
-        with self._news:
-            self._news.notify_all()
+        with self._condition:
+            self._condition.notify_all()
 
     def _on_episode(self, msg: String) -> None:
         self._episode = EpisodeInfo.from_json(msg.data)

@@ -13,11 +13,11 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from spc_ros.node_parts.plain_node import EXECUTOR, Diagnostics, Param, Parameters
 
 _ERROR = TransitionCallbackReturn.ERROR
-AUTOSTART = Param("autostart", True, "configure and activate by itself at start", read_only=True)
+AUTOSTART = Param("autostart", True, "configure and activate at start", read_only=True)
 
 
 class ManagedNode(LifecycleNode):
-    """A lifecycle node. Subclasses write `setup` and `teardown`, and `make_safe` if they drive something."""
+    """A lifecycle node. Subclasses implement `setup` and `teardown`, and `stop_safely` if they move a robot."""
 
     def __init__(self, name: str, params: Sequence[Param]) -> None:
         super().__init__(name)
@@ -25,30 +25,30 @@ class ManagedNode(LifecycleNode):
         self.diagnostics = Diagnostics(self, self.diagnose)
         self.active = False
         self.exit_code: int | None = None
-        self._reason = ""  # of the next transition; empty: somebody asked for it
+        self._reason = ""  # of the next transition; empty: requested from outside
         self._permanent = self._entities()
 
     def setup(self) -> None:
-        """Load and connect; an exception refuses to configure, with its message.
+        """Load and connect; an exception refuses the transition with its message.
 
         Publishers, subscriptions, services and timers made here are destroyed at clean-up.
         """
         raise NotImplementedError
 
     def start(self) -> None:
-        """The gate opens: begin anew."""
+        """Called on activation."""
 
-    def make_safe(self) -> None:
-        """Bring what is driven to rest; called first whenever the gate closes."""
+    def stop_safely(self) -> None:
+        """Bring the robot to rest; called first on every deactivation."""
 
     def teardown(self) -> None:
-        """Drop what setup loaded."""
+        """Release what setup loaded."""
 
     def on_parameters(self) -> None:
-        """A parameter changed while running."""
+        """Called when a parameter has changed."""
 
     def diagnose(self) -> dict[str, Any]:
-        """Values for `/diagnostics` beside the counters."""
+        """Values for `/diagnostics`, in addition to the counters."""
         return {}
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -61,24 +61,24 @@ class ManagedNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._guarded("activate", self.start)
         gc.collect()
-        gc.freeze()  # what was loaded stays; to look through all of torch for garbage takes longer than a period
+        gc.freeze()  # loaded objects stay; collecting over all of torch would take longer than a period
         self.active = result == TransitionCallbackReturn.SUCCESS
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._guarded("deactivate", self._shut_gate, keep_problem=True)
+        return self._guarded("deactivate", self._deactivate, keep_problem=True)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._guarded("clean up", self._clean)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._guarded("shut down", self._shut_all, keep_problem=True)
+        return self._guarded("shut down", self._shut_down, keep_problem=True)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._guarded("recover", self._shut_all, keep_problem=True)
+        return self._guarded("recover", self._shut_down, keep_problem=True)
 
     def begin(self) -> None:
-        """Autostart; a refusal ends the program, since nobody asked who could act on the answer."""
+        """Autostart; a refusal ends the program, since no operator waits for the answer."""
         if self.params.autostart:
             self._reason = "autostart"
             for transition in (self.trigger_configure, self.trigger_activate):
@@ -90,29 +90,29 @@ class ManagedNode(LifecycleNode):
         return False
 
     def close(self) -> None:
-        """The program ends: safe action first, then the final state."""
+        """Send the safe action, then enter the final state."""
         if self._state_machine.current_state[1] != "finalized":
             self._reason = "the program ends"
             self.trigger_shutdown()
 
     def failed(self, error: Exception) -> None:
-        """A callback raised: safe action, then inactive, so that an operator can look and activate again."""
-        self.close_gate(f"{type(error).__name__}: {error}")
+        """After an error in a callback: safe action, then inactive, so that an operator can inspect and reactivate."""
+        self.deactivate(f"{type(error).__name__}: {error}")
 
-    def close_gate(self, reason: str) -> None:
-        """Deactivate for a reason, which `/diagnostics` shows until the node is activated again."""
+    def deactivate(self, reason: str) -> None:
+        """Deactivate; `/diagnostics` shows the reason until the next activation."""
         self.diagnostics.problem = reason
         if self.active:
             self._reason = reason
             self.trigger_deactivate()
 
-    def _shut_gate(self) -> None:
+    def _deactivate(self) -> None:
         was_active, self.active = self.active, False
         if was_active:
-            self.make_safe()
+            self.stop_safely()
 
-    def _shut_all(self) -> None:
-        self._shut_gate()
+    def _shut_down(self) -> None:
+        self._deactivate()
         self._clean()
 
     def _clean(self) -> None:
@@ -123,7 +123,7 @@ class ManagedNode(LifecycleNode):
                 destroy(entity)
 
     def _entities(self) -> dict[Any, Callable[[Any], bool]]:
-        """All that the node has registered with ROS, and how to be rid of it."""
+        """Everything the node has registered with ROS, with its destructor."""
         return {
             **dict.fromkeys(self.subscriptions, self.destroy_subscription),
             **dict.fromkeys(self.services, self.destroy_service),
@@ -132,10 +132,10 @@ class ManagedNode(LifecycleNode):
         }
 
     def _guarded(self, verb: str, work: Callable[[], None], keep_problem: bool = False) -> TransitionCallbackReturn:
-        """Do a transition's work. What it raises is logged here: rclpy turns it into ERROR without a word."""
+        """Run a transition's work and log its exceptions, which rclpy turns into ERROR silently."""
         try:
             work()
-        except (ValueError, OSError) as error:  # refusals that explain themselves
+        except (ValueError, OSError) as error:  # their messages are complete
             self.diagnostics.problem = f"cannot {verb}: {error}"
             self.get_logger().error(self.diagnostics.problem)
             return TransitionCallbackReturn.FAILURE if verb in ("configure", "activate") else _ERROR
@@ -145,6 +145,6 @@ class ManagedNode(LifecycleNode):
             return _ERROR
         if not keep_problem:
             self.diagnostics.problem = ""
-        reason, self._reason = self._reason or "as asked", ""
+        reason, self._reason = self._reason or "as requested", ""
         self.get_logger().info(f"{verb}: done, {reason}")
         return TransitionCallbackReturn.SUCCESS

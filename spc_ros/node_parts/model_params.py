@@ -19,26 +19,26 @@ CHECKPOINT_PARAMS = (
     Param(
         "contract",
         "",
-        "the robot's contract; must mean the same as the checkpoint's. Empty: not compared",
+        "the robot's contract, which must be equivalent to the checkpoint's; empty: not checked",
         at_configure=True,
     ),
-    Param("device", "cpu", "where the networks run: cpu, cuda, cuda:<n> or auto"),
-    Param("threads", 1, "CPU threads of the networks; more is slower for one robot", 1, 64),
+    Param("device", "cpu", "device of the networks: cpu, cuda, cuda:<n> or auto"),
+    Param("threads", 1, "CPU threads of the networks; more than one is slower for a single robot", 1, 64),
     Param(
         "lockstep",
         False,
-        "time waits for our commands: lose nothing, hurry nothing; false: sensor data",
+        "simulated time waits for our commands: reliable QoS, no deadlines; false: sensor data QoS",
         at_configure=True,
     ),
 )
 _fixed = partial(Param, at_configure=True)
 POLICY_PARAMS = [
     *CHECKPOINT_PARAMS,
-    Param("context_wait_s", 0.0, "longest wait for the context of the same tick; 0: take the newest", 0.0, 60.0),
+    Param("context_wait_s", 0.0, "longest wait for the context of the same tick; 0: use the newest", 0.0, 60.0),
     Param(
         "silence_timeout_s",
         0.0,
-        "safe action after so long without observation; 0: 1.5 periods, in lockstep max_age + 2",
+        "safe action after this time without observation; 0: 1.5 periods, in lockstep max_age + 2",
         0.0,
         60.0,
         at_configure=True,
@@ -46,35 +46,37 @@ POLICY_PARAMS = [
     _fixed(
         "hold_ms",
         [FROM_CONTRACT],
-        "hold the last command for so long when observations fail; one or one per stream; -1: contract's",
+        "hold the last command this long when observations fail; one or one per stream; -1: contract's",
     ),
     _fixed(
         "deactivate_after_s",
         [FROM_CONTRACT],
-        "deactivate when they fail for so long; one or one per stream; 0: never; -1: contract's",
+        "deactivate when they fail this long; one or one per stream; 0: never; -1: contract's",
     ),
-    _fixed("clock_timeout_s", 0.2, "use_sim_time: safe action when /clock stands so long; 0: never", 0.0, 60.0),
-    _fixed("context_timeout_s", 0.0, "safe action after so long without context; 0: act on the last one", 0.0, 60.0),
+    _fixed("clock_timeout_s", 0.2, "use_sim_time: safe action when /clock stands still this long; 0: never", 0.0, 60.0),
+    _fixed(
+        "context_timeout_s", 0.0, "safe action after this time without a context; 0: keep using the last one", 0.0, 60.0
+    ),
     _fixed("workspace_fields", [""], "observation fields of the box, such as position.elbow"),
-    _fixed("workspace_low", [0.0], "the least value of each workspace field"),
-    _fixed("workspace_high", [0.0], "the largest value of each workspace field"),
-    _fixed("estop_loss", "ignore", "when emergency_stop was received once and falls silent", choices=LOSSES),
-    _fixed("estop_timeout_s", 1.0, "silence that counts as loss of emergency_stop", 0.01, 3600.0),
+    _fixed("workspace_low", [0.0], "lower bound of each workspace field"),
+    _fixed("workspace_high", [0.0], "upper bound of each workspace field"),
+    _fixed("estop_loss", "ignore", "reaction when emergency_stop falls silent after its first message", choices=LOSSES),
+    _fixed("estop_timeout_s", 1.0, "silence after which emergency_stop counts as lost", 0.01, 3600.0),
     _fixed("probation_ticks", 50, "actions after a swap during which a failing model is rolled back", 0, 1_000_000),
     Param(
         "realtime_priority",
         0,
-        "of all its threads (SCHED_FIFO), so that a busy machine delays no command; 0: none",
+        "real-time priority of all threads (SCHED_FIFO), for a busy machine; 0: none",
         0,
         99,
         read_only=True,
     ),
-    Param("min_subscriptions", 1, "subscribers of the command topic to wait for before the first command", 0, 100),
-    Param("planning", False, "plan with the world model instead of asking the actor; takes more time", read_only=True),
+    Param("min_subscriptions", 1, "subscribers of the command topic to await before the first command", 0, 100),
+    Param("planning", False, "plan with the world model instead of using the actor; slower", read_only=True),
     Param(
         "planning_samples",
         PlannerConfig.samples,
-        "sequences drawn in each round; fewer are faster (see 'plans too late' on /diagnostics)",
+        "sequences sampled per iteration; fewer are faster (see 'plans too late' on /diagnostics)",
         0,
         100_000,
         read_only=True,
@@ -82,7 +84,7 @@ POLICY_PARAMS = [
     Param(
         "planning_deadline_ms",
         0.0,
-        "longest time for a plan; 0: half of the control period, in lockstep none",
+        "time limit of a plan; 0: half the control period, none in lockstep",
         0.0,
         60_000.0,
         read_only=True,
@@ -91,21 +93,21 @@ POLICY_PARAMS = [
 
 
 def load_agent(params: Any, folder: str, running: Contract | None = None) -> Deployable:
-    """The checkpoint, or export of one, that a node was given.
+    """Load the checkpoint, or the exported checkpoint, that a node runs.
 
-    `running` is the contract that the node works by already, whose topics it could not change any more. Raises
-    CheckpointError when the checkpoint's contract is not the robot's.
+    `running`: the contract that a configured node already uses; its topics are fixed. Raises CheckpointError when the
+    checkpoint's contract differs from the robot's.
     """
     if not folder:
-        raise CheckpointError("parameter 'checkpoint' is empty; give the folder that `spc train` wrote")
+        raise CheckpointError("parameter 'checkpoint' is empty; set it to the folder that `spc train` wrote")
     checkpoint = load_deployed(folder, params.device, params.threads)
     if checkpoint.config.method.context == "oracle":
         raise CheckpointError(
-            f"checkpoint {folder}: method '{checkpoint.config.method.name}' must be told the true task "
-            "parameters, which no robot knows; it serves `spc evaluate` and `spc compare` only"
+            f"checkpoint {folder}: method '{checkpoint.config.method.name}' needs the true task "
+            "parameters, which a robot does not know; use it with `spc evaluate` and `spc compare` only"
         )
     if running is not None:
-        _compare(running, "that the node runs by", checkpoint, folder)
+        _compare(running, "of the running node", checkpoint, folder)
     elif params.contract:
         path = find_config("contracts", params.contract)
         _compare(load_contract(path), str(path), checkpoint, folder)
@@ -115,12 +117,12 @@ def load_agent(params: Any, folder: str, running: Contract | None = None) -> Dep
 def _compare(contract: Contract, name: str, checkpoint: Deployable, folder: str) -> None:
     lines = contract.differences(checkpoint.contract)
     if lines:
-        where = f"contract {name} (here) is not the one of checkpoint {folder} (there)"
+        where = f"contract {name} (here) differs from that of checkpoint {folder} (there)"
         raise CheckpointError("\n  ".join([f"{where}:", *lines]))
 
 
 def observation_watch(params: Any, contract: Contract) -> ObservationWatch:
-    """Raises GuardError naming the parameter that cannot be."""
+    """Raises GuardError, which names the invalid parameter."""
     first = contract.observation[0]
     silence_s = first.max_age_s + 2 / contract.rate_hz if params.lockstep else 1.5 / contract.rate_hz
     topics = [stream.topic for stream in contract.observation]
@@ -129,8 +131,8 @@ def observation_watch(params: Any, contract: Contract) -> ObservationWatch:
 
 
 def workspace_box(params: Any, contract: Contract) -> WorkspaceBox:
-    """Raises GuardError naming the parameter that cannot be."""
-    if list(params.workspace_fields) == [""]:  # what ROS can say of an empty list
+    """Raises GuardError, which names the invalid parameter."""
+    if list(params.workspace_fields) == [""]:  # stands for the empty list, which ROS parameters lack
         return WorkspaceBox(contract, (), (), ())
     return WorkspaceBox(contract, params.workspace_fields, params.workspace_low, params.workspace_high)
 
@@ -140,13 +142,13 @@ def emergency_stop(params: Any) -> EmergencyStop:
 
 
 def planner_config(params: Any, contract: Contract) -> PlannerConfig | None:
-    """How the parameters ask to plan; None: not at all."""
+    """The planner that the parameters describe; None: no planning."""
     if not params.planning:
         return None
-    in_time_ms = 0.0 if params.lockstep else 500 / contract.rate_hz
+    default_ms = 0.0 if params.lockstep else 500 / contract.rate_hz
     samples = params.planning_samples
     return PlannerConfig(
         samples=samples,
-        elites=max(1, samples * PlannerConfig.elites // PlannerConfig.samples),  # the same share of them
-        deadline_ms=params.planning_deadline_ms or in_time_ms,
+        elites=max(1, samples * PlannerConfig.elites // PlannerConfig.samples),  # the same fraction
+        deadline_ms=params.planning_deadline_ms or default_ms,
     )

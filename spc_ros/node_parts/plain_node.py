@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all nodes share: declared parameters, diagnostics, steady timers, and the main program with a safe end."""
+"""Shared by all nodes: parameters, diagnostics, steady timers, and a main program that ends safely."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from spc_ros.node_parts.lifecycle import ManagedNode
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-POLL_S = 0.1  # how soon a signal is noticed
-LINGER_S = 0.1  # from the last message of a node to its end
+POLL_S = 0.1  # longest delay until a signal is handled
+LINGER_S = 0.1  # from a node's last message to its end
 STOP_S = 3.0  # longest time to finish work in progress
 READY = "ready"  # the line that spc_ros.processes waits for
 
 
 @dataclasses.dataclass(frozen=True)
 class Param:
-    """One parameter: name, default (sets the type), meaning, range or choices, whether it may change.
+    """One parameter: name, default (sets the type), meaning, range or choices, and whether it may change.
 
-    A read-only one is refused by `Parameters`, which says why; rclpy's own refusal of such would not.
+    `Parameters` refuses to change a read-only one and gives the reason, which rclpy's own refusal lacks.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Param:
     high: float | None = None
     choices: tuple[str, ...] = ()
     read_only: bool = False
-    why: str = "it takes effect only when the node starts"  # it cannot change
-    at_configure: bool = False  # a lifecycle node reads it there, and refuses a change until it is cleaned up
+    why: str = "it takes effect only when the node starts"  # reason for read_only
+    at_configure: bool = False  # read on configure; cannot change until clean-up
 
     def descriptor(self) -> ParameterDescriptor:
         text = ParameterDescriptor(name=self.name, description=self.meaning)
@@ -68,17 +68,17 @@ class Param:
         return text
 
 
-def params_of(options: type, but: Sequence[Param] = (), **choices: tuple[str, ...]) -> list[Param]:
-    """Read-only parameters from a dataclass whose fields have a help text and a range as metadata.
+def params_of(options: type, exclude: Sequence[Param] = (), **choices: tuple[str, ...]) -> list[Param]:
+    """Read-only parameters from a dataclass whose field metadata hold a help text and a range.
 
-    `but`: parameters that the node has already. `choices`: by the name of the field.
+    `exclude`: parameters that the node already has. `choices`: by field name.
     """
     params = []
     for field in dataclasses.fields(options):
-        if field.name not in {param.name for param in but}:
+        if field.name not in {param.name for param in exclude}:
             default = field.default
             if isinstance(default, tuple):
-                default = list(default) or [""]  # ROS knows no empty list
+                default = list(default) or [""]  # ROS has no empty list
             text, low, high = (field.metadata[key] for key in ("help", "low", "high"))
             params.append(Param(field.name, default, text, low, high, choices.get(field.name, ()), read_only=True))
     return params
@@ -90,7 +90,7 @@ class Parameters:
     def __init__(self, node: Node, params: Sequence[Param], on_change: Callable[[], None] | None = None) -> None:
         self._params = {param.name: param for param in params}
         self._on_change = on_change
-        self.configured = False  # a lifecycle node has read those with `at_configure`
+        self.configured = False  # whether parameters with `at_configure` are fixed
         self._values: dict[str, Any] = {}
         node.add_on_set_parameters_callback(self._check)
         for param in params:
@@ -118,47 +118,47 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _changed(self, parameters: list[Parameter]) -> None:
-        mine = {p.name: p.value for p in parameters if p.name in self._params}
-        self._values.update(mine)
-        if mine and self._on_change is not None and len(self._values) == len(self._params):
+        changed = {p.name: p.value for p in parameters if p.name in self._params}
+        self._values.update(changed)
+        if changed and self._on_change is not None and len(self._values) == len(self._params):
             self._on_change()
 
 
-_EXECUTORS = "events | single; the first is about twice as fast, where this rclpy has it"
+_EXECUTORS = "events | single; events is about twice as fast, if this rclpy has it"
 EXECUTOR = Param("executor", "events", _EXECUTORS, choices=("events", "single"), read_only=True)
 
 
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
-    """A timer on a clock that neither a frozen `/clock` nor a corrected wall clock can stop."""
+    """A timer that neither a frozen `/clock` nor a corrected wall clock can stop."""
     return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 class Diagnostics:
-    """Counters and values of a node on `/diagnostics`, once a second of real time."""
+    """Publishes a node's counters and values on `/diagnostics` once per second of real time."""
 
-    def __init__(self, node: Node, extra: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, node: Node, values: Callable[[], dict[str, Any]]) -> None:
         self.counts: Counter[str] = Counter()
-        self.problem = ""  # what keeps the node from its work; empty when all is well
-        self.warning = ""  # what somebody should look at although the node works
-        self._node, self._extra = node, extra
-        self._said: set[str] = set()
+        self.problem = ""  # reason why the node cannot work; empty if it can
+        self.warning = ""  # a problem that does not stop the node
+        self._node, self._values = node, values
+        self._logged: set[str] = set()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady_timer(node, 1.0, self.publish)
 
-    def complain(self, kind: str, text: str) -> None:
+    def warn_once(self, kind: str, text: str) -> None:
         """Count an event, and log each distinct text once."""
         self.counts[kind] += 1
-        if text not in self._said and len(self._said) < 100:
-            self._said.add(text)
+        if text not in self._logged and len(self._logged) < 100:
+            self._logged.add(text)
             self._node.get_logger().warning(text)
 
     def publish(self) -> None:
         node = self._node
         status = DiagnosticStatus(name=node.get_fully_qualified_name(), hardware_id=node.get_name())
-        quiet = DiagnosticStatus.WARN if self.warning else DiagnosticStatus.OK
-        status.level = DiagnosticStatus.ERROR if self.problem else quiet
+        without_problem = DiagnosticStatus.WARN if self.warning else DiagnosticStatus.OK
+        status.level = DiagnosticStatus.ERROR if self.problem else without_problem
         status.message = self.problem or self.warning or "ok"
-        values = {**self._extra(), **self.counts}
+        values = {**self._values(), **self.counts}
         status.values = [KeyValue(key=str(key), value=str(value)) for key, value in values.items()]
         msg = DiagnosticArray(status=[status])
         msg.header.stamp = node.get_clock().now().to_msg()
@@ -166,7 +166,7 @@ class Diagnostics:
 
 
 class PlainNode(Node):
-    """A node without lifecycle: it works from its construction to its end."""
+    """A node without a lifecycle, active from construction to shutdown."""
 
     def __init__(self, name: str, params: Sequence[Param]) -> None:
         super().__init__(name)
@@ -175,37 +175,39 @@ class PlainNode(Node):
         self.exit_code: int | None = None  # set it to end the program
 
     def on_parameters(self) -> None:
-        """A parameter changed while running."""
+        """Called when a parameter has changed."""
 
     def diagnose(self) -> dict[str, Any]:
-        """Values for `/diagnostics` beside the counters."""
+        """Values for `/diagnostics`, in addition to the counters."""
         return {}
 
     def begin(self) -> None:
-        """The executor runs."""
+        """Called once the executor spins."""
 
     def busy(self) -> bool:
-        """Asked again and again once the program is to end: true puts the end off, for STOP_S at most."""
+        """Polled at shutdown: true delays it, by STOP_S at most."""
         return False
 
     def close(self) -> None:
-        """The program ends, by signal, error or exit code; ROS still works."""
+        """Called at shutdown, by signal, error or exit code, while ROS still works."""
 
     def failed(self, error: Exception) -> None:
-        """A callback raised: there is no state to go back to."""
+        """A callback raised: end the program, since there is no state to return to."""
         self.exit_code = 1
 
 
 def run(*node_classes: Callable[[], PlainNode | ManagedNode]) -> int:
     """Run nodes on one executor until a signal or the end of one of them; returns the program's exit code.
 
-    They begin in the order given and close in the reverse one.
+    They begin in the given order and close in reverse order.
     """
     caught: list[int] = []
     for number in STOP_SIGNALS:
         signal.signal(number, lambda received, _frame: caught.append(received))
     _die_with_parent()
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # rclpy's own would close ROS before the safe action
+    rclpy.init(
+        signal_handler_options=SignalHandlerOptions.NO
+    )  # rclpy's handler would shut ROS down before the safe action
     nodes: list[PlainNode | ManagedNode] = []
     try:
         for node_class in node_classes:
@@ -232,13 +234,13 @@ def run(*node_classes: Callable[[], PlainNode | ManagedNode]) -> int:
         for node in reversed(nodes):
             node.destroy_node()
         rclpy.try_shutdown()
-        for number in STOP_SIGNALS:  # Ctrl-C reaches a launched node twice; the second must not spoil the exit
+        for number in STOP_SIGNALS:  # a launched node gets Ctrl-C twice; the second must not change the exit code
             signal.signal(number, signal.SIG_IGN)
     return _exit_code(nodes) or 0
 
 
 def _work(executor: Executor, nodes: Sequence[PlainNode | ManagedNode], caught: Sequence[int]) -> None:
-    """Spin until a signal was caught or a node wants to end, then close all, the last one first."""
+    """Spin until a signal or a node ends the program, then close all nodes, the last one first."""
     while not caught and _exit_code(nodes) is None:
         _spin_once(executor, nodes, POLL_S)
     deadline_s = time.monotonic() + STOP_S
@@ -250,12 +252,12 @@ def _work(executor: Executor, nodes: Sequence[PlainNode | ManagedNode], caught: 
 
 
 def _exit_code(nodes: Sequence[PlainNode | ManagedNode]) -> int | None:
-    """Of the first node that wants the program to end."""
+    """The exit code of the first node that has one."""
     return next((node.exit_code for node in nodes if node.exit_code is not None), None)
 
 
 def _executor(node: PlainNode | ManagedNode) -> Executor:
-    """Single-threaded. The events executor hands over messages in the order of arrival, and twice as fast."""
+    """A single-threaded executor; the events executor keeps the order of arrival and is twice as fast."""
     if node.params.executor == "events":
         try:
             from rclpy.experimental import EventsExecutor  # not in the first releases of Jazzy
@@ -267,10 +269,10 @@ def _executor(node: PlainNode | ManagedNode) -> Executor:
 
 
 def _linger(executor: Executor, nodes: Sequence[PlainNode | ManagedNode]) -> None:
-    """A best-effort message, such as a last safe action, is lost when its process ends at once."""
+    """Keep spinning: a best-effort message, such as a last safe action, is lost if its process ends at once."""
     deadline_s = time.monotonic() + LINGER_S
-    while (left_s := deadline_s - time.monotonic()) > 0:
-        _spin_once(executor, nodes, left_s)
+    while (remaining_s := deadline_s - time.monotonic()) > 0:
+        _spin_once(executor, nodes, remaining_s)
 
 
 def _begin(nodes: Sequence[PlainNode | ManagedNode]) -> None:
@@ -285,14 +287,14 @@ def _spin_once(executor: Executor, nodes: Sequence[PlainNode | ManagedNode], tim
         executor.spin_once(timeout_sec=timeout_s)
     except ExternalShutdownException:
         raise
-    except Exception as error:  # of one of them, and nothing says which
+    except Exception as error:  # which node raised it is unknown
         nodes[-1].get_logger().fatal(f"a callback failed: {error}\n{traceback.format_exc()}")
         for node in reversed(nodes):
             node.failed(error)
 
 
 def _die_with_parent() -> None:
-    """End when the program that started this node is gone, however it ended."""
+    """End together with the parent process, however that ends."""
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:
         end_with_parent(int(parent))

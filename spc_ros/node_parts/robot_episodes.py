@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes of a robot that has no simulation behind it: a human brings it to its start, the trial says when it counts.
+"""Episodes on a real robot: an operator brings it to its start, and the trial sets start and end of the episode.
 
-Between episodes the policy is inactive, so that nothing moves the robot while somebody handles it.
+The policy is inactive between episodes, so that nothing moves the robot while somebody handles it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_ros.node_parts.episode_driver import DriverError, DriverNode, EpisodeBroken
 from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos
 
-START_S = 60.0  # longest wait until a policy that starts by itself has done so
-WORDS = {
+START_S = 60.0  # longest wait for a policy with autostart
+VERBS = {
     Transition.TRANSITION_CONFIGURE: "configure",
     Transition.TRANSITION_ACTIVATE: "activate",
     Transition.TRANSITION_DEACTIVATE: "deactivate",
@@ -34,20 +34,20 @@ class RobotEpisodes:
         """`newest_ns`: the robot's newest stamp, or NO_TIME."""
         self._node, self._newest_ns = node, newest_ns
         self._info = EpisodeInfo("idle", "", {}, 0, 0, 0)
-        self._heard_s = time.monotonic()
+        self._received_s = time.monotonic()
         self._terminated = self._stopped = False
         self._publisher = node.create_publisher(String, EPISODE_TOPIC, latched_qos())
         node.create_service(Trigger, "~/stop", self._on_stop)
         if node.params.terminated_topic:
             node.create_subscription(Bool, node.params.terminated_topic, self._on_terminated, 10)
-        self._tell()
+        self._publish_info()
 
-    def heard(self) -> None:
-        """The robot said something."""
-        self._heard_s = time.monotonic()
+    def received(self) -> None:
+        """Call it when the robot has sent a message."""
+        self._received_s = time.monotonic()
 
-    def rest(self) -> None:
-        """Have the policy ready, and make sure that it drives nothing. It may be starting still."""
+    def prepare_policy(self) -> None:
+        """Bring the policy, which may still be starting, to the inactive state."""
         deadline_s = time.monotonic() + START_S
         while (state := self._state()) != State.PRIMARY_STATE_INACTIVE:
             if state == State.PRIMARY_STATE_ACTIVE:
@@ -57,34 +57,34 @@ class RobotEpisodes:
             elif time.monotonic() > deadline_s:
                 raise DriverError(f"the policy is not ready after {START_S:g} s; see its log")
             else:
-                again_s = time.monotonic() + 0.2
-                self._node.wait_for(lambda: time.monotonic() > again_s, None, "", polled=True)  # noqa: B023
+                retry_s = time.monotonic() + 0.2
+                self._node.wait_for(lambda: time.monotonic() > retry_s, None, "", polled=True)  # noqa: B023
 
     def run(self, task_id: str, seed: int, spoiled: Callable[[], str]) -> EpisodeInfo:
-        """One episode, from the robot's newest stamp on. Raises EpisodeBroken when it has no sound end."""
+        """Run one episode from the robot's newest stamp. Raises EpisodeBroken when it is aborted."""
         limit_ns = round(self._node.params.time_limit_s * 1e9)
         start_ns = self._newest_ns()
         if start_ns <= 0 or self._silence_s() > 1.0:
             raise EpisodeBroken("the robot publishes no state; is it on?")
         self._terminated = self._stopped = False
         self._info = EpisodeInfo("running", task_id, {}, self._info.episode + 1, seed, start_ns)
-        self._tell()
+        self._publish_info()
         try:
             self._change(Transition.TRANSITION_ACTIVATE)
-            self._node.wait_for(lambda: bool(self._why(limit_ns, spoiled)), None, "", polled=True)
+            self._node.wait_for(lambda: bool(self._end_reason(limit_ns, spoiled)), None, "", polled=True)
         finally:
-            why = self._why(limit_ns, spoiled) or "the trial ended"
-            terminated, truncated = why == "task ended", why in ("time limit", "operator")
-            ended = {"state": "ended", "end_ns": self._newest_ns(), "reason": why}
+            reason = self._end_reason(limit_ns, spoiled) or "the trial ended"
+            terminated, truncated = reason == "task ended", reason in ("time limit", "operator")
+            ended = {"state": "ended", "end_ns": self._newest_ns(), "reason": reason}
             self._info = dataclasses.replace(self._info, **ended, terminated=terminated, truncated=truncated)
-            self._tell()
-            self._rest_anyhow()
+            self._publish_info()
+            self._try_deactivate()
         if not (terminated or truncated):
-            raise EpisodeBroken(f"episode {self._info.episode} ({task_id}) broke off: {why}")
+            raise EpisodeBroken(f"episode {self._info.episode} ({task_id}) broke off: {reason}")
         return self._info
 
-    def _why(self, limit_ns: int, spoiled: Callable[[], str]) -> str:
-        """Why the episode is over; empty while it is not."""
+    def _end_reason(self, limit_ns: int, spoiled: Callable[[], str]) -> str:
+        """Why the episode has ended; empty while it runs."""
         if reason := spoiled():
             return reason
         if self._terminated:
@@ -96,15 +96,15 @@ class RobotEpisodes:
         silent = self._silence_s() > self._node.params.silence_timeout_s / 2
         return "the robot is silent" if silent else ""
 
-    def _rest_anyhow(self) -> None:
-        """When the trial is being ended, nobody waits for the answer."""
+    def _try_deactivate(self) -> None:
+        """Deactivate the policy, but only log a failure: the trial may be shutting down."""
         try:
             self._change(Transition.TRANSITION_DEACTIVATE)
         except DriverError as error:
-            self._node.get_logger().error(f"the policy was asked to deactivate; no answer was awaited: {error}")
+            self._node.get_logger().error(f"requested the policy to deactivate, without a confirmation: {error}")
 
     def _silence_s(self) -> float:
-        return time.monotonic() - self._heard_s
+        return time.monotonic() - self._received_s
 
     def _state(self) -> int:
         return self._node.call("policy/get_state", GetState, GetState.Request()).current_state.id
@@ -113,9 +113,9 @@ class RobotEpisodes:
         """Raises DriverError where the policy refuses."""
         request = ChangeState.Request(transition=Transition(id=transition))
         if not self._node.call("policy/change_state", ChangeState, request).success:
-            raise DriverError(f"the policy refused to {WORDS[transition]}; see its log")
+            raise DriverError(f"the policy refused to {VERBS[transition]}; see its log")
 
-    def _tell(self) -> None:
+    def _publish_info(self) -> None:
         self._publisher.publish(String(data=self._info.to_json()))
 
     def _on_terminated(self, msg: Bool) -> None:
@@ -124,5 +124,5 @@ class RobotEpisodes:
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._info.state == "running"
         self._stopped = response.success
-        response.message = "the episode ends here" if response.success else "no episode is running"
+        response.message = "the episode is ended" if response.success else "no episode is running"
         return response

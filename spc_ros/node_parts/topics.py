@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names and QoS of the topics, and the node's clock."""
+"""Topic names, QoS profiles, and the node's clock."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ REWARD_TOPIC = "reward"
 INTERVENTION_TOPIC = "interventions"  # latched JSON: kind, reason, t_ns, count
 DELAY_TOPIC = "command_delay"  # latched; see encode_delay
 SWAP_TOPIC = "model_swap"
-RECALLED_TOPIC = "recalled"  # latched JSON: how the reading of recordings went
+RECALLED_TOPIC = "recalled"  # latched JSON: the outcome of loading recordings
 BAGS_TOPIC = "recorder/bags"
 LOCKSTEP_DEPTH = 1000
 
 
 def stream_qos(reliable: bool) -> QoSProfile:
-    """Sensor data where the newest value counts; with `reliable`, lock-step, where none may be lost."""
+    """Best effort for sensor data; `reliable` for lock-step, where no message may be lost."""
     if reliable:
         return QoSProfile(depth=LOCKSTEP_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
     return QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def latched_qos(depth: int = 1) -> QoSProfile:
-    """Reliable, and late subscribers get the last `depth` messages."""
+    """Reliable; late subscribers get the last `depth` messages."""
     return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `behaviour`: drives a simulated robot while data is recorded: expert, noisy expert, or random.
+"""Node `behaviour`: drives a simulated robot during data collection, as expert, noisy expert, or at random.
 
-It knows each episode's task, which a policy never does.
+Unlike a policy, it knows the task of each episode.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from spc_ros.node_parts.plain_node import Param, PlainNode, run, steady_timer
 from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos
 
 PARAMS = [
-    Param("family", "arm_reach", "task family that is driven", choices=families(), read_only=True),
+    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
     Param("contract", "", "contract file or name; empty: the family's", read_only=True),
-    Param("kind", "expert", "who drives from the next episode on", choices=KINDS),
+    Param("kind", "expert", "behaviour from the next episode on", choices=KINDS),
     Param("seed", 0, "seed of the next episode's noise", 0, 2**31),
-    Param("lockstep", True, "time waits for the commands: nothing may be lost; false: sensor data", read_only=True),
-    Param("min_subscriptions", 1, "subscribers of the command topic to wait for before the first command", 0, 100),
+    Param(
+        "lockstep", True, "simulated time waits for the commands: reliable QoS; false: sensor data QoS", read_only=True
+    ),
+    Param("min_subscriptions", 1, "subscribers of the command topic to await before the first command", 0, 100),
 ]
 HOUSEKEEPING_S = 0.02
 
@@ -42,7 +44,7 @@ class BehaviourNode(PlainNode):
         self._env = make_env(self.params.family)
         self._behaviour: Behaviour | None = None  # of the running episode
         self._start_ns = 0
-        self._held: Frame | None = None  # waits for its episode's task, or for the first connections
+        self._pending: Frame | None = None  # waits for its episode's task or for the first connections
         self._connected = False
         self._commands = CommandPublisher(self, self.contract, self.params.lockstep)
         self._aligner = ObservationAligner(self.contract, patience_ns=self.contract.period_ns)
@@ -53,9 +55,9 @@ class BehaviourNode(PlainNode):
             self._aligner,
             self._on_frames,
             self.params.lockstep,
-            self.diagnostics.complain,
+            self.diagnostics.warn_once,
         )
-        self._waiting = steady_timer(self, HOUSEKEEPING_S, self._answer_held)
+        self._waiting = steady_timer(self, HOUSEKEEPING_S, self._answer_pending)
 
     def diagnose(self) -> dict[str, Any]:
         return {"kind": self.params.kind, "task": self._env.task.task_id}
@@ -67,14 +69,14 @@ class BehaviourNode(PlainNode):
             self._env.set_task(find_task(info.task_now))
             self._behaviour = Behaviour(self._env, self.params.kind, self.params.seed)
             self._start_ns = info.start_ns
-            self._answer_held()
+            self._answer_pending()
 
     def _on_frames(self, frames: list[Frame]) -> None:
-        self._held = frames[-1]
-        self._answer_held()
+        self._pending = frames[-1]
+        self._answer_pending()
 
-    def _answer_held(self) -> None:
-        frame = self._held
+    def _answer_pending(self) -> None:
+        frame = self._pending
         if frame is None or self._behaviour is None or frame.t_ns < self._start_ns:
             return
         if not self._connected:
@@ -83,9 +85,9 @@ class BehaviourNode(PlainNode):
             if not self._connected:
                 return
             self._waiting.cancel()
-        self._held = None
+        self._pending = None
         if frame.observation is None:
-            self.diagnostics.complain("faults", f"no command at {frame.t_ns / 1e9:.3f} s: {frame.fault}")
+            self.diagnostics.warn_once("faults", f"no command at {frame.t_ns / 1e9:.3f} s: {frame.fault}")
             return
         self._commands.send(np.asarray(self._behaviour.act(frame.observation)), frame.t_ns)
         self.diagnostics.counts["commands"] += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `collect`: has the behaviour drive every task for a number of episodes, and a bag made of each."""
+"""Node `collect`: runs a number of episodes on every task, driven by `behaviour`, each recorded to a bag."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from spc_ros.node_parts.plain_node import Param, run
 PARAMS = [
     Param("family", "arm_reach", "task family", choices=families(), read_only=True),
     Param("split", "train", "tasks to collect", choices=SPLITS, read_only=True),
-    Param("task_ids", [""], "tasks to collect instead of a whole split", read_only=True),
+    Param("task_ids", [""], "tasks to collect instead of a split", read_only=True),
     Param("episodes", 20, "episodes of each task", 1, 100_000, read_only=True),
-    Param("kinds", [""], "who drives, in turn: expert, noisy or random; empty: the usual mix of them", read_only=True),
-    Param("seed", 0, "every episode's seed follows from this", 0, 2000, read_only=True),
+    Param("kinds", [""], "behaviours in turn, of expert, noisy and random; empty: the standard mix", read_only=True),
+    Param("seed", 0, "base of the seeds of all episodes", 0, 2000, read_only=True),
     Param("record", True, "wait for a bag of each episode", read_only=True),
 ]
 
 
 class CollectNode(DriverNode):
-    """Tasks in turn, episode by episode, so that a collection cut short still covers every task."""
+    """Runs one episode of every task in turn, so that an interrupted collection still covers all tasks."""
 
     def __init__(self) -> None:
         super().__init__("collect", PARAMS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `context_encoder`: watches the robot; publishes the task vector z, its uncertainty, and the command delay."""
+"""Node `context_encoder`: estimates the task vector z, its uncertainty, and the command delay."""
 
 from __future__ import annotations
 
@@ -27,28 +27,33 @@ from spc_ros.node_parts.contract_topics import subscribe_contract
 from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.model_params import CHECKPOINT_PARAMS, load_agent
 from spc_ros.node_parts.plain_node import Param, run, steady_timer
-from spc_ros.node_parts.priority import give_way
+from spc_ros.node_parts.priority import lower_priority
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, DELAY_TOPIC, EPISODE_TOPIC, SWAP_TOPIC, latched_qos
 
 PARAMS = [
     *CHECKPOINT_PARAMS,
-    Param("mode", "online", "online: learn and show | collect: learn, show the prior | frozen", choices=MODES),
+    Param(
+        "mode",
+        "online",
+        "online: update and publish | collect: update, publish the prior | frozen: no updates",
+        choices=MODES,
+    ),
     Param(
         "nice",
         5,
-        "how far it gives way to the policy on a busy processor, as the command nice; not in lockstep or deploy",
+        "nice value of the process, below the policy's priority; unused in lockstep and in deploy",
         0,
         19,
         read_only=True,
     ),
-    Param("limit", 0, "most transitions in the context; 0: no limit", 0, 10_000_000),
-    Param("half_life_steps", 0.0, "a transition counts half after so many newer ones; 0: all count alike", 0.0, 1e9),
-    Param("recordings", "", "~/recall: dataset to make the context of"),
+    Param("limit", 0, "maximum number of transitions in the context; 0: no limit", 0, 10_000_000),
+    Param("half_life_steps", 0.0, "half-life of a transition's weight, in transitions; 0: equal weights", 0.0, 1e9),
+    Param("recordings", "", "~/recall: dataset to compute the context from"),
     Param("recordings_task", "", "~/recall: task id in that dataset"),
     Param(
         "delay_tolerance_ms",
         0.0,
-        "warn when the command delay differs more from the data's; 0: 1.5 control periods",
+        "warn when the command delay differs by more from that of the data; 0: 1.5 control periods",
         0.0,
         10_000.0,
     ),
@@ -58,29 +63,29 @@ FOREIGN_CLOCK_NS = 10_000_000_000
 
 
 class ContextEncoderNode(ManagedNode):
-    """Service ~/reset forgets the context; so does a new task on `episode`, and a clock that jumps back.
+    """Service ~/reset resets the context, as do a new task on `episode` and a clock that jumps back.
 
-    Service ~/recall makes it of recordings.
+    Service ~/recall computes it from recordings.
     """
 
-    def __init__(self, alone: bool = True) -> None:
-        """`alone`: the process is this node's own, to be made less urgent than the policy's."""
+    def __init__(self, own_process: bool = True) -> None:
+        """`own_process`: no other node shares the process, so its priority may be lowered."""
         super().__init__("context_encoder", PARAMS)
-        self._alone = alone
-        self.on_context: Callable[[ContextReading], None] | None = None  # who is told without DDS
-        self.must_wait: Callable[[int], bool] | None = None  # whether something more urgent is to come, by a tick
+        self._own_process = own_process
+        self.on_context: Callable[[ContextReading], None] | None = None  # receives contexts without DDS
+        self.must_wait: Callable[[int], bool] | None = None  # whether more urgent work is due at a tick
         self.latest: ContextReading | None = None
-        self._held: list[Step] = []
+        self._deferred: list[Step] = []
         self._tracker: ContextTracker | None = None
         self._task_id: str | None = None
         self._tick_ns = 0  # the last decided tick
         self._begin_ns = 0  # the first transition's time since the last reset
-        self._changed_ns = 0  # transitions before belong to another task than the announced one
+        self._changed_ns = 0  # transitions before this belong to another task
         self._data_delays: dict[int, DelayEstimate | None] = {}  # by model
 
     def setup(self) -> None:
         self._tracker, self._model, contract = self._load(self.params.checkpoint)
-        self._former: tuple[ContextTracker, int] | None = None
+        self._previous: tuple[ContextTracker, int] | None = None
         self._delay = DelayWatch(contract)
         self._delay.compare_with(self._data_delays[self._model])
         self._delays = self.create_publisher(Float64MultiArray, DELAY_TOPIC, latched_qos())
@@ -88,17 +93,17 @@ class ContextEncoderNode(ManagedNode):
         self._aligner = StreamingAligner(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._aligner)
         self._outbox = ContextOutbox(len(self._tracker.context))
-        if self._alone and not self.params.lockstep:
-            give_way(self.params.nice)
+        if self._own_process and not self.params.lockstep:
+            lower_priority(self.params.nice)
         self._publisher = self.create_publisher(Float32MultiArray, CONTEXT_TOPIC, latched_qos())
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
-        self._swap = ModelSwapServer(self, lambda: self._load(self.params.checkpoint, contract), self._take)
-        self.create_subscription(String, SWAP_TOPIC, self._on_swap_told, latched_qos(depth=10))
-        self._recall = LoadContextServer(self, contract, self._recalled, self._on_recalled)
+        self._swap = ModelSwapServer(self, lambda: self._load(self.params.checkpoint, contract), self._switch_model)
+        self.create_subscription(String, SWAP_TOPIC, self._on_swap_report, latched_qos(depth=10))
+        self._recall = LoadContextServer(self, contract, self._add_recorded, self._on_context_loaded)
         steady_timer(self, POLL_S, self._poll)
         subscribe_contract(
-            self, contract, self._aligner, self._on_steps, self.params.lockstep, self.diagnostics.complain,
+            self, contract, self._aligner, self._on_steps, self.params.lockstep, self.diagnostics.warn_once,
             self._delay.sample,
         )  # fmt: skip
         self._publish()
@@ -108,7 +113,7 @@ class ContextEncoderNode(ManagedNode):
 
     def teardown(self) -> None:
         self._tracker = self.latest = None
-        self._held = []
+        self._deferred = []
         self.diagnostics.warning = ""
 
     def on_parameters(self) -> None:
@@ -123,41 +128,41 @@ class ContextEncoderNode(ManagedNode):
         return values | (self._delay.values() if self._tracker else {})
 
     def _poll(self) -> None:
-        """Away from the messages: what was loaded beside, and a slice of the work on the command delay."""
+        """Work outside the message callbacks: loaded recordings, and part of the command delay estimation."""
         self._recall.poll()
         if not self.active or (estimate := self._delay.work()) is None:
             return
         self._delays.publish(encode_delay(estimate.delay_ms, estimate.uncertainty_ms))
-        if began := self._delay.judge(self.params.delay_tolerance_ms):
-            self.get_logger().warning(began)
+        if warning := self._delay.judge(self.params.delay_tolerance_ms):
+            self.get_logger().warning(warning)
         self.diagnostics.warning = self._delay.warning
 
     def _load(self, folder: str, contract: Contract | None = None) -> tuple[ContextTracker, int, Contract]:
-        """A tracker that has embedded a transition already, its model's id, and its contract."""
+        """A tracker, warmed up with one transition, with the id and the contract of its model."""
         checkpoint = load_agent(self.params, folder, contract)
         tracker = ContextTracker(checkpoint)
         observation, action = np.zeros(checkpoint.contract.observation_dim), np.asarray(checkpoint.contract.action.safe)
         tracker.update(Transition(0, observation, action, 0.0, observation))
         if not np.isfinite(tracker.context).all():
-            raise CheckpointError(f"checkpoint {folder}: its context is not finite; train anew or give another one")
+            raise CheckpointError(f"checkpoint {folder}: its context is not finite; train again or use another one")
         tracker.reset()
         number = model_id(folder)
         try:
             self._data_delays[number] = delay_of_data(checkpoint.metrics)
         except ValueError as error:
-            raise CheckpointError(f"checkpoint {folder}: metrics: {error}; copy it again or train anew") from None
+            raise CheckpointError(f"checkpoint {folder}: metrics: {error}; copy it again or train again") from None
         return tracker, number, checkpoint.contract
 
-    def _take(self, loaded: tuple[ContextTracker, int, Contract]) -> None:
-        """A new model takes over, from the prior: the transitions that the old one saw are not kept."""
+    def _switch_model(self, loaded: tuple[ContextTracker, int, Contract]) -> None:
+        """Switch to a new model, starting from the prior; the transitions of the old one are dropped."""
         self.catch_up()
         if self._tracker is not None:
-            self._former = (self._tracker, self._model)
-            self._use(loaded[0], loaded[1])
+            self._previous = (self._tracker, self._model)
+            self._use_model(loaded[0], loaded[1])
             self._swap.report("swapped", self._model)
 
-    def _recalled(self, transitions: list[Transition]) -> None:
-        """Transitions of recordings, whatever the mode; an empty list begins anew."""
+    def _add_recorded(self, transitions: list[Transition]) -> None:
+        """Add recorded transitions in any mode; an empty list resets the context."""
         if self._tracker is None:
             return
         if not transitions:
@@ -167,12 +172,12 @@ class ContextEncoderNode(ManagedNode):
             self._tracker.update(transition)
         self._apply_mode(self._tracker)
 
-    def _on_recalled(self, task_id: str) -> None:
-        """The context is that of this task: an episode on it is no news."""
+    def _on_context_loaded(self, task_id: str) -> None:
+        """The context belongs to this task, so an episode on it does not reset the context."""
         self._task_id = task_id
         self._publish()
 
-    def _use(self, tracker: ContextTracker, model: int) -> None:
+    def _use_model(self, tracker: ContextTracker, model: int) -> None:
         self._recall.cancel()
         self._tracker, self._model = tracker, model
         self._delay.compare_with(self._data_delays.get(model))
@@ -180,38 +185,38 @@ class ContextEncoderNode(ManagedNode):
         self._apply_mode(tracker)
         self._publish()
 
-    def _on_swap_told(self, msg: String) -> None:
-        """The policy went back to its former model: so do we, or it could not use our context."""
+    def _on_swap_report(self, msg: String) -> None:
+        """Follow the policy back to its previous model, since it cannot use the context of another."""
         try:
-            told = json.loads(msg.data)
-            mine = told["state"] == "rolled back" and told["node"] != self.get_name()
+            report = json.loads(msg.data)
+            rolled_back = report["state"] == "rolled back" and report["node"] != self.get_name()
         except (ValueError, TypeError, KeyError) as error:
-            self.diagnostics.complain("unreadable", f"topic '{SWAP_TOPIC}': {error!r} in {msg.data[:80]!r}")
+            self.diagnostics.warn_once("unreadable", f"topic '{SWAP_TOPIC}': {error!r} in {msg.data[:80]!r}")
             return
-        if self._former is None or not mine:
+        if self._previous is None or not rolled_back:
             return
-        if told.get("model") == self._former[1]:
-            (tracker, model), self._former = self._former, None
+        if report.get("model") == self._previous[1]:
+            (tracker, model), self._previous = self._previous, None
             tracker.reset()
-            self._use(tracker, model)
-            self._swap.report("rolled back", model, told["reason"])
+            self._use_model(tracker, model)
+            self._swap.report("rolled back", model, report["reason"])
 
     def _apply_mode(self, tracker: ContextTracker) -> None:
         tracker.mode, tracker.limit = self.params.mode, self.params.limit or None
         tracker.half_life = self.params.half_life_steps or None
 
     def _on_steps(self, steps: list[Step]) -> None:
-        """Adapt at once, unless a command is to leave first: a context of now serves the next tick only."""
+        """Adapt at once, unless a command is due first: this context is used at the next tick only."""
         self.catch_up()
         if self.must_wait is not None and self.must_wait(steps[-1].t_ns):
-            self._held = steps
+            self._deferred = steps
         else:
             self._adapt(steps)
 
     def catch_up(self) -> None:
-        """Do what was put off."""
-        if self._held:
-            steps, self._held = self._held, []
+        """Process the deferred steps."""
+        if self._deferred:
+            steps, self._deferred = self._deferred, []
             self._adapt(steps)
 
     def _adapt(self, steps: list[Step]) -> None:
@@ -233,13 +238,13 @@ class ContextEncoderNode(ManagedNode):
         self._end.decided(self._tick_ns)
 
     def _compare_clocks(self, cut: Step) -> None:
-        """Say so when no command can belong to an observation because their senders' clocks differ."""
+        """Warn when the clocks of commands and observations differ so much that they cannot be paired."""
         newest_ns = self._aligner.actions.newest_ns
         if newest_ns != NO_TIME and abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
-            self.diagnostics.complain(
+            self.diagnostics.warn_once(
                 "foreign clocks",
-                "commands and observations are stamped by different clocks, so no transition can be seen; "
-                "set use_sim_time alike on all nodes",
+                "commands and observations are stamped by different clocks, so they form no transitions; "
+                "use the same use_sim_time on all nodes",
             )
 
     def _publish(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Node `latency`: publishes states at a steady rate and times the command that answers each.
 
-Several controllers may stand in namespaces of their own; they are driven in turn, a slice of seconds each, so that
-whatever else the machine does hits all of them alike. The result is written as JSON, then the node ends.
+Several controllers, each in its own namespace, are driven in turn for slices of a few seconds, so that other load on
+the machine affects all of them equally. The node writes the result as JSON and ends.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from spc_ros.node_parts.plain_node import Param, PlainNode, run, steady_timer
 from spc_ros.node_parts.topics import stream_qos
 
 PARAMS = [
-    Param("contract", "", "the robot's contract, whose rate is the rate of the states"),
+    Param("contract", "", "the robot's contract, which sets the rate of the states"),
     Param("targets", [""], "namespaces to drive in turn"),
-    Param("seconds", 10.0, "time for each of them", 0.1, 36_000.0),
-    Param("slice_s", 2.0, "time for one before the next has its turn", 0.1, 36_000.0),
-    Param("out", "", "file for the result"),
+    Param("seconds", 10.0, "time for each target", 0.1, 36_000.0),
+    Param("slice_s", 2.0, "time slice of a target", 0.1, 36_000.0),
+    Param("out", "", "JSON file for the result"),
     Param("connect_s", 30.0, "longest wait for the controllers", 0.1, 600.0),
 ]
-SETTLE_TICKS = 25  # at the start of a slice, not counted: a sequence begins, and caches are cold
-LATE_SHARE = 0.25  # of a period: a state that we publish later than this says nothing of the controller
+SETTLE_TICKS = 25  # at the start of a slice, not counted: a new sequence, and cold caches
+LATE_SHARE = 0.25  # of a period: a state published later than this does not measure the controller
 
 
 class Target:
-    """One controller: its topics, and what became of each state."""
+    """One controller: its topics and its measurements."""
 
     def __init__(self, node: Node, contract: Any, namespace: str) -> None:
         stream, action, reward = contract.observation[0], contract.action, contract.reward
@@ -53,14 +53,14 @@ class Target:
         self.latency_us: list[float] = []
         self.missed = self.missed_in_time = self.unasked = self.driver_late = self.ticks = self.published = 0
         self._late = False
-        self.context_age_ms: list[float] = []  # as the policy tells once a second
+        self.context_age_ms: list[float] = []  # reported by the policy once per second
 
     @property
     def connected(self) -> bool:
         return self._states.get_subscription_count() > 0 and self._node.count_publishers(self._commands) > 0
 
     def publish(self, tick: int, t_ns: int, late: bool) -> None:
-        """The state of a tick, stamped t_ns; one still waiting has missed its tick."""
+        """Publish the state of a tick, stamped t_ns; a state still unanswered has missed its tick."""
         self._miss()
         self._late = late
         self.published += 1
@@ -79,19 +79,19 @@ class Target:
         self._rewards.publish(reward)
 
     def finish(self) -> None:
-        """The slice is over, and the last state has had its period."""
+        """End the slice, once the last state has had its period."""
         self._miss()
         self._waiting = self._counting = False
 
     def _miss(self) -> None:
-        """The last state's period is over."""
+        """Count the last state as missed if it is unanswered."""
         missed = self._waiting and self._counting
         self.missed += missed
         self.missed_in_time += missed and not self._late
 
     def _on_command(self, msg: Any) -> None:
         now_s = time.perf_counter()
-        if not self._waiting or (stamp_ns(msg) or 0) < self._sent_ns:  # answers an earlier state, or none
+        if not self._waiting or (stamp_ns(msg) or 0) < self._sent_ns:  # answers an earlier state or none
             self.unasked += self._counting
             return
         self._waiting = False
@@ -112,7 +112,7 @@ class Target:
 
 
 class LatencyNode(PlainNode):
-    """Publishes on a steady timer's beat, stamped by an even grid, as a robot's controller does."""
+    """Publishes at a steady rate with evenly spaced stamps, like a robot's controller."""
 
     def __init__(self) -> None:
         super().__init__("latency", PARAMS)
@@ -134,26 +134,26 @@ class LatencyNode(PlainNode):
         if not missing:
             self._waits.cancel()
             gc.collect()
-            gc.disable()  # its pauses would be taken for the controllers'
-            self._beat = steady_timer(self, self._period_ns / 1e9, self._on_beat)
+            gc.disable()  # its pauses would count as the controllers'
+            self._timer = steady_timer(self, self._period_ns / 1e9, self._on_tick)
         elif time.monotonic() > self._deadline_s:
             self.get_logger().error(f"no controller in {', '.join(missing)} within {self.params.connect_s:g} s")
             self.exit_code = 1
 
-    def _on_beat(self) -> None:
+    def _on_tick(self) -> None:
         target = self._slices[0]
         if self._tick >= self._ticks + SETTLE_TICKS:
             target.finish()
             self._slices.pop(0)
             if not self._slices:
-                self._beat.cancel()
+                self._timer.cancel()
                 self._write()
                 return
             target, self._tick = self._slices[0], 0
         if self._tick == 0:
             self._wall_ns, self._begin_s = time.time_ns(), time.perf_counter()
         behind_ns = 1e9 * (time.perf_counter() - self._begin_s) - self._tick * self._period_ns
-        skipped = max(0, int(behind_ns // self._period_ns))  # beats that the timer left out, and with them their states
+        skipped = max(0, int(behind_ns // self._period_ns))  # ticks, and their states, that the timer skipped
         target.driver_late += skipped
         self._tick, behind_ns = self._tick + skipped, behind_ns - skipped * self._period_ns
         due_ns = self._tick * self._period_ns

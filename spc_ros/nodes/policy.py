@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `policy`: each observation, with the newest task vector, becomes one command, made safe."""
+"""Node `policy`: turns each observation and the newest task vector into one safe command."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.model_params import POLICY_PARAMS as PARAMS
 from spc_ros.node_parts.model_params import emergency_stop, load_agent, observation_watch, planner_config, workspace_box
 from spc_ros.node_parts.plain_node import run, steady_timer
-from spc_ros.node_parts.priority import take_precedence
+from spc_ros.node_parts.priority import use_realtime_priority
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, EPISODE_TOPIC, INTERVENTION_TOPIC, latched_qos, now_ns
 
 STOP_TOPIC = "emergency_stop"
-CHECK_NS = (1_000_000, 5_000_000)  # how often waits are looked at: a tenth of the period, within these
-IDLE_NS = 20_000_000  # the same where only a message, or the end of many seconds, could change anything
+CHECK_NS = (1_000_000, 5_000_000)  # limits of the polling interval, which is a tenth of the period
+IDLE_NS = 20_000_000  # polling interval while only a message or a long timeout can change anything
 CALM_SHARE = 0.9  # of the time from a good observation to silence
 ACK_TIMEOUT = Duration(seconds=0.2)
-STALL_S = 0.01  # a process may be late by this at any rate
-WARM_UP = 3  # actions; the first ones are slow
+STALL_S = 0.01  # a process may be this late at any rate
+WARM_UP = 3  # number of actions; the first ones are slow
 
 
 class PolicyNode(ManagedNode):
-    """Services: ~/report counts interventions, and ticks by latency; ~/swap takes the checkpoint of the parameter."""
+    """Services: ~/report returns counts of interventions and latencies; ~/swap loads the checkpoint parameter."""
 
-    def __init__(self, hears_context: bool = True) -> None:
-        """Without `hears_context`, the context comes by `take_context`, not by the topic."""
+    def __init__(self, subscribe_context: bool = True) -> None:
+        """Without `subscribe_context`, the context is passed to `take_context` instead."""
         super().__init__("policy", PARAMS)
-        self._hears_context = hears_context
+        self._subscribe_context = subscribe_context
         self._control: Controller | None = None
         self._record = Record(self.diagnostics.counts)
 
     def setup(self) -> None:
         p = self.params
-        policy, its_id, checkpoint = self._load(p.checkpoint)
+        policy, number, checkpoint = self._load(p.checkpoint)
         contract = checkpoint.contract
-        self._watched = bool(self.get_parameter("use_sim_time").value) and not p.lockstep  # else time may stand
+        self._watched = bool(self.get_parameter("use_sim_time").value) and not p.lockstep  # in lock-step time may stop
         self._aligner = ObservationAligner(contract, patience_ns=contract.period_ns // 4)
-        self._heard_ns = 0  # stamp of the first stream's newest message when a frame was last dealt with
+        self._newest_ns = 0  # newest stamp of the first stream when the last frame was processed
         self._clock_of_streams = None if p.lockstep else StreamClock(self._aligner)
         self._end = EpisodeEnd(self._aligner)
         self._commands = CommandPublisher(self, contract, p.lockstep)
         self._interventions = self.create_publisher(String, INTERVENTION_TOPIC, latched_qos(depth=100))
-        models = ModelSwitch(policy, its_id, p.probation_ticks, math.inf if p.lockstep else 1 / contract.rate_hz)
+        models = ModelSwitch(policy, number, p.probation_ticks, math.inf if p.lockstep else 1 / contract.rate_hz)
         self._swap = ModelSwapServer(self, lambda: self._load(p.checkpoint, contract), self._offer)
         self._control = Controller(
             contract, models, checkpoint.config.model.context_dim, self._make_guards(contract), self, self._record
@@ -72,16 +72,16 @@ class PolicyNode(ManagedNode):
         self.on_parameters()
         self.create_service(Trigger, "~/report", self._on_report)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
-        if self._hears_context:
+        if self._subscribe_context:
             self._inbox = ContextInbox()
             self.create_subscription(
                 Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10), raw=True
             )
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
-        subscribe_contract(self, contract, self._aligner, self._on_frames, p.lockstep, self.diagnostics.complain)
-        self._pace_by(contract)
+        subscribe_contract(self, contract, self._aligner, self._on_frames, p.lockstep, self.diagnostics.warn_once)
+        self._start_checks(contract)
         if p.realtime_priority:
-            take_precedence(p.realtime_priority)
+            use_realtime_priority(p.realtime_priority)
 
     def teardown(self) -> None:
         self._control = None
@@ -90,7 +90,7 @@ class PolicyNode(ManagedNode):
         self._aligner.reset()
         self.control.start()
 
-    def make_safe(self) -> None:
+    def stop_safely(self) -> None:
         self.control.stop()
         self._commands.publisher.wait_for_all_acked(ACK_TIMEOUT)
 
@@ -102,7 +102,9 @@ class PolicyNode(ManagedNode):
         if self._control is None:
             return {}
         if self.active and self._commands.publisher.get_subscription_count() == 0:
-            self.diagnostics.complain("commands unheard", "nobody subscribes to the commands: they reach no robot")
+            self.diagnostics.warn_once(
+                "commands unheard", "the command topic has no subscriber, so the robot gets no commands"
+            )
         return self._control.values()
 
     @property
@@ -123,16 +125,12 @@ class PolicyNode(ManagedNode):
         """See CommandSink."""
         self._swap.report(state, model, reason)
 
-    def deactivate(self, reason: str) -> None:
-        """See CommandSink."""
-        self.close_gate(reason)
-
     def has_listeners(self) -> bool:
         """See CommandSink."""
         return self._commands.publisher.get_subscription_count() >= self.params.min_subscriptions
 
     def _make_guards(self, contract: Contract) -> Guards:
-        """Raises GuardError naming the parameter that cannot be."""
+        """Raises GuardError, which names the invalid parameter."""
         p, period_s = self.params, 1 / contract.rate_hz
         return Guards(
             observation_watch(p, contract),
@@ -144,7 +142,7 @@ class PolicyNode(ManagedNode):
         )
 
     def _load(self, folder: str, contract: Contract | None = None) -> tuple[Policy, int, Deployable]:
-        """A policy that has acted already, its model's id, and what it came from; refuses another contract."""
+        """A warmed-up policy, its model id and its checkpoint, which must match `contract`."""
         checkpoint = load_agent(self.params, folder, contract)
         policy = Policy(checkpoint, planner_config(self.params, checkpoint.contract))
         observation = np.zeros(checkpoint.contract.observation_dim)
@@ -156,35 +154,35 @@ class PolicyNode(ManagedNode):
         if not self.active:
             return
         newest_ns = self._aligner.streams[0].newest_ns
-        fresh, self._heard_ns = newest_ns != self._heard_ns, newest_ns
+        fresh, self._newest_ns = newest_ns != self._newest_ns, newest_ns
         if self.control.observe(frames, fresh, time.monotonic(), self._checks.timer_period_ns / 1e9):
             self._end.decided(frames[-1].t_ns)
             calm = fresh and frames[-1].observation is not None and not self.control.waiting
-            self._pace(self._seldom_ns if calm else self._often_ns, restart=calm)
+            self._check_every(self._slow_ns if calm else self._fast_ns, restart=calm)
 
-    def _pace_by(self, contract: Contract) -> None:
-        """How often to look at the clock: one stream and a /clock that nobody watches need it seldom."""
-        self._often_ns = int(np.clip(contract.period_ns / 10, *CHECK_NS))
+    def _start_checks(self, contract: Contract) -> None:
+        """Start the timer of `_check`; with one stream and no watch on /clock it can be slow."""
+        self._fast_ns = int(np.clip(contract.period_ns / 10, *CHECK_NS))
         quiet = len(contract.observation) == 1 and not self._watched
         calm_ns = round(CALM_SHARE * min(1.5 * contract.period_ns, 1e9 * self.control.guards.watch.silence_s))
-        self._seldom_ns = max(calm_ns, self._often_ns) if quiet else self._often_ns
-        self._idle_ns = IDLE_NS if quiet else self._often_ns
-        self._checks = steady_timer(self, self._often_ns / 1e9, self._check)
+        self._slow_ns = max(calm_ns, self._fast_ns) if quiet else self._fast_ns
+        self._idle_ns = IDLE_NS if quiet else self._fast_ns
+        self._checks = steady_timer(self, self._fast_ns / 1e9, self._check)
 
-    def _pace(self, wanted_ns: int, restart: bool = False) -> None:
-        """When to look at the clock again; `restart` counts from now."""
+    def _check_every(self, wanted_ns: int, restart: bool = False) -> None:
+        """Change the interval of `_check`; `restart` counts it from now."""
         if restart or self._checks.timer_period_ns != wanted_ns:
             self._checks.timer_period_ns = wanted_ns
             self._checks.reset()
 
     def _check(self) -> None:
-        """By a steady clock: waits that ended without news, and silence where observations should be."""
+        """Check, by a steady clock, for expired waits and missing observations."""
         now_s, control, clock = time.monotonic(), self.control, self._clock_of_streams
         if self._watched:
             control.guards.clock.update(now_ns(self), now_s)
-        rested_s = self._checks.timer_period_ns / 1e9
-        self._pace(self._idle_ns if control.guards.watch.idle and not control.waiting else self._often_ns)
-        control.check_silence(now_s, lambda: clock.faults() if clock is not None else [], rested_s)
+        interval_s = self._checks.timer_period_ns / 1e9
+        self._check_every(self._idle_ns if control.guards.watch.idle and not control.waiting else self._fast_ns)
+        control.check_silence(now_s, lambda: clock.faults() if clock is not None else [], interval_s)
         if self.active and clock is not None and (frames := clock.frames()):
             self._on_frames(frames)
         if self.active:
@@ -194,37 +192,37 @@ class PolicyNode(ManagedNode):
         try:
             reading = self._inbox.read(data)
         except ValueError as error:
-            self.diagnostics.complain("unreadable", str(error))
+            self.diagnostics.warn_once("unreadable", str(error))
         else:
             self.take_context(reading)
 
     def take_context(self, reading: ContextReading) -> None:
-        """The task vector of a tick, unless it cannot be one."""
+        """Accept the task vector of a tick, unless it is invalid."""
         if self._control is None:
             return
         try:
             self._control.take_context(reading.context, reading.t_ns, reading.model, time.monotonic())
         except ValueError as error:
-            self.diagnostics.complain("unreadable", f"topic '{CONTEXT_TOPIC}': {error}")
+            self.diagnostics.warn_once("unreadable", f"topic '{CONTEXT_TOPIC}': {error}")
 
     def _on_episode(self, msg: String) -> None:
         info = EpisodeInfo.from_json(msg.data)
         if info.state == "ended":
             self._end.ended(info.end_ns)
         if self.params.lockstep:
-            self.control.await_listeners()  # who scores this episode may have come anew
+            self.control.await_listeners()  # the node that scores this episode may have restarted
 
     def _on_stop(self, msg: Bool) -> None:
         self.control.emergency_stop(msg.data, time.monotonic())
 
     def _offer(self, loaded: tuple[Policy, int, Deployable]) -> None:
-        """A model is warm: it takes over between two ticks, with the first context of its own encoder."""
+        """Offer a warm model, which takes over between two ticks with the first context of its own encoder."""
         self.control.models.offer(loaded[0], loaded[1])
 
     def _on_report(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = True
-        seen = self._record
-        response.message = json.dumps({**by_name(seen.log.counts), **seen.counts, **seen.latency.report()})
+        record = self._record
+        response.message = json.dumps({**by_name(record.log.counts), **record.counts, **record.latency.report()})
         return response
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `recorder`: writes one fresh bag per episode, with contract and task in it, and loses nothing."""
+"""Node `recorder`: writes one bag per episode, with contract and task, without losing messages."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ KNOWN_TYPES = {
     "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
 }
 PARAMS = [
-    Param("contract", "arm_reach", "contract file or name: says what to record", read_only=True),
+    Param("contract", "arm_reach", "contract file or name, which lists the topics to record", read_only=True),
     Param("directory", "bags", "folder for the bags", read_only=True),
     Param("storage", "mcap", "bag format", choices=("mcap", "sqlite3"), read_only=True),
     Param("extra_topics", [""], "more topics: 'context', '/diagnostics', or 'topic:package/msg/Type'",
           read_only=True),
-    Param("behaviour", "", "who drives, noted in the bags that are opened from now on"),
-    Param("auto_episode", True, "a bag for each episode by itself; false: on ~/start and ~/stop", read_only=True),
+    Param("behaviour", "", "name of the behaviour, stored in bags opened from now on"),
+    Param("auto_episode", True, "record each episode automatically; false: on ~/start and ~/stop", read_only=True),
 ]  # fmt: skip
-DEPTH = 10_000  # messages that may wait while the disk is busy
+DEPTH = 10_000  # messages queued while the disk is busy
 HOUSEKEEPING_S = 0.05
-QUIET_S = 0.3  # at the end, a recording goes on until nothing has come for so long
+QUIET_S = 0.3  # at shutdown, recording continues until no message has arrived for this long
 
 
 class RecorderNode(PlainNode):
-    """Raw subscriptions in, bags out; closing and flushing a bag happens on a worker thread."""
+    """Writes serialised messages to bags; a worker thread flushes and closes them."""
 
     def __init__(self) -> None:
         super().__init__("recorder", PARAMS)
@@ -54,13 +54,13 @@ class RecorderNode(PlainNode):
         if contract.reward.topic is not None and contract.reward.type is not None:
             topics[contract.reward.topic] = contract.reward.type
         topics |= {name: kind for name, kind in map(_extra_topic, self.params.extra_topics) if name}
-        topics |= dict(reversed(streams.items()))  # the first stream last, as in topic_bridge
+        topics |= dict(reversed(streams.items()))  # the first stream last, as in subscribe_contract
         self._types = {self.resolve_topic_name(topic): kind for topic, kind in topics.items()}
         self._episode_topic = self.resolve_topic_name(EPISODE_TOPIC)
         self._worker = ThreadPoolExecutor(1)
         self._last_result: BagResult | None = None
         self._latest: EpisodeInfo | None = None
-        self._last_ns, self._heard_s = 0, 0.0
+        self._last_ns, self._received_s = 0, 0.0
         recorded = {**self._types, self._episode_topic: "std_msgs/msg/String"}
         self.bags = EpisodeBags(
             Path(self.params.directory), contract, recorded,
@@ -72,7 +72,7 @@ class RecorderNode(PlainNode):
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10), raw=True)
         self._subscriptions_by_topic = {topic: self._subscribe(topic, reliable=True) for topic in self._types}
-        self._best_effort: set[str] = set()  # topics to subscribe anew
+        self._best_effort: set[str] = set()  # topics to resubscribe
         steady_timer(self, HOUSEKEEPING_S, self._housekeeping)
 
     def on_parameters(self) -> None:
@@ -82,8 +82,8 @@ class RecorderNode(PlainNode):
         return {"recording": self.bags.recording, "directory": self.params.directory}
 
     def busy(self) -> bool:
-        """Take in what has arrived already."""
-        quiet_s = time.monotonic() - self._heard_s
+        """Wait for messages that have already arrived."""
+        quiet_s = time.monotonic() - self._received_s
         return self.bags.recording and quiet_s < QUIET_S
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class RecorderNode(PlainNode):
         return self.create_subscription(kind, topic, callback, qos, raw=True, event_callbacks=events)
 
     def _receive_ns(self) -> int:
-        """The node's clock, made to increase, so that the bag keeps the order in which messages came."""
+        """The node's clock, made strictly increasing so that the bag keeps the order of arrival."""
         time_ns = now_ns(self)
         jumped = time_ns < self._last_ns - 1_000_000_000
         self._last_ns = time_ns if jumped else max(time_ns, self._last_ns + 1)
@@ -115,7 +115,7 @@ class RecorderNode(PlainNode):
         try:
             info = EpisodeInfo.from_json(deserialize_message(data, String).data)
         except ValueError as error:
-            self.diagnostics.complain("unreadable", str(error))
+            self.diagnostics.warn_once("unreadable", str(error))
             return
         self._latest = info
         if self.params.auto_episode:
@@ -125,18 +125,20 @@ class RecorderNode(PlainNode):
         self.bags.poll(time.monotonic())
         while self._best_effort:
             topic = self._best_effort.pop()
-            self.get_logger().warning(f"{topic} is published best effort: messages may be lost before they get here")
+            self.get_logger().warning(
+                f"{topic} is published best effort: messages may be lost before they are recorded"
+            )
             self.destroy_subscription(self._subscriptions_by_topic[topic])
             self._subscriptions_by_topic[topic] = self._subscribe(topic, reliable=False)
 
     def _on_closed(self, result: BagResult) -> None:
-        """On the worker thread; publishing is safe from there."""
+        """Runs on the worker thread, where publishing is safe."""
         self._last_result = result
         self.diagnostics.counts["bags"] += 1
         self.diagnostics.problem = "" if result.path else result.reason
         if result.missing or not result.path:
             problem = f"missing {dict(result.missing)}" if result.path else result.reason
-            self.diagnostics.complain("incomplete bags", f"bag {result.path}: {problem}")
+            self.diagnostics.warn_once("incomplete bags", f"bag {result.path}: {problem}")
         self._results.publish(String(data=result.to_json()))
 
     def _on_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -175,7 +177,7 @@ def _extra_topic(text: str) -> tuple[str, str]:
 
 
 def _stamp_ns(data: bytes) -> int:
-    """The time at the beginning of a message in CDR: behind four bytes, seconds and nanoseconds."""
+    """The stamp at the start of a CDR message: seconds and nanoseconds after a 4-byte header."""
     seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
     return seconds * 1_000_000_000 + nanoseconds
 

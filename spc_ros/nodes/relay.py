@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `relay`: answers each state with a command at once. What is left of the policy without a policy, to measure by.
+"""Node `relay`: answers each state with a constant command at once, as a baseline for latency measurements.
 
-The same messages, QoS and executor as the policy node; nothing is read, checked or computed.
+It uses the messages, QoS and executor of the policy node, but reads, checks and computes nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.plain_node import Param, PlainNode, run
 from spc_ros.node_parts.topics import stream_qos
 
-PARAMS = [Param("contract", "", "the robot's contract"), Param("lockstep", False, "reliable states, as for the policy")]
+PARAMS = [
+    Param("contract", "", "the robot's contract"),
+    Param("lockstep", False, "reliable QoS for states, as for the policy"),
+]
 
 
 class RelayNode(PlainNode):
-    """Subscribes the contract's first observation, publishes its action."""
+    """Subscribes to the contract's first observation and publishes its safe action."""
 
     def __init__(self) -> None:
         super().__init__("relay", PARAMS)

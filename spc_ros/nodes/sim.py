@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `sim`: a task family or any model behind the contract's topics, in lock-step or in real time."""
+"""Node `sim`: simulates a task family or any model on the contract's topics, in lock-step or in real time."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from spc_ros.sim.control import PlayState, Steps
 from spc_ros.sim.simulation import RealTimeFactor, State, make_simulation
 
 ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
-ACK_TIMEOUT_S = 4.0  # longer than the 3 s after which Fast DDS repeats itself to a new subscriber
+ACK_TIMEOUT_S = 4.0  # longer than the 3 s after which Fast DDS resends to a new subscriber
 HOUSEKEEPING_S = 0.02
 STALE_PERIODS = 2
 
 
 class SimNode(PlainNode):
-    """Services: ~/reset starts an episode, ~/pause holds, ~/step does one step while paused.
+    """Services: ~/reset starts an episode, ~/pause pauses it, ~/step advances a paused one by one step.
 
-    ~/change changes the task in mid-episode.
+    ~/change changes the task within an episode.
     """
 
     def __init__(self) -> None:
         super().__init__("sim", PARAMS)
         self.sim = make_simulation(self.params)
         contract = self.sim.contract
-        for name in ("noise", "task_id", "change_task_id"):  # as they were given at the start
+        for name in ("noise", "task_id", "change_task_id"):  # the initial values
             check_value(self.params, self.sim.fields, name, getattr(self.params, name))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.lockstep = self.params.mode == "lockstep"
@@ -60,15 +60,15 @@ class SimNode(PlainNode):
             stream_qos(self.lockstep),
         )
         self._safe = np.asarray(contract.action.safe)
-        self._held = self._safe  # the last command that arrived
+        self._last_action = self._safe  # the last command that arrived
         self._factor = RealTimeFactor(contract.period_ns / 1e9, time.monotonic())
         self._command: np.ndarray | None = None  # lock-step: held while paused; real time: the last one
         self._command_at_s = self._since_s = time.monotonic()
-        self._first: State | None = None  # the first state, held until all know of the episode
+        self._first: State | None = None  # the first state, until all nodes know of the episode
         self._announced = True
         self._paused = False
-        self._stopped = False  # asked to: no episode begins by itself
-        self._steps: Steps | None = None  # under way, in pause
+        self._stopped = False  # on request: no automatic episodes
+        self._steps: Steps | None = None  # in progress while paused
         self._camera = SimCamera(self, self.params, self.sim, self.diagnostics)
         self._change = TaskChange(self, self.sim, self._announce)
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -103,13 +103,13 @@ class SimNode(PlainNode):
         task = next_task(self.params, self.sim.env)
         self._first, self._command = self.sim.reset(task, seed, disturbance_config(self.params)), None
         self.out.counts.clear()
-        self._held = self._safe
+        self._last_action = self._safe
         self._since_s, self._announced, self._stopped = time.monotonic(), False, False
         self._camera.start()
         self._release_first()
 
     def _release_first(self) -> None:
-        """Announce the episode, then publish its first state to all, or give up at a deadline."""
+        """Announce the episode, then publish its first state, or give up at a deadline."""
         if self._first is None:
             return
         waited_s = time.monotonic() - self._since_s
@@ -125,11 +125,11 @@ class SimNode(PlainNode):
         if self.episode.wait_for_all_acked(ACK_SLICE) or waited_s > ACK_TIMEOUT_S:
             state, self._first = self._first, None
             self._since_s = time.monotonic()
-            self._camera.look(state.t_ns)
+            self._camera.publish_image(state.t_ns)
             self.out.publish(state.t_ns, state.observation, state.reward)
 
     def _missing(self) -> list[str]:
-        """Who is not connected yet but would miss the start; nobody is waited for in real time."""
+        """Nodes that would miss the start because they are not connected yet; none in real time."""
         if not self.lockstep:
             return []
         missing = []
@@ -141,12 +141,12 @@ class SimNode(PlainNode):
         return missing
 
     def _advance(self, action: np.ndarray) -> None:
-        """One step, its state out, and the episode's end when it came."""
+        """Step, publish the state, and announce the end of the episode if it was reached."""
         if self.lockstep:
             self._command = None
             self.out.counts[self._commands.topic_name] += 1  # answered, so a recording must hold it
-        self._held = action
-        while self._step(action) and self.lockstep:  # nobody answers a state that was lost, so time goes on
+        self._last_action = action
+        while self._step(action) and self.lockstep:  # a lost state gets no command, so step again
             pass
         self._since_s = time.monotonic()
         if self._steps is not None and self._steps.step():
@@ -155,9 +155,9 @@ class SimNode(PlainNode):
             self._announce()
 
     def _step(self, action: np.ndarray) -> bool:
-        """One step, and its state out; says whether the whole state was lost. The last of an episode never is."""
+        """Step and publish the state; return whether all of it was lost. The last one of an episode never is."""
         state = self.sim.step(action)
-        if self._change.step() and self.lockstep:  # all shall know of it before they see the state
+        if self._change.step() and self.lockstep:  # all nodes must know of it before they get the state
             self._first, self._since_s = state, time.monotonic()
             self._release_first()
             return False
@@ -167,7 +167,7 @@ class SimNode(PlainNode):
             lost = self.sim.disturbances.states_lost(1) and list(range(messages))
         elif self.sim.running:
             lost = self.sim.disturbances.states_lost(messages)
-        self._camera.look(state.t_ns)
+        self._camera.publish_image(state.t_ns)
         self.out.publish(state.t_ns, state.observation, state.reward, lost)
         self._factor.step(time.monotonic())
         return len(lost) == messages
@@ -184,7 +184,7 @@ class SimNode(PlainNode):
             info = dataclasses.replace(info, published=dict(self.out.counts))
             if not (info.terminated or info.truncated):
                 self.get_logger().error(f"episode {info.episode} ended: {info.reason}; {dict(self.diagnostics.counts)}")
-            self._camera.keep_film()
+            self._camera.save_film()
         self.episode.publish(String(data=info.to_json()))
 
     def _on_command(self, msg: Any) -> None:
@@ -196,15 +196,15 @@ class SimNode(PlainNode):
         if self.sim.disturbances.command_lost():
             if not self.lockstep:
                 return
-            action = self._held
-        if self.lockstep and self._goes_on:
+            action = self._last_action
+        if self.lockstep and self._may_advance:
             self._advance(action)
         else:
             self._command, self._command_at_s = action, time.monotonic()
 
     def _on_period(self) -> None:
-        """Real time: the last command holds, but not for longer than two periods."""
-        if not self.sim.running or self._first is not None or not self._goes_on:
+        """Real time: hold the last command for at most two periods."""
+        if not self.sim.running or self._first is not None or not self._may_advance:
             return
         age_s = time.monotonic() - self._command_at_s
         if self._command is None or age_s > STALE_PERIODS * self.sim.contract.period_ns / 1e9:
@@ -217,7 +217,7 @@ class SimNode(PlainNode):
         if self.sim.running:
             self._release_first()
             timeout_s = self.params.command_timeout_s
-            waiting = self.lockstep and self._first is None and self._goes_on
+            waiting = self.lockstep and self._first is None and self._may_advance
             if waiting and time.monotonic() - self._since_s > timeout_s:
                 reason = f"no command within {timeout_s:g} s"
                 if self._paused:
@@ -237,13 +237,13 @@ class SimNode(PlainNode):
         return response
 
     @property
-    def _goes_on(self) -> bool:
-        """Whether time may pass."""
+    def _may_advance(self) -> bool:
+        """Whether simulated time may advance."""
         return not self._paused or self._steps is not None
 
     @property
     def play_state(self) -> PlayState:
-        """See Player, as the next five."""
+        """See Player, also for the next five methods."""
         if self.sim.running:
             return PlayState.PAUSED if self._paused else PlayState.PLAYING
         return PlayState.PLAYING if self.params.auto_reset and not self._stopped else PlayState.STOPPED

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node `trial`: runs a few-shot trial on sim, context_encoder, policy and recorder, and keeps the score."""
+"""Node `trial`: runs a few-shot trial on sim, context_encoder, policy and recorder, and scores it."""
 
 from __future__ import annotations
 
@@ -45,23 +45,25 @@ from spc_ros.node_parts.robot_episodes import RobotEpisodes
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, LOCKSTEP_DEPTH, RECALLED_TOPIC, latched_qos
 
 PARAMS = [
-    *params_of(TrialOptions, but=DRIVER_PARAMS, family=(*families(), "")),
-    Param("lockstep", True, "time waits for the commands: nothing may be lost; false: sensor data", read_only=True),
+    *params_of(TrialOptions, exclude=DRIVER_PARAMS, family=(*families(), "")),
+    Param(
+        "lockstep", True, "simulated time waits for the commands: reliable QoS; false: sensor data QoS", read_only=True
+    ),
 ]
-COUNTED = (  # of policy/report, for the results
+COUNTED = (  # counters of policy/report to store in the results
     *(kind.value for kind in InterventionKind if kind not in (InterventionKind.ROLLBACK, InterventionKind.CLOSED)),
-    *("context came too late", "silences"),  # counters of the controller, which are no interventions
+    *("context came too late", "silences"),  # counters of the controller other than interventions
 )
 STOP_TOPIC = "emergency_stop"
-ROBOT_SETTLE_S = 3.0  # longest wait for what a robot said last; a tick without a command is given up after 1 s
-RETURN_TOPIC = "trial/return"  # of the running episode so far
-REMIND_S = 30.0  # between two prompts, which also tell that the trial is alive
+ROBOT_SETTLE_S = 3.0  # longest wait for a robot's last messages; a tick without a command expires after 1 s
+RETURN_TOPIC = "trial/return"  # return of the running episode so far
+REMIND_S = 30.0  # between prompts, which also show that the trial is alive
 
 
 class TrialNode(DriverNode):
-    """Scores by the transitions that it sees on the topics, through the same aligner as everybody else.
+    """Scores the transitions that it receives on the topics, through the same aligner as the other nodes.
 
-    Services: ~/pause, ~/resume, ~/abort, for an operator ~/continue and ~/success, and without a sim ~/stop.
+    Services: ~/pause, ~/resume, ~/abort, for an operator ~/continue and ~/success; without a sim also ~/stop.
     """
 
     def __init__(self) -> None:
@@ -72,16 +74,16 @@ class TrialNode(DriverNode):
         try:
             options = TrialOptions.of(p)
             self.trial = make_trial(options)
-            kept = self.log.open(self.trial, make_plan(options, self.trial), p.record)
+            done = self.log.open(self.trial, make_plan(options, self.trial), p.record)
         except TrialError as error:
             raise ValueError(error) from None
-        if kept:
-            self.get_logger().info(f"going on in {p.out}: {kept} episodes are done")
-        self._env = make_env(p.family) if p.sim else None  # tells success
+        if done:
+            self.get_logger().info(f"resuming in {p.out}: {done} episodes are done")
+        self._env = make_env(p.family) if p.sim else None  # judges success
         self._aligner = StreamingAligner(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._aligner)
         self._seen: list[Transition] = []
-        self._return = 0.0  # so far, for whoever watches; the score is summed from what was seen
+        self._return = 0.0  # for display; the score is computed from the transitions
         self._returns = self.create_publisher(Float64, RETURN_TOPIC, 10)
         self._tick_ns = 0
         self._reading = ContextReading(np.zeros(0, np.float32), None, 0, -1)
@@ -93,15 +95,15 @@ class TrialNode(DriverNode):
         self._drift = DriftScript(self._play_drift, DriftLog(p.out), contract.period_ns)
         self._serve()
         self.create_subscription(String, RECALLED_TOPIC, self._on_recalled, latched_qos(depth=10))
-        deep = latched_qos(depth=LOCKSTEP_DEPTH)  # the policy alone is waited for; the drift test needs every context
+        deep = latched_qos(depth=LOCKSTEP_DEPTH)  # the sim does not wait for the trial, which needs every context
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, deep)
         self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
-        subscribe_contract(self, contract, self._aligner, self._on_steps, p.lockstep, self.diagnostics.complain)
+        subscribe_contract(self, contract, self._aligner, self._on_steps, p.lockstep, self.diagnostics.warn_once)
 
     def drive(self) -> None:
         self.wait_for(lambda: self._episode is not None, self.params.service_timeout_s, "nothing on the topic episode")
         if self._robot is not None:
-            self._robot.rest()
+            self._robot.prepare_policy()
         try:
             for request in self.trial.requests():
                 result = self.trial.record(request, self._run(request))
@@ -117,7 +119,7 @@ class TrialNode(DriverNode):
 
     def check(self) -> None:
         if self.control.aborted:
-            raise DriverError("aborted on request; started again with the same options the trial goes on")
+            raise DriverError("aborted on request; run it again with the same options to resume")
 
     def diagnose(self) -> dict[str, object]:
         return {
@@ -141,11 +143,11 @@ class TrialNode(DriverNode):
         )  # fmt: skip
 
     def _play(self, request: EpisodeRequest) -> tuple[list[Transition], EpisodeInfo, str, float, Counter[str]]:
-        """One episode: its transitions, its end, its bag, the seconds that it took, and what the policy counted.
+        """Run one episode; return its transitions, end, bag, duration in seconds, and counters of the policy.
 
-        What the policy counts while people are waited for is not the episode's.
+        The counters exclude the time spent waiting for an operator.
         """
-        self._hold(request)
+        self._wait_until_ready(request)
         arrange_context(request, self)
         before = Counter(json.loads(self.trigger("policy/report")))
         self._seen, self._trajectory, self._contexts, self._return = [], {}, {}, 0.0
@@ -154,7 +156,7 @@ class TrialNode(DriverNode):
         try:
             info = self.run_episode(request.task.task_id, request.seed)
         except EpisodeBroken as error:
-            self.get_logger().error(f"{error}; the episode is done again")
+            self.get_logger().error(f"{error}; the episode will be repeated")
             self.control.invalid_reason = self.control.invalid_reason or str(error)
             info = self._episode
             assert info is not None
@@ -164,7 +166,7 @@ class TrialNode(DriverNode):
         counts.subtract(before)
         bag = self.wait_for_bag(info.episode) if self.params.record and not self.control.invalid_reason else ""
         self.control.end(judged=request.mode != "collect" and request.protocol != DRIFT_PROTOCOL)
-        seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # of no episode before
+        seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # drop those of earlier episodes
         return seen, info, bag, seconds, counts
 
     def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any]) -> Played:
@@ -179,13 +181,13 @@ class TrialNode(DriverNode):
         self.set_on("context_encoder", {"mode": mode, "limit": limit or 0})
 
     def load_context(self, task_id: str) -> None:
-        """Have the encoder make its context of recordings, and wait for that."""
+        """Have the encoder compute its context from recordings, and wait for it."""
         self.set_on("context_encoder", {"recordings": self.params.recordings, "recordings_task": task_id})
         number = json.loads(self.trigger("context_encoder/recall"))["request"]
         timeout_s = self.params.service_timeout_s
-        self.wait_for(lambda: self._recalled.get("request") == number, timeout_s, "no news of the recordings")
+        self.wait_for(lambda: self._recalled.get("request") == number, timeout_s, "no report on the recordings")
         if problem := self._recalled["problem"]:
-            raise DriverError(f"context of recordings of {task_id}: {problem}")
+            raise DriverError(f"context from recordings of {task_id}: {problem}")
 
     def run_episode(self, task_id: str, seed: int) -> EpisodeInfo:
         if self._robot is None:
@@ -195,34 +197,38 @@ class TrialNode(DriverNode):
     def _newest_ns(self) -> int:
         return self._aligner.observations.streams[0].newest_ns
 
-    def _hold(self, request: EpisodeRequest) -> None:
-        """Wait until the robot rests and nobody objects to the next episode."""
+    def _wait_until_ready(self, request: EpisodeRequest) -> None:
+        """Wait until no episode is running and the operator permits the next one."""
         self.wait_for(lambda: self._episode is not None and self._episode.state != "running", None, "")
         self._wait_for_people("between", f"next: {request.task.task_id} {request.protocol} {request.episode}")
 
     def _wait_for_people(self, phase: str, about: str) -> None:
-        """Until nothing is asked of them in this phase."""
+        """Wait until the operator has done everything that this phase needs."""
         while (asked := self.control.waits_for) and self.control.phase == phase:
             print(f"waiting for {asked} ({about})", flush=True)
-            again_s = time.monotonic() + REMIND_S
-            self.wait_for(lambda: self.control.waits_for != asked or time.monotonic() > again_s, None, "")  # noqa: B023
-            self._alive_s = self._alive_s if self._robot is None else time.monotonic()  # a robot may be off meanwhile
+            remind_s = time.monotonic() + REMIND_S
+            self.wait_for(lambda: self.control.waits_for != asked or time.monotonic() > remind_s, None, "")  # noqa: B023
+            self._alive_s = (
+                self._alive_s if self._robot is None else time.monotonic()
+            )  # a robot may be switched off meanwhile
 
     def _settle(self, info: EpisodeInfo) -> None:
-        """Wait for what belongs to the episode's last tick; of a broken one it may never come."""
+        """Wait for the messages of the last tick, which an aborted episode may lack."""
         if not (info.terminated or info.truncated):
             return
         timeout_s = self.params.service_timeout_s
-        late_s = float("inf") if self._robot is None else time.monotonic() + ROBOT_SETTLE_S  # it may be off by now
+        late_s = (
+            float("inf") if self._robot is None else time.monotonic() + ROBOT_SETTLE_S
+        )  # it may be switched off by now
 
-        def come(tick_ns: int) -> bool:
+        def reached(tick_ns: int) -> bool:
             return tick_ns >= info.end_ns or time.monotonic() > late_s
 
-        self.wait_for(lambda: come(self._tick_ns), timeout_s, "the episode's last state was not seen")
-        self.wait_for(lambda: come(self._reading.t_ns), timeout_s, "no context of the episode's last tick")
+        self.wait_for(lambda: reached(self._tick_ns), timeout_s, "the episode's last state was not seen")
+        self.wait_for(lambda: reached(self._reading.t_ns), timeout_s, "no context of the episode's last tick")
 
     def _success(self, request: EpisodeRequest, info: EpisodeInfo, seen: list[Transition]) -> bool | None:
-        """The operator's word, or else the family's."""
+        """Success as judged by the operator, or else by the task family."""
         self._wait_for_people("verdict", f"{info.task_id}: {info.reason}")
         if self.control.success is not None or self.control.invalid_reason or not seen or self._env is None:
             return self.control.success
@@ -230,9 +236,9 @@ class TrialNode(DriverNode):
         return self._env.success(seen[-1].observation, seen[-1].next_observation)
 
     def _report_row(self, result: EpisodeResult) -> None:
-        what = f"{result.task_id} {result.protocol}" + (f" k={result.k}" if result.block[1] == "few_shot" else "")
-        how = f"broken off: {result.aborted}" if result.aborted else f"return {result.return_:.2f}"
-        self.report(self._scored(), len(self.trial), f"{what} {how}")
+        name = f"{result.task_id} {result.protocol}" + (f" k={result.k}" if result.block[1] == "few_shot" else "")
+        outcome = f"aborted: {result.aborted}" if result.aborted else f"return {result.return_:.2f}"
+        self.report(self._scored(), len(self.trial), f"{name} {outcome}")
 
     def _scored(self) -> int:
         return sum(row.scored for row in self.trial.results)
@@ -252,15 +258,15 @@ class TrialNode(DriverNode):
         return self._answer(response, lambda: self.control.judge(asked.data))
 
     def _answer(self, response: Trigger.Response | SetBool.Response, act: Callable[[], Answer]) -> Any:
-        with self._news:
+        with self._condition:
             response.success, response.message = act()
-            self._news.notify_all()
+            self._condition.notify_all()
         return response
 
     def _on_stop(self, msg: Bool) -> None:
-        with self._news:
+        with self._condition:
             self.control.emergency_stop(msg.data)
-            self._news.notify_all()
+            self._condition.notify_all()
 
     def _on_steps(self, steps: list[Step]) -> None:
         for step in steps:
@@ -271,7 +277,7 @@ class TrialNode(DriverNode):
         self._tick_ns = steps[-1].t_ns
         if self._robot is not None:
             self._alive_s = time.monotonic()
-            self._robot.heard()
+            self._robot.received()
         self._end.decided(self._tick_ns)
         self._notify_at_end()
 
@@ -292,7 +298,7 @@ class TrialNode(DriverNode):
             self._end.ended(self._episode.end_ns)
 
     def _notify_at_end(self) -> None:
-        """Wake the script only when it may be waiting for the last tick."""
+        """Wake the script if it may be waiting for the last tick."""
         if self._episode is not None and self._episode.state == "ended":
             self._notify()
 

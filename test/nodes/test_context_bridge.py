@@ -74,13 +74,13 @@ def test_inbox_refuses_sizes_that_contradict_the_data() -> None:
 def test_every_thread_gives_way_and_none_takes_it_back() -> None:
     script = """
 import os, threading
-from spc_ros.node_parts.priority import give_way
+from spc_ros.node_parts.priority import lower_priority
 end = threading.Event()
 thread = threading.Thread(target=end.wait)
 thread.start()
 for nice in (3, 1):
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    give_way(nice)
+    lower_priority(nice)
     assert {os.getpriority(os.PRIO_PROCESS, int(t)) for t in os.listdir("/proc/self/task")} == {max(before, nice)}
 end.set()
 """
@@ -91,12 +91,12 @@ end.set()
 def test_every_thread_takes_precedence_or_the_refusal_says_what_to_do() -> None:
     script = """
 import os, threading
-from spc_ros.node_parts.priority import PriorityError, take_precedence
+from spc_ros.node_parts.priority import PriorityError, use_realtime_priority
 end = threading.Event()
 thread = threading.Thread(target=end.wait)
 thread.start()
 try:
-    take_precedence(7)
+    use_realtime_priority(7)
 except PriorityError as error:
     assert "realtime_priority is 7" in str(error) and "limits.conf" in str(error)
 else:

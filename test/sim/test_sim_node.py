@@ -210,7 +210,7 @@ def test_camera_and_film(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("params", "reason"),
     [({"camera": "front"}, "camera 'front' is not in the model; use one of: free"),
-     ({"video_directory": "films"}, "video_directory is set, but no camera")],
+     ({"video_directory": "films"}, "video_directory needs a camera")],
 )  # fmt: skip
 def test_camera_refusals(tmp_path: Path, params: dict, reason: str) -> None:
     node = NodeProcess("sim", tmp_path, params, "", own_domain())

@@ -120,7 +120,7 @@ def test_the_task_changes_on_request(tmp_path: Path) -> None:
         assert not refused.success and "no episode is running" in refused.message
         assert probe.call("sim/reset", Trigger).success
         refused = probe.call("sim/change", Trigger)
-        assert not refused.success and "set the parameter change_task_id first" in refused.message
+        assert not refused.success and "first set the parameter change_task_id" in refused.message
         assert "not of the family" in set_change(probe, "arm_payload/id/00").reason
         assert set_change(probe, TASKS[1]).successful
         probe.until(lambda: len(probe.heard["joint_states"]) > 2, "the robot's first steps")

@@ -226,7 +226,7 @@ def test_emergency_stop_pause_operator_and_abort_over_ros(tiny_checkpoint: Path,
         ask.until(lambda: stop.wait_for_all_acked(Duration(seconds=1.0)), "the stop was heard")
         assert ask.call("trial/pause", Trigger).message == "the trial pauses when this episode has ended"
         assert ask.call("sim/pause", SetBool, SetBool.Request(data=False)).success
-        said("broken off: emergency stop")
+        said("aborted: emergency stop")
         said("the trial is paused")
         assert ask.call("trial/resume", Trigger).success
         said("call continue", 3)
