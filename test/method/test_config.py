@@ -66,7 +66,7 @@ def test_incompatible_choices_are_refused(values, message, tmp_path):
         ({"contexts_per_task": 3}, r"windows_per_task \(4\) must be a multiple of contexts_per_task \(3\)"),
         ({"precision": "fp16"}, "precision is 'fp16'; use auto, fp32 or bf16"),
         ({"evaluate_every": -1}, "evaluate_every is -1; it must be at least 0"),
-        ({"model": {"continuous_dim": 60}}, "continuous_dim \(60\) must be a multiple of simplex_size \(8\)"),
+        ({"model": {"continuous_dim": 60}}, r"continuous_dim \(60\) must be a multiple of simplex_size \(8\)"),
     ],
 )
 def test_invalid_values_are_refused(values, message):
