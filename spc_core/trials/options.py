@@ -31,7 +31,7 @@ class TrialSettings:
     family: str = option("arm_reach", "task family; empty: your own robot")
     contract: str = option("", "contract file or name; empty: the family's", plan=False)
     splits: tuple[str, ...] = option(("id",), "tasks to try, any of: train, val, id, ood", plan=False)
-    tasks_per_split: int = option(0, "only the first so many tasks of each split; 0: all", 0, 1000, plan=False)
+    tasks_per_split: int = option(0, "maximum number of tasks per split; 0: all", 0, 1000, plan=False)
     few_shot_sizes: tuple[int, ...] = option((100,), "transitions of a few-shot context; each size is tried")
     episodes: int = option(3, "scored episodes of each task and protocol", 1, 100_000)
     seed: int = option(0, "seed of the first scored episode", 0, 2**30)

@@ -24,6 +24,7 @@ from spc_core.method.config import ConfigError, to_dict
 from spc_core.pages.comparison_page import compare_page
 from spc_core.pages.comparison_panels import headline_keys, improvement_picture, score_picture
 from spc_core.pages.comparison_svg import dot_intervals, ticks
+from spc_core.system.config_files import ConfigFileError
 from spc_core.trials.protocol import EpisodeResult
 from spc_ros.cli import main
 from support.arm_dataset import write_arm_dataset
@@ -95,10 +96,10 @@ def hand_made():
             row("id", "few_shot", "a", -4.0, 50), row("id", "few_shot", "b", -6.0 + s, 50)]
         for s in (0, 1)
     }  # fmt: skip
-    told = {s: [row("id", "zero_shot", "a", -4.0 - s), row("id", "zero_shot", "b", -2.0)] for s in (0, 1)}
+    oracle = {s: [row("id", "zero_shot", "a", -4.0 - s), row("id", "zero_shot", "b", -2.0)] for s in (0, 1)}
     methods = [
         MethodResults("spc", False, learnt, {0: 60.0, 1: 120.0}),
-        MethodResults("oracle", True, told, {0: 30.0, 1: 30.0}),
+        MethodResults("oracle", True, oracle, {0: 30.0, 1: 30.0}),
         MethodResults("focal", False, {}, {}),
     ]
     references = References({("a", 0): -12.0, ("b", 0): -8.0}, {("a", 0): -1.0, ("b", 0): -3.0})
@@ -167,7 +168,7 @@ def test_ticks_are_round():
     ],
 )
 def test_refusals_write_nothing(options, message, dataset, tmp_path):
-    with pytest.raises((ConfigError, ContractError)) as refusal:
+    with pytest.raises((ConfigError, ConfigFileError, ContractError)) as refusal:
         make_plan(**{"dataset": dataset, "out": tmp_path / "out", "methods": ["spc"], "seeds": [0], **options})
     assert message in str(refusal.value) and not (tmp_path / "out").exists()
 

@@ -88,7 +88,7 @@ def import_graph(package: Path) -> dict[str, set[str]]:
 
 
 def folder_graph(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The same between the folders of the package; a module beside the folders counts as one of its own."""
+    """The same between the folders of the package; a module outside the folders counts as a folder."""
     folders: dict[str, set[str]] = {}
     for module, used in graph.items():
         for name in used:

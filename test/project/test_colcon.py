@@ -66,7 +66,7 @@ def test_sourced_workspace_wins_over_the_editable_install(workspace: Path) -> No
 
 
 def test_installed_node_starts_and_stops(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    domain = 1 + os.getpid() % 100  # runs beside this one must not see each other
+    domain = 1 + os.getpid() % 100  # parallel runs must not see each other
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     prefix = workspace / "install" / "spc_ros"

@@ -62,7 +62,7 @@ def diagnosed(probe: Probe) -> dict[str, str]:
 
 
 def test_disturbances_in_lock_step(nodes: NodeGroup, probe: Probe) -> None:
-    """Time goes on over lost ticks, the episode keeps its length, and all that was done to it is counted."""
+    """Time continues over lost ticks, the episode keeps its length, and all disturbances are counted."""
     probe.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", 10)
     episode, commander = probe.listen_episodes(), Commander(probe)
     nodes.start("sim", {"sensor_dropout": 0.2, "command_dropout": 0.1, "push_impulse": 0.01, "push_interval_s": 0.1})

@@ -145,11 +145,11 @@ def test_the_page_of_a_trial(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert not rows[0].trajectory, "only where the context grows"
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "plan.json").write_text('{"seed": 0}')
-    told = []
-    drift = run_drift(checkpoint, "arm_reach", tried, progress=lambda *news: told.append(news))
+    results = []
+    drift = run_drift(checkpoint, "arm_reach", tried, progress=lambda *news: results.append(news))
     DriftLog(tmp_path / "out").append(drift)
     run = report_trial(tiny_checkpoint, "arm_reach", tmp_path / "out", in_order(rows), "spc trial a --out b")
-    assert len(told) == 4 and run.drift == drift, "as written, so read"
+    assert len(results) == 4 and run.drift == drift, "as written, so read"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Context trajectory" in page and "steps to half way" in page and ">50%<" in page
     assert "SHA-256 of its weights" in page and "spc trial a --out b" in page and "cores, Linux" in page

@@ -116,7 +116,7 @@ def test_behaviour_data_of_a_task_repeats_exactly():
     np.testing.assert_array_equal(first[0].next_observation, first[1].observation)
 
 
-def test_the_expert_told_the_mean_task_stays_below_the_one_told_the_task():
+def test_the_expert_that_assumes_the_mean_task_stays_below_the_one_that_knows_its_task():
     for family in ("arm_reach", "arm_payload"):
         chosen = tasks(family, "ood")
         knowing, guessing = (sum(expert_returns(chosen, [0], mean_task_belief=m).values()) for m in (False, True))
@@ -167,9 +167,9 @@ def test_uncertainty_is_the_standard_error_of_the_votes(tiny_checkpoint):
             np.testing.assert_allclose(tracker.uncertainty, votes[:n].std(0, ddof=1) / np.sqrt(n), rtol=1e-4, atol=1e-7)
         tracker.update(transition)
     assert tracker.uncertainty.dtype == np.float32
-    told = tracker.uncertainty
+    before = tracker.uncertainty
     tracker.mode = "collect"
-    np.testing.assert_array_equal(tracker.uncertainty, told)
+    np.testing.assert_array_equal(tracker.uncertainty, before)
     tracker.reset()
     assert tracker.uncertainty.tolist() == [1.0] * votes.shape[1]
     tracker.update(seen[0])

@@ -33,9 +33,9 @@ def series(growth_kib_per_s, files=(9, 9)):
      (0.0, (9, 14), ["policy: 5 more files at the end"])],
 )  # fmt: skip
 def test_a_leak_is_found(growth, files, found):
-    told = []
-    soak.judge(series(growth, files), told, "policy")
-    assert told == found
+    findings = []
+    soak.judge(series(growth, files), findings, "policy")
+    assert findings == found
 
 
 def test_an_orphan_is_found():

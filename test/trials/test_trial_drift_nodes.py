@@ -78,13 +78,13 @@ def bag_tells_of_the_change(path: Path, task_id: str, announced: bool) -> None:
         info = EpisodeInfo.from_json(bag.info.custom_data["spc.episode"])
         assert bag.info.custom_data["spc.task_id"] == info.task_id != task_id
         topic = next(name for name in bag.info.topics if name.endswith("episode"))
-        said = [EpisodeInfo.from_json(msg.data) for _, _, msg in bag.messages([topic])]
+        infos = [EpisodeInfo.from_json(msg.data) for _, _, msg in bag.messages([topic])]
     (change,) = info.changes
     period_ns = 20_000_000
     assert (change.t_ns - info.start_ns) // period_ns == BEFORE and change.task_id == task_id
     assert (info.end_ns - info.start_ns) // period_ns == BEFORE + AFTER and info.truncated
-    told = [len(i.changes) for i in said if i.state == "running"]
-    assert told == ([0, 1] if announced else [0]) and change.announced == announced
+    counts = [len(i.changes) for i in infos if i.state == "running"]
+    assert counts == ([0, 1] if announced else [0]) and change.announced == announced
 
 
 def drifted_bag_converts_up_to_the_change(path: Path, out: Path) -> None:
@@ -109,7 +109,7 @@ def test_offline_without_recordings_of_a_task_says_which(tiny_checkpoint: Path, 
 
 
 def test_the_task_changes_on_request(tmp_path: Path) -> None:
-    """~/change in mid-episode: told at once on the topic `episode`, and not without an episode or a task."""
+    """~/change in mid-episode: published at once on the topic `episode`, and not without an episode or a task."""
     environment = own_domain()
     with NodeGroup(tmp_path / "log", environment=environment) as nodes, Probe(environment) as probe:
         episode = probe.listen_episodes()

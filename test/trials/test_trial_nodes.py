@@ -52,12 +52,12 @@ def transitions_of(path: str | Path, contract: Contract) -> list[Transition]:
 
 def test_collection_is_what_the_behaviour_does_in_process(tmp_path: Path) -> None:
     task_ids, kinds = ["arm_payload/train/03", "arm_payload/train/11"], ["expert", "noisy"]
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     paths = collect(
         "arm_payload", tmp_path, episodes=2, task_ids=task_ids, kinds=kinds, seed=1,
-        environment=own_domain(), progress=lambda done, total, _: told.append((done, total)),
+        environment=own_domain(), progress=lambda done, total, _: reports.append((done, total)),
     )  # fmt: skip
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert reports == [(1, 4), (2, 4), (3, 4), (4, 4)]
     contract = load_contract(find_config("contracts", "arm_payload"))
     plan = [(task_id, number, kind) for number, kind in enumerate(kinds) for task_id in task_ids]
     for path, (task_id, number, kind) in zip(paths, plan, strict=True):
@@ -208,15 +208,15 @@ def test_emergency_stop_pause_operator_and_abort_over_ros(tiny_checkpoint: Path,
         def lines() -> list[str]:
             return trial.log.read_text().splitlines()
 
-        def said(text: str, times: int = 1) -> None:
+        def printed(text: str, times: int = 1) -> None:
             ask.until(lambda: sum(text in line for line in lines()) >= times, f"'{text}' {times} times")
 
-        said("call continue")
+        printed("call continue")
         stop.publish(Bool(data=True))
-        said("release of the emergency stop")
+        printed("release of the emergency stop")
         assert not ask.call("trial/continue", Trigger).success, "not while the stop is pressed"
         stop.publish(Bool(data=False))
-        said("call continue", 2)
+        printed("call continue", 2)
         episode = ask.listen_episodes()
         assert ask.call("sim/pause", SetBool, SetBool.Request(data=True)).success
         assert ask.call("trial/continue", Trigger).success
@@ -226,18 +226,18 @@ def test_emergency_stop_pause_operator_and_abort_over_ros(tiny_checkpoint: Path,
         ask.until(lambda: stop.wait_for_all_acked(Duration(seconds=1.0)), "the stop was heard")
         assert ask.call("trial/pause", Trigger).message == "the trial pauses when this episode has ended"
         assert ask.call("sim/pause", SetBool, SetBool.Request(data=False)).success
-        said("aborted: emergency stop")
-        said("the trial is paused")
+        printed("aborted: emergency stop")
+        printed("the trial is paused")
         assert ask.call("trial/resume", Trigger).success
-        said("call continue", 3)
+        printed("call continue", 3)
         stop.publish(Bool(data=True))
-        said("release of the emergency stop", 2)
+        printed("release of the emergency stop", 2)
         stop.publish(Bool(data=False))
-        said("call continue", 4)
+        printed("call continue", 4)
         assert ask.call("trial/continue", Trigger).success
-        said("call success")
+        printed("call success")
         assert ask.call("trial/success", SetBool, SetBool.Request(data=True)).success
-        said('{"progress": [1, 3, ')
+        printed('{"progress": [1, 3, ')
         assert ask.call("trial/abort", Trigger).success
         assert trial.wait(10.0) == 1 and any("aborted on request" in line for line in lines())
     rows = read_rows(tmp_path / "out" / "episodes.jsonl")

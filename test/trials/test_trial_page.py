@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trial's page shows beside its scores: latency, stills, where the numbers come from; and its plan."""
+"""What a trial's page shows in addition to its scores: latency, stills, origin of the numbers; and its plan."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_png_is_what_an_imaging_library_reads() -> None:
 def test_the_page_shows_latency_stills_and_no_expert_where_none_is_known() -> None:
     run = invented_run("arm_reach", seeds=1)
     red = np.full((4, 500, 3), 200, np.uint8)
-    told = [dataclasses.replace(row, latency={"500": 99, "900": 1}) for row in run.results[0]]
-    run = dataclasses.replace(run, results={0: told}, experts={}, stills=[Stills("bench/<1>", ((0.5, red),))])
+    timed = [dataclasses.replace(row, latency={"500": 99, "900": 1}) for row in run.results[0]]
+    run = dataclasses.replace(run, results={0: timed}, experts={}, stills=[Stills("bench/<1>", ((0.5, red),))])
     assert latency_figure(dataclasses.replace(run, results={0: []})) is None
     summary = summarise([run], seed=0, wall_time_s={}, versions={}, figures={})
     assert summary["families"]["arm_reach"]["latency_us"] == {"median": 500.0, "99 %": 500.0}
@@ -104,8 +104,8 @@ def test_the_command_spells_out_every_option(tmp_path: Path) -> None:
     command = command_line("trial", args, FLAG_ORDER)
     assert command.startswith("spc trial 'a run' --out o ") and "--no-shuffle" in command and "--seed 0" in command
     assert parse(shlex.split(command)[1:]) == args
-    said = setup(command)
-    assert said["command"] == command and "cores" in said["processor"]
+    stored = setup(command)
+    assert stored["command"] == command and "cores" in stored["processor"]
     assert code_state(tmp_path) == ""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
@@ -154,7 +154,7 @@ def test_a_change_of_task_in_the_episodes_text() -> None:
     assert EpisodeInfo.from_json(info.to_json()) == info and (info.task_id, info.task_now) == ("a", "b")
     assert "changes" not in json.loads(dataclasses.replace(info, changes=()).to_json()), "older readers go on"
     for damage in ({"t_ns": "30"}, {"announced": 1}, {"extra": 0}, {"params": None}):
-        said = json.loads(info.to_json())
-        said["changes"][0] |= damage
+        stored = json.loads(info.to_json())
+        stored["changes"][0] |= damage
         with pytest.raises(ValueError, match="topic 'episode'"):
-            EpisodeInfo.from_json(json.dumps(said))
+            EpisodeInfo.from_json(json.dumps(stored))
