@@ -145,7 +145,7 @@ def test_running_context_equals_the_encoder_on_the_whole_set(tiny_checkpoint):
         assert tracker.update(transition)
     rows = [checkpoint.stats.transition(t.observation, t.action, t.reward, t.next_observation) for t in seen]
     with torch.no_grad():
-        z = checkpoint.agent.context_encoder(torch.from_numpy(np.stack(rows)), torch.ones(200))
+        _, z = checkpoint.agent.context_encoder(torch.from_numpy(np.stack(rows)), torch.ones(200))
     np.testing.assert_allclose(tracker.context, z, atol=1e-6)
     shuffled = ContextTracker(checkpoint)
     for transition in reversed(seen):
