@@ -1,87 +1,170 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bag to episodes, and what came of it on disk: the same functions on one machine or on many."""
+"""Converts one bag: its messages, decoded by columns, are aligned to ticks, and the ticks are cut into episodes."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.batch.aligner import Ticks
+from spc_core.alignment import PATIENCE_NS
+from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
+from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.segments import Segment, split_ticks
-from spc_core.command_delay.correlogram import Correlogram
-from spc_core.command_delay.survey import DelaySurvey, from_arrays, to_arrays
-from spc_core.contract.contract import Contract, ContractError, parse_contract
-from spc_core.data.dataset import DatasetError, Episode, check_episode
+from spc_core.alignment.streaming import Step, StreamingAligner
+from spc_core.command_delay.survey import DelaySurvey
+from spc_core.contract.contract import Contract, parse_contract
+from spc_core.data.dataset import Episode, check_episode
+from spc_core.doctor.topic_stats import TopicTimes
 from spc_ros.bags.files import BagError, bag_sha256
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader
-from spc_ros.conversion.aligned_bag import AlignedBag, align_bag
 from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.conversion.episode_marks import (
+    MarkReader,
     Marks,
-    about_bag,
+    bag_metadata,
     episode_infos,
     episode_spans,
+    marked_topics,
     published_counts,
     task_of,
 )
-from spc_ros.conversion.manifest import NOTHING, About
-from spc_ros.messages.fields import MessageError
-
-ARRAYS = ("observations", "actions", "rewards", "times_ns")
+from spc_ros.conversion.manifest import NO_METADATA, BagMetadata
+from spc_ros.messages.columns import ColumnReader, RawColumn, Source, sources
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a worker needs to convert bags."""
+    """The settings of a conversion, the same for all bags."""
 
     contract: Contract
-    own_contract: bool  # given by the user, so that it may differ from the bags'
-    task: str = ""  # task id of bags that name none
-    task_from: str = ""  # 'folder': the folder that a bag lies in names its task
-    manifest: Mapping[Path, About] = dataclasses.field(default_factory=dict)
+    own_contract: bool  # given by the user, so it may differ from the bags'
+    task: str = ""  # task id of bags that do not name one
+    task_from: str = ""  # 'folder': a bag's folder names its task
+    manifest: Mapping[Path, BagMetadata] = dataclasses.field(default_factory=dict)
     definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)  # message types by name, as .msg text
-    surveyed: Set[Path] = frozenset()  # bags in which the delay from command to state is looked for
+    surveyed: Set[Path] = frozenset()  # bags in which the delay from command to state is measured
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskEpisode:
-    """An episode and the task that it is of."""
+    """An episode and its task."""
 
     task_id: str
     params: Mapping[str, float]
     episode: Episode
 
 
-def convert_to_part(path: Path, job: Job, part: Path, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Convert a bag and save what came of it; a bag that cannot be converted gives a report with its error."""
-    survey = DelaySurvey(job.contract) if path in job.surveyed else None
+@dataclasses.dataclass(frozen=True)
+class AlignedBag:
+    """The aligned data of a bag. `counts` are dropped samples by topic and kind (late, duplicate)."""
+
+    ticks: Ticks
+    counts: Mapping[str, int]
+    marks: Mapping[str, Marks]  # by the contract's name of the topic, or `episode`
+    topics: Mapping[str, TopicTimes]
+
+
+def align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> tuple[Ticks, Mapping[str, int]]:
+    """(ticks, dropped samples) of a log; each call of `blocks` starts it again.
+
+    Each block holds the samples of every source. A log whose topics are more than PATIENCE_NS out of order takes the
+    streaming path of a live node, sample by sample.
+    """
     try:
-        report, episodes = convert_bag(path, job, progress, survey)
-    except BagError as error:
-        report, episodes = BagReport(str(path), error=str(error)), []
-    except (MessageError, ContractError, DatasetError) as error:
-        report, episodes = BagReport(str(path), error=f"{path}: {error}"), []
-    save_part(part, report, episodes, {} if report.error or survey is None else survey.blocks())
+        batch = BatchAligner(contract, PATIENCE_NS)
+        parts = [batch.push(samples) for samples in blocks()]
+        return Ticks.concatenate([*parts, batch.flush()]), batch.counts
+    except Irregular:
+        aligner = StreamingAligner(contract, PATIENCE_NS)
+    roles = [source.role for source in sources(contract)]
+    steps: list[Step] = []
+    for samples in blocks():
+        log_index = np.concatenate([part.log_index for part in samples])
+        source = np.repeat(np.arange(len(samples)), [len(part) for part in samples])
+        row = np.concatenate([np.arange(len(part)) for part in samples])
+        for i in np.lexsort((source, log_index)).tolist():
+            part, at = samples[source[i]], row[i]
+            steps += aligner.push(roles[source[i]], int(part.t_ns[at]), part.values[at])
+    steps += aligner.flush()
+    return Ticks.of(steps, contract), aligner.counts
+
+
+class _BagPass:
+    """Decodes a bag's messages; topics and marks are those of the latest pass."""
+
+    def __init__(
+        self, bag: BagReader, contract: Contract, progress: Callable[[], None], survey: DelaySurvey | None
+    ) -> None:
+        self.bag, self.contract, self.progress, self.survey = bag, contract, progress, survey
+        self.marked = marked_topics(bag, contract)
+        self.sources = sources(contract)
+        self.names = {source.topic: bag.find_topic(source.topic, source.type) for source in self.sources}
+        self.readers = [
+            ColumnReader(bag.typestore, source.type, source.fields, source.topic) for source in self.sources
+        ]
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.survey is not None:
+            self.survey.clear()
+        self.topics = {source.topic: TopicTimes(source.type) for source in self.sources}
+        self.marks = {name: MarkReader(self.bag, *where) for name, where in self.marked.items()}
+        self.first: list[tuple[np.ndarray, np.ndarray]] = []  # receive and sample times of the first stream
+
+    def blocks(self) -> Iterator[list[Samples]]:
+        """Start a new pass: samples of every source, block by block."""
+        self._begin()
+        for block in self.bag.blocks([*self.names.values(), *(mark.topic for mark in self.marks.values())]):
+            for mark in self.marks.values():
+                if mark.topic in block:
+                    mark.add(block[mark.topic])
+            samples = [
+                self._samples(i, source, block[self.names[source.topic]])
+                if self.names[source.topic] in block
+                else source.nothing()
+                for i, source in enumerate(self.sources)
+            ]
+            if self.survey is not None:
+                self.survey.add(samples)
+            yield samples
+            self.progress()
+
+    def _samples(self, index: int, source: Source, column: RawColumn) -> Samples:
+        stamps, values = self.readers[index].read(column)
+        unset = stamps == 0 if source.clock == "header" else np.zeros(len(stamps), bool)
+        t_ns = np.where(unset, column.receive_ns, stamps) if source.clock == "header" else column.receive_ns
+        if all(source.topic != before.topic for before in self.sources[:index]):
+            nan_count = int((~np.isfinite(values)).any(axis=1).sum())
+            delays_ns = column.receive_ns - t_ns if source.clock == "header" else np.empty(0, np.int64)
+            self.topics[source.topic].add(t_ns, delays_ns, nan_count, int(unset.sum()))
+        if index == 0:
+            self.first.append((column.receive_ns, t_ns))
+        return source.samples(column.log_index, t_ns, values)
+
+    def align(self) -> AlignedBag:
+        """Raises BagError and MessageError."""
+        ticks, counts = align(self.contract, self.blocks)
+        none = np.empty(0, np.int64)
+        received_ns, t_ns = (np.concatenate([none, *(pair[i] for pair in self.first)]) for i in range(2))
+        marks = {name: mark.marks(received_ns, t_ns) for name, mark in self.marks.items()}
+        return AlignedBag(ticks, counts, marks, self.topics)
 
 
 def convert_bag(
     path: Path, job: Job, progress: Callable[[int], None] = lambda _: None, survey: DelaySurvey | None = None
 ) -> tuple[BagReport, list[TaskEpisode]]:
-    """One bag's report and episodes. `progress` is told the bytes read so far, `survey` gets the samples.
+    """One bag's report and episodes. `progress` receives the bytes read so far, `survey` the samples.
 
     Raises BagError and MessageError.
     """
     with ThreadPoolExecutor(1) as pool, BagReader(path, job.definitions) as bag:
-        sha256 = pool.submit(bag_sha256, path)  # beside the reading, which leaves it the processor now and then
+        sha256 = pool.submit(bag_sha256, path)  # in parallel: reading the bag leaves the processor idle at times
         notes = compare_contract(bag, job)
-        log = align_bag(bag, job.contract, lambda: progress(bag.bytes_read), survey)
+        log = _BagPass(bag, job.contract, lambda: progress(bag.bytes_read), survey).align()
         return cut_episodes(bag, log, job, notes, sha256.result())
 
 
@@ -91,21 +174,21 @@ def cut_episodes(
     """A bag's report and episodes from its ticks. Raises BagError and DatasetError."""
     contract, path = job.contract, bag.path
     infos = episode_infos(log.marks.get(EPISODE_TOPIC, Marks()).values, str(path))
-    about = about_bag(bag, contract, log.marks, infos, job.manifest.get(path, NOTHING))
+    metadata = bag_metadata(bag, contract, log.marks, infos, job.manifest.get(path, NO_METADATA))
     folder = path.resolve().parent.name if job.task_from == "folder" else ""
-    about = about.over(About(folder)).over(About(job.task))
+    metadata = metadata.over(BagMetadata(folder)).over(BagMetadata(job.task))
     spans = episode_spans(log.marks, infos, contract)
     segmentation = split_ticks(log.ticks, spans, contract)
     if not segmentation.segments:
-        lost = segmentation.dropped
-        why = max(lost, key=lambda reason: lost[reason], default="there is no tick in the episode")
+        dropped = segmentation.dropped
+        why = max(dropped, key=lambda reason: dropped[reason], default="there is no tick in the episode")
         raise BagError(f"{path}: holds no transition; {why}")
     behaviour = bag.info.custom_data.get("spc.behaviour", "")
     episodes = []
     for segment in segmentation.segments:
-        episode = _episode(segment, log.ticks, path.name, sha256, behaviour, about)
+        episode = _episode(segment, log.ticks, path.name, sha256, behaviour, metadata)
         check_episode(episode, contract, str(path))
-        episodes.append(TaskEpisode(*task_of(spans[segment.span], about, bag, contract), episode))
+        episodes.append(TaskEpisode(*task_of(spans[segment.span], metadata, bag, contract), episode))
     ticks_ns = np.concatenate([entry.episode.times_ns for entry in episodes])
     observed = {stream.topic for stream in contract.observation}
     published = published_counts(infos, contract)
@@ -129,7 +212,7 @@ def cut_episodes(
 
 
 def compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:
-    """A note when the bag was recorded under another contract; an error where the user did not choose one."""
+    """A note if the bag was recorded under another contract. Raises BagError if the user did not choose one."""
     text = bag.info.custom_data.get("spc.contract")
     if not text or text == job.contract.text:
         return ()
@@ -144,7 +227,9 @@ def compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:
     )
 
 
-def _episode(segment: Segment, ticks: Ticks, source: str, sha256: str, behaviour: str, about: About) -> Episode:
+def _episode(
+    segment: Segment, ticks: Ticks, source: str, sha256: str, behaviour: str, metadata: BagMetadata
+) -> Episode:
     states, acts = slice(segment.first, segment.last + 1), slice(segment.first + 1, segment.last + 1)
     return Episode(
         observations=ticks.observations[states],
@@ -157,55 +242,5 @@ def _episode(segment: Segment, ticks: Ticks, source: str, sha256: str, behaviour
         source=source,
         source_sha256=sha256,
         behaviour=behaviour,
-        labels=dict(about.labels),
+        labels=dict(metadata.labels),
     )
-
-
-def save_part(
-    file: Path, report: BagReport, episodes: list[TaskEpisode], delay: Mapping[int, Sequence[Correlogram]] | None = None
-) -> None:
-    """Write a part under a hidden name, then rename it: half a part is none."""
-    said = [
-        {
-            "task_id": entry.task_id,
-            "params": dict(entry.params),
-            "steps": len(entry.episode),
-            **{key: value for key, value in vars(entry.episode).items() if key not in ARRAYS},
-        }
-        for entry in episodes
-    ]
-    arrays: dict[str, Any]
-    told, arrays = to_arrays(delay or {})
-    about = json.dumps({"report": report.as_dict(), "episodes": said, "delay": told})
-    arrays["about"] = np.frombuffer(about.encode(), np.uint8)
-    for name in ARRAYS if episodes else ():
-        rows = [getattr(entry.episode, name) for entry in episodes]
-        arrays[name] = rows[0] if len(rows) == 1 else np.concatenate(rows)  # a long bag's arrays once, not twice
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with beside.open("wb") as stream:
-        np.savez(stream, **arrays)
-    beside.replace(file)
-
-
-def load_delay(file: Path) -> dict[int, list[Correlogram]]:
-    """What the part tells of the delay from command to state, by observation stream."""
-    with np.load(file, allow_pickle=False) as arrays:
-        return from_arrays(json.loads(arrays["about"].tobytes())["delay"], arrays)
-
-
-def load_part(file: Path) -> tuple[BagReport, list[TaskEpisode]]:
-    """Read a part back."""
-    with np.load(file, allow_pickle=False) as arrays:
-        about = json.loads(arrays["about"].tobytes())
-        whole = {name: arrays[name] for name in ARRAYS} if about["episodes"] else {}
-    episodes = []
-    begin = 0
-    for number, said in enumerate(about["episodes"]):
-        task_id, params, steps = said.pop("task_id"), said.pop("params"), said.pop("steps")
-        states = slice(begin + number, begin + number + steps + 1)  # an episode has one state more than steps
-        acts = slice(begin, begin + steps)
-        episode = Episode(whole["observations"][states], whole["actions"][acts], whole["rewards"][acts],
-                          whole["times_ns"][states], **said)  # fmt: skip
-        episodes.append(TaskEpisode(task_id, params, episode))
-        begin += steps
-    return BagReport.from_dict(about["report"]), episodes

@@ -22,8 +22,7 @@ from spc_ros.bags.writer import BagWriter
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
-from spc_ros.messages.columns import ColumnReader
-from spc_ros.messages.contract_reader import sources
+from spc_ros.messages.columns import ColumnReader, sources
 
 JOINTS = tuple(f"left_arm_joint_{i}" for i in range(6))  # a message is 340 bytes
 TOPICS = ("/joint_states", "/commands")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bags to a dataset: convert each bag, keep what came of it, then write the dataset. No ROS, no torch.
+"""Converts bags to a dataset. No ROS, no torch.
 
-What came of each bag waits in a hidden folder beside the dataset until the dataset is whole, so that the same command
-goes on where it was interrupted; the dataset is the same as without the interruption.
+The result of each bag is kept in a hidden folder next to the dataset until the dataset is complete, so that the same
+command resumes an interrupted conversion, with the same result.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,24 @@ from tqdm import tqdm
 
 from spc_core.command_delay.correlogram import Correlogram
 from spc_core.command_delay.estimate import merge_blocks, pooled_delay
-from spc_core.contract.contract import Contract, load_contract
-from spc_core.data.dataset import DatasetWriter
+from spc_core.command_delay.survey import DelaySurvey, from_arrays, to_arrays
+from spc_core.contract.contract import Contract, ContractError, load_contract
+from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.doctor.topic_stats import merge_reports
-from spc_ros.bags.files import find_bags, stored_bytes, stored_in
+from spc_ros.bags.files import BagError, find_bags, stored_bytes, stored_in
 from spc_ros.bags.reader import contract_in
-from spc_ros.conversion.bag_conversion import Job, TaskEpisode, load_delay, load_part
+from spc_ros.conversion.bag_conversion import Job, TaskEpisode, convert_bag
 from spc_ros.conversion.conversion_report import BagReport, ConversionReport
 from spc_ros.conversion.convert_options import ConvertOptions
-from spc_ros.conversion.engines import convert_task, on_ray, run
+from spc_ros.conversion.engines import on_ray, run
 from spc_ros.conversion.manifest import read_manifest
+from spc_ros.messages.fields import MessageError
 from spc_ros.messages.message_types import read_definitions
 
-VERSION = 2  # of what a part holds; parts of other versions are made again
+VERSION = 2  # of the format of parts; parts of other versions are replaced
 ENGINES = ("processes", "ray")
-SURVEYED = 60  # bags in which the delay from command to state is looked for; drawn, since kinds of behaviour take turns
+SURVEYED = 60  # bags in which the delay from command to state is measured; drawn, as kinds of behaviour alternate
+ARRAYS = ("observations", "actions", "rewards", "times_ns")
 
 
 class ConversionError(ValueError):
@@ -53,17 +57,17 @@ def convert(options: ConvertOptions, contract: Contract | None = None, progress:
         contract = load_contract(options.contract)
     paths = find_bags(options.bags)
     types = read_definitions(options.types)
-    said = read_manifest(options.manifest, paths) if options.manifest else {}
-    looked_at = frozenset(paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:SURVEYED])
-    job = Job(contract or _contract_in(paths), contract is not None, options.task or "", options.task_from, said, types,
-              looked_at)  # fmt: skip
+    manifest = read_manifest(options.manifest, paths) if options.manifest else {}
+    surveyed = frozenset(paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:SURVEYED])
+    job = Job(contract or _contract_in(paths), contract is not None, options.task or "", options.task_from, manifest,
+              types, surveyed)  # fmt: skip
     reports: list[BagReport] = []
-    told: dict[int, list[Correlogram]] = {}
+    delays: dict[int, list[Correlogram]] = {}
     with DatasetWriter(options.out, job.contract, options.overwrite) as writer:
         parts = _Parts(options.out, job)
         for report, episodes, delay in _results(paths, job, parts, options, progress):
-            merge_blocks(told, delay)
-            while episodes:  # let go of each before the next part is read
+            merge_blocks(delays, delay)
+            while episodes:  # free each one before the next part is read
                 entry = episodes.pop(0)
                 writer.add_episode(entry.task_id, entry.params, entry.episode)
                 del entry
@@ -71,7 +75,7 @@ def convert(options: ConvertOptions, contract: Contract | None = None, progress:
         _refuse_bad(reports, options.skip_bad, parts)
         topics = merge_reports([bag.topics for bag in reports])
         report = ConversionReport(options.out, job.contract, tuple(reports), topics, time.monotonic() - begin_s,
-                                  pooled_delay(told))  # fmt: skip
+                                  pooled_delay(delays))  # fmt: skip
         writer.write_text("conversion.json", json.dumps(report.as_dict(), indent=1))
     parts.remove()
     return dataclasses.replace(report, seconds=time.monotonic() - begin_s)
@@ -102,19 +106,19 @@ def _contract_in(paths: list[Path]) -> Contract:
 
 
 class _Parts:
-    """The hidden folder beside a dataset in which what came of each bag waits."""
+    """The hidden folder next to a dataset with the results of converted bags."""
 
     def __init__(self, out: Path, job: Job) -> None:
         self.folder = out.with_name(f".{out.name}.parts")
         self.folder.mkdir(parents=True, exist_ok=True)
-        settled = (VERSION, job.contract.text, job.own_contract, job.task, job.task_from, *job.definitions.items())
-        self._settled, self._manifest = repr(settled), job.manifest
+        settings = (VERSION, job.contract.text, job.own_contract, job.task, job.task_from, *job.definitions.items())
+        self._settings, self._manifest = repr(settings), job.manifest
 
     def file(self, bag: Path) -> Path:
-        """Where a bag's part is; another file when bag, contract or options change."""
+        """The file of a bag's result; another one when bag, contract or options change."""
         files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in stored_in(bag)]
-        said = repr((str(bag), str(bag.resolve()), files, self._manifest.get(bag), self._settled))
-        return self.folder / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npz"
+        key = repr((str(bag), str(bag.resolve()), files, self._manifest.get(bag), self._settings))
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -123,7 +127,7 @@ class _Parts:
 def _results(
     paths: list[Path], job: Job, parts: _Parts, options: ConvertOptions, show: bool
 ) -> Iterator[tuple[BagReport, list[TaskEpisode], dict[int, list[Correlogram]]]]:
-    """What came of each bag in the order of `paths`, whatever the engine, and from before where it is there."""
+    """The result of each bag in the order of `paths`, whatever the engine; earlier results are reused."""
     files = {path: parts.file(path) for path in paths}
     sizes = {path: stored_bytes(path) for path in paths}
     missing = {path: file for path, file in files.items() if not file.is_file()}
@@ -131,17 +135,16 @@ def _results(
         bar.update(sum(size for path, size in sizes.items() if path not in missing))
         work = sum(sizes[path] for path in missing)
         made = _make(list(missing.items()), work, job, bar.update, options)
-        for place, path in enumerate(paths):
+        for number, path in enumerate(paths, 1):
             if path in missing:
                 next(made)
-            bar.set_postfix_str(f"{place + 1} of {len(paths)} bags", refresh=False)
-            report, episodes = load_part(files[path])
-            delay = load_delay(files[path])
+            bar.set_postfix_str(f"{number} of {len(paths)} bags", refresh=False)
+            report, episodes, delay = load_part(files[path])
             if report.error:
-                files[path].unlink()  # tried again next time: what was wrong need not be in the bag
+                files[path].unlink()  # try again next time: the cause may lie outside the bag
             yield report, episodes, delay
             del episodes
-        next(made, None)  # lets the engine close
+        next(made, None)  # let the engine shut down
         bar.update(bar.total - bar.n)
 
 
@@ -155,5 +158,66 @@ def _make(
     if options.engine not in ENGINES:
         raise ConversionError(f"the engine is '{options.engine}'; use one of: {', '.join(ENGINES)}")
     if options.engine == "ray":
-        return on_ray(missing, job, progress)
-    return run(missing, convert_task, job, progress, options.workers, size_bytes)
+        return on_ray(missing, convert_to_part, job, progress)
+    return run(missing, convert_to_part, job, progress, options.workers, size_bytes)
+
+
+def convert_to_part(task: tuple[Path, Path], job: Job, progress: Callable[[int], None] = lambda _: None) -> None:
+    """Convert a bag and save the result, a report with an error for a bag that cannot be converted.
+
+    task: (bag, file of the result). `progress` receives the bytes read so far.
+    """
+    path, part = task
+    survey = DelaySurvey(job.contract) if path in job.surveyed else None
+    try:
+        report, episodes = convert_bag(path, job, progress, survey)
+    except BagError as error:
+        report, episodes = BagReport(str(path), error=str(error)), []
+    except (MessageError, ContractError, DatasetError) as error:
+        report, episodes = BagReport(str(path), error=f"{path}: {error}"), []
+    save_part(part, report, episodes, {} if report.error or survey is None else survey.blocks())
+
+
+def save_part(
+    file: Path, report: BagReport, episodes: list[TaskEpisode], delay: Mapping[int, Sequence[Correlogram]] | None = None
+) -> None:
+    """Write a bag's result atomically: under a hidden name, then renamed."""
+    details = [
+        {
+            "task_id": entry.task_id,
+            "params": dict(entry.params),
+            "steps": len(entry.episode),
+            **{key: value for key, value in vars(entry.episode).items() if key not in ARRAYS},
+        }
+        for entry in episodes
+    ]
+    arrays: dict[str, Any]
+    delay_details, arrays = to_arrays(delay or {})
+    about = json.dumps({"report": report.as_dict(), "episodes": details, "delay": delay_details})
+    arrays["about"] = np.frombuffer(about.encode(), np.uint8)
+    for name in ARRAYS if episodes else ():
+        rows = [getattr(entry.episode, name) for entry in episodes]
+        arrays[name] = rows[0] if len(rows) == 1 else np.concatenate(rows)  # a long bag's arrays are not copied
+    hidden = file.with_name(f".{file.name}.{os.getpid()}")
+    with hidden.open("wb") as stream:
+        np.savez(stream, **arrays)
+    hidden.replace(file)
+
+
+def load_part(file: Path) -> tuple[BagReport, list[TaskEpisode], dict[int, list[Correlogram]]]:
+    """(report, episodes, correlograms of command and state by observation stream), as saved."""
+    with np.load(file, allow_pickle=False) as arrays:
+        about = json.loads(arrays["about"].tobytes())
+        delay = from_arrays(about["delay"], arrays)
+        joined = {name: arrays[name] for name in ARRAYS} if about["episodes"] else {}
+    episodes = []
+    begin = 0
+    for number, details in enumerate(about["episodes"]):
+        task_id, params, steps = details.pop("task_id"), details.pop("params"), details.pop("steps")
+        states = slice(begin + number, begin + number + steps + 1)  # an episode has one state more than steps
+        acts = slice(begin, begin + steps)
+        episode = Episode(joined["observations"][states], joined["actions"][acts], joined["rewards"][acts],
+                          joined["times_ns"][states], **details)  # fmt: skip
+        episodes.append(TaskEpisode(task_id, params, episode))
+        begin += steps
+    return BagReport.from_dict(about["report"]), episodes, delay

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where bags are worked on: in this process, in a few processes, or on a Ray cluster. The function is the same."""
+"""Runs one function over many bags: in this process, in several processes, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any, TypeVar
 
 from spc_core.system.signals import end_with_parent
-from spc_ros.conversion.bag_conversion import Job, convert_to_part
 
-POLL_S = 0.2  # between two looks at how far the workers are
-START_BYTES = 50_000_000  # of bags, which are converted in the time that a process takes to start
-AHEAD = 16  # tasks for each process that may be done before their turn
-Task = tuple[Path, Path]
-"""A bag and the part that it becomes."""
+POLL_S = 0.2  # between updates of the progress of the workers
+START_BYTES = 50_000_000  # of bags that are converted in the time that a process takes to start
+AHEAD = 16  # tasks per process that may finish before their turn
 T = TypeVar("T")
 J = TypeVar("J")
 R = TypeVar("R")
 Work = Callable[[T, J, Callable[[int], None]], R]
-"""A function of a module, of a task, of what is the same for all tasks, and of what is told the bytes read so far."""
+"""A module's function of a task, the job, which all tasks share, and a callback for the bytes read so far."""
 
 
 class EngineError(ValueError):
@@ -41,19 +37,14 @@ def run(
     workers: int | None,
     size_bytes: int,
 ) -> Iterator[R]:
-    """What `work` returns for each task, in their order, whatever the number of processes.
+    """The results of `work` for each task, in their order, whatever the number of processes.
 
-    `progress` is told the bytes read since it was last told; `size_bytes` of all bags decide how many processes of
-    `workers`, or of one for each core, are worth their start. `work` and its results must be picklable.
+    `progress` receives the bytes read since its last call. At most `workers` processes, by default one per core; fewer
+    where `size_bytes` of all bags are not worth starting them. `work` and its results must be picklable.
     """
     worth = max(len(tasks) // 4, size_bytes // START_BYTES)
     count = min(workers or len(os.sched_getaffinity(0)), len(tasks), worth)
     return in_processes(tasks, work, job, progress, count) if count > 1 else here(tasks, work, job, progress)
-
-
-def convert_task(task: Task, job: Job, progress: Callable[[int], None]) -> None:
-    """The work of `spc convert`."""
-    convert_to_part(task[0], job, task[1], progress)
 
 
 def here(tasks: Sequence[T], work: Work[T, J, R], job: J, progress: Callable[[int], Any]) -> Iterator[R]:
@@ -65,7 +56,7 @@ def here(tasks: Sequence[T], work: Work[T, J, R], job: J, progress: Callable[[in
 def in_processes(
     tasks: Sequence[T], work: Work[T, J, R], job: J, progress: Callable[[int], Any], count: int
 ) -> Iterator[R]:
-    """Several bags at a time; few results wait for their turn."""
+    """Several bags at a time; only a few results wait for their turn."""
     context = multiprocessing.get_context("spawn")  # a fork would copy whatever threads the caller has
     shared = context.Value("q", 0)
     seen = 0
@@ -87,8 +78,8 @@ def in_processes(
             pool.shutdown(cancel_futures=True)
 
 
-def on_ray(tasks: Sequence[Task], job: Job, progress: Callable[[int], Any]) -> Iterator[None]:
-    """On the Ray cluster that RAY_ADDRESS names, or on this machine. Bags and dataset must be on a shared disk."""
+def on_ray(tasks: Sequence[T], work: Work[T, J, R], job: J, progress: Callable[[int], Any]) -> Iterator[R]:
+    """On the Ray cluster named by RAY_ADDRESS, or on this machine. Bags and dataset must be on a shared disk."""
     try:
         import ray
     except ImportError:
@@ -99,32 +90,32 @@ def on_ray(tasks: Sequence[Task], job: Job, progress: Callable[[int], Any]) -> I
     try:
         remote: Any = ray.remote(num_cpus=1, max_retries=2)(_on_worker)
         shared_job = ray.put(job)
-        waiting = [remote.remote(path, shared_job, part, os.getcwd()) for path, part in tasks]
+        waiting = [remote.remote(task, work, shared_job, os.getcwd()) for task in tasks]
         for reference in waiting:
-            progress(ray.get(reference))
-            yield
+            result, bytes_read = ray.get(reference)
+            progress(bytes_read)
+            yield result
     finally:
         if started:
             ray.shutdown()
 
 
-def _on_worker(path: Path, job: Job, part: Path, folder: str) -> int:
-    """Convert in the folder that the user is in, since paths may be relative to it; returns the bytes read."""
+def _on_worker(task: T, work: Work[T, J, R], job: J, folder: str) -> tuple[R, int]:
+    """(result, bytes read), in the user's folder, since paths may be relative to it."""
     os.chdir(folder)
     counter = _Counter(lambda _: None)
-    convert_to_part(path, job, part, counter)
-    return counter.seen
+    return work(task, job, counter), counter.bytes_read
 
 
 class _Counter:
-    """Turns bytes read so far into bytes since the last call."""
+    """Passes on the bytes read since the last call."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self.tell, self.seen = tell, 0
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report, self.bytes_read = report, 0
 
     def __call__(self, bytes_read: int) -> None:
-        self.tell(bytes_read - self.seen)
-        self.seen = bytes_read
+        self._report(bytes_read - self.bytes_read)
+        self.bytes_read = bytes_read
 
 
 def _result(future: Future[R]) -> R:
@@ -140,8 +131,8 @@ _worker: tuple[Work[Any, Any, Any], Any, Any] | None = None
 def _start_worker(work: Work[Any, Any, Any], job: Any, shared: Any, parent: int) -> None:
     global _worker
     _worker = (work, job, shared)
-    end_with_parent(parent)  # it would else wait for work for ever
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    end_with_parent(parent)  # otherwise it would wait for work forever
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
 
 
 def _work(task: Any) -> Any:
@@ -149,8 +140,8 @@ def _work(task: Any) -> Any:
         raise RuntimeError("worker was not started by in_processes()")
     work, job, shared = _worker
 
-    def tell(count: int) -> None:
+    def add(count: int) -> None:
         with shared.get_lock():
             shared.value += count
 
-    return work(task, job, _Counter(tell))
+    return work(task, job, _Counter(add))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bag says of its episodes and its task: the topics that mark them, custom_data, manifest and folder."""
+"""A bag's episodes and tasks, from the topics that mark them, custom_data and the manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spc_core.alignment.segments import EpisodeSpan, episode_span, marker_spans
 from spc_core.contract.contract import Contract
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
-from spc_ros.conversion.manifest import NOTHING, About, said_by_bag
+from spc_ros.conversion.manifest import NO_METADATA, BagMetadata, stored_metadata
 from spc_ros.messages.columns import ColumnReader, RawColumn, deserialize
 from spc_ros.messages.fields import MessageError
 
@@ -24,7 +24,7 @@ STRING = "std_msgs/msg/String"
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """Messages of a topic that marks episodes or tasks: times on the clock of the ticks, and values."""
+    """Messages of a topic that marks episodes or tasks; `t_ns` is on the clock of the ticks."""
 
     t_ns: tuple[int, ...] = ()
     receive_ns: tuple[int, ...] = ()
@@ -47,7 +47,7 @@ def marked_topics(bag: BagReader, contract: Contract | None) -> dict[str, tuple[
 
 
 class MarkReader:
-    """Collects the messages of one marking topic, which are few."""
+    """Collects the few messages of one marking topic."""
 
     def __init__(self, bag: BagReader, topic: str, type_name: str, field: str) -> None:
         self.bag, self.topic, self.type, self.field = bag, topic, type_name, field
@@ -66,22 +66,22 @@ class MarkReader:
         self.found += zip(column.receive_ns.tolist(), stamps.tolist(), values[:, 0].tolist(), strict=True)
 
     def marks(self, receive_ns: np.ndarray, t_ns: np.ndarray) -> Marks:
-        """A mark without a stamp stands where the first stream stood when it was received."""
+        """A mark without a stamp gets the time of the first stream's latest sample when it was received."""
         times = []
         for received, stamp, _ in self.found:
-            place = int(np.searchsorted(receive_ns, received, "right")) - 1
-            times.append(stamp or (int(t_ns[max(place, 0)]) if len(t_ns) else received))
+            latest = int(np.searchsorted(receive_ns, received, "right")) - 1
+            times.append(stamp or (int(t_ns[max(latest, 0)]) if len(t_ns) else received))
         return Marks(tuple(times), tuple(f[0] for f in self.found), tuple(f[2] for f in self.found))
 
 
 def episode_infos(texts: Iterable[float | str], where: str) -> list[EpisodeInfo]:
-    """All that the topic `episode` said, in its order. Raises BagError on foreign text."""
+    """The messages of the topic `episode` in order. Raises BagError on foreign text."""
     found = [parse_episode([str(text)], where) for text in texts]
     return [info for info in found if info is not None]
 
 
-def last_words(infos: list[EpisodeInfo]) -> list[EpisodeInfo]:
-    """The last that was said of each episode; one that another one follows without an end is given up."""
+def final_infos(infos: list[EpisodeInfo]) -> list[EpisodeInfo]:
+    """The last message of each episode; one that another follows without an end is ended there."""
     last: list[EpisodeInfo] = []
     for info in infos:
         if last and (info.episode, info.start_ns) == (last[-1].episode, last[-1].start_ns):
@@ -95,38 +95,38 @@ def last_words(infos: list[EpisodeInfo]) -> list[EpisodeInfo]:
 
 
 def published_counts(infos: list[EpisodeInfo], contract: Contract) -> dict[str, int]:
-    """Messages that were published in the episodes by the sender's own account, by topic without leading slash."""
+    """Messages published in the episodes as counted by their sender, by topic without leading slash."""
     published: dict[str, int] = {}
-    for info in last_words(infos) if contract.segments.by == "topic" else infos[-1:]:
+    for info in final_infos(infos) if contract.segments.by == "topic" else infos[-1:]:
         for name, count in info.published.items():
             published[name.lstrip("/")] = published.get(name.lstrip("/"), 0) + count
     return published
 
 
 def episode_spans(marks: Mapping[str, Marks], infos: list[EpisodeInfo], contract: Contract) -> list[EpisodeSpan]:
-    """The episodes of the bag; without any word of them all time is one."""
+    """The episodes of the bag; without any mark, the entire bag is one."""
     segments = contract.segments
     if segments.by == "topic" and segments.topic != EPISODE_TOPIC:
         found = marks[segments.topic]
         return marker_spans(found.t_ns, found.values) or [EpisodeSpan(math.inf, -math.inf)]
     if segments.by == "topic":
-        return [episode_span(info, contract.period_ns) for info in last_words(infos)]
+        return [episode_span(info, contract.period_ns) for info in final_infos(infos)]
     if not infos:
         return [EpisodeSpan()]
     span = episode_span(infos[-1], contract.period_ns)
     if contract.observation[0].clock == "header":
         return [span]
-    received_ns = marks[EPISODE_TOPIC].receive_ns[-1] + contract.period_ns // 2  # its times are of another clock
+    received_ns = marks[EPISODE_TOPIC].receive_ns[-1] + contract.period_ns // 2  # its times are on another clock
     end_ns = received_ns if infos[-1].state == "ended" else math.inf
     return [dataclasses.replace(span, begin_ns=-math.inf, end_ns=end_ns)]
 
 
-def about_bag(
-    bag: BagReader, contract: Contract, marks: Mapping[str, Marks], infos: list[EpisodeInfo], manifest: About
-) -> About:
-    """What is known of the whole bag: the manifest goes before the bag. Raises BagError."""
+def bag_metadata(
+    bag: BagReader, contract: Contract, marks: Mapping[str, Marks], infos: list[EpisodeInfo], manifest: BagMetadata
+) -> BagMetadata:
+    """The metadata of the entire bag; the manifest takes precedence. Raises BagError."""
     try:
-        about = said_by_bag(bag.info.custom_data, contract.task_key, str(bag.path))
+        metadata = stored_metadata(bag.info.custom_data, contract.task_key, str(bag.path))
     except ValueError as error:
         raise BagError(str(error)) from None
     topic = contract.task_topic
@@ -136,20 +136,22 @@ def about_bag(
             f"{bag.path}: topic '{topic}' names several tasks, {', '.join(sorted(map(str, set(tasks))))}; "
             f"record one task per bag, or tell of each episode on the topic '{EPISODE_TOPIC}' with segment: topic"
         )
-    about = about.over(About(str(tasks[-1])) if tasks else NOTHING)
+    metadata = metadata.over(BagMetadata(str(tasks[-1])) if tasks else NO_METADATA)
     if infos:
-        about = about.over(About(infos[-1].task_id, infos[-1].params))
-    return manifest.over(about)
+        metadata = metadata.over(BagMetadata(infos[-1].task_id, infos[-1].params))
+    return manifest.over(metadata)
 
 
-def task_of(span: EpisodeSpan, about: About, bag: BagReader, contract: Contract) -> tuple[str, Mapping[str, float]]:
-    """Task id and parameters of an episode; where the topic parts episodes, it also names their tasks."""
+def task_of(
+    span: EpisodeSpan, metadata: BagMetadata, bag: BagReader, contract: Contract
+) -> tuple[str, Mapping[str, float]]:
+    """Task id and parameters of an episode; a topic that separates episodes also names their tasks."""
     if contract.segments.by == "topic" and span.task_id:
         return span.task_id, span.params
-    if not about.task_id:
+    if not metadata.task_id:
         raise BagError(
             f"{bag.path}: names no task, neither as '{contract.task_key}' in custom_data nor on the topic "
             f"'{EPISODE_TOPIC}'; give one for all such bags with --task, by folder with --task-from folder, or with "
             f"--manifest"
         )
-    return about.task_id, about.params or {}
+    return metadata.task_id, metadata.params or {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bag is about: task, hidden parameters and labels, from the bag itself, a manifest, or its folder.
+"""A bag's task, hidden parameters and labels, from the bag itself or a manifest.
 
 A manifest is a YAML file; paths are relative to it, `*` matches anything, and later entries add to earlier ones:
 
@@ -29,24 +29,24 @@ class ManifestError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class About:
-    """Task, parameters and labels of a bag; what is not known is empty."""
+class BagMetadata:
+    """Task, parameters and labels of a bag; unknown ones are empty."""
 
     task_id: str = ""
     params: Mapping[str, float] | None = None
     labels: Mapping[str, Label] = dataclasses.field(default_factory=dict)
 
-    def over(self, other: About) -> About:
-        """What this one says, and what only the other one says."""
+    def over(self, other: BagMetadata) -> BagMetadata:
+        """This metadata, completed with the other one."""
         params = self.params if self.params is not None else other.params
-        return About(self.task_id or other.task_id, params, {**other.labels, **self.labels})
+        return BagMetadata(self.task_id or other.task_id, params, {**other.labels, **self.labels})
 
 
-NOTHING = About()
+NO_METADATA = BagMetadata()
 
 
-def read_manifest(file: Path, bags: Iterable[Path]) -> dict[Path, About]:
-    """What a manifest says of each bag. Raises ManifestError, also for an entry that matches no bag."""
+def read_manifest(file: Path, bags: Iterable[Path]) -> dict[Path, BagMetadata]:
+    """The manifest's metadata of each bag. Raises ManifestError, also for an entry that matches no bag."""
     try:
         root = yaml.safe_load(file.read_text())
     except OSError as error:
@@ -54,21 +54,21 @@ def read_manifest(file: Path, bags: Iterable[Path]) -> dict[Path, About]:
     except yaml.YAMLError as error:
         raise ManifestError(f"{file}: not valid YAML: {error}") from None
     entries = Section(root, str(file), error=ManifestError).only("bags").section("bags")
-    found: dict[Path, About] = {}
+    found: dict[Path, BagMetadata] = {}
     names = {bag: _name(bag, file.resolve().parent) for bag in bags}
     for pattern in entries.values:
-        about = _about(entries.section(str(pattern)))
+        metadata = _metadata(entries.section(str(pattern)))
         matches = [bag for bag, name in names.items() if fnmatch.fnmatchcase(name, str(pattern).rstrip("/"))]
         if not matches:
             some = ", ".join(list(names.values())[:3])
             raise entries.fail(str(pattern), f"matches none of the bags, which are called {some}, ...; correct it")
         for bag in matches:
-            found[bag] = about.over(found.get(bag, NOTHING))
+            found[bag] = metadata.over(found.get(bag, NO_METADATA))
     return found
 
 
-def said_by_bag(custom_data: Mapping[str, str], task_key: str, where: str) -> About:
-    """What custom_data says: the contract's task key, spc.task_params and spc.labels as JSON. Raises ValueError."""
+def stored_metadata(custom_data: Mapping[str, str], task_key: str, where: str) -> BagMetadata:
+    """Metadata in custom_data: the contract's task key, spc.task_params and spc.labels as JSON. Raises ValueError."""
     params = _json(custom_data, "spc.task_params", where)
     if params is not None:
         try:
@@ -78,7 +78,7 @@ def said_by_bag(custom_data: Mapping[str, str], task_key: str, where: str) -> Ab
     labels = _json(custom_data, "spc.labels", where) or {}
     if not all(isinstance(value, (str, bool, int, float)) for value in labels.values()):
         raise _bad("spc.labels", where, "a mapping of texts, numbers and truth values", labels)
-    return About(custom_data.get(task_key, ""), params, labels)
+    return BagMetadata(custom_data.get(task_key, ""), params, labels)
 
 
 def _json(custom_data: Mapping[str, str], key: str, where: str) -> dict | None:
@@ -102,7 +102,7 @@ def _name(bag: Path, base: Path) -> str:
     return str(bag.relative_to(base)) if bag.is_relative_to(base) else str(bag)
 
 
-def _about(section: Section) -> About:
+def _metadata(section: Section) -> BagMetadata:
     section.only("task", "params", "labels")
     params = None
     if "params" in section.values:
@@ -115,4 +115,4 @@ def _about(section: Section) -> About:
             if not isinstance(value, (str, bool, int, float)) or (isinstance(value, float) and math.isnan(value)):
                 raise below.fail(str(key), f"must be a text, a number, or true or false, got {value!r}")
             labels[str(key)] = value
-    return About(section.text("task") if "task" in section.values else "", params, labels)
+    return BagMetadata(section.text("task") if "task" in section.values else "", params, labels)

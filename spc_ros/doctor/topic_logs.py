@@ -18,11 +18,10 @@ from spc_core.doctor.diagnosis import Finding, TopicLog
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
-from spc_ros.conversion.aligned_bag import AlignedBag, align
+from spc_ros.conversion.bag_conversion import AlignedBag, align
 from spc_ros.conversion.episode_marks import MarkReader, marked_topics
 from spc_ros.messages.cdr_layout import with_width
-from spc_ros.messages.columns import ColumnReader, RawColumn, Shape
-from spc_ros.messages.contract_reader import Source, list_sources, sources
+from spc_ros.messages.columns import ColumnReader, RawColumn, Shape, Source, sources
 from spc_ros.messages.fields import JOINT_ARRAYS, MessageError
 
 CLOCK = "rosgraph_msgs/msg/Clock"
@@ -40,7 +39,7 @@ class BagLogs:
     refusal: ValueError | None  # the error at which conversion stops
 
     def aligned(self, contract: Contract) -> AlignedBag:
-        """What align_bag() makes of the bag, without its topics. Raises the refusal."""
+        """The ticks and marks of the bag, as for conversion. Raises the refusal."""
         if self.refusal is not None:
             raise self.refusal
         ticks, counts = align(contract, self._blocks)
@@ -73,7 +72,7 @@ class _TopicReader:
     def add(self, column: RawColumn) -> None:
         """The next messages; nothing of the column is kept but what was read."""
         stamps, values, shapes = self.columns.read_all(column)
-        self.parts.append((column.receive_ns.copy(), column.order, stamps, shapes, values))
+        self.parts.append((column.receive_ns.copy(), column.log_index, stamps, shapes, values))
 
     def finish(self, begin_ns: int, published: int) -> tuple[TopicLog, np.ndarray, list[Finding]]:
         """The log of all that was added, its messages' places in the bag's log, and what is wrong with them."""
@@ -191,7 +190,7 @@ def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple
     except MessageError as error:
         errors.append(error)
     observed = len(contract.observation)
-    for number, source in enumerate(list_sources(contract)):
+    for number, source in enumerate(sources(contract, check=False)):
         known: dict[str, Any] = {"role": "action" if number == observed else "reward", "clock": source.clock}
         if number < observed:
             max_age_s = contract.observation[number].max_age_s

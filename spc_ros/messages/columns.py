@@ -13,6 +13,10 @@ from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
+from spc_core.alignment.batch.sampling import Samples
+from spc_core.contract.contract import Contract
+from spc_core.contract.sections import ACTION, REWARD, Role, observed
+from spc_core.contract.transforms import FieldTransforms
 from spc_ros.messages.cdr_layout import Block, Layout, LayoutError, Walk, make_layout
 from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_STATE, JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
 from spc_ros.messages.numeric_fields import state_fields
@@ -30,7 +34,7 @@ class RawColumn:
     topic: str
     type: str
     receive_ns: np.ndarray  # (N,) int64, not decreasing
-    order: np.ndarray  # (N,) int64, place in the log among the messages of all topics, increasing
+    log_index: np.ndarray  # (N,) int64, index in the log of all topics, increasing
     buffer: np.ndarray  # (bytes,) uint8
     start: np.ndarray  # (N,) int64
     size: np.ndarray  # (N,) int64
@@ -42,6 +46,48 @@ class RawColumn:
         """The messages one by one, for what cannot be done in bulk."""
         for begin, size in zip(self.start.tolist(), self.size.tolist(), strict=True):
             yield self.buffer[begin : begin + size].tobytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The fields that one role of the contract reads from a topic."""
+
+    role: Role
+    topic: str  # the contract's name
+    type: str
+    fields: tuple[str, ...]
+    clock: str  # header | receive
+    transforms: FieldTransforms | None  # None where the numbers are used as they are
+
+    def samples(self, log_index: np.ndarray, t_ns: np.ndarray, values: np.ndarray) -> Samples:
+        """(N, R) numbers of the topic's messages as (N, F) samples; `log_index` and `t_ns` are (N,) as in Samples."""
+        if not len(t_ns):
+            return self.nothing()
+        return Samples(log_index, t_ns, values if self.transforms is None else self.transforms(t_ns, values))
+
+    def nothing(self) -> Samples:
+        return Samples.none(len(self.fields) if self.transforms is None else self.transforms.width)
+
+
+def sources(contract: Contract, check: bool = True) -> list[Source]:
+    """Everything that a contract reads: observation streams, action, and reward if a topic carries it.
+
+    Raises MessageError where a topic is given two types, unless `check` is False.
+    """
+    found = []
+    for index, stream in enumerate(contract.observation):
+        transforms = None if stream.transforms.is_plain else stream.transforms
+        found.append(Source(observed(index), stream.topic, stream.type, stream.fields, stream.clock, transforms))
+    action, reward = contract.action, contract.reward
+    found.append(Source(ACTION, action.topic, action.type, action.fields, action.clock, None))
+    if reward.topic is not None and reward.type is not None and reward.field is not None:
+        found.append(Source(REWARD, reward.topic, reward.type, (reward.field,), reward.clock, None))
+    types: dict[str, str] = {}
+    for source in found if check else ():
+        if types.setdefault(source.topic, source.type) != source.type:
+            both = f"{types[source.topic]}, {source.type}"
+            raise MessageError(f"topic '{source.topic}': the contract gives it the types {both}; keep one")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +256,7 @@ def deserialize(typestore: Typestore, column: RawColumn, row: int, type_name: st
         return typestore.deserialize_cdr(column.buffer[begin : begin + column.size[row]].tobytes(), type_name)
     except SerdeError as error:
         raise MessageError(
-            f"topic '{where}': message {column.order[row]} of the log, received at {column.receive_ns[row]} ns, is "
+            f"topic '{where}': message {column.log_index[row]} of the log, received at {column.receive_ns[row]} ns, is "
             f"damaged: {str(error).rstrip('.')}; record again, or cut this message out of the bag"
         ) from None
 

@@ -1,68 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a contract reads: which topic gives which part of a tick, decoded one by one as a node gets messages."""
+"""Decodes the messages of a contract's topics one by one, as a node receives them."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import ACTION, REWARD, Role, observed
-from spc_core.contract.transforms import FieldTransforms
-from spc_ros.messages.columns import has_stamp
-from spc_ros.messages.fields import NS_PER_S, FieldReader, MessageError, sample_time
+from spc_core.contract.sections import Role
+from spc_ros.messages.columns import Source, has_stamp, sources
+from spc_ros.messages.fields import NS_PER_S, FieldReader, sample_time
 from spc_ros.messages.live import LiveReader, typestore
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What one role takes from a topic, and how."""
-
-    role: Role
-    topic: str  # the contract's name
-    type: str
-    fields: tuple[str, ...]
-    clock: str  # header | receive
-    transforms: FieldTransforms | None  # None where the numbers are taken as they are
-
-    def samples(self, log_index: np.ndarray, t_ns: np.ndarray, values: np.ndarray) -> Samples:
-        """(N, R) numbers of the topic's messages as (N, F) samples; `log_index` and `t_ns` are (N,) as in Samples."""
-        if not len(t_ns):
-            return self.nothing()
-        return Samples(log_index, t_ns, values if self.transforms is None else self.transforms(t_ns, values))
-
-    def nothing(self) -> Samples:
-        return Samples.none(len(self.fields) if self.transforms is None else self.transforms.width)
-
-
-def sources(contract: Contract) -> list[Source]:
-    """As list_sources(). Raises MessageError where a topic is given two types."""
-    found = list_sources(contract)
-    types: dict[str, str] = {}
-    for source in found:
-        if types.setdefault(source.topic, source.type) != source.type:
-            both = f"{types[source.topic]}, {source.type}"
-            raise MessageError(f"topic '{source.topic}': the contract gives it the types {both}; keep one")
-    return found
-
-
-def list_sources(contract: Contract) -> list[Source]:
-    """All that a contract reads: observation streams, action, and reward if a topic carries it."""
-    found = []
-    for index, stream in enumerate(contract.observation):
-        transforms = None if stream.transforms.is_plain else stream.transforms
-        found.append(Source(observed(index), stream.topic, stream.type, stream.fields, stream.clock, transforms))
-    action, reward = contract.action, contract.reward
-    found.append(Source(ACTION, action.topic, action.type, action.fields, action.clock, None))
-    if reward.topic is not None and reward.type is not None and reward.field is not None:
-        found.append(Source(REWARD, reward.topic, reward.type, (reward.field,), reward.clock, None))
-    return found
 
 
 class LiveTopic:

@@ -77,8 +77,8 @@ def from_blocks(reader: BagReader, topics=()):
         rows = []
         for topic, column in block.items():
             assert column.topic == topic and len(column)
-            assert (np.diff(column.receive_ns) >= 0).all() and (np.diff(column.order) > 0).all()
-            for order, t_ns, data in zip(column.order, column.receive_ns, column.messages(), strict=True):
+            assert (np.diff(column.receive_ns) >= 0).all() and (np.diff(column.log_index) > 0).all()
+            for order, t_ns, data in zip(column.log_index, column.receive_ns, column.messages(), strict=True):
                 rows.append((int(order), (topic, column.type, int(t_ns), data)))
         rows.sort()
         assert [order for order, _ in rows] == list(range(len(found), len(found) + len(rows)))

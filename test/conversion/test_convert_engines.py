@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spc_ros.conversion import engines
-from spc_ros.conversion.bag_conversion import Job, convert_bag, load_part, save_part
+from spc_ros.conversion import convert as conversion
+from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.conversion_report import BagReport
-from spc_ros.conversion.convert import ConversionError, convert
+from spc_ros.conversion.convert import ConversionError, convert, load_part, save_part
 from spc_ros.conversion.convert_options import ConvertOptions
 from support.contracts import ARM_REACH
 from support.recorded_bags import record_arm
@@ -54,8 +54,8 @@ def test_a_killed_conversion_goes_on_and_gives_the_same_dataset(tmp_path, monkey
     done = len(list(parts.glob("[!.]*.npz")))
     assert list(tmp_path.glob(".out.partial-*")), "the dataset was not begun"
     converted = []
-    real = engines.convert_to_part
-    monkeypatch.setattr(engines, "convert_to_part", lambda *args: (converted.append(args[0]), real(*args)))
+    real = conversion.convert_to_part
+    monkeypatch.setattr(conversion, "convert_to_part", lambda *args: (converted.append(args[0][0]), real(*args)))
     quiet(bags, tmp_path / "out")
     assert len(converted) == 40 - done < 40
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
@@ -84,8 +84,8 @@ def wait_for(condition, what: str, running: subprocess.Popen | None = None) -> N
 def test_a_part_is_made_again_when_its_bag_the_contract_or_an_option_changes(tmp_path, monkeypatch):
     bags = recorded(tmp_path / "bags", 2)
     converted = []
-    real = engines.convert_to_part
-    monkeypatch.setattr(engines, "convert_to_part", lambda *args: (converted.append(args[0].name), real(*args)))
+    real = conversion.convert_to_part
+    monkeypatch.setattr(conversion, "convert_to_part", lambda *args: (converted.append(args[0][0].name), real(*args)))
     monkeypatch.setattr("spc_ros.conversion.convert._Parts.remove", lambda parts: None)
 
     def again(**options):
@@ -105,7 +105,7 @@ def test_a_part_is_read_back_as_it_was_written(tmp_path):
     bag = record_arm(tmp_path / "bag", change=lambda s: None if s.receive_ns % 7 == 0 else s)
     report, episodes = convert_bag(bag, Job(ARM_REACH, own_contract=False))
     save_part(tmp_path / "part.npz", report, episodes)
-    again, entries = load_part(tmp_path / "part.npz")
+    again, entries, _ = load_part(tmp_path / "part.npz")
     assert json.dumps(again.as_dict()) == json.dumps(report.as_dict())
     assert len(entries) == len(episodes) >= 1
     for before, after in zip(episodes, entries, strict=True):
@@ -113,7 +113,7 @@ def test_a_part_is_read_back_as_it_was_written(tmp_path):
         for name, value in vars(before.episode).items():
             np.testing.assert_array_equal(getattr(after.episode, name), value)
     save_part(tmp_path / "bad.npz", BagReport("bag", error="torn"), [])
-    assert load_part(tmp_path / "bad.npz") == (BagReport("bag", error="torn"), [])
+    assert load_part(tmp_path / "bad.npz") == (BagReport("bag", error="torn"), [], {})
 
 
 def test_processes_give_what_one_process_gives(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spc_ros.conversion.manifest import About, ManifestError, read_manifest, said_by_bag
+from spc_ros.conversion.manifest import BagMetadata, ManifestError, read_manifest, stored_metadata
 
 BAGS = ("day/run_1", "day/run_2", "night/run_1")
 
@@ -27,8 +27,8 @@ bags:
 """
     file, bags = written(tmp_path, text)
     said = read_manifest(file, bags)
-    assert said[bags[0]] == said[bags[1]] == About("light", {"mass": 0.5})
-    assert said[bags[2]] == About("heavy", {"mass": 2.0}, {"success": False, "notes": "gripper slipped"})
+    assert said[bags[0]] == said[bags[1]] == BagMetadata("light", {"mass": 0.5})
+    assert said[bags[2]] == BagMetadata("heavy", {"mass": 2.0}, {"success": False, "notes": "gripper slipped"})
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,15 @@ def test_a_missing_manifest_is_refused(tmp_path):
 
 
 def test_what_the_user_says_goes_before_what_the_bag_says():
-    bag = said_by_bag(
+    bag = stored_metadata(
         {"spc.task_id": "a", "spc.task_params": '{"mass": 1}', "spc.labels": '{"success": true, "notes": "x"}'},
         "spc.task_id",
         "bag",
     )
-    assert bag == About("a", {"mass": 1.0}, {"success": True, "notes": "x"})
-    assert About("b", None, {"notes": "y"}).over(bag) == About("b", {"mass": 1.0}, {"success": True, "notes": "y"})
-    assert bag.over(About("c", {}, {"more": 1.0})).params == {"mass": 1.0}
+    assert bag == BagMetadata("a", {"mass": 1.0}, {"success": True, "notes": "x"})
+    merged = BagMetadata("b", {"mass": 1.0}, {"success": True, "notes": "y"})
+    assert BagMetadata("b", None, {"notes": "y"}).over(bag) == merged
+    assert bag.over(BagMetadata("c", {}, {"more": 1.0})).params == {"mass": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -79,4 +80,4 @@ def test_what_the_user_says_goes_before_what_the_bag_says():
 )
 def test_bad_custom_data_is_refused(key, text, wanted):
     with pytest.raises(ValueError, match=f"^bag: custom_data {key} is not {wanted} "):
-        said_by_bag({key: text}, "spc.task_id", "bag")
+        stored_metadata({key: text}, "spc.task_id", "bag")

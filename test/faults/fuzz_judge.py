@@ -32,8 +32,8 @@ from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import Episode
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
-from spc_ros.conversion import bag_conversion
-from spc_ros.conversion.bag_conversion import Job, convert_to_part
+from spc_ros.conversion import convert
+from spc_ros.conversion.bag_conversion import Job
 from support.contracts import ARM_REACH
 from support.recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR
 
@@ -133,14 +133,14 @@ def judge(original: Original, bag: Path, how: str, case: int) -> Verdict:
     by_receive = original.kind.regular and case // len(KINDS) % 4 == 3
     clock = "receive" if by_receive else "header"
     kept: list = []
-    keep = mock.patch.object(bag_conversion, "save_part", lambda part, *found: kept.extend(found[:2]))
+    keep = mock.patch.object(convert, "save_part", lambda part, *found: kept.extend(found[:2]))
 
     def verdict(outcome: str, said: str = "", wrong: str = "") -> Verdict:
         return Verdict(case, original.kind.name, how, "failed" if wrong else outcome, said, wrong)
 
     try:
         with deadline(), keep:
-            convert_to_part(bag, Job(contract(clock), own_contract=True, task="t"), Path("unused"))
+            convert.convert_to_part((bag, Path("unused")), Job(contract(clock), own_contract=True, task="t"))
     except (Exception, Hang) as error:
         return verdict("failed", wrong=f"{type(error).__name__}: {error}")
     report, entries = kept
