@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 from spc_core.system.config_files import find_config
 from spc_core.trials.log import read_rows
 from spc_core.trials.protocol import in_order
@@ -170,7 +170,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=2, help="of each block; more: fewer trial nodes come and go")
     args = parser.parse_args()
     result = soak(args.out.resolve(), args.minutes * 60, args.episodes)
-    write_whole(args.out / "soak.json", json.dumps(result, indent=1) + "\n")
+    write_atomic(args.out / "soak.json", json.dumps(result, indent=1) + "\n")
     print(f"{result['trials']} trials, {result['bags']} bags, all tables equal: {not result['found']}")
     print("| node | memory at the end | KiB per hour | threads | files |\n|---|---|---|---|---|")
     for name, series in result["samples"].items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said about an episode: on the latched topic `episode`, in a bag's custom_data, and in a dataset."""
+"""Episode information, as on the latched topic `episode`, in a bag's custom_data, and in a dataset."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ STATES = ("idle", "running", "ended")
 
 @dataclasses.dataclass(frozen=True)
 class TaskChange:
-    """A change of task in mid-episode: transitions from `t_ns` on belong to the new one."""
+    """A change of task in mid-episode: transitions from `t_ns` on belong to the new task."""
 
     t_ns: int
     task_id: str
     params: Mapping[str, float]
-    announced: bool  # when it happened; else the episode's end tells of it
+    announced: bool  # when it happened; otherwise only at the end of the episode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class EpisodeInfo:
     """One episode's task, state and end. Times are the sim's or robot's clock, in nanoseconds."""
 
     state: str  # idle | running | ended
-    task_id: str  # that it began with
+    task_id: str  # at the start
     params: Mapping[str, float]  # the task's hidden parameters; known in simulation only
-    episode: int  # counts up from 1 at each reset
+    episode: int  # number, from 1, incremented at each reset
     seed: int
     start_ns: int
     end_ns: int = 0
@@ -44,20 +44,20 @@ class EpisodeInfo:
         return self.changes[-1].task_id if self.changes else self.task_id
 
     def to_json(self) -> str:
-        said = dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
         if not self.changes:
-            del said["changes"]  # readers that are older than it would not know it
-        return json.dumps(said, sort_keys=True)
+            del data["changes"]  # unknown to older readers
+        return json.dumps(data, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> EpisodeInfo:
-        """Raises ValueError that names the topic and what is wrong with its text."""
+        """Parse JSON. Raises ValueError that names the topic and the problem."""
         try:
-            said = json.loads(text)
-            changes = tuple(TaskChange(**change) for change in said.pop("changes", ()))
-            info = cls(**said, changes=changes)
+            data = json.loads(text)
+            changes = tuple(TaskChange(**change) for change in data.pop("changes", ()))
+            info = cls(**data, changes=changes)
         except (json.JSONDecodeError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"topic 'episode' does not hold episode information: {error}; got {text[:80]!r}") from None
+            raise ValueError(f"topic 'episode' has invalid episode information: {error}; got {text[:80]!r}") from None
         if info.state not in STATES:
             raise ValueError(f"topic 'episode' has the state {info.state!r}; known: {', '.join(STATES)}")
         for part in (info, *info.changes):
@@ -66,19 +66,19 @@ class EpisodeInfo:
 
 
 def _check_types(part: EpisodeInfo | TaskChange) -> None:
-    """Raises ValueError: JSON from elsewhere can hold anything."""
-    wanted = {"bool": bool, "str": str}
+    """Raises ValueError for a field of the wrong type: JSON from other programs can hold anything."""
+    types = {"bool": bool, "str": str}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if field.name == "changes":
             continue
         if field.name in ("params", "published"):
-            sound = isinstance(value, dict) and all(map(_is_number, value.values()))
+            valid = isinstance(value, dict) and all(map(_is_number, value.values()))
         elif field.type == "int":
-            sound = _is_number(value)  # 5e9 is as good as 5000000000
+            valid = _is_number(value)  # also 5e9 for 5000000000
         else:
-            sound = isinstance(value, wanted[str(field.type)])
-        if not sound:
+            valid = isinstance(value, types[str(field.type)])
+        if not valid:
             raise ValueError(f"topic 'episode' has {field.name}: {value!r:.80}, expected {field.type}")
 
 

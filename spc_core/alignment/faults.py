@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a tick has no observation, why no transition ends at it, and why an episode was cut: values, and their texts.
+"""Faults as values: why a tick has no observation, why no transition ends at it, or why an episode was cut.
 
-Code decides by `Fault.kind` and `Fault.stream`. The text of a fault is made where it is printed or stored; datasets
-and reports hold it, and `Fault.parse` reads it back.
+Code decides by `Fault.kind` and `Fault.stream`. The text is made where a fault is printed or stored, and `Fault.parse`
+reads it back from datasets and reports.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from spc_core.contract.sections import Stream
 
 
 class FaultKind(enum.Enum):
-    """Each value is the text in two parts: the summary, by which like faults are counted, and the details."""
+    """The text of each kind in two parts: a summary, by which faults are counted, and details."""
 
-    START = ("start", "")  # the first tick of a sequence: nothing is wrong
+    START = ("start", "")  # the first tick of a sequence, not an error
     NO_MESSAGE = ("{topic}: no message yet", "")
     STALE = ("{topic}: stale", ", {ms:.0f} ms old, allowed {limit_ms:.0f} ms")
     NOT_FINITE = ("{topic}: {detail} is not finite", "")
@@ -35,11 +35,11 @@ class FaultKind(enum.Enum):
     TASK_CHANGED = ("the task changed to {detail} in mid-episode", "")
     GIVEN_UP = ("episode given up", ", {detail}")
     NO_DATA_AT_END = ("no data at the end of the episode", ", {s:.2f} s of it")
-    OTHER = ("{detail}", "")  # a stored text that is none of these
+    OTHER = ("{detail}", "")  # any other stored text
 
     @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Matches the whole text, with a group for each number or name in it."""
+        """Matches the complete text, with a group for each number or name in it."""
         parts = []
         for literal, name, _, _ in string.Formatter().parse("".join(self.value)):
             parts.append(re.escape(literal))
@@ -53,21 +53,21 @@ _GROUPS = {"topic": r"[^\s,:]+", "detail": ".*"}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault, with what its text needs."""
+    """One fault, with the values in its text."""
 
     kind: FaultKind
     topic: str = ""
-    stream: int | None = None  # number of the observation stream; None where it is of none
-    detail: str = ""  # the field that is not finite, the new task, or why an episode was given up
-    amount_ns: int = 0  # age, jump back, or lack
-    limit_s: float = 0.0  # of the age
+    stream: int | None = None  # number of the observation stream, if any
+    detail: str = ""  # the non-finite field, the new task, or the reason for giving up an episode
+    amount_ns: int = 0  # age, backward jump, or missing time
+    limit_s: float = 0.0  # maximum age
 
     def __str__(self) -> str:
         return self._format("".join(self.kind.value))
 
     @property
     def summary(self) -> str:
-        """The text without its details, so that like faults can be counted."""
+        """The text without its details, for counting."""
         return self._format(self.kind.value[0])
 
     @property
@@ -76,7 +76,7 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """The fault that a stored text tells of: str() of it is the text. The stream's number is not stored."""
+        """The fault with this stored text, so that str() of it is the text; the stream number is not stored."""
         kind, match = next((kind, match) for kind in FaultKind if (match := kind.pattern.fullmatch(text)))
         found = match.groupdict()
         amount_ns = round(float(found.get("ms", 0)) * 1e6) + round(float(found.get("s", 0)) * 1e9)
@@ -89,6 +89,6 @@ class Fault:
 
 
 def stale(index: int, stream: Stream, age_ns: int) -> Fault:
-    """Observation stream number `index` is too old; the age is kept in whole milliseconds, as it is told."""
+    """The fault of an outdated observation stream; the age is rounded to milliseconds, as in the text."""
     age_ns = round(age_ns / 1e6) * 1_000_000
     return Fault(FaultKind.STALE, stream.topic, index, amount_ns=age_ns, limit_s=stream.max_age_s)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An aligner next to a running robot: its time between messages, and its new start after an episode's end."""
+"""Support for a live aligner: robot time between messages, and a reset at the end of each episode."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from spc_core.alignment.streaming import Frame, ObservationAligner, StreamingAli
 
 
 class StreamClock:
-    """Gives an aligner the robot's time between messages, so that no frame waits long for a slow stream.
+    """Advances an aligner between messages, so that no frame waits long for a slow stream.
 
-    Robot time is the newest stamp plus the real time since it came; clocks need not agree. Not for lock-step,
+    Robot time is the newest stamp plus the real time since its arrival; clocks need not agree. Not for lock-step,
     where time stands still between messages.
     """
 
     def __init__(self, aligner: ObservationAligner) -> None:
         self._aligner = aligner
-        self._newest_ns, self._came_s = NO_TIME, 0.0
+        self._newest_ns, self._arrival_s = NO_TIME, 0.0
 
     def frames(self) -> list[Frame]:
-        """The frames that time alone decides; call it a few times in a period."""
+        """Frames decided by the passing of time alone; call it a few times per period."""
         now_ns = self._now_ns()
         return [] if now_ns is None else self._aligner.advance(now_ns)
 
     def faults(self) -> list[Fault]:
-        """What is wrong with the streams now; at most one fault for each."""
+        """Current faults of the streams, at most one each."""
         now_ns = self._now_ns()
         return [] if now_ns is None else self._aligner.faults(now_ns)
 
@@ -35,8 +35,8 @@ class StreamClock:
         """Robot time; None before any message."""
         newest_ns, now_s = max(stream.newest_ns for stream in self._aligner.streams), time.monotonic()
         if newest_ns != self._newest_ns:
-            self._newest_ns, self._came_s = newest_ns, now_s
-        return None if newest_ns == NO_TIME else newest_ns + round((now_s - self._came_s) * 1e9)
+            self._newest_ns, self._arrival_s = newest_ns, now_s
+        return None if newest_ns == NO_TIME else newest_ns + round((now_s - self._arrival_s) * 1e9)
 
 
 class EpisodeEnd:
@@ -48,13 +48,13 @@ class EpisodeEnd:
         self._last_ns: int | None = None
 
     def ended(self, end_ns: int) -> None:
-        """An episode was announced to have ended; maybe one before our time, of which we have no tick."""
+        """An episode was reported to have ended; ignored if there was no tick yet."""
         if self._last_ns is not None:
             self._end_ns = end_ns
             self.decided(self._last_ns)
 
     def decided(self, t_ns: int) -> None:
-        """The tick at `t_ns` has been dealt with."""
+        """The tick at `t_ns` has been processed."""
         self._last_ns = t_ns
         if self._end_ns is not None and t_ns >= self._end_ns:
             self._end_ns = None

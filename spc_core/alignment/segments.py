@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From ticks to episodes: which stretch of a recording is an episode, and how each of its segments ends."""
+"""Division of ticks into episodes, and the end of each of their segments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EpisodeSpan:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Transitions in a row: from tick `first` to tick `last`, within span number `span`."""
+    """Consecutive transitions: from tick `first` to tick `last`, within span number `span`."""
 
     first: int
     last: int
@@ -45,7 +45,7 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """What became of the ticks: segments in the order of time, cuts as (t_ns, fault), ticks lost by summary."""
+    """Segments in order of time, cuts as (t_ns, fault), and counts of dropped ticks by fault summary."""
 
     segments: tuple[Segment, ...]
     cuts: tuple[tuple[int, Fault], ...]
@@ -53,10 +53,10 @@ class Segmentation:
 
 
 def episode_span(info: EpisodeInfo, period_ns: int) -> EpisodeSpan:
-    """The span that the topic `episode` tells of, half a period wider on both sides, up to a change of task."""
+    """The span of an episode, half a period wider on both sides, up to a change of task."""
     slack_ns = period_ns // 2
     begin_ns = info.start_ns - slack_ns
-    if info.changes:  # what follows belongs to another task
+    if info.changes:  # the rest belongs to another task
         change = info.changes[0]
         cut = Fault(FaultKind.TASK_CHANGED, detail=change.task_id)
         return EpisodeSpan(begin_ns, change.t_ns + slack_ns, cut=cut, task_id=info.task_id, params=info.params)
@@ -87,17 +87,17 @@ def marker_spans(t_ns: Sequence[int], values: Sequence[float | str]) -> list[Epi
 
 
 def split_ticks(ticks: Ticks, spans: Sequence[EpisodeSpan], contract: Contract) -> Segmentation:
-    """Pieces of all spans, none with a gap in it; every transition inside a span is in one segment."""
+    """Segments of all spans, without gaps; every transition inside a span is in one segment."""
     segments: list[Segment] = []
     cuts: list[tuple[int, Fault]] = []
     dropped: Counter[str] = Counter()
     for number, span in enumerate(spans):
         inside = (ticks.t_ns >= span.begin_ns) & (ticks.t_ns <= span.end_ns)
         runs = _runs(ticks, inside)
-        for place, (first, last) in enumerate(runs):
+        for index, (first, last) in enumerate(runs):
             if last + 1 < len(inside) and inside[last + 1]:
-                following = runs[place + 1][0] if place + 1 < len(runs) else last
-                pause_ns = int(ticks.t_ns[following] - ticks.t_ns[last])
+                next_first = runs[index + 1][0] if index + 1 < len(runs) else last
+                pause_ns = int(ticks.t_ns[next_first] - ticks.t_ns[last])
                 terminated, truncated, cut = _interrupted(ticks.fault(last + 1), pause_ns, contract)
                 at_ns = int(ticks.t_ns[last + 1])
             else:
@@ -122,7 +122,7 @@ def _runs(ticks: Ticks, inside: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _interrupted(fault: Fault | None, pause_ns: int, contract: Contract) -> tuple[bool, bool, Fault | None]:
-    """(terminated, truncated, cut) of a run that a tick without transition ends; a pause may be what parts episodes."""
+    """(terminated, truncated, cut) of a run ended by a tick without transition, or by a pause between episodes."""
     if contract.segments.by == "gap" and pause_ns >= contract.segments.gap_s * 1e9:
         return False, True, None
     return False, False, fault

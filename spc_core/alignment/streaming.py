@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stamped samples in, causal transitions out, one by one: what alignment means, and how live nodes do it.
+"""Streaming alignment of stamped samples to causal transitions: the specification, and the path of live nodes.
 
-`StreamingAligner` is the specification. `BatchAligner` in batch/aligner.py does the same from arrays, for bags, and
-test/alignment/test_alignment_parity.py holds the two equal to the last bit. A bag whose topics are too much out of
-order takes this path, too.
+`BatchAligner` in batch/aligner.py does the same from arrays, for bags; test/alignment/test_alignment_parity.py holds
+the two bitwise equal. Bags whose topics are too far out of order also take this path.
 
 Tick k is at t_k, a stamp of the contract's first observation stream, downsampled to `rate_hz`; where that stream skips
 a period, the tick stands one period after the last. o_k is a zero-order hold: each stream's newest sample at or before
 t_k. a_k is the first command in (t_k, t_{k+1}], the one that o_k caused, and r_k the newest reward in (t_k, t_{k+1}].
-What is stale, missing, not finite or out of time cuts the sequence; nothing is invented.
+Stale, missing, non-finite or late data cut the sequence; nothing is invented.
 
 Samples may arrive in any order across streams. A tick is decided as soon as every stream has reached it, or when
 anything newer than the tick by `patience_ns` has been seen; so bag and node decide alike.
@@ -19,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,12 +27,12 @@ from spc_core.contract.contract import Contract
 from spc_core.contract.sections import ACTION, REWARD, Role, Stream, observed
 from spc_core.contract.transforms import JUMP_NS
 
-FEW = 64  # numbers that are faster without numpy
+FEW = 64  # up to this many numbers, Python is faster than numpy
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
-    """The observation at a tick, or the fault that kept it from being one."""
+    """The observation at a tick, or the fault that prevented it."""
 
     t_ns: int
     observation: np.ndarray | None  # (O,) float64
@@ -55,7 +53,7 @@ class Transition:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """A decided tick: the transition that ends at `t_ns`, or why none does (START at a sequence's first tick)."""
+    """A decided tick: the transition that ends at `t_ns`, or the reason for none (START at a sequence's first tick)."""
 
     t_ns: int
     transition: Transition | None
@@ -88,7 +86,7 @@ class _Stream:
         return next((sample for sample in reversed(self.samples) if sample[0] <= t_ns), None)
 
     def drop_before(self, t_ns: int) -> None:
-        """Forget what no later tick can use: all but the newest sample at or before t_ns."""
+        """Drop what no later tick can use: all but the newest sample at or before t_ns."""
         while len(self.samples) > 1 and self.samples[1][0] <= t_ns:
             self.samples.popleft()
 
@@ -110,20 +108,20 @@ class ObservationAligner:
         self._pairs = list(zip(self.streams, contract.observation, strict=True))
 
     def push(self, role: Role, t_ns: int, values: np.ndarray) -> list[Frame]:
-        """Add a sample of an observation stream, others are left alone; returns the frames that it decides."""
+        """Add a sample of an observation stream (other roles are ignored); returns the frames that it decides."""
         if role.stream is None:
             return []
         stream = self.streams[role.stream]
         fault = stream.push(t_ns, values)
         if fault:
-            frames = self.flush()  # what waited for other streams: they say no more of that time
+            frames = self.flush()  # those that waited for other streams, which have no more samples of that time
             self.reset()
             stream.push(t_ns, values)
             return [*frames, Frame(t_ns, None, fault), *self.advance(t_ns)]
         return self.advance(t_ns)
 
     def advance(self, now_ns: int) -> list[Frame]:
-        """Time has reached `now_ns`; returns the frames that this decides."""
+        """Advance time to `now_ns`; returns the frames that this decides."""
         self._horizon_ns = max(self._horizon_ns, now_ns)
         return self._decide(self._horizon_ns - self.patience_ns)
 
@@ -149,12 +147,12 @@ class ObservationAligner:
             for stream in self.streams:
                 stream.drop_before(t_ns)
             if self._last_ns is None and self.streams[0].samples and self.streams[0].samples[0][0] <= t_ns:
-                self.streams[0].samples.popleft()  # used up: the ticks start again at a newer sample
+                self.streams[0].samples.popleft()  # used: the ticks restart at a newer sample
             frames.append(frame)
         return frames
 
     def _reached(self, t_ns: int) -> bool:
-        """Whether every stream that may be stale at t_ns has said what it has until then."""
+        """Whether every stream with a maximum age has samples up to t_ns."""
         return all(stream.newest_ns >= t_ns or spec.max_age_ns is None for stream, spec in self._pairs)
 
     def _next_tick(self, forced_ns: int) -> int | None:
@@ -163,11 +161,11 @@ class ObservationAligner:
             return samples[0][0] if samples else None
         due_ns = before_ns = self._last_ns + self.contract.period_ns
         for t_ns, _ in samples:
-            following_ns = 2 * t_ns - before_ns  # a guess, so that a fast stream need not be waited for
+            next_ns = 2 * t_ns - before_ns  # extrapolated, so as not to wait for the next sample
             before_ns = t_ns
             if t_ns > self._last_ns + self._late_ns:
                 return due_ns
-            if t_ns >= self._last_ns + self._early_ns and abs(t_ns - due_ns) <= abs(following_ns - due_ns):
+            if t_ns >= self._last_ns + self._early_ns and abs(t_ns - due_ns) <= abs(next_ns - due_ns):
                 return t_ns
         return due_ns if forced_ns > self._last_ns + self._late_ns else None
 
@@ -182,33 +180,28 @@ class ObservationAligner:
         return Frame(t_ns, parts[0].copy() if len(parts) == 1 else np.concatenate(parts))
 
     def faults(self, t_ns: int) -> list[Fault]:
-        """What is wrong at a time, in the order of the streams; at most one fault for each."""
-        found = [_fault(index, spec, stream.at(t_ns), t_ns) for index, (stream, spec) in enumerate(self._pairs)]
+        """Faults at a time in the order of the streams, at most one each."""
+        found = (_fault(index, spec, stream.at(t_ns), t_ns) for index, (stream, spec) in enumerate(self._pairs))
         return [fault for fault in found if fault is not None]
 
 
 def _fault(index: int, spec: Stream, sample: tuple[int, np.ndarray] | None, t_ns: int) -> Fault | None:
-    """Why a stream's newest sample at a tick cannot be used, or None."""
+    """The fault of a stream's newest sample at a tick, or None."""
     if sample is None:
         return Fault(FaultKind.NO_MESSAGE, spec.topic, index)
     age_ns = t_ns - sample[0]
     if spec.max_age_ns is not None and age_ns > spec.max_age_ns:
         return stale(index, spec, age_ns)
-    values = sample[1]
-    if _all_finite(values):
+    values = sample[1]  # the sum of a few Python numbers is faster than numpy, unless it overflows
+    if (len(values) <= FEW and math.isfinite(sum(values.tolist()))) or bool(np.isfinite(values).all()):
         return None
     return Fault(FaultKind.NOT_FINITE, spec.topic, index, spec.names[int(np.argmin(np.isfinite(values)))])
-
-
-def _all_finite(values: np.ndarray) -> bool:
-    """Whether (F,) are finite. The sum of a few Python numbers tells it faster than numpy, save when it overflows."""
-    return (len(values) <= FEW and math.isfinite(sum(values.tolist()))) or bool(np.isfinite(values).all())
 
 
 class StreamingAligner:
     """Turns samples of all the contract's streams into transitions and cuts, one by one.
 
-    BatchAligner in batch/aligner.py gives the same in bulk; test/alignment/test_alignment_parity.py compares them.
+    BatchAligner in batch/aligner.py does the same in bulk.
     """
 
     def __init__(self, contract: Contract, patience_ns: int) -> None:
@@ -240,7 +233,7 @@ class StreamingAligner:
         return self._steps(now_ns, self.observations.advance(now_ns))
 
     def flush(self) -> list[Step]:
-        """Decide what is left; for the end of a bag."""
+        """Decide the remaining steps; for the end of a bag."""
         frames = self.observations.flush()
         last_ns = max([frame.t_ns for frame in [*self._frames, *frames]], default=NO_TIME)
         return self._steps(last_ns + self.patience_ns + 1, frames)
@@ -256,7 +249,7 @@ class StreamingAligner:
     @property
     def counts(self) -> dict[str, int]:
         """Late and duplicate samples that were dropped, by topic and kind."""
-        streams: Sequence[_Stream] = [*self.observations.streams, self.actions, self.rewards]
+        streams = [*self.observations.streams, self.actions, self.rewards]
         return {f"{stream.name} {kind}": n for stream in streams for kind, n in stream.counts.items()}
 
     def _steps(self, now_ns: int, frames: list[Frame]) -> list[Step]:
@@ -274,12 +267,12 @@ class StreamingAligner:
         return [*steps, *self._decided()]
 
     def _settle(self) -> list[Step]:
-        """Decide the ticks that still wait for a command or reward, since no more of them will come."""
+        """Decide the ticks that still wait for a command or reward, since none will come."""
         self._horizon_ns = -NO_TIME
         return self._decided()
 
     def _decided(self) -> list[Step]:
-        steps = []
+        steps: list[Step] = []
         while self._frames and (step := self._decide(self._frames[0])) is not None:
             frame = self._frames.popleft()
             self._previous = None if frame.fault else frame
@@ -289,7 +282,7 @@ class StreamingAligner:
         return steps
 
     def _decide(self, frame: Frame) -> Step | None:
-        """The step that ends at `frame`, or None while a sample that belongs to it may still come."""
+        """The step that ends at `frame`, or None while one of its samples may still come."""
         if self._previous is None or self._previous.observation is None or frame.observation is None:
             return Step(frame.t_ns, None, frame.fault or Fault(FaultKind.START), frame.observation)
         begin_ns, end_ns = self._previous.t_ns, frame.t_ns

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long after a command the state answers: measured in recordings, and online."""
+"""Estimation of the delay from command to state, from recordings and online."""

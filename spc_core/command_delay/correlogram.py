@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long it takes from a command until the state answers, by cross-correlation.
+"""Cross-correlation of commands and states over lags, for the delay from command to state.
 
-A command u is held from message to message, so its integrals are exact at any time. A state y that obeys
-y = u(t - d), y' = u(t - d) + ... or y'' = u(t - d) + ... (order k = 0, 1, 2) has, from sample to sample, the
-differences of the k-th integral of u, shifted by d, plus what follows from the state itself. What the state before the
-change lets expect, linearly, is taken from both sides: the robot's own motion, and a controller's answer to it, which
-would else look like an answer of the state to the command. The rest is correlated for each lag d. No resampling is
-needed, and lags far below the sampling interval are found.
+A command u is constant between messages, so its integrals are exact at any time. A state y that obeys y = u(t - d),
+y' = u(t - d) + ... or y'' = u(t - d) + ... (order k = 0, 1, 2) changes from sample to sample by the differences of the
+k-th integral of u, shifted by d, plus terms in the state itself. The linear prediction from the state before the
+change is removed from both sides: the robot's own motion, and the controller's response to it, which would otherwise
+look like a response of the state to the command. The residuals are correlated for each lag d. Without resampling, lags
+far below the sampling interval are resolved.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import dataclasses
 
 import numpy as np
 
-LAGS_S = np.round(np.arange(-0.1, 0.3005, 0.002), 3)  # negative: the state answers before the command, a control
-ABSURD = 1e30  # memory that was never written reads like this; its square must not overflow
+LAGS_S = np.round(np.arange(-0.1, 0.3005, 0.002), 3)  # negative lags (state before command) are a control
+ABSURD = 1e30  # larger values come from uninitialised memory; their square must not overflow
 ORDERS = 3
-MAX_ROWS = 4000  # samples of a bag that are looked at; those where the commands move most
+MAX_ROWS = 4000  # samples used per bag; those where the commands change most
 MIN_ROWS = 50
-NEAR = 0.97  # share of the best correlation from which on states are as good as each other
-KNOWN_SHARE = 6  # samples for each number that the states' own motion may take
-CHUNK_ROWS = 8000  # of samples times lags that are worked at together: what stays in a processor's cache
-ROUNDING = 1e-9  # share of a command's changes below which nothing is left but errors of arithmetic
+NEAR = 0.97  # states above this share of the best correlation count as equally good
+KNOWN_SHARE = 6  # samples per component of the states' own motion
+CHUNK_ROWS = 8000  # samples times lags per chunk, which fits a processor cache
+ROUNDING = 1e-9  # share of a command's changes below which the residual is rounding error
 MIN_CORRELATION = 0.25
-MIN_SIGMA = 6.0  # a peak this many times what chance gives
-LEAD = 1.3  # times that the peak must exceed all correlation before the cause
+MIN_SIGMA = 6.0  # minimum peak relative to chance correlation
+LEAD = 1.3  # factor by which the peak must exceed all correlation at acausal lags
 
 
 @dataclasses.dataclass(frozen=True)
 class Correlogram:
-    """Sums over state samples, which add up over bags: L lags, A commands, O states, K orders."""
+    """Sums over state samples, additive over bags: L lags, A commands, O states, K orders."""
 
     commands: tuple[str, ...]
     states: tuple[str, ...]
@@ -40,7 +40,7 @@ class Correlogram:
     cross: np.ndarray  # (L, A, O, K)
     command_power: np.ndarray  # (L, A, K)
     state_power: np.ndarray  # (O, K)
-    whole_power: np.ndarray  # (O, K) before what the state explains was taken away
+    whole_power: np.ndarray  # (O, K) before removing the prediction from the state
 
     def __add__(self, other: Correlogram) -> Correlogram:
         return dataclasses.replace(
@@ -53,8 +53,8 @@ class Correlogram:
             whole_power=self.whole_power + other.whole_power,
         )
 
-    def small(self) -> Correlogram | None:
-        """The same in half the memory; None where its numbers, of damaged samples, are too large for that."""
+    def as_float32(self) -> Correlogram | None:
+        """The same in half the memory; None if values from damaged samples overflow."""
         names = ("cross", "command_power", "state_power", "whole_power")
         with np.errstate(over="ignore"):
             kept = {name: getattr(self, name).astype(np.float32) for name in names}
@@ -69,8 +69,8 @@ class Correlogram:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """Which state answers a command best, how late, and how well."""
+class Response:
+    """The state that responds to a command best, with delay and correlation."""
 
     command: str
     state: str
@@ -78,7 +78,7 @@ class Answer:
     delay_s: float
     correlation: float  # at the peak, with its sign
     curve: np.ndarray = dataclasses.field(repr=False)  # (L,) over LAGS_S
-    why_not: str = ""  # set where it cannot be told
+    why_not: str = ""  # the reason if it is unknown
 
 
 def correlogram(
@@ -89,19 +89,19 @@ def correlogram(
     states: np.ndarray,
     state_names: tuple[str, ...],
 ) -> Correlogram | None:
-    """Of (M, A) commands at (M,) times and (N, O) states at (N,) times; None where there are too few."""
-    work = Correlating.begin(command_ns, commands, command_names, state_ns, states, state_names)
+    """The correlogram of (M, A) commands at (M,) times and (N, O) states at (N,) times; None if there are too few."""
+    work = SlicedCorrelogram.begin(command_ns, commands, command_names, state_ns, states, state_names)
     while work is not None:
         if (found := work.advance(CHUNK_ROWS)) is not None:
             return found
     return None
 
 
-class Correlating:
-    """A correlogram in the making, in slices, for a program that has other things to do in between."""
+class SlicedCorrelogram:
+    """Computes a correlogram in slices, for a program with other work in between."""
 
     def __init__(
-        self, names: tuple[tuple[str, ...], tuple[str, ...]], held: _Held, at_s: np.ndarray, states: np.ndarray
+        self, names: tuple[tuple[str, ...], tuple[str, ...]], held: _ZeroOrderHold, at_s: np.ndarray, states: np.ndarray
     ) -> None:
         """`names` are of commands and states; (N, O) states at (N,) times, which are relative to those of `held`."""
         self._names, self._held, self._at_s = names, held, at_s
@@ -127,7 +127,7 @@ class Correlating:
         state_ns: np.ndarray,
         states: np.ndarray,
         state_names: tuple[str, ...],
-    ) -> Correlating | None:
+    ) -> SlicedCorrelogram | None:
         """See correlogram()."""
         command_ns, commands = _clean(command_ns, commands)
         state_ns, states = _clean(state_ns, states)
@@ -136,17 +136,17 @@ class Correlating:
         inside = (state_ns >= command_ns[0] + 300_000_000) & (state_ns <= command_ns[-1] + 100_000_000)
         if np.count_nonzero(inside) < MIN_ROWS:
             return None
-        state_ns, states = _liveliest(command_ns, commands, state_ns[inside], states[inside])
+        state_ns, states = _most_active(command_ns, commands, state_ns[inside], states[inside])
         begin_ns = command_ns[0]
-        held = _Held((command_ns - begin_ns) / 1e9, commands - commands.mean(axis=0))
+        held = _ZeroOrderHold((command_ns - begin_ns) / 1e9, commands - commands.mean(axis=0))
         return cls((command_names, state_names), held, (state_ns - begin_ns) / 1e9, states)
 
     def advance(self, rows: int) -> Correlogram | None:
-        """Work at about so many samples times lags; the result when that was the last of them."""
+        """Process about `rows` samples times lags; returns the result after the last of them."""
         lags = slice(self._done, self._done + max(1, rows // len(self._at_s)))
         for k, integral in enumerate(self._held.integrals(self._at_s - LAGS_S[lags, None])):
             moved = _changes(integral, self._steps_s, self._whole, k)
-            self._cross[lags, :, :, k] = moved.swapaxes(1, 2) @ self._answers[k]  # in which nothing known is left
+            self._cross[lags, :, :, k] = moved.swapaxes(1, 2) @ self._answers[k]  # residuals only
             whole = np.square(moved).sum(axis=1)
             left = whole - np.square(self._known[k].T @ moved).sum(axis=1)
             self._power[lags, :, k] = np.where(left > ROUNDING * whole, left, 0.0)
@@ -158,16 +158,16 @@ class Correlating:
 
 
 def _clean(time_ns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Samples that can be numbers of a robot, sorted by time, one for each time."""
+    """Plausible samples, sorted by time, one per time."""
     sane = (np.abs(values) < ABSURD).all(axis=1)  # False for NaN, too
     time, index = np.unique(time_ns[sane], return_index=True)
     return time, values[sane][index]
 
 
-def _liveliest(
+def _most_active(
     command_ns: np.ndarray, commands: np.ndarray, state_ns: np.ndarray, states: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At most MAX_ROWS states in a row, where the commands change most."""
+    """At most MAX_ROWS consecutive states, where the commands change most."""
     if len(state_ns) <= MAX_ROWS:
         return state_ns, states
     change = np.abs(np.diff(commands, axis=0)) / (commands.std(axis=0) + 1e-12)
@@ -177,8 +177,8 @@ def _liveliest(
     return state_ns[begin : begin + MAX_ROWS], states[begin : begin + MAX_ROWS]
 
 
-class _Held:
-    """A (M, A) signal that holds each value until the next, and its first and second integral at any time."""
+class _ZeroOrderHold:
+    """A zero-order hold of a (M, A) signal, with its first and second integral at any time."""
 
     def __init__(self, at_s: np.ndarray, values: np.ndarray) -> None:
         steps_s = np.diff(at_s)[:, None]
@@ -189,13 +189,13 @@ class _Held:
 
     def integrals(self, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(..., N, A) at times (..., N): the signal, its integral and the integral of that."""
-        place = np.maximum(np.searchsorted(self.at_s, at_s, "right") - 1, 0)
-        since_s = (at_s - self.at_s[place])[..., None]
-        value, once = self.values[place], self.once[place]
+        row = np.maximum(np.searchsorted(self.at_s, at_s, "right") - 1, 0)
+        since_s = (at_s - self.at_s[row])[..., None]
+        value, once = self.values[row], self.once[row]
         return (
             value,
             once + value * since_s,
-            self.twice[place] + once * since_s + value * np.square(since_s) / 2,
+            self.twice[row] + once * since_s + value * np.square(since_s) / 2,
         )
 
 
@@ -207,7 +207,7 @@ def _changes(values: np.ndarray, steps_s: np.ndarray, whole: np.ndarray, order: 
 
 
 def _usable(whole: np.ndarray, order: int) -> np.ndarray:
-    """(n,) which rows of _changes touch no gap."""
+    """(n,) mask of the rows of _changes that touch no gap."""
     for _ in range(order - 1):
         whole = whole[:-1] & whole[1:]
     return whole
@@ -216,7 +216,7 @@ def _usable(whole: np.ndarray, order: int) -> np.ndarray:
 def _known_before(states: np.ndarray, whole: np.ndarray, order: int) -> np.ndarray:
     """(n, p) orthonormal columns that span a constant and the state just before the end of each change.
 
-    p is at most a share of n, so that the columns cannot explain by their number.
+    p is limited to a share of n to avoid overfitting.
     """
     usable, before = _usable(whole, order), max(order - 1, 0)
     columns = states[before : before + len(usable)]
@@ -228,17 +228,17 @@ def _known_before(states: np.ndarray, whole: np.ndarray, order: int) -> np.ndarr
 
 
 def _without(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(..., n, D) values less what the columns (n, p) explain of them."""
+    """(..., n, D) values less their projection on the columns (n, p)."""
     return values - known @ (known.T @ values)
 
 
-def answers(found: Correlogram) -> list[Answer]:
-    """For each command, the state and order that answer it best."""
+def responses(found: Correlogram) -> list[Response]:
+    """For each command, the state and order that respond best."""
     correlation = found.correlation
     causal = LAGS_S >= -1e-9
     before = LAGS_S + max(found.period_s, 0.005) < 0
     result = []
-    share = found.state_power / (found.whole_power + 1e-300)  # of a state's changes that is not known before
+    share = found.state_power / (found.whole_power + 1e-300)  # of a state's changes not predicted from the state
     for a, command in enumerate(found.commands):
         strength = np.abs(correlation[:, a])  # (L, O, K)
         peak = strength[causal].max(axis=0)
@@ -257,19 +257,19 @@ def answers(found: Correlogram) -> list[Answer]:
         elif before.any() and size[top] < LEAD * size[before].max():
             why_not = "the states move as much before the command as after it"
         delay_s = peak_delay_s(size)
-        result.append(Answer(command, found.states[state], int(order), delay_s, float(curve[top]), curve, why_not))
+        result.append(Response(command, found.states[state], int(order), delay_s, float(curve[top]), curve, why_not))
     return result
 
 
 def peak_delay_s(size: np.ndarray) -> float:
-    """The lag, of the causal ones, at which a curve (L,) is highest, between the steps of LAGS_S too."""
+    """The causal lag of the highest point of a curve (L,), interpolated between the steps of LAGS_S."""
     causal = np.flatnonzero(LAGS_S >= -1e-9)
     top = int(causal[int(np.argmax(size[causal]))])
     return max(0.0, float(LAGS_S[top] + _vertex(size, top)))
 
 
 def _vertex(size: np.ndarray, top: int) -> float:
-    """Where the parabola through the peak and its neighbours is highest, in seconds from the peak."""
+    """The vertex of the parabola through the peak and its neighbours, in seconds from the peak."""
     if not 0 < top < len(size) - 1:
         return 0.0
     left, middle, right = size[top - 1 : top + 2].tolist()

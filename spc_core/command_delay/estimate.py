@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delay from command to state with how sure it is, from data or from a robot while it moves.
+"""The delay from command to state with its uncertainty, from data or from a running robot.
 
-Samples are cut into blocks, each of which gives a correlogram (alignment/command_delay.py); correlograms add up. How
-sure the delay is comes from the blocks: each is left out in turn (the jackknife of Quenouille and Tukey).
+Samples are divided into blocks with one correlogram each (correlogram.py); correlograms add up. The uncertainty comes
+from leaving out each block in turn (the jackknife of Quenouille and Tukey).
 """
 
 from __future__ import annotations
@@ -14,31 +14,39 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.command_delay.correlogram import LAGS_S, MIN_ROWS, Answer, Correlating, Correlogram, answers, peak_delay_s
+from spc_core.command_delay.correlogram import (
+    LAGS_S,
+    MIN_ROWS,
+    Correlogram,
+    Response,
+    SlicedCorrelogram,
+    peak_delay_s,
+    responses,
+)
 from spc_core.contract.contract import Contract
 from spc_core.contract.sections import ACTION, Role
 from spc_core.contract.transforms import JUMP_NS
 
 BLOCK_ROWS = 150  # states of a block
-BLOCKS = 8  # that count, at most; of a running robot the last ones
-MIN_BLOCKS = 3  # for how sure the delay is to be told
-MIN_STEP_NS = 4_000_000  # between states that are looked at; faster streams are thinned
-HISTORY_NS = 400_000_000  # commands from before a block that its states may answer
-MAX_KEPT = 4096  # samples that wait, of the commands and of each stream
-MAX_COMMANDS, MAX_STATES, MAX_STREAMS = 3, 64, 3  # that are looked at; others have the same delay
-SLICE_ROWS = 2000  # of work between two looks at the robot: about 0.3 ms
-SURE_CORRELATION = 0.5  # less may come from a policy that does what the state says
-FLOOR_MS = 1.0  # nothing is surer than that: the step between lags
-CEILING_MS = 20.0  # what is less sure is not told
+BLOCKS = 8  # at most; of a running robot the last ones
+MIN_BLOCKS = 3  # for an uncertainty
+MIN_STEP_NS = 4_000_000  # between states; faster streams are downsampled
+HISTORY_NS = 400_000_000  # of commands before a block to which its states may respond
+MAX_KEPT = 4096  # samples buffered, of the commands and of each stream
+MAX_COMMANDS, MAX_STATES, MAX_STREAMS = 3, 64, 3  # that are used; the others have the same delay
+SLICE_ROWS = 2000  # per slice of work, about 0.3 ms
+SURE_CORRELATION = 0.5  # less may be a policy's response to the state
+FLOOR_MS = 1.0  # lower bound of the uncertainty: the step between lags
+CEILING_MS = 20.0  # above this uncertainty the delay counts as unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class DelayEstimate:
-    """From command to state; with `why_not` set there is none."""
+    """A delay from command to state, unknown if `why_not` is set."""
 
     delay_ms: float = 0.0
     uncertainty_ms: float = 0.0  # two standard errors
-    told_from: str = ""  # the commands and states that tell it best
+    told_from: str = ""  # the best command and state
     why_not: str = ""
 
     @property
@@ -52,24 +60,24 @@ class DelayEstimate:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> DelayEstimate:
-        """What as_dict() gave, perhaps through JSON. Raises ValueError for anything else."""
+    def from_dict(cls, data: Mapping[str, Any]) -> DelayEstimate:
+        """Read the result of as_dict(), also from JSON. Raises ValueError."""
         try:
-            delay_ms, uncertainty_ms = float(said["delay_ms"]), float(said["uncertainty_ms"])
-            return cls(delay_ms, uncertainty_ms, str(said["told_from"]), str(said["why_not"]))
+            delay_ms, uncertainty_ms = float(data["delay_ms"]), float(data["uncertainty_ms"])
+            return cls(delay_ms, uncertainty_ms, str(data["told_from"]), str(data["why_not"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"command_delay is {said!r}, not what `spc convert` writes ({error!r})") from None
+            raise ValueError(f"command_delay is {data!r}, not what `spc convert` writes ({error!r})") from None
 
 
 def estimate_delay(streams: Sequence[Sequence[Correlogram]]) -> DelayEstimate:
-    """From blocks of each observed stream. The median over commands, of the state that answers each best."""
-    best: dict[str, tuple[Answer, Sequence[Correlogram]]] = {}
+    """Estimate from blocks of each observed stream: the median over commands, of the state that responds best."""
+    best: dict[str, tuple[Response, Sequence[Correlogram]]] = {}
     why_not = ""
     for blocks in streams:
         if len(blocks) < MIN_BLOCKS:
             why_not = why_not or f"too little was seen: {len(blocks)} stretches of movement, {MIN_BLOCKS} are needed"
             continue
-        for answer in answers(sum_of(blocks)):
+        for answer in responses(sum_of(blocks)):
             former = best.get(answer.command)
             if answer.why_not:
                 why_not = answer.why_not
@@ -90,7 +98,7 @@ def estimate_delay(streams: Sequence[Sequence[Correlogram]]) -> DelayEstimate:
 
 
 def merge_blocks(total: dict[int, list[Correlogram]], more: Mapping[int, Sequence[Correlogram]]) -> None:
-    """Add blocks by stream to `total`, of which no more than BLOCKS sums are kept however many there are."""
+    """Add blocks by stream to `total`, which keeps at most BLOCKS sums per stream."""
     for stream, blocks in more.items():
         kept = total.setdefault(stream, [])
         for block in blocks:
@@ -102,12 +110,12 @@ def merge_blocks(total: dict[int, list[Correlogram]], more: Mapping[int, Sequenc
 
 
 def pooled_delay(streams: Mapping[int, Sequence[Correlogram]]) -> DelayEstimate:
-    """From what merge_blocks gathered."""
+    """Estimate from the result of merge_blocks."""
     return estimate_delay([blocks for _, blocks in sorted(streams.items())])
 
 
-def told_streams(contract: Contract) -> list[int]:
-    """Which observation streams are looked at: those that come again and again."""
+def periodic_streams(contract: Contract) -> list[int]:
+    """Numbers of the observation streams used: periodic ones only."""
     return [i for i, stream in enumerate(contract.observation) if stream.max_age_ns is not None][:MAX_STREAMS]
 
 
@@ -118,13 +126,13 @@ def sum_of(blocks: Sequence[Correlogram]) -> Correlogram:
     return total
 
 
-def _standard_error_s(told: list[tuple[Answer, Sequence[Correlogram]]]) -> float:
-    """Of the median over commands, by leaving out each block in turn; states and orders stay those of the whole."""
-    count = min(len(blocks) for _, blocks in told)
+def _standard_error_s(best: list[tuple[Response, Sequence[Correlogram]]]) -> float:
+    """Of the median over commands, by leaving out each block in turn; states and orders stay fixed."""
+    count = min(len(blocks) for _, blocks in best)
     left_out = []
     for out in range(count):
         delays_s = []
-        for answer, blocks in told:
+        for answer, blocks in best:
             curve = _curve([block for number, block in enumerate(blocks) if number != out], answer)
             delays_s.append(peak_delay_s(np.abs(curve)))
         left_out.append(float(np.median(delays_s)))
@@ -132,7 +140,7 @@ def _standard_error_s(told: list[tuple[Answer, Sequence[Correlogram]]]) -> float
     return float(np.sqrt((count - 1) / count * np.square(spread).sum()))
 
 
-def _curve(blocks: Sequence[Correlogram], answer: Answer) -> np.ndarray:
+def _curve(blocks: Sequence[Correlogram], answer: Response) -> np.ndarray:
     """(L,) correlation of one command with one state over some of the blocks."""
     a, o, k = blocks[0].commands.index(answer.command), blocks[0].states.index(answer.state), answer.order
     cross = np.sum([block.cross[:, a, o, k] for block in blocks], axis=0)
@@ -142,21 +150,21 @@ def _curve(blocks: Sequence[Correlogram], answer: Answer) -> np.ndarray:
 
 
 class DelayEstimator:
-    """Watches commands and states of a robot; bounded memory, and work in slices when there is time for it.
+    """Estimates the delay of a running robot in bounded memory and in slices of work.
 
-    `sample` only keeps what it is given. `work` does a slice, and says when a new estimate stands in `estimate`.
+    `sample` only stores a sample; `work` does a slice and returns whether `estimate` is new.
     """
 
     def __init__(self, contract: Contract) -> None:
         self.estimate = DelayEstimate(why_not="too little was seen yet")
         self._commands = Columns.of(contract.action.fields, MAX_COMMANDS)
-        self._streams = {i: _Watched(contract, i) for i in told_streams(contract)}
+        self._streams = {i: _ObservedStream(contract, i) for i in periodic_streams(contract)}
         self._command_log: deque[tuple[int, np.ndarray]] = deque(maxlen=MAX_KEPT)
-        self._due: deque[tuple[_Watched, list, list]] = deque(maxlen=2 * MAX_STREAMS)  # blocks that wait for work
-        self._under_way: tuple[_Watched, Correlating] | None = None
+        self._due: deque[tuple[_ObservedStream, list, list]] = deque(maxlen=2 * MAX_STREAMS)  # blocks waiting for work
+        self._under_way: tuple[_ObservedStream, SlicedCorrelogram] | None = None
 
     def sample(self, role: Role, t_ns: int, values: np.ndarray) -> None:
-        """A sample of the action or of an observation stream; others are left alone."""
+        """Add a sample of the action or of an observation stream; other roles are ignored."""
         if role == ACTION:
             last_ns = self._command_log[-1][0] if self._command_log else t_ns - 1
             if t_ns < last_ns - JUMP_NS:
@@ -174,13 +182,13 @@ class DelayEstimator:
             self._close(watched)
 
     def cut(self) -> None:
-        """What comes next does not follow from what was; gaps and jumps of time are seen without it."""
+        """End all blocks, since the next samples do not continue the last ones. Gaps and clock jumps are detected."""
         for watched in self._streams.values():
             self._close(watched)
         self._command_log.clear()
 
     def work(self) -> bool:
-        """Do a slice of what there is to do; whether there is a new estimate."""
+        """Do a slice of work; returns whether there is a new estimate."""
         if self._under_way is None:
             if not self._due:
                 return False
@@ -193,13 +201,13 @@ class DelayEstimator:
         if (found := correlating.advance(SLICE_ROWS)) is None:
             return False
         self._under_way = None
-        if (small := found.small()) is not None:
+        if (small := found.as_float32()) is not None:
             watched.blocks.append(small)
         self.estimate = estimate_delay([list(watched.blocks) for watched in self._streams.values()])
         return True
 
-    def _close(self, watched: _Watched) -> None:
-        """The states so far are a block, with the commands that they may answer."""
+    def _close(self, watched: _ObservedStream) -> None:
+        """Make a block of the states so far and the commands to which they may respond."""
         states, watched.log = watched.log, []
         if len(states) >= MIN_ROWS:
             begin_ns = states[0][0] - HISTORY_NS
@@ -208,20 +216,20 @@ class DelayEstimator:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Which numbers of a sample are looked at, by name."""
+    """The numbers of a sample that are used, by name."""
 
     names: tuple[str, ...]
-    places: np.ndarray
+    indices: np.ndarray
 
     @classmethod
     def of(cls, names: Sequence[str], most: int) -> Columns:
-        """At most so many, evenly spaced."""
-        places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))
-        return cls(tuple(str(names[i]) for i in places.tolist()), places)
+        """At most `most` of the names, evenly spaced."""
+        indices = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))
+        return cls(tuple(str(names[i]) for i in indices.tolist()), indices)
 
 
-class _Watched:
-    """One observed stream: states that wait for their block to be full, and the last blocks."""
+class _ObservedStream:
+    """One observed stream: the states of its unfinished block, and the last blocks."""
 
     def __init__(self, contract: Contract, number: int) -> None:
         stream = contract.observation[number]
@@ -230,25 +238,25 @@ class _Watched:
         self.blocks: deque[Correlogram] = deque(maxlen=BLOCKS)
 
     def take(self, t_ns: int, values: np.ndarray) -> bool:
-        """Keep a state, if it is not too near the last; whether the block is full."""
+        """Store a state unless it is too close to the last; returns whether the block is full."""
         if self.log and t_ns - self.log[-1][0] < MIN_STEP_NS:
             return False
         self.log.append((t_ns, values))
         return len(self.log) >= BLOCK_ROWS
 
 
-def _begin(commands: Columns, command_log: list, states: Columns, state_log: list) -> Correlating | None:
+def _begin(commands: Columns, command_log: list, states: Columns, state_log: list) -> SlicedCorrelogram | None:
     if len(command_log) < MIN_ROWS:
         return None
     command_ns, u = (np.array([sample[i] for sample in command_log]) for i in range(2))
     state_ns, x = (np.array([sample[i] for sample in state_log]) for i in range(2))
-    return Correlating.begin(
-        command_ns, u[:, commands.places], commands.names, state_ns, x[:, states.places], states.names
+    return SlicedCorrelogram.begin(
+        command_ns, u[:, commands.indices], commands.names, state_ns, x[:, states.indices], states.names
     )
 
 
 def differs(here: DelayEstimate, data: DelayEstimate, tolerance_ms: float) -> str:
-    """Why the robot's delay is not what the data had, or ''. Beyond the tolerance and beyond what is uncertain."""
+    """Message if the robot's delay differs from the data's by more than tolerance and uncertainty, else ''."""
     if not here.known or not data.known:
         return ""
     apart_ms = abs(here.delay_ms - data.delay_ms)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a running robot answers its commands as late as it did in the data that its policy learnt from."""
+"""Comparison of a running robot's command delay with that of its training data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PERIODS = 1.5  # allowed difference where no tolerance is given
 
 
 class DelayWatch:
-    """Takes samples at once, works in slices, and says when the delay begins to differ from the data's."""
+    """Warns when the command delay begins to differ from the training data's; works in slices."""
 
     def __init__(self, contract: Contract) -> None:
-        self.warning = ""  # why the delay is not the data's; empty while it is, or nobody can tell
+        self.warning = ""  # how the delay differs from the data's; '' while it does not or is unknown
         self._estimator = DelayEstimator(contract)
         self._period_ms = 1e3 / contract.rate_hz
         self._data: DelayEstimate | None = None
@@ -29,7 +29,7 @@ class DelayWatch:
         return self._estimator.estimate
 
     def compare_with(self, data: DelayEstimate | None) -> None:
-        """What the data of the model had; None: its checkpoint does not tell."""
+        """Set the delay of the model's training data; None if the checkpoint has none."""
         self._data = data
 
     def sample(self, role: Role, t_ns: int, values: np.ndarray) -> None:
@@ -41,11 +41,11 @@ class DelayWatch:
         self._estimator.cut()
 
     def work(self) -> DelayEstimate | None:
-        """Do a slice of work; the estimate, when there is a new one and it is known."""
+        """Do a slice of work; returns the estimate if it is new and known."""
         return self.estimate if self._estimator.work() and self.estimate.known else None
 
     def judge(self, tolerance_ms: float) -> str:
-        """Compare with the data; the warning, where it begins now. A tolerance of 0 is PERIODS control periods."""
+        """Compare with the data; returns the warning when it begins. A tolerance of 0 means PERIODS control periods."""
         before, self.warning = self.warning, ""
         if self._data is not None:
             self.warning = differs(self.estimate, self._data, tolerance_ms or PERIODS * self._period_ms)
@@ -63,12 +63,12 @@ class DelayWatch:
             verdict = f"not compared: in the data, {data}"
         else:
             verdict = "not known yet" if not here.known else "not the data's" if self.warning else "as in the data"
-        said = data if data is not None and data.known else "not known"
+        data_text = data if data is not None and data.known else "not known"
         return {**known, "command delay": f"{here} ({here.told_from})" if here.known else f"cannot be told: {here}",
-                "command delay of the data": said, "command delay verdict": verdict}  # fmt: skip
+                "command delay of the data": data_text, "command delay verdict": verdict}  # fmt: skip
 
 
 def delay_of_data(metrics: Mapping[str, Any]) -> DelayEstimate | None:
-    """What a checkpoint's metrics say of it; None in those of before. Raises ValueError where that is damaged."""
-    said = metrics.get("command_delay")
-    return None if said is None else DelayEstimate.from_dict(said)
+    """The delay in a checkpoint's metrics; None in older ones. Raises ValueError if it is damaged."""
+    data = metrics.get("command_delay")
+    return None if data is None else DelayEstimate.from_dict(data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bag tells of the delay from command to state: its liveliest stretches, correlated, however long it is."""
+"""Correlograms of the stretches of a bag with the most command activity, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from spc_core.command_delay.estimate import (
     MAX_STATES,
     MIN_STEP_NS,
     Columns,
-    told_streams,
+    periodic_streams,
 )
 from spc_core.contract.contract import Contract
 
-STRETCHES = 3  # of a bag that are looked at, each of at most BLOCK_ROWS states
-GATHER_ROWS = 1000  # states that are gathered before they are cut into stretches
+STRETCHES = 3  # per bag, each of at most BLOCK_ROWS states
+GATHER_ROWS = 1000  # states buffered before they are divided into stretches
 NUMBERS = ("cross", "command_power", "state_power", "whole_power")
 
 Stretch = tuple[np.ndarray, np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]]  # command ns, commands, states
 
 
 class DelaySurvey:
-    """Takes a bag's samples as they are read; keeps the few stretches in which the commands move most."""
+    """Collects a bag's samples as they are read, and keeps the stretches with the most command activity."""
 
     def __init__(self, contract: Contract) -> None:
         self._action = len(contract.observation)
@@ -38,20 +38,20 @@ class DelaySurvey:
         self._streams = {
             i: Columns.of([f"{contract.observation[i].topic}.{name}" for name in contract.observation[i].names],
                           MAX_STATES)
-            for i in told_streams(contract)
+            for i in periodic_streams(contract)
         }  # fmt: skip
         self._span = np.asarray(contract.action.high, float) - np.asarray(contract.action.low, float)
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Discard all samples."""
         self._waiting: list[Sequence[Samples]] = []
         self._rows = 0
         self._best: list[tuple[float, int, Stretch]] = []
         self._number = 0
 
     def add(self, samples: Sequence[Samples]) -> None:
-        """The samples of every source, observation streams first, then the action."""
+        """Add samples of every source, observation streams first, then the action."""
         if not self._streams:
             return
         self._waiting.append(samples)
@@ -60,29 +60,29 @@ class DelaySurvey:
             self._cut()
 
     def blocks(self) -> dict[int, list[Correlogram]]:
-        """By observation stream; call it once, at the end."""
+        """Correlograms by observation stream; call it once, at the end."""
         if self._rows:
             self._cut()
         found: dict[int, list[Correlogram]] = {}
         for _, _, (command_ns, commands, states) in sorted(self._best, key=lambda kept: kept[1]):
             for i, (state_ns, values) in states.items():
-                told = correlogram(
+                block = correlogram(
                     command_ns, commands, self._commands.names, state_ns, values, self._streams[i].names
                 )  # fmt: skip
-                if told is not None and (small := told.small()) is not None:
+                if block is not None and (small := block.as_float32()) is not None:
                     found.setdefault(i, []).append(small)
         return found
 
     def _cut(self) -> None:
-        """What waits becomes stretches."""
+        """Divide the buffered samples into stretches."""
         command_ns, commands = self._joined(self._action, self._commands)
-        states = {i: _thinned(*self._joined(i, columns)) for i, columns in self._streams.items()}
+        states = {i: _downsampled(*self._joined(i, columns)) for i, columns in self._streams.items()}
         self._waiting, self._rows = [], 0
-        beat_ns = states[min(states)][0]
-        steps = np.nan_to_num(np.abs(np.diff(commands, axis=0)) / self._span[self._commands.places]).sum(axis=1)
-        moved = np.concatenate(([0.0], np.cumsum(steps)))  # in all, until each command
-        for begin in range(0, len(beat_ns), BLOCK_ROWS):
-            times_ns = beat_ns[begin : begin + BLOCK_ROWS]
+        tick_ns = states[min(states)][0]
+        steps = np.nan_to_num(np.abs(np.diff(commands, axis=0)) / self._span[self._commands.indices]).sum(axis=1)
+        moved = np.concatenate(([0.0], np.cumsum(steps)))  # cumulative
+        for begin in range(0, len(tick_ns), BLOCK_ROWS):
+            times_ns = tick_ns[begin : begin + BLOCK_ROWS]
             first, end = np.searchsorted(command_ns, (times_ns[0] - HISTORY_NS, times_ns[-1] + HISTORY_NS + 1)).tolist()
             self._number += 1
             rank = (float(moved[end - 1] - moved[first]) if end - first > 1 else -1.0, -self._number)
@@ -93,15 +93,15 @@ class DelaySurvey:
             (heapq.heappush if len(self._best) < STRETCHES else heapq.heapreplace)(self._best, kept)
 
     def _joined(self, source: int, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-        """Times and the values that are looked at, in the order of time."""
+        """Times and the columns of a source, in order of time."""
         t_ns = np.concatenate([samples[source].t_ns for samples in self._waiting])
-        values = np.concatenate([samples[source].values[:, columns.places] for samples in self._waiting])
+        values = np.concatenate([samples[source].values[:, columns.indices] for samples in self._waiting])
         order = np.argsort(t_ns, kind="stable")
         return t_ns[order], values[order]
 
 
-def _thinned(t_ns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every n-th sample of a stream that is faster than it need be."""
+def _downsampled(t_ns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every n-th sample of a stream faster than MIN_STEP_NS."""
     step_ns = float(np.median(np.diff(t_ns))) if len(t_ns) > 1 else MIN_STEP_NS
     every = max(1, int(np.ceil(MIN_STEP_NS / max(step_ns, 1.0))))
     return t_ns[::every], values[::every]
@@ -113,20 +113,20 @@ def _between(t_ns: np.ndarray, values: np.ndarray, begin_ns: int, end_ns: int) -
 
 
 def to_arrays(blocks: Mapping[int, Sequence[Correlogram]]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """(what is JSON, what are arrays) of blocks, for from_arrays()."""
-    said, arrays = [], {}
+    """(JSON values, arrays) of blocks, for from_arrays()."""
+    entries, arrays = [], {}
     for stream, several in blocks.items():
         for block in several:
-            about = {"stream": stream, "commands": block.commands, "states": block.states, "count": block.count}
-            arrays |= {f"delay_{len(said)}_{name}": getattr(block, name) for name in NUMBERS}
-            said.append({**about, "period_s": block.period_s})
-    return said, arrays
+            entry = {"stream": stream, "commands": block.commands, "states": block.states, "count": block.count}
+            arrays |= {f"delay_{len(entries)}_{name}": getattr(block, name) for name in NUMBERS}
+            entries.append({**entry, "period_s": block.period_s})
+    return entries, arrays
 
 
-def from_arrays(said: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> dict[int, list[Correlogram]]:
+def from_arrays(entries: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> dict[int, list[Correlogram]]:
     blocks: dict[int, list[Correlogram]] = {}
-    for number, about in enumerate(said):
-        names = (tuple(about["commands"]), tuple(about["states"]), about["count"], about["period_s"])
+    for number, entry in enumerate(entries):
+        names = (tuple(entry["commands"]), tuple(entry["states"]), entry["count"], entry["period_s"])
         block = Correlogram(*names, *(arrays[f"delay_{number}_{name}"] for name in NUMBERS))
-        blocks.setdefault(about["stream"], []).append(block)
+        blocks.setdefault(entry["stream"], []).append(block)
     return blocks

@@ -17,7 +17,7 @@ from typing import Any
 
 from spc_core.data.packed import load_dataset
 from spc_core.method.config import ConfigError, TrainConfig, load_config, to_dict
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 from spc_core.system.config_files import suggest
 from spc_core.tasks import SPLITS, families
 from spc_core.trials.protocol import PROTOCOLS, EpisodeResult
@@ -182,7 +182,7 @@ def store_plan(plan: Plan) -> None:
     settings = plan.settings() | {"seeds": list(plan.seeds), "methods": {m.name: _method_dict(m) for m in plan.methods}}
     if file.is_file():
         _check_same(plan.out, json.loads(file.read_text()), settings)
-    write_whole(file, json.dumps({"dataset": str(plan.dataset), "preset": plan.preset, **settings}, indent=1) + "\n")
+    write_atomic(file, json.dumps({"dataset": str(plan.dataset), "preset": plan.preset, **settings}, indent=1) + "\n")
 
 
 def _check_same(out: Path, stored: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract: what a robot says and obeys, as vectors. One YAML per robot, the same from bag to robot."""
+"""Loading and checking of contracts: one YAML file per robot defines its observation, action and reward vectors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late 
 
 
 class ContractError(ValueError):
-    """A contract that cannot be used; the message names file, field, value and fix."""
+    """An invalid contract; the message names file, field, value and fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Contract:
     action: Action
     reward: Reward
     task_key: str
-    task_topic: str  # latched std_msgs/String with the task's id; empty: none
+    task_topic: str  # latched std_msgs/String with the task id; '' for none
     segments: Segments
     text: str = dataclasses.field(repr=False, compare=False)
     safety: Safety = dataclasses.field(default=Safety(), compare=False)
@@ -70,22 +70,22 @@ class Contract:
 
     @property
     def losses(self) -> tuple[Loss, ...]:
-        """For each observed stream what to do when it fails: its own word, else the section safety's."""
+        """The reaction to the loss of each observation stream: its own on_loss, with the section safety as default."""
         return tuple(stream.on_loss.over(self.safety.loss) for stream in self.observation)
 
     def reward_function(self) -> RewardFunction | None:
-        """The reward of a transition as a function, or None where a topic carries it."""
+        """The reward function of a transition, or None if a topic provides the reward."""
         if self.reward.function is None:
             return None
         scale = np.maximum(np.abs(self.action.low), np.abs(self.action.high))
         return REWARDS[self.reward.function].build(self.observation_names, scale, self.reward.weights)
 
     def differences(self, other: Contract) -> list[str]:
-        """One line for each field in which two contracts disagree; empty when they mean the same."""
-        mine, theirs = _flatten(yaml.safe_load(self.text)), _flatten(yaml.safe_load(other.text))
-        keys = sorted(mine.keys() | theirs.keys())
-        return [f"{key}: {mine.get(key, 'absent')} here, {theirs.get(key, 'absent')} there"
-                for key in keys if mine.get(key) != theirs.get(key)]  # fmt: skip
+        """One line for each field in which two contracts differ; empty if they are equivalent."""
+        here, there = _flatten(yaml.safe_load(self.text)), _flatten(yaml.safe_load(other.text))
+        keys = sorted(here.keys() | there.keys())
+        return [f"{key}: {here.get(key, 'absent')} here, {there.get(key, 'absent')} there"
+                for key in keys if here.get(key) != there.get(key)]  # fmt: skip
 
 
 def load_contract(path: str | Path) -> Contract:
@@ -99,7 +99,7 @@ def load_contract(path: str | Path) -> Contract:
 
 
 def parse_contract(text: str, source: str) -> Contract:
-    """Check a contract's text; `source` names it in errors."""
+    """Parse and check the text of a contract; `source` names it in errors."""
     try:
         root = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -121,7 +121,7 @@ def parse_contract(text: str, source: str) -> Contract:
         text=text,
     )
     if math.isinf(contract.observation[0].max_age_s):
-        raise top.fail("observation[0].max_age_s", "is infinite, but the first stream sets the ticks; give it a limit")
+        raise top.fail("observation[0].max_age_s", "is infinite, but the first stream defines the ticks; set a limit")
     names = contract.observation_names
     if "safety" in top.values:
         contract = dataclasses.replace(contract, safety=_safety(top.section("safety"), names))
@@ -164,7 +164,7 @@ def _on_loss(stream: Section) -> Loss:
 
 
 def _field(stream: Section, key: str, entry: Any) -> Field:
-    """A path, or a mapping of field, as, scale, offset and clip."""
+    """A field from its path, or from a mapping of field, as, scale, offset and clip."""
     if isinstance(entry, str) and entry:
         return Field(entry)
     if not isinstance(entry, dict):
@@ -179,7 +179,7 @@ def _field(stream: Section, key: str, entry: Any) -> Field:
         clip = (low, high)
     scale = section.number("scale") if "scale" in entry else 1.0
     if scale == 0.0:
-        raise section.fail("scale", "is 0, which makes every value the same; give another number")
+        raise section.fail("scale", "is 0, which makes all values equal; use another number")
     kind = section.choice("as", tuple(TRANSFORMS)) if "as" in entry else ""
     offset = section.number("offset") if "offset" in entry else 0.0
     return Field(section.text("field"), kind, scale, offset, clip)
@@ -187,7 +187,7 @@ def _field(stream: Section, key: str, entry: Any) -> Field:
 
 def _action(section: Section, clock: str) -> Action:
     if "fill_in_the_action" in section.values:  # as `spc contract init` leaves it
-        raise section.fail("fill_in_the_action", "stands where the action belongs; write topic, type, fields, limits")
+        raise section.fail("fill_in_the_action", "is a placeholder; replace it with topic, type, fields and limits")
     section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock")
     fields = section.texts("fields")
     n = len(fields)
@@ -208,7 +208,7 @@ def _action(section: Section, clock: str) -> Action:
 
 def _reward(section: Section, clock: str) -> Reward:
     if "fill_in_the_reward" in section.values:  # as `spc contract init` leaves it
-        raise section.fail("fill_in_the_reward", "stands where the reward belongs; write one, the comments show how")
+        raise section.fail("fill_in_the_reward", "is a placeholder; replace it with a reward as the comments show")
     if "function" not in section.values:
         section.only("topic", "type", "field", "clock")
         return Reward(section.text("topic"), _message_type(section), section.text("field"), _clock(section, clock))
@@ -228,11 +228,11 @@ def _segments(section: Section) -> Segments:
         limit_s=section.positive("limit_s") if "limit_s" in section.values else math.inf,
     )
     if (segments.by == "gap") != ("gap_s" in section.values):
-        raise section.fail("gap_s", "belongs to segment: gap, and is needed there; give the pause in seconds")
+        raise section.fail("gap_s", "is required for segment: gap and only allowed there; give the pause in seconds")
     if segments.by != "topic":
         for key in ("topic", "type", "field"):
             if key in section.values:
-                raise section.fail(key, f"belongs to segment: topic, but segment is '{segments.by}'; remove it")
+                raise section.fail(key, f"is for segment: topic only, but segment is '{segments.by}'; remove it")
         return segments
     if "topic" not in section.values:
         return segments
@@ -252,7 +252,7 @@ def _parse_loss(section: Section) -> Loss:
 
 
 def _check_loss(section: Section, loss: Loss) -> None:
-    """Raises where the end would come before the hold is over."""
+    """Raises if deactivation would come before the end of the hold."""
     if loss.hold_ms and loss.deactivate_after_s and loss.deactivate_after_s * 1e3 < loss.hold_ms:
         raise section.fail(
             "deactivate_after_s",
@@ -285,7 +285,7 @@ def _safety(section: Section, observed: tuple[str, ...]) -> Safety:
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """{'a': [{'b': 1}]} becomes {'a[0].b': 1}, so that two contracts can be compared field by field."""
+    """{'a': [{'b': 1}]} becomes {'a[0].b': 1}, for comparing two contracts field by field."""
     if isinstance(value, dict):
         pairs = [(f"{path}.{k}" if path else str(k), v) for k, v in value.items()]
     elif isinstance(value, list) and any(isinstance(v, dict) for v in value):

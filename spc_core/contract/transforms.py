@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named transforms of observed fields, the same object for a bag's columns and for a node's messages.
+"""Named transforms of observed fields, shared by bag columns and live messages.
 
-A field is read, scaled and shifted, transformed, then clipped. Rows go through one by one or many at a time with the
-same result to the bit.
+A field is read, scaled and shifted, transformed, then clipped; bitwise the same row by row or in bulk.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ JUMP_NS = 500_000_000  # a stamp this far before its predecessor is a clock jump
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """What a named transform reads below a field's path, what it gives, and its maths on (N, R) rows."""
+    """Input and output suffixes of a field's path, and the function on (N, R) rows."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -27,7 +26,7 @@ class Transform:
 
 
 def _rotation_matrix(q: np.ndarray) -> np.ndarray:
-    """(N, 4) quaternions x, y, z, w to (N, 3, 3). Not of unit length is normalised; of length 0 gives NaN."""
+    """(N, 4) quaternions x, y, z, w to (N, 3, 3). Normalised first; length 0 gives NaN."""
     with np.errstate(invalid="ignore", divide="ignore"):
         norm = np.sqrt(q[:, 0] ** 2 + q[:, 1] ** 2 + q[:, 2] ** 2 + q[:, 3] ** 2)
         x, y, z, w = (np.ascontiguousarray(q[:, i]) / norm for i in range(4))
@@ -40,7 +39,7 @@ def _rotation_matrix(q: np.ndarray) -> np.ndarray:
 
 
 def _rotation_6d(q: np.ndarray) -> np.ndarray:
-    """First and second column of the rotation matrix, which have no jump. Source: Zhou et al. 2019."""
+    """First and second column of the rotation matrix, which are continuous. Source: Zhou et al. 2019."""
     return _rotation_matrix(q)[:, :, :2].transpose(0, 2, 1).reshape(-1, 6)
 
 
@@ -65,13 +64,13 @@ TRANSFORMS: Mapping[str, Transform] = {
     "yaw": Transform(QUATERNION, (".yaw",), _yaw),
     "wrap": Transform(("",), ("",), _wrap),
     "sin_cos": Transform(("",), (".sin", ".cos"), _sin_cos),
-    "derivative": Transform(("",), (".derivative",), lambda rate: rate),  # of time: FieldTransforms divides
+    "derivative": Transform(("",), (".derivative",), lambda rate: rate),  # in time: FieldTransforms computes it
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One observed field: its path in the message, and what is done to it."""
+    """One observed field: its path in the message and its processing."""
 
     path: str
     kind: str = ""  # a name in TRANSFORMS; empty: the number itself
@@ -86,7 +85,7 @@ class Field:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the numbers that come of them."""
+        """Names of the resulting numbers."""
         return tuple(f"{self.path}{end}" for end in TRANSFORMS[self.kind].outputs) if self.kind else (self.path,)
 
     @property
@@ -97,8 +96,8 @@ class Field:
 class FieldTransforms:
     """A stream's fields from raw numbers (N, R) to its part of the observation (N, O).
 
-    Only `derivative` remembers anything: the last sample. It is per second, and NaN, which cuts, for the first sample
-    and after a pause of more than `max_age_s`.
+    Only `derivative` has state, the last sample. It is per second, and NaN, which cuts the episode, for the first
+    sample and after a pause of more than `max_age_s`.
     """
 
     def __init__(self, fields: Sequence[Field], max_age_s: float) -> None:
@@ -114,7 +113,7 @@ class FieldTransforms:
 
     @property
     def width(self) -> int:
-        """Numbers that come out for a row."""
+        """Output numbers per row."""
         return sum(len(field.outputs) for field in self.fields)
 
     def reset(self) -> None:
@@ -122,7 +121,7 @@ class FieldTransforms:
         self._last_ns = None
 
     def __call__(self, t_ns: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """(N,) stamps in the order of arrival and (N, R) numbers to (N, O)."""
+        """(N,) stamps in order of arrival and (N, R) numbers to (N, O)."""
         if self.is_plain:
             return values
         scales = np.concatenate([np.full(len(field.inputs), field.scale) for field in self.fields])
@@ -137,12 +136,12 @@ class FieldTransforms:
         return np.concatenate(parts, axis=1)
 
     def _derivative(self, t_ns: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Change per second since the sample before. A late sample gives NaN and is not remembered."""
+        """Change per second since the previous sample. A late sample gives NaN and is ignored afterwards."""
         times = t_ns if self._last_ns is None else np.concatenate([[self._last_ns], t_ns])
         if len(t_ns) and (np.diff(times) > 0).all():
             rows = x if self._last_ns is None else np.concatenate([self._last[None], x])
             rate = self._quotient(np.diff(times), np.diff(rows, axis=0))
-            first = np.full((len(t_ns) - len(rate), x.shape[1]), np.nan)  # one row where nothing came before
+            first = np.full((len(t_ns) - len(rate), x.shape[1]), np.nan)  # one row if there is no previous sample
             self._last_ns, self._last = int(t_ns[-1]), x[-1].copy()
             return np.concatenate([first, rate])
         rate = np.full_like(x, np.nan)

@@ -10,10 +10,10 @@ from spc_core.system.config_files import suggest
 
 
 class Section:
-    """A mapping of the YAML file that knows where it stands, so that each error names file and field."""
+    """A mapping in a YAML file with its file and path, which all its errors name."""
 
     def __init__(self, value: Any, source: str, path: str = "", error: type[ValueError] = ValueError) -> None:
-        """`source` names the file, `path` the place in it with a dot at the end; `error` is what is raised."""
+        """`source` names the file, `path` the position in it with a trailing dot; `error` is the exception type."""
         self.source, self.path, self.error = source, path, error
         if not isinstance(value, dict):
             raise error(f"{source}: {path.rstrip('.') or 'the file'} must be a mapping, got {value!r}")
@@ -26,7 +26,7 @@ class Section:
         """Refuse other keys; returns itself."""
         for key in self.values:
             if key not in known:
-                raise self.fail(key, f"is not a field here{suggest(key, known)}; known here: {', '.join(known)}")
+                raise self.fail(key, f"is not a known field{suggest(key, known)}; known: {', '.join(known)}")
         return self
 
     def get(self, key: str) -> Any:

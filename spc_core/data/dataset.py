@@ -26,7 +26,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from spc_core.contract.contract import Contract
-from spc_core.system.atomic_files import WholeFolder
+from spc_core.system.atomic_files import AtomicFolder
 
 FORMAT = "arrow"
 MAX_STEPS = 100_000  # Minari's arrow reader returns only the first 131,072 rows of an episode
@@ -78,7 +78,7 @@ class DatasetWriter:
         """Raises DatasetError where `root` is taken, unless it is a dataset and `overwrite` is set."""
         self.root, self.contract = Path(root), contract
         try:
-            self._whole = WholeFolder(self.root, overwrite, "contract.yaml", "a dataset")
+            self._whole = AtomicFolder(self.root, overwrite, "contract.yaml", "a dataset")
         except FileExistsError as error:
             raise DatasetError(str(error)) from None
         self._folder = self._whole.path

@@ -16,7 +16,7 @@ from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
 from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig, build, to_dict
-from spc_core.system.atomic_files import WholeFolder
+from spc_core.system.atomic_files import AtomicFolder
 
 if TYPE_CHECKING:  # it needs torch, which a robot may lack
     from spc_core.deploy.checkpoint import Checkpoint
@@ -148,7 +148,7 @@ def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, mode
         "task_means": plan.task_means.tolist(),
         "metrics": checkpoint.metrics,
     }
-    folder = WholeFolder(out, overwrite, ONNX_CARD, "an export to ONNX")
+    folder = AtomicFolder(out, overwrite, ONNX_CARD, "an export to ONNX")
     try:
         for name, model in graphs.items():
             (folder.path / name).write_bytes(model.SerializeToString())

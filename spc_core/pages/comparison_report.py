@@ -10,7 +10,7 @@ from spc_core.comparison.table import MethodResults, References, Row, compare_ro
 from spc_core.pages.comparison_page import compare_page
 from spc_core.pages.comparison_panels import headline_keys, improvement_picture, score_picture
 from spc_core.pages.comparison_svg import dot_intervals
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import expert_returns
 
@@ -35,12 +35,14 @@ class CompareReport:
         methods = [self._results(method) for method in self.plan.methods]
         self.rows = compare_rows(methods, self.references, self.reference)
         if self.rows:
-            write_whole(self.plan.out / "table.json", json.dumps(to_plain(self.rows), indent=1, allow_nan=False) + "\n")
-            write_whole(self.plan.out / "table.md", self.text())
+            write_atomic(
+                self.plan.out / "table.json", json.dumps(to_plain(self.rows), indent=1, allow_nan=False) + "\n"
+            )
+            write_atomic(self.plan.out / "table.md", self.text())
             for picture in (pictures(self.rows, headline_keys(self.rows)) for pictures in PICTURES):
                 if picture.panels:
-                    write_whole(self.plan.out / f"{picture.name}.svg", dot_intervals(picture))
-            write_whole(self.plan.out / "compare.html", compare_page(self.rows, self.plan.family, self._settings()))
+                    write_atomic(self.plan.out / f"{picture.name}.svg", dot_intervals(picture))
+            write_atomic(self.plan.out / "compare.html", compare_page(self.rows, self.plan.family, self._settings()))
 
     def text(self) -> str:
         """The table as Markdown."""

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spc_core.alignment.faults import Fault
-from spc_core.command_delay.correlogram import LAGS_S, Answer
+from spc_core.command_delay.correlogram import LAGS_S, Response
 from spc_core.doctor.coverage import Coverage
 from spc_core.doctor.diagnosis import Finding, Span
 from spc_core.doctor.traces import Trace
@@ -203,7 +203,7 @@ def coverage_figure(coverage: Coverage) -> go.Figure:
     return figure
 
 
-def delay_curves(answers: Sequence[Answer]) -> go.Figure:
+def delay_curves(answers: Sequence[Response]) -> go.Figure:
     """Correlation of each command with the state that responds to it best, over the lag."""
     figure = go.Figure()
     for colour, answer in zip(SERIES, answers, strict=False):

@@ -15,7 +15,7 @@ from spc_core.deploy.latency_bins import quantile_us
 from spc_core.pages.figures import FamilyRun
 from spc_core.pages.latency_figure import SHARES, all_latency
 from spc_core.pages.report_page import page
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 from spc_core.trials.drift import drift_scores
 from spc_core.trials.evaluate import score
 from spc_core.trials.protocol import protocol_label
@@ -71,12 +71,12 @@ def interventions(run: FamilyRun) -> dict[str, dict[str, int]]:
 
 def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json atomically."""
-    write_whole(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 def write_report(path: str | Path, families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> None:
     """Write report.html atomically; `summary` is the result of summarise() for the same families."""
-    write_whole(path, page(families, summary))
+    write_atomic(path, page(families, summary))
 
 
 def _plain(value: Any) -> Any:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files, signals, processes and memory, as the operating system gives them."""
+"""Operating-system services: files, signals, child processes and memory."""

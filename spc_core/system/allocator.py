@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How this process gets its memory."""
+"""Settings of the C library's memory allocator."""
 
 from __future__ import annotations
 
 import ctypes
 
-# glibc's mallopt, from malloc.h: which setting, and bytes. Blocks from 16 MiB on still go back when they are freed,
-# which costs nothing here and saves a tenth of the peak.
+# (setting, bytes) of glibc's mallopt, from malloc.h. Blocks of 16 MiB or more are still returned when freed, which
+# costs nothing here and lowers the peak by a tenth.
 KEEP_FREED = ((-1, 2**31 - 1), (-3, 16 * 2**20))  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
 def keep_freed_memory() -> None:
-    """Have freed tensors kept for the next ones, where the C library is glibc; elsewhere nothing happens.
+    """Reuse the memory of freed tensors; does nothing where the C library is not glibc.
 
-    Else each update gets tens of thousands of fresh pages from the kernel, which costs it five to ten percent.
+    Without it, each update requests tens of thousands of new pages from the kernel, which costs 5 to 10 % of its time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that appear whole or not at all: written under a hidden name beside, then renamed."""
+"""Atomic writes of files and folders: under a hidden name in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import tempfile
 from pathlib import Path
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all; makes the folders above it."""
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a text file completely or not at all, and create its parent folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-class WholeFolder:
-    """A folder that is filled at `path`, hidden beside `root`, until commit() gives it its name."""
+class AtomicFolder:
+    """A folder filled at the hidden `path` next to `root`; commit() renames it to `root`."""
 
-    def __init__(self, root: str | Path, overwrite: bool, mark: str, what: str) -> None:
-        """`mark` is a file that each `what` has: nothing else is overwritten.
+    def __init__(self, root: str | Path, overwrite: bool, marker: str, kind: str) -> None:
+        """Only a `root` that contains the file `marker`, as each `kind` of folder does, is overwritten.
 
-        Raises FileExistsError where `root` is taken.
+        Raises FileExistsError if `root` exists and may not be overwritten.
         """
-        self.root, self._overwrite, self._mark, self._what = Path(root), overwrite, mark, what
+        self.root, self._overwrite, self._marker, self._kind = Path(root), overwrite, marker, kind
         self._check_free()
         self.root.parent.mkdir(parents=True, exist_ok=True)
         self._remove_orphans()
@@ -38,7 +38,7 @@ class WholeFolder:
         self.open = True
 
     def commit(self) -> Path:
-        """Put the folder at its place, instead of the old one where there is one. Raises FileExistsError."""
+        """Rename the folder to `root`, replacing an old one. Raises FileExistsError."""
         self._check_free()
         os.chmod(self.path, 0o755)  # mkdtemp's folders are private
         old = self.path.with_name(self.path.name.replace(".partial-", ".old-"))
@@ -50,13 +50,13 @@ class WholeFolder:
         return self.root
 
     def abort(self) -> None:
-        """Throw away what was written; does nothing after commit()."""
+        """Discard the folder; does nothing after commit()."""
         if self.open:
             self.open = False
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _remove_orphans(self) -> None:
-        """Remove what a killed process of this machine left of the same folder."""
+        """Remove partial folders of killed processes on this machine."""
         for left in self.root.parent.glob(f".{glob.escape(self.root.name)}.partial-*-*"):
             pid = left.name.split("-")[-2]
             if pid.isdigit() and not _runs(int(pid)):
@@ -69,8 +69,8 @@ class WholeFolder:
             raise FileExistsError(
                 f"{self.root}: exists already; choose another folder, or overwrite it with --overwrite"
             )
-        if not (self.root / self._mark).is_file():
-            raise FileExistsError(f"{self.root}: is not {self._what}, so it is not overwritten; choose another folder")
+        if not (self.root / self._marker).is_file():
+            raise FileExistsError(f"{self.root}: is not {self._kind}, so it is not overwritten; choose another folder")
 
 
 def _runs(pid: int) -> bool:
@@ -78,6 +78,6 @@ def _runs(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is somebody else's
+    except PermissionError:  # another user's process
         return True
     return True

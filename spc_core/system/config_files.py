@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The YAML files that come with the package: contracts, presets, methods."""
+"""Lookup of the YAML files shipped with the package: contracts, presets, methods."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 
 class ConfigFileError(ValueError):
-    """No such file comes with the package; the message names the kind, the name and those that exist."""
+    """The package has no such file; the message names the kind, the name and the known names."""
 
 
-def suggest(word: str, known: Any) -> str:
-    """' (did you mean ...?)' when a known word is near, else nothing."""
-    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+def suggest(name: str, known: Any) -> str:
+    """' (did you mean ...?)' for the closest known name, or '' if none is close."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def find_config(kind: str, name: str) -> Path:
-    """Path of a shipped file `config/<kind>/<name>.yaml`, or `name` itself when it is a path.
+    """Path of the shipped file `config/<kind>/<name>.yaml`, or `name` itself if it is a path.
 
-    Looks next to the source, then in the shared folder of a ROS install tree, then of the Python prefix.
+    Searches next to the source, then the share folders of the ROS install trees, then that of the Python prefix.
     """
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         return Path(name)

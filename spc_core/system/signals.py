@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long work and the processes that help with it come to an end."""
+"""Orderly termination of long-running work and its child processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[int]]:
-    """A list that SIGINT, SIGTERM and SIGHUP (a closed terminal, unless under nohup) append to."""
+    """A list to which each SIGINT, SIGTERM and SIGHUP (a closed terminal, unless under nohup) is appended."""
     received: list[int] = []
     numbers = [s for s in STOP_SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
     handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in numbers}
@@ -28,8 +28,8 @@ def stop_on_signals() -> Iterator[list[int]]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have this process get SIGTERM when its parent, process `parent`, is gone, however that ended (on Linux)."""
+    """Send this process SIGTERM when its parent, process `parent`, ends for any reason (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # it ended before prctl took effect
         raise SystemExit(1)

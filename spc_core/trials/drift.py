@@ -21,7 +21,7 @@ from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import SafetyFilter
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 from spc_core.tasks import Task, make_env
 
 BEFORE, AFTER = 100, 500  # steps on the first and on the second task
@@ -85,7 +85,7 @@ class DriftLog:
     def append(self, runs: Sequence[DriftRun]) -> None:
         """Add lines and flush them to disk."""
         self.runs += runs  # written again in full, which drops an incomplete last line
-        write_whole(self.path, "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in self.runs))
+        write_atomic(self.path, "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in self.runs))
 
 
 def read_drift(path: str | Path) -> list[DriftRun]:

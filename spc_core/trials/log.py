@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 from spc_core.trials.protocol import EpisodeResult, Trial, TrialError
 
 EPISODES = "episodes.jsonl"
@@ -35,14 +35,14 @@ class TrialLog:
         """
         self.compare(plan)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / PLAN, json.dumps(plan, indent=1, sort_keys=True) + "\n")
+        write_atomic(self.folder / PLAN, json.dumps(plan, indent=1, sort_keys=True) + "\n")
         rows = read_rows(self.path)
         lost = [row for row in rows if recorded and not row.aborted and not self.bag_of(row)]
         repeated = lost + trial.resume([row for row in rows if row not in lost])
         if repeated:
             with (self.folder / f"{ABANDONED}.jsonl").open("a") as file:
                 file.writelines(row.to_json() + "\n" for row in repeated)
-        write_whole(self.path, "".join(row.to_json() + "\n" for row in trial.results))
+        write_atomic(self.path, "".join(row.to_json() + "\n" for row in trial.results))
         return len(trial.results)
 
     def append(self, row: EpisodeResult) -> None:

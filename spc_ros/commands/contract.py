@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,6 @@ def run(options: ContractInit) -> int:
         return 0
     if options.out.exists():
         raise ValueError(f"{options.out}: exists already and is not overwritten; choose another --out")
-    write_whole(options.out, text)
+    write_atomic(options.out, text)
     print(f"{options.out}: fill in the reward, then: spc doctor {options.bag} --contract {options.out}")
     return 0

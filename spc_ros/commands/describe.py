@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,10 @@ def run(options: Describe) -> int:
     description = describe(options.dataset)
     print(description.text())
     if options.json is not None:
-        write_whole(options.json, description.to_json())
+        write_atomic(options.json, description.to_json())
     if options.html is not None:
         from spc_core.pages.describe_page import describe_page
 
-        write_whole(options.html, describe_page(description))
+        write_atomic(options.html, describe_page(description))
         print(f"page: {options.html}")
     return 0

@@ -11,7 +11,7 @@ import tyro
 
 from spc_core.contract.contract import load_contract
 from spc_core.doctor.diagnosis import Thresholds
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,10 @@ def run(options: Doctor) -> int:
     report = diagnose(options.bags, contract, options.thresholds, options.task, workers=options.workers)
     print(report.text())
     if options.json is not None:
-        write_whole(options.json, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
+        write_atomic(options.json, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")
     if options.html is not None:
         from spc_ros.doctor.doctor_page import page
 
-        write_whole(options.html, page(report))
+        write_atomic(options.html, page(report))
         print(f"page: {options.html}")
     return report.exit_code(options.strict)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 from spc_core.trials.protocol import LIVE_PROTOCOLS
 from spc_ros.progress_bar import Bar
 
@@ -63,7 +63,7 @@ def run(options: Evaluate) -> int:
             results[number] = run_in_process(checkpoint, trial, family, bar, planning, recorded)
     if options.json is not None:
         rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
-        write_whole(options.json, "".join(rows))
+        write_atomic(options.json, "".join(rows))
     if "no_context" not in options.protocols:
         print(f"no table, whose zero would be the protocol no_context; episodes: {options.json}")
         return 0
@@ -86,6 +86,6 @@ def _drift(options: Evaluate) -> int:
             with Bar(f"drift {folder} {split}", "change") as bar:
                 runs += run_drift(checkpoint, family, tasks(family, split), (options.seed,), bar, options.half_life)
     if options.json is not None:
-        write_whole(options.json, "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in runs))
+        write_atomic(options.json, "".join(json.dumps(dataclasses.asdict(run)) + "\n" for run in runs))
     print(drift_table(drift_scores(runs)))
     return 0

@@ -90,7 +90,7 @@ def align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> 
             part, at = samples[source[i]], row[i]
             steps += aligner.push(roles[source[i]], int(part.t_ns[at]), part.values[at])
     steps += aligner.flush()
-    return Ticks.of(steps, contract), aligner.counts
+    return Ticks.from_steps(steps, contract), aligner.counts
 
 
 class _BagPass:

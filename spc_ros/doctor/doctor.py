@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from spc_core.command_delay.correlogram import Answer, Correlogram, answers
+from spc_core.command_delay.correlogram import Correlogram, Response, responses
 from spc_core.contract.contract import Contract
 from spc_core.doctor.command_delay import check_command_delay
 from spc_core.doctor.coverage import Coverage, check_coverage, measure
@@ -50,7 +50,7 @@ class DoctorReport:
     findings: tuple[Finding, ...]  # over all bags, worst first
     topics: tuple[TopicStats, ...]  # over all bags
     coverage: Coverage | None
-    answers: tuple[Answer, ...]  # of the commands
+    answers: tuple[Response, ...]  # of the commands
     ages: Mapping[str, tuple[np.ndarray, np.ndarray]]  # histogram by topic: (bins,) counts, (bins+1,) edges in ms
     views: tuple[View, ...]  # the worst bags
 
@@ -184,10 +184,10 @@ class _Collected:
             coverage = measure(joined, contract.observation_names, action.fields, action.low, action.high)
             findings += check_coverage(coverage, t)
         topic = max(self.answers, key=lambda name: _clarity(self.answers[name]), default=None)
-        told: list[Answer] = []
+        told: list[Response] = []
         if topic is not None:
             period_s = 1.0 / contract.rate_hz if contract else None
-            told = answers(self.answers[topic])
+            told = responses(self.answers[topic])
             findings += check_command_delay(topic, self.answers[topic], period_s, t)
         findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), -finding.bags, finding.topic))
         views = [view for _, view in sorted(self.worst, key=lambda entry: entry[0], reverse=True)]
@@ -211,12 +211,12 @@ def _without_parts(
 
 
 def _clarity(found: Correlogram) -> tuple[int, float]:
-    told = answers(found)
+    told = responses(found)
     sure = [answer for answer in told if not answer.why_not]
     return len(sure), max((abs(answer.correlation) for answer in sure), default=0.0)
 
 
-def _answer_dict(answer: Answer) -> dict[str, Any]:
+def _answer_dict(answer: Response) -> dict[str, Any]:
     known = {"command": answer.command, "state": answer.state, "order": answer.order}
     if answer.why_not:
         return {**known, "delay_s": None, "correlation": None, "why_not": answer.why_not}

@@ -66,7 +66,7 @@ class Source:
         return Samples(log_index, t_ns, values if self.transforms is None else self.transforms(t_ns, values))
 
     def nothing(self) -> Samples:
-        return Samples.none(len(self.fields) if self.transforms is None else self.transforms.width)
+        return Samples.empty(len(self.fields) if self.transforms is None else self.transforms.width)
 
 
 def sources(contract: Contract, check: bool = True) -> list[Source]:

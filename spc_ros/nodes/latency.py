@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from spc_core.contract.contract import load_contract
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 from spc_ros.messages.fields import FieldWriter, message_class, set_stamp, stamp_ns
 from spc_ros.node_parts.plain_node import Param, PlainNode, run, steady_timer
 from spc_ros.node_parts.topics import stream_qos
@@ -168,7 +168,7 @@ class LatencyNode(PlainNode):
 
     def _write(self) -> None:
         results = {name: target.result() for name, target in self._targets.items()}
-        write_whole(self.params.out, json.dumps(results))
+        write_atomic(self.params.out, json.dumps(results))
         self.exit_code = 0
 
 

@@ -109,7 +109,9 @@ def compare(contract: Contract, log: Log, edges: list[int]) -> Ticks:
     """Blocks decide the same ticks as single messages, each block all that are decided by its end."""
     single = list(one_by_one(contract, log))
     parts = [single[begin:end] for begin, end in zip([0, *edges], [*edges, len(log)], strict=True)]
-    expected = [Ticks.of([step for steps, _ in part for step in steps], contract) for part in [*parts, single[-1:]]]
+    expected = [
+        Ticks.from_steps([step for steps, _ in part for step in steps], contract) for part in [*parts, single[-1:]]
+    ]
     blocks = list(in_blocks(contract, log, edges))
     for (ours, _), theirs in zip(blocks, expected, strict=True):
         assert_same(ours, theirs)
@@ -354,7 +356,7 @@ def test_an_empty_bag_has_no_ticks():
 
 
 def test_blocks_that_make_no_sense_are_refused():
-    pose, nothing = Samples(np.array([5]), np.array([0]), np.zeros((1, 2))), [Samples.none(n) for n in (1, 2, 2)]
+    pose, nothing = Samples(np.array([5]), np.array([0]), np.zeros((1, 2))), [Samples.empty(n) for n in (1, 2, 2)]
     target = BatchAligner(LATCHED, PATIENCE)
     with pytest.raises(ValueError, match="samples of 3 streams, expected 5, the reward last"):
         target.push([pose, *nothing[:2]])
@@ -371,7 +373,7 @@ def test_what_is_kept_does_not_grow_with_the_bag(contract, silent):
     for block in range(30):
         t_ns = (block * per_block + np.arange(per_block)) * 10 * MS
         each = [
-            Samples.none(width)
+            Samples.empty(width)
             if stream == silent
             else Samples((block * per_block + np.arange(per_block)) * 5 + stream, t_ns, np.ones((per_block, width)))
             for stream, width in enumerate(widths(contract))

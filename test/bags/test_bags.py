@@ -236,7 +236,7 @@ def test_foreign_text_on_the_episode_topic_is_refused(tmp_path):
     bag = write_bag(tmp_path / "bag", [Message("/episode", STRING, 1, string("hello"))], {})
     with (
         BagReader(bag) as reader,
-        pytest.raises(BagError, match="'episode' does not hold episode information"),
+        pytest.raises(BagError, match="'episode' has invalid episode information"),
     ):
         reader.last_episode()
 

@@ -45,7 +45,7 @@ def test_a_missing_field_is_named(path):
 
 def test_a_misspelt_field_gets_a_suggestion():
     text = TEXT.replace("rate_hz:", "rate_hertz:")
-    with pytest.raises(ContractError, match=r"rate_hertz is not a field here \(did you mean 'rate_hz'\?\)"):
+    with pytest.raises(ContractError, match=r"rate_hertz is not a known field \(did you mean 'rate_hz'\?\)"):
         parse_contract(text, "robot.yaml")
     text = TEXT.replace("max_age_s: 0.05", "max_age: 0.05", 1)
     with pytest.raises(ContractError, match=r"observation\[0\]\.max_age is not .*did you mean 'max_age_s'"):
@@ -74,15 +74,19 @@ def test_a_misspelt_field_gets_a_suggestion():
         ("observation.0.max_age_s", -1, "observation[0].max_age_s must be a positive number, got -1"),
         ("reward.function", "rech", "reward.function is 'rech' (did you mean 'reach'?); use one of: reach"),
         ("reward.function", "os.system", "reward.function is 'os.system'; use one of: reach"),
-        ("reward.weights.speed", 1, "reward.weights.speed is not a field here"),
+        ("reward.weights.speed", 1, "reward.weights.speed is not a known field"),
         ("observation.1.fields", ["velocity.elbow"], "reward 'reach' needs observed fields target.position"),
         ("episode.segment", "gaps", "episode.segment is 'gaps' (did you mean 'gap'?); use one of: bag, topic, gap"),
         ("task", "x", "task must be a mapping, got 'x'"),
-        ("action", {"fill_in_the_action": True}, "action.fill_in_the_action stands where the action belongs; write"),
-        ("reward", {"fill_in_the_reward": True}, "reward.fill_in_the_reward stands where the reward belongs; write"),
-        ("episode.gap_s", 1.0, "episode.gap_s belongs to segment: gap"),
-        ("episode.segment", "gap", "episode.gap_s belongs to segment: gap, and is needed there"),
-        ("episode.topic", "marker", "episode.topic belongs to segment: topic, but segment is 'bag'; remove it"),
+        ("action", {"fill_in_the_action": True}, "action.fill_in_the_action is a placeholder; replace it"),
+        ("reward", {"fill_in_the_reward": True}, "reward.fill_in_the_reward is a placeholder; replace it"),
+        ("episode.gap_s", 1.0, "episode.gap_s is required for segment: gap"),
+        ("episode.segment", "gap", "episode.gap_s is required for segment: gap and only allowed there"),
+        (
+            "episode.topic",
+            "marker",
+            "episode.topic is for segment: topic only, but segment is 'bag'; remove it",
+        ),
         ("episode.limit_s", 0, "episode.limit_s must be a positive number, got 0"),
         ("observation.0.clock", "ros", "observation[0].clock is 'ros'; use one of: header, receive"),
         ("observation.0.fields", [3], "observation[0].fields[0] must be a field's path, or a mapping"),
@@ -100,7 +104,7 @@ def test_a_misspelt_field_gets_a_suggestion():
         (
             "observation.0.fields",
             [{"field": "position.elbow", "scale": 0}],
-            "observation[0].fields[0].scale is 0, which makes every value the same",
+            "observation[0].fields[0].scale is 0, which makes all values equal",
         ),
     ],
 )

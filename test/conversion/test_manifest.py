@@ -35,11 +35,11 @@ bags:
     ("text", "message"),
     [
         ("bags: {run_9: {task: a}}", "bags.run_9 matches none of the bags, which are called day/run_1, "),
-        ("bags: {day/*: {tsk: a}}", r"bags.day/*.tsk is not a field here (did you mean 'task'?)"),
+        ("bags: {day/*: {tsk: a}}", r"bags.day/*.tsk is not a known field (did you mean 'task'?)"),
         ("bags: {day/*: {params: {mass: heavy}}}", "bags.day/*.params.mass must be a finite number, got 'heavy'"),
         ("bags: {day/*: {labels: {success: [1]}}}", "bags.day/*.labels.success must be a text, a number, or true"),
         ("bags: [day/*]", "bags must be a mapping, got ['day/*']"),
-        ("tasks: {}", "tasks is not a field here; known here: bags"),
+        ("tasks: {}", "tasks is not a known field; known: bags"),
         ("bags: {", "not valid YAML"),
     ],
 )

@@ -271,11 +271,11 @@ def test_parameters_can_only_narrow_the_contracts_box():
 @pytest.mark.parametrize(
     ("safety", "on_loss", "problem"),
     [
-        ("safety: {hold: 3}", "{}", r"safety\.hold is not a field here \(did you mean 'hold_ms'"),
+        ("safety: {hold: 3}", "{}", r"safety\.hold is not a known field \(did you mean 'hold_ms'"),
         ("safety: {hold_ms: -1}", "{}", r"safety\.hold_ms is -1; give a number from 0 to 60000"),
         ("safety: {hold_ms: 500, deactivate_after_s: 0.1}", "{}", r"deactivate_after_s is 0\.1, shorter than hold_ms"),
         ("safety: {deactivate_after_s: 0.2}", "{hold_ms: 300}", r"on_loss\.deactivate_after_s is 0\.2, shorter"),
-        ("", "{deactivate_s: 3}", r"observation\[1\]\.on_loss\.deactivate_s is not a field here \(did you mean"),
+        ("", "{deactivate_s: 3}", r"observation\[1\]\.on_loss\.deactivate_s is not a known field \(did you mean"),
         ("safety: {workspace: {position.wrist: [0, 1]}}", "{}", r"safety\.workspace\.position\.wrist is not observed"),
         ("safety: {workspace: {position.elbow: [0, 1]}}", "{}", r"elbow is observed more than once; write the topic"),
         ("safety: {workspace: {velocity.elbow: [1, 1]}}", "{}", r"\[1, 1\]; the first must be below the second"),

@@ -30,7 +30,7 @@ def filled(text, reward=TOPIC_REWARD):
 def test_a_proposal_is_refused_until_the_reward_is_filled_in_and_then_converts(tmp_path):
     bag, file = record_robot(tmp_path / "pick_place_2", named=False), tmp_path / "robot.yaml"
     file.write_text(propose(bag))
-    with pytest.raises(ContractError, match="reward.fill_in_the_reward stands where the reward belongs; write one"):
+    with pytest.raises(ContractError, match="reward.fill_in_the_reward is a placeholder; replace it with a reward"):
         load_contract(file)
     assert f"# {TOPIC_REWARD}" in file.read_text()  # found in the bag
     file.write_text(filled(file.read_text()))

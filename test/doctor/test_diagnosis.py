@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
-from spc_core.command_delay.correlogram import LAGS_S, answers, correlogram
+from spc_core.command_delay.correlogram import LAGS_S, correlogram, responses
 from spc_core.doctor.clock_checks import (
     check_clock_domains,
     check_clock_jumps,
@@ -366,14 +366,14 @@ def answering(delay_s, state_period_s, order=1, noise=0.0, seconds=8.0, seed=0):
 @pytest.mark.parametrize("delay_s", [0.0, 0.007, 0.045])
 def test_a_command_delay_is_found_to_the_millisecond(delay_s, state_period_s):
     command_ns, u, state_ns, x = answering(delay_s, state_period_s)
-    (answer,) = answers(correlogram(command_ns, u, ("u",), state_ns, x, ("position", "velocity")))
+    (answer,) = responses(correlogram(command_ns, u, ("u",), state_ns, x, ("position", "velocity")))
     assert answer.why_not == "" and abs(answer.delay_s - delay_s) < 0.001
     assert (answer.state, answer.order) in (("velocity", 1), ("position", 2)) and answer.correlation > 0.9
 
 
 def test_a_command_delay_survives_noise_and_a_servo():
     command_ns, u, state_ns, x = answering(0.03, 0.01, order=0, noise=0.01)
-    (answer,) = answers(correlogram(command_ns, u, ("u",), state_ns, x, ("position", "velocity")))
+    (answer,) = responses(correlogram(command_ns, u, ("u",), state_ns, x, ("position", "velocity")))
     assert answer.why_not == "" and abs(answer.delay_s - 0.03) < 0.004
 
 
@@ -384,9 +384,9 @@ def test_a_delay_that_cannot_be_told_is_not_told():
     finding = only(check_command_delay("joint_states", found, 0.02, T))
     assert finding.severity == "ok" and "cannot be told: no state answers clearly" in finding.text
     still = correlogram(command_ns, 0 * u, ("u",), state_ns, x, ("a", "b"))
-    assert "the command never changes" in answers(still)[0].why_not
+    assert "the command never changes" in responses(still)[0].why_not
     early = correlogram(command_ns + 50 * MS, u, ("u",), state_ns, x, ("a", "b"))  # the state came first
-    assert answers(early)[0].why_not
+    assert responses(early)[0].why_not
     assert correlogram(command_ns[:20], u[:20], ("u",), state_ns, x, ("a", "b")) is None
 
 
@@ -423,7 +423,7 @@ def test_commands_that_change_smoothly_tell_no_delay():
     u, y = np.sin(3 * t_s)[:, None], -np.cos(3 * t_s - 0.7)[:, None]
     time_ns = WALL_NS + np.round(t_s * 1e9).astype(np.int64)
     found = correlogram(time_ns, u, ("u",), time_ns, y, ("y",))
-    (answer,) = answers(found)
+    (answer,) = responses(found)
     assert "so smoothly" in answer.why_not
     (finding,) = check_command_delay("states", found, 0.02, T)
     assert finding.severity == "ok" and "record livelier commands" in finding.text

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alignment of a recorded log from arrays, in bulk: equal to the last bit to `alignment/streaming.py`, and fast."""
+"""Fast alignment of a recorded log from arrays, bitwise equal to `alignment/streaming.py`."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks of a recorded log in, decided ticks out: the ticks of `StreamingAligner` to the last bit, from arrays.
+"""Batch alignment of a recorded log, bitwise equal to `StreamingAligner`.
 
-Sample by sample, a decision may depend on what has arrived by then. In a regular log it does not: what arrives is
-never older, by more than patience, than the newest stamp seen before; so nothing comes too late for a decision, and
-each can be made from the stamps alone. Only a stream of any age is not waited for; its samples count from their
-log index on. A log that is not regular raises Irregular, and takes StreamingAligner in alignment/streaming.py.
+In general a decision may depend on which samples have arrived. In a regular log no sample is older, by more than
+patience, than the newest stamp before it; so none comes too late, and all decisions follow from the stamps alone. Only
+streams without a maximum age are not waited for; their samples count from their log index on. An irregular log raises
+Irregular and needs StreamingAligner in alignment/streaming.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spc_core.alignment.streaming import Step
 from spc_core.contract.contract import Contract
 from spc_core.contract.transforms import JUMP_NS
 
-MOST_JUMPS = 100  # in one block: each costs a pass over the rest of the block
+MAX_JUMPS = 100  # in one block: each costs a pass over the rest of the block
 START, REWARD_NOT_FINITE, NO_REWARD, ACTION_NOT_FINITE, NO_COMMAND = range(-5, 0)  # codes next to those of Frames
 
 
@@ -34,7 +34,7 @@ class Ticks:
     observations: np.ndarray  # (N, O) float64, NaN where the tick has none
     actions: np.ndarray  # (N, A) float64, of the transition that ends at the tick, NaN where none does
     rewards: np.ndarray  # (N,) float64, likewise
-    codes: np.ndarray  # (N,) int32, place in `faults` of why no transition ends at the tick; 0 where one does
+    codes: np.ndarray  # (N,) int32, index in `faults` of why no transition ends at the tick; 0 where one does
     faults: tuple[Fault | None, ...] = (None,)
 
     def __len__(self) -> int:
@@ -50,11 +50,11 @@ class Ticks:
         return self.faults[self.codes[index]]
 
     @classmethod
-    def of(cls, steps: Sequence[Step], contract: Contract) -> Ticks:
-        """The same from what a StreamingAligner returned."""
+    def from_steps(cls, steps: Sequence[Step], contract: Contract) -> Ticks:
+        """Convert the steps of a StreamingAligner."""
         nowhere = np.full(contract.observation_dim, np.nan), np.full(contract.action_dim, np.nan)
-        places: dict[Fault | None, int] = {None: 0}
-        codes = [places.setdefault(step.cut, len(places)) for step in steps]
+        index_of: dict[Fault | None, int] = {None: 0}
+        codes = [index_of.setdefault(step.cut, len(index_of)) for step in steps]
         observations = [nowhere[0] if step.observation is None else step.observation for step in steps]
         actions = [nowhere[1] if step.transition is None else step.transition.action for step in steps]
         return cls(
@@ -63,18 +63,18 @@ class Ticks:
             actions=np.array(actions, np.float64).reshape(len(steps), len(nowhere[1])),
             rewards=np.array([np.nan if s.transition is None else s.transition.reward for s in steps], np.float64),
             codes=np.array(codes, np.int32),
-            faults=tuple(places),
+            faults=tuple(index_of),
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Ticks]) -> Ticks:
-        """Ticks of blocks that follow each other, at least one."""
+        """Join the ticks of consecutive blocks, at least one."""
         if len(parts) == 1:
             return parts[0]
-        places: dict[Fault | None, int] = {None: 0}
+        index_of: dict[Fault | None, int] = {None: 0}
         codes = []
         for part in parts:
-            own = np.array([places.setdefault(fault, len(places)) for fault in part.faults], np.int32)
+            own = np.array([index_of.setdefault(fault, len(index_of)) for fault in part.faults], np.int32)
             codes.append(own[part.codes])
         return cls(
             t_ns=np.concatenate([part.t_ns for part in parts]),
@@ -82,19 +82,19 @@ class Ticks:
             actions=np.concatenate([part.actions for part in parts]),
             rewards=np.concatenate([part.rewards for part in parts]),
             codes=np.concatenate(codes),
-            faults=tuple(places),
+            faults=tuple(index_of),
         )
 
 
 class Irregular(ValueError):
-    """A log whose decisions depend on when its messages arrived; StreamingAligner takes all of it."""
+    """A log whose decisions depend on the arrival of its messages; use StreamingAligner for all of it."""
 
 
 class BatchAligner:
     """Turns blocks of samples of all the contract's streams into ticks.
 
     StreamingAligner in alignment/streaming.py is the specification; test/alignment/test_alignment_parity.py compares
-    them.
+    the two.
     """
 
     def __init__(self, contract: Contract, patience_ns: int) -> None:
@@ -115,7 +115,7 @@ class BatchAligner:
         self._grid = GridState()
         self._horizon_ns = NO_TIME
         self._last_index = NO_TIME
-        self._frames = Frames.nothing(contract)  # the last one that is out, then those whose transition is still open
+        self._frames = Frames.initial(contract)  # the last decided one, then those whose transition is undecided
 
     @property
     def counts(self) -> dict[str, int]:
@@ -124,24 +124,24 @@ class BatchAligner:
 
     @property
     def kept(self) -> int:
-        """Samples and ticks that are still in memory, since later ticks may need them."""
+        """Number of samples and ticks kept in memory for later ticks."""
         return sum(len(buffer.t_ns) for buffer in self._buffers) + len(self._frames.t_ns)
 
     def push(self, samples: Sequence[Samples]) -> Ticks:
         """Add the next block of the log: samples of each observation stream, of the action and, if any, of the reward.
 
-        Returns the ticks that it decides. Raises Irregular; the aligner is then of no more use.
+        Returns the ticks that it decides. Raises Irregular, after which the aligner must not be used.
         """
         if len(samples) not in (len(self._buffers) - 1, len(self._buffers)):
             raise ValueError(f"samples of {len(samples)} streams, expected {len(self._buffers)}, the reward last")
-        block = self._distinct([*samples, Samples.none(1)][: len(self._buffers)])
+        block = self._distinct([*samples, Samples.empty(1)][: len(self._buffers)])
         parts: list[Ticks] = []
         jumps = 0
         while (jump := self._first_jump(block)) is not None:
             log_index, index = jump
             jumps += 1
-            if jumps > MOST_JUMPS:
-                raise Irregular(f"clock jumped back more than {MOST_JUMPS} times, last on {self._buffers[index].name}")
+            if jumps > MAX_JUMPS:
+                raise Irregular(f"clock jumped back more than {MAX_JUMPS} times, last on {self._buffers[index].name}")
             ends = [int(np.searchsorted(samples.log_index, log_index)) for samples in block]
             parts.append(self._advance([s.part(0, end) for s, end in zip(block, ends, strict=True)]))
             block = [s.part(end) for s, end in zip(block, ends, strict=True)]
@@ -152,19 +152,19 @@ class BatchAligner:
         """The block with log indices that differ among streams: a message may be a sample of several of them."""
         indices = [samples.log_index for samples in block if len(samples)]
         if indices and min(int(index[0]) for index in indices) < self._last_index:
-            raise ValueError("a block holds messages from before the last one; push blocks in the order of the log")
+            raise ValueError("a block contains messages from before the last one; push blocks in log order")
         self._last_index = max((int(index[-1]) for index in indices), default=self._last_index)
         return [Samples(s.log_index * len(block) + i, s.t_ns, s.values) for i, s in enumerate(block)]
 
     def flush(self) -> Ticks:
-        """Decide what is left; for the end of a bag, and before a clock jump."""
+        """Decide the remaining ticks; for the end of a bag, and before a clock jump."""
         newest_ns = self._observations.buffers[0].newest_ns
         self._observations.note_horizon(np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._take_frames(newest_ns + 2 * self.contract.period_ns, newest_ns)
         return self._decide(-NO_TIME)
 
     def _first_jump(self, block: list[Samples]) -> tuple[int, int] | None:
-        """(log index, stream) of the first sample that shows that the clock jumped back."""
+        """(log index, stream) of the first sample with a backward clock jump."""
         jumps = []
         for index, (buffer, samples) in enumerate(zip(self._buffers, block, strict=True)):
             jumped = samples.t_ns < buffer.newest_before(samples.t_ns) - JUMP_NS
@@ -173,7 +173,7 @@ class BatchAligner:
         return min(jumps, default=None)
 
     def _jump(self, index: int, block: list[Samples]) -> list[Ticks]:
-        """What stands at a jump that stream number `index` shows by its first sample in the block."""
+        """Ticks up to and at a clock jump in the first sample of stream number `index` in the block."""
         buffer, samples = self._buffers[index], block[index]
         t_ns = int(samples.t_ns[0])
         stream = index if index < len(self._observations.buffers) else None
@@ -181,8 +181,8 @@ class BatchAligner:
         settled = self.flush()
         for each in self._buffers:
             each.clear()
-        self._grid, self._horizon_ns, self._frames = GridState(), NO_TIME, Frames.nothing(self.contract)
-        if stream is None:  # StreamingAligner leaves this one's stamp out of the horizon
+        self._grid, self._horizon_ns, self._frames = GridState(), NO_TIME, Frames.initial(self.contract)
+        if stream is None:  # StreamingAligner excludes its stamp from the horizon
             buffer.admit(samples.part(0, 1))
             block[index] = samples.part(1)
         nothing = np.full((1, self.contract.observation_dim), np.nan), np.full((1, self.contract.action_dim), np.nan)
@@ -190,7 +190,7 @@ class BatchAligner:
         return [settled, jump]
 
     def _advance(self, block: list[Samples]) -> Ticks:
-        """Take in samples among which the clock does not jump."""
+        """Process samples without a clock jump."""
         if any(map(len, block)):
             self._admit(block)
             forced_ns = self._horizon_ns - self.patience_ns
@@ -200,7 +200,7 @@ class BatchAligner:
         return ticks
 
     def _admit(self, block: list[Samples]) -> None:
-        """Store the samples. Raises Irregular where one comes too late for what waits no longer than patience."""
+        """Store the samples. Raises Irregular if one arrives later than patience allows."""
         accepted = [buffer.admit(samples) for buffer, samples in zip(self._buffers, block, strict=True)]
         for mask, stream in zip(accepted, self.contract.observation, strict=False):
             if stream.max_age_ns is None:
@@ -220,10 +220,10 @@ class BatchAligner:
 
     def _take_frames(self, forced_ns: int, limit_ns: int) -> None:
         frames, self._grid = self._observations.frames(self._grid, forced_ns, limit_ns)
-        self._frames = self._frames.followed_by(frames)
+        self._frames = self._frames.append(frames)
 
     def _decide(self, horizon_ns: int) -> Ticks:
-        """The ticks, up to the first whose transition may still get a command or reward."""
+        """Ticks up to the first one whose transition may still receive a command or reward."""
         frames = self._frames
         begin_ns, end_ns = frames.t_ns[:-1], frames.t_ns[1:]
         joined = (frames.codes[:-1] == 0) & (frames.codes[1:] == 0)
@@ -267,15 +267,15 @@ class BatchAligner:
 
     def _distinct_faults(self, codes: np.ndarray) -> tuple[np.ndarray, tuple[Fault | None, ...]]:
         """The codes (N,) and faults of Ticks."""
-        found, place = np.unique(codes[codes != 0], return_inverse=True)
-        places = np.zeros(len(codes), np.int32)
-        places[codes != 0] = place + 1
-        return places, (None, *(self._faults.get(code) or self._observations.fault(code) for code in found.tolist()))
+        found, inverse = np.unique(codes[codes != 0], return_inverse=True)
+        indices = np.zeros(len(codes), np.int32)
+        indices[codes != 0] = inverse + 1
+        return indices, (None, *(self._faults.get(code) or self._observations.fault(code) for code in found.tolist()))
 
     def _forget(self) -> None:
         """Drop the samples that no later tick needs."""
         past_ns, first = self._grid.done_ns, self._observations.buffers[0]
-        if not self._grid.running and first.newest_ns <= past_ns:  # the next tick is a sample that is yet to come
+        if not self._grid.running and first.newest_ns <= past_ns:  # the next tick is a future sample
             past_ns = max(past_ns, self._horizon_ns - self.patience_ns)
         for buffer in self._observations.buffers:
             buffer.forget(past_ns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Observations at ticks from blocks of samples: what ObservationAligner in streaming.py does, from arrays."""
+"""Observations at ticks from blocks of samples: the batch version of ObservationAligner in streaming.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spc_core.contract.contract import Contract
 
 END = 2**62  # a log index, or a stamp, after all others
 MISSING, STALE, NOT_FINITE = range(3)
-MOST_HELD = 256  # held ticks whose faults are looked up together
+MAX_HELD = 256  # held ticks whose faults are looked up together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Samples:
     """N samples of one topic in log order."""
 
     log_index: np.ndarray  # (N,) int64, number in the log among the messages of all topics, increasing
-    t_ns: np.ndarray  # (N,) int64, stamps as they came: they may repeat or go back
+    t_ns: np.ndarray  # (N,) int64, stamps as recorded: they may repeat or decrease
     values: np.ndarray  # (N, F) float64
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class Samples:
         return Samples(self.log_index[begin:end], self.t_ns[begin:end], self.values[begin:end])
 
     @classmethod
-    def none(cls, width: int) -> Samples:
+    def empty(cls, width: int) -> Samples:
         return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, width)))
 
 
@@ -43,7 +43,7 @@ class SampleBuffer:
     def __init__(self, name: str, width: int) -> None:
         self.name = name
         self.counts: Counter[str] = Counter()
-        self._nothing = Samples.none(width)
+        self._nothing = Samples.empty(width)
         self.clear()
 
     def clear(self) -> None:
@@ -52,11 +52,11 @@ class SampleBuffer:
         self.finite = np.zeros(0, np.bool_)
 
     def newest_before(self, t_ns: np.ndarray) -> np.ndarray:
-        """(N,) the newest stamp before each of N samples that come next."""
+        """(N,) the newest stamp before each of the next N samples."""
         return np.maximum.accumulate(np.concatenate([[self.newest_ns], t_ns]))[:-1]
 
     def admit(self, samples: Samples) -> np.ndarray:
-        """Store what is newer than all before, count the rest; returns (N,) bool, what was stored."""
+        """Store the samples newer than all before, count the others; returns the (N,) bool mask of those stored."""
         newest_ns = self.newest_before(samples.t_ns)
         newer = samples.t_ns > newest_ns
         if not newer.all():
@@ -73,7 +73,7 @@ class SampleBuffer:
         return newer
 
     def forget(self, t_ns: int) -> None:
-        """Drop all but the newest sample at or before `t_ns`, and what is newer."""
+        """Keep only the newest sample at or before `t_ns` and all newer ones."""
         begin = int(np.searchsorted(self.t_ns, t_ns, "right")) - 1
         if begin > 0:
             self.log_index, self.t_ns = self.log_index[begin:], self.t_ns[begin:]
@@ -91,7 +91,7 @@ class Frames:
     def part(self, begin: int) -> Frames:
         return Frames(self.t_ns[begin:], self.codes[begin:], self.observations[begin:])
 
-    def followed_by(self, other: Frames) -> Frames:
+    def append(self, other: Frames) -> Frames:
         return Frames(
             np.concatenate([self.t_ns, other.t_ns]),
             np.concatenate([self.codes, other.codes]),
@@ -99,7 +99,7 @@ class Frames:
         )
 
     @classmethod
-    def nothing(cls, contract: Contract) -> Frames:
+    def initial(cls, contract: Contract) -> Frames:
         """One tick before all others, without an observation."""
         return cls(np.array([NO_TIME]), np.ones(1, np.int64), np.full((1, contract.observation_dim), np.nan))
 
@@ -120,21 +120,21 @@ class ObservationSampler:
         self._horizon_ns, self._horizon_index = horizon_ns, np.append(log_index, END)
 
     def reached_ns(self) -> int:
-        """The time that every stream has reached that is waited for."""
+        """The time reached by every stream with a maximum age."""
         return min(buffer.newest_ns for buffer, stream in self._streams if stream.max_age_ns is not None)
 
     def frames(self, start: GridState, forced_ns: int, limit_ns: int) -> tuple[Frames, GridState]:
-        """The ticks up to `limit_ns`, all that can be known where no sample will come before `forced_ns`."""
+        """The ticks up to `limit_ns` that can be decided if no sample will come before `forced_ns`."""
         first = self.buffers[0]
         stop = int(np.searchsorted(first.t_ns, limit_ns, "right"))
         tables = [self._look_up(first.t_ns[:stop], first.log_index[:stop])]
         grid = TickGrid(self.contract, first.t_ns, tables[0][1] == 0, start, forced_ns, limit_ns)
-        more, most, seen = True, MOST_HELD, 0
+        more, most, seen = True, MAX_HELD, 0
         while more:
             more = grid.run(most)
             held = self._look_up_held(np.array(grid.held_ns[seen:], np.int64))
             wrong = (held[1] != 0) & ~grid.is_stale(held[0])
-            most = min(2 * most, MOST_HELD)
+            most = min(2 * most, MAX_HELD)
             if wrong.any():
                 end = int(np.argmax(wrong)) + 1
                 grid.rewind(seen + end - 1)
@@ -158,22 +158,22 @@ class ObservationSampler:
         return Fault(FaultKind.NO_MESSAGE, stream.topic, index)
 
     def _look_up_held(self, t_ns: np.ndarray) -> np.ndarray:
-        """As `_look_up`, of ticks without a sample: known from the next one on, or once it is overdue by patience."""
+        """As `_look_up`, for ticks without a sample: known from the next sample, or once it is overdue by patience."""
         first = self.buffers[0]
         overdue_ns = t_ns - self.contract.period_ns + self.contract.tick_window_ns[1]
-        following = np.append(first.log_index, END)[np.searchsorted(first.t_ns, overdue_ns, "right")]
-        return self._look_up(t_ns, np.minimum(following, self._passed(overdue_ns)))
+        next_index = np.append(first.log_index, END)[np.searchsorted(first.t_ns, overdue_ns, "right")]
+        return self._look_up(t_ns, np.minimum(next_index, self._passed(overdue_ns)))
 
     def _look_up(self, t_ns: np.ndarray, known: np.ndarray) -> np.ndarray:
         """(2 + S, N) of ticks (N,) known as such from log indices (N,) on: times, codes, rows in the S buffers."""
         decided = self._decided(t_ns, known) if self._latched else known
         table = np.zeros((2 + len(self._streams), len(t_ns)), np.int64)
         table[0], codes = t_ns, table[1]
-        for index, (buffer, stream) in reversed(list(enumerate(self._streams))):  # the first stream's fault counts
+        for index, (buffer, stream) in reversed(list(enumerate(self._streams))):  # the first stream's fault wins
             row = np.searchsorted(buffer.t_ns, t_ns, "right") - 1
             if stream.max_age_ns is None:
                 row = np.minimum(row, np.searchsorted(buffer.log_index, decided, "right") - 1)
-            age_ns = t_ns - np.append(buffer.t_ns, END)[row]  # of no row negative
+            age_ns = t_ns - np.append(buffer.t_ns, END)[row]  # negative where there is no row
             table[2 + index] = row
             for kind, bad in (
                 (NOT_FINITE, ~np.append(buffer.finite, True)[row]),
@@ -186,7 +186,7 @@ class ObservationSampler:
         return table
 
     def _detail(self, kind: int, buffer: SampleBuffer, row: np.ndarray, age_ns: np.ndarray) -> np.ndarray | int:
-        """What a code holds of a fault: the first field that is not finite, or the age in ms."""
+        """The detail of a fault in its code: the first non-finite field, or the age in ms."""
         if kind == NOT_FINITE:
             return np.argmin(np.isfinite(buffer.values[row]), axis=1)
         return np.rint(age_ns / 1e6).astype(np.int64) if kind == STALE else 0
@@ -201,11 +201,11 @@ class ObservationSampler:
         return np.maximum(known, np.minimum(reached, self._passed(t_ns)))
 
     def _passed(self, t_ns: np.ndarray) -> np.ndarray:
-        """(N,) the log index, in this block or after it, from which on patience with `t_ns` is over."""
+        """(N,) the log index, in or after this block, from which `t_ns` is no longer waited for."""
         return self._horizon_index[np.searchsorted(self._horizon_ns, t_ns + self.patience_ns, "right")]
 
     def _gather(self, table: np.ndarray) -> Frames:
-        """The frames of what `_look_up` found."""
+        """The frames of a table from `_look_up`."""
         t_ns, codes, *rows = table
         good = codes == 0
         observations = np.full((len(t_ns), self.contract.observation_dim), np.nan)

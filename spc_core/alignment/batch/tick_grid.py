@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which samples of the first stream are ticks, and where a tick stands without one: as streaming.py chooses."""
+"""The choice of ticks from the first stream's stamps, as in streaming.py."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ class GridState:
     """The last tick, and whether the next one is due a period later."""
 
     done_ns: int = NO_TIME
-    running: bool = False  # not before the first tick and after a faulty one: then the next sample is the next tick
+    running: bool = False  # False before the first tick and after a faulty one, where the next sample is the next tick
 
 
 class TickGrid:
-    """Goes from tick to tick as ObservationAligner does.
+    """Advances from tick to tick as ObservationAligner does.
 
-    Where the first stream skips a period, a tick without a sample of its own is held: its samples are a zero-order
-    hold. It is taken for good unless the first stream itself is stale there; `rewind` corrects that.
+    Where the first stream skips a period, the tick there is held: it has no sample, only a zero-order hold. It is
+    assumed to be good unless the first stream itself is stale; `rewind` corrects that.
     """
 
     def __init__(
         self, contract: Contract, stamps: np.ndarray, good: np.ndarray, state: GridState, forced_ns: int, limit_ns: int
     ) -> None:
-        """`stamps` (N,) increase; `good` (M,) says of those up to `limit_ns` whether a tick there has no fault.
+        """`stamps` (N,) increase; `good` (M,) is whether a tick there has no fault, for those up to `limit_ns`.
 
-        Ticks later than `limit_ns` are not decided; none of the stream's samples is to come before `forced_ns`.
+        Ticks later than `limit_ns` are not decided; no later sample of the stream is before `forced_ns`.
         """
         first = contract.observation[0]
-        assert first.max_age_ns is not None  # parse_contract sees to it
+        assert first.max_age_ns is not None  # checked by parse_contract
         self._max_age_ns = first.max_age_ns
         self._period_ns = contract.period_ns
         self._early_ns, self._late_ns = contract.tick_window_ns
@@ -53,17 +53,17 @@ class TickGrid:
         self._held_at: list[int] = []  # index in `rows`
 
     def _in_grid(self, stamps: np.ndarray) -> np.ndarray:
-        """(M,) bool: a tick if the sample before is one."""
+        """(M,) bool: a tick if the previous sample is one."""
         gaps = np.diff(stamps, prepend=stamps[:1])
         nearest = np.abs(gaps - self._period_ns) <= np.abs(2 * gaps - self._period_ns)
         return (gaps >= self._early_ns) & (gaps <= self._late_ns) & nearest
 
-    def run(self, most_held: int) -> bool:
-        """Find ticks until no more can be decided, or `most_held` held ones; returns whether there is more."""
+    def run(self, max_held: int) -> bool:
+        """Find ticks until no more can be decided, or until `max_held` held ones; returns whether there are more."""
         stamps, rows, stop = self._stamps, self.rows, self._stop
         j, last = self._next, self._last_ns
-        most_held += len(self.held_ns)
-        while len(self.held_ns) < most_held:
+        max_held += len(self.held_ns)
+        while len(self.held_ns) < max_held:
             if last is None:  # each sample is a tick until one is good
                 good = self._good.find(1, j)
                 end = stop if good < 0 else good + 1
@@ -102,7 +102,7 @@ class TickGrid:
         return GridState(done_ns, self._last_ns is not None)
 
     def _find(self, j: int, last_ns: int) -> int | None:
-        """The sample that is the next tick, ~k where it is held before sample k, None while that is not known."""
+        """The sample that is the next tick, ~k if it is held before sample k, None if not yet known."""
         stamps, due_ns, late_ns = self._stamps, last_ns + self._period_ns, last_ns + self._late_ns
         for k in range(bisect_left(stamps, last_ns + self._early_ns, j), len(stamps)):
             t_ns = stamps[k]
@@ -119,11 +119,11 @@ class TickGrid:
         return None if due_ns - self._stamps[k - 1] > self._max_age_ns else due_ns
 
     def is_stale(self, held_ns: np.ndarray) -> np.ndarray:
-        """(H,) bool: the first stream is too old at these ticks, so that the grid starts again after them."""
+        """(H,) bool: the first stream is too old at these ticks, so that the grid restarts after them."""
         newest = np.searchsorted(self._array, held_ns, "right") - 1
         return held_ns - self._array[newest] > self._max_age_ns
 
     def rewind(self, held: int) -> None:
-        """Go back to held tick number `held`, which is not good; the grid starts again after it."""
+        """Return to held tick number `held`, which is faulty; the grid restarts after it."""
         del self.rows[self._held_at[held] + 1 :], self._held_at[held + 1 :], self.held_ns[held + 1 :]
         self._next, self._last_ns = bisect_right(self._stamps, self.held_ns[held]), None

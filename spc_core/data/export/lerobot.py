@@ -24,7 +24,7 @@ from spc_core.data.column_stats import ColumnStats
 from spc_core.data.dataset import DatasetError, Episode, check_episode
 from spc_core.data.export.parquet_files import NAME, ParquetFiles
 from spc_core.data.reader import StoredTask, dataset_contract, stored_tasks
-from spc_core.system.atomic_files import WholeFolder, write_whole
+from spc_core.system.atomic_files import AtomicFolder, write_atomic
 
 VERSION = "v3.0"
 FILE_MB, CHUNK_FILES = 100, 1000  # LeRobot's defaults
@@ -86,7 +86,7 @@ def export(
     stores = stored_tasks(root)
     contract = dataset_contract(root, stores)
     try:
-        whole = WholeFolder(out, overwrite, "meta/info.json", "a LeRobotDataset")
+        whole = AtomicFolder(out, overwrite, "meta/info.json", "a LeRobotDataset")
     except FileExistsError as error:
         raise DatasetError(str(error)) from None
     try:
@@ -101,10 +101,10 @@ def export(
                     progress(writer.episodes, total, store.entry.task_id)
         write_tasks(whole.path / "meta" / "tasks.parquet", [store.entry.task_id for store in stores])
         info = writer.info(robot_type or contract.name, len(stores))
-        write_whole(whole.path / "meta" / "info.json", json.dumps(info, indent=4, ensure_ascii=False))
-        write_whole(whole.path / "meta" / "stats.json", json.dumps(writer.stats(), indent=4))
-        write_whole(whole.path / "meta" / "spc.json", json.dumps(_ours(contract, stores), indent=1) + "\n")
-        write_whole(whole.path / "meta" / "contract.yaml", contract.text)
+        write_atomic(whole.path / "meta" / "info.json", json.dumps(info, indent=4, ensure_ascii=False))
+        write_atomic(whole.path / "meta" / "stats.json", json.dumps(writer.stats(), indent=4))
+        write_atomic(whole.path / "meta" / "spc.json", json.dumps(_ours(contract, stores), indent=1) + "\n")
+        write_atomic(whole.path / "meta" / "contract.yaml", contract.text)
         files = len(list((whole.path / "data").glob("*/*.parquet")))
         whole.commit()
     except FileExistsError as error:

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spc_core.system.atomic_files import write_whole
+from spc_core.system.atomic_files import write_atomic
 
 
 def show(text: str, numbers: Any, file: Path | None) -> int:
     """Print a measurement's report and write its numbers as JSON where a file is given; returns exit code 0."""
     print(text)
     if file is not None:
-        write_whole(file, json.dumps(numbers, indent=1) + "\n")
+        write_atomic(file, json.dumps(numbers, indent=1) + "\n")
     return 0
