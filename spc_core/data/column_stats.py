@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a column of numbers looks like, when the rows come piece by piece and never all stand in memory."""
+"""Streaming statistics of columns, without all rows in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from spc_core.method.normalize import Moments
 
-SAMPLE_ROWS = 65_536  # quantiles are exact up to so many rows; beyond, from a draw of half to all of so many
+SAMPLE_ROWS = 65_536  # quantiles are exact up to this many rows, then from a random sample of half to all of it
 
 
 class RowSample:

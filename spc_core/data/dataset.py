@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets: Minari on disk, one Minari dataset per task. Read by dataset_reader.py, packed for training by packed.py.
+"""Datasets: Minari on disk, one Minari dataset per task. Read by reader.py, packed for training by packed.py.
 
     ROOT/contract.yaml
     ROOT/<contract name>/<task>-v0/data/      minari.load_dataset("<contract name>/<task>-v0") with
@@ -30,16 +30,16 @@ from spc_core.system.atomic_files import AtomicFolder
 
 FORMAT = "arrow"
 MAX_STEPS = 100_000  # Minari's arrow reader returns only the first 131,072 rows of an episode
-FLUSH_STEPS = 20_000  # steps of a task that wait in memory before they are written
+FLUSH_STEPS = 20_000  # steps of a task buffered before they are written
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be used or written; the message names the folder, what is wrong, and the fix."""
+    """An unusable or unwritable dataset; the message names the folder, the problem and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """T transitions in a row and their one end: terminated, truncated, or cut with a reason."""
+    """T consecutive transitions and their one end: terminated, truncated, or cut with a reason."""
 
     observations: np.ndarray  # (T+1, O) float64
     actions: np.ndarray  # (T, A) float64
@@ -72,7 +72,7 @@ class TaskEntry:
 
 
 class DatasetWriter:
-    """Collects episodes in a hidden folder beside `root`, which close() renames: never half a dataset."""
+    """Collects episodes in a hidden folder next to `root`, which close() renames: never half a dataset."""
 
     def __init__(self, root: str | Path, contract: Contract, overwrite: bool = False) -> None:
         """Raises DatasetError where `root` is taken, unless it is a dataset and `overwrite` is set."""
@@ -86,7 +86,7 @@ class DatasetWriter:
         _write_text(self._folder / "contract.yaml", contract.text)
 
     def add_episode(self, task_id: str, params: Mapping[str, float], episode: Episode) -> None:
-        """Add an episode to its task. Raises DatasetError for wrong shapes, or a task told in two ways."""
+        """Add an episode to its task. Raises DatasetError for wrong shapes, or inconsistent task parameters."""
         check_episode(episode, self.contract, episode.source)
         entry = TaskEntry(task_id, dict(params))
         writer = self._tasks.get(task_id)
@@ -98,11 +98,11 @@ class DatasetWriter:
                 f"task '{task_id}': {episode.source} gives it the parameters {dict(params)}, other episodes "
                 f"{dict(writer.entry.params)}; give tasks with different parameters different ids"
             )
-        for piece in _pieces(episode):
-            writer.add(piece)
+        for chunk in _chunks(episode):
+            writer.add(chunk)
 
     def flush(self) -> None:
-        """Write what waits in memory; for a caller who has finished with a task and goes on with the next."""
+        """Write buffered episodes; call it after the last episode of a task."""
         for writer in self._tasks.values():
             writer.flush()
 
@@ -111,7 +111,7 @@ class DatasetWriter:
         _write_text(self._folder / name, text)
 
     def close(self) -> Path:
-        """Write what is left and give the dataset its name. Raises DatasetError when it has no episode."""
+        """Write buffered episodes and rename the folder. Raises DatasetError if there is no episode."""
         if not self._tasks:
             self.abort()
             raise DatasetError(f"{self.root}: not written, since there is no episode to write")
@@ -122,7 +122,7 @@ class DatasetWriter:
             raise DatasetError(str(error)) from None
 
     def abort(self) -> None:
-        """Throw away what was written; does nothing after close()."""
+        """Discard the dataset; does nothing after close()."""
         self._whole.abort()
 
     def __enter__(self) -> DatasetWriter:
@@ -223,13 +223,13 @@ def _check_finite(values: np.ndarray, fields: list[str], name: str) -> None:
         )
 
 
-def _pieces(episode: Episode) -> list[Episode]:
-    """The episode in pieces that Minari can read back; no transition is lost."""
-    pieces = []
+def _chunks(episode: Episode) -> list[Episode]:
+    """The episode in chunks that Minari can read back; no transition is lost."""
+    chunks = []
     for begin in range(0, len(episode), MAX_STEPS):
         end = min(begin + MAX_STEPS, len(episode))
         last = end == len(episode)
-        pieces.append(
+        chunks.append(
             dataclasses.replace(
                 episode,
                 observations=episode.observations[begin : end + 1],
@@ -241,7 +241,7 @@ def _pieces(episode: Episode) -> list[Episode]:
                 cut=episode.cut if last else f"continued: longer than {MAX_STEPS} steps",
             )
         )
-    return pieces
+    return chunks
 
 
 def _buffer(episode: Episode) -> EpisodeBuffer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a dataset: tasks, episodes and their ends, returns, and how much of its spaces the data cover."""
+"""Summary of a dataset: tasks, episodes and their ends, returns, and spreads of all fields."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT_TASKS = 40  # lines of tasks in the text
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """How one number is spread over transitions, or over episodes."""
+    """Distribution of one number over transitions or episodes."""
 
     low: float
     q05: float
@@ -64,7 +64,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EpisodeLine:
-    """What plots of episodes need."""
+    """One episode, as plots need it."""
 
     task: int  # index into the tasks
     steps: int
@@ -75,7 +75,7 @@ class EpisodeLine:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """All that is told of a dataset."""
+    """The summary of a dataset."""
 
     root: Path
     contract: Contract
@@ -87,7 +87,7 @@ class Description:
     samples: tuple[tuple[str, Episode], ...]  # (task id, episode): one of each end and behaviour, as far as they go
 
     def notes(self) -> list[str]:
-        """What may need attention before training."""
+        """Possible problems for training."""
         contract, whole = self.contract, self.whole
         notes = [
             f"observation {name} never changes: training refuses it; take it out of the contract"
@@ -203,7 +203,7 @@ def end_of(episode: Episode) -> str:
 
 
 class _Counter:
-    """Counts episodes in; part() tells what came."""
+    """Accumulates episodes; part() summarises them."""
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract

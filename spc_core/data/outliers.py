@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that would break training: refused before it starts where they are seen, and named when it fails."""
+"""Detection of values that would break training, before it starts and when it fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spc_core.data.rows import rows_of
 from spc_core.method.agent import Batch
 
 LARGEST = 1e15  # in the contract's units; the squares of larger values do not add up in float32
-PIECE = 10_000  # steps looked at together
+CHUNK_STEPS = 10_000
 
 
 def refuse_outliers(data: PackedDataset, steps: np.ndarray) -> None:
@@ -26,8 +26,8 @@ def refuse_outliers(data: PackedDataset, steps: np.ndarray) -> None:
     names = data.contract.observation_names
     fields = data.contract.action.fields
     observations, actions, rewards, _ = rows_of(data)
-    for begin in range(0, len(steps), PIECE):
-        chosen = steps[begin : begin + PIECE]
+    for begin in range(0, len(steps), CHUNK_STEPS):
+        chosen = steps[begin : begin + CHUNK_STEPS]
         episodes = np.searchsorted(data.episode_starts, chosen, side="right") - 1
         _refuse(data, observations[chosen + episodes], chosen, [f"observation {name}" for name in names])
         _refuse(data, actions[chosen], chosen, [f"action {name}" for name in fields])

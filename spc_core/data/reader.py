@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what spc_core/data/dataset.py wrote: the tasks of a dataset, their contract, and their episodes."""
+"""Reading of datasets written by dataset.py: tasks, their contract, and their episodes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other rewards for a dataset that is there already: a new contract, the same observations and actions, no bags.
+"""Relabelling of an existing dataset with another reward: a new contract, the same observations and actions, no bags.
 
     OUT/relabel.json     what the dataset was made from, and in which fields the contracts differ
     OUT/conversion.json  copied, since it tells how the bags were read
@@ -27,7 +27,7 @@ FREE = ("name", "reward", "task", "episode", "safety", "action.safe", "action.ma
 
 @dataclasses.dataclass(frozen=True)
 class Relabelled:
-    """What became of a dataset; means are over transitions."""
+    """Result of a relabelling; means are over transitions."""
 
     out: Path
     episodes: int

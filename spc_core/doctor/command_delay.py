@@ -11,11 +11,12 @@ from spc_core.doctor.diagnosis import Finding, Severity, Thresholds
 
 def check_command_delay(topic: str, found: Correlogram, period_s: float | None, t: Thresholds) -> list[Finding]:
     """The delay over all commands; `period_s` is the contract's, None without a contract."""
-    best_of = responses(found)
-    sure = [answer for answer in best_of if not answer.why_not]
+    per_command = responses(found)
+    sure = [answer for answer in per_command if not answer.why_not]
     if not sure:
         text = (
-            f"the delay from command to state cannot be told: {best_of[0].why_not}; record livelier commands to know it"
+            f"the delay from command to state cannot be told: {per_command[0].why_not}; "
+            "record livelier commands to know it"
         )
         return [Finding("ok", topic, "command delay", text)]
     delay_s = float(np.median([answer.delay_s for answer in sure]))
@@ -25,7 +26,7 @@ def check_command_delay(topic: str, found: Correlogram, period_s: float | None, 
         severity = t.grade(delay_s / period_s, t.command_delay_periods)
     how = ("follows", "changes at the rate of", "accelerates with")[best.order]
     text = (
-        f"{delay_s * 1e3:.1f} ms from command to state (told from {len(sure)} of {len(best_of)} commands; best "
+        f"{delay_s * 1e3:.1f} ms from command to state (told from {len(sure)} of {len(per_command)} commands; best "
         f"{best.state}, which {how} {best.command}, correlation {best.correlation:+.2f})"
     )
     if period_s is not None:

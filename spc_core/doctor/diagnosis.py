@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor looks at and what it says: logs of topics and ticks in, findings with a place in time out.
+"""Input and output of the doctor's checks: logs of topics and ticks, and findings with their times.
 
 The checks are in timing_checks.py, clock_checks.py, value_checks.py, tick_checks.py, coverage.py and command_delay.py.
 """
@@ -20,7 +20,7 @@ SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
 Span = tuple[float, float]
 """(begin, end) in seconds since the bag began, by receive time as a bag player shows it (see TopicLog.place_ns)."""
 ABSURD = 1e30  # memory that was never written reads like this; its square must not overflow
-NEAR = 3  # messages apart that still make one place
+NEAR = 3  # messages apart that still form one span
 MAX_SPANS = 50  # places in time that a finding names; the longest
 
 
@@ -94,10 +94,10 @@ class TopicLog:
     clock: str = "header"  # header | receive: what the messages are aligned by
     begin_ns: int = 0  # when the bag began, in the clock of `place_ns`
     place_ns: np.ndarray | None = None  # (N,) where in time to show the messages; None: the receive time
-    simulated: bool = False  # recorded beside a simulated clock, so that delays and receive times tell little
+    simulated: bool = False  # recorded with a simulated clock, so that delays and receive times tell little
     span: Span | None = None  # between which times all topics should have been there
     nominal_hz: float | None = None  # None: its own median
-    faster_is_fine: bool = True  # than nominal: an observation is thinned to the contract's rate
+    faster_is_fine: bool = True  # than nominal: an observation is downsampled to the contract's rate
     max_age_s: float = math.inf
     lost: int = 0  # published during the episode, by the robot's own account, but not in the bag
     absent: np.ndarray | None = None  # (N, F) bool: the message had no such field; None: never
@@ -127,7 +127,7 @@ class TopicLog:
 
 @dataclasses.dataclass(frozen=True)
 class TickLog:
-    """What conversion makes of a bag."""
+    """Result of converting a bag."""
 
     transitions: int
     episodes: tuple[int, ...]  # transitions of each

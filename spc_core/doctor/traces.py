@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is drawn of a topic: lines of a bounded number of points, however long the recording."""
+"""Plot data of a topic: lines of a bounded number of points, however long the recording."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Trace:
 def trace(log: TopicLog, is_command: bool) -> Trace:
     """What is drawn of a topic with at least one message."""
     delay_ns, index = delays_ns(log)
-    delay = thinned(log.seconds[index], (delay_ns - delay_ns.min()) / 1e6) if len(delay_ns) > 1 else None
+    delay = downsampled(log.seconds[index], (delay_ns - delay_ns.min()) / 1e6) if len(delay_ns) > 1 else None
     commands = ()
     if is_command and len(log) > 1:
         fields = list(enumerate(log.fields[:MAX_LINES]))
-        commands = tuple((field, thinned(log.seconds, log.values[:, i])) for i, field in fields)
+        commands = tuple((field, downsampled(log.seconds, log.values[:, i])) for i, field in fields)
     steps, shown = None, (0.0, 1.0)
     if len(log) > 1:
         step_ms = np.diff(log.time_ns) / 1e6
-        steps, shown = thinned(log.seconds[1:], step_ms), _worth_showing(step_ms)
+        steps, shown = downsampled(log.seconds[1:], step_ms), _worth_showing(step_ms)
     return Trace(log.topic, float(log.seconds.max()), steps, shown, delay, commands)
 
 
@@ -56,7 +56,7 @@ def _worth_showing(step_ms: np.ndarray) -> tuple[float, float]:
     return low, max(top, 2.2 * float(np.median(step_ms)))
 
 
-def thinned(at_s: np.ndarray, y: np.ndarray) -> Line:
+def downsampled(at_s: np.ndarray, y: np.ndarray) -> Line:
     """At most MAX_POINTS points, of neighbours the one that is furthest from the median: no peak is lost."""
     if len(at_s) <= MAX_POINTS:
         return Line(at_s, y)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who drives the robot while data is recorded: an expert, a noisy expert, or smooth random motion."""
+"""Behaviours for recording data: an expert, a noisy expert, or smooth random motion."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Behaviour:
         return np.minimum(np.maximum(action, self.env.action_low), self.env.action_high)
 
     def _drive_leg(self) -> None:
-        """Go on with the leg, or begin another: errors and corrections, so that actions do not give the task away."""
+        """Continue the leg, or begin another: errors and corrections, so that actions do not give the task away."""
         if self._leg_steps == 0:
             known = tasks(self.env.family, "train")
             own = self._rng.uniform() < OWN_LEG_SHARE

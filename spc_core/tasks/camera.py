@@ -20,12 +20,12 @@ MAX_GEOMS = 10_000
 
 
 class CameraError(ValueError):
-    """A camera that cannot be had; says why, and what to do."""
+    """An unavailable camera; the message names the reason and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CameraConfig:
-    """What is seen, how often and how large."""
+    """View, rate and size of the images."""
 
     camera: str  # a camera of the model, or "free": one that sees all of it
     camera_rate_hz: float = 10.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a simulated robot suffers on purpose, seeded: delays, noise, lost messages and pushes."""
+"""Seeded disturbances of a simulated robot: delays, noise, lost messages and pushes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class DisturbanceConfig:
-    """How much of each; the defaults disturb nothing."""
+    """Strength of each disturbance; the defaults are none."""
 
-    sensor_delay_ms: float = 0.0  # a state's numbers are so much older than its stamp says
-    actuator_delay_ms: float = 0.0  # a command works so much later; until then the one before it does
+    sensor_delay_ms: float = 0.0  # observations lag their timestamps by this much
+    actuator_delay_ms: float = 0.0  # a command takes effect this much later
     noise: tuple[str, ...] = ()  # "<topic>=<std>" or "<topic>.<field>=<std>", in the unit of the field
     noise_relative: float = 0.0  # std as a share of each value
     sensor_dropout: float = 0.0  # share of state messages that are lost

@@ -121,7 +121,7 @@ def test_rates_are_told_between_gaps_against_the_contract():
     assert slow.severity == "fail" and slow.value == pytest.approx(-0.2)
     assert "40.0 Hz, 20% below the contract's rate of 50.0 Hz (allowed 10%)" in slow.text
     assert only(check_rate(log(period_ms=21.5), T)).severity == "warn"  # 7 %
-    assert check_rate(log(period_ms=2), T) == []  # 500 Hz of states are thinned
+    assert check_rate(log(period_ms=2), T) == []  # 500 Hz of states are downsampled
     fast = only(check_rate(log(period_ms=2, role="action", faster_is_fine=False), T))
     assert fast.severity == "warn" and "only one message of each period is used" in fast.text
 
