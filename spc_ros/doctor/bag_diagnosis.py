@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bag under the doctor: every check on every topic, and what conversion would make of it."""
+"""Diagnoses one bag: every check on every topic, and a trial conversion."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from spc_ros.doctor.topic_logs import BagLogs, read_topic_logs
 from spc_ros.doctor.topic_roles import find_command, find_states
 from spc_ros.messages.fields import MessageError
 
-UNNAMED = "(unnamed task)"  # stands in for the task that a bag does not name
-MAX_STATE_TOPICS = 3  # topics in which an answer to the commands is looked for
-FINITE_SHARE = 0.9  # of a field's values must be numbers, for its answer to the commands to be looked for
+UNNAMED = "(unnamed task)"  # the task of bags that do not name one
+MAX_STATE_TOPICS = 3  # topics that are searched for a response to the commands
+FINITE_SHARE = 0.9  # of a field's values must be finite to search it for a response to the commands
 AGE_BINS = 40
 MAX_KEPT = 2000  # transitions of a bag that are kept to measure coverage
 
 
 @dataclasses.dataclass(frozen=True)
 class BagDiagnosis:
-    """What is kept of a bag: small, however long the bag."""
+    """The results for one bag; their size does not depend on its length."""
 
     path: str
     duration_s: float = 0.0
@@ -78,7 +78,7 @@ class BagData:
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class DoctorJob:
     """How bags are to be looked at."""
 
     contract: Contract | None
@@ -91,13 +91,13 @@ Ages = dict[str, tuple[np.ndarray, np.ndarray]]  # of each observed topic at the
 
 
 def diagnose_bag(
-    path: Path, order: Order, progress: Callable[[int], None] = lambda _: None
+    path: Path, job: DoctorJob, progress: Callable[[int], None] = lambda _: None
 ) -> tuple[BagDiagnosis, BagData]:
     """All checks on one bag; a bag that cannot be read is a finding, not an error.
 
-    `progress` is told the bytes read so far.
+    `progress` receives the bytes read so far.
     """
-    contract, thresholds = order.contract, order.thresholds
+    contract, thresholds = job.contract, job.thresholds
     try:
         with BagReader(path) as bag:
             read = read_topic_logs(bag, contract, progress)
@@ -105,14 +105,14 @@ def diagnose_bag(
         text = str(error).removeprefix(f"{path}: ")
         return BagDiagnosis(str(path), findings=(Finding("fail", "", "bag", text, bag=str(path)),)), BagData()
     logs, findings = read.logs, read.findings
-    findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # complete now that all was read
+    findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # final now that the bag was read
     first = next((log for log in logs if contract and log.topic == contract.observation[0].topic), None)
     ages = _ages(logs, first, contract)
     findings += _topic_findings(logs, ages, contract, thresholds)
     report, ticks, states, actions = BagReport(str(path)), None, None, None
     if contract is not None:
-        report, ticks, states, actions, told = _convert(bag, read, contract, order, first)
-        findings += told + (check_ticks(ticks, thresholds) if ticks else [])
+        report, ticks, states, actions, conversion_findings = _convert(bag, read, contract, job, first)
+        findings += conversion_findings + (check_ticks(ticks, thresholds) if ticks else [])
     diagnosis = BagDiagnosis(
         path=str(path),
         duration_s=bag.info.duration_s,
@@ -128,7 +128,7 @@ def diagnose_bag(
 
 
 def _topic_findings(logs: list[TopicLog], ages: Ages, contract: Contract | None, t: Thresholds) -> list[Finding]:
-    """What the checks of single topics, of their clocks and of their ages find."""
+    """Findings on single topics, their clocks and their ages."""
     findings = [finding for log in logs for finding in check_topic(log, contract, t)]
     findings += check_clock_domains(logs, t)
     for log in logs:
@@ -140,7 +140,7 @@ def _topic_findings(logs: list[TopicLog], ages: Ages, contract: Contract | None,
 def _bag_data(
     logs: list[TopicLog], ages: Ages, contract: Contract | None, states: np.ndarray | None, actions: np.ndarray | None
 ) -> BagData:
-    """What is drawn of the bag, and compared with other bags."""
+    """Data to draw the bag and to compare it with others."""
     ranges = {log.topic: (dataclasses.replace(_empty(log)), *value_range(log)) for log in logs if len(log)}
     command = find_command(logs) if contract is None else None
     traces = tuple(trace(log, log.role == "action" or log is command) for log in logs if len(log))
@@ -153,7 +153,7 @@ def _bag_data(
 
 
 def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list[Finding]:
-    """The checks that need no other topic."""
+    """Checks of one topic by itself."""
     if not len(log):
         return [Finding("fail", log.topic, "topic", "holds no message; check that its publisher ran", 0.0)]
     findings = [finding for check in (*TIMING_CHECKS, *CLOCK_CHECKS, *VALUE_CHECKS) for finding in check(log, t)]
@@ -165,7 +165,7 @@ def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list
 
 
 def _empty(log: TopicLog) -> TopicLog:
-    """The log without its messages but for the first and the last, to speak of it later."""
+    """The log with only its first and last message, to refer to it later."""
     ends = [0, -1]
     place = None if log.place_ns is None else log.place_ns[ends]
     return dataclasses.replace(
@@ -183,7 +183,7 @@ def _ages(logs: Sequence[TopicLog], first: TopicLog | None, contract: Contract |
 
 
 def age_histogram(log: TopicLog, age_s: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
-    """((AGE_BINS,) counts, edges in ms) of ages at the ticks; the last bin holds all that is older still."""
+    """((AGE_BINS,) counts, edges in ms) of ages at the ticks; the last bin includes all older ones."""
     top_s = 1.5 * log.max_age_s if math.isfinite(log.max_age_s) else 5 / rate_hz
     edges = np.linspace(0, top_s * 1e3, AGE_BINS + 1)
     counts, _ = np.histogram(np.clip(age_s[np.isfinite(age_s)] * 1e3, 0, edges[-1]), edges)
@@ -193,12 +193,12 @@ def age_histogram(log: TopicLog, age_s: np.ndarray, rate_hz: float) -> tuple[np.
 Converted = tuple[BagReport, TickLog | None, np.ndarray | None, np.ndarray | None, list[Finding]]
 
 
-def _convert(bag: BagReader, read: BagLogs, contract: Contract, order: Order, first: TopicLog | None) -> Converted:
-    """What `spc convert` would make of the bag: report, ticks, (n, O) states, (n, A) actions, findings."""
-    job = Job(contract, own_contract=True, task=order.task or UNNAMED)
+def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, first: TopicLog | None) -> Converted:
+    """The result of a trial conversion: report, ticks, (n, O) states, (n, A) actions, findings."""
+    conversion = Job(contract, own_contract=True, task=job.task or UNNAMED)
     try:
-        notes = compare_contract(bag, job)
-        report, entries = cut_episodes(bag, read.aligned(contract), job, notes, sha256="")
+        notes = compare_contract(bag, conversion)
+        report, entries = cut_episodes(bag, read.aligned(contract), conversion, notes, sha256="")
     except (BagError, MessageError, ContractError, DatasetError) as error:
         text = f"conversion refuses this bag: {str(error).removeprefix(f'{bag.path}: ')}"
         return BagReport(str(bag.path)), None, None, None, [Finding("fail", "", "conversion", text)]
@@ -212,7 +212,7 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, order: Order, fi
         findings.append(Finding("fail", "", "task", text))
     for note in report.notes:
         if note.startswith("recorded under another contract"):
-            findings.append(Finding("warn" if order.own_contract else "fail", "", "contract", note))
+            findings.append(Finding("warn" if job.own_contract else "fail", "", "contract", note))
     ticks = TickLog(
         transitions=report.transitions,
         episodes=tuple(len(episode) for episode in episodes),
@@ -223,7 +223,7 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, order: Order, fi
 
 
 def _places(cuts: Sequence[tuple[float, Fault]], first: TopicLog | None) -> tuple[tuple[float, Fault], ...]:
-    """Cuts, which are told in seconds since the first tick, in seconds since the bag began."""
+    """Cuts, given in seconds since the first tick, in seconds since the bag began."""
     if first is None or not len(first):
         return tuple(cuts)
     order = np.argsort(first.time_ns, kind="stable")
@@ -241,12 +241,12 @@ def _sample(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mostly_finite(log: TopicLog) -> list[int]:
-    """Fields that can be correlated."""
+    """Indices of fields that can be correlated."""
     return np.flatnonzero(np.isfinite(log.values).mean(axis=0) > FINITE_SHARE).tolist() if len(log) else []
 
 
 def _answers(logs: Sequence[TopicLog], contract: Contract | None) -> dict[str, Correlogram]:
-    """Command against states, by topic of the states."""
+    """Correlation of command and states, by topic of the states."""
     if contract is None:
         command = find_command(logs)
         states = [log for log in find_states(logs) if log is not command]

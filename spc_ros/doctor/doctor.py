@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spc doctor`: finds what is wrong with bags before training does, and where in time. No ROS, no torch."""
+"""`spc doctor`: finds problems in bags before they affect training. No ROS, no torch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from spc_core.doctor.value_checks import check_constant
 from spc_ros.bags.files import find_bags, stored_bytes
 from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.engines import run
-from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, Order, diagnose_bag
+from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, DoctorJob, diagnose_bag
 from spc_ros.doctor.doctor_text import HEAD, row, told
 
 EXIT_WARN, EXIT_FAIL = 3, 4
-MAX_VIEWS = 6  # bags whose messages are kept to be drawn; the worst
-MAX_SAMPLES = 20_000  # transitions of a task from which its coverage is measured
+MAX_VIEWS = 6  # bags whose messages are drawn: the worst
+MAX_SAMPLES = 20_000  # transitions per task to measure coverage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class DoctorReport:
-    """All bags together; `text()` is for people, `as_dict()` for machines."""
+    """The report on all bags; `text()` is for people, `as_dict()` for machines."""
 
     contract: Contract | None
     thresholds: Thresholds
@@ -118,29 +118,29 @@ def diagnose(
     progress: bool = True,
     workers: int | None = None,
 ) -> DoctorReport:
-    """Look at bags, or folders with bags at any depth, in `workers` processes; without a number, one for each core.
+    """Diagnose bags, or folders with bags at any depth, in `workers` processes, by default one per core.
 
-    Without a contract, the one that the bags carry is used; where they carry none, topics alone are checked.
+    Without a contract, the one stored in the bags is used; without that one, only topics are checked.
     The report is the same for any number of processes. Raises BagError where a path holds no bag, and EngineError.
     """
     paths = find_bags(bags)
-    order = Order(contract or contract_in(paths)[0], contract is not None, task, thresholds or Thresholds())
-    collected = _Collected(order)
+    job = DoctorJob(contract or contract_in(paths)[0], contract is not None, task, thresholds or Thresholds())
+    collected = _Collected(job)
     sizes = [stored_bytes(path) for path in paths]
     with tqdm(desc="doctor", total=sum(sizes), unit="B", unit_scale=True, disable=not progress) as bar:
-        looked_at = run(paths, diagnose_bag, order, bar.update, workers, sum(sizes))
-        for place, found in enumerate(looked_at):
+        diagnosed = run(paths, diagnose_bag, job, bar.update, workers, sum(sizes))
+        for number, found in enumerate(diagnosed, 1):
             collected.add(*found)
-            bar.set_postfix_str(f"{place + 1} of {len(paths)} bags", refresh=False)
+            bar.set_postfix_str(f"{number} of {len(paths)} bags", refresh=False)
         bar.update(bar.total - bar.n)
     return collected.report()
 
 
 class _Collected:
-    """Gathers bags into a report; what it holds does not grow with their length."""
+    """Collects bags into a report; its size does not grow with their length."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
+    def __init__(self, job: DoctorJob) -> None:
+        self.job = job
         self.bags: list[BagDiagnosis] = []
         self.worst: list[tuple[tuple[int, float, int], View]] = []  # a heap, the least bad on top
         self.samples: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -171,7 +171,7 @@ class _Collected:
             self.ages[topic] = (self.ages.get(topic, (np.zeros(len(counts)), edges))[0] + counts, edges)
 
     def report(self) -> DoctorReport:
-        contract, t = self.order.contract, self.order.thresholds
+        contract, t = self.job.contract, self.job.thresholds
         findings = merge_findings([finding for bag in self.bags for finding in bag.findings])
         findings += check_across(self.bags, t)
         for log, low, high in self.ranges.values():

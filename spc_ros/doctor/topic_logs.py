@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bag's topics as arrays for the doctor, which reads on where the converter refuses, so that it can tell why."""
+"""A bag's topics as arrays for the doctor, which continues where the converter refuses, to report the cause."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from spc_ros.messages.columns import ColumnReader, RawColumn, Shape, Source, sou
 from spc_ros.messages.fields import JOINT_ARRAYS, MessageError
 
 CLOCK = "rosgraph_msgs/msg/Clock"
-BLOCK_MESSAGES = 50_000  # that are aligned at a time
+BLOCK_MESSAGES = 50_000  # aligned at a time
 
 
 @dataclasses.dataclass
 class BagLogs:
-    """What one pass over a bag gave: logs of its topics, what is wrong with them, and what conversion needs of it."""
+    """The result of one pass over a bag: topic logs, their problems, and the data for a conversion."""
 
     logs: list[TopicLog]
     findings: list[Finding]
     marks: Mapping[str, MarkReader]
-    sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # of the contract, and (N,) places in the bag's log
+    sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # of the contract, and (N,) indices in the bag's log
     refusal: ValueError | None  # the error at which conversion stops
 
     def aligned(self, contract: Contract) -> AlignedBag:
@@ -48,18 +48,18 @@ class BagLogs:
         return AlignedBag(ticks, counts, marks, {})
 
     def _blocks(self) -> Iterator[list[Samples]]:
-        streams = [(source, log.time_ns, log.values, order) for source, log, order in self.sources]
-        end = max((int(order[-1]) + 1 for *_, order in streams if len(order)), default=0)
+        streams = [(source, log.time_ns, log.values, index) for source, log, index in self.sources]
+        end = max((int(index[-1]) + 1 for *_, index in streams if len(index)), default=0)
         for begin in range(0, end, BLOCK_MESSAGES):
             samples = []
-            for source, t_ns, values, order in streams:
-                part = slice(*np.searchsorted(order, (begin, begin + BLOCK_MESSAGES)))
-                samples.append(source.samples(order[part], t_ns[part], values[part]))
+            for source, t_ns, values, index in streams:
+                part = slice(*np.searchsorted(index, (begin, begin + BLOCK_MESSAGES)))
+                samples.append(source.samples(index[part], t_ns[part], values[part]))
             yield samples
 
 
 class _TopicReader:
-    """Gathers a topic of the bag, column by column."""
+    """Collects a topic of the bag, column by column."""
 
     def __init__(self, bag: BagReader, name: str, source: Source | None, known: Mapping[str, Any]) -> None:
         """`name` is the bag's, `known` are attributes of the log. Without a source, all numbers of the messages are
@@ -67,18 +67,18 @@ class _TopicReader:
         self.name, self.source, self.known = name, source, known
         self.topic, self.type = source.topic if source else name, bag.info.topics[name].type
         self.columns = ColumnReader(bag.typestore, self.type, source.fields if source else None, self.topic)
-        self.parts: list[tuple[np.ndarray, ...]] = []  # receive times, places in the log, stamps, shapes; values
+        self.parts: list[tuple[np.ndarray, ...]] = []  # receive times, log indices, stamps, shapes; values
 
     def add(self, column: RawColumn) -> None:
-        """The next messages; nothing of the column is kept but what was read."""
+        """Add the next messages; the column itself is not kept."""
         stamps, values, shapes = self.columns.read_all(column)
         self.parts.append((column.receive_ns.copy(), column.log_index, stamps, shapes, values))
 
     def finish(self, begin_ns: int, published: int) -> tuple[TopicLog, np.ndarray, list[Finding]]:
-        """The log of all that was added, its messages' places in the bag's log, and what is wrong with them."""
+        """(log, its messages' indices in the bag's log, their problems)."""
         parts, self.parts = self.parts, []
         shapes, fields, none = list(self.columns.shapes), self.columns.fields, np.empty(0, np.int64)
-        receive_ns, order, stamp_ns, shape = (np.concatenate([none, *(p[i] for p in parts)]) for i in range(4))
+        receive_ns, log_index, stamp_ns, shape = (np.concatenate([none, *(p[i] for p in parts)]) for i in range(4))
         present = np.zeros((max(1, len(shapes)), len(fields)), bool)
         for i, each in enumerate(shapes):
             present[i, list(each.present)] = True
@@ -95,11 +95,11 @@ class _TopicReader:
             **_joints(self.type, shapes, shape),
             **self.known,
         )
-        return log, order, _problems(log, shapes, shape)
+        return log, log_index, _problems(log, shapes, shape)
 
 
 def _joints(type_name: str, shapes: Sequence[Shape], shape: np.ndarray) -> dict[str, Any]:
-    """`layouts` and `lengths` of a TopicLog: where joint names change, and lengths of the arrays that go with them."""
+    """`layouts` and `lengths` of a TopicLog: where joint names change, and the lengths of their arrays."""
     arrays = JOINT_ARRAYS.get(type_name, ())
     if not arrays or not shapes:
         return {}
@@ -111,7 +111,7 @@ def _joints(type_name: str, shapes: Sequence[Shape], shape: np.ndarray) -> dict[
 
 
 def _problems(log: TopicLog, shapes: Sequence[Shape], shape: np.ndarray) -> list[Finding]:
-    """What is wrong with messages, and joints that none of them has."""
+    """Problems of messages, and joints that none of them has."""
     problems: Counter[str] = Counter()
     for each, count in zip(shapes, np.bincount(shape, minlength=len(shapes)).tolist(), strict=True):
         if each.problem:
@@ -131,12 +131,12 @@ def _problems(log: TopicLog, shapes: Sequence[Shape], shape: np.ndarray) -> list
 def read_topic_logs(
     bag: BagReader, contract: Contract | None, progress: Callable[[int], None] = lambda _: None
 ) -> BagLogs:
-    """Without a contract, every topic that holds numbers.
+    """Read the contract's topics, without a contract every topic with numbers.
 
-    `progress` is told the bytes read so far. Memory: eight bytes for each number that is read, twice. Raises BagError.
+    `progress` receives the bytes read so far. Memory: twice eight bytes per number read. Raises BagError.
     """
     findings: list[Finding] = []
-    errors: list[ValueError] = []  # of conversion, in the order in which it would meet them
+    errors: list[ValueError] = []  # of conversion, in the order of their occurrence there
     marks = _mark_readers(bag, contract, errors)
     readers = _topic_readers(bag, contract, findings, errors)
     _read(bag, marks, readers, errors, progress)
@@ -145,11 +145,11 @@ def read_topic_logs(
     published = {name.lstrip("/"): count for name, count in info.published.items()} if info else {}
     logs, kept = {}, []
     for reader in readers:
-        log, order, problems = reader.finish(bag.info.start_ns, published.get(reader.topic.lstrip("/"), 0))
+        log, log_index, problems = reader.finish(bag.info.start_ns, published.get(reader.topic.lstrip("/"), 0))
         logs.setdefault(reader.name, []).extend([log] if log.fields or contract else [])
         findings += problems
         if reader.source is not None:
-            kept.append((reader.source, log, order))
+            kept.append((reader.source, log, log_index))
     by_topic = [log for group in logs.values() for log in group]
     simulated = any(topic.type == CLOCK for topic in bag.info.topics.values())
     by_topic = _with_span(_placed(by_topic) if simulated else by_topic)
@@ -157,7 +157,7 @@ def read_topic_logs(
 
 
 def _mark_readers(bag: BagReader, contract: Contract | None, errors: list[ValueError]) -> dict[str, MarkReader]:
-    """Readers of the topics that mark episodes; of `episode` alone where the contract's cannot be read."""
+    """Readers of the topics that mark episodes; only of `episode` if the contract's cannot be read."""
     try:
         marked = marked_topics(bag, contract)
     except BagError as error:
@@ -169,7 +169,7 @@ def _mark_readers(bag: BagReader, contract: Contract | None, errors: list[ValueE
 def _topic_readers(
     bag: BagReader, contract: Contract | None, findings: list[Finding], errors: list[ValueError]
 ) -> list[_TopicReader]:
-    """Readers of all that the contract reads, or of all topics; topics that cannot be read become findings."""
+    """Readers of the contract's topics, or of all; topics that cannot be read become findings."""
     readers, later = [], []
     for topic, source, known in _of_contract(contract, errors) if contract else _all_topics(bag):
         try:
@@ -184,7 +184,7 @@ def _topic_readers(
 
 
 def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple[str, Source, dict[str, Any]]]:
-    """(topic, source, attributes of its log) of all that the contract reads."""
+    """(topic, source, attributes of its log) of each source of the contract."""
     try:
         sources(contract)
     except MessageError as error:
@@ -233,9 +233,9 @@ def _read(
 
 
 def _placed(logs: list[TopicLog]) -> list[TopicLog]:
-    """Topics of a bag with a simulated clock, shown by their stamps: receive times come in bursts there.
+    """Place topics of a bag with a simulated clock by their stamps, as receive times come in bursts there.
 
-    A clock that jumps back would show two times at one place, and topics without stamps have another clock.
+    Not if the clock jumps back, which would place two times together, or if topics lack stamps.
     """
     logs = [dataclasses.replace(log, simulated=True) for log in logs]
     known = [log for log in logs if len(log)]
@@ -247,7 +247,7 @@ def _placed(logs: list[TopicLog]) -> list[TopicLog]:
 
 
 def _with_span(logs: list[TopicLog]) -> list[TopicLog]:
-    """Tell each log between which times all of them should have been there."""
+    """Set the time span that all steady topics should cover."""
     steady = [log for log in logs if len(log) >= MIN_MESSAGES and not log.latched]
     if not steady:
         return logs

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the numbers of a CDR message lie, and which of its bytes another message must share to be laid out alike.
+"""The layout of a CDR message: the offsets of its numbers, and the bytes that fix them.
 
 Two messages of a type have one layout when they are equally long and agree in every length prefix: by induction
-from the first prefix, each next one is at the same place. Strings count by length only, unless a field is found
+from the first prefix, each next one is at the same offset. Of strings only the length counts, unless a field is found
 by them (joint names, labels); their bytes must be ASCII or the template's, since CDR readers refuse bad UTF-8.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 from rosbags.interfaces import Nodetype
 from rosbags.typesys.store import Typestore
 
-HEADER_BYTES = 4  # encapsulation; alignment counts from behind it
-NEAR = 32  # bytes; what is closer than this is gathered in one go
-CHUNK_BYTES = 1 << 18  # worked on at a time, to stay in the processor's cache
+HEADER_BYTES = 4  # encapsulation; alignment counts from its end
+NEAR = 32  # bytes; numbers closer than this are gathered together
+CHUNK_BYTES = 1 << 18  # decoded at a time, to stay in the processor's cache
 NS_PER_S = 1_000_000_000
 
 KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -29,14 +29,14 @@ _BOOL = KINDS.index("bool")
 
 
 class LayoutError(ValueError):
-    """A message whose layout cannot be told; it has to be deserialised."""
+    """A message whose layout cannot be determined; it has to be deserialised."""
 
 
 class Walk:
-    """One pass over a whole message that rosbags accepts.
+    """One pass over a complete message that rosbags accepts.
 
-    `places` looks like the message, with the place of a number instead of the number: an int that `located`
-    takes apart. `checks` are (offset, bytes, mask) of all that fixes the layout.
+    `places` looks like the message, with the position of each number in its stead: an int that `located` decodes.
+    `checks` are (offset, bytes, mask) of everything that fixes the layout.
     """
 
     def __init__(self, typestore: Typestore, type_name: str, data: bytes, decisive: frozenset[str]) -> None:
@@ -72,7 +72,7 @@ class Walk:
         self._pos += (HEADER_BYTES - self._pos) % width
 
     def _prefix(self) -> int:
-        """A length; checked."""
+        """A length prefix, which becomes a check."""
         self._align(4)
         raw = self.data[self._pos : self._pos + 4]
         self.checks.append((self._pos, raw, 0xFF))
@@ -94,7 +94,7 @@ class Walk:
         return text.decode()
 
     def _numbers(self, name: str, count: int) -> range:
-        """The places of `count` numbers in a row."""
+        """The positions of `count` consecutive numbers."""
         name = _ALIASES.get(name, name)
         if name not in KINDS:
             raise LayoutError(f"numbers of type {name}")
@@ -111,13 +111,13 @@ def located(place: float) -> tuple[int, int]:
     """(offset in the message, index in KINDS) of a number of `Walk.places`. Raises LayoutError for others."""
     offset, kind = divmod(int(place), 16)
     if offset < HEADER_BYTES or kind >= len(KINDS):
-        raise LayoutError(f"{place} is no place of a number")
+        raise LayoutError(f"{place} is not the position of a number")
     return offset, kind
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Bytes that are the template's where the mask says so; words of eight bytes where they fit, else bytes."""
+    """Masked bytes that must equal the template's, as words of eight bytes where they fit, else as bytes."""
 
     offset: int
     expected: np.ndarray  # (words,), the template's
@@ -126,7 +126,7 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Numbers of one kind side by side, and which of them go where in a vector."""
+    """Adjacent numbers of one kind, and their indices in a vector."""
 
     offset: int
     kind: int
@@ -136,7 +136,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """Where F wanted numbers and the stamp are in messages of `size` bytes that pass the checks."""
+    """The offsets of F wanted numbers and the stamp in messages of `size` bytes that pass the checks."""
 
     size: int
     endian: Literal["<", ">"]
@@ -146,11 +146,11 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        """The most that is gathered of one message at a time, at least 64."""
+        """The most bytes gathered of one message at a time, at least 64."""
         return max(64, *(check.mask.nbytes for check in self.checks), *(8 * span.count for span in self.spans))
 
     def matches(self, buffer: np.ndarray, at: np.ndarray) -> np.ndarray | None:
-        """(N,) bool, which of the messages of `size` bytes at `at` have this layout; None for all of them."""
+        """(N,) bool: the messages of `size` bytes at `at` that have this layout; None if all do."""
         wrong = None
         for check in self.checks:
             words = gather(buffer, at + check.offset, check.mask.dtype, len(check.mask))
@@ -181,7 +181,7 @@ def make_layout(walk: Walk, places: Sequence[float | None], stamp: Sequence[int]
     """The layout of the walked message for numbers at `places`, in this order. Raises LayoutError.
 
     None stands for a number that the message lacks; it is not written.
-    `stamp`: places of seconds and nanoseconds, empty without a header.
+    `stamp`: positions of seconds and nanoseconds, empty without a header.
     """
     times = [Span(*located(place), 1, ()) for place in stamp]
     checks = _merge_checks(walk.checks, len(walk.data))
@@ -189,12 +189,12 @@ def make_layout(walk: Walk, places: Sequence[float | None], stamp: Sequence[int]
 
 
 def _spans(places: Sequence[float | None]) -> Iterator[Span]:
-    """Wanted numbers by their offsets, those of one kind and near each other as one span."""
+    """Wanted numbers by offset; those of one kind and near each other form one span."""
     wanted = sorted((*located(place), index) for index, place in enumerate(places) if place is not None)
     first, kind, count, moves = 0, -1, 0, []
     for offset, its_kind, place in wanted:
         width = _WIDTHS[its_kind]
-        source = (offset - first) // width  # whole: numbers of one kind are aligned alike
+        source = (offset - first) // width  # exact: numbers of one kind are aligned alike
         if its_kind != kind or (source - count) * width > NEAR:
             if moves:
                 yield Span(first, kind, count, tuple(moves))
@@ -209,7 +209,7 @@ def _spans(places: Sequence[float | None]) -> Iterator[Span]:
 
 
 def _merge_checks(checks: Iterable[tuple[int, bytes, int]], size: int) -> Iterator[Check]:
-    """Checks in the order of their offsets, those near each other as one."""
+    """Checks by offset; those near each other are merged."""
     begin, expected, mask = 0, bytearray(), bytearray()
     for offset, raw, bits in checks:
         gap = offset - begin - len(mask)
@@ -222,7 +222,7 @@ def _merge_checks(checks: Iterable[tuple[int, bytes, int]], size: int) -> Iterat
 
 
 def _check(begin: int, expected: bytearray, mask: bytearray, size: int) -> Check:
-    """A check of whole words where they end within the message; what they have too much is masked."""
+    """A check of eight-byte words where they end within the message; excess bytes are masked out."""
     spare = -len(mask) % 8
     word = np.uint64 if begin + len(mask) + spare <= size else np.uint8
     spare = bytes(spare if word is np.uint64 else 0)
@@ -239,7 +239,7 @@ def gather(buffer: np.ndarray, at: np.ndarray, dtype: np.dtype, count: int) -> n
 
 
 class Block:
-    """N messages while they are read: what is decoded, and the messages that are left to do.
+    """N messages being read: those decoded, and those left.
 
     Message i is buffer[start[i] : start[i] + size[i]]; `stamps` (N,) int64 ns, `values` (N, fields) float64.
     """
@@ -255,7 +255,7 @@ class Block:
         return self.buffer[self.start[row] : self.start[row] + self.size[row]].tobytes()
 
     def put(self, row: int, t_ns: int, values: np.ndarray) -> None:
-        """The first of those left, read singly."""
+        """Store the first message left, which was deserialised."""
         self.stamps[row], self.values[row], self.left = t_ns, values, self.left[1:]
 
     def widen(self, fields: int) -> None:
@@ -263,7 +263,7 @@ class Block:
         self.values = with_width(self.values, fields)
 
     def decode(self, layout: Layout) -> np.ndarray:
-        """Decode the messages left that have this layout; (n,) which they were."""
+        """Decode the messages left that have this layout; returns their (n,) indices."""
         done = self.size[self.left] == layout.size
         rows = self.left[done]
         matched = np.ones(len(rows), bool)

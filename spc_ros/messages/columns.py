@@ -21,8 +21,8 @@ from spc_ros.messages.cdr_layout import Block, Layout, LayoutError, Walk, make_l
 from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_STATE, JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
 from spc_ros.messages.numeric_fields import state_fields
 
-MAX_LAYOUTS = 16  # remembered from one column to the next, and templates in vain before a column is read singly
-WORTHWHILE = 32  # messages that a template must serve so as not to count as in vain
+MAX_LAYOUTS = 16  # kept from one column to the next; also useless templates before a column is read one by one
+WORTHWHILE = 32  # messages that a template must decode, or it counts as useless
 NAMES = {JOINT_STATE: frozenset({"name"}), JOINT_TRAJECTORY: frozenset({"joint_names"})}
 DAMAGED = "the bytes are no message of the type, they are damaged; record again, or cut these messages out of the bag"
 
@@ -43,7 +43,7 @@ class RawColumn:
         return len(self.receive_ns)
 
     def messages(self) -> Iterator[bytes]:
-        """The messages one by one, for what cannot be done in bulk."""
+        """The messages one by one."""
         for begin, size in zip(self.start.tolist(), self.size.tolist(), strict=True):
             yield self.buffer[begin : begin + size].tobytes()
 
@@ -92,23 +92,23 @@ def sources(contract: Contract, check: bool = True) -> list[Source]:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What messages of one layout have in common."""
+    """Properties that messages of one layout share."""
 
-    present: tuple[int, ...] = ()  # places of the fields that they have
+    present: tuple[int, ...] = ()  # indices of the fields that they have
     joints: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()  # of the arrays that go with the joints, in the order of JOINT_ARRAYS
     problem: str = ""  # why they cannot be read; joints that are absent show in `joints` and `lengths` instead
 
 
 class ColumnReader:
-    """Reads what FieldReader and stamp_ns would read from each message of a topic, many messages at a time.
+    """Reads the values of FieldReader and stamp_ns from many messages of a topic at a time.
 
-    `fields` are those asked for; `shapes` those of the messages read so far; `error` is that of the first message in
-    the log that lacks a field or is damaged. Joints are read by name, whichever of them a message has.
+    `fields` are the requested ones; `shapes` those of the messages read so far; `error` is that of the first message in
+    the log that lacks a field or is damaged. Joints are read by name, whichever a message has.
     """
 
     def __init__(self, typestore: Typestore, type_name: str, fields: Sequence[str] | None, where: str) -> None:
-        """Without `fields`, all numbers of a state as messages show them. `where` is the topic, for errors.
+        """Without `fields`, all numbers of a state that occur in the messages. `where` is the topic, for errors.
 
         Raises MessageError for fields that the type cannot have.
         """
@@ -141,12 +141,12 @@ class ColumnReader:
         stamps, values, _ = self.read_all(column)
         if self.error is not None:
             error, self.error = self.error, None
-            self._layouts.clear()  # among them may be some of messages that have an error
+            self._layouts.clear()  # some may be of messages with an error
             raise error
         return stamps, values
 
     def read_all(self, column: RawColumn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As read(), with NaN for what a message lacks instead of an error; and (N,) int32 places in `shapes`."""
+        """As read(), with NaN for missing fields instead of an error; also (N,) int32 indices in `shapes`."""
         with np.errstate(invalid="ignore"):  # widening a signalling NaN
             return self._read(Block(column.buffer, column.start, column.size, len(self.fields)), column)
 
@@ -163,23 +163,23 @@ class ColumnReader:
 
         for layout, shape in self._layouts.items():
             decode(layout, shape)
-        in_vain = 0
+        useless = 0
         while len(block.left):
             row = int(block.left[0])
             shape = self._read_one(block, column, row)
             shapes[row] = self.shapes.setdefault(shape, len(self.shapes))
-            may_learn = in_vain < MAX_LAYOUTS and shape.problem != DAMAGED
+            may_learn = useless < MAX_LAYOUTS and shape.problem != DAMAGED
             layout = self._learn(block, row, shape) if may_learn else None
             if layout is not None:
                 self._layouts[layout] = shape
                 decode(layout, shape)
-            in_vain += layout is None or found[layout] < WORTHWHILE
+            useless += layout is None or found[layout] < WORTHWHILE
         best = sorted(reversed(found), key=lambda layout: found[layout], reverse=True)[:MAX_LAYOUTS]
         self._layouts = {layout: self._layouts[layout] for layout in best}
         return block.stamps, block.values, shapes
 
     def _read_one(self, block: Block, column: RawColumn, row: int) -> Shape:
-        """Read the first message left and put it in its place."""
+        """Deserialise the first message left and store its numbers."""
         try:
             message = deserialize(self.typestore, column, row, self.type_name, self.where)
         except MessageError as error:
@@ -194,7 +194,7 @@ class ColumnReader:
         return shape
 
     def _take(self, message: Any) -> tuple[Shape, list[Any], str]:
-        """A message's shape, its numbers at the fields, None where it has none, and the first thing that is wrong."""
+        """A message's shape, its numbers (None for missing fields), and its first problem."""
         reader = self._fitting_reader(message)
         try:
             numbers, problem = reader.find(message) if reader.fields or not self._is_open else ([], "")
@@ -207,11 +207,11 @@ class ColumnReader:
             numbers, joints, lengths = [None] * len(reader.fields), (), ()
             return Shape(problem=problem.partition(": ")[2]), numbers, problem
         present = tuple(i for i, number in enumerate(numbers) if number is not None)
-        told = "" if self._arrays else problem.removeprefix(f"topic '{self.where}': ")
-        return Shape(present, joints, lengths, told), numbers, problem
+        described = "" if self._arrays else problem.removeprefix(f"topic '{self.where}': ")
+        return Shape(present, joints, lengths, described), numbers, problem
 
     def _fitting_reader(self, message: Any) -> FieldReader:
-        """The reader of the fields asked for, or of those of the first message and of joints that came later."""
+        """The reader of the requested fields, or of those of the first message and joints that appeared later."""
         reader = self._reader
         if reader is None or (self._is_open and self._arrays):
             known = self.fields
@@ -229,7 +229,7 @@ class ColumnReader:
         return tuple(names), tuple(lengths)
 
     def _learn(self, block: Block, row: int, shape: Shape) -> Layout | None:
-        """The layout of a message that has just been read singly; None where bulk reading would not agree."""
+        """The layout of a message just deserialised; None where bulk reading would differ."""
         data = block.message(row)
         try:
             walk = Walk(self.typestore, self.type_name, data, self._decisive)
@@ -245,7 +245,7 @@ class ColumnReader:
 
 
 def decisive_fields(type_name: str) -> frozenset[str]:
-    """Fields of a type whose strings say where its numbers are: joint names, labels."""
+    """Fields of a type whose strings locate its numbers: joint names, labels."""
     return NAMES.get(type_name, frozenset({"layout"}) if type_name.endswith("MultiArray") else frozenset())
 
 

@@ -18,7 +18,7 @@ from spc_ros.messages.live import LiveReader, typestore
 
 
 class LiveTopic:
-    """All that a contract takes from one topic, as numbers of its serialised messages: the stamp, then each source."""
+    """The stamp and the numbers of all sources of one topic, read from serialised messages."""
 
     def __init__(self, readers: Sequence[tuple[Source, FieldReader]]) -> None:
         type_name = readers[0][0].type
@@ -41,7 +41,7 @@ class ContractReader:
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
-        self.unset_stamps: Counter[str] = Counter()  # messages by topic that should have had a stamp
+        self.unset_stamps: Counter[str] = Counter()  # messages by topic that lack their stamp
         self.types: dict[str, str] = {}
         self._readers: dict[str, list[tuple[Source, FieldReader]]] = {}
         for source in sources(contract):
@@ -51,7 +51,7 @@ class ContractReader:
         self._live: dict[str, LiveTopic] = {}
 
     def route(self, topic: str) -> list[Role]:
-        """What a topic is for, by the contract's own name of it; empty for a topic outside the contract."""
+        """The roles of a topic, by its name in the contract; empty for a topic outside the contract."""
         return [source.role for source, _ in self._readers.get(topic, [])]
 
     def samples(self, topic: str, message: Any, receive_ns: int) -> list[tuple[Role, int, np.ndarray]]:
@@ -70,7 +70,7 @@ class ContractReader:
     def live_samples(
         self, topic: str, data: bytes, receive_ns: Callable[[], int], deserialize: Callable[[bytes], Any]
     ) -> list[tuple[Role, int, np.ndarray]]:
-        """As `samples` of the message that `data` is, deserialised only where its layout is a new one."""
+        """As `samples` of the serialised message, which is deserialised only if its layout is new."""
         live = self._live.get(topic)
         if live is None:
             live = self._live[topic] = LiveTopic(self._readers[topic])
@@ -95,6 +95,6 @@ class ContractReader:
         return samples
 
     def feed(self, aligner: StreamingAligner, topic: str, message: Any, receive_ns: int) -> list[Step]:
-        """Push a message into the aligner; returns the steps that it decides. Raises MessageError."""
+        """Push a message into the aligner; returns the decided steps. Raises MessageError."""
         samples = self.samples(topic, message, receive_ns)
         return [step for sample in samples for step in aligner.push(*sample)]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages to vectors and back. One code path for messages from a bag (rosbags) and from a live node (rclpy).
+"""Reads vectors from messages and writes them, for messages from a bag (rosbags) and from a live node (rclpy).
 
 Field paths, as a contract writes them:
 - JointState `position.<joint>`, JointTrajectory `positions.<joint>` (first point): by joint name, not index.
 - MultiArray `data.<i>`, or an element's name: the layout's labels decide; a message without layout holds the
   elements in the contract's order.
-- everything else by attribute, with numbers as list index: `vector.x`, `pose.pose.position.x`, `ranges.3`.
+- all others by attribute, with numbers as list indices: `vector.x`, `pose.pose.position.x`, `ranges.3`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NS_PER_S = 1_000_000_000
 
 
 class MessageError(ValueError):
-    """A message or field path that does not fit; says topic, field, what is there, and the fix."""
+    """A message or field path that does not fit; names topic, field, actual contents and the fix."""
 
 
 class FieldReader:
@@ -66,7 +66,7 @@ class _JointReader:
         self.wanted = [_joint_field(field, JOINT_ARRAYS[type_name], where) for field in fields]
         self.seen: Any = None
         self.missing = ""  # the error of joints that are not among those seen
-        self.plan: list[tuple[str, list[int], list[int]]] = []  # array, places in the vector, in the message or -1
+        self.plan: list[tuple[str, list[int], list[int]]] = []  # array, indices in the vector, and in the message or -1
 
     def read(self, message: Any) -> np.ndarray:
         numbers, problem = self.find(message)
@@ -94,7 +94,7 @@ class _JointReader:
         return numbers, problem
 
     def _learn(self, names: list[str]) -> None:
-        """Find each wanted joint in `names`; done again only when the names change."""
+        """Find each wanted joint in `names`; repeated only when the names change."""
         missing = sorted({joint for _, joint in self.wanted if joint not in names})
         text = (
             f"topic '{self.where}': no joint {', '.join(repr(m) for m in missing)}; the message has "
@@ -196,7 +196,7 @@ class _PathReader:
 
 
 def _contents(value: Any) -> str:
-    """What a part of a message holds, for errors."""
+    """The contents of a part of a message, for errors."""
     if hasattr(value, "get_fields_and_field_types"):
         return ", ".join(value.get_fields_and_field_types())
     if hasattr(value, "__dataclass_fields__"):
@@ -215,13 +215,13 @@ def stamp_ns(message: Any) -> int | None:
 
 
 def set_stamp(message: Any, t_ns: int) -> None:
-    """Write the header's time; a message without a header is left alone."""
+    """Write the header's time, if the message has a header."""
     if hasattr(message, "header"):
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(t_ns, NS_PER_S)
 
 
 def sample_time(message: Any, receive_ns: int, clock: str) -> tuple[int, bool]:
-    """The time to align a message by, and whether it should have had a stamp of its own but does not."""
+    """(the time to align a message by, whether its stamp is unset although the clock is its header)."""
     if clock == "receive":
         return receive_ns, False
     t_ns = stamp_ns(message)
@@ -266,7 +266,7 @@ class FieldWriter:
         self._write(message, [float(value) for value in values])
 
     def _group(self, arrays: tuple[str, ...]) -> None:
-        """Sort the fields into whole arrays over the same joints."""
+        """Group the fields into arrays over the same joints."""
         wanted = [_joint_field(field, arrays, self.where) for field in self.fields]
         self.joints = list(dict.fromkeys(joint for _, joint in wanted))
         self.arrays = {

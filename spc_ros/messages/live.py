@@ -23,9 +23,9 @@ from spc_ros.messages.columns import decisive_fields
 from spc_ros.messages.fields import MessageError
 
 MAX_LAYOUTS = 4  # of one topic, such as those of two drivers that take turns
-MAX_LESSONS = 32  # layouts learnt before a topic counts as one whose messages are never alike
-MAX_SPARE = 16  # bytes behind the end of what a node serialised itself
-MAX_BYTES = 1 << 16  # of a message; a larger one is not worth it
+MAX_LESSONS = 32  # layouts learnt before a topic counts as irregular
+MAX_SPARE = 16  # bytes after the end of a message that a node serialised
+MAX_BYTES = 1 << 16  # of a message; larger ones are not worth it
 CODES = "?bBhHiIqQfd"  # of the module struct, as KINDS
 
 Numbers = Callable[[Any], Sequence[float]]
@@ -35,10 +35,10 @@ _BYTES = dict(zip(KINDS, (1, 1, 1, 2, 2, 4, 4, 8, 8, 4, 8), strict=True))
 
 
 class LiveLayout:
-    """Where the wanted numbers are in messages like `data`."""
+    """The offsets of the wanted numbers in messages laid out like `data`."""
 
     def __init__(self, typestore: Typestore, type_name: str, data: bytes, numbers: Numbers) -> None:
-        """Raises LayoutError or MessageError where that cannot be told."""
+        """Raises LayoutError or MessageError where they cannot be determined."""
         if len(data) > MAX_BYTES:
             raise LayoutError(f"{type_name}: {len(data)} bytes")
         walk = Walk(typestore, type_name, data, decisive_fields(type_name))
@@ -59,7 +59,7 @@ class LiveLayout:
         self._alone = len(order) == 1
 
     def read(self, data: bytes) -> tuple[Any, ...] | None:
-        """The numbers of a message that is laid out in this way; else None."""
+        """The numbers of a message with this layout; else None."""
         if len(data) != self._size or int.from_bytes(data, "little") & self._mask != self._expected:
             return None
         numbers = self._struct.unpack_from(data, self._first)
@@ -78,7 +78,7 @@ def _format(places: Sequence[tuple[int, int]]) -> str:
 
 
 class LiveReader:
-    """Reads the wanted numbers of one topic's serialised messages where it knows their layout."""
+    """Reads the wanted numbers of one topic's serialised messages with a known layout."""
 
     def __init__(self, type_name: str, numbers: Numbers) -> None:
         self._type, self._numbers = type_name, numbers
@@ -86,14 +86,14 @@ class LiveReader:
         self._lessons = 0
 
     def read(self, data: bytes) -> tuple[Any, ...] | None:
-        """The numbers, exactly those that the message holds; None for a layout that is not known."""
+        """The exact numbers of the message; None for an unknown layout."""
         for layout in self._layouts:
             if (found := layout.read(data)) is not None:
                 return found
         return None
 
     def learn(self, data: bytes, message: Any) -> None:
-        """Know messages like this one from now on, unless the same numbers would not be found in it."""
+        """Learn the layout of this message, if reading by it gives the same numbers."""
         if self._lessons >= MAX_LESSONS:
             return
         self._lessons += 1
@@ -107,11 +107,11 @@ class LiveReader:
 
 
 class LiveWriter:
-    """Serialised messages that differ from a first one in the wanted numbers only."""
+    """Writes serialised messages that differ from a first one only in the wanted numbers."""
 
     def __init__(self, type_name: str, first: bytes, numbers: Numbers) -> None:
         """`first` is a serialised message. Raises LayoutError where numbers cannot be written into it."""
-        data = whole(type_name, first)
+        data = trim_padding(type_name, first)
         try:
             walk = Walk(typestore(), type_name, data, frozenset())
             places = [located(place) for place in numbers(walk.places)]
@@ -137,12 +137,12 @@ class LiveWriter:
         return bytes(self._buffer)
 
 
-def whole(type_name: str, data: bytes) -> bytes:
-    """A message without what a serialiser left behind its end, which may be a few bytes of anything.
+def trim_padding(type_name: str, data: bytes) -> bytes:
+    """A message without the few arbitrary bytes that a serialiser may leave after its end.
 
     Raises LayoutError for bytes of another type.
     """
-    store, problem = typestore(), "is no message"
+    store, problem = typestore(), "not a message"
     for end in range(len(data), max(HEADER_BYTES, len(data) - MAX_SPARE), -1):
         try:
             return bytes(store.serialize_cdr(store.deserialize_cdr(data[:end], type_name), type_name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Message types: as a bag defines them, from .msg files that a user gives, and else those of ROS 2 Jazzy."""
+"""Message types: from a bag, from the user's .msg files, and otherwise those of ROS 2 Jazzy."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ Definitions = frozenset[tuple[str, MessageDefinitionFormat, str]]
 
 @functools.lru_cache(maxsize=64)
 def build_typestore(stored: Definitions, given: frozenset[tuple[str, str]] = frozenset()) -> Typestore:
-    """Types as the bag defines them, else as the user does, else those of ROS 2 Jazzy. Raises MessageError."""
+    """Types from the bag, else from the user, else those of ROS 2 Jazzy. Raises MessageError."""
     types = {}
     for type_name, kind, text in sorted(stored, key=lambda d: (d[0], d[2])):
         parsed = _parse(type_name, kind, text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers in a message of any type, by the field paths of contracts; for topics in no contract."""
+"""Field paths of the numbers in messages of any type, for topics outside a contract."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ FLOATS = frozenset({"float32", "float64"})
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """Which numbers of a message are wanted."""
+    """A selection of a message's numbers."""
 
     all_kinds: bool = True  # else floating point only
-    lists: bool = True  # of parts, whose number may change from message to message
-    longest: int | None = None  # array; a longer one is left out as a whole
+    lists: bool = True  # of submessages, whose number may vary
+    longest: int | None = None  # array; a longer one is left out entirely
 
 
 STATE = _Choice(all_kinds=False, lists=False, longest=32)  # longer ones are images and scans
 
 
 def numeric_fields(typestore: Typestore, type_name: str, message: Any) -> list[str]:
-    """Paths that FieldReader can read from this message, in the message's order; [] where there are none.
+    """Paths that FieldReader can read from this message, in the message's order.
 
     Left out are headers, covariance matrices, and the elements of an array beyond the first 64.
     """
@@ -43,9 +43,9 @@ def numeric_fields(typestore: Typestore, type_name: str, message: Any) -> list[s
 
 
 def state_fields(typestore: Typestore, type_name: str, message: Any) -> list[str]:
-    """Those of them that a robot's state or command may be made of, at most 64 outside of joint messages.
+    """The numeric fields that may be a robot's state or command, at most 64 except in joint messages.
 
-    Left out are long arrays, lists of parts, and outside of std_msgs all that is no floating-point number.
+    Left out are long arrays, lists of submessages and, except in std_msgs, all but floating-point numbers.
     """
     if type_name in JOINT_ARRAYS or (type_name.endswith("MultiArray") and hasattr(message, "layout")):
         return numeric_fields(typestore, type_name, message)

@@ -256,7 +256,7 @@ def test_many_messages_with_exceptions_in_between(singles):
     big = dataclasses.replace(
         pair,
         receive_ns=np.arange(len(kind)),
-        order=np.arange(len(kind)),
+        log_index=np.arange(len(kind)),
         start=pair.start[kind],
         size=pair.size[kind],
     )

@@ -10,7 +10,7 @@ from spc_core.contract.contract import parse_contract
 from spc_ros.messages.cdr_layout import LayoutError
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import FieldReader, MessageError
-from spc_ros.messages.live import MAX_BYTES, LiveReader, LiveWriter, whole
+from spc_ros.messages.live import MAX_BYTES, LiveReader, LiveWriter, trim_padding
 from support.contracts import ARM_REACH
 from support.random_messages import MessageMaker
 from support.recorded_bags import JOINT_STATE, STORE, VECTOR, joint_state, vector
@@ -99,9 +99,9 @@ def test_written_messages_are_those_that_rosbags_serialises() -> None:
 
 def test_what_a_serialiser_left_behind_is_cut_off() -> None:
     data = cdr(joint_state(5, ["hip"], position=[1.0]), JOINT_STATE)
-    assert whole(JOINT_STATE, data + b"\xff" * 8) == data
+    assert trim_padding(JOINT_STATE, data + b"\xff" * 8) == data
     with pytest.raises(LayoutError, match="JointState"):
-        whole(JOINT_STATE, data[:20])
+        trim_padding(JOINT_STATE, data[:20])
 
 
 def test_a_writer_refuses_numbers_that_are_not_there() -> None:
