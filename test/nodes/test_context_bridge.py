@@ -12,7 +12,7 @@ import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Float32MultiArray
 
-from spc_ros.messages.live import whole
+from spc_ros.messages.live import trim_padding
 from spc_ros.node_parts.context_message import (
     TYPE,
     ContextInbox,
@@ -30,7 +30,7 @@ def reading(number: int, size: int = 3, model: int | None = 9) -> ContextReading
 
 def encoded(r: ContextReading) -> bytes:
     assert r.uncertainty is not None
-    return whole(TYPE, serialize_message(encode_context(r.context, r.uncertainty, r.count, r.t_ns, r.model)))
+    return trim_padding(TYPE, serialize_message(encode_context(r.context, r.uncertainty, r.count, r.t_ns, r.model)))
 
 
 def same(one: ContextReading, other: ContextReading) -> bool:
@@ -64,7 +64,7 @@ def test_inbox_refuses_sizes_that_contradict_the_data() -> None:
     msg = encode_context(good.context, good.context, good.count, good.t_ns, good.model)
     next(iter(msg.layout.dim)).size = 2  # laid out as those before, and yet another
     with pytest.raises(ValueError, match="not a context message"):
-        inbox.read(whole(TYPE, serialize_message(msg)))
+        inbox.read(trim_padding(TYPE, serialize_message(msg)))
     with pytest.raises(ValueError, match="context"):
         inbox.read(b"\x00\x01\x00\x00\x07")
     assert same(inbox.read(encoded(reading(2))), reading(2))
