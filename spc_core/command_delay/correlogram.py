@@ -12,6 +12,7 @@ far below the sampling interval are resolved.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -81,16 +82,9 @@ class Response:
     why_not: str = ""  # the reason if it is unknown
 
 
-def correlogram(
-    command_ns: np.ndarray,
-    commands: np.ndarray,
-    command_names: tuple[str, ...],
-    state_ns: np.ndarray,
-    states: np.ndarray,
-    state_names: tuple[str, ...],
-) -> Correlogram | None:
-    """The correlogram of (M, A) commands at (M,) times and (N, O) states at (N,) times; None if there are too few."""
-    work = SlicedCorrelogram.begin(command_ns, commands, command_names, state_ns, states, state_names)
+def correlogram(*series: Any) -> Correlogram | None:
+    """The correlogram of what SlicedCorrelogram.begin() takes, in one go; None if there are too few rows."""
+    work = SlicedCorrelogram.begin(*series)
     while work is not None:
         if (found := work.advance(CHUNK_ROWS)) is not None:
             return found
@@ -128,7 +122,7 @@ class SlicedCorrelogram:
         states: np.ndarray,
         state_names: tuple[str, ...],
     ) -> SlicedCorrelogram | None:
-        """See correlogram()."""
+        """From (M, A) commands at (M,) times and (N, O) states at (N,) times; None if there are too few rows."""
         command_ns, commands = _clean(command_ns, commands)
         state_ns, states = _clean(state_ns, states)
         if len(command_ns) < MIN_ROWS or len(state_ns) < MIN_ROWS:

@@ -45,8 +45,22 @@ class BagReport:
         return cls(**{**said, **changed})
 
 
+class BagTotals:
+    """Sums over the bags of a report."""
+
+    bags: tuple[Any, ...]  # each with `transitions` and `episodes`
+
+    @property
+    def transitions(self) -> int:
+        return sum(bag.transitions for bag in self.bags)
+
+    @property
+    def episodes(self) -> int:
+        return sum(bag.episodes for bag in self.bags)
+
+
 @dataclasses.dataclass(frozen=True)
-class ConversionReport:
+class ConversionReport(BagTotals):
     """The whole conversion; `summary()` is for people, `as_dict()` for conversion.json."""
 
     out: Path
@@ -59,14 +73,6 @@ class ConversionReport:
     @property
     def failed(self) -> tuple[BagReport, ...]:
         return tuple(bag for bag in self.bags if bag.error)
-
-    @property
-    def transitions(self) -> int:
-        return sum(bag.transitions for bag in self.bags)
-
-    @property
-    def episodes(self) -> int:
-        return sum(bag.episodes for bag in self.bags)
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from spc_core.doctor.topic_stats import TopicStats, merge_stats
 from spc_core.doctor.value_checks import check_constant
 from spc_ros.bags.files import find_bags, stored_bytes
 from spc_ros.bags.reader import contract_in
+from spc_ros.conversion.conversion_report import BagTotals
 from spc_ros.conversion.engines import run
 from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, DoctorJob, diagnose_bag
 from spc_ros.doctor.doctor_text import HEAD, row, told
@@ -41,7 +42,7 @@ class View:
 
 
 @dataclasses.dataclass(frozen=True)
-class DoctorReport:
+class DoctorReport(BagTotals):
     """The report on all bags; `text()` is for people, `as_dict()` for machines."""
 
     contract: Contract | None
@@ -61,14 +62,6 @@ class DoctorReport:
     def exit_code(self, strict: bool = False) -> int:
         """0: ok, or warnings that are not strict; EXIT_WARN: warnings, strict; EXIT_FAIL: failures."""
         return {"fail": EXIT_FAIL, "warn": EXIT_WARN if strict else 0, "ok": 0}[self.verdict]
-
-    @property
-    def transitions(self) -> int:
-        return sum(bag.transitions for bag in self.bags)
-
-    @property
-    def episodes(self) -> int:
-        return sum(bag.episodes for bag in self.bags)
 
     @property
     def tasks(self) -> tuple[str, ...]:
