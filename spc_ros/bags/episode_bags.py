@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sorts a stream of raw messages into one bag per episode, and tells what is missing. No ROS in here.
+"""Sorts a stream of raw messages into one bag per episode, and reports missing messages. No ROS.
 
 Topics are not ordered among each other: messages of an episode may come before its `running` message and
-after its `ended` message. So a message goes by its stamp, recent ones are kept for a bag that may open yet,
-and a bag closes when all that was published in its episode is in it, or at a deadline.
+after its `ended` message. So messages are assigned by stamp, recent ones are kept for a bag that may still open,
+and a bag closes when it has everything published in its episode, or at a deadline.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from spc_ros.bags.files import BagError
 from spc_ros.bags.writer import BagWriter
 
 SETTLE_S = 2.0  # longest wait for the messages of an ended episode
-PENDING = 2000  # messages kept for a bag that may open yet
+PENDING = 2000  # messages kept for a bag that may still open
 
 
 @dataclasses.dataclass(frozen=True)
 class BagResult:
-    """What became of one recording; published as JSON on `recorder/bags`."""
+    """The result of one recording; published as JSON on `recorder/bags`."""
 
     path: str
     episode: int
@@ -71,7 +71,7 @@ class EpisodeBags:
         """`topics` are full names with their types; `on_closed` is called from within `run`."""
         self.directory, self.contract, self.topics = directory, contract, topics
         self.storage, self.episode_topic = storage, episode_topic
-        self.behaviour = ""  # who drives in the next recordings, where that is known
+        self.behaviour = ""  # the controller of the next recordings, if known
         self._on_closed = on_closed
         self._run = run if storage != "sqlite3" else lambda work: work()  # SQLite stays in the thread that opened it
         self._open: list[_Recording] = []  # at most the running one and those of ended episodes
@@ -95,7 +95,7 @@ class EpisodeBags:
         """Take a message of the topic `episode`, decoded and raw."""
         if info.state == "running":
             same = [bag for bag in self._open if (bag.info.episode, bag.info.start_ns) == (info.episode, info.start_ns)]
-            if same:  # news of an episode that is known, such as a change of task
+            if same:  # an update of a known episode, such as a change of task
                 same[-1].info = info
                 self._write(same[-1], self.episode_topic, receive_ns, data)
                 return
@@ -104,7 +104,7 @@ class EpisodeBags:
             try:
                 self.open(info)
             except (ValueError, OSError) as error:
-                self._tell(BagResult("", info.episode, info.task_id, {}, {}, str(error)))
+                self._report(BagResult("", info.episode, info.task_id, {}, {}, str(error)))
                 return
             self._write(self._open[-1], self.episode_topic, receive_ns, data)
         elif info.state == "ended":
@@ -133,7 +133,7 @@ class EpisodeBags:
         return path
 
     def poll(self, now_s: float) -> None:
-        """Close the bags that are whole, or that have waited long enough."""
+        """Close the bags that are complete, or whose deadline has passed."""
         for bag in list(self._open):
             if bag.deadline_s is not None and (not bag.missing() or now_s > bag.deadline_s):
                 self._close(bag, bag.info.reason)
@@ -144,15 +144,15 @@ class EpisodeBags:
             self._close(bag, reason if bag.deadline_s is None else bag.info.reason)
 
     def _write(self, bag: _Recording, topic: str, receive_ns: int, data: bytes) -> None:
-        """Append; a recording that the disk does not take is over, and told at once. The next episode tries again."""
+        """Append; if the disk refuses, the recording ends and is reported. The next episode tries again."""
         try:
             bag.writer.write_raw(topic, receive_ns, data)
         except BagError as error:
             self._open.remove(bag)
             info = bag.info
-            self._tell(BagResult("", info.episode, info.task_id, dict(bag.writer.counts), {}, str(error)))
+            self._report(BagResult("", info.episode, info.task_id, dict(bag.writer.counts), {}, str(error)))
 
-    def _tell(self, result: BagResult) -> None:
+    def _report(self, result: BagResult) -> None:
         self._run(lambda: self._on_closed(result))
 
     def _close(self, bag: _Recording, reason: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files a bag consists of: bags found in folders, metadata.yaml, parts of a split recording, packed files."""
+"""Finds bags in folders, and the storage files that a bag consists of."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 
 import yaml
 
-_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # what yaml.safe_load uses, eight times as fast in C
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as yaml.safe_load, but eight times as fast in C
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
-PACKED = ".zstd"  # whole files that rosbag2 compressed: x.mcap.zstd, x.db3.zstd
+PACKED = ".zstd"  # files compressed by rosbag2: x.mcap.zstd, x.db3.zstd
 
 
 class BagError(ValueError):
-    """A bag that cannot be used; the message names the bag, what is wrong, and the fix."""
+    """A bag that cannot be used; the message names the bag, the problem and the fix."""
 
 
 def storage_of(file: Path) -> str:
-    """mcap or sqlite3, by the file's name, packed or not; '' for any other file."""
+    """mcap or sqlite3, from the file's name, compressed or not; '' for other files."""
     name = file.name.removesuffix(PACKED)
     return STORAGES.get(Path(name).suffix, "")
 
@@ -57,13 +57,13 @@ def _bags_below(path: Path) -> list[Path]:
 
 
 def storage_files(folder: Path) -> list[Path]:
-    """Storage files in a folder, parts in the order in which they were written."""
+    """Storage files in a folder, in the order of recording."""
     files = [p for p in folder.iterdir() if storage_of(p) and not p.name.startswith(".")]
     return sorted(files, key=lambda p: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", p.name)])
 
 
 def stored_in(bag: Path) -> list[Path]:
-    """The storage files of a bag, or the bag itself where it is one."""
+    """The storage files of a bag, which may itself be one."""
     return [bag] if bag.is_file() else storage_files(bag)
 
 
@@ -73,7 +73,7 @@ def stored_bytes(bag: Path) -> int:
 
 
 def bag_sha256(path: Path) -> str:
-    """Hash of a bag's storage files, which hold all its messages."""
+    """Hash of a bag's storage files, and so of all its messages."""
     digest = hashlib.sha256()
     for file in stored_in(path):
         with file.open("rb") as stream:
@@ -84,7 +84,7 @@ def bag_sha256(path: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class BagFiles:
-    """The storage files of one bag in the order of recording, and what metadata.yaml adds to them."""
+    """The storage files of one bag in the order of recording, and the contents of metadata.yaml."""
 
     parts: tuple[Path, ...]
     custom_data: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -94,7 +94,7 @@ class BagFiles:
 def list_files(path: Path) -> BagFiles:
     """The files of the bag at `path`. Raises BagError where there is none or where one is missing.
 
-    A metadata.yaml that cannot be used does no harm while the storage files lie beside it.
+    An unusable metadata.yaml is only a loss if the storage files are next to it.
     """
     if not path.exists():
         raise BagError(f"{path}: no such bag")
@@ -107,21 +107,21 @@ def list_files(path: Path) -> BagFiles:
 
 
 def _folder_files(folder: Path) -> BagFiles:
-    beside = tuple(storage_files(folder))
+    found = tuple(storage_files(folder))
     metadata = folder / "metadata.yaml"
     if not metadata.is_file():
-        return BagFiles(beside)
+        return BagFiles(found)
     try:
         return _read_metadata(folder, metadata.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError, OSError) as error:
-        what = " ".join(str(error).split())
-        if not beside:
-            raise BagError(f"{folder}: metadata.yaml cannot be read ({what}) and no storage file is there") from error
-        return BagFiles(beside, {}, (f"metadata.yaml cannot be read ({what}); read the storage files beside it",))
+        why = " ".join(str(error).split())
+        if not found:
+            raise BagError(f"{folder}: metadata.yaml cannot be read ({why}) and no storage file is there") from error
+        return BagFiles(found, {}, (f"metadata.yaml cannot be read ({why}); read the storage files beside it",))
 
 
 def _read_metadata(folder: Path, text: bytes) -> BagFiles:
-    """Versions 1 to 9, and later ones that keep these keys: paths up to version 3 begin with the folder's name."""
+    """Versions 1 to 9, and later ones that keep these keys: up to version 3, paths begin with the folder's name."""
     found = _SafeLoader(text).get_single_data()
     about: Any = found.get("rosbag2_bagfile_information") if isinstance(found, dict) else None
     if not isinstance(about, dict):

@@ -205,7 +205,7 @@ class BagReader:
             self._losses[f"topic {topic} is serialised as '{form}', not as 'cdr', and left out"] = None
 
     def find_topic(self, topic: str, type_name: str) -> str:
-        """The bag's name of a contract's topic: the same, or the same within the robot's namespace.
+        """The bag's name of a contract's topic, which may lie within the robot's namespace.
 
         Raises BagError when it is missing, ambiguous, or of another type.
         """
@@ -223,12 +223,12 @@ class BagReader:
         return name
 
     def episode_topics(self) -> list[str]:
-        """The bag's name of the latched topic `episode`, in a list that is empty where the bag has none."""
+        """A list with the bag's name of the latched topic `episode`, empty if there is none."""
         name = self._match(EPISODE_TOPIC)
         return [name] if name and self.info.topics[name].type == "std_msgs/msg/String" else []
 
     def last_episode(self) -> EpisodeInfo | None:
-        """The newest word of the topic `episode` about an episode; None where the bag has none."""
+        """The latest message of the topic `episode` about an episode; None where there is none."""
         names = self.episode_topics()
         texts = [message.data for _, _, message in self.messages(names)] if names else []
         return parse_episode(texts, str(self.path))
@@ -255,7 +255,7 @@ class BagReader:
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """Give an error its bag and a fix. Damaged bytes make parsers raise anything, so all is caught."""
+        """Add bag and fix to an error. Parsers raise any exception on damaged bytes, so all are caught."""
         try:
             yield
         except (BagError, MessageError) as error:
@@ -268,14 +268,14 @@ class BagReader:
             raise BagError(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
-        what = str(error) or type(error).__name__
+        problem = str(error) or type(error).__name__
         if isinstance(error, UnclosedError):
-            return f"{self.path}: truncated, the recording was never closed ({what}); {RECOVER}"
-        return f"{self.path}: cannot be read ({what}); {RECOVER}"
+            return f"{self.path}: truncated, the recording was never closed ({problem}); {RECOVER}"
+        return f"{self.path}: cannot be read ({problem}); {RECOVER}"
 
 
 def contract_in(bags: Iterable[Path]) -> tuple[Contract | None, list[str]]:
-    """(the contract that the first bag with one carries, errors of bags before it). Raises ContractError."""
+    """(the contract of the first bag that stores one, errors of bags before it). Raises ContractError."""
     unreadable = []
     for path in bags:
         try:
@@ -290,7 +290,7 @@ def contract_in(bags: Iterable[Path]) -> tuple[Contract | None, list[str]]:
 
 
 def parse_episode(texts: Iterable[str], where: str) -> EpisodeInfo | None:
-    """The last message of the topic `episode` that tells of an episode. Raises BagError on foreign text."""
+    """The last message of the topic `episode` about an episode. Raises BagError on foreign text."""
     found = None
     for text in texts:
         try:

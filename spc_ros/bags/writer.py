@@ -72,7 +72,7 @@ class BagWriter:
         try:
             self._writer.open()
         except DISK_ERRORS as error:
-            raise self._put_aside(error) from error
+            raise self._set_aside(error) from error
 
     def add_topic(
         self, topic: str, type_name: str, latched: bool = False, reliable: bool = True, depth: int = 10
@@ -91,9 +91,9 @@ class BagWriter:
         self.counts[topic] = 0
 
     def write_raw(self, topic: str, receive_ns: int, data: bytes) -> None:
-        """Append a message in CDR, as rclpy hands it out raw. Times may repeat or run backwards.
+        """Append a message in CDR, as rclpy delivers it raw. Times may repeat or run backwards.
 
-        Raises BagError when the disk takes no more; the recording is over then, and put aside.
+        Raises BagError when the disk is full; the recording ends and is set aside.
         """
         connection = self._connections.get(topic)
         if connection is None:
@@ -102,11 +102,11 @@ class BagWriter:
         try:
             self._open_writer().write(connection, receive_ns, data)
         except DISK_ERRORS as error:
-            raise self._put_aside(error) from error
+            raise self._set_aside(error) from error
         self.counts[topic] += 1
 
     def close(self) -> Path:
-        """Finish the recording and give it its name. Raises BagError, leaving nothing, when it is empty."""
+        """Finish and rename the recording. Raises BagError, and leaves nothing, when it is empty."""
         writer = self._open_writer()
         if not sum(self.counts.values()):
             self.abort()
@@ -126,19 +126,19 @@ class BagWriter:
                 raise BagError(f"{self.path}: appeared while recording; the recording stays in {written}")
             written.rename(self.path)
         except DISK_ERRORS as error:
-            raise self._put_aside(error) from error
+            raise self._set_aside(error) from error
         self._folder.rmdir()
         return self.path
 
     def abort(self) -> None:
-        """Throw the recording away; does nothing after close()."""
+        """Discard the recording; does nothing after close()."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             writer.abort()
             shutil.rmtree(self._folder)
 
-    def _put_aside(self, error: Exception) -> BagError:
-        """Let go of the files; what the disk holds stays in a hidden folder with `broken` in its name."""
+    def _set_aside(self, error: Exception) -> BagError:
+        """Close the files; the data on disk stays in a hidden folder with `broken` in its name."""
         writer, self._writer = self._writer, None
         if writer is not None:
             with contextlib.suppress(*DISK_ERRORS):
@@ -166,7 +166,7 @@ class BagWriter:
 def write_checksums(file: Path) -> None:
     """Fill in the CRC of every chunk and of the summary of an mcap file, as its writer closed it.
 
-    The writer leaves them at 0; then nobody can see a flipped bit in a number.
+    The writer leaves them at 0, so that a flipped bit would go unnoticed.
     """
     with file.open("r+b") as stream:
         position = len(MAGIC)
@@ -192,7 +192,7 @@ def write_checksums(file: Path) -> None:
 
 
 def _flush_to_disk(file: Path) -> None:
-    """Robots lose power without a shutdown: wait until the data is on the disk before it gets its name."""
+    """Wait until the data is on the disk, as robots lose power without a shutdown."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
 
