@@ -361,7 +361,7 @@ def test_blocks_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="samples of 3 streams, expected 5, the reward last"):
         target.push([pose, *nothing[:2]])
     target.push([pose, *nothing[:3]])
-    with pytest.raises(ValueError, match="from before the last one; push blocks in the order of the log"):
+    with pytest.raises(ValueError, match="from before the last one; push blocks in log order"):
         target.push([dataclasses.replace(pose, log_index=np.array([4])), *nothing[:3]])
 
 
