@@ -208,7 +208,7 @@ def test_evaluate_without_the_tables_zero_writes_episodes_alone(tiny_checkpoint,
     assert "--protocols lacks no_context, the zero of the table's scale" in capsys.readouterr().err
     assert main([*arguments, "--json", str(rows)]) == 0
     assert "no table" in capsys.readouterr().out and len(rows.read_text().splitlines()) == 10
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint", "rows.jsonl"]
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_evaluate_prints_the_table(tiny_checkpoint, tmp_path, capsys):
