@@ -155,11 +155,13 @@ class Learner:
         """Consistency losses and predicted rewards (T W,) of each of H steps, rolled out with z (T, C, Z)."""
         model, observations = self.agent.world_model, batch.observations.flatten(0, 1)
         targets = model.encode_target(observations[:, 1:])
-        rollout = model.rollout(
-            observations, batch.actions.flatten(0, 1), batch.window_contexts(z), self.config.method.open_loop
-        )
-        steps = zip(rollout.outputs, rollout.latents, targets.unbind(1), observations[:, 1:].unbind(1), strict=True)
-        return [model.consistency(model.latent, *step) for step in steps], rollout.rewards
+        actions, open_loop = batch.actions.flatten(0, 1), self.config.method.open_loop
+        losses, rewards = [], []
+        for t, step in enumerate(model.rollout(observations, actions, batch.window_contexts(z), open_loop)):
+            target, real = targets[:, t], observations[:, t + 1]
+            losses.append(model.consistency(model.latent, step.output, step.latent, target, real))
+            rewards.append(step.reward)
+        return losses, rewards
 
     def _context_losses(self, embeddings: Tensor, z: Tensor, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the losses on z: contrast between tasks, length, information on the behaviour policy.

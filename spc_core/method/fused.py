@@ -77,8 +77,8 @@ class FusedLearner(Learner):
             losses.append(loss)
             return codes.flatten(-2)
 
-        open_loop = self.config.method.open_loop
-        return losses, model.rollout(observations, actions, batch.window_contexts(z), open_loop, step).rewards
+        z, open_loop = batch.window_contexts(z), self.config.method.open_loop
+        return losses, [predicted.reward for predicted in model.rollout(observations, actions, z, open_loop, step)]
 
     def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         latents, z, actions = super()._policy_inputs(batch)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -37,12 +37,12 @@ class ContextEncoder(nn.Module):
         return embeddings[weight > 0], z
 
 
-class Rollout(NamedTuple):
-    """Predictions for each of H steps."""
+class Prediction(NamedTuple):
+    """One step of a rollout."""
 
-    outputs: list[Tensor]  # (B, outputs) of the dynamics network
-    latents: list[Tensor]  # (B, L) after the step
-    rewards: list[Tensor]  # (B,)
+    output: Tensor  # (B, outputs) of the dynamics network
+    latent: Tensor  # (B, L) after the step
+    reward: Tensor  # (B,)
 
 
 class WorldModel(nn.Module):
@@ -84,19 +84,17 @@ class WorldModel(nn.Module):
     def rollout(
         self, observations: Tensor, actions: Tensor, z: Tensor, open_loop: bool = True,
         step: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> Rollout:  # fmt: skip
+    ) -> Iterator[Prediction]:  # fmt: skip
         """Predictions from s_0 on, with the recorded actions: observations (B, H + 1, O), actions (B, H, A), z (B, Z).
 
         Open loop: each step starts from the latent that the step before predicted; else from the real one. `step`
         replaces `latent.step`.
         """
-        predicted = Rollout([], [], [])
         latents = self.encode(observations[:, :1] if open_loop else observations[:, :-1])
+        latent = latents[:, 0]
         for t, action in enumerate(actions.unbind(1)):
-            latent = latents[:, t] if t == 0 or not open_loop else predicted.latents[-1]
-            latent = latent.view_as(latent)  # sums the gradients of later steps first, so that rounding is reproducible
+            if not open_loop:
+                latent = latents[:, t]
             output, reward = self.predict(latent, action, z)
-            predicted.outputs.append(output)
-            predicted.latents.append((step or self.latent.step)(latent, output))
-            predicted.rewards.append(reward)
-        return predicted
+            latent = (step or self.latent.step)(latent, output)
+            yield Prediction(output, latent, reward)  # its losses come before the next step: rounding depends on it
