@@ -94,7 +94,7 @@ def test_the_smallest_arrays_stay_in_memory(tmp_path, monkeypatch):
 
 def test_statistics_taken_in_pieces_are_those_of_all_the_data(tmp_path, monkeypatch):
     data = load_dataset(write_dataset(tmp_path / "point"))
-    monkeypatch.setattr("spc_core.training.train.STATS_PIECE", 7)
+    monkeypatch.setattr("spc_core.training.train.STATS_CHUNK", 7)
     stats = data_stats(data)
     steps = np.arange(data.step_count)
     rows = steps + np.repeat(np.arange(data.episode_count), np.diff(data.episode_starts))
