@@ -98,6 +98,6 @@ def test_without_a_sim_somebody_must_be_there(tiny_checkpoint: Path, tmp_path: P
     plan = {"contract": "arm_reach", "sim": False}
     with pytest.raises(ProcessError, match="without a sim an operator must bring the robot to its start; set operator"):
         run_trial(trial_options(tiny_checkpoint, "", tmp_path / "out", task_ids=["a"], **plan))
-    with pytest.raises(ProcessError, match="neither a family nor a task; give task_ids"):
+    with pytest.raises(ProcessError, match="neither a family nor a task is given; set task_ids"):
         run_trial(trial_options(tiny_checkpoint, "", tmp_path / "out", operator=True, **plan))
     assert not (tmp_path / "out").exists()
