@@ -156,7 +156,9 @@ class ColumnReader:
 
         def decode(layout: Layout, shape: Shape) -> None:
             rows = block.decode(layout)
-            found[layout], shapes[rows] = len(rows), self.shapes[shape]
+            found[layout] = len(rows)
+            if number := self.shapes[shape]:  # else it is there already
+                shapes[rows] = number
             if len(shape.present) < block.values.shape[1]:
                 absent = np.setdiff1d(np.arange(block.values.shape[1]), shape.present)
                 block.values[np.ix_(rows, absent)] = math.nan
