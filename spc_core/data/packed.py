@@ -77,7 +77,7 @@ def load_dataset(root: str | Path) -> PackedDataset:
 
 
 def _command_delay(root: Path) -> dict[str, Any] | None:
-    """What the conversion found, which stands beside the tasks; datasets of before have none."""
+    """The conversion report, stored next to the tasks; older datasets have none."""
     file = root / "conversion.json"
     if not file.is_file():
         return None
@@ -167,7 +167,7 @@ def _fingerprint(root: Path) -> str:
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name != ".packed")
         for name in sorted(files):
-            if folder != str(root):  # reports beside the tasks do not matter
+            if folder != str(root):  # reports next to the tasks do not matter
                 status = os.stat(os.path.join(folder, name))
                 place = os.path.relpath(folder, root)
                 digest.update(f"{place}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())

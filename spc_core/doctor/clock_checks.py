@@ -28,7 +28,7 @@ def check_unset_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
     if severity == "ok":
         return []
     if unset.all():
-        severity = "warn"  # all by receive time: coarse, but of one kind; check_clock_domains tells of the rest
+        severity = "warn"  # all by receive time: coarse but consistent; check_clock_domains covers the rest
     text = (
         f"{share:.1%} of the stamps are unset (0, 0), allowed {t.unset_share:.0%}; these messages are aligned by "
         "receive time; set header.stamp in the driver or use clock: receive for all topics"

@@ -68,7 +68,7 @@ class Finding:
     value: float = math.nan
     times: tuple[Span, ...] = ()
     bag: str = ""
-    bags: int = 1  # in how many bags the same was found; the text tells of the worst
+    bags: int = 1  # number of bags with this finding; the text describes the worst
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which knows no NaN."""
@@ -114,7 +114,7 @@ class TopicLog:
 
     @property
     def time_ns(self) -> np.ndarray:
-        """(N,) what each message is aligned by: its stamp, or the receive time where it has none or is told to."""
+        """(N,) the time by which each message is aligned: its stamp, or its receive time where there is no stamp."""
         if self.clock == "receive" or self.stamp_ns is None:
             return self.receive_ns
         return np.where(self.stamp_ns == 0, self.receive_ns, self.stamp_ns)

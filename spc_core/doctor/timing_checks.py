@@ -8,7 +8,7 @@ import numpy as np
 from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TopicLog, message_spans, spans
 from spc_core.doctor.topic_stats import MIN_MESSAGES, Intervals, advancing, intervals
 
-WINDOW_S = 1.0  # rates are told for windows of this length, and of ten messages at least
+WINDOW_S = 1.0  # rates are reported for windows of this length, and of at least ten messages
 
 
 def check_rate(log: TopicLog, t: Thresholds) -> list[Finding]:

@@ -40,7 +40,7 @@ class Intervals:
 
     @property
     def rate_hz(self) -> float:
-        """The rate outside of gaps, which are told apart."""
+        """The rate outside gaps, which are reported separately."""
         whole = self.length_s[~self.gap]
         return 1.0 / float(whole.mean())
 
@@ -51,7 +51,7 @@ class Intervals:
 
 
 def advancing(time_ns: np.ndarray, jump_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """((N,) messages newer than all before them, (N,) clock epochs): time that runs back by `jump_s` starts anew."""
+    """((N,) messages newer than all before them, (N,) clock epochs): a jump back by `jump_s` starts a new epoch."""
     anew = np.zeros(len(time_ns) + 1, np.int64)
     newer = np.ones(len(time_ns), bool)
     begin = 0

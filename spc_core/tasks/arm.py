@@ -150,7 +150,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         raise NotImplementedError
 
     def success(self, observation: np.ndarray, next_observation: np.ndarray) -> bool | None:
-        """Did an episode of its task that ended with this transition reach what it was for? None: cannot be told."""
+        """Whether an episode that ended with this transition succeeded; None: not known."""
         return None
 
 
@@ -200,7 +200,7 @@ class ArmEnv(TaskEnv):
         raise NotImplementedError
 
     def goal(self, observation: np.ndarray) -> np.ndarray:
-        """The same, told from the observation and the task alone."""
+        """The same, from the observation and the task alone."""
         return self.target()
 
     def success(self, observation: np.ndarray, next_observation: np.ndarray) -> bool:

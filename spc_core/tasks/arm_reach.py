@@ -47,12 +47,12 @@ MEAN_TASK = _goal("mean", 0, 0.0, 0.0)  # the mean of a ring is its centre
 
 
 class ArmReach(ArmEnv):
-    """Reach a joint goal that the observation (4,) does not show; only the reward tells where it is."""
+    """Reach a joint goal that the observation (4,) does not show; only the reward reveals it."""
 
     family = FAMILY
     home = HOME
     start_spread = 0.8
-    progress_weight = 10.0  # a step of motion tells as much about the goal as the distance does
+    progress_weight = 10.0  # a step of motion says as much about the goal as the distance does
     noise_action = np.array([0.9, 0.45])  # Nm
 
     def miss(self, distance: float) -> float:

@@ -49,7 +49,7 @@ def find_ffmpeg() -> str:
 
 
 def begin_film(form: str, beside: Path, width: int, height: int, rate_hz: float) -> Film:
-    """A film that grows at `beside` where it is not kept in memory. Raises OSError."""
+    """A film that is written to the file `beside` unless it is kept in memory. Raises OSError."""
     if form == "gif":
         return GifFilm(beside, rate_hz)
     return Mp4Film(beside, width, height, rate_hz)

@@ -46,7 +46,7 @@ FOOTER_PLACE = RECORD.size + 16  # in a footer: behind the starts of the summary
 
 
 class BagWriter:
-    """A recording in progress: a hidden folder beside `path` until close() renames it.
+    """A recording in progress: a hidden folder next to `path` until close() renames it.
 
     A killed process leaves that hidden folder and nothing at `path`; `mcap recover` saves an mcap in it up to
     its last megabyte. `counts` holds the messages written so far, by topic.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a conversion tells: of each bag, and of all of them, for people and as JSON."""
+"""The report of a conversion, for each bag and for all of them, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class Clocks:
 
 
 def choose_clocks(logs: Sequence[TopicLog], rate_hz: float) -> Clocks:
-    """Stamps where topics have them, set and in one clock; receive times beside them where those are one clock, too."""
+    """Stamps if topics have them, set and on one clock; receive times next to them if those share one clock, too."""
     bare = {log.topic: f"{log.type.rpartition('/')[2]} has no header" for log in logs if log.stamp_ns is None}
     for log in logs:
         if log.stamp_ns is not None and not log.stamp_ns.all():

@@ -26,7 +26,7 @@ PAUSE_S, PAUSE_PERIODS = 2.0, 50  # a silence of all that counts of this length 
 class Marks:
     """Topics that speak of episodes and tasks."""
 
-    episodes: int = 0  # told of by the topic `episode`
+    episodes: int = 0  # reported by the topic `episode`
     marker: TopicLog | None = None
     stretches: int = 0  # in which the marker is on
     task_topic: str = ""

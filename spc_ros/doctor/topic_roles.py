@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which recorded topic is most likely the command and which are states, told from type and name."""
+"""Which recorded topic is most likely the command and which are states, judged by type and name."""
 
 from __future__ import annotations
 

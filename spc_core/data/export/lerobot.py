@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a dataset as a LeRobotDataset v3.0, without video; docs/datasets.md tells what becomes of what.
+"""Writes a dataset as a LeRobotDataset v3.0, without video; docs/datasets.md has the mapping.
 
 OUT/data/chunk-000/file-000.parquet           one row for each transition: o_k, a_k, r_k and the flags
 OUT/meta/info.json stats.json tasks.parquet   as LeRobot reads them
