@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint on a robot: `ros2 launch spc_ros deploy.launch.py checkpoint:=<folder> contract:=<file>`.
 
-A node that dies is restarted. With autostart:=false it then stays unconfigured until it is configured from outside.
+The context encoder learns at once. The policy waits until somebody activates it, also after it died and was restarted
+(activate:=true lets it drive at once), and acts only after `emergency_stop` has said false (estop_required:=false for
+a robot without that topic). With autostart:=false both stay unconfigured.
 """
 
 from launch import LaunchDescription
@@ -32,7 +34,11 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("params_file", default_value=nodes_yaml, description="parameters of all nodes"),
         DeclareLaunchArgument("use_sim_time", default_value="false", description="true with a simulation"),
         DeclareLaunchArgument("composed", default_value="false", description="both nodes in one process"),
-        DeclareLaunchArgument("autostart", default_value="true", description="configure and activate at once"),
+        DeclareLaunchArgument("autostart", default_value="true", description="configure, and start the encoder"),
+        DeclareLaunchArgument("activate", default_value="false", description="true: the policy drives at once"),
+        DeclareLaunchArgument(
+            "estop_required", default_value="true", description="act only after emergency_stop has said false"
+        ),
         DeclareLaunchArgument("respawn", default_value="true", description="start a node again when it dies"),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error"),
     ]
@@ -43,7 +49,7 @@ def generate_launch_description() -> LaunchDescription:
         "parameters": [
             LaunchConfiguration("params_file"),
             {name: typed(name, str) for name in ("checkpoint", "contract", "device")},
-            {name: typed(name, bool) for name in ("use_sim_time", "autostart")},
+            {name: typed(name, bool) for name in ("use_sim_time", "autostart", "activate", "estop_required")},
         ],
         "arguments": ["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         "output": "screen",

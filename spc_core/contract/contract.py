@@ -13,13 +13,14 @@ import numpy as np
 import yaml
 
 from spc_core.contract.rewards import REWARDS, RewardFunction
-from spc_core.contract.sections import Action, Loss, Reward, Safety, Segments, Stream, observed_column
+from spc_core.contract.sections import Action, Loss, Qos, Reward, Safety, Segments, Stream, observed_column
 from spc_core.contract.transforms import TRANSFORMS, Field
 from spc_core.contract.yaml_section import Section
 
 CLOCKS = ("header", "receive")
 SEGMENTS = ("bag", "topic", "gap")
 LOSS_LIMITS = {"hold_ms": 60_000.0, "deactivate_after_s": 86_400.0}
+QOS = {"durability": ("transient_local", "volatile"), "reliability": ("reliable", "best_effort")}
 TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late relative to the last one
 
 
@@ -81,11 +82,11 @@ class Contract:
         return REWARDS[self.reward.function].build(self.observation_names, scale, self.reward.weights)
 
     def differences(self, other: Contract) -> list[str]:
-        """One line for each field in which two contracts differ; empty if they are equivalent."""
+        """One line for each field in which two contracts differ, but for `qos`; empty if they are equivalent."""
         here, there = _flatten(yaml.safe_load(self.text)), _flatten(yaml.safe_load(other.text))
         keys = sorted(here.keys() | there.keys())
         return [f"{key}: {here.get(key, 'absent')} here, {there.get(key, 'absent')} there"
-                for key in keys if here.get(key) != there.get(key)]  # fmt: skip
+                for key in keys if here.get(key) != there.get(key) and "].qos." not in key]  # fmt: skip
 
 
 def load_contract(path: str | Path) -> Contract:
@@ -150,17 +151,27 @@ def _clock(section: Section, default: str) -> str:
 
 
 def _stream(section: Section, clock: str) -> Stream:
-    section.only("topic", "type", "fields", "max_age_s", "clock", "on_loss")
+    section.only("topic", "type", "fields", "max_age_s", "clock", "on_loss", "qos")
     entries = section.get("fields")
     if not isinstance(entries, list) or not entries:
         raise section.fail("fields", f"must be a list with at least one entry, got {entries!r}")
     observed = tuple(_field(section, f"fields[{i}]", entry) for i, entry in enumerate(entries))
     return Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
-                  _clock(section, clock), _on_loss(section))  # fmt: skip
+                  _clock(section, clock), _on_loss(section), _qos(section))  # fmt: skip
 
 
 def _on_loss(stream: Section) -> Loss:
     return _parse_loss(stream.section("on_loss").only(*LOSS_LIMITS)) if "on_loss" in stream.values else Loss()
+
+
+def _qos(stream: Section) -> Qos:
+    if "qos" not in stream.values:
+        return Qos()
+    section = stream.section("qos").only("durability", "reliability")
+    given = {key: section.choice(key, choices) for key, choices in QOS.items() if key in section.values}
+    if given == {"durability": "transient_local", "reliability": "best_effort"}:
+        raise section.fail("reliability", "is best_effort, but what is latched arrives reliably only; remove it")
+    return Qos(**given)
 
 
 def _field(stream: Section, key: str, entry: Any) -> Field:

@@ -50,6 +50,14 @@ class Safety:
     loss: Loss = Loss()  # the default of all streams
 
 
+@dataclasses.dataclass(frozen=True)
+class Qos:
+    """The QoS of a stream's subscription; None where it follows the publishers."""
+
+    durability: str | None = None  # transient_local | volatile
+    reliability: str | None = None  # reliable | best_effort
+
+
 def observed_column(names: Sequence[str], wanted: str) -> int:
     """Index of an observation field, named with or without its topic. Raises ValueError with the problem and a fix."""
     found = [i for i, name in enumerate(names) if name == wanted or name.endswith(f".{wanted}")]
@@ -69,6 +77,7 @@ class Stream:
     max_age_s: float
     clock: str  # header | receive
     on_loss: Loss = dataclasses.field(default=Loss(), compare=False)  # does not affect the data
+    qos: Qos = dataclasses.field(default=Qos(), compare=False)  # nor does this
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.streaming import Frame
 from spc_core.contract.contract import Contract
 from spc_core.deploy.deployable import Policy
+from spc_core.deploy.emergency_stop import EmergencyStop
 from spc_core.deploy.guards import (
-    EmergencyStop,
     Heartbeat,
     ObservationWatch,
     Reaction,
@@ -26,6 +26,7 @@ from spc_core.deploy.guards import (
     StallWatch,
     WorkspaceBox,
 )
+from spc_core.deploy.health import ControlHealth, Health
 from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.safety import InterventionKind, InterventionLog, SafetyFilter, by_name
@@ -97,14 +98,16 @@ class Controller:
         self._frame: Frame | None = None  # waiting for its context or for the first listeners
         self._frame_s = 0.0
         self._active = self._listened = False
+        self._health = ControlHealth()
 
     @property
     def waiting(self) -> bool:
         """Whether an observation has no command yet."""
         return self._frame is not None
 
-    def start(self) -> None:
+    def start(self, now_s: float) -> None:
         """Begin, at activation."""
+        self._health.start(now_s)
         self.guards.watch.reset()
         self._begin_sequence()
         self._frame, self._active = None, True
@@ -113,6 +116,7 @@ class Controller:
         """End with the safe action, at deactivation."""
         self._frame, self._active = None, False
         self._send(None, "the policy is being closed", self.last_ns, InterventionKind.CLOSED)
+        self._health.stop()
 
     def await_listeners(self) -> None:
         """Check for listeners again before the next command."""
@@ -187,9 +191,8 @@ class Controller:
         self.guards.context.update(now_s, now_s)
         self.act(now_s)
 
-    def emergency_stop(self, pressed: bool, now_s: float) -> None:
-        """Take a message of the stop topic."""
-        self.guards.stop.receive(pressed, now_s)
+    def emergency_stop(self, pressed: bool) -> None:
+        """React to a message of a stop topic, which `guards.stop` has taken already."""
         if pressed and self._active:
             self._frame = None
             self._send(None, "emergency stop", self.last_ns, InterventionKind.EMERGENCY_STOP)
@@ -205,6 +208,12 @@ class Controller:
             values |= {"plans": planner.plans, "plans cut short": planner.cut_short, "plans too late": planner.late}
         return values
 
+    def health(self, now_s: float, waits_for: str) -> Health:
+        """Whether the robot is controlled; `waits_for` tells what is missing where no command is due."""
+        if self.waiting:
+            waits_for = "the command waits for its context" if self._listened else "the command topic lacks subscribers"
+        return self._health.judge(now_s, waits_for)
+
     def _begin_sequence(self) -> None:
         """Forget the previous tick: a new episode begins, or a gap ends."""
         self.filter.reset()
@@ -215,6 +224,7 @@ class Controller:
         self._frame = None
         if reaction.kind is ReactionKind.HOLD:
             self._log(InterventionKind.HOLD, reaction.reason)
+            self._health.other(reaction.reason)
         else:
             self._begin_sequence()
             kind = InterventionKind.SILENCE if self.guards.watch.silent else InterventionKind.FAULT
@@ -252,8 +262,14 @@ class Controller:
 
     def _send(self, action: np.ndarray | None, fault: str | None, t_ns: int, kind: InterventionKind) -> None:
         self._sink.send(self.filter.apply(action, fault, kind), t_ns)
+        own = True
         for applied, reason in self.filter.interventions:
             self._log(applied, reason)
+            if applied not in (InterventionKind.LIMIT, InterventionKind.RATE):
+                own = False
+                self._health.other(reason)
+        if own:
+            self._health.own(time.monotonic())
 
     def _log(self, kind: InterventionKind, reason: str) -> None:
         event = self.record.log.add(kind, reason, self.last_ns, time.monotonic())

@@ -22,26 +22,6 @@ class GuardError(ValueError):
     """Invalid settings of a guard; the message names parameter, value and fix."""
 
 
-class EmergencyStop:
-    """The last message of the stop topic; its silence counts only after a first message."""
-
-    def __init__(self, loss: str, timeout_s: float) -> None:
-        self._loss, self._timeout_s = loss, timeout_s
-        self._pressed = False
-        self._received_s: float | None = None  # steady clock
-
-    def receive(self, pressed: bool, now_s: float) -> None:
-        self._pressed, self._received_s = pressed, now_s
-
-    def reason(self, now_s: float) -> str | None:
-        """Why the robot must stand still, or None."""
-        if self._pressed:
-            return "emergency stop"
-        if self._loss == "stop" and self._received_s is not None and now_s - self._received_s > self._timeout_s:
-            return f"emergency stop: its topic was heard and is silent for more than {self._timeout_s:g} s"
-        return None
-
-
 class WorkspaceBox:
     """Bounds on observation fields, from the contract and from parameters; outside any, the safe action is sent."""
 

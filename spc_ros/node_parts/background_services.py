@@ -17,8 +17,8 @@ from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract
 from spc_core.deploy.model_swap import BackgroundLoad, SwapError
 from spc_core.trials.recordings import dataset_transitions, spread
+from spc_ros.node_parts.diagnostics import steady_timer
 from spc_ros.node_parts.lifecycle import ManagedNode
-from spc_ros.node_parts.plain_node import steady_timer
 from spc_ros.node_parts.topics import RECALLED_TOPIC, SWAP_TOPIC, latched_qos
 
 POLL_S = 0.02

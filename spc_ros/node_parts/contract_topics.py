@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
@@ -19,7 +21,10 @@ from spc_core.contract.contract import Contract
 from spc_core.contract.sections import Role
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import FieldWriter, MessageError, message_class, set_stamp
+from spc_ros.node_parts.matched_subscription import MatchedSubscription
 from spc_ros.node_parts.topics import REWARD_TOPIC, now_ns, stream_qos
+
+SILENT_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,45 +103,89 @@ class StatePublishers:
         self.counts[publisher.topic_name] += 1
 
 
-def subscribe_contract(
-    node: Node,
-    contract: Contract,
-    aligner: ObservationAligner | StreamingAligner,
-    on_decided: Callable[[list[Any]], None],
-    reliable: bool,
-    warn_once: Callable[[str, str], None],
-    on_sample: Callable[[Role, int, np.ndarray], None] | None = None,
-) -> None:
-    """Feed a contract's topics to an aligner and pass the frames or steps that it decides to `on_decided`.
+class ContractTopics:
+    """Feeds a contract's topics to an aligner and passes the frames or steps that it decides to `on_decided`.
 
-    `on_sample` gets each sample first: (role, t_ns, values). `warn_once(kind, text)` is called for unreadable messages,
-    which are skipped. The first stream, which sets the ticks, is subscribed last: discovery keeps that order, so once
-    it is visible, all subscriptions are.
+    The first stream, which sets the ticks, is subscribed last: discovery keeps that order, so once it is visible, all
+    subscriptions are.
     """
-    reader = ContractReader(contract)
-    all_roles = isinstance(aligner, StreamingAligner)
-    receive_ns = functools.partial(now_ns, node)
 
-    def on_message(topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
+    def __init__(
+        self,
+        node: Node,
+        contract: Contract,
+        aligner: ObservationAligner | StreamingAligner,
+        on_decided: Callable[[list[Any]], None],
+        reliable: bool,
+        warn_once: Callable[[str, str], None],
+        on_sample: Callable[[Role, int, np.ndarray], None] | None = None,
+    ) -> None:
+        """`on_sample` gets each sample first: (role, t_ns, values).
+
+        `warn_once(kind, text)` is called for unreadable messages, which are skipped.
+        """
+        self._node, self._aligner, self._on_decided, self._on_sample = node, aligner, on_decided, on_sample
+        self._reader, self._warn_once = ContractReader(contract), warn_once
+        self._receive_ns = functools.partial(now_ns, node)
+        self.received_s: dict[str, float] = {}  # steady time of each topic's last readable message; -inf for none
+        self._subscriptions: dict[str, MatchedSubscription] = {}
+        qos = {stream.topic: stream.qos for stream in contract.observation}
+        depth = stream_qos(reliable).depth
+        all_roles = isinstance(aligner, StreamingAligner)
+        for topic, type_name in reversed(self._reader.types.items()):
+            if all_roles or any(role.stream is not None for role in self._reader.route(topic)):
+                self.received_s[topic] = -math.inf
+                kind = message_class(type_name)
+                callback = functools.partial(self._on_message, topic, deserializer(kind, topic))
+                self._subscriptions[topic] = MatchedSubscription(
+                    node, kind, topic, callback, depth, reliable, warn_once, qos.get(topic)
+                )
+
+    def _on_message(self, topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
+        reader = self._reader
         unset = reader.unset_stamps[topic]
         try:
-            samples = reader.live_samples(topic, data, receive_ns, deserialize)
+            samples = reader.live_samples(topic, data, self._receive_ns, deserialize)
         except MessageError as error:
-            warn_once("unreadable", str(error))
+            self._warn_once("unreadable", str(error))
             return
+        self.received_s[topic] = time.monotonic()
         if reader.unset_stamps[topic] > unset:
-            warn_once("unset stamps", f"topic '{topic}': no stamp; using the time of arrival")
+            self._warn_once("unset stamps", f"topic '{topic}': no stamp; using the time of arrival")
         for role, t_ns, values in samples:
-            if on_sample is not None:
-                on_sample(role, t_ns, values)
-            if decided := aligner.push(role, t_ns, values):
-                on_decided(decided)
+            if self._on_sample is not None:
+                self._on_sample(role, t_ns, values)
+            if decided := self._aligner.push(role, t_ns, values):
+                self._on_decided(decided)
 
-    for topic, type_name in reversed(reader.types.items()):
-        if all_roles or any(role.stream is not None for role in reader.route(topic)):
-            kind = message_class(type_name)
-            callback = functools.partial(on_message, topic, deserializer(kind, topic))
-            node.create_subscription(kind, topic, callback, stream_qos(reliable), raw=True)
+    def missing(self, now_s: float) -> str:
+        """The topics that have been silent for SILENT_S, with what is known of their publishers; empty if none is."""
+        texts = []
+        for topic in reversed(self.silent(now_s)):
+            if not self._node.count_publishers(topic):
+                texts.append(f"'{topic}' has no publisher")
+            elif self.received_s[topic] == -math.inf:
+                texts.append(f"no readable message on '{topic}', which has a publisher")
+            else:
+                texts.append(f"'{topic}' has fallen silent")
+        return "; ".join(texts)
+
+    def silent(self, now_s: float) -> list[str]:
+        """Topics without a readable message in the last SILENT_S; of a latched one, one message ever is enough."""
+        return [
+            topic
+            for topic, at_s in self.received_s.items()
+            if now_s - at_s > SILENT_S and (at_s == -math.inf or not self._subscriptions[topic].latched)
+        ]
+
+    def unheard(self, now_s: float) -> list[str]:
+        """The silent topics that have a publisher."""
+        return [topic for topic in self.silent(now_s) if self._node.count_publishers(topic)]
+
+    def renew(self, topics: Collection[str]) -> None:
+        """Subscribe to these topics again."""
+        for topic in topics:
+            self._subscriptions[topic].renew()
 
 
 def deserializer(kind: Any, topic: str) -> Callable[[bytes], Any]:

@@ -10,7 +10,9 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from spc_ros.node_parts.plain_node import EXECUTOR, Diagnostics, Param, Parameters
+from spc_core.deploy.health import Health, Level
+from spc_ros.node_parts.diagnostics import Diagnostics
+from spc_ros.node_parts.plain_node import EXECUTOR, Param, Parameters
 
 _ERROR = TransitionCallbackReturn.ERROR
 AUTOSTART = Param("autostart", True, "configure and activate at start", read_only=True)
@@ -22,11 +24,11 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str, params: Sequence[Param]) -> None:
         super().__init__(name)
         self.params = Parameters(self, [AUTOSTART, EXECUTOR, *params], self.on_parameters)
-        self.diagnostics = Diagnostics(self, self.diagnose)
+        self.diagnostics = Diagnostics(self, self.diagnose, self.health)
         self.active = False
         self.exit_code: int | None = None
         self._reason = ""  # of the next transition; empty: requested from outside
-        self._permanent = self._entities()
+        self._permanent: dict[Any, Any] = {}  # what clean-up keeps
 
     def setup(self) -> None:
         """Load and connect; an exception refuses the transition with its message.
@@ -51,7 +53,16 @@ class ManagedNode(LifecycleNode):
         """Values for `/diagnostics`, in addition to the counters."""
         return {}
 
+    def activates(self) -> bool:
+        """Whether autostart activates the node, or only configures it."""
+        return True
+
+    def health(self, now_s: float) -> Health:
+        """The level on `/diagnostics` while nothing worse is known; `now_s` is steady."""
+        return Health() if self.active else Health(Level.WARN, "inactive")
+
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._permanent = self._entities()
         result = self._guarded("configure", self.setup)
         if result != TransitionCallbackReturn.SUCCESS:
             self._guarded("clean up", self._clean, keep_problem=True)
@@ -81,7 +92,8 @@ class ManagedNode(LifecycleNode):
         """Autostart; a refusal ends the program, since no operator waits for the answer."""
         if self.params.autostart:
             self._reason = "autostart"
-            for transition in (self.trigger_configure, self.trigger_activate):
+            transitions = [self.trigger_configure, *([self.trigger_activate] if self.activates() else [])]
+            for transition in transitions:
                 if self.exit_code is None and transition() != TransitionCallbackReturn.SUCCESS:
                     self.exit_code = 1
 

@@ -9,7 +9,7 @@ from typing import Any
 from spc_core.contract.contract import Contract, load_contract
 from spc_core.deploy.checkpoint_files import CheckpointError
 from spc_core.deploy.deployable import Deployable, load_deployed
-from spc_core.deploy.guards import FROM_CONTRACT, LOSSES, EmergencyStop, ObservationWatch, WorkspaceBox, stricter_modes
+from spc_core.deploy.guards import FROM_CONTRACT, LOSSES, ObservationWatch, WorkspaceBox, stricter_modes
 from spc_core.method.config import PlannerConfig
 from spc_core.system.config_files import find_config
 from spc_ros.node_parts.plain_node import Param
@@ -34,6 +34,12 @@ CHECKPOINT_PARAMS = (
 _fixed = partial(Param, at_configure=True)
 POLICY_PARAMS = [
     *CHECKPOINT_PARAMS,
+    Param(
+        "activate",
+        True,
+        "with autostart, drive as soon as data come; false: configure only, and wait for an operator to activate",
+        read_only=True,
+    ),
     Param("context_wait_s", 0.0, "longest wait for the context of the same tick; 0: use the newest", 0.0, 60.0),
     Param(
         "silence_timeout_s",
@@ -62,6 +68,17 @@ POLICY_PARAMS = [
     _fixed("workspace_high", [0.0], "upper bound of each workspace field"),
     _fixed("estop_loss", "ignore", "reaction when emergency_stop falls silent after its first message", choices=LOSSES),
     _fixed("estop_timeout_s", 1.0, "silence after which emergency_stop counts as lost", 0.01, 3600.0),
+    _fixed(
+        "estop_required",
+        False,
+        "act only after emergency_stop has said false since this node started; until then the safe action",
+    ),
+    Param(
+        "other_publishers",
+        "refuse",
+        "refuse: stay or become inactive when another node publishes on the command topic | warn: act beside it",
+        choices=("refuse", "warn"),
+    ),
     _fixed("probation_ticks", 50, "actions after a swap during which a failing model is rolled back", 0, 1_000_000),
     Param(
         "realtime_priority",
@@ -135,10 +152,6 @@ def workspace_box(params: Any, contract: Contract) -> WorkspaceBox:
     if list(params.workspace_fields) == [""]:  # stands for the empty list, which ROS parameters lack
         return WorkspaceBox(contract, (), (), ())
     return WorkspaceBox(contract, params.workspace_fields, params.workspace_low, params.workspace_high)
-
-
-def emergency_stop(params: Any) -> EmergencyStop:
-    return EmergencyStop(params.estop_loss, params.estop_timeout_s)
 
 
 def planner_config(params: Any, contract: Contract) -> PlannerConfig | None:

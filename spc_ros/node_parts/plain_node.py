@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by all nodes: parameters, diagnostics, steady timers, and a main program that ends safely."""
+"""Shared by all nodes: parameters, and a main program that ends safely."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ import signal
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from rclpy.timer import Timer
 
+from spc_core.deploy.health import Health
 from spc_core.system.signals import end_with_parent
+from spc_ros.node_parts.diagnostics import Diagnostics, steady_timer
 from spc_ros.processes import PARENT_VARIABLE
 
 if TYPE_CHECKING:
@@ -128,50 +126,13 @@ _EXECUTORS = "events | single; events is about twice as fast, if this rclpy has 
 EXECUTOR = Param("executor", "events", _EXECUTORS, choices=("events", "single"), read_only=True)
 
 
-def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
-    """A timer that neither a frozen `/clock` nor a corrected wall clock can stop."""
-    return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-
-class Diagnostics:
-    """Publishes a node's counters and values on `/diagnostics` once per second of real time."""
-
-    def __init__(self, node: Node, values: Callable[[], dict[str, Any]]) -> None:
-        self.counts: Counter[str] = Counter()
-        self.problem = ""  # reason why the node cannot work; empty if it can
-        self.warning = ""  # a problem that does not stop the node
-        self._node, self._values = node, values
-        self._logged: set[str] = set()
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        steady_timer(node, 1.0, self.publish)
-
-    def warn_once(self, kind: str, text: str) -> None:
-        """Count an event, and log each distinct text once."""
-        self.counts[kind] += 1
-        if text not in self._logged and len(self._logged) < 100:
-            self._logged.add(text)
-            self._node.get_logger().warning(text)
-
-    def publish(self) -> None:
-        node = self._node
-        status = DiagnosticStatus(name=node.get_fully_qualified_name(), hardware_id=node.get_name())
-        without_problem = DiagnosticStatus.WARN if self.warning else DiagnosticStatus.OK
-        status.level = DiagnosticStatus.ERROR if self.problem else without_problem
-        status.message = self.problem or self.warning or "ok"
-        values = {**self._values(), **self.counts}
-        status.values = [KeyValue(key=str(key), value=str(value)) for key, value in values.items()]
-        msg = DiagnosticArray(status=[status])
-        msg.header.stamp = node.get_clock().now().to_msg()
-        self._publisher.publish(msg)
-
-
 class PlainNode(Node):
     """A node without a lifecycle, active from construction to shutdown."""
 
     def __init__(self, name: str, params: Sequence[Param]) -> None:
         super().__init__(name)
         self.params = Parameters(self, [EXECUTOR, *params], self.on_parameters)
-        self.diagnostics = Diagnostics(self, self.diagnose)
+        self.diagnostics = Diagnostics(self, self.diagnose, self.health)
         self.exit_code: int | None = None  # set it to end the program
 
     def on_parameters(self) -> None:
@@ -180,6 +141,10 @@ class PlainNode(Node):
     def diagnose(self) -> dict[str, Any]:
         """Values for `/diagnostics`, in addition to the counters."""
         return {}
+
+    def health(self, now_s: float) -> Health:
+        """The level on `/diagnostics` while nothing worse is known; `now_s` is steady."""
+        return Health()
 
     def begin(self) -> None:
         """Called once the executor spins."""

@@ -21,7 +21,8 @@ from spc_core.tasks.camera import CameraConfig, CameraError, EpisodeCamera
 from spc_core.tasks.disturbances import DisturbanceConfig, noise_std
 from spc_core.tasks.film import FORMATS
 from spc_ros.messages.fields import set_stamp
-from spc_ros.node_parts.plain_node import Diagnostics, Param, PlainNode
+from spc_ros.node_parts.diagnostics import Diagnostics
+from spc_ros.node_parts.plain_node import Param, PlainNode
 from spc_ros.node_parts.topics import stream_qos
 from spc_ros.sim.control import Player, SimControl
 from spc_ros.sim.simulation import Simulation

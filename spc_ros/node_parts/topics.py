@@ -14,6 +14,8 @@ DELAY_TOPIC = "command_delay"  # latched; see encode_delay
 SWAP_TOPIC = "model_swap"
 RECALLED_TOPIC = "recalled"  # latched JSON: the outcome of loading recordings
 BAGS_TOPIC = "recorder/bags"
+STOP_TOPIC = "emergency_stop"  # std_msgs/Bool, of the robot
+OPERATOR_STOP_TOPIC = "operator_stop"  # the same, of an operator's console
 LOCKSTEP_DEPTH = 1000
 
 

@@ -18,8 +18,9 @@ from spc_core.system.config_files import find_config
 from spc_core.tasks import families, find_task, make_env
 from spc_core.tasks.behaviour import KINDS, Behaviour
 from spc_ros.node_parts.command_publisher import CommandPublisher
-from spc_ros.node_parts.contract_topics import subscribe_contract
-from spc_ros.node_parts.plain_node import Param, PlainNode, run, steady_timer
+from spc_ros.node_parts.contract_topics import ContractTopics
+from spc_ros.node_parts.diagnostics import steady_timer
+from spc_ros.node_parts.plain_node import Param, PlainNode, run
 from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos
 
 PARAMS = [
@@ -49,7 +50,7 @@ class BehaviourNode(PlainNode):
         self._commands = CommandPublisher(self, self.contract, self.params.lockstep)
         self._aligner = ObservationAligner(self.contract, patience_ns=self.contract.period_ns)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
-        subscribe_contract(
+        ContractTopics(
             self,
             self.contract,
             self._aligner,

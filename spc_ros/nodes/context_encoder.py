@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +22,14 @@ from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import CheckpointError, model_id
 from spc_core.deploy.context_tracker import MODES, ContextTracker
+from spc_core.deploy.health import Health, LearnHealth, Level, Renewal
 from spc_ros.node_parts.background_services import LoadContextServer, ModelSwapServer
 from spc_ros.node_parts.context_message import ContextOutbox, ContextReading, encode_delay
-from spc_ros.node_parts.contract_topics import subscribe_contract
+from spc_ros.node_parts.contract_topics import ContractTopics
+from spc_ros.node_parts.diagnostics import steady_timer
 from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.model_params import CHECKPOINT_PARAMS, load_agent
-from spc_ros.node_parts.plain_node import Param, run, steady_timer
+from spc_ros.node_parts.plain_node import Param, run
 from spc_ros.node_parts.priority import lower_priority
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, DELAY_TOPIC, EPISODE_TOPIC, SWAP_TOPIC, latched_qos
 
@@ -81,6 +84,8 @@ class ContextEncoderNode(ManagedNode):
         self._tick_ns = 0  # the last decided tick
         self._begin_ns = 0  # the first transition's time since the last reset
         self._changed_ns = 0  # transitions before this belong to another task
+        self._learning = LearnHealth()
+        self._between_episodes = False  # as the topic `episode` says, where there is one
         self._data_delays: dict[int, DelayEstimate | None] = {}  # by model
 
     def setup(self) -> None:
@@ -102,14 +107,16 @@ class ContextEncoderNode(ManagedNode):
         self.create_subscription(String, SWAP_TOPIC, self._on_swap_report, latched_qos(depth=10))
         self._recall = LoadContextServer(self, contract, self._add_recorded, self._on_context_loaded)
         steady_timer(self, POLL_S, self._poll)
-        subscribe_contract(
+        self._topics = ContractTopics(
             self, contract, self._aligner, self._on_steps, self.params.lockstep, self.diagnostics.warn_once,
             self._delay.sample,
         )  # fmt: skip
+        self._renewal = Renewal()
         self._publish()
 
     def start(self) -> None:
         self._delay.cut()
+        self._learning.start(time.monotonic())
 
     def teardown(self) -> None:
         self._tracker = self.latest = None
@@ -125,7 +132,26 @@ class ContextEncoderNode(ManagedNode):
         count = self._tracker.count if self._tracker else 0
         model = self._model if self._tracker else 0
         values = {"transitions": count, "model": model, "mode": self.params.mode, "task": self._task_id or "unknown"}
+        values["last cut"] = self._learning.cut
         return values | (self._delay.values() if self._tracker else {})
+
+    def health(self, now_s: float) -> Health:
+        if self._tracker is None or not self.active:
+            return Health(Level.WARN, "inactive: the context is not updated")
+        if self.params.mode == "frozen":
+            return Health()
+        if self._between_episodes:
+            self._learning.start(now_s)
+            return Health()
+        if self._renewal.due(now_s, self._learning.without_s(now_s)):
+            topics = self._topics.unheard(now_s)
+            self.diagnostics.counts["alignment restarts"] += 1
+            self.get_logger().warning(
+                f"no transitions ({self._learning.cut}): aligning anew, subscribing again to {topics}"
+            )
+            self._topics.renew(topics)
+            self._aligner.reset()
+        return self._learning.judge(now_s, self._topics.missing(now_s))
 
     def _poll(self) -> None:
         """Work outside the message callbacks: loaded recordings, and part of the command delay estimation."""
@@ -224,15 +250,19 @@ class ContextEncoderNode(ManagedNode):
             return
         for step in steps:
             if step.transition is None:
-                self.diagnostics.counts["cuts"] += step.cut is not None and step.cut.kind is not FaultKind.START
+                if step.cut is not None and step.cut.kind is not FaultKind.START:
+                    self.diagnostics.counts["cuts"] += 1
+                    self._learning.was_cut(str(step.cut.summary), time.monotonic())
                 self._compare_clocks(step)
                 if step.cut is not None and step.cut.kind is FaultKind.CLOCK_JUMP:
                     self._tracker.reset()
                     self._changed_ns = 0
             elif step.transition.t_ns < self._changed_ns:
                 self.diagnostics.counts["transitions of the task before"] += 1
-            elif self._tracker.update(step.transition) and self._tracker.count == 1:
-                self._begin_ns = step.transition.t_ns
+            else:
+                self._learning.learned(time.monotonic())
+                if self._tracker.update(step.transition) and self._tracker.count == 1:
+                    self._begin_ns = step.transition.t_ns
             self._tick_ns = step.t_ns
             self._publish()
         self._end.decided(self._tick_ns)
@@ -258,6 +288,7 @@ class ContextEncoderNode(ManagedNode):
     def _on_episode(self, msg: String) -> None:
         self.catch_up()
         info = EpisodeInfo.from_json(msg.data)
+        self._between_episodes = info.state != "running"
         if info.state == "ended":
             self._end.ended(info.end_ns)
         elif info.state == "running":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.duration import Duration
-from std_msgs.msg import Bool, Float32MultiArray, String
+from std_msgs.msg import Float32MultiArray, String
 from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
@@ -21,20 +21,23 @@ from spc_core.deploy.checkpoint_files import model_id
 from spc_core.deploy.controller import Controller, Guards, Record
 from spc_core.deploy.deployable import Deployable, Policy
 from spc_core.deploy.guards import Heartbeat, StallWatch
+from spc_core.deploy.health import Health, Level
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.safety import by_name
 from spc_ros.node_parts.background_services import ModelSwapServer
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.context_message import ContextInbox, ContextReading
-from spc_ros.node_parts.contract_topics import subscribe_contract
+from spc_ros.node_parts.contract_topics import ContractTopics
+from spc_ros.node_parts.diagnostics import steady_timer
 from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.model_params import POLICY_PARAMS as PARAMS
-from spc_ros.node_parts.model_params import emergency_stop, load_agent, observation_watch, planner_config, workspace_box
-from spc_ros.node_parts.plain_node import run, steady_timer
+from spc_ros.node_parts.model_params import load_agent, observation_watch, planner_config, workspace_box
+from spc_ros.node_parts.other_publishers import OtherPublishers
+from spc_ros.node_parts.plain_node import run
 from spc_ros.node_parts.priority import use_realtime_priority
+from spc_ros.node_parts.stop_topics import StopTopics
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, EPISODE_TOPIC, INTERVENTION_TOPIC, latched_qos, now_ns
 
-STOP_TOPIC = "emergency_stop"
 CHECK_NS = (1_000_000, 5_000_000)  # limits of the polling interval, which is a tenth of the period
 IDLE_NS = 20_000_000  # polling interval while only a message or a long timeout can change anything
 CALM_SHARE = 0.9  # of the time from a good observation to silence
@@ -52,6 +55,7 @@ class PolicyNode(ManagedNode):
         self._subscribe_context = subscribe_context
         self._control: Controller | None = None
         self._record = Record(self.diagnostics.counts)
+        self._stops = StopTopics(self, self._on_stop)
 
     def setup(self) -> None:
         p = self.params
@@ -63,6 +67,7 @@ class PolicyNode(ManagedNode):
         self._clock_of_streams = None if p.lockstep else StreamClock(self._aligner)
         self._end = EpisodeEnd(self._aligner)
         self._commands = CommandPublisher(self, contract, p.lockstep)
+        self._rivals = OtherPublishers(self, contract.action.topic)
         self._interventions = self.create_publisher(String, INTERVENTION_TOPIC, latched_qos(depth=100))
         models = ModelSwitch(policy, number, p.probation_ticks, math.inf if p.lockstep else 1 / contract.rate_hz)
         self._swap = ModelSwapServer(self, lambda: self._load(p.checkpoint, contract), self._offer)
@@ -77,8 +82,9 @@ class PolicyNode(ManagedNode):
             self.create_subscription(
                 Float32MultiArray, CONTEXT_TOPIC, self._on_context, latched_qos(depth=10), raw=True
             )
-        self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
-        subscribe_contract(self, contract, self._aligner, self._on_frames, p.lockstep, self.diagnostics.warn_once)
+        self._topics = ContractTopics(
+            self, contract, self._aligner, self._on_frames, p.lockstep, self.diagnostics.warn_once
+        )
         self._start_checks(contract)
         if p.realtime_priority:
             use_realtime_priority(p.realtime_priority)
@@ -88,7 +94,9 @@ class PolicyNode(ManagedNode):
 
     def start(self) -> None:
         self._aligner.reset()
-        self.control.start()
+        if self.params.other_publishers == "refuse" and (others := self._rivals.found()):
+            raise ValueError(others)
+        self.control.start(time.monotonic())
 
     def stop_safely(self) -> None:
         self.control.stop()
@@ -99,13 +107,24 @@ class PolicyNode(ManagedNode):
             self._control.context_wait_s = self.params.context_wait_s
 
     def diagnose(self) -> dict[str, Any]:
-        if self._control is None:
-            return {}
-        if self.active and self._commands.publisher.get_subscription_count() == 0:
-            self.diagnostics.warn_once(
-                "commands unheard", "the command topic has no subscriber, so the robot gets no commands"
-            )
-        return self._control.values()
+        return {} if self._control is None else self._control.values()
+
+    def activates(self) -> bool:
+        """See ManagedNode."""
+        return self.params.activate
+
+    def health(self, now_s: float) -> Health:
+        if self._control is None or not self.active:
+            return Health(Level.WARN, "inactive: no commands are sent")
+        others = self._rivals.found()
+        if others and self.params.other_publishers == "refuse":
+            self.deactivate(others)
+        if self._commands.publisher.get_subscription_count() == 0:
+            text = "the command topic has no subscriber, so the robot gets no commands"
+            self.diagnostics.warn_once("commands unheard", text)
+            return Health(Level.ERROR, text)
+        found = self._control.health(now_s, self._topics.missing(now_s))
+        return Health(Level.WARN, others) if others and found.level < Level.WARN else found
 
     @property
     def control(self) -> Controller:
@@ -132,10 +151,11 @@ class PolicyNode(ManagedNode):
     def _make_guards(self, contract: Contract) -> Guards:
         """Raises GuardError, which names the invalid parameter."""
         p, period_s = self.params, 1 / contract.rate_hz
+        self._stops.stop.configure(p.estop_loss, p.estop_timeout_s, p.estop_required)
         return Guards(
             observation_watch(p, contract),
             workspace_box(p, contract),
-            emergency_stop(p),
+            self._stops.stop,
             Heartbeat("frozen clock: /clock stands still", p.clock_timeout_s if self._watched else 0.0),
             Heartbeat("context: silent", p.context_timeout_s),
             StallWatch(math.inf if p.lockstep else max(1.5 * period_s, STALL_S), period_s / 2),
@@ -212,8 +232,9 @@ class PolicyNode(ManagedNode):
         if self.params.lockstep:
             self.control.await_listeners()  # the node that scores this episode may have restarted
 
-    def _on_stop(self, msg: Bool) -> None:
-        self.control.emergency_stop(msg.data, time.monotonic())
+    def _on_stop(self, pressed: bool) -> None:
+        if self._control is not None:
+            self._control.emergency_stop(pressed)
 
     def _offer(self, loaded: tuple[Policy, int, Deployable]) -> None:
         """Offer a warm model, which takes over between two ticks with the first context of its own encoder."""

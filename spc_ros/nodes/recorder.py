@@ -11,18 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract.contract import load_contract
+from spc_core.contract.sections import Qos
 from spc_core.system.config_files import find_config
 from spc_ros.bags.episode_bags import BagResult, EpisodeBags
 from spc_ros.messages.fields import message_class
-from spc_ros.node_parts.plain_node import Param, PlainNode, run, steady_timer
+from spc_ros.node_parts.diagnostics import steady_timer
+from spc_ros.node_parts.matched_subscription import MatchedSubscription
+from spc_ros.node_parts.plain_node import Param, PlainNode, run
 from spc_ros.node_parts.topics import BAGS_TOPIC, CONTEXT_TOPIC, EPISODE_TOPIC, latched_qos, now_ns
 
 KNOWN_TYPES = {
@@ -54,7 +55,7 @@ class RecorderNode(PlainNode):
         if contract.reward.topic is not None and contract.reward.type is not None:
             topics[contract.reward.topic] = contract.reward.type
         topics |= {name: kind for name, kind in map(_extra_topic, self.params.extra_topics) if name}
-        topics |= dict(reversed(streams.items()))  # the first stream last, as in subscribe_contract
+        topics |= dict(reversed(streams.items()))  # the first stream last, as in ContractTopics
         self._types = {self.resolve_topic_name(topic): kind for topic, kind in topics.items()}
         self._episode_topic = self.resolve_topic_name(EPISODE_TOPIC)
         self._worker = ThreadPoolExecutor(1)
@@ -71,8 +72,9 @@ class RecorderNode(PlainNode):
         self.create_service(Trigger, "~/start", self._on_start)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10), raw=True)
-        self._subscriptions_by_topic = {topic: self._subscribe(topic, reliable=True) for topic in self._types}
-        self._best_effort: set[str] = set()  # topics to resubscribe
+        qos = {self.resolve_topic_name(stream.topic): stream.qos for stream in contract.observation}
+        qos[self.resolve_topic_name(CONTEXT_TOPIC)] = Qos("volatile")  # the last episode's is of no use in a bag
+        self._topics = {topic: self._subscribe(topic, qos.get(topic)) for topic in self._types}
         steady_timer(self, HOUSEKEEPING_S, self._housekeeping)
 
     def on_parameters(self) -> None:
@@ -90,15 +92,13 @@ class RecorderNode(PlainNode):
         self.bags.close_all("the recorder was stopped")
         self._worker.shutdown()
 
-    def _subscribe(self, topic: str, reliable: bool) -> Any:
-        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        durability = DurabilityPolicy.VOLATILE
+    def _subscribe(self, topic: str, qos: Qos | None) -> MatchedSubscription:
         kind = message_class(self._types[topic])
         first = next(iter(kind.get_fields_and_field_types().values()))
         callback = functools.partial(self._on_message, topic, first in ("std_msgs/Header", "builtin_interfaces/Time"))
-        events = SubscriptionEventCallbacks(incompatible_qos=lambda _: self._best_effort.add(topic))
-        qos = QoSProfile(depth=DEPTH, reliability=reliability, durability=durability)
-        return self.create_subscription(kind, topic, callback, qos, raw=True, event_callbacks=events)
+        return MatchedSubscription(
+            self, kind, topic, callback, DEPTH, True, self.diagnostics.warn_once, qos, follow_reliability=True
+        )
 
     def _receive_ns(self) -> int:
         """The node's clock, made strictly increasing so that the bag keeps the order of arrival."""
@@ -109,7 +109,8 @@ class RecorderNode(PlainNode):
 
     def _on_message(self, topic: str, stamped: bool, data: bytes) -> None:
         receive_ns = self._receive_ns()
-        self.bags.message(topic, _stamp_ns(data) if stamped else receive_ns, receive_ns, data, time.monotonic())
+        t_ns = _stamp_ns(data) if stamped else receive_ns
+        self.bags.message(topic, t_ns, receive_ns, data, time.monotonic(), self._topics[topic].latched)
 
     def _on_episode(self, data: bytes) -> None:
         try:
@@ -123,13 +124,6 @@ class RecorderNode(PlainNode):
 
     def _housekeeping(self) -> None:
         self.bags.poll(time.monotonic())
-        while self._best_effort:
-            topic = self._best_effort.pop()
-            self.get_logger().warning(
-                f"{topic} is published best effort: messages may be lost before they are recorded"
-            )
-            self.destroy_subscription(self._subscriptions_by_topic[topic])
-            self._subscriptions_by_topic[topic] = self._subscribe(topic, reliable=False)
 
     def _on_closed(self, result: BagResult) -> None:
         """Runs on the worker thread, where publishing is safe."""

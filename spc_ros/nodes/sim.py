@@ -16,7 +16,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from spc_ros.messages.fields import FieldReader, message_class, stamp_ns
 from spc_ros.node_parts.contract_topics import StatePublishers
-from spc_ros.node_parts.plain_node import PlainNode, run, steady_timer
+from spc_ros.node_parts.diagnostics import steady_timer
+from spc_ros.node_parts.plain_node import PlainNode, run
 from spc_ros.node_parts.sim_parts import (
     PARAMS,
     SimCamera,

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from std_msgs.msg import Bool, Float32MultiArray, Float64, String
+from std_msgs.msg import Float32MultiArray, Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.alignment import PATIENCE_NS
 from spc_core.alignment.episode import EpisodeInfo
+from spc_core.alignment.faults import FaultKind
 from spc_core.alignment.live import EpisodeEnd
 from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.contract.contract import load_contract
@@ -35,13 +36,14 @@ from spc_core.trials.protocol import (
     arrange_context,
 )
 from spc_ros.node_parts.context_message import ContextReading, decode_context
-from spc_ros.node_parts.contract_topics import subscribe_contract
+from spc_ros.node_parts.contract_topics import ContractTopics
 from spc_ros.node_parts.drift_script import OFF as DRIFT_OFF
 from spc_ros.node_parts.drift_script import PROTOCOL as DRIFT_PROTOCOL
 from spc_ros.node_parts.drift_script import DriftScript, Played
 from spc_ros.node_parts.episode_driver import DRIVER_PARAMS, DriverError, DriverNode, EpisodeBroken
 from spc_ros.node_parts.plain_node import Param, params_of, run
 from spc_ros.node_parts.robot_episodes import RobotEpisodes
+from spc_ros.node_parts.stop_topics import StopTopics
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, LOCKSTEP_DEPTH, RECALLED_TOPIC, latched_qos
 
 PARAMS = [
@@ -54,9 +56,9 @@ COUNTED = (  # counters of policy/report to store in the results
     *(kind.value for kind in InterventionKind if kind not in (InterventionKind.ROLLBACK, InterventionKind.CLOSED)),
     *("context came too late", "silences"),  # counters of the controller other than interventions
 )
-STOP_TOPIC = "emergency_stop"
 ROBOT_SETTLE_S = 3.0  # longest wait for a robot's last messages; a tick without a command expires after 1 s
 RETURN_TOPIC = "trial/return"  # return of the running episode so far
+NO_TRANSITION_NS = 5_000_000_000  # after which a robot's episode breaks off
 REMIND_S = 30.0  # between prompts, which also show that the trial is alive
 
 
@@ -83,6 +85,7 @@ class TrialNode(DriverNode):
         self._aligner = StreamingAligner(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._aligner)
         self._seen: list[Transition] = []
+        self._cut = ""  # the reason of the last tick without a transition
         self._return = 0.0  # for display; the score is computed from the transitions
         self._returns = self.create_publisher(Float64, RETURN_TOPIC, 10)
         self._tick_ns = 0
@@ -97,8 +100,10 @@ class TrialNode(DriverNode):
         self.create_subscription(String, RECALLED_TOPIC, self._on_recalled, latched_qos(depth=10))
         deep = latched_qos(depth=LOCKSTEP_DEPTH)  # the sim does not wait for the trial, which needs every context
         self.create_subscription(Float32MultiArray, CONTEXT_TOPIC, self._on_context, deep)
-        self.create_subscription(Bool, STOP_TOPIC, self._on_stop, 10)
-        subscribe_contract(self, contract, self._aligner, self._on_steps, p.lockstep, self.diagnostics.warn_once)
+        self._stops = StopTopics(self, self._on_stop)
+        self._topics = ContractTopics(
+            self, contract, self._aligner, self._on_steps, p.lockstep, self.diagnostics.warn_once
+        )
 
     def drive(self) -> None:
         self.wait_for(lambda: self._episode is not None, self.params.service_timeout_s, "nothing on the topic episode")
@@ -150,7 +155,7 @@ class TrialNode(DriverNode):
         self._wait_until_ready(request)
         arrange_context(request, self)
         before = Counter(json.loads(self.trigger("policy/report")))
-        self._seen, self._trajectory, self._contexts, self._return = [], {}, {}, 0.0
+        self._seen, self._cut, self._trajectory, self._contexts, self._return = [], "", {}, {}, 0.0
         self.control.begin()
         began_s = time.monotonic()
         try:
@@ -162,11 +167,13 @@ class TrialNode(DriverNode):
             assert info is not None
         seconds = time.monotonic() - began_s
         self._settle(info)
+        seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # drop those of earlier episodes
+        if not seen and not self.control.invalid_reason:
+            self.control.invalid_reason = self._no_transition()
         counts = Counter(json.loads(self.trigger("policy/report")))
         counts.subtract(before)
         bag = self.wait_for_bag(info.episode) if self.params.record and not self.control.invalid_reason else ""
         self.control.end(judged=request.mode != "collect" and request.protocol != DRIFT_PROTOCOL)
-        seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # drop those of earlier episodes
         return seen, info, bag, seconds, counts
 
     def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any]) -> Played:
@@ -193,6 +200,9 @@ class TrialNode(DriverNode):
         if self._robot is None:
             return super().run_episode(task_id, seed)
         return self._robot.run(task_id, seed, lambda: self.control.invalid_reason)
+
+    def _no_transition(self) -> str:
+        return f"no transition: {self._cut or self._topics.missing(time.monotonic()) or 'no tick'}"
 
     def _newest_ns(self) -> int:
         return self._aligner.observations.streams[0].newest_ns
@@ -263,13 +273,15 @@ class TrialNode(DriverNode):
             self._condition.notify_all()
         return response
 
-    def _on_stop(self, msg: Bool) -> None:
+    def _on_stop(self, pressed: bool) -> None:
         with self._condition:
-            self.control.emergency_stop(msg.data)
+            self.control.emergency_stop(self._stops.stop.pressed)
             self._condition.notify_all()
 
     def _on_steps(self, steps: list[Step]) -> None:
         for step in steps:
+            if step.cut is not None and step.cut.kind is not FaultKind.START:
+                self._cut = step.cut.summary
             if step.transition is not None:
                 self._seen.append(step.transition)
                 self._return += step.transition.reward
@@ -278,8 +290,18 @@ class TrialNode(DriverNode):
         if self._robot is not None:
             self._alive_s = time.monotonic()
             self._robot.received()
+            self._break_off_without_transitions()
         self._end.decided(self._tick_ns)
         self._notify_at_end()
+
+    def _break_off_without_transitions(self) -> None:
+        """An episode that cannot be scored must not wait for its time limit."""
+        info = self._episode
+        if self.control.phase != "episode" or info is None or info.state != "running" or self.control.invalid_reason:
+            return
+        seen = self._seen[-1].t_ns if self._seen else info.start_ns
+        if self._tick_ns - max(seen, info.start_ns) > NO_TRANSITION_NS:
+            self.control.invalid_reason = self._no_transition()
 
     def _on_context(self, msg: Float32MultiArray) -> None:
         self._reading = reading = decode_context(msg)

@@ -12,7 +12,8 @@ from spc_core.alignment.streaming import Frame, ObservationAligner
 from spc_core.contract.contract import parse_contract
 from spc_core.contract.sections import observed
 from spc_core.deploy.controller import Controller, Guards, Record
-from spc_core.deploy.guards import EmergencyStop, Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
+from spc_core.deploy.emergency_stop import EmergencyStop
+from spc_core.deploy.guards import Heartbeat, Mode, ObservationWatch, StallWatch, WorkspaceBox
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.safety import InterventionKind
 from support.contracts import ARM_REACH
@@ -86,14 +87,14 @@ def make(robot, model, *modes, context_timeout_s=0.0, contract=ARM_REACH):
     guards = Guards(
         ObservationWatch(topics, modes or [Mode()], 1.5 * PERIOD_S),
         WorkspaceBox(contract, (), (), ()),
-        EmergencyStop("ignore", 1.0),
+        EmergencyStop(),
         Heartbeat("clock", 0.0),
         Heartbeat("context: silent", context_timeout_s),
         StallWatch(1.5 * PERIOD_S, PERIOD_S / 2),
     )
     switch = ModelSwitch(model, OLD, probation_ticks=5, deadline_s=math.inf)
     robot.control = Controller(contract, switch, 2, guards, robot, Record())
-    robot.control.start()
+    robot.control.start(0.0)
     return robot.control
 
 
@@ -101,6 +102,11 @@ def tick(control, k, fault=None):
     """Observation number k, when it is due."""
     observation = None if fault else np.zeros(ARM_REACH.observation_dim)
     return control.observe([Frame(k * PERIOD_NS, observation, fault)], True, k * PERIOD_S)
+
+
+def press(control, pressed, now_s):
+    control.guards.stop.receive(pressed, now_s)
+    control.emergency_stop(pressed)
 
 
 def rate_limited(value):
@@ -242,11 +248,11 @@ def test_a_new_model_takes_over_with_its_own_context_and_is_rolled_back_when_it_
 
 def test_an_emergency_stop_is_answered_at_once_and_until_released(control, robot):
     tick(control, 1)
-    control.emergency_stop(True, 1.1 * PERIOD_S)
+    press(control, True, 1.1 * PERIOD_S)
     assert robot.sent[-1] == (SAFE, PERIOD_NS)
     tick(control, 2)
     assert robot.sent[-1] == (SAFE, 2 * PERIOD_NS)
-    control.emergency_stop(False, 2.1 * PERIOD_S)
+    press(control, False, 2.1 * PERIOD_S)
     tick(control, 3)
     assert robot.sent[-1] == (rate_limited(0.25), 3 * PERIOD_NS)
 
@@ -255,7 +261,7 @@ def test_the_safe_action_is_the_last_one(control, robot):
     tick(control, 1)
     control.stop()
     assert robot.sent[-1] == (SAFE, PERIOD_NS) and robot.events == ["closed"]
-    control.emergency_stop(True, 2 * PERIOD_S)
+    press(control, True, 2 * PERIOD_S)
     control.act(2 * PERIOD_S)
     assert not tick(control, 2) and len(robot.sent) == 2
 

@@ -12,9 +12,9 @@ from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract.contract import ContractError, load_contract, parse_contract
 from spc_core.contract.sections import Loss, Safety
 from spc_core.deploy.checkpoint_files import model_id
+from spc_core.deploy.emergency_stop import EmergencyStop
 from spc_core.deploy.guards import (
     FROM_CONTRACT,
-    EmergencyStop,
     GuardError,
     Heartbeat,
     Mode,
@@ -98,8 +98,9 @@ def test_modes_are_given_for_all_streams_or_for_each():
 
 
 def test_stop_topic_that_falls_silent():
-    for loss, after in (("ignore", None), ("stop", "silent for more than 0.5 s")):
-        stop = EmergencyStop(loss, 0.5)
+    for loss, after in (("ignore", None), ("stop", "has been silent for more than 0.5 s")):
+        stop = EmergencyStop()
+        stop.configure(loss, 0.5, required=False)
         assert stop.reason(100.0) is None, "never received, so not lost"
         stop.receive(False, 100.0)
         assert stop.reason(100.5) is None

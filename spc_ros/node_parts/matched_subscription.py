@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A subscription whose QoS follows its publishers: latched messages that were sent before it are received too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from spc_core.contract.sections import Qos
+from spc_ros.node_parts.diagnostics import steady_timer
+
+SETTLE_S = 0.02  # from a change among the publishers to the look at them
+LATCHED_DEPTH = 10
+RELIABLE = {True: ReliabilityPolicy.RELIABLE, False: ReliabilityPolicy.BEST_EFFORT}
+
+
+class MatchedSubscription:
+    """Receives serialised messages of one topic.
+
+    It starts as `qos` says, or else volatile and as reliable as asked. When all publishers latch the topic, it becomes
+    latched, which is reliable; where one is best effort only and `follow_reliability`, it becomes best effort. What
+    the contract's `qos` fixes does not change.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: Any,
+        topic: str,
+        callback: Callable[[bytes], None],
+        depth: int,
+        reliable: bool,
+        warn_once: Callable[[str, str], None],
+        qos: Qos | None = None,
+        follow_reliability: bool = False,
+    ) -> None:
+        """`warn_once(kind, text)` is told of publishers that do not offer what is asked for."""
+        self._node, self._kind, self._topic, self._callback, self._depth = node, kind, topic, callback, depth
+        self._warn_once, self._qos, self._follow = warn_once, qos or Qos(), follow_reliability
+        self.latched = self._qos.durability == "transient_local"
+        self._reliable = reliable if self._qos.reliability is None else self._qos.reliability == "reliable"
+        self._last = b""  # the newest message
+        self._copy = b""  # the one that a new latched subscription may deliver again
+        self._look = steady_timer(node, SETTLE_S, self._match)
+        self._subscription = self._subscribe()
+
+    def renew(self) -> None:
+        """Subscribe again, for when messages stay away although there is a publisher."""
+        self._node.destroy_subscription(self._subscription)
+        self._copy = self._last if self.latched else b""
+        self._subscription = self._subscribe()
+
+    def _subscribe(self) -> Any:
+        latched = DurabilityPolicy.TRANSIENT_LOCAL if self.latched else DurabilityPolicy.VOLATILE
+        depth = max(self._depth, LATCHED_DEPTH) if self.latched else self._depth
+        qos = QoSProfile(depth=depth, reliability=RELIABLE[self._reliable or self.latched], durability=latched)
+        events = SubscriptionEventCallbacks(
+            matched=lambda _: self._look.reset(), incompatible_qos=lambda _: self._look.reset()
+        )
+        return self._node.create_subscription(
+            self._kind, self._topic, self._on_message, qos, raw=True, event_callbacks=events
+        )
+
+    def _on_message(self, data: bytes) -> None:
+        if self._copy:
+            copy, self._copy = self._copy, b""
+            if data == copy:
+                return
+        self._last = data
+        self._callback(data)
+
+    def _match(self) -> None:
+        """Follow the publishers that are there now."""
+        self._look.cancel()
+        found = [info.qos_profile for info in self._node.get_publishers_info_by_topic(self._topic)]
+        if not found:
+            return
+        latched = [qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in found]
+        best_effort = [qos.reliability == ReliabilityPolicy.BEST_EFFORT for qos in found]
+        before = (self.latched, self._reliable)
+        if self._qos.durability is None and not self.latched:
+            self.latched = all(latched)
+            if any(latched) and not self.latched:
+                self._warn("some publishers latch it and others do not: a message sent before is not received")
+        if self._qos.durability == "transient_local" and not any(latched):
+            self._warn("the contract's qos.durability is transient_local, and no publisher offers it: nothing arrives")
+        if any(best_effort) and self._reliable and self._qos.reliability is None and self._follow:
+            self._reliable = False
+            self._warn("published best effort: messages may be lost")
+        elif self._reliable and self._qos.reliability == "reliable" and all(best_effort):
+            self._warn("the contract's qos.reliability is reliable, and no publisher offers it: nothing arrives")
+        if (self.latched, self._reliable) != before:
+            self.renew()
+
+    def _warn(self, text: str) -> None:
+        self._warn_once("qos", f"topic '{self._topic}': {text}")

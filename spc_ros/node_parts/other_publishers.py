@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks for other nodes that publish on the command topic, and so drive the robot too."""
+
+from __future__ import annotations
+
+import time
+
+from rclpy.node import Node
+
+GRACE_S = 30.0  # how long a killed predecessor of this node may stay in the graph
+
+
+class OtherPublishers:
+    """Publishers of a topic that are not this node's own."""
+
+    def __init__(self, node: Node, topic: str) -> None:
+        self._node, self._topic, self._begin_s = node, topic, time.monotonic()
+        self._count, self._text = 0, ""
+
+    def found(self) -> str:
+        """A sentence that names them; empty if there are none.
+
+        A publisher of this node's own name counts after GRACE_S: before, it may be the process that this one replaces.
+        """
+        count = self._node.count_publishers(self._topic)
+        if count <= 1:
+            self._count, self._text = count, ""
+        elif count != self._count or not self._text:
+            self._count, self._text = count, self._describe()
+        return self._text
+
+    def _describe(self) -> str:
+        own, names = self._node.get_fully_qualified_name(), []
+        for info in self._node.get_publishers_info_by_topic(self._topic):
+            names.append(f"{info.node_namespace.rstrip('/')}/{info.node_name}")
+        if own in names:
+            names.remove(own)  # this publisher
+        if time.monotonic() - self._begin_s < GRACE_S:
+            names = [name for name in names if name != own]
+        if not names:
+            return ""
+        return (
+            f"'{self._topic}' is also published by {', '.join(sorted(set(names)))}: stop it, remap it, or set "
+            "other_publishers to warn"
+        )
