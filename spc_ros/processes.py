@@ -89,6 +89,11 @@ class NodeProcess:
         self._reader = threading.Thread(target=self._copy_output, daemon=True)
         self._reader.start()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the node is ready, or has ended."""
+        return self._ready.is_set()
+
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Return when the node is ready. Raises ProcessError."""
         if not self._ready.wait(timeout_s):

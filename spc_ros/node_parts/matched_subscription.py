@@ -13,7 +13,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from spc_core.contract.sections import Qos
 from spc_ros.node_parts.diagnostics import steady_timer
 
-SETTLE_S = 0.02  # from a change among the publishers to the look at them
+LOOK_S = 0.1  # between looks at the publishers
 LATCHED_DEPTH = 10
 RELIABLE = {True: ReliabilityPolicy.RELIABLE, False: ReliabilityPolicy.BEST_EFFORT}
 
@@ -45,7 +45,8 @@ class MatchedSubscription:
         self._reliable = reliable if self._qos.reliability is None else self._qos.reliability == "reliable"
         self._last = b""  # the newest message
         self._copy = b""  # the one that a new latched subscription may deliver again
-        self._look = steady_timer(node, SETTLE_S, self._match)
+        self._publishers = 0  # when `_match` looked at them
+        steady_timer(node, LOOK_S, self._match)
         self._subscription = self._subscribe()
 
     def renew(self) -> None:
@@ -58,9 +59,7 @@ class MatchedSubscription:
         latched = DurabilityPolicy.TRANSIENT_LOCAL if self.latched else DurabilityPolicy.VOLATILE
         depth = max(self._depth, LATCHED_DEPTH) if self.latched else self._depth
         qos = QoSProfile(depth=depth, reliability=RELIABLE[self._reliable or self.latched], durability=latched)
-        events = SubscriptionEventCallbacks(
-            matched=lambda _: self._look.reset(), incompatible_qos=lambda _: self._look.reset()
-        )
+        events = SubscriptionEventCallbacks(use_default_callbacks=False)  # a pending event outlives its subscription
         return self._node.create_subscription(
             self._kind, self._topic, self._on_message, qos, raw=True, event_callbacks=events
         )
@@ -75,8 +74,11 @@ class MatchedSubscription:
 
     def _match(self) -> None:
         """Follow the publishers that are there now."""
-        self._look.cancel()
+        count = self._node.count_publishers(self._topic)
+        if count == self._publishers:
+            return
         found = [info.qos_profile for info in self._node.get_publishers_info_by_topic(self._topic)]
+        self._publishers = len(found)
         if not found:
             return
         latched = [qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in found]
