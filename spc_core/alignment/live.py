@@ -40,7 +40,10 @@ class StreamClock:
 
 
 class EpisodeEnd:
-    """Resets an aligner after an episode's last tick, so that no tick bridges two episodes."""
+    """Resets an aligner after an episode's last tick, so that no tick bridges two episodes.
+
+    What is held without a maximum age, such as a latched goal, holds for the next episode too.
+    """
 
     def __init__(self, aligner: ObservationAligner | StreamingAligner) -> None:
         self._aligner = aligner
@@ -58,4 +61,4 @@ class EpisodeEnd:
         self._last_ns = t_ns
         if self._end_ns is not None and t_ns >= self._end_ns:
             self._end_ns = None
-            self._aligner.reset()
+            self._aligner.reset(keep_held=True)

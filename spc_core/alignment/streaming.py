@@ -130,10 +130,13 @@ class ObservationAligner:
         newest_ns = self.streams[0].newest_ns
         return self._decide(newest_ns + self._late_ns + 1, newest_ns)
 
-    def reset(self) -> None:
-        """Forget all samples and ticks."""
-        for stream in self.streams:
-            stream.clear()
+    def reset(self, keep_held: bool = False) -> None:
+        """Forget all ticks and samples; `keep_held`: but for the newest ones of streams without a maximum age."""
+        for stream, spec in self._pairs:
+            if keep_held and spec.max_age_ns is None:
+                stream.drop_before(stream.newest_ns)
+            else:
+                stream.clear()
         self._last_ns, self._horizon_ns = None, NO_TIME
 
     def _decide(self, forced_ns: int, until_ns: int | None = None) -> list[Frame]:
@@ -238,9 +241,9 @@ class StreamingAligner:
         last_ns = max([frame.t_ns for frame in [*self._frames, *frames]], default=NO_TIME)
         return self._steps(last_ns + self.patience_ns + 1, frames)
 
-    def reset(self) -> None:
-        """Forget everything; the next tick starts a new sequence."""
-        self.observations.reset()
+    def reset(self, keep_held: bool = False) -> None:
+        """The next tick starts a new sequence; `keep_held` as for the observations."""
+        self.observations.reset(keep_held)
         self.actions.clear()
         self.rewards.clear()
         self._frames.clear()

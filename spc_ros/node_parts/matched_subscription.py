@@ -89,12 +89,12 @@ class MatchedSubscription:
             if any(latched) and not self.latched:
                 self._warn("some publishers latch it and others do not: a message sent before is not received")
         if self._qos.durability == "transient_local" and not any(latched):
-            self._warn("the contract's qos.durability is transient_local, and no publisher offers it: nothing arrives")
+            self._warn("the contract's qos.durability is transient_local, which no publisher offers: nothing arrives")
         if any(best_effort) and self._reliable and self._qos.reliability is None and self._follow:
             self._reliable = False
             self._warn("published best effort: messages may be lost")
         elif self._reliable and self._qos.reliability == "reliable" and all(best_effort):
-            self._warn("the contract's qos.reliability is reliable, and no publisher offers it: nothing arrives")
+            self._warn("the contract's qos.reliability is reliable, which no publisher offers: nothing arrives")
         if (self.latched, self._reliable) != before:
             self.renew()
 

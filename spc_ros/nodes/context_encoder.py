@@ -150,7 +150,7 @@ class ContextEncoderNode(ManagedNode):
                 f"no transitions ({self._learning.cut}): aligning anew, subscribing again to {topics}"
             )
             self._topics.renew(topics)
-            self._aligner.reset()
+            self._aligner.reset(keep_held=True)
         return self._learning.judge(now_s, self._topics.missing(now_s))
 
     def _poll(self) -> None:

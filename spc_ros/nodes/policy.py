@@ -93,7 +93,7 @@ class PolicyNode(ManagedNode):
         self._control = None
 
     def start(self) -> None:
-        self._aligner.reset()
+        self._aligner.reset(keep_held=True)
         if self.params.other_publishers == "refuse" and (others := self._rivals.found()):
             raise ValueError(others)
         self.control.start(time.monotonic())

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from std_msgs.msg import String
 
 from spc_ros.processes import NodeGroup
@@ -25,14 +24,6 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture
 def robot(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> BaseRobot:
     return BaseRobot(nodes, probe, tmp_path)
-
-
-def change(robot: BaseRobot, transition: int) -> None:
-    client = robot.probe.node.create_client(ChangeState, "policy/change_state")
-    robot.until(client.service_is_ready, "the service")
-    future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
-    robot.until(future.done, "its answer")
-    assert future.result().success, robot.log("policy")
 
 
 @pytest.mark.parametrize("qos", [LATCHED, VOLATILE, BEST_EFFORT], ids=["latched", "volatile", "best effort"])
@@ -83,11 +74,11 @@ def test_a_volatile_stop_holds_over_a_clean_up(robot: BaseRobot) -> None:
     robot.acts()
     press(True)
     robot.rests()
-    change(robot, Transition.TRANSITION_DEACTIVATE)
-    change(robot, Transition.TRANSITION_CLEANUP)
-    change(robot, Transition.TRANSITION_CONFIGURE)
+    assert robot.change(Transition.TRANSITION_DEACTIVATE)
+    assert robot.change(Transition.TRANSITION_CLEANUP)
+    assert robot.change(Transition.TRANSITION_CONFIGURE)
     count = len(robot.commands)
-    change(robot, Transition.TRANSITION_ACTIVATE)
+    assert robot.change(Transition.TRANSITION_ACTIVATE)
     robot.rests()
     assert robot.own(count) == 0
 
@@ -136,7 +127,7 @@ def test_a_policy_that_waits_for_activation_sends_nothing(robot: BaseRobot) -> N
     robot.start(activate=False)
     robot.says(WARN, "inactive: no commands are sent")
     assert not robot.commands
-    change(robot, Transition.TRANSITION_ACTIVATE)
+    assert robot.change(Transition.TRANSITION_ACTIVATE)
     robot.acts()
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from geometry_msgs.msg import Twist, Vector3Stamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
@@ -76,6 +78,27 @@ class BaseRobot:
         msg = Vector3Stamped()
         msg.vector.x = x
         self._goals.publish(msg)
+
+    def listeners(self) -> int:
+        """Subscribers of the states."""
+        return self._states.get_subscription_count()
+
+    def call(self, name: str, kind: Any, request: Any = None) -> Any:
+        """The answer of a service; the robot goes on meanwhile."""
+        client = self.probe.node.create_client(kind, name)
+        self.until(client.service_is_ready, f"service {name}")
+        future = client.call_async(request or kind.Request())
+        self.until(future.done, f"answer from {name}")
+        self.probe.node.destroy_client(client)
+        return future.result()
+
+    def change(self, transition: int) -> bool:
+        """Ask the policy for a change of its lifecycle; returns whether it agreed."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call("policy/change_state", ChangeState, request).success
+
+    def activate(self) -> bool:
+        return self.change(Transition.TRANSITION_ACTIVATE)
 
     def stop_button(self, qos: QoSProfile = VOLATILE, topic: str = "emergency_stop") -> Callable[[bool], None]:
         """A publisher of the stop; call it with whether the button is pressed."""
