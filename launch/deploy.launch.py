@@ -49,7 +49,7 @@ def generate_launch_description() -> LaunchDescription:
         "parameters": [
             LaunchConfiguration("params_file"),
             {name: typed(name, str) for name in ("checkpoint", "contract", "device")},
-            {name: typed(name, bool) for name in ("use_sim_time", "autostart", "activate", "estop_required")},
+            {name: typed(name, bool) for name in ("use_sim_time", "autostart")},
         ],
         "arguments": ["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         "output": "screen",
@@ -57,9 +57,12 @@ def generate_launch_description() -> LaunchDescription:
         "respawn_delay": RESPAWN_DELAY_S,
         "respawn_max_retries": RESPAWNS,
     }
-    nodes = [
-        LifecycleNode(executable=name, name=name, condition=UnlessCondition(composed), **shared)
-        for name in ("context_encoder", "policy")
-    ]
-    both = Node(executable="deploy", condition=IfCondition(composed), **shared)  # a name would rename both nodes
-    return LaunchDescription([*arguments, *nodes, both])
+    driving = {
+        **shared,
+        "parameters": [*shared["parameters"], {name: typed(name, bool) for name in ("activate", "estop_required")}],
+    }
+    separate, together = UnlessCondition(composed), IfCondition(composed)
+    encoder = LifecycleNode(executable="context_encoder", name="context_encoder", condition=separate, **shared)
+    policy = LifecycleNode(executable="policy", name="policy", condition=separate, **driving)
+    both = Node(executable="deploy", condition=together, **driving)  # a name would rename both nodes
+    return LaunchDescription([*arguments, encoder, policy, both])

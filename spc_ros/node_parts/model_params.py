@@ -37,7 +37,7 @@ POLICY_PARAMS = [
     Param(
         "activate",
         True,
-        "with autostart, drive as soon as data come; false: configure only, and wait for an operator to activate",
+        "with autostart, drive as soon as data come; false: wait until an operator activates",
         read_only=True,
     ),
     Param("context_wait_s", 0.0, "longest wait for the context of the same tick; 0: use the newest", 0.0, 60.0),
@@ -71,12 +71,12 @@ POLICY_PARAMS = [
     _fixed(
         "estop_required",
         False,
-        "act only after emergency_stop has said false since this node started; until then the safe action",
+        "act only after emergency_stop has said false since this node started",
     ),
     Param(
         "other_publishers",
         "refuse",
-        "refuse: stay or become inactive when another node publishes on the command topic | warn: act beside it",
+        "when others publish on the command topic: refuse (be inactive) | warn (act beside them)",
         choices=("refuse", "warn"),
     ),
     _fixed("probation_ticks", 50, "actions after a swap during which a failing model is rolled back", 0, 1_000_000),

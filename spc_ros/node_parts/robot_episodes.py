@@ -63,6 +63,7 @@ class RobotEpisodes:
     def run(self, task_id: str, seed: int, spoiled: Callable[[], str]) -> EpisodeInfo:
         """Run one episode from the robot's newest stamp. Raises EpisodeBroken when it is aborted."""
         limit_ns = round(self._node.params.time_limit_s * 1e9)
+        self._await_recorder()
         start_ns = self._newest_ns()
         if start_ns <= 0 or self._silence_s() > 1.0:
             raise EpisodeBroken("the robot publishes no state; is it on?")
@@ -82,6 +83,20 @@ class RobotEpisodes:
         if not (terminated or truncated):
             raise EpisodeBroken(f"episode {self._info.episode} ({task_id}) broke off: {reason}")
         return self._info
+
+    def _await_recorder(self) -> None:
+        """A recorder that DDS has not connected yet would miss the start of the episode."""
+        node = self._node
+        if not node.params.record:
+            return
+
+        def listens() -> bool:
+            known = node.get_subscriptions_info_by_topic(self._publisher.topic_name)
+            matched = self._publisher.get_subscription_count() >= len(known)
+            return matched and any(info.node_name == "recorder" for info in known)
+
+        failure = f"no recorder on {self._publisher.topic_name}"
+        node.wait_for(listens, node.params.service_timeout_s, failure, polled=True)
 
     def _end_reason(self, limit_ns: int, spoiled: Callable[[], str]) -> str:
         """Why the episode has ended; empty while it runs."""
