@@ -111,6 +111,8 @@ class _BagPass:
     def _begin(self) -> None:
         if self.survey is not None:
             self.survey.clear()
+        for source in self.sources:
+            source.reset()
         self.topics = {source.topic: TopicTimes(source.type) for source in self.sources}
         self.marks = {name: MarkReader(self.bag, *where) for name, where in self.marked.items()}
         self.first: list[tuple[np.ndarray, np.ndarray]] = []  # receive and sample times of the first stream
