@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Episode information, as on the latched topic `episode`, in a bag's custom_data, and in a dataset."""
+"""Episodes: what a recording says of them, their spans in time, and the division of ticks into their segments."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spc_core.alignment.batch.aligner import Ticks
+from spc_core.alignment.faults import Fault, FaultKind
+from spc_core.contract.contract import Contract
 
 STATES = ("idle", "running", "ended")
+END_PERIODS = 2.5  # an episode's last transition ends at most this many periods before the episode does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,3 +92,135 @@ def _check_types(part: EpisodeInfo | TaskChange) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeSpan:
+    """The time of one episode, and how it ended: exactly one of terminated, truncated and cut."""
+
+    begin_ns: float = -math.inf
+    end_ns: float = math.inf
+    terminated: bool = False
+    truncated: bool = False
+    cut: Fault | None = Fault(FaultKind.RECORDING_ENDED)
+    task_id: str = ""
+    params: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Consecutive transitions: from tick `first` to tick `last`, within span number `span`."""
+
+    first: int
+    last: int
+    span: int
+    terminated: bool
+    truncated: bool
+    cut: Fault | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """Segments in order of time, cuts as (t_ns, fault), and counts of dropped ticks by fault summary."""
+
+    segments: tuple[Segment, ...]
+    cuts: tuple[tuple[int, Fault], ...]
+    dropped: Mapping[str, int]
+
+
+def episode_span(info: EpisodeInfo, period_ns: int) -> EpisodeSpan:
+    """The span of an episode, half a period wider on both sides, up to a change of task."""
+    slack_ns = period_ns // 2
+    begin_ns = info.start_ns - slack_ns
+    if info.changes:  # the rest belongs to another task
+        change = info.changes[0]
+        cut = Fault(FaultKind.TASK_CHANGED, detail=change.task_id)
+        return EpisodeSpan(begin_ns, change.t_ns + slack_ns, cut=cut, task_id=info.task_id, params=info.params)
+    if info.state != "ended":
+        cut = Fault(FaultKind.EPISODE_UNFINISHED)
+        return EpisodeSpan(begin_ns, math.inf, cut=cut, task_id=info.task_id, params=info.params)
+    end_ns = info.end_ns + slack_ns if info.end_ns else math.inf
+    truncated = info.truncated and not info.terminated
+    given_up = Fault(FaultKind.GIVEN_UP, detail=info.reason or "no reason given")
+    cut = None if info.terminated or truncated else given_up
+    return EpisodeSpan(begin_ns, end_ns, info.terminated, truncated, cut, info.task_id, info.params)
+
+
+def marker_spans(t_ns: Sequence[int], values: Sequence[float | str]) -> list[EpisodeSpan]:
+    """A span for each stretch in which a marker stays at one value that is neither 0, false nor ''."""
+    spans: list[EpisodeSpan] = []
+    begin_ns: int | None = None
+    current: float | str = 0.0
+    for now_ns, value in zip(t_ns, values, strict=True):
+        if value == current:
+            continue
+        if begin_ns is not None:
+            spans.append(EpisodeSpan(begin_ns, now_ns, truncated=True, cut=None))
+        begin_ns, current = (now_ns if value else None), value
+    if begin_ns is not None:
+        spans.append(EpisodeSpan(begin_ns, cut=Fault(FaultKind.EPISODE_UNFINISHED)))
+    return spans
+
+
+def split_ticks(ticks: Ticks, spans: Sequence[EpisodeSpan], contract: Contract) -> Segmentation:
+    """Segments of all spans, without gaps; every transition inside a span is in one segment."""
+    segments: list[Segment] = []
+    cuts: list[tuple[int, Fault]] = []
+    dropped: Counter[str] = Counter()
+    for number, span in enumerate(spans):
+        inside = (ticks.t_ns >= span.begin_ns) & (ticks.t_ns <= span.end_ns)
+        runs = _runs(ticks, inside)
+        for index, (first, last) in enumerate(runs):
+            if last + 1 < len(inside) and inside[last + 1]:
+                next_first = runs[index + 1][0] if index + 1 < len(runs) else last
+                pause_ns = int(ticks.t_ns[next_first] - ticks.t_ns[last])
+                terminated, truncated, cut = _interrupted(ticks.fault(last + 1), pause_ns, contract)
+                at_ns = int(ticks.t_ns[last + 1])
+            else:
+                at_ns = int(ticks.t_ns[last])
+                terminated, truncated, cut = _end(span, at_ns, contract.period_ns)
+            if cut is not None:
+                cuts.append((at_ns, cut))
+            segments += _limited(Segment(first, last, number, terminated, truncated, cut), contract)
+        for code, count in enumerate(np.bincount(ticks.codes[inside & ~ticks.has_transition])):
+            fault = ticks.faults[code]
+            if count and fault is not None and fault.kind is not FaultKind.START:
+                dropped[fault.summary] += int(count)
+    return Segmentation(tuple(segments), tuple(cuts), dict(dropped))
+
+
+def _runs(ticks: Ticks, inside: np.ndarray) -> list[tuple[int, int]]:
+    """(first tick, last tick) of each run of transitions that begin and end inside."""
+    used = np.flatnonzero(ticks.has_transition & inside & np.concatenate([[False], inside[:-1]]))
+    if not len(used):
+        return []
+    return [(int(run[0]) - 1, int(run[-1])) for run in np.split(used, np.flatnonzero(np.diff(used) > 1) + 1)]
+
+
+def _interrupted(fault: Fault | None, pause_ns: int, contract: Contract) -> tuple[bool, bool, Fault | None]:
+    """(terminated, truncated, cut) of a run ended by a tick without transition, or by a pause between episodes."""
+    if contract.segments.by == "gap" and pause_ns >= contract.segments.gap_s * 1e9:
+        return False, True, None
+    return False, False, fault
+
+
+def _end(span: EpisodeSpan, last_ns: int, period_ns: int) -> tuple[bool, bool, Fault | None]:
+    """(terminated, truncated, cut) of a span's last run, which ends at `last_ns`."""
+    missing_ns = span.end_ns - last_ns
+    if math.isfinite(missing_ns) and missing_ns > END_PERIODS * period_ns:
+        return False, False, Fault(FaultKind.NO_DATA_AT_END, amount_ns=round(missing_ns))
+    return span.terminated, span.truncated, span.cut
+
+
+def _limited(segment: Segment, contract: Contract) -> list[Segment]:
+    """The segment in parts of at most the time limit, all but the last of them truncated."""
+    if math.isinf(contract.segments.limit_s):
+        return [segment]
+    length = max(1, round(contract.segments.limit_s * contract.rate_hz))
+    parts = []
+    for first in range(segment.first, segment.last, length):
+        if first + length >= segment.last:
+            parts.append(dataclasses.replace(segment, first=first))
+        else:
+            parts.append(Segment(first, first + length, segment.span, False, True, None))
+    return parts

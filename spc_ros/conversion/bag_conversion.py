@@ -13,12 +13,12 @@ import numpy as np
 from spc_core.alignment import PATIENCE_NS
 from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
 from spc_core.alignment.batch.sampling import Samples
-from spc_core.alignment.segments import Segment, split_ticks
+from spc_core.alignment.episode import Segment, split_ticks
 from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract, parse_contract
 from spc_core.data.dataset import Episode, check_episode
-from spc_core.doctor.topic_stats import TopicTimes
+from spc_core.doctor.topic_report import TopicTimes
 from spc_ros.bags.files import BagError, bag_sha256
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader
 from spc_ros.conversion.conversion_report import BagReport
@@ -111,6 +111,8 @@ class _BagPass:
     def _begin(self) -> None:
         if self.survey is not None:
             self.survey.clear()
+        for source in self.sources:
+            source.reset()
         self.topics = {source.topic: TopicTimes(source.type) for source in self.sources}
         self.marks = {name: MarkReader(self.bag, *where) for name, where in self.marked.items()}
         self.first: list[tuple[np.ndarray, np.ndarray]] = []  # receive and sample times of the first stream

@@ -13,7 +13,7 @@ from typing import Any
 from spc_core.alignment.faults import Fault
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.contract.contract import Contract
-from spc_core.doctor.topic_stats import TopicReport
+from spc_core.doctor.topic_report import TopicReport
 
 
 @dataclasses.dataclass(frozen=True)

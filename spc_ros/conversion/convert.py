@@ -25,7 +25,7 @@ from spc_core.command_delay.estimate import merge_blocks, pooled_delay
 from spc_core.command_delay.survey import DelaySurvey, from_arrays, to_arrays
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
-from spc_core.doctor.topic_stats import merge_reports
+from spc_core.doctor.topic_report import merge_reports
 from spc_ros.bags.files import BagError, find_bags, stored_bytes, stored_in
 from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.bag_conversion import Job, TaskEpisode, convert_bag

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.episode import EpisodeInfo
-from spc_core.alignment.segments import EpisodeSpan, episode_span, marker_spans
+from spc_core.alignment.episode import EpisodeInfo, EpisodeSpan, episode_span, marker_spans
 from spc_core.contract.contract import Contract
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode

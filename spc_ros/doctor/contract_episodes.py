@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spc_core.alignment.segments import marker_spans
+from spc_core.alignment.episode import marker_spans
 from spc_core.doctor.diagnosis import TopicLog
 from spc_core.doctor.topic_stats import intervals
 from spc_ros.bags.reader import BagReader, parse_episode

@@ -48,6 +48,8 @@ class BagLogs:
         return AlignedBag(ticks, counts, marks, {})
 
     def _blocks(self) -> Iterator[list[Samples]]:
+        for source, *_ in self.sources:
+            source.reset()
         streams = [(source, log.time_ns, log.values, index) for source, log, index in self.sources]
         end = max((int(index[-1]) + 1 for *_, index in streams if len(index)), default=0)
         for begin in range(0, end, BLOCK_MESSAGES):

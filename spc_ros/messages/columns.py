@@ -68,6 +68,11 @@ class Source:
     def nothing(self) -> Samples:
         return Samples.empty(len(self.fields) if self.transforms is None else self.transforms.width)
 
+    def reset(self) -> None:
+        """Forget the last sample, before another pass over the log."""
+        if self.transforms is not None:
+            self.transforms.reset()
+
 
 def sources(contract: Contract, check: bool = True) -> list[Source]:
     """Everything that a contract reads: observation streams, action, and reward if a topic carries it.

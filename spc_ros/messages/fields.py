@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads vectors from messages and writes them, for messages from a bag (rosbags) and from a live node (rclpy).
+"""Reads vectors from messages of a bag (rosbags) and of a live node (rclpy); field_writer.py writes them.
 
 Field paths, as a contract writes them:
 - JointState `position.<joint>`, JointTrajectory `positions.<joint>` (first point): by joint name, not index.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import numbers
-from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ class FieldReader:
 class _JointReader:
     def __init__(self, type_name: str, fields: tuple[str, ...], where: str) -> None:
         self.fields, self.where, self.is_trajectory = fields, where, type_name == JOINT_TRAJECTORY
-        self.wanted = [_joint_field(field, JOINT_ARRAYS[type_name], where) for field in fields]
+        self.wanted = [joint_field(field, JOINT_ARRAYS[type_name], where) for field in fields]
         self.seen: Any = None
         self.missing = ""  # the error of joints that are not among those seen
         self.plan: list[tuple[str, list[int], list[int]]] = []  # array, indices in the vector, and in the message or -1
@@ -117,7 +116,7 @@ class _JointReader:
         )
 
 
-def _joint_field(field: str, arrays: tuple[str, ...], where: str) -> tuple[str, str]:
+def joint_field(field: str, arrays: tuple[str, ...], where: str) -> tuple[str, str]:
     attribute, _, joint = field.partition(".")
     if attribute not in arrays or not joint:
         ways = ", ".join(f"{name}.<joint>" for name in arrays)
@@ -183,9 +182,9 @@ class _PathReader:
                 try:
                     value = value[part] if isinstance(part, int) else getattr(value, part)
                 except (AttributeError, IndexError, TypeError):
-                    raise self._error(place, f"there is no '{part}'; there is {_contents(value)}") from None
+                    raise self._error(place, f"there is no '{part}'; there is {contents_of(value)}") from None
             if not isinstance(value, (numbers.Real, np.bool_)):
-                raise self._error(place, f"it is not a number but holds {_contents(value)}")
+                raise self._error(place, f"it is not a number but holds {contents_of(value)}")
             vector[place] = value
         return vector
 
@@ -195,7 +194,7 @@ class _PathReader:
         )
 
 
-def _contents(value: Any) -> str:
+def contents_of(value: Any) -> str:
     """The contents of a part of a message, for errors."""
     if hasattr(value, "get_fields_and_field_types"):
         return ", ".join(value.get_fields_and_field_types())
@@ -237,81 +236,3 @@ def message_class(type_name: str) -> Any:
     if not hasattr(module, name):
         raise MessageError(f"{package} has no message '{name}'{suggest(name, dir(module))}")
     return getattr(module, name)
-
-
-class FieldWriter:
-    """Writes a vector into messages (rclpy classes) of one type; `where` is the topic, for errors."""
-
-    def __init__(self, type_name: str, fields: Sequence[str], where: str, period_ns: int = 0) -> None:
-        """`period_ns` becomes a JointTrajectory's time_from_start."""
-        self.type_name, self.fields, self.where, self.period_ns = type_name, tuple(fields), where, period_ns
-        if type_name in JOINT_ARRAYS:
-            self._write = self._joint_state if type_name == JOINT_STATE else self._trajectory
-            self._group(JOINT_ARRAYS[type_name])
-        elif type_name.endswith("MultiArray"):
-            kind = type_name.rpartition("/")[2]
-            if kind not in ("Float64MultiArray", "Float32MultiArray"):
-                raise MessageError(f"topic '{where}': cannot write {type_name}; use Float64MultiArray")
-            self.typecode = "d" if kind == "Float64MultiArray" else "f"
-            self.label = ",".join(field.removeprefix("data.") for field in self.fields)
-            self._write = self._multi_array
-        else:
-            self.paths = [field.split(".") for field in self.fields]
-            self._write = self._paths
-
-    def fill(self, message: Any, values: np.ndarray) -> None:
-        """Write (F,) values in the order of `fields`; set_stamp writes the header. Raises MessageError."""
-        if len(values) != len(self.fields):
-            raise MessageError(f"topic '{self.where}': {len(values)} values for {len(self.fields)} fields")
-        self._write(message, [float(value) for value in values])
-
-    def _group(self, arrays: tuple[str, ...]) -> None:
-        """Group the fields into arrays over the same joints."""
-        wanted = [_joint_field(field, arrays, self.where) for field in self.fields]
-        self.joints = list(dict.fromkeys(joint for _, joint in wanted))
-        self.arrays = {
-            name: [wanted.index((name, joint)) if (name, joint) in wanted else -1 for joint in self.joints]
-            for name in dict.fromkeys(attribute for attribute, _ in wanted)
-        }
-        for attribute, places in self.arrays.items():
-            if -1 in places:
-                joint = self.joints[places.index(-1)]
-                raise MessageError(
-                    f"topic '{self.where}': field '{attribute}.{joint}' is missing; an array of this message "
-                    f"covers all its joints ({', '.join(self.joints)}); add the field to the contract"
-                )
-
-    def _joint_state(self, message: Any, values: list[float]) -> None:
-        message.name = self.joints
-        for attribute, places in self.arrays.items():
-            setattr(message, attribute, array("d", [values[place] for place in places]))
-
-    def _trajectory(self, message: Any, values: list[float]) -> None:
-        point = message_class("trajectory_msgs/msg/JointTrajectoryPoint")()
-        for attribute, places in self.arrays.items():
-            setattr(point, attribute, array("d", [values[place] for place in places]))
-        point.time_from_start.sec, point.time_from_start.nanosec = divmod(self.period_ns, NS_PER_S)
-        message.header.stamp.sec = message.header.stamp.nanosec = 0  # start at once
-        message.joint_names, message.points = self.joints, [point]
-
-    def _multi_array(self, message: Any, values: list[float]) -> None:
-        if not message.layout.dim:
-            message.layout.dim = [message_class("std_msgs/msg/MultiArrayDimension")()]
-        dim = message.layout.dim[0]
-        dim.label, dim.size, dim.stride = self.label, len(values), len(values)
-        message.data = array(self.typecode, values)
-
-    def _paths(self, message: Any, values: list[float]) -> None:
-        for path, value in zip(self.paths, values, strict=True):
-            holder = message
-            try:
-                for part in path[:-1]:
-                    holder = getattr(holder, part)
-                getattr(holder, path[-1])
-            except AttributeError as error:
-                field = ".".join(path)
-                raise MessageError(
-                    f"topic '{self.where}': cannot write field '{field}' of {self.type_name}: {error}; "
-                    f"it has {_contents(holder)}; correct the contract"
-                ) from None
-            setattr(holder, path[-1], value)

@@ -13,11 +13,11 @@ from rclpy.serialization import deserialize_message, serialize_message
 
 from spc_core.contract.contract import Contract
 from spc_ros.messages.cdr_layout import LayoutError
+from spc_ros.messages.field_writer import FieldWriter
 from spc_ros.messages.fields import (
     JOINT_TRAJECTORY,
     NS_PER_S,
     FieldReader,
-    FieldWriter,
     MessageError,
     message_class,
     set_stamp,

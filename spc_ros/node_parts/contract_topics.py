@@ -20,7 +20,8 @@ from spc_core.alignment.streaming import ObservationAligner, StreamingAligner
 from spc_core.contract.contract import Contract
 from spc_core.contract.sections import Role
 from spc_ros.messages.contract_reader import ContractReader
-from spc_ros.messages.fields import FieldWriter, MessageError, message_class, set_stamp
+from spc_ros.messages.field_writer import FieldWriter
+from spc_ros.messages.fields import MessageError, message_class, set_stamp
 from spc_ros.node_parts.matched_subscription import MatchedSubscription
 from spc_ros.node_parts.topics import REWARD_TOPIC, now_ns, stream_qos
 

@@ -18,7 +18,8 @@ from rclpy.node import Node
 
 from spc_core.contract.contract import load_contract
 from spc_core.system.atomic_files import write_atomic
-from spc_ros.messages.fields import FieldWriter, message_class, set_stamp, stamp_ns
+from spc_ros.messages.field_writer import FieldWriter
+from spc_ros.messages.fields import message_class, set_stamp, stamp_ns
 from spc_ros.node_parts.diagnostics import steady_timer
 from spc_ros.node_parts.plain_node import Param, PlainNode, run
 from spc_ros.node_parts.topics import stream_qos

@@ -14,9 +14,11 @@ from rosbags.rosbag2 import Reader
 from spc_core.alignment import PATIENCE_NS
 from spc_core.alignment.streaming import StreamingAligner
 from spc_core.contract.contract import Contract
+from spc_core.doctor.diagnosis import Thresholds
 from spc_ros.conversion.bag_conversion import Job, convert_bag
+from spc_ros.doctor.bag_diagnosis import DoctorJob, diagnose_bag
 from spc_ros.messages.contract_reader import ContractReader
-from support.contracts import ARM_REACH, make_contract
+from support.contracts import ARM_REACH, make_contract, stream_section
 from support.recorded_bags import (
     JOINT_STATE,
     PERIOD_NS,
@@ -99,6 +101,29 @@ def test_transformed_fields_are_the_same_from_a_bag_and_in_a_node(tmp_path):
     contract = make_contract(base=ARM_REACH, observation=observation)
     assert contract.observation_dim == 4 + 8
     assert_equal_to_live(bag, contract, at_least=50)
+
+
+def test_a_derivative_begins_again_where_an_irregular_bag_is_read_twice(tmp_path):
+    samples = said_nothing(arm_samples(80))
+    targets = [
+        dataclasses.replace(s, topic="/target") for s in samples[: 3 * 20] if s.topic == "/joint_states"
+    ]  # less than a clock jump long
+    late = [
+        dataclasses.replace(s, receive_ns=s.receive_ns + 1_300_000_000) if s.topic == "/reward" else s
+        for s in [*samples, *targets]
+    ]
+    bag = write_bag(tmp_path / "bag", sorted(late, key=lambda s: s.receive_ns), {})
+    rate = [{"field": "position.elbow", "as": "derivative"}]
+    contract = make_contract(
+        base=ARM_REACH,
+        observation=[
+            stream_section("joint_states", ["position.elbow"]),
+            stream_section("target", rate, max_age_s=10.0),
+        ],
+    )
+    assert_equal_to_live(bag, contract, at_least=50)
+    diagnosis, _ = diagnose_bag(bag, DoctorJob(contract, own_contract=True, task="t", thresholds=Thresholds()))
+    assert diagnosis.transitions == len(seen_live(bag, contract))
 
 
 @pytest.mark.parametrize("seed", range(8))

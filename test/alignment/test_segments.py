@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from spc_core.alignment.batch.aligner import Ticks
+from spc_core.alignment.episode import EpisodeSpan, Segment, episode_span, marker_spans, split_ticks
 from spc_core.alignment.faults import Fault, FaultKind
-from spc_core.alignment.segments import EpisodeSpan, Segment, episode_span, marker_spans, split_ticks
 from spc_core.contract.sections import Segments
 from support.contracts import ARM_REACH
 from support.recorded_bags import episode_info

@@ -10,10 +10,10 @@ from spc_core.alignment.streaming import StreamingAligner
 from spc_core.contract.contract import parse_contract
 from spc_core.contract.sections import ACTION, REWARD, observed
 from spc_ros.messages.contract_reader import ContractReader
+from spc_ros.messages.field_writer import FieldWriter
 from spc_ros.messages.fields import (
     JOINT_TRAJECTORY,
     FieldReader,
-    FieldWriter,
     MessageError,
     message_class,
     sample_time,

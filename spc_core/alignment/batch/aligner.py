@@ -15,8 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spc_core.alignment import NO_TIME
-from spc_core.alignment.batch.sampling import END, Frames, ObservationSampler, SampleBuffer, Samples
-from spc_core.alignment.batch.tick_grid import GridState
+from spc_core.alignment.batch.sampling import END, Frames, GridState, ObservationSampler, SampleBuffer, Samples
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.streaming import Step
 from spc_core.contract.contract import Contract
@@ -143,8 +142,8 @@ class BatchAligner:
             if jumps > MAX_JUMPS:
                 raise Irregular(f"clock jumped back more than {MAX_JUMPS} times, last on {self._buffers[index].name}")
             ends = [int(np.searchsorted(samples.log_index, log_index)) for samples in block]
-            parts.append(self._advance([s.part(0, end) for s, end in zip(block, ends, strict=True)]))
-            block = [s.part(end) for s, end in zip(block, ends, strict=True)]
+            parts.append(self._advance([s.part(slice(end)) for s, end in zip(block, ends, strict=True)]))
+            block = [s.part(slice(end, None)) for s, end in zip(block, ends, strict=True)]
             parts += self._jump(index, block)
         return Ticks.concatenate([*parts, self._advance(block)])
 
@@ -183,8 +182,8 @@ class BatchAligner:
             each.clear()
         self._grid, self._horizon_ns, self._frames = GridState(), NO_TIME, Frames.initial(self.contract)
         if stream is None:  # StreamingAligner excludes its stamp from the horizon
-            buffer.admit(samples.part(0, 1))
-            block[index] = samples.part(1)
+            buffer.admit(samples.part(slice(1)))
+            block[index] = samples.part(slice(1, None))
         nothing = np.full((1, self.contract.observation_dim), np.nan), np.full((1, self.contract.action_dim), np.nan)
         jump = Ticks(np.array([t_ns]), *nothing, np.array([np.nan]), np.ones(1, np.int32), (None, fault))
         return [settled, jump]
