@@ -49,6 +49,7 @@ class Transition:
     action: np.ndarray  # (A,)
     reward: float
     next_observation: np.ndarray  # (O,)
+    lag_ns: int = 0  # from t_k to the command's stamp
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class ObservationAligner:
         self.patience_ns = patience_ns
         self.streams = [_Stream(stream.topic, observed(i)) for i, stream in enumerate(contract.observation)]
         self._horizon_ns = NO_TIME
+        self._skip = 0  # states of the first stream yet to be dropped
         self._last_ns: int | None = None  # the last tick; None before the first one and after a fault
         self._early_ns, self._late_ns = contract.tick_window_ns
         self._pairs = list(zip(self.streams, contract.observation, strict=True))
@@ -110,6 +112,9 @@ class ObservationAligner:
     def push(self, role: Role, t_ns: int, values: np.ndarray) -> list[Frame]:
         """Add a sample of an observation stream (other roles are ignored); returns the frames that it decides."""
         if role.stream is None:
+            return []
+        if role.stream == 0 and self._skip:
+            self._skip -= 1
             return []
         stream = self.streams[role.stream]
         fault = stream.push(t_ns, values)
@@ -130,8 +135,12 @@ class ObservationAligner:
         newest_ns = self.streams[0].newest_ns
         return self._decide(newest_ns + self._late_ns + 1, newest_ns)
 
-    def reset(self, keep_held: bool = False) -> None:
-        """Forget all ticks and samples; `keep_held`: but for the newest ones of streams without a maximum age."""
+    def reset(self, keep_held: bool = False, skip: int = 0) -> None:
+        """Forget all ticks and samples; `keep_held`: but for the newest ones of streams without a maximum age.
+
+        `skip`: the next samples of the first stream to drop, which changes the phase of the ticks.
+        """
+        self._skip = skip
         for stream, spec in self._pairs:
             if keep_held and spec.max_age_ns is None:
                 stream.drop_before(stream.newest_ns)
@@ -241,9 +250,9 @@ class StreamingAligner:
         last_ns = max([frame.t_ns for frame in [*self._frames, *frames]], default=NO_TIME)
         return self._steps(last_ns + self.patience_ns + 1, frames)
 
-    def reset(self, keep_held: bool = False) -> None:
-        """The next tick starts a new sequence; `keep_held` as for the observations."""
-        self.observations.reset(keep_held)
+    def reset(self, keep_held: bool = False, skip: int = 0) -> None:
+        """The next tick starts a new sequence; arguments as for the observations."""
+        self.observations.reset(keep_held, skip)
         self.actions.clear()
         self.rewards.clear()
         self._frames.clear()
@@ -290,7 +299,7 @@ class StreamingAligner:
             return Step(frame.t_ns, None, frame.fault or Fault(FaultKind.START), frame.observation)
         begin_ns, end_ns = self._previous.t_ns, frame.t_ns
         over = self._horizon_ns > end_ns + self.patience_ns
-        action = next((v for t, v in self.actions.samples if begin_ns < t <= end_ns), None)
+        command_ns, action = next(((t, v) for t, v in self.actions.samples if begin_ns < t <= end_ns), (0, None))
         if action is None:
             if not (over or self.actions.newest_ns > end_ns):
                 return None
@@ -307,5 +316,6 @@ class StreamingAligner:
                 kind = FaultKind.NO_REWARD if found is None else FaultKind.SAMPLE_NOT_FINITE
                 return Step(end_ns, None, Fault(kind, self.rewards.name), frame.observation)
             reward = float(found[0])
-        transition = Transition(begin_ns, self._previous.observation, action, reward, frame.observation)
+        previous = self._previous.observation
+        transition = Transition(begin_ns, previous, action, reward, frame.observation, command_ns - begin_ns)
         return Step(end_ns, transition, observation=frame.observation)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from spc_core.alignment.command_lag import CommandLag
 from spc_core.alignment.faults import Fault
 from spc_core.contract.contract import Contract
 from spc_core.data.column_stats import ColumnStats
 from spc_core.data.dataset import Episode, TaskEntry
+from spc_core.data.packed import conversion_report
 from spc_core.data.reader import dataset_contract, stored_tasks
 
 ENDS = ("terminated", "truncated", "cut")
@@ -84,6 +86,7 @@ class Description:
     episodes: tuple[EpisodeLine, ...]
     sources: int  # bags
     cuts: Mapping[str, int]  # by reason, without its numbers
+    command_lag: CommandLag | None  # the time from a state to its command; None: not known
     samples: tuple[tuple[str, Episode], ...]  # (task id, episode): one of each end and behaviour, as far as they go
 
     def notes(self) -> list[str]:
@@ -120,6 +123,8 @@ class Description:
         if set(whole.behaviours) != {""}:
             known = (f"{count} {name or 'not known'}" for name, count in whole.behaviours.items())
             lines.append("behaviours: " + ", ".join(known))
+        if self.command_lag is not None:
+            lines.append(f"from state to command: {self.command_lag}")
         lines += [f"cut {count} times: {reason}" for reason, count in Counter(self.cuts).most_common(8)]
         return "\n".join([*lines, "", *self._task_table(), "", *self._field_table(), *self._note_lines()])
 
@@ -131,6 +136,7 @@ class Description:
             "action": self.contract.action.fields,
             "sources": self.sources,
             "cuts": dict(self.cuts),
+            "command_lag": None if self.command_lag is None else self.command_lag.as_dict(),
             "notes": self.notes(),
             "whole": dataclasses.asdict(self.whole),
             "tasks": [dataclasses.asdict(task) for task in self.tasks],
@@ -192,9 +198,10 @@ def describe(dataset: str | Path) -> Description:
             if len(samples) < SAMPLES:
                 samples.setdefault((end, episode.behaviour), (store.entry.task_id, episode))
         tasks.append(counter.part(store.entry))
+    lag = conversion_report(root).get("command_lag")
     return Description(
         root, contract, whole.part(TaskEntry("", {})), tuple(tasks), tuple(lines), len(sources), dict(cuts),
-        tuple(samples.values()),
+        None if lag is None else CommandLag.from_dict(lag), tuple(samples.values()),
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class PackedDataset:
     episode_starts: np.ndarray  # (E + 1,) int64, in steps
     episode_task: np.ndarray  # (E,) int64, index into tasks
     command_delay: Mapping[str, Any] | None = None  # of DelayEstimate, from command to state; None: not known
+    command_lag: Mapping[str, Any] | None = None  # of CommandLag, from state to command; None: not known
 
     @property
     def step_count(self) -> int:
@@ -70,20 +71,19 @@ def load_dataset(root: str | Path) -> PackedDataset:
     summary = json.loads((folder / "summary.json").read_text())
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     tasks = tuple(TaskEntry(task["task_id"], task["params"]) for task in summary["tasks"])
-    delay = _command_delay(root)
-    return PackedDataset(
-        root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], command_delay=delay, **arrays
-    )
+    report = conversion_report(root)
+    timing = {name: report.get(name) for name in ("command_delay", "command_lag")}
+    return PackedDataset(root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], **timing, **arrays)
 
 
-def _command_delay(root: Path) -> dict[str, Any] | None:
-    """The conversion report, stored next to the tasks; older datasets have none."""
+def conversion_report(root: Path) -> dict[str, Any]:
+    """The report stored next to the tasks; empty for older datasets, which have none."""
     file = root / "conversion.json"
     if not file.is_file():
-        return None
+        return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get("command_delay")
-    except (ValueError, AttributeError) as error:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise DatasetError(f"{file}: damaged ({error}); copy it again, or convert again") from None
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
+from spc_core.alignment.command_lag import CommandLag
 from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, spans
 from spc_core.doctor.topic_stats import advancing
 
@@ -30,6 +32,22 @@ def ages_at_ticks(log: TopicLog, first: TopicLog, rate_hz: float) -> tuple[np.nd
         ages.append(np.where(place >= 0, age_s, np.nan))
         at_s.append(np.interp(ticks_ns, clock_ns[order], first.seconds[order]))
     return (np.concatenate(ages), np.concatenate(at_s)) if ages else (np.empty(0), np.empty(0))
+
+
+def check_command_lag(lag_ms: Sequence[float], skipped: int, period_ns: int) -> list[Finding]:
+    """The time from a tick to its command, from its percentiles at LEVELS; `skipped` states gave the phase."""
+    if not lag_ms:
+        return []
+    lag = CommandLag.pooled([(1, lag_ms)])
+    text = f"from state to command: {lag}"
+    if skipped:
+        text += f"; states are faster than the contract's rate, and the first {skipped} of them skipped: the ticks are "
+        text += "those that the commands follow soonest"
+    late = lag is not None and lag.p95_ms - lag.median_ms > 0.5 * period_ns / 1e6
+    if late:
+        text += "; it varies by more than half a period, so commands belong to no fixed state: drive the controller by "
+        text += "the states instead of by a timer of its own"
+    return [Finding("warn" if late else "ok", "", "command lag", text)]
 
 
 def check_ages(log: TopicLog, age_s: np.ndarray, at_s: np.ndarray, t: Thresholds) -> list[Finding]:

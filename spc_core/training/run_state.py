@@ -108,6 +108,7 @@ class TrainingRun:
             "dataset_sha256": self.data.sha256,
             "contract_sha256": self.data.contract.sha256,
             "command_delay": self.data.command_delay,
+            "command_lag": self.data.command_lag,
             "tasks": [{"task_id": task.task_id, "params": dict(task.params)} for task in self.data.tasks],
         }
         contract = self.data.contract

@@ -13,6 +13,7 @@ import numpy as np
 from spc_core.alignment import PATIENCE_NS
 from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
 from spc_core.alignment.batch.sampling import Samples
+from spc_core.alignment.command_lag import percentiles_ms, skipped_states
 from spc_core.alignment.episode import Segment, split_ticks
 from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.command_delay.survey import DelaySurvey
@@ -59,17 +60,60 @@ class TaskEpisode:
 
 
 @dataclasses.dataclass(frozen=True)
-class AlignedBag:
-    """The aligned data of a bag. `counts` are dropped samples by topic and kind (late, duplicate)."""
+class Aligned:
+    """The ticks of a log. `counts` are dropped samples by topic and kind (late, duplicate)."""
 
     ticks: Ticks
     counts: Mapping[str, int]
+    skipped: int = 0  # samples of the first stream before the first tick, for the phase
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignedBag:
+    """The aligned data of a bag."""
+
+    aligned: Aligned
     marks: Mapping[str, Marks]  # by the contract's name of the topic, or `episode`
     topics: Mapping[str, TopicTimes]
 
 
-def align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> tuple[Ticks, Mapping[str, int]]:
-    """(ticks, dropped samples) of a log; each call of `blocks` starts it again.
+def align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> Aligned:
+    """The ticks of a log; each call of `blocks` starts it again.
+
+    Where the first stream is faster than the contract, a first pass shows after which of its samples the commands
+    follow soonest, and a second one begins there.
+    """
+    states_ns: list[np.ndarray] = []
+
+    def watched() -> Iterator[list[Samples]]:
+        states_ns.clear()
+        for samples in blocks():
+            states_ns.append(samples[0].t_ns)
+            yield samples
+
+    ticks, counts = _align(contract, watched)
+    steps_ns = np.diff(np.concatenate([np.empty(0, np.int64), *states_ns]))
+    lags_ns = ticks.lags_ns[ticks.has_transition]
+    steps_ns = steps_ns[steps_ns > 0]  # else a duplicate or a clock jump
+    skip = skipped_states(lags_ns, float(np.median(steps_ns)), contract.period_ns) if len(steps_ns) else 0
+    if not skip:
+        return Aligned(ticks, counts)
+    shifted, shifted_counts = _align(contract, lambda: _without_first(blocks(), skip))
+    if np.median(shifted.lags_ns[shifted.has_transition]) < np.median(lags_ns):
+        return Aligned(shifted, shifted_counts, skip)
+    return Aligned(*_align(contract, blocks))  # once more, since the pass also collects marks and topics
+
+
+def _without_first(blocks: Iterable[list[Samples]], skip: int) -> Iterator[list[Samples]]:
+    """The log without the first samples of its first stream."""
+    for first, *others in blocks:
+        dropped = min(skip, len(first))
+        skip -= dropped
+        yield [first.part(slice(dropped, None)), *others]
+
+
+def _align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> tuple[Ticks, Mapping[str, int]]:
+    """(ticks, dropped samples by topic and kind).
 
     Each block holds the samples of every source. A log whose topics are more than PATIENCE_NS out of order takes the
     streaming path of a live node, sample by sample.
@@ -149,11 +193,11 @@ class _BagPass:
 
     def align(self) -> AlignedBag:
         """Raises BagError and MessageError."""
-        ticks, counts = align(self.contract, self.blocks)
+        aligned = align(self.contract, self.blocks)
         none = np.empty(0, np.int64)
         received_ns, t_ns = (np.concatenate([none, *(pair[i] for pair in self.first)]) for i in range(2))
         marks = {name: mark.marks(received_ns, t_ns) for name, mark in self.marks.items()}
-        return AlignedBag(ticks, counts, marks, self.topics)
+        return AlignedBag(aligned, marks, self.topics)
 
 
 def convert_bag(
@@ -174,13 +218,13 @@ def cut_episodes(
     bag: BagReader, log: AlignedBag, job: Job, notes: Sequence[str], sha256: str
 ) -> tuple[BagReport, list[TaskEpisode]]:
     """A bag's report and episodes from its ticks. Raises BagError and DatasetError."""
-    contract, path = job.contract, bag.path
+    contract, path, ticks = job.contract, bag.path, log.aligned.ticks
     infos = episode_infos(log.marks.get(EPISODE_TOPIC, Marks()).values, str(path))
     metadata = bag_metadata(bag, contract, log.marks, infos, job.manifest.get(path, NO_METADATA))
     folder = path.resolve().parent.name if job.task_from == "folder" else ""
     metadata = metadata.over(BagMetadata(folder)).over(BagMetadata(job.task))
     spans = episode_spans(log.marks, infos, contract)
-    segmentation = split_ticks(log.ticks, spans, contract)
+    segmentation = split_ticks(ticks, spans, contract)
     if not segmentation.segments:
         dropped = segmentation.dropped
         why = max(dropped, key=lambda reason: dropped[reason], default="there is no tick in the episode")
@@ -188,13 +232,13 @@ def cut_episodes(
     behaviour = bag.info.custom_data.get("spc.behaviour", "")
     episodes = []
     for segment in segmentation.segments:
-        episode = _episode(segment, log.ticks, path.name, sha256, behaviour, metadata)
+        episode = _episode(segment, ticks, path.name, sha256, behaviour, metadata)
         check_episode(episode, contract, str(path))
         episodes.append(TaskEpisode(*task_of(spans[segment.span], metadata, bag, contract), episode))
     ticks_ns = np.concatenate([entry.episode.times_ns for entry in episodes])
     observed = {stream.topic for stream in contract.observation}
     published = published_counts(infos, contract)
-    first_ns = int(log.ticks.t_ns[0])
+    first_ns = int(ticks.t_ns[0])
     report = BagReport(
         path=str(path),
         tasks=tuple(sorted({entry.task_id for entry in episodes})),
@@ -203,12 +247,14 @@ def cut_episodes(
         size_bytes=bag.size_bytes,
         cuts=tuple(((t_ns - first_ns) / 1e9, reason) for t_ns, reason in segmentation.cuts),
         dropped_ticks=segmentation.dropped,
-        dropped_samples=dict(log.counts),
+        dropped_samples=dict(log.aligned.counts),
         topics={
             topic: times.report(ticks_ns if topic in observed else ticks_ns[:0], published.get(topic.lstrip("/"), 0))
             for topic, times in log.topics.items()
         },
         notes=(*notes, *bag.losses),
+        lag_ms=percentiles_ms(ticks.lags_ns[ticks.has_transition]),
+        skipped_states=log.aligned.skipped,
     )
     return report, episodes
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spc_core.alignment.command_lag import CommandLag
 from spc_core.alignment.faults import Fault
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.contract.contract import Contract
@@ -31,6 +32,8 @@ class BagReport:
     topics: Mapping[str, TopicReport] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     error: str = ""
+    lag_ms: tuple[float, ...] = ()  # percentiles of the time from a tick to its command
+    skipped_states: int = 0  # before the first tick, so that commands follow their ticks soonest
 
     def as_dict(self) -> dict[str, Any]:
         topics = {name: topic.as_dict() for name, topic in self.topics.items()}
@@ -42,7 +45,7 @@ class BagReport:
         topics = {name: TopicReport.from_dict(topic) for name, topic in said["topics"].items()}
         cuts = tuple((float(t), Fault.parse(text)) for t, text in said["cuts"])
         changed = {"topics": topics, "cuts": cuts, "tasks": tuple(said["tasks"]), "notes": tuple(said["notes"])}
-        return cls(**{**said, **changed})
+        return cls(**{**said, **changed, "lag_ms": tuple(said.get("lag_ms", ()))})
 
 
 class BagTotals:
@@ -79,6 +82,11 @@ class ConversionReport(BagTotals):
         return tuple(sorted({task for bag in self.bags for task in bag.tasks}))
 
     @property
+    def command_lag(self) -> CommandLag | None:
+        """The time from a tick to its command; None for too few transitions."""
+        return CommandLag.pooled([(bag.transitions, bag.lag_ms) for bag in self.bags])
+
+    @property
     def messages(self) -> int:
         return sum(topic.count for topic in self.topics.values())
 
@@ -96,6 +104,7 @@ class ConversionReport(BagTotals):
             "totals": totals,
             "cuts": dict(self._cuts()),
             "command_delay": self.command_delay.as_dict(),
+            "command_lag": None if self.command_lag is None else self.command_lag.as_dict(),
             "topics": {name: topic.as_dict() for name, topic in self.topics.items()},
             "bags": [bag.as_dict() for bag in self.bags],
         }
@@ -109,7 +118,13 @@ class ConversionReport(BagTotals):
             f"({self.messages / seconds:,.0f} messages/s, {megabytes / seconds:,.1f} MB/s)",
             *topic_lines(self.topics),
             f"from command to state: {self.command_delay}",
+            f"from state to command: {self.command_lag or 'too few transitions to tell'}",
         ]
+        if shifted := [bag for bag in self.bags if bag.skipped_states]:
+            lines.append(
+                f"{len(shifted)} bag{'s' if len(shifted) > 1 else ''}: states are faster than the contract's rate; the "
+                "ticks are those that the commands follow soonest"
+            )
         lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common(8)]
         notes = Counter(note for bag in self.bags for note in bag.notes)
         lines += [f"{n} bag{'s' if n > 1 else ''}: {note}" for note, n in notes.most_common(4)]

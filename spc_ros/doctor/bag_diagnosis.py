@@ -17,7 +17,7 @@ from spc_core.contract.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains
 from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TickLog, TopicLog, worst
-from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
+from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_command_lag, check_ticks
 from spc_core.doctor.timing_checks import TIMING_CHECKS
 from spc_core.doctor.topic_stats import TopicStats, topic_stats
 from spc_core.doctor.traces import Trace, trace
@@ -213,6 +213,7 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, 
     for note in report.notes:
         if note.startswith("recorded under another contract"):
             findings.append(Finding("warn" if job.own_contract else "fail", "", "contract", note))
+    findings += check_command_lag(report.lag_ms, report.skipped_states, contract.period_ns)
     ticks = TickLog(
         transitions=report.transitions,
         episodes=tuple(len(episode) for episode in episodes),

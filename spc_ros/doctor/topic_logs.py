@@ -42,10 +42,10 @@ class BagLogs:
         """The ticks and marks of the bag, as for conversion. Raises the refusal."""
         if self.refusal is not None:
             raise self.refusal
-        ticks, counts = align(contract, self._blocks)
+        aligned = align(contract, self._blocks)
         first = self.sources[0][1]
         marks = {name: mark.marks(first.receive_ns, first.time_ns) for name, mark in self.marks.items()}
-        return AlignedBag(ticks, counts, marks, {})
+        return AlignedBag(aligned, marks, {})
 
     def _blocks(self) -> Iterator[list[Samples]]:
         for source, *_ in self.sources:

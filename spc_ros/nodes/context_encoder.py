@@ -13,6 +13,7 @@ from std_msgs.msg import Float32MultiArray, Float64MultiArray, String
 from std_srvs.srv import Trigger
 
 from spc_core.alignment import NO_TIME, PATIENCE_NS
+from spc_core.alignment.command_lag import CommandLag, LagWatch
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.faults import FaultKind
 from spc_core.alignment.live import EpisodeEnd
@@ -20,6 +21,7 @@ from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import Role
 from spc_core.deploy.checkpoint_files import CheckpointError, model_id
 from spc_core.deploy.context_tracker import MODES, ContextTracker
 from spc_core.deploy.health import Health, LearnHealth, Level, Renewal
@@ -62,6 +64,7 @@ PARAMS = [
     ),
 ]
 POLL_S = 0.02
+MAX_SHIFTS = 3  # of the ticks' phase after an activation
 FOREIGN_CLOCK_NS = 10_000_000_000
 
 
@@ -86,13 +89,13 @@ class ContextEncoderNode(ManagedNode):
         self._changed_ns = 0  # transitions before this belong to another task
         self._learning = LearnHealth()
         self._between_episodes = False  # as the topic `episode` says, where there is one
-        self._data_delays: dict[int, DelayEstimate | None] = {}  # by model
+        self._data_timing: dict[int, tuple[DelayEstimate | None, CommandLag | None]] = {}  # by model
 
     def setup(self) -> None:
         self._tracker, self._model, contract = self._load(self.params.checkpoint)
         self._previous: tuple[ContextTracker, int] | None = None
-        self._delay = DelayWatch(contract)
-        self._delay.compare_with(self._data_delays[self._model])
+        self._delay, self._lag, self._shifts = DelayWatch(contract), LagWatch(contract.period_ns), 0
+        self._compare_timing()
         self._delays = self.create_publisher(Float64MultiArray, DELAY_TOPIC, latched_qos())
         self._apply_mode(self._tracker)
         self._aligner = StreamingAligner(contract, PATIENCE_NS)
@@ -109,13 +112,25 @@ class ContextEncoderNode(ManagedNode):
         steady_timer(self, POLL_S, self._poll)
         self._topics = ContractTopics(
             self, contract, self._aligner, self._on_steps, self.params.lockstep, self.diagnostics.warn_once,
-            self._delay.sample,
+            self._on_sample,
         )  # fmt: skip
         self._renewal = Renewal()
         self._publish()
 
+    def _compare_timing(self) -> None:
+        delay, lag = self._data_timing.get(self._model, (None, None))
+        self._delay.compare_with(delay)
+        self._lag.compare_with(lag)
+
+    def _on_sample(self, role: Role, t_ns: int, values: np.ndarray) -> None:
+        self._delay.sample(role, t_ns, values)
+        if role.stream == 0:
+            self._lag.state(t_ns)
+
     def start(self) -> None:
         self._delay.cut()
+        self._lag.clear()
+        self._shifts = 0
         self._learning.start(time.monotonic())
 
     def teardown(self) -> None:
@@ -133,6 +148,8 @@ class ContextEncoderNode(ManagedNode):
         model = self._model if self._tracker else 0
         values = {"transitions": count, "model": model, "mode": self.params.mode, "task": self._task_id or "unknown"}
         values["last cut"] = self._learning.cut
+        lag = self._lag.lag if self._tracker else None
+        values |= {"state to command": str(lag)} if lag is not None else {}
         return values | (self._delay.values() if self._tracker else {})
 
     def health(self, now_s: float) -> Health:
@@ -151,7 +168,13 @@ class ContextEncoderNode(ManagedNode):
             )
             self._topics.renew(topics)
             self._aligner.reset(keep_held=True)
-        return self._learning.judge(now_s, self._topics.missing(now_s))
+        if self._shifts < MAX_SHIFTS and (skip := self._lag.skip()):
+            self._shifts += 1
+            self.diagnostics.counts["phase shifts"] += 1
+            self._aligner.reset(keep_held=True, skip=skip)
+            self._lag.clear()
+        found = self._learning.judge(now_s, self._topics.missing(now_s))
+        return found if found.level or not self._lag.warning else Health(Level.WARN, self._lag.warning)
 
     def _poll(self) -> None:
         """Work outside the message callbacks: loaded recordings, and part of the command delay estimation."""
@@ -174,7 +197,9 @@ class ContextEncoderNode(ManagedNode):
         tracker.reset()
         number = model_id(folder)
         try:
-            self._data_delays[number] = delay_of_data(checkpoint.metrics)
+            lag = checkpoint.metrics.get("command_lag")
+            known_lag = None if lag is None else CommandLag.from_dict(lag)
+            self._data_timing[number] = (delay_of_data(checkpoint.metrics), known_lag)
         except ValueError as error:
             raise CheckpointError(f"checkpoint {folder}: metrics: {error}; copy it again or train again") from None
         return tracker, number, checkpoint.contract
@@ -206,7 +231,7 @@ class ContextEncoderNode(ManagedNode):
     def _use_model(self, tracker: ContextTracker, model: int) -> None:
         self._recall.cancel()
         self._tracker, self._model = tracker, model
-        self._delay.compare_with(self._data_delays.get(model))
+        self._compare_timing()
         self._outbox = ContextOutbox(len(tracker.context))
         self._apply_mode(tracker)
         self._publish()
@@ -261,6 +286,7 @@ class ContextEncoderNode(ManagedNode):
                 self.diagnostics.counts["transitions of the task before"] += 1
             else:
                 self._learning.learned(time.monotonic())
+                self._lag.add(step.transition.lag_ns)
                 if self._tracker.update(step.transition) and self._tracker.count == 1:
                     self._begin_ns = step.transition.t_ns
             self._tick_ns = step.t_ns

@@ -98,6 +98,7 @@ def assert_same(ours: Ticks, theirs: Ticks) -> None:
     np.testing.assert_array_equal(ours.t_ns, theirs.t_ns)
     assert [ours.fault(i) for i in range(len(ours))] == [theirs.fault(i) for i in range(len(theirs))]
     np.testing.assert_array_equal(ours.has_transition, theirs.has_transition)
+    np.testing.assert_array_equal(ours.lags_ns, theirs.lags_ns)
     for name in ("observations", "actions", "rewards"):
         mine, other = getattr(ours, name), getattr(theirs, name)
         assert mine.dtype == other.dtype == np.float64 and mine.shape == other.shape, name

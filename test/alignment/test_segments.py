@@ -28,9 +28,8 @@ def ticks(reasons: str, t: list[int] | None = None) -> Ticks:
     codes = np.array(["wsmg".index(letter) for letter in reasons], np.int32)
     n = len(codes)
     times = np.array(t if t is not None else range(n), np.int64) * PERIOD_NS
-    return Ticks(
-        times, np.zeros((n, 4)), np.zeros((n, 2)), np.zeros(n), codes, (None, Fault(FaultKind.START), NO_COMMAND, STALE)
-    )
+    nothing = np.zeros((n, 4)), np.zeros((n, 2)), np.zeros(n), np.zeros(n, np.int64)
+    return Ticks(times, *nothing, codes, (None, Fault(FaultKind.START), NO_COMMAND, STALE))
 
 
 def contract(**segments):

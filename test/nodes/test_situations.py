@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,30 @@ def test_no_reward_is_a_warning_with_its_reason(robot: BaseRobot) -> None:
     robot.says(OK, "ok", "context_encoder")
     log = robot.log("context_encoder")
     assert log.count("state: warning: no transitions: reward") == 1 and log.count("state: ok") >= 1
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+def test_the_encoder_takes_the_phase_of_the_controller(
+    nodes: NodeGroup, probe: Probe, tmp_path: Path, parity: int
+) -> None:
+    """States at 25 Hz, a contract and a controller at 12.5 Hz, which answers every second state."""
+    robot = BaseRobot(nodes, probe, tmp_path, base_contract(rate_hz=12.5))
+    robot.period_s = 0.04
+    robot.goal()
+    commands, count = robot.probe.node.create_publisher(Twist, "cmd_vel", VOLATILE), iter(range(10_000))
+
+    def answer() -> None:
+        if next(count) % 2 == parity:
+            commands.publish(Twist())
+
+    robot.start("context_encoder", each=answer)
+
+    def lag_ms() -> float:
+        found = re.match("median ([0-9.]+) ms", robot.values("context_encoder").get("state to command", ""))
+        return float(found[1]) if found else 99.0
+
+    robot.until(lambda: lag_ms() < 25.0, "commands soon after their state", each=answer)
+    assert int(robot.values("context_encoder").get("phase shifts", 0)) <= 1
 
 
 def test_no_command_is_a_warning_with_its_reason(robot: BaseRobot) -> None:

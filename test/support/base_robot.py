@@ -50,6 +50,7 @@ class BaseRobot:
         self.checkpoint = write_random_checkpoint(folder / "checkpoint", "arm_reach", self.contract)
         self.commands: list[tuple[float, tuple[float, float]]] = []
         self.rewards = self.states = True
+        self.period_s = self.contract.period_ns / 1e9
         node, sensor = probe.node, stream_qos(reliable=False)
         self._states = node.create_publisher(JointState, "wheels", sensor)
         self._reward = node.create_publisher(Vector3Stamped, "reward", sensor)
@@ -66,11 +67,11 @@ class BaseRobot:
 
         self.ear = self.probe.node.create_subscription(Twist, "cmd_vel", on_command, VOLATILE)
 
-    def start(self, name: str = "policy", **params: Any) -> None:
+    def start(self, name: str = "policy", each: Any = None, **params: Any) -> None:
         """Start a node with the checkpoint, and wait until it is ready."""
         common = {} if name == "recorder" else {"checkpoint": str(self.checkpoint)}
         process = self.nodes.start(name, {**common, **params})
-        self.until(lambda: process.is_ready, f"{name} ready")
+        self.until(lambda: process.is_ready, f"{name} ready", each=each)
 
     def goal(self, x: float = 0.5, qos: QoSProfile = LATCHED) -> None:
         if self._goals is None:
@@ -122,7 +123,7 @@ class BaseRobot:
             now_s = time.monotonic()
             assert now_s < deadline_s, f"{what}: not within {timeout_s:g} s; last {self.status_text()}"
             if now_s >= self._due_s:
-                self._due_s = max(self._due_s + self.contract.period_ns / 1e9, now_s)
+                self._due_s = max(self._due_s + self.period_s, now_s)
                 self.tick()
                 if each is not None:
                     each()

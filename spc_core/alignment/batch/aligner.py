@@ -33,6 +33,7 @@ class Ticks:
     observations: np.ndarray  # (N, O) float64, NaN where the tick has none
     actions: np.ndarray  # (N, A) float64, of the transition that ends at the tick, NaN where none does
     rewards: np.ndarray  # (N,) float64, likewise
+    lags_ns: np.ndarray  # (N,) int64, from the tick before to the command, of the transition that ends at the tick
     codes: np.ndarray  # (N,) int32, index in `faults` of why no transition ends at the tick; 0 where one does
     faults: tuple[Fault | None, ...] = (None,)
 
@@ -61,6 +62,7 @@ class Ticks:
             observations=np.array(observations, np.float64).reshape(len(steps), len(nowhere[0])),
             actions=np.array(actions, np.float64).reshape(len(steps), len(nowhere[1])),
             rewards=np.array([np.nan if s.transition is None else s.transition.reward for s in steps], np.float64),
+            lags_ns=np.array([0 if s.transition is None else s.transition.lag_ns for s in steps], np.int64),
             codes=np.array(codes, np.int32),
             faults=tuple(index_of),
         )
@@ -80,6 +82,7 @@ class Ticks:
             observations=np.concatenate([part.observations for part in parts]),
             actions=np.concatenate([part.actions for part in parts]),
             rewards=np.concatenate([part.rewards for part in parts]),
+            lags_ns=np.concatenate([part.lags_ns for part in parts]),
             codes=np.concatenate(codes),
             faults=tuple(index_of),
         )
@@ -185,7 +188,8 @@ class BatchAligner:
             buffer.admit(samples.part(slice(1)))
             block[index] = samples.part(slice(1, None))
         nothing = np.full((1, self.contract.observation_dim), np.nan), np.full((1, self.contract.action_dim), np.nan)
-        jump = Ticks(np.array([t_ns]), *nothing, np.array([np.nan]), np.ones(1, np.int32), (None, fault))
+        no_lag, code = np.zeros(1, np.int64), np.ones(1, np.int32)
+        jump = Ticks(np.array([t_ns]), *nothing, np.array([np.nan]), no_lag, code, (None, fault))
         return [settled, jump]
 
     def _advance(self, block: list[Samples]) -> Ticks:
@@ -236,6 +240,8 @@ class BatchAligner:
         good = codes == 0
         actions = np.full((count, self.contract.action_dim), np.nan)
         actions[good] = self._actions.values[command[:count][good]]
+        lags_ns = np.zeros(count, np.int64)
+        lags_ns[good] = self._actions.t_ns[command[:count][good]] - begin_ns[:count][good]
         rewards = np.full(count, np.nan)
         after = frames.observations[1 : count + 1]
         if self._reward_function is None:
@@ -243,7 +249,7 @@ class BatchAligner:
         else:
             rewards[good] = self._reward_function(frames.observations[:count][good], actions[good], after[good])
         self._frames = frames.part(count)
-        return Ticks(end_ns[:count], after, actions, rewards, *self._distinct_faults(codes))
+        return Ticks(end_ns[:count], after, actions, rewards, lags_ns, *self._distinct_faults(codes))
 
     def _commands(self, begin_ns: np.ndarray, end_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of N periods the code of the first command, its row, and whether no other can come; each (N,)."""
