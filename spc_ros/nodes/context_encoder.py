@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from rclpy.timer import Timer
 from std_msgs.msg import Float32MultiArray, Float64MultiArray, String
 from std_srvs.srv import Trigger
 
@@ -51,6 +52,14 @@ PARAMS = [
         19,
         read_only=True,
     ),
+    Param(
+        "defer_periods",
+        0.25,
+        "adapt this share of a control period after a state, while the policy answers; 0: at once, for context_wait_s",
+        0.0,
+        0.9,
+        at_configure=True,
+    ),
     Param("limit", 0, "maximum number of transitions in the context; 0: no limit", 0, 10_000_000),
     Param("half_life_steps", 0.0, "half-life of a transition's weight, in transitions; 0: equal weights", 0.0, 1e9),
     Param("recordings", "", "~/recall: dataset to compute the context from"),
@@ -82,6 +91,7 @@ class ContextEncoderNode(ManagedNode):
         self.must_wait: Callable[[int], bool] | None = None  # whether more urgent work is due at a tick
         self.latest: ContextReading | None = None
         self._deferred: list[Step] = []
+        self._later: Timer | None = None  # ends the deferral, in a process of its own
         self._tracker: ContextTracker | None = None
         self._task_id: str | None = None
         self._tick_ns = 0  # the last decided tick
@@ -101,8 +111,12 @@ class ContextEncoderNode(ManagedNode):
         self._aligner = StreamingAligner(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._aligner)
         self._outbox = ContextOutbox(len(self._tracker.context))
+        self._later = None
         if self._own_process and not self.params.lockstep:
             lower_priority(self.params.nice)
+            if self.params.defer_periods:
+                self._later = steady_timer(self, self.params.defer_periods / contract.rate_hz, self.catch_up)
+                self._later.cancel()
         self._publisher = self.create_publisher(Float32MultiArray, CONTEXT_TOPIC, latched_qos())
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_subscription(String, EPISODE_TOPIC, self._on_episode, latched_qos(depth=10))
@@ -261,11 +275,16 @@ class ContextEncoderNode(ManagedNode):
         self.catch_up()
         if self.must_wait is not None and self.must_wait(steps[-1].t_ns):
             self._deferred = steps
+        elif self._later is not None:
+            self._deferred = steps
+            self._later.reset()
         else:
             self._adapt(steps)
 
     def catch_up(self) -> None:
         """Process the deferred steps."""
+        if self._later is not None:
+            self._later.cancel()
         if self._deferred:
             steps, self._deferred = self._deferred, []
             self._adapt(steps)

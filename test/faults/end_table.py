@@ -37,9 +37,10 @@ def robot_deaf(world: World) -> float:
 
 
 ENDS = (
-    Fault("the policy is frozen", "SIGSTOP of the policy; states go on and wait; SIGCONT.",
+    Fault("the policy is frozen", "SIGSTOP of the policy; states keep arriving and queue up; SIGCONT.",
           "None of them is answered; safe action, timed from SIGCONT.", policy_frozen,
           counted=("silence|fault",)),
-    Fault("nobody hears the commands", "The robot's subscription goes for 1.2 s.",
-          "Said on `/diagnostics`; acts on when it is back.", robot_deaf, "none", counted=("commands unheard",)),
+    Fault("nobody receives the commands", "The robot's subscription disappears for 1.2 s.",
+          "Reported on `/diagnostics`; keeps acting when it is back.", robot_deaf, "none",
+          counted=("commands unheard",)),
 )  # fmt: skip

@@ -92,7 +92,7 @@ def swapped_for(make: Callable[[World], Path], state: str) -> Inject:
     return inject
 
 
-REFUSED = "Refused; the old model acts on."
+REFUSED = "Refused; the old model keeps acting."
 MODELS = (
     Fault("a corrupt checkpoint at ~/swap", "Its weights are cut off.", REFUSED, swapped_for(cut_off, "refused"),
           "none", counted=("swaps refused",), swap="corrupt"),
@@ -100,10 +100,10 @@ MODELS = (
           swapped_for(lambda world: world.folder / "nowhere", "refused"), "none", counted=("swaps refused",),
           swap="not a checkpoint"),
     Fault("a checkpoint of another contract at ~/swap", "Its contract has another rate.",
-          "Refused with the difference; the old model acts on.", swapped_for(other_contract, "refused"), "none",
+          "Refused with the difference; the old model keeps acting.", swapped_for(other_contract, "refused"), "none",
           counted=("swaps refused",), swap=f"rate_hz: {RATE_HZ} here, 20 there"),
     Fault("a new model's action is not finite", "The weights of its actor are NaN.",
-          "Rolled back in that tick: the former model answers the same observation.",
+          "Rolled back in that tick: the previous model answers the same observation.",
           swapped_for(not_finite, "rolled back"), "none", counted=("rollback", "swaps rolled back"),
           said="not finite"),
 )  # fmt: skip
@@ -111,7 +111,7 @@ SLOW_RATE_HZ = 200  # at lower rates, a model that is too slow is too large to b
 TOO_SLOW = Fault(
     "a new model is too slow",
     "It has so many layers that an action takes longer than a period.",
-    "Rolled back after that action, which is not sent: the former model answers. Safe action if silent meanwhile.",
+    "Rolled back after that action, which is not sent: the previous model answers. Safe action if states stop.",
     swapped_for(too_slow, "rolled back"),
     "either",
     counted=("rollback", "swaps rolled back"),

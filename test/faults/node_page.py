@@ -19,18 +19,18 @@ from faults.node_trial import observe
 from faults.node_world import World
 from support.paths import TEST_FOLDER
 
-INTRODUCTION = """# What a live policy does when
+INTRODUCTION = """# Fault table of the live policy
 
 Each row is a test (`test/faults/test_node_faults.py`): a policy node runs in its own process, a robot publishes joint
 states and a force, and the fault is injected between the two. The time runs from the last good observation, or from the
 message that asks for a stop, to the arrival of the safe action at the robot, by a steady clock. Allowed are two control
-periods, plus what a parameter grants. All that is counted is on `/diagnostics` and in the answer of `~/report`; each
-intervention is told on `interventions`, at its onset and once a second while it lasts. After each row the policy gives
-the same answer to the same observation as before. Robot and policy run at real-time priority.
+periods, plus the time that a parameter grants. All counters are on `/diagnostics` and in the answer of `~/report`;
+each intervention is published on `interventions`, at its onset and once a second while it lasts. After each row the
+policy gives the same answer to the same observation as before. Robot and policy run at real-time priority.
 
-Outcome, counters and acting again must be right the first time; only a time may be measured again, three times at most.
-The column "Again" says how often that was needed, and behind a slash how often the machine itself held up robot or
-policy by more than a quarter of a period in a row that did not come out, which voids a run. `python
+Outcome, counters and recovery must be right at the first attempt; only a time may be measured again, at most three
+times. The column "Again" shows how often that was needed and, after the slash, how often a run was void because the
+machine itself delayed robot or policy by more than a quarter of a period. `python
 tools/write_fault_pages.py --nodes` writes this page.
 """
 
