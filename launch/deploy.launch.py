@@ -39,6 +39,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "estop_required", default_value="true", description="act only after emergency_stop has said false"
         ),
+        DeclareLaunchArgument("shadow", default_value="false", description="compare, and send nothing to the robot"),
         DeclareLaunchArgument("respawn", default_value="true", description="start a node again when it dies"),
         DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error"),
     ]
@@ -59,7 +60,10 @@ def generate_launch_description() -> LaunchDescription:
     }
     driving = {
         **shared,
-        "parameters": [*shared["parameters"], {name: typed(name, bool) for name in ("activate", "estop_required")}],
+        "parameters": [
+            *shared["parameters"],
+            {name: typed(name, bool) for name in ("activate", "estop_required", "shadow")},
+        ],
     }
     separate, together = UnlessCondition(composed), IfCondition(composed)
     encoder = LifecycleNode(executable="context_encoder", name="context_encoder", condition=separate, **shared)

@@ -200,6 +200,11 @@ class _BagPass:
         return AlignedBag(aligned, marks, self.topics)
 
 
+def align_bag(bag: BagReader, contract: Contract) -> AlignedBag:
+    """A bag's ticks, marks and topics. Raises BagError and MessageError."""
+    return _BagPass(bag, contract, lambda: None, None).align()
+
+
 def convert_bag(
     path: Path, job: Job, progress: Callable[[int], None] = lambda _: None, survey: DelaySurvey | None = None
 ) -> tuple[BagReport, list[TaskEpisode]]:

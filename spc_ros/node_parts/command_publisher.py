@@ -29,15 +29,20 @@ from spc_ros.node_parts.topics import now_ns, stream_qos
 class CommandPublisher:
     """Publishes actions on the contract's command topic."""
 
-    def __init__(self, node: Node, contract: Contract, lockstep: bool, serialised: bool = True) -> None:
-        """`serialised`: write numbers straight into a serialised message, where its type allows."""
+    def __init__(
+        self, node: Node, contract: Contract, lockstep: bool, serialised: bool = True, topic: str = ""
+    ) -> None:
+        """`serialised`: write numbers straight into a serialised message, where its type allows.
+
+        `topic` replaces the contract's.
+        """
         action = contract.action
         self._node, self._lockstep = node, lockstep
         self._class = message_class(action.type)
         self._stamped = action.type != JOINT_TRAJECTORY  # stamp 0 of a trajectory: start at once
         self._writer = FieldWriter(action.type, action.fields, action.topic, contract.period_ns)
         qos = stream_qos(reliable=True)  # a best-effort publisher would not reach a reliable controller
-        self.publisher: Publisher = node.create_publisher(self._class, action.topic, qos)
+        self.publisher: Publisher = node.create_publisher(self._class, topic or action.topic, qos)
         self._has_stamp = self._stamped and hasattr(self._class(), "header")
         self._fields = FieldReader(action.type, action.fields, action.topic)
         self._fast = self._serialised_writer(action.type, np.asarray(action.safe, float)) if serialised else None

@@ -40,6 +40,12 @@ POLICY_PARAMS = [
         "with autostart, drive as soon as data come; false: wait until an operator activates",
         read_only=True,
     ),
+    Param(
+        "shadow",
+        False,
+        "run beside the controller that drives: publish on shadow/<command topic> only, and compare",
+        read_only=True,
+    ),
     Param("context_wait_s", 0.0, "longest wait for the context of the same tick; 0: use the newest", 0.0, 60.0),
     Param(
         "silence_timeout_s",

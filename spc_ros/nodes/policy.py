@@ -35,6 +35,7 @@ from spc_ros.node_parts.model_params import load_agent, observation_watch, plann
 from spc_ros.node_parts.other_publishers import OtherPublishers
 from spc_ros.node_parts.plain_node import run
 from spc_ros.node_parts.priority import use_realtime_priority
+from spc_ros.node_parts.shadow_run import PREFIX, ShadowRun
 from spc_ros.node_parts.stop_topics import StopTopics
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, EPISODE_TOPIC, INTERVENTION_TOPIC, latched_qos, now_ns
 
@@ -54,6 +55,7 @@ class PolicyNode(ManagedNode):
         super().__init__("policy", PARAMS)
         self._subscribe_context = subscribe_context
         self._control: Controller | None = None
+        self._shadow: ShadowRun | None = None
         self._record = Record(self.diagnostics.counts)
         self._stops = StopTopics(self, self._on_stop)
 
@@ -66,9 +68,12 @@ class PolicyNode(ManagedNode):
         self._newest_ns = 0  # newest stamp of the first stream when the last frame was processed
         self._clock_of_streams = None if p.lockstep else StreamClock(self._aligner)
         self._end = EpisodeEnd(self._aligner)
-        self._commands = CommandPublisher(self, contract, p.lockstep)
+        shadow_topic = f"{PREFIX}{contract.action.topic.lstrip('/')}" if p.shadow else ""
+        self._shadow = ShadowRun(self, contract, p.lockstep, self.diagnostics.warn_once) if p.shadow else None
+        self._commands = CommandPublisher(self, contract, p.lockstep, topic=shadow_topic)
         self._rivals = OtherPublishers(self, contract.action.topic)
-        self._interventions = self.create_publisher(String, INTERVENTION_TOPIC, latched_qos(depth=100))
+        events = f"{PREFIX if p.shadow else ''}{INTERVENTION_TOPIC}"
+        self._interventions = self.create_publisher(String, events, latched_qos(depth=100))
         models = ModelSwitch(policy, number, p.probation_ticks, math.inf if p.lockstep else 1 / contract.rate_hz)
         self._swap = ModelSwapServer(self, lambda: self._load(p.checkpoint, contract), self._offer)
         self._control = Controller(
@@ -94,7 +99,7 @@ class PolicyNode(ManagedNode):
 
     def start(self) -> None:
         self._aligner.reset(keep_held=True)
-        if self.params.other_publishers == "refuse" and (others := self._rivals.found()):
+        if self._shadow is None and self.params.other_publishers == "refuse" and (others := self._rivals.found()):
             raise ValueError(others)
         self.control.start(time.monotonic())
 
@@ -107,15 +112,20 @@ class PolicyNode(ManagedNode):
             self._control.context_wait_s = self.params.context_wait_s
 
     def diagnose(self) -> dict[str, Any]:
-        return {} if self._control is None else self._control.values()
+        if self._control is None:
+            return {}
+        return self._control.values() | (self._shadow.comparison.values() if self._shadow is not None else {})
 
     def activates(self) -> bool:
         """See ManagedNode."""
-        return self.params.activate
+        return self.params.activate or self.params.shadow
 
     def health(self, now_s: float) -> Health:
         if self._control is None or not self.active:
             return Health(Level.WARN, "inactive: no commands are sent")
+        control = self._control.health(now_s, self._topics.missing(now_s))
+        if self._shadow is not None:
+            return self._shadow.health(control)
         others = self._rivals.found()
         if others and self.params.other_publishers == "refuse":
             self.deactivate(others)
@@ -123,8 +133,7 @@ class PolicyNode(ManagedNode):
             text = "the command topic has no subscriber, so the robot gets no commands"
             self.diagnostics.warn_once("commands unheard", text)
             return Health(Level.ERROR, text)
-        found = self._control.health(now_s, self._topics.missing(now_s))
-        return Health(Level.WARN, others) if others and found.level < Level.WARN else found
+        return Health(Level.WARN, others) if others and control.level < Level.WARN else control
 
     @property
     def control(self) -> Controller:
@@ -135,6 +144,9 @@ class PolicyNode(ManagedNode):
     def send(self, action: np.ndarray, t_ns: int) -> None:
         """See CommandSink."""
         self._commands.send(action, t_ns)
+        if self._shadow is not None:
+            kinds = [kind.value for kind, _ in self.control.filter.interventions]
+            self._shadow.would(action, t_ns, kinds)
 
     def publish_intervention(self, event: str) -> None:
         """See CommandSink."""
@@ -146,7 +158,8 @@ class PolicyNode(ManagedNode):
 
     def has_listeners(self) -> bool:
         """See CommandSink."""
-        return self._commands.publisher.get_subscription_count() >= self.params.min_subscriptions
+        enough = self._commands.publisher.get_subscription_count() >= self.params.min_subscriptions
+        return enough or self._shadow is not None
 
     def _make_guards(self, contract: Contract) -> Guards:
         """Raises GuardError, which names the invalid parameter."""
@@ -243,7 +256,10 @@ class PolicyNode(ManagedNode):
     def _on_report(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = True
         record = self._record
-        response.message = json.dumps({**by_name(record.log.counts), **record.counts, **record.latency.report()})
+        counts: dict[str, Any] = {**by_name(record.log.counts), **record.counts, **record.latency.report()}
+        if self._shadow is not None:
+            counts["shadow"] = self._shadow.comparison.as_dict()
+        response.message = json.dumps(counts)
         return response
 
 

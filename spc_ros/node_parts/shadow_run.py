@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy in shadow mode: it receives everything, and nothing that it publishes can reach the robot."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from rclpy.node import Node
+
+from spc_core.contract.contract import Contract
+from spc_core.contract.sections import ACTION
+from spc_core.deploy.health import Health, Level
+from spc_core.deploy.shadow import ShadowComparison
+from spc_ros.messages.contract_reader import ContractReader
+from spc_ros.messages.fields import MessageError, message_class
+from spc_ros.node_parts.contract_topics import deserializer
+from spc_ros.node_parts.matched_subscription import MatchedSubscription
+from spc_ros.node_parts.topics import now_ns, stream_qos
+
+PREFIX = "shadow/"
+
+
+class ShadowRun:
+    """Compares the policy's would-be commands with those on the contract's command topic."""
+
+    def __init__(self, node: Node, contract: Contract, reliable: bool, warn_once: Callable[[str, str], None]) -> None:
+        self.comparison = ShadowComparison(contract)
+        self._node, self._topic, self._warn_once = node, contract.action.topic, warn_once
+        self._reader, self._receive_ns = ContractReader(contract), functools.partial(now_ns, node)
+        kind = message_class(contract.action.type)
+        self._deserialize = deserializer(kind, self._topic)
+        depth = stream_qos(reliable).depth
+        MatchedSubscription(node, kind, self._topic, self._on_command, depth, reliable, warn_once)
+
+    def would(self, action: np.ndarray, t_ns: int, kinds: list[str]) -> None:
+        """A would-be command (A,) and the kinds of interventions in it."""
+        self.comparison.would(t_ns, action, kinds)
+
+    def health(self, control: Health) -> Health:
+        """`control` is what would hold for a policy that drives; nobody is at risk here, so it is a warning at most."""
+        if control.level:
+            return Health(Level.WARN, f"shadow: {control.reason}")
+        if self.comparison.absent:
+            return Health(Level.WARN, f"shadow: nothing to compare with, since nobody commands on '{self._topic}'")
+        return Health(Level.OK, "shadow: nothing is sent to the robot")
+
+    def _on_command(self, data: bytes) -> None:
+        try:
+            samples = self._reader.live_samples(self._topic, data, self._receive_ns, self._deserialize)
+        except MessageError as error:
+            self._warn_once("unreadable", str(error))
+            return
+        for role, t_ns, values in samples:
+            if role == ACTION:
+                self.comparison.incumbent(t_ns, values)
