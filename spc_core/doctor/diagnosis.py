@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Input and output of the doctor's checks: logs of topics and ticks, and findings with their times.
 
-The checks are in timing_checks.py, clock_checks.py, value_checks.py, tick_checks.py, coverage.py and command_delay.py.
+The checks are in timing_checks.py, clock_checks.py, value_checks.py, tick_checks.py and across_checks.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ Severity = Literal["ok", "warn", "fail"]
 SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
 Span = tuple[float, float]
 """(begin, end) in seconds since the bag began, by receive time as a bag player shows it (see TopicLog.place_ns)."""
-ABSURD = 1e30  # memory that was never written reads like this; its square must not overflow
 NEAR = 3  # messages apart that still form one span
 MAX_SPANS = 50  # places in time that a finding names; the longest
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from spc_core.deploy.latency_bins import quantile_us
 from spc_core.pages.figures import FamilyRun
-from spc_core.pages.latency_figure import SHARES, all_latency
 from spc_core.pages.report_page import page
+from spc_core.pages.run_figures import SHARES, all_latency
 from spc_core.system.atomic_files import write_atomic
 from spc_core.trials.drift import drift_scores
 from spc_core.trials.evaluate import score

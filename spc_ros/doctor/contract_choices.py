@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from spc_core.command_delay.correlogram import ABSURD
 from spc_core.doctor.clock_checks import check_clock_domains, check_clock_jumps, offset_s
-from spc_core.doctor.diagnosis import ABSURD, Thresholds, TopicLog
+from spc_core.doctor.diagnosis import Thresholds, TopicLog
 from spc_core.doctor.topic_stats import delays_ns
 from spc_core.doctor.value_checks import value_range
 from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_STATE

@@ -26,9 +26,18 @@ from spc_ros.doctor.contract_choices import (
     round_up,
     zero_stops,
 )
-from spc_ros.doctor.contract_episodes import MARKER_TYPES, Marks, find_marks, pauses
 from spc_ros.doctor.topic_logs import read_topic_logs
-from spc_ros.doctor.topic_roles import COMMAND_WORDS, REWARD_WORDS, command_score, find_command, find_states
+from spc_ros.doctor.topic_roles import (
+    COMMAND_WORDS,
+    MARKER_TYPES,
+    REWARD_WORDS,
+    Marks,
+    command_score,
+    find_command,
+    find_marks,
+    find_states,
+    pauses,
+)
 
 AGE_PERIODS = 2.5  # max_age_s in periods of a topic: one lost message is borne
 MAX_STREAMS = 6

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from spc_core.command_delay.correlogram import Correlogram, Response, responses
 from spc_core.contract.contract import Contract
-from spc_core.doctor.command_delay import check_command_delay
-from spc_core.doctor.coverage import Coverage, check_coverage, measure
+from spc_core.doctor.across_checks import Coverage, check_command_delay, check_coverage, measure
 from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, worst
 from spc_core.doctor.topic_stats import TopicStats, merge_stats
 from spc_core.doctor.value_checks import check_constant

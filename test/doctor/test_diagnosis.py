@@ -8,6 +8,7 @@ import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.command_delay.correlogram import LAGS_S, correlogram, responses
+from spc_core.doctor.across_checks import check_command_delay, check_coverage, measure, visited
 from spc_core.doctor.clock_checks import (
     check_clock_domains,
     check_clock_jumps,
@@ -15,8 +16,6 @@ from spc_core.doctor.clock_checks import (
     check_drift,
     check_unset_stamps,
 )
-from spc_core.doctor.command_delay import check_command_delay
-from spc_core.doctor.coverage import check_coverage, measure, visited
 from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, message_spans, spans, worst
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
 from spc_core.doctor.timing_checks import (
