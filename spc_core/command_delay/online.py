@@ -58,13 +58,13 @@ class DelayWatch:
         if here.known:
             known = {"command delay ms": round(here.delay_ms, 1), "command delay +- ms": round(here.uncertainty_ms, 1)}
         if data is None:
-            verdict = "not compared: the checkpoint does not tell what its data had; convert and train anew"
+            verdict = "not compared: the checkpoint does not hold the delay of its data; convert and train again"
         elif not data.known:
             verdict = f"not compared: in the data, {data}"
         else:
             verdict = "not known yet" if not here.known else "not the data's" if self.warning else "as in the data"
         data_text = data if data is not None and data.known else "not known"
-        return {**known, "command delay": f"{here} ({here.told_from})" if here.known else f"cannot be told: {here}",
+        return {**known, "command delay": f"{here} ({here.told_from})" if here.known else f"unknown: {here}",
                 "command delay of the data": data_text, "command delay verdict": verdict}  # fmt: skip
 
 

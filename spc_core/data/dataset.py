@@ -7,7 +7,7 @@
     ROOT/.packed/<fingerprint>/*.npy          made on first use
 
 An episode ends `terminated` (the task ended), `truncated` (time limit or operator) or `cut` (a gap in the
-data). Minari knows the first two; a cut stands in the episode's metadata, with both of Minari's flags False.
+data). Minari knows the first two; a cut is stored in the episode's metadata, with both of Minari's flags False.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TaskEntry:
 
 
 class DatasetWriter:
-    """Collects episodes in a hidden folder next to `root`, which close() renames: never half a dataset."""
+    """Collects episodes in a hidden folder next to `root`, which close() renames: no incomplete dataset appears."""
 
     def __init__(self, root: str | Path, contract: Contract, overwrite: bool = False) -> None:
         """Raises DatasetError where `root` is taken, unless it is a dataset and `overwrite` is set."""
@@ -218,7 +218,7 @@ def _check_finite(values: np.ndarray, fields: list[str], name: str) -> None:
     if bad.any():
         step, field = np.argwhere(bad)[0]
         raise DatasetError(
-            f"{name}: {fields[field]} is {values[step, field]:g} at step {step}, which cannot be learnt from; "
+            f"{name}: {fields[field]} is {values[step, field]:g} at step {step}, which cannot be used for training; "
             "cut the episode there"
         )
 

@@ -84,7 +84,7 @@ class Description:
     episodes: tuple[EpisodeLine, ...]
     sources: int  # bags
     cuts: Mapping[str, int]  # by reason, without its numbers
-    samples: tuple[tuple[str, Episode], ...]  # (task id, episode): one of each end and behaviour, as far as they go
+    samples: tuple[tuple[str, Episode], ...]  # (task id, episode): one of each end and behaviour, at most SAMPLES
 
     def notes(self) -> list[str]:
         """Possible problems for training."""

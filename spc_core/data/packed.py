@@ -94,7 +94,7 @@ def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract
     steps, episodes = sum(s.step_count for s in stores), sum(s.episode_count for s in stores)
     step_bytes, row_bytes = 4 * contract.action_dim + 4 + 1, 4 * contract.observation_dim
     needed = steps * step_bytes + (steps + episodes) * row_bytes + 16 * episodes
-    if shutil.disk_usage(root).free < needed + 1_000_000:  # better said now than after an hour of work
+    if shutil.disk_usage(root).free < needed + 1_000_000:  # report it now, not after an hour of work
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed")
     folder.parent.mkdir(exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))

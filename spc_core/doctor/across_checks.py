@@ -67,7 +67,7 @@ def check_coverage(coverage: Coverage, t: Thresholds) -> list[Finding]:
         ("states", coverage.state_names, coverage.states),
         ("actions", coverage.action_names, coverage.actions),
     ):
-        mean = shares.mean(axis=1)  # over the fields; a single one may stand still, as a target does
+        mean = shares.mean(axis=1)  # over the fields; a single one may be constant, such as a target
         poor = np.flatnonzero(mean < t.coverage) if kind == "actions" or len(coverage.tasks) > 1 else np.empty(0)
         if not len(poor):
             continue
@@ -88,8 +88,7 @@ def check_command_delay(topic: str, found: Correlogram, period_s: float | None, 
     sure = [answer for answer in per_command if not answer.why_not]
     if not sure:
         text = (
-            f"the delay from command to state cannot be told: {per_command[0].why_not}; "
-            "record livelier commands to know it"
+            f"the delay from command to state is unknown: {per_command[0].why_not}; record livelier commands to know it"
         )
         return [Finding("ok", topic, "command delay", text)]
     delay_s = float(np.median([answer.delay_s for answer in sure]))
@@ -99,7 +98,7 @@ def check_command_delay(topic: str, found: Correlogram, period_s: float | None, 
         severity = t.grade(delay_s / period_s, t.command_delay_periods)
     how = ("follows", "changes at the rate of", "accelerates with")[best.order]
     text = (
-        f"{delay_s * 1e3:.1f} ms from command to state (told from {len(sure)} of {len(per_command)} commands; best "
+        f"{delay_s * 1e3:.1f} ms from command to state (from {len(sure)} of {len(per_command)} commands; best "
         f"{best.state}, which {how} {best.command}, correlation {best.correlation:+.2f})"
     )
     if period_s is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a rosbag2 recording that appears at its final name only when it is whole."""
+"""Writes a rosbag2 recording that appears at its final name only when complete."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from spc_ros.bags.mcap.records import (
 )
 
 PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
-DISK_ERRORS = (OSError, sqlite3.Error)  # a full disk, each storage in its own words
+DISK_ERRORS = (OSError, sqlite3.Error)  # a full disk, with an exception of each storage
 FOREVER = QosTime(9223372036, 854775807)
 CRC_PLACE = RECORD.size + CHUNK_HEAD.size - 8  # in a chunk record: behind start, end and size
 FOOTER_PLACE = RECORD.size + 16  # in a footer: behind the starts of the summary and of its offsets

@@ -69,13 +69,13 @@ STRING = "std_msgs/msg/String"
 MARKER_TYPES = tuple(f"std_msgs/msg/{name}" for name in ("Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32"))  # fmt: skip  # noqa: E501
 MARKER_WORDS = re.compile(r"(^|[/_])(episode|trial|run|running|rollout|demo|recording|active|in_progress)($|[/_])")
 TASK_WORDS = re.compile(r"(^|[/_])(task|task_id|task_name|instruction|scenario|prompt|language)($|[/_])")
-MANY_TEXTS = 100  # messages of a text topic; more are a log, not a name
-PAUSE_S, PAUSE_PERIODS = 2.0, 50  # a silence of all that counts of this length is no lost message any more
+MANY_TEXTS = 100  # messages of a text topic; more make a log, not a name
+PAUSE_S, PAUSE_PERIODS = 2.0, 50  # a silence of all topics this long is a pause, not a lost message
 
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """Topics that speak of episodes and tasks."""
+    """Topics that mark episodes and tasks."""
 
     episodes: int = 0  # reported by the topic `episode`
     marker: TopicLog | None = None
@@ -85,7 +85,7 @@ class Marks:
 
 
 def find_marks(bag: BagReader, logs: Sequence[TopicLog]) -> Marks:
-    """What marks episodes and names the task in a bag. Raises BagError."""
+    """The marks of episodes and tasks in a bag. Raises BagError."""
     markers = [(log, _stretches(log)) for log in logs if log.type in MARKER_TYPES and MARKER_WORDS.search(log.topic)]
     marker, stretches = max(markers, key=lambda entry: entry[1], default=(None, 0))
     own = bag.episode_topics()
@@ -96,14 +96,14 @@ def find_marks(bag: BagReader, logs: Sequence[TopicLog]) -> Marks:
     for name, _, message in bag.messages(texts) if texts else ():
         texts[name].append(message.data)
     infos = [info for name in own for text in texts.pop(name) if (info := parse_episode([text], str(bag.path)))]
-    named = {name: tuple(sorted({text for text in said if text.strip()})) for name, said in texts.items()}
+    named = {name: tuple(sorted({text for text in found if text.strip()})) for name, found in texts.items()}
     best = min((name for name in named if named[name]), key=lambda name: (len(named[name]), name), default="")
     episodes = len({(info.episode, info.start_ns) for info in infos})
     return Marks(episodes, marker if stretches else None, stretches, best, named.get(best, ()))
 
 
 def _stretches(log: TopicLog) -> int:
-    """In how many stretches a marker is on."""
+    """Number of stretches in which a marker is on."""
     return len(marker_spans(log.time_ns.tolist(), log.values[:, 0].tolist())) if log.values.shape[1] else 0
 
 

@@ -52,13 +52,13 @@ def _package_of(file: Path) -> str:
         except ElementTree.ParseError as error:
             raise MessageError(f"{manifest}: cannot be read ({error}); correct it or remove it") from None
     if not _NAME.fullmatch(name):
-        raise MessageError(f"{manifest if manifest.is_file() else folder}: '{name}' is no name of a ROS package")
+        raise MessageError(f"{manifest if manifest.is_file() else folder}: '{name}' is not a valid ROS package name")
     return name
 
 
 def _checked_text(file: Path, name: str) -> str:
     if not _NAME.fullmatch(file.stem):
-        raise MessageError(f"{file}: '{file.stem}' is no name of a message; rename the file as the type")
+        raise MessageError(f"{file}: '{file.stem}' is not a valid message name; name the file after the type")
     try:
         text = file.read_text("utf-8")
         get_types_from_msg(text, name)

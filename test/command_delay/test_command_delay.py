@@ -126,7 +126,7 @@ def test_without_excitation_nothing_is_told() -> None:
         watch.compare_with(DelayEstimate(0.0, 1.0, "the data"))
         Acting("arm_reach", 60, watch).episodes(6, act)
         assert not watch.estimate.known
-        assert "cannot be told" in str(watch.values()["command delay"]) and watch.judge(0.0) == ""
+        assert "unknown" in str(watch.values()["command delay"]) and watch.judge(0.0) == ""
 
 
 def answering(delay_s: float, rows: int, seed: int, noise: float = 0.0) -> tuple:
@@ -198,7 +198,7 @@ def test_bags_tell_the_delay_and_it_reaches_the_checkpoint(tmp_path: Path) -> No
     metrics = {key: value for key, value in checkpoint.metrics.items() if key != "command_delay"}
     assert delay_of_data(metrics) is None
     old = DelayWatch(ARM_REACH)
-    assert "not compared: the checkpoint does not tell" in str(old.values()["command delay verdict"])
+    assert "not compared: the checkpoint does not hold" in str(old.values()["command delay verdict"])
     with pytest.raises(ValueError, match="command_delay is {'delay_ms': 3}"):
         delay_of_data({"command_delay": {"delay_ms": 3}})
 

@@ -191,7 +191,7 @@ def test_several_episodes_on_the_topic_episode(tmp_path):
             more.append(Sample("/episode", "std_msgs/msg/String", at_ns, string(told.to_json())))
     text, contract, report = converted(record(tmp_path / "bag", states_and_arrays, more=more), tmp_path)
     assert (contract.segments.by, contract.segments.topic) == ("topic", "episode")
-    assert report.episodes == 2 and report.tasks == ("arm_reach/train/00",) and "tells of 2 episodes" in text
+    assert report.episodes == 2 and report.tasks == ("arm_reach/train/00",) and "announces 2 episodes" in text
 
 
 def test_a_topic_that_names_the_task(tmp_path):

@@ -381,7 +381,7 @@ def test_a_delay_that_cannot_be_told_is_not_told():
     alien = np.random.default_rng(1).normal(size=x.shape)
     found = correlogram(command_ns, u, ("u",), state_ns, alien, ("a", "b"))
     finding = only(check_command_delay("joint_states", found, 0.02, T))
-    assert finding.severity == "ok" and "cannot be told: no state answers clearly" in finding.text
+    assert finding.severity == "ok" and "is unknown: no state answers clearly" in finding.text
     still = correlogram(command_ns, 0 * u, ("u",), state_ns, x, ("a", "b"))
     assert "the command never changes" in responses(still)[0].why_not
     early = correlogram(command_ns + 50 * MS, u, ("u",), state_ns, x, ("a", "b"))  # the state came first
