@@ -6,43 +6,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from spc_core.command_delay.estimate import DelayEstimate, DelayEstimator, differs
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import Role
 
 PERIODS = 1.5  # allowed difference where no tolerance is given
 
 
-class DelayWatch:
-    """Warns when the command delay begins to differ from the training data's; works in slices."""
+class DelayWatch(DelayEstimator):
+    """Warns when the command delay begins to differ from the training data's; in slices of work."""
 
     def __init__(self, contract: Contract) -> None:
+        super().__init__(contract)
         self.warning = ""  # how the delay differs from the data's; '' while it does not or is unknown
-        self._estimator = DelayEstimator(contract)
         self._period_ms = 1e3 / contract.rate_hz
         self._data: DelayEstimate | None = None
-
-    @property
-    def estimate(self) -> DelayEstimate:
-        return self._estimator.estimate
 
     def compare_with(self, data: DelayEstimate | None) -> None:
         """Set the delay of the model's training data; None if the checkpoint has none."""
         self._data = data
-
-    def sample(self, role: Role, t_ns: int, values: np.ndarray) -> None:
-        """See DelayEstimator."""
-        self._estimator.sample(role, t_ns, values)
-
-    def cut(self) -> None:
-        """See DelayEstimator."""
-        self._estimator.cut()
-
-    def work(self) -> DelayEstimate | None:
-        """Do a slice of work; returns the estimate if it is new and known."""
-        return self.estimate if self._estimator.work() and self.estimate.known else None
 
     def judge(self, tolerance_ms: float) -> str:
         """Compare with the data; returns the warning when it begins. A tolerance of 0 means PERIODS control periods."""

@@ -83,7 +83,7 @@ class DatasetWriter:
             raise DatasetError(str(error)) from None
         self._folder = self._whole.path
         self._tasks: dict[str, _TaskWriter] = {}
-        _write_text(self._folder / "contract.yaml", contract.text)
+        self.write_text("contract.yaml", contract.text)
 
     def add_episode(self, task_id: str, params: Mapping[str, float], episode: Episode) -> None:
         """Add an episode to its task. Raises DatasetError for wrong shapes, or inconsistent task parameters."""
@@ -108,7 +108,7 @@ class DatasetWriter:
 
     def write_text(self, name: str, text: str) -> None:
         """Put a text file, such as a report, into the dataset's root."""
-        _write_text(self._folder / name, text)
+        (self._folder / name).write_text(text, encoding="utf-8")
 
     def close(self) -> Path:
         """Write buffered episodes and rename the folder. Raises DatasetError if there is no episode."""
@@ -265,7 +265,3 @@ def _details(episode: Episode) -> dict[str, Any]:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-") or "task"
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")

@@ -71,6 +71,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+@functools.cache
+def jazzy() -> Typestore:
+    """The types of ROS 2 Jazzy; do not register others in it."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
 Definitions = frozenset[tuple[str, MessageDefinitionFormat, str]]
 
 
@@ -86,7 +92,7 @@ def build_typestore(stored: Definitions, given: frozenset[tuple[str, str]] = fro
     if given or any(kind == MessageDefinitionFormat.NONE for _, kind, _ in stored):
         for type_name, text in sorted(given):
             types = {**_parse(type_name, MessageDefinitionFormat.MSG, text), **types}
-        types = {**get_typestore(Stores.ROS2_JAZZY).fielddefs, **types}
+        types = {**jazzy().fielddefs, **types}
     store = get_typestore(Stores.EMPTY)
     store.register(types)
     return store
