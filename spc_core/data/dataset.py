@@ -77,10 +77,7 @@ class DatasetWriter:
     def __init__(self, root: str | Path, contract: Contract, overwrite: bool = False) -> None:
         """Raises DatasetError where `root` is taken, unless it is a dataset and `overwrite` is set."""
         self.root, self.contract = Path(root), contract
-        try:
-            self._whole = AtomicFolder(self.root, overwrite, "contract.yaml", "a dataset")
-        except FileExistsError as error:
-            raise DatasetError(str(error)) from None
+        self._whole = AtomicFolder(self.root, overwrite, "contract.yaml", "a dataset", DatasetError)
         self._folder = self._whole.path
         self._tasks: dict[str, _TaskWriter] = {}
         self.write_text("contract.yaml", contract.text)
@@ -116,10 +113,7 @@ class DatasetWriter:
             self.abort()
             raise DatasetError(f"{self.root}: not written, since there is no episode to write")
         self.flush()
-        try:
-            return self._whole.commit()
-        except FileExistsError as error:
-            raise DatasetError(str(error)) from None
+        return self._whole.commit()
 
     def abort(self) -> None:
         """Discard the dataset; does nothing after close()."""

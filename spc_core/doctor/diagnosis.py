@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spc_core.alignment.faults import Fault
+from spc_core.system.json_values import without_nan
 
 Severity = Literal["ok", "warn", "fail"]
 SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
@@ -70,13 +71,7 @@ class Finding:
     bags: int = 1  # number of bags with this finding; the text describes the worst
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no NaN."""
-        known = math.isfinite(self.value)
-        return {
-            **dataclasses.asdict(self),
-            "value": self.value if known else None,
-            "times": [list(t) for t in self.times],
-        }
+        return without_nan(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.system.json_values import without_nan
+
 GAP_FACTOR = 1.5  # an interval this many times the median is a gap
 
 
@@ -129,12 +131,3 @@ def known_over(values: Sequence[float], how: Any) -> float:
     known = np.array(values, float)
     known = known[np.isfinite(known)]
     return float(how(known)) if len(known) else math.nan
-
-
-def without_nan(value: Any) -> Any:
-    """The value with null for NaN, as JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: without_nan(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return [without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

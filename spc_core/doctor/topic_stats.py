@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from spc_core.doctor.diagnosis import Thresholds, TopicLog
-from spc_core.doctor.topic_report import GAP_FACTOR, known_over, percentiles_ms, without_nan
+from spc_core.doctor.topic_report import GAP_FACTOR, known_over, percentiles_ms
+from spc_core.system.json_values import without_nan
 
 Percentiles = tuple[float, float, float]
 """50, 95 and 99 %."""

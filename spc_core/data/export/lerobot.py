@@ -85,10 +85,7 @@ def export(
     root = Path(dataset)
     stores = stored_tasks(root)
     contract = dataset_contract(root, stores)
-    try:
-        whole = AtomicFolder(out, overwrite, "meta/info.json", "a LeRobotDataset")
-    except FileExistsError as error:
-        raise DatasetError(str(error)) from None
+    whole = AtomicFolder(out, overwrite, "meta/info.json", "a LeRobotDataset", DatasetError)
     try:
         (whole.path / "meta").mkdir()
         with _Export(whole.path, contract, file_mb) as writer:
@@ -107,8 +104,6 @@ def export(
         write_atomic(whole.path / "meta" / "contract.yaml", contract.text)
         files = len(list((whole.path / "data").glob("*/*.parquet")))
         whole.commit()
-    except FileExistsError as error:
-        raise DatasetError(str(error)) from None
     finally:
         whole.abort()
     return Exported(Path(out), len(stores), writer.episodes, writer.frames, files)
