@@ -239,7 +239,7 @@ class ArmEnv(TaskEnv):
 
     def set_task(self, task: Task) -> None:
         if task.family != self.family:
-            raise ValueError(f"task {task.task_id!r} is of family {task.family!r}, this is {self.family!r}")
+            raise ValueError(f"task {task.task_id!r} belongs to family {task.family!r}, this is {self.family!r}")
         self.apply_params(task.params)
         self.task = task
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relabelling: the same to the bit as converting the bags anew, and refusals where it could not be."""
+"""Relabelling: the same to the bit as converting the bags again, and refusals where it could not be."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def reach(**weights):
 
 
 def record(path, seed, cut_at=None, **info):
-    """A bag with a target at (0.3, 0.4); joint_states are missing for five beats at `cut_at`."""
+    """A bag with a target at (0.3, 0.4); joint_states are missing for five ticks at `cut_at`."""
     said = recorded_bags.episode_info(STEPS, **info)
     target = recorded_bags.joint_state(recorded_bags.START_NS, ["shoulder", "elbow"], position=[0.3, 0.4])
     samples = recorded_bags.arm_samples(STEPS, seed, said)

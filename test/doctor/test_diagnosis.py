@@ -197,7 +197,7 @@ def test_clock_jumps_back_and_ahead():
         finding = only(check_clock_jumps(log(stamp_ns=stamp_ns), T))
         assert finding.severity == "fail" and f"{step_s:+.2f} s at 4.98 s" in finding.text
         assert near(finding.times, 4.981, 5.001, slack_s=1e-6)
-        assert check_gaps(log(stamp_ns=stamp_ns), T) == []  # told once
+        assert check_gaps(log(stamp_ns=stamp_ns), T) == []  # reported once
 
 
 def test_unset_stamps_matter_where_they_align():
