@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delay from command to state: its estimate online and from bags, its uncertainty, and how it differs from the data's."""
+"""The delay from command to state: estimated online and from bags, with its uncertainty, and compared with the data's."""
 
 from __future__ import annotations
 
