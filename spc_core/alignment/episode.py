@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes: what a recording says of them, their spans in time, and the division of ticks into their segments."""
+"""Episodes: their published information, their spans in time, and the division of ticks into their segments."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class StreamClock:
     """Advances an aligner between messages, so that no frame waits long for a slow stream.
 
     Robot time is the newest stamp plus the real time since its arrival; clocks need not agree. Not for lock-step,
-    where time stands still between messages.
+    where time does not pass between messages.
     """
 
     def __init__(self, aligner: ObservationAligner) -> None:

@@ -5,7 +5,7 @@
 the two bitwise equal. Bags whose topics are too far out of order also take this path.
 
 Tick k is at t_k, a stamp of the contract's first observation stream, downsampled to `rate_hz`; where that stream skips
-a period, the tick stands one period after the last. o_k is a zero-order hold: each stream's newest sample at or before
+a period, the tick is one period after the last. o_k is a zero-order hold: each stream's newest sample at or before
 t_k. a_k is the first command in (t_k, t_{k+1}], the one that o_k caused, and r_k the newest reward in (t_k, t_{k+1}].
 Stale, missing, non-finite or late data cut the sequence; nothing is invented.
 

@@ -28,6 +28,7 @@ ROUNDING = 1e-9  # share of a command's changes below which the residual is roun
 MIN_CORRELATION = 0.25
 MIN_SIGMA = 6.0  # minimum peak relative to chance correlation
 LEAD = 1.3  # factor by which the peak must exceed all correlation at acausal lags
+ARRAYS = ("cross", "command_power", "state_power", "whole_power")  # of a Correlogram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +45,13 @@ class Correlogram:
     whole_power: np.ndarray  # (O, K) before removing the prediction from the state
 
     def __add__(self, other: Correlogram) -> Correlogram:
-        return dataclasses.replace(
-            self,
-            count=self.count + other.count,
-            period_s=max(self.period_s, other.period_s),
-            cross=self.cross + other.cross,
-            command_power=self.command_power + other.command_power,
-            state_power=self.state_power + other.state_power,
-            whole_power=self.whole_power + other.whole_power,
-        )
+        sums = {name: getattr(self, name) + getattr(other, name) for name in ("count", *ARRAYS)}
+        return dataclasses.replace(self, period_s=max(self.period_s, other.period_s), **sums)
 
     def as_float32(self) -> Correlogram | None:
         """The same in half the memory; None if values from damaged samples overflow."""
-        names = ("cross", "command_power", "state_power", "whole_power")
         with np.errstate(over="ignore"):
-            kept = {name: getattr(self, name).astype(np.float32) for name in names}
+            kept = {name: getattr(self, name).astype(np.float32) for name in ARRAYS}
         finite = all(np.isfinite(array).all() for array in kept.values())
         return dataclasses.replace(self, **kept) if finite else None
 

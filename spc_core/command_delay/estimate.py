@@ -152,7 +152,7 @@ def _curve(blocks: Sequence[Correlogram], answer: Response) -> np.ndarray:
 class DelayEstimator:
     """Estimates the delay of a running robot in bounded memory and in slices of work.
 
-    `sample` only stores a sample; `work` does a slice and returns whether `estimate` is new.
+    `sample` only stores a sample; `work` does a slice.
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -187,24 +187,22 @@ class DelayEstimator:
             self._close(watched)
         self._command_log.clear()
 
-    def work(self) -> bool:
-        """Do a slice of work; returns whether there is a new estimate."""
+    def work(self) -> DelayEstimate | None:
+        """Do a slice of work; returns the estimate if it is new and known."""
         if self._under_way is None:
-            if not self._due:
-                return False
-            watched, commands, states = self._due.popleft()
-            begun = _begin(self._commands, commands, watched.columns, states)
-            if begun is not None:
-                self._under_way = (watched, begun)
-            return False
+            if self._due:
+                watched, commands, states = self._due.popleft()
+                begun = _begin(self._commands, commands, watched.columns, states)
+                self._under_way = None if begun is None else (watched, begun)
+            return None
         watched, correlating = self._under_way
         if (found := correlating.advance(SLICE_ROWS)) is None:
-            return False
+            return None
         self._under_way = None
         if (small := found.as_float32()) is not None:
             watched.blocks.append(small)
         self.estimate = estimate_delay([list(watched.blocks) for watched in self._streams.values()])
-        return True
+        return self.estimate if self.estimate.known else None
 
     def _close(self, watched: _ObservedStream) -> None:
         """Make a block of the states so far and the commands to which they may respond."""

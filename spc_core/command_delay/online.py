@@ -6,43 +6,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from spc_core.command_delay.estimate import DelayEstimate, DelayEstimator, differs
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import Role
 
 PERIODS = 1.5  # allowed difference where no tolerance is given
 
 
-class DelayWatch:
-    """Warns when the command delay begins to differ from the training data's; works in slices."""
+class DelayWatch(DelayEstimator):
+    """Warns when the command delay begins to differ from the training data's; in slices of work."""
 
     def __init__(self, contract: Contract) -> None:
+        super().__init__(contract)
         self.warning = ""  # how the delay differs from the data's; '' while it does not or is unknown
-        self._estimator = DelayEstimator(contract)
         self._period_ms = 1e3 / contract.rate_hz
         self._data: DelayEstimate | None = None
-
-    @property
-    def estimate(self) -> DelayEstimate:
-        return self._estimator.estimate
 
     def compare_with(self, data: DelayEstimate | None) -> None:
         """Set the delay of the model's training data; None if the checkpoint has none."""
         self._data = data
-
-    def sample(self, role: Role, t_ns: int, values: np.ndarray) -> None:
-        """See DelayEstimator."""
-        self._estimator.sample(role, t_ns, values)
-
-    def cut(self) -> None:
-        """See DelayEstimator."""
-        self._estimator.cut()
-
-    def work(self) -> DelayEstimate | None:
-        """Do a slice of work; returns the estimate if it is new and known."""
-        return self.estimate if self._estimator.work() and self.estimate.known else None
 
     def judge(self, tolerance_ms: float) -> str:
         """Compare with the data; returns the warning when it begins. A tolerance of 0 means PERIODS control periods."""
@@ -58,13 +39,13 @@ class DelayWatch:
         if here.known:
             known = {"command delay ms": round(here.delay_ms, 1), "command delay +- ms": round(here.uncertainty_ms, 1)}
         if data is None:
-            verdict = "not compared: the checkpoint does not tell what its data had; convert and train anew"
+            verdict = "not compared: the checkpoint does not hold the delay of its data; convert and train again"
         elif not data.known:
             verdict = f"not compared: in the data, {data}"
         else:
             verdict = "not known yet" if not here.known else "not the data's" if self.warning else "as in the data"
         data_text = data if data is not None and data.known else "not known"
-        return {**known, "command delay": f"{here} ({here.told_from})" if here.known else f"cannot be told: {here}",
+        return {**known, "command delay": f"{here} ({here.told_from})" if here.known else f"unknown: {here}",
                 "command delay of the data": data_text, "command delay verdict": verdict}  # fmt: skip
 
 

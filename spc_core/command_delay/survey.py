@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spc_core.alignment.batch.sampling import Samples
-from spc_core.command_delay.correlogram import Correlogram, correlogram
+from spc_core.command_delay.correlogram import ARRAYS, Correlogram, correlogram
 from spc_core.command_delay.estimate import (
     BLOCK_ROWS,
     HISTORY_NS,
@@ -24,7 +24,6 @@ from spc_core.contract.contract import Contract
 
 STRETCHES = 3  # per bag, each of at most BLOCK_ROWS states
 GATHER_ROWS = 1000  # states buffered before they are divided into stretches
-NUMBERS = ("cross", "command_power", "state_power", "whole_power")
 
 Stretch = tuple[np.ndarray, np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]]  # command ns, commands, states
 
@@ -118,7 +117,7 @@ def to_arrays(blocks: Mapping[int, Sequence[Correlogram]]) -> tuple[list[dict[st
     for stream, several in blocks.items():
         for block in several:
             entry = {"stream": stream, "commands": block.commands, "states": block.states, "count": block.count}
-            arrays |= {f"delay_{len(entries)}_{name}": getattr(block, name) for name in NUMBERS}
+            arrays |= {f"delay_{len(entries)}_{name}": getattr(block, name) for name in ARRAYS}
             entries.append({**entry, "period_s": block.period_s})
     return entries, arrays
 
@@ -127,6 +126,6 @@ def from_arrays(entries: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.nd
     blocks: dict[int, list[Correlogram]] = {}
     for number, entry in enumerate(entries):
         names = (tuple(entry["commands"]), tuple(entry["states"]), entry["count"], entry["period_s"])
-        block = Correlogram(*names, *(arrays[f"delay_{number}_{name}"] for name in NUMBERS))
+        block = Correlogram(*names, *(arrays[f"delay_{number}_{name}"] for name in ARRAYS))
         blocks.setdefault(entry["stream"], []).append(block)
     return blocks

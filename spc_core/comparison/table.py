@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -135,17 +134,6 @@ def _row(
         tasks=grid.shape[1],
         training_min=float(np.mean(list(method.training_s.values()))) / 60 if method.training_s else math.nan,
     )  # fmt: skip
-
-
-def to_plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows for JSON; a number that is not finite becomes None."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [plain(entry) for entry in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return [{key: plain(value) for key, value in dataclasses.asdict(row).items()} for row in rows]
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -77,5 +77,5 @@ class ColumnStats:
         return np.quantile(self._sample.rows(), shares, axis=0)
 
     def sample(self) -> np.ndarray:
-        """(M, D): what the quantiles are taken from."""
+        """(M, D): the rows that the quantiles are taken from."""
         return self._sample.rows()

@@ -7,7 +7,7 @@
     ROOT/.packed/<fingerprint>/*.npy          made on first use
 
 An episode ends `terminated` (the task ended), `truncated` (time limit or operator) or `cut` (a gap in the
-data). Minari knows the first two; a cut stands in the episode's metadata, with both of Minari's flags False.
+data). Minari knows the first two; a cut is stored in the episode's metadata, with both of Minari's flags False.
 """
 
 from __future__ import annotations
@@ -72,18 +72,15 @@ class TaskEntry:
 
 
 class DatasetWriter:
-    """Collects episodes in a hidden folder next to `root`, which close() renames: never half a dataset."""
+    """Collects episodes in a hidden folder next to `root`, which close() renames: no incomplete dataset appears."""
 
     def __init__(self, root: str | Path, contract: Contract, overwrite: bool = False) -> None:
         """Raises DatasetError where `root` is taken, unless it is a dataset and `overwrite` is set."""
         self.root, self.contract = Path(root), contract
-        try:
-            self._whole = AtomicFolder(self.root, overwrite, "contract.yaml", "a dataset")
-        except FileExistsError as error:
-            raise DatasetError(str(error)) from None
+        self._whole = AtomicFolder(self.root, overwrite, "contract.yaml", "a dataset", DatasetError)
         self._folder = self._whole.path
         self._tasks: dict[str, _TaskWriter] = {}
-        _write_text(self._folder / "contract.yaml", contract.text)
+        self.write_text("contract.yaml", contract.text)
 
     def add_episode(self, task_id: str, params: Mapping[str, float], episode: Episode) -> None:
         """Add an episode to its task. Raises DatasetError for wrong shapes, or inconsistent task parameters."""
@@ -108,7 +105,7 @@ class DatasetWriter:
 
     def write_text(self, name: str, text: str) -> None:
         """Put a text file, such as a report, into the dataset's root."""
-        _write_text(self._folder / name, text)
+        (self._folder / name).write_text(text, encoding="utf-8")
 
     def close(self) -> Path:
         """Write buffered episodes and rename the folder. Raises DatasetError if there is no episode."""
@@ -116,10 +113,7 @@ class DatasetWriter:
             self.abort()
             raise DatasetError(f"{self.root}: not written, since there is no episode to write")
         self.flush()
-        try:
-            return self._whole.commit()
-        except FileExistsError as error:
-            raise DatasetError(str(error)) from None
+        return self._whole.commit()
 
     def abort(self) -> None:
         """Discard the dataset; does nothing after close()."""
@@ -218,7 +212,7 @@ def _check_finite(values: np.ndarray, fields: list[str], name: str) -> None:
     if bad.any():
         step, field = np.argwhere(bad)[0]
         raise DatasetError(
-            f"{name}: {fields[field]} is {values[step, field]:g} at step {step}, which cannot be learnt from; "
+            f"{name}: {fields[field]} is {values[step, field]:g} at step {step}, which cannot be used for training; "
             "cut the episode there"
         )
 
@@ -265,7 +259,3 @@ def _details(episode: Episode) -> dict[str, Any]:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-") or "task"
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")

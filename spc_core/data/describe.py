@@ -87,7 +87,7 @@ class Description:
     sources: int  # bags
     cuts: Mapping[str, int]  # by reason, without its numbers
     command_lag: CommandLag | None  # the time from a state to its command; None: not known
-    samples: tuple[tuple[str, Episode], ...]  # (task id, episode): one of each end and behaviour, as far as they go
+    samples: tuple[tuple[str, Episode], ...]  # (task id, episode): one of each end and behaviour, at most SAMPLES
 
     def notes(self) -> list[str]:
         """Possible problems for training."""

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spc_core.data.dataset import DatasetError
-from spc_core.data.packed import PackedDataset
-from spc_core.data.rows import rows_of
+from spc_core.data.packed import PackedDataset, rows_of
 from spc_core.method.agent import Batch
 
 LARGEST = 1e15  # in the contract's units; the squares of larger values do not add up in float32

@@ -17,7 +17,7 @@ READ_STEPS = 100_000  # of a task that are in memory together
 
 
 def read_episodes(root: str | Path) -> Iterator[tuple[TaskEntry, Episode]]:
-    """All episodes as they stand on disk, task by task, with all three ends and their sources."""
+    """All episodes as stored on disk, task by task, with all three ends and their sources."""
     root = Path(root)
     stores = stored_tasks(root)
     dataset_contract(root, stores)
@@ -87,7 +87,7 @@ def _episode(raw: dict[str, Any], about: dict[str, Any]) -> Episode:
         source=about["source"],
         source_sha256=about["source_sha256"],
         behaviour=about["behaviour"],
-        labels=about.get("labels", {}),  # datasets of before have none
+        labels=about.get("labels", {}),  # older datasets have none
     )
 
 

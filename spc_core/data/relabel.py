@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Relabelling of an existing dataset with another reward: a new contract, the same observations and actions, no bags.
 
-    OUT/relabel.json     what the dataset was made from, and in which fields the contracts differ
-    OUT/conversion.json  copied, since it tells how the bags were read
+    OUT/relabel.json     the source dataset, and the fields in which the contracts differ
+    OUT/conversion.json  copied, since it reports how the bags were read
 
 The new contract may differ in its name, its reward, its task, episode and safety sections, what streams do on_loss, and
 the action's safe value, max_rate and limits. Episodes, their tasks and their ends stay as they were cut.
@@ -55,7 +55,7 @@ def relabel(
     """Write `dataset` to `out` with the rewards of `contract`; everything else of the episodes stays.
 
     `progress` is called with episodes done, episodes in all, and a task id. Raises DatasetError where the contract
-    says something else of observations, actions or time, or leaves the reward to a topic.
+    defines observations, actions or time differently, or leaves the reward to a topic.
     """
     root = Path(dataset)
     stores = stored_tasks(root)
@@ -83,7 +83,7 @@ def relabel(
 
 
 def step_rewards(function: RewardFunction, episode: Episode) -> np.ndarray:
-    """r_k of (o_k, a_k, o_{k+1}) for all steps, (T,) float64: to the bit what the aligner gives."""
+    """r_k of (o_k, a_k, o_{k+1}) for all steps, (T,) float64: bitwise equal to the aligner's."""
     return np.asarray(function(episode.observations[:-1], episode.actions, episode.observations[1:]), np.float64)
 
 
@@ -98,14 +98,14 @@ def new_reward(root: Path, before: Contract, after: Contract) -> RewardFunction:
     if _fixed(before) != _fixed(after):
         lines = [line for line in before.differences(after) if not line.startswith(FREE)]
         raise DatasetError(
-            f"{root}: the new contract says something else of observations, actions or time; convert the bags again "
+            f"{root}: the new contract defines observations, actions or time differently; convert the bags again "
             "with `spc convert --contract`. In the order dataset, new contract:\n  " + "\n  ".join(lines)
         )
     return function
 
 
 def _fixed(contract: Contract) -> tuple[object, ...]:
-    """What must not change: whatever says which numbers o and a hold, and at which time."""
+    """The parts that must not change: those that define the numbers in o and a, and their times."""
     free = (0.0,) * contract.action_dim
     action = dataclasses.replace(contract.action, low=free, high=free, safe=free, max_rate=free)
     return contract.rate_hz, contract.clock, contract.observation, action

@@ -6,8 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spc_core.data.packed import PackedDataset
-from spc_core.data.rows import rows_of
+from spc_core.data.packed import PackedDataset, rows_of
 from spc_core.method.agent import Batch
 from spc_core.method.config import ConfigError, TrainConfig
 from spc_core.method.normalize import Stats

@@ -14,7 +14,7 @@ SLIGHT_NS = 1_000_000  # a stamp this little ahead of the receive time is roundi
 
 
 def offset_s(log: TopicLog) -> float:
-    """How far what the topic is aligned by lies from the receive time: 0 in the recorder's own clock."""
+    """Median receive time minus alignment time, seconds: 0 in the recorder's own clock."""
     return float(np.median(log.receive_ns - log.time_ns)) / 1e9 if len(log) else 0.0
 
 
@@ -106,7 +106,7 @@ def check_drift(log: TopicLog, t: Thresholds) -> list[Finding]:
 
 
 def check_clock_domains(logs: Sequence[TopicLog], t: Thresholds) -> list[Finding]:
-    """Topics that are to be aligned with each other by clocks that have nothing to do with each other."""
+    """Topics that would be aligned by unrelated clocks."""
     timed = [log for log in logs if len(log) >= 2 and not log.latched]
     if not timed:
         return []
@@ -117,10 +117,10 @@ def check_clock_domains(logs: Sequence[TopicLog], t: Thresholds) -> list[Finding
         return _one_domain(timed, offsets, t)
     middle = (offsets[order[0]] + offsets[order[-1]]) / 2
     groups = [[topic for topic in order if (offsets[topic] > middle) == side] for side in (False, True)]
-    told = "; ".join(f"{', '.join(group)}: {_clock(group, timed, offsets, t)}" for group in groups)
+    clocks = "; ".join(f"{', '.join(group)}: {_clock(group, timed, offsets, t)}" for group in groups)
     severity: Severity = "fail" if any(log.role != "other" for log in timed) else "warn"
     text = (
-        f"topics are in different clocks, {_duration(apart_s)} apart ({told}), so that they cannot be aligned; set "
+        f"topics are in different clocks, {_duration(apart_s)} apart ({clocks}), so that they cannot be aligned; set "
         f"use_sim_time the same for all nodes, stamp all messages, or use clock: receive"
     )
     return [Finding(severity, "", "clock domains", text, apart_s)]
@@ -133,7 +133,7 @@ def _one_domain(logs: Sequence[TopicLog], offsets: dict[str, float], t: Threshol
     offset = _duration(abs(float(np.median([offsets[topic] for topic in apart]))))
     text = (
         f"all topics are stamped by one clock, but another than the recorder's ({offset} apart), as in a simulation; "
-        "they are aligned with each other all the same, and delays from header to receive tell nothing"
+        "they can still be aligned with each other, but delays from header to receive mean nothing"
     )
     return [Finding("ok", "", "clock domains", text, max(abs(o) for o in offsets.values()))]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Input and output of the doctor's checks: logs of topics and ticks, and findings with their times.
 
-The checks are in timing_checks.py, clock_checks.py, value_checks.py, tick_checks.py, coverage.py and command_delay.py.
+The checks are in timing_checks.py, clock_checks.py, value_checks.py, tick_checks.py and across_checks.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from spc_core.alignment.faults import Fault
+from spc_core.system.json_values import without_nan
 
 Severity = Literal["ok", "warn", "fail"]
 SEVERITIES: tuple[Severity, ...] = ("ok", "warn", "fail")
 Span = tuple[float, float]
 """(begin, end) in seconds since the bag began, by receive time as a bag player shows it (see TopicLog.place_ns)."""
-ABSURD = 1e30  # memory that was never written reads like this; its square must not overflow
 NEAR = 3  # messages apart that still form one span
 MAX_SPANS = 50  # places in time that a finding names; the longest
 
@@ -59,7 +59,7 @@ class Thresholds:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong (or, with 'ok', worth knowing), with the number, the threshold and the fix."""
+    """One problem (or, with 'ok', a note), with the number, the threshold and the fix."""
 
     severity: Severity
     topic: str  # '' where it is about the whole bag
@@ -71,13 +71,7 @@ class Finding:
     bags: int = 1  # number of bags with this finding; the text describes the worst
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which knows no NaN."""
-        known = math.isfinite(self.value)
-        return {
-            **dataclasses.asdict(self),
-            "value": self.value if known else None,
-            "times": [list(t) for t in self.times],
-        }
+        return without_nan(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +85,10 @@ class TopicLog:
     stamp_ns: np.ndarray | None  # (N,) int64, 0 where unset; None for a type without a header
     fields: tuple[str, ...]
     values: np.ndarray  # (N, F) float64
-    clock: str = "header"  # header | receive: what the messages are aligned by
+    clock: str = "header"  # header | receive: the time that messages are aligned by
     begin_ns: int = 0  # when the bag began, in the clock of `place_ns`
     place_ns: np.ndarray | None = None  # (N,) where in time to show the messages; None: the receive time
-    simulated: bool = False  # recorded with a simulated clock, so that delays and receive times tell little
+    simulated: bool = False  # recorded with a simulated clock, so that delays and receive times mean little
     span: Span | None = None  # between which times all topics should have been there
     nominal_hz: float | None = None  # None: its own median
     faster_is_fine: bool = True  # than nominal: an observation is downsampled to the contract's rate
@@ -103,7 +97,7 @@ class TopicLog:
     absent: np.ndarray | None = None  # (N, F) bool: the message had no such field; None: never
     layouts: tuple[tuple[int, tuple[str, ...]], ...] = ()  # (first message, joint names), where the names change
     lengths: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # (N,) of a JointState's arrays
-    latched: bool = False  # any age will do, so that silence is no fault
+    latched: bool = False  # any age is valid, so that silence is not a fault
 
     def __len__(self) -> int:
         return len(self.receive_ns)
@@ -121,7 +115,7 @@ class TopicLog:
 
     @property
     def seconds(self) -> np.ndarray:
-        """(N,) where each message stands, in seconds since the bag began."""
+        """(N,) the position of each message in seconds since the bag began."""
         return ((self.receive_ns if self.place_ns is None else self.place_ns) - self.begin_ns) / 1e9
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what conversion makes of a bag: ages at the ticks, dropped ticks, cuts, episodes."""
+"""Checks of the conversion of a bag: ages at the ticks, dropped ticks, cuts, episodes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from spc_core.doctor.topic_stats import advancing
 
 
 def ages_at_ticks(log: TopicLog, first: TopicLog, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
-    """((K,) ages in seconds, (K,) seconds since the bag began) of the newest message, at a steady beat.
+    """((K,) ages in seconds, (K,) seconds since the bag began) of the newest message, at steady ticks.
 
-    The beat runs over the time of the first stream, `first`, at the contract's rate; ages are NaN before `log` begins.
+    The ticks cover the time of the first stream, `first`, at the contract's rate; ages are NaN before `log` begins.
     """
     clock_ns, epoch = first.time_ns, advancing(first.time_ns, 0.5)[1]
     time_ns = np.sort(log.time_ns)
@@ -85,8 +85,8 @@ def check_ticks(ticks: TickLog, t: Thresholds) -> list[Finding]:
     short = [steps for steps in ticks.episodes if steps < t.episode_steps]
     if short:
         text = (
-            f"{len(short)} of {len(ticks.episodes)} pieces are shorter than {t.episode_steps} transitions; mend what "
-            "cuts them, each cut is listed with its reason"
+            f"{len(short)} of {len(ticks.episodes)} pieces are shorter than {t.episode_steps} transitions; fix the "
+            "causes of the cuts, which are listed"
         )
         findings.append(Finding("warn", "", "short episodes", text, len(short) / len(ticks.episodes), places))
     return findings

@@ -89,7 +89,7 @@ def check_gaps(log: TopicLog, t: Thresholds) -> list[Finding]:
 
 
 def check_order(log: TopicLog, t: Thresholds) -> list[Finding]:
-    """Duplicate and late messages, by what they are aligned by."""
+    """Duplicate and late messages, by their alignment time."""
     time_ns = log.time_ns
     newer, epoch = advancing(time_ns, t.clock_jump_s)
     if log.latched or len(log) < MIN_MESSAGES:
@@ -108,7 +108,7 @@ def check_order(log: TopicLog, t: Thresholds) -> list[Finding]:
 
 
 def check_frozen_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
-    """The same stamp over and over while messages keep coming."""
+    """The same stamp in many messages in a row."""
     if log.stamp_ns is None or len(log) < t.frozen_stamps:
         return []
     same = np.concatenate(([False], (np.diff(log.stamp_ns) == 0) & (log.stamp_ns[1:] != 0)))
@@ -121,7 +121,7 @@ def check_frozen_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
     places = spans(at_s[[b for b, _ in runs]], at_s[[e for _, e in runs]])
     severity: Severity = "fail" if log.clock == "header" and not log.latched else "warn"
     text = (
-        f"the stamp stands still for {count} messages in {len(runs)} runs (allowed {t.frozen_stamps - 1} in a row); "
+        f"the stamp does not change for {count} messages in {len(runs)} runs (allowed {t.frozen_stamps - 1} in a row); "
         f"the driver repeats an old sample or its clock stopped"
     )
     return [Finding(severity, log.topic, "frozen stamps", text, count / len(log), places)]

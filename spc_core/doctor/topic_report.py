@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.system.json_values import without_nan
+
 GAP_FACTOR = 1.5  # an interval this many times the median is a gap
 
 
@@ -46,14 +48,14 @@ class TopicReport:
         return without_nan({**dataclasses.asdict(self), "rate_hz": self.rate_hz, "nan_share": self.nan_share})
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> TopicReport:
-        """What as_dict() gave."""
-        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in said.items()}
+    def from_dict(cls, data: Mapping[str, Any]) -> TopicReport:
+        """The inverse of as_dict()."""
+        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in data.items()}
         return cls(**{field.name: numbers[field.name] for field in dataclasses.fields(cls)})
 
 
 class TopicTimes:
-    """What is kept of a topic's messages while a bag is converted: times and counts, no values."""
+    """The times and counts of a topic's messages, kept while a bag is converted; no values."""
 
     def __init__(self, type_name: str) -> None:
         self.type, self.nan_count, self.unset_stamps = type_name, 0, 0
@@ -125,16 +127,7 @@ def percentiles_ms(values_ns: np.ndarray) -> tuple[float, float, float]:
 
 
 def known_over(values: Sequence[float], how: Any) -> float:
-    """One number of those that are known."""
+    """One number from the finite ones."""
     known = np.array(values, float)
     known = known[np.isfinite(known)]
     return float(how(known)) if len(known) else math.nan
-
-
-def without_nan(value: Any) -> Any:
-    """For JSON, which knows no NaN."""
-    if isinstance(value, dict):
-        return {key: without_nan(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return [without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from spc_core.doctor.diagnosis import Thresholds, TopicLog
-from spc_core.doctor.topic_report import GAP_FACTOR, known_over, percentiles_ms, without_nan
+from spc_core.doctor.topic_report import GAP_FACTOR, known_over, percentiles_ms
+from spc_core.system.json_values import without_nan
 
 Percentiles = tuple[float, float, float]
 """50, 95 and 99 %."""
-MIN_MESSAGES = 10  # fewer say nothing about a rate
-EVENT_SPREAD = 3.0  # 90th percentile of the interval over the median: what is further spread is no periodic topic
+MIN_MESSAGES = 10  # fewer do not determine a rate
+EVENT_SPREAD = 3.0  # 90th percentile of the interval over the median: a topic with more spread is not periodic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Intervals:
 
     @property
     def gap(self) -> np.ndarray:
-        """(M,) which of them are gaps."""
+        """(M,) bool: the gaps."""
         return self.length_s > GAP_FACTOR * self.period_s
 
     @property
@@ -51,7 +52,7 @@ class Intervals:
 
 def advancing(time_ns: np.ndarray, jump_s: float) -> tuple[np.ndarray, np.ndarray]:
     """((N,) messages newer than all before them, (N,) clock epochs): a jump back by `jump_s` starts a new epoch."""
-    anew = np.zeros(len(time_ns) + 1, np.int64)
+    restarts = np.zeros(len(time_ns) + 1, np.int64)
     newer = np.ones(len(time_ns), bool)
     begin = 0
     while begin < len(time_ns):
@@ -63,9 +64,9 @@ def advancing(time_ns: np.ndarray, jump_s: float) -> tuple[np.ndarray, np.ndarra
             if len(back) or begin + size >= len(time_ns):
                 end = begin + int(back[0]) if len(back) else len(time_ns)
         newer[begin + 1 : end] = np.diff(np.maximum.accumulate(time_ns[begin:end])) > 0
-        anew[end] = 1
+        restarts[end] = 1
         begin = end
-    return newer, np.cumsum(anew[:-1])
+    return newer, np.cumsum(restarts[:-1])
 
 
 def intervals(log: TopicLog, jump_s: float = 0.5) -> Intervals | None:

@@ -10,7 +10,7 @@ import numpy as np
 from spc_core.doctor.diagnosis import TopicLog
 from spc_core.doctor.topic_stats import delays_ns
 
-MAX_POINTS = 1200  # of a line; each stands for the one furthest out of its neighbours
+MAX_POINTS = 1200  # of a line; each is the most extreme of its neighbours
 MAX_LINES = 12  # commands of a topic
 
 
@@ -35,7 +35,7 @@ class Trace:
 
 
 def trace(log: TopicLog, is_command: bool) -> Trace:
-    """What is drawn of a topic with at least one message."""
+    """The curves of a topic with at least one message."""
     delay_ns, index = delays_ns(log)
     delay = downsampled(log.seconds[index], (delay_ns - delay_ns.min()) / 1e6) if len(delay_ns) > 1 else None
     commands = ()

@@ -26,7 +26,7 @@ def check_finite(log: TopicLog, t: Thresholds) -> list[Finding]:
     names = [name for name, hit in zip(log.fields, columns, strict=True) if hit]
     text = (
         f"{np.count_nonzero(rows)} messages ({share:.1%}, allowed {t.nan_share:.0%}) hold NaN or infinity in "
-        f"{_listed(names)}; each one cuts the episode; mend the driver or the sensor"
+        f"{_listed(names)}; each one cuts the episode; fix the driver or the sensor"
     )
     return [Finding(severity, log.topic, "not finite", text, share, message_spans(log, rows))]
 
@@ -61,7 +61,7 @@ def check_joints(log: TopicLog, t: Thresholds) -> list[Finding]:
 
 
 def _only_others(log: TopicLog, missing: set[str]) -> bool:
-    """Are all the missing joints outside of what is read?"""
+    """Whether none of the missing joints is read."""
     return not any(field.partition(".")[2] in missing for field in log.fields)
 
 
@@ -108,7 +108,7 @@ def value_range(log: TopicLog) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_constant(log: TopicLog, low: np.ndarray, high: np.ndarray) -> list[Finding]:
-    """Fields that never change; `low` and `high` (F,) are over all bags, since a target may stand still in one."""
+    """Fields that never change; `low` and `high` (F,) are over all bags, since a target may be constant in one."""
     names = [name for name, a, b in zip(log.fields, low, high, strict=True) if a == b]
     if not names or len(log) < 2:
         return []
@@ -121,7 +121,7 @@ def check_constant(log: TopicLog, low: np.ndarray, high: np.ndarray) -> list[Fin
 
 
 def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: Thresholds) -> list[Finding]:
-    """Commands beyond the contract's limits, and commands that stand at them."""
+    """Commands beyond the contract's limits, and commands at a limit."""
     lows, highs, v = np.array(low), np.array(high), log.values
     slack, near = LIMIT_SLACK * (highs - lows), NEAR_LIMIT * (highs - lows)
     beyond: np.ndarray = (v < lows - slack) | (v > highs + slack)
@@ -136,7 +136,7 @@ def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: 
         text = (
             f"{share:.1%} of the commands (allowed {t.beyond_share:.0%}) are beyond the contract's limits, most "
             f"{log.fields[worst]}, by {excess[worst]:.3g} outside [{lows[worst]:g}, {highs[worst]:g}]; the robot "
-            "clips what the data call an action; correct low and high, or clip before publishing"
+            "clips the actions that the data record; correct low and high, or clip before publishing"
         )
         findings.append(Finding(severity, log.topic, "limits", text, share, message_spans(log, outside)))
     shares = at.mean(axis=0) if len(log) else np.zeros(len(lows))
@@ -144,7 +144,7 @@ def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: 
     if shares[worst] > t.saturated_share:
         text = (
             f"{log.fields[worst]} is at a limit in {shares[worst]:.0%} of the commands (allowed "
-            f"{t.saturated_share:.0%}); nothing can be learnt of what lies between; lower the gains, or widen the "
+            f"{t.saturated_share:.0%}); nothing can be learnt about values in between; lower the gains, or widen the "
             "limits if the robot may go further"
         )
         places = message_spans(log, at[:, worst])

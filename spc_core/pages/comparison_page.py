@@ -23,12 +23,12 @@ from spc_core.pages.comparison_panels import (
 )
 from spc_core.pages.figures import COLOURS, SPLIT_ORDER
 from spc_core.pages.kit.html import draw, html_page, number, plural, table
-from spc_core.pages.kit.style import INK, stacked, style
+from spc_core.pages.kit.style import GREEN, INK, ORANGE, PINK, RED, SKY, band, stacked, style
 from spc_core.pages.report_page import PROTOCOL_TEXTS
 from spc_core.trials.protocol import PROTOCOLS, protocol_label
 
 ACCENT = COLOURS["few_shot"]
-OTHERS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#666666")  # Okabe and Ito's, without the accent
+OTHERS = (ORANGE, SKY, GREEN, RED, PINK, "#666666")  # without the accent
 DASHES = ("solid", "dash", "dot")  # for more methods than colours
 PANEL_TITLE = 34  # px, between two rows of panels
 CAPTIONS = {
@@ -144,9 +144,8 @@ def curves(rows: Sequence[Row]) -> go.Figure:
 def _band(figure: go.Figure, rows: Sequence[Row], sizes: Sequence[int], column: int) -> None:
     known = [row for row in rows if np.isfinite(row.interval_by_seed[0])]
     xs = [sizes.index(row.k) for row in known]
-    ys = [*(row.interval_by_seed[1] for row in known), *(row.interval_by_seed[0] for row in known[::-1])]
-    figure.add_scatter(x=xs + xs[::-1], y=ys, fill="toself", fillcolor="rgba(0,114,178,0.15)", mode="lines",
-                       line={"width": 0}, hoverinfo="skip", showlegend=False, row=1, col=column)  # fmt: skip
+    lows, highs = ([row.interval_by_seed[end] for row in known] for end in range(2))
+    band(figure, xs, lows, highs, "rgba(0,114,178,0.15)", showlegend=False, row=1, col=column)
 
 
 def _tables(rows: Sequence[Row]) -> str:

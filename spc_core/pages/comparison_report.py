@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from spc_core.comparison.plan import Method, Plan
-from spc_core.comparison.table import MethodResults, References, Row, compare_rows, markdown, to_plain
+from spc_core.comparison.table import MethodResults, References, Row, compare_rows, markdown
 from spc_core.pages.comparison_page import compare_page
 from spc_core.pages.comparison_panels import headline_keys, improvement_picture, score_picture
 from spc_core.pages.comparison_svg import dot_intervals
 from spc_core.system.atomic_files import write_atomic
+from spc_core.system.json_values import without_nan
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import expert_returns
 
@@ -35,9 +37,8 @@ class CompareReport:
         methods = [self._results(method) for method in self.plan.methods]
         self.rows = compare_rows(methods, self.references, self.reference)
         if self.rows:
-            write_atomic(
-                self.plan.out / "table.json", json.dumps(to_plain(self.rows), indent=1, allow_nan=False) + "\n"
-            )
+            table = without_nan([dataclasses.asdict(row) for row in self.rows])
+            write_atomic(self.plan.out / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
             write_atomic(self.plan.out / "table.md", self.text())
             for picture in (pictures(self.rows, headline_keys(self.rows)) for pictures in PICTURES):
                 if picture.panels:

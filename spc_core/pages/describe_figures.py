@@ -12,11 +12,11 @@ from plotly.subplots import make_subplots
 
 from spc_core.data.dataset import Episode
 from spc_core.data.describe import ENDS, Description, EpisodeLine, Spread, end_of
-from spc_core.pages.kit.style import INK, stacked, style
+from spc_core.pages.kit.style import BLUE, GREEN, INK, ORANGE, PINK, RED, SKY, stacked, style
 
-END_COLOURS = {"terminated": "#009E73", "truncated": "#0072B2", "cut": "#D55E00"}
-BEHAVIOUR_COLOURS = ("#0072B2", "#E69F00", "#999999", "#CC79A7", "#009E73", "#D55E00")  # Okabe and Ito's
-LINE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+END_COLOURS = {"terminated": GREEN, "truncated": BLUE, "cut": RED}
+BEHAVIOUR_COLOURS = (BLUE, ORANGE, "#999999", PINK, GREEN, RED)
+LINE_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#000000")
 NO_BEHAVIOUR = "not known"
 MAX_TASKS = 60  # on an axis; more are downsampled evenly
 MAX_PANEL_LABELS = 20  # tasks named below a panel of half width
@@ -153,7 +153,7 @@ def coverage(description: Description) -> go.Figure:
         for limit in limits:
             figure.add_scatter(
                 x=[-0.7, len(names) - 0.3], y=[limit, limit], mode="lines", name="limit of the action",
-                line={"width": 1.2, "dash": "dash", "color": "#D55E00"}, hoverinfo="skip", legendgroup="limit",
+                line={"width": 1.2, "dash": "dash", "color": RED}, hoverinfo="skip", legendgroup="limit",
                 showlegend=i == len(contract.observation_names) and limit == limits[0], **place,
             )  # fmt: skip
     labelled = range(0, len(names), -(-len(names) // MAX_PANEL_LABELS))
@@ -170,8 +170,8 @@ def _spread_panel(
     figure: go.Figure, names: Sequence[str], spreads: Sequence[Spread], place: dict[str, int], first: bool
 ) -> None:
     """Thin from lowest to highest, thicker 5 to 95 %, thickest 25 to 75 %, and the median; a group for each task."""
-    layers = (("low", "high", 1, "#bbb", "lowest to highest"), ("q05", "q95", 3, "#56B4E9", "5 to 95 %"),
-              ("q25", "q75", 6, "#0072B2", "25 to 75 %"))  # fmt: skip
+    layers = (("low", "high", 1, "#bbb", "lowest to highest"), ("q05", "q95", 3, SKY, "5 to 95 %"),
+              ("q25", "q75", 6, BLUE, "25 to 75 %"))  # fmt: skip
     for low, high, width, colour, label in layers:
         xs: list[float | None] = []
         ys: list[float | None] = []
@@ -204,7 +204,7 @@ def at_limits(description: Description) -> go.Figure:
     figure = go.Figure()
     figure.add_heatmap(
         x=[ids[number] for number in tasks], y=rows, z=shares, zmin=0, zmax=highest, xgap=1, ygap=1,
-        colorscale=[[0, "#f4f4f4"], [1, "#D55E00"]], colorbar={"tickformat": ".1%", "thickness": 12, "nticks": 4},
+        colorscale=[[0, "#f4f4f4"], [1, RED]], colorbar={"tickformat": ".1%", "thickness": 12, "nticks": 4},
         hovertemplate="%{x}, %{y}: %{z:.1%}<extra></extra>",
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", showgrid=False)

@@ -28,7 +28,7 @@ CAPTIONS = {
     "<b>cut</b>: the data have a gap there. Only terminated says something about the value of the last state.",
     "coverage": "A panel for each field, a group of bars for each task. What to look for: a field that hardly moves, "
     "tasks whose data lie apart from the rest, and actions that never leave a corner of their limits (dashed).",
-    "limits": "The share of transitions whose action stands at its lower or upper limit. A large share means that the "
+    "limits": "The share of transitions whose action is at its lower or upper limit. A large share means that the "
     "limits, not the policy, decided, or that commands were clipped.",
     "samples": "One episode for each end and behaviour, from the first tasks that have them. The vertical line is the "
     "episode's end: green for terminated, blue for truncated, orange for cut.",

@@ -13,32 +13,30 @@ from plotly.subplots import make_subplots
 
 from spc_core.alignment.faults import Fault
 from spc_core.command_delay.correlogram import LAGS_S, Response
-from spc_core.doctor.coverage import Coverage
+from spc_core.doctor.across_checks import Coverage
 from spc_core.doctor.diagnosis import Finding, Span
 from spc_core.doctor.traces import Trace
-from spc_core.pages.kit.style import FAINT, INK, style
+from spc_core.pages.kit.style import BLUE, FAINT, GREEN, INK, ORANGE, PINK, RED, SERIES, SKY, YELLOW, style
 
-LINE, OLD = "#0072B2", "#D55E00"
-MARKS = {  # colour and name by check; Okabe and Ito's colours
-    "gaps": ("#E69F00", "gap"),
-    "age at ticks": ("#F0E442", "too old at ticks"),
-    "presence": ("#E69F00", "silent"),
-    "rate": ("#56B4E9", "off its rate"),
-    "jitter": ("#56B4E9", "jitter"),
-    "delay": ("#56B4E9", "late to arrive"),
-    "not finite": ("#CC79A7", "NaN or infinite"),
+MARKS = {  # colour and name by check
+    "gaps": (ORANGE, "gap"),
+    "age at ticks": (YELLOW, "too old at ticks"),
+    "presence": (ORANGE, "silent"),
+    "rate": (SKY, "off its rate"),
+    "jitter": (SKY, "jitter"),
+    "delay": (SKY, "late to arrive"),
+    "not finite": (PINK, "NaN or infinite"),
     "empty array": ("#666666", "empty array"),
-    "joints": ("#0072B2", "other joints"),
-    "clock jump": ("#D55E00", "clock jump"),
-    "order": ("#D55E00", "duplicate or late"),
-    "frozen stamps": ("#D55E00", "frozen stamp"),
-    "unset stamps": ("#D55E00", "unset stamp"),
-    "limits": ("#009E73", "beyond limits"),
-    "saturation": ("#009E73", "at a limit"),
-    "rate limit": ("#009E73", "faster than max_rate"),
+    "joints": (BLUE, "other joints"),
+    "clock jump": (RED, "clock jump"),
+    "order": (RED, "duplicate or late"),
+    "frozen stamps": (RED, "frozen stamp"),
+    "unset stamps": (RED, "unset stamp"),
+    "limits": (GREEN, "beyond limits"),
+    "saturation": (GREEN, "at a limit"),
+    "rate limit": (GREEN, "faster than max_rate"),
 }
 CUT = "#000000"
-SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666")
 MAX_CUTS = 100  # drawn in a figure
 ROW_TITLE = 34  # px, between two rows
 MAX_ROWS = 12  # topics, commands or tasks in one figure
@@ -57,7 +55,7 @@ def timeline(
     for row, (trace, steps) in enumerate(rows, 1):
         figure.add_scatter(
             x=_short(steps.at_s), y=_short(steps.y), mode="lines", showlegend=False, row=row, col=1,
-            line={"width": 1, "color": LINE, "shape": "vh"}, hovertemplate="%{x:.2f} s: %{y:.1f} ms<extra></extra>",
+            line={"width": 1, "color": BLUE, "shape": "vh"}, hovertemplate="%{x:.2f} s: %{y:.1f} ms<extra></extra>",
         )  # fmt: skip
         figure.update_yaxes(range=list(trace.step_range_ms), title_text="ms", row=row, col=1)
         for finding in findings:
@@ -136,7 +134,7 @@ def command_figure(
     figure, area = _rows([field for field, _ in commands], 90)
     for i, (_, line) in enumerate(commands):
         figure.add_scatter(
-            x=_short(line.at_s), y=_short(line.y), mode="lines", line={"width": 1, "color": LINE, "shape": "hv"},
+            x=_short(line.at_s), y=_short(line.y), mode="lines", line={"width": 1, "color": BLUE, "shape": "hv"},
             showlegend=False, row=i + 1, col=1, hovertemplate="%{x:.2f} s: %{y:.4g}<extra></extra>",
         )  # fmt: skip
         shown = line.y[np.isfinite(line.y)].tolist()
@@ -145,7 +143,7 @@ def command_figure(
         margin = 0.08 * (top - bottom) or 1.0
         figure.update_yaxes(range=[bottom - margin, top + margin], row=i + 1, col=1)
         for limit in edges:
-            figure.add_hline(y=limit, line={"color": "#D55E00", "width": 1.5, "dash": "dash"}, row=i + 1, col=1)  # pyright: ignore[reportArgumentType]
+            figure.add_hline(y=limit, line={"color": RED, "width": 1.5, "dash": "dash"}, row=i + 1, col=1)  # pyright: ignore[reportArgumentType]
     figure.update_xaxes(range=[0, 1.002 * duration_s])
     figure.update_xaxes(title_text="seconds since the bag began", row=len(commands), col=1)
     return _left_titles(style(figure, area, top=40))
@@ -165,11 +163,11 @@ def age_figure(ages: Mapping[str, tuple[np.ndarray, np.ndarray]], max_age_s: Map
         row, column = index // columns + 1, index % columns + 1
         figure.add_bar(
             x=(edges[:-1] + edges[1:]) / 2, y=100 * counts / counts.sum(), width=np.diff(edges), showlegend=False,
-            marker={"color": np.where(edges[1:] > 1.001e3 * max_age_s.get(topic, math.inf), OLD, LINE).tolist()},
+            marker={"color": np.where(edges[1:] > 1.001e3 * max_age_s.get(topic, math.inf), RED, BLUE).tolist()},
             row=row, col=column, hovertemplate="%{x:.1f} ms: %{y:.1f} %<extra></extra>",
         )  # fmt: skip
         if math.isfinite(max_age_s.get(topic, math.inf)):
-            line: Any = {"color": "#D55E00", "width": 1.5, "dash": "dash"}
+            line: Any = {"color": RED, "width": 1.5, "dash": "dash"}
             figure.add_vline(x=max_age_s[topic] * 1e3, line=line, row=row, col=column)  # pyright: ignore[reportArgumentType]
         figure.update_xaxes(title_text="age, ms", row=row, col=column)
         figure.update_yaxes(title_text="% of ticks" if column == 1 else "", row=row, col=column)
@@ -192,7 +190,7 @@ def coverage_figure(coverage: Coverage) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=100 * shares[order], x=names, y=[coverage.tasks[i] for i in order], zmin=0, zmax=100, xgap=1, ygap=1,
-            colorscale=[[0, "#D55E00"], [0.25, "#F4E3C8"], [1, "#0072B2"]], colorbar={"title": {"text": "%"}},
+            colorscale=[[0, RED], [0.25, "#F4E3C8"], [1, BLUE]], colorbar={"title": {"text": "%"}},
             hovertemplate="%{y}<br>%{x}: %{z:.0f} %<extra></extra>", texttemplate="%{z:.0f}",
         )
     )  # fmt: skip

@@ -13,20 +13,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spc_core.comparison.statistics import mean_interval
-from spc_core.pages.kit.style import INK, stacked, style
+from spc_core.pages.kit.style import BLUE, GREEN, INK, ORANGE, PINK, RED, band, stacked, style
 from spc_core.pages.stills import Stills
 from spc_core.trials.drift import DriftRun
 from spc_core.trials.protocol import EpisodeResult, protocol_label
 
-# Okabe and Ito's colours, distinguishable by colour-blind readers.
 COLOURS = {
     "no_context": "#999999",
-    "zero_shot": "#E69F00",
-    "few_shot": "#0072B2",
-    "offline": "#CC79A7",
-    "expert": "#009E73",
+    "zero_shot": ORANGE,
+    "few_shot": BLUE,
+    "offline": PINK,
+    "expert": GREEN,
 }
-OTHER_COLOUR = "#D55E00"  # any other protocol
+OTHER_COLOUR = RED  # any other protocol
 SPLIT_ORDER = ("id", "ood", "val", "train")
 SPLIT_NAMES = {
     "id": "id: between the training tasks",
@@ -150,11 +149,8 @@ def _curve(figure: go.Figure, run: FamilyRun, split: str, points: list[tuple[str
     intervals = [mean_interval(cell_grid(c), whole_rows=True, redraw_tasks=True) for _, c in shown]
     lows, highs = zip(*intervals, strict=True)
     cell, first, blue = {"row": 1, "col": column}, column == 1, COLOURS["few_shot"]
-    figure.add_scatter(
-        x=xs + xs[::-1], y=[*highs, *lows[::-1]], fill="toself", fillcolor="rgba(0,114,178,0.18)",
-        mode="lines", line={"width": 0}, hoverinfo="skip",
-        name="95 % interval of the mean", showlegend=first, legendgroup="band", **cell,
-    )  # fmt: skip
+    shown_as = {"name": "95 % interval of the mean", "showlegend": first, "legendgroup": "band"}
+    band(figure, xs, list(lows), list(highs), "rgba(0,114,178,0.18)", **shown_as, **cell)
     for number, seed in enumerate(run.results if len(run.results) > 1 else ()):
         values = [[v for (s, _), v in c.items() if s == seed] for _, c in shown]
         figure.add_scatter(

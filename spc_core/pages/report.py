@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,9 +12,10 @@ from typing import Any
 
 from spc_core.deploy.latency_bins import quantile_us
 from spc_core.pages.figures import FamilyRun
-from spc_core.pages.latency_figure import SHARES, all_latency
 from spc_core.pages.report_page import page
+from spc_core.pages.run_figures import SHARES, all_latency
 from spc_core.system.atomic_files import write_atomic
+from spc_core.system.json_values import without_nan
 from spc_core.trials.drift import drift_scores
 from spc_core.trials.evaluate import score
 from spc_core.trials.protocol import protocol_label
@@ -56,7 +56,7 @@ def summarise(
         }
     summary |= {"seed": seed, "wall_time_s": wall_time_s, "versions": versions, "figures": figures}
     summary["setup"] = setup or {}
-    return _plain(summary)
+    return without_nan(summary)
 
 
 def interventions(run: FamilyRun) -> dict[str, dict[str, int]]:
@@ -77,14 +77,3 @@ def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
 def write_report(path: str | Path, families: Sequence[FamilyRun], summary: Mapping[str, Any]) -> None:
     """Write report.html atomically; `summary` is the result of summarise() for the same families."""
     write_atomic(path, page(families, summary))
-
-
-def _plain(value: Any) -> Any:
-    """Mappings, lists, strings, numbers and None only; JSON has no NaN and no infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, (str, bool, int)) or value is None:
-        return value
-    return float(value) if math.isfinite(value) else None

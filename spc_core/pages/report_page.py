@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from spc_core.pages.context_path import context_path
-from spc_core.pages.context_space import context_space
-from spc_core.pages.drift_figure import drift_figure
+from spc_core.pages.context_figures import context_path, context_space
 from spc_core.pages.figures import (
     COLOURS,
     OTHER_COLOUR,
@@ -21,8 +19,7 @@ from spc_core.pages.figures import (
     varying_params,
 )
 from spc_core.pages.kit.html import draw, html_page, number, plural, table
-from spc_core.pages.latency_figure import latency_figure
-from spc_core.pages.loss_curves import training_curves
+from spc_core.pages.run_figures import drift_figure, latency_figure, training_curves
 from spc_core.pages.stills import gallery
 from spc_core.tasks import families as known_families
 from spc_core.tasks import make_env

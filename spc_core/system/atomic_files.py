@@ -25,12 +25,15 @@ def write_atomic(path: str | Path, text: str) -> None:
 class AtomicFolder:
     """A folder filled at the hidden `path` next to `root`; commit() renames it to `root`."""
 
-    def __init__(self, root: str | Path, overwrite: bool, marker: str, kind: str) -> None:
+    def __init__(
+        self, root: str | Path, overwrite: bool, marker: str, kind: str, error: type[Exception] = FileExistsError
+    ) -> None:
         """Only a `root` that contains the file `marker`, as each `kind` of folder does, is overwritten.
 
-        Raises FileExistsError if `root` exists and may not be overwritten.
+        Raises `error` if `root` exists and may not be overwritten, as commit() does.
         """
         self.root, self._overwrite, self._marker, self._kind = Path(root), overwrite, marker, kind
+        self._error = error
         self._check_free()
         self.root.parent.mkdir(parents=True, exist_ok=True)
         self._remove_orphans()
@@ -38,7 +41,7 @@ class AtomicFolder:
         self.open = True
 
     def commit(self) -> Path:
-        """Rename the folder to `root`, replacing an old one. Raises FileExistsError."""
+        """Rename the folder to `root`, replacing an old one."""
         self._check_free()
         os.chmod(self.path, 0o755)  # mkdtemp's folders are private
         old = self.path.with_name(self.path.name.replace(".partial-", ".old-"))
@@ -66,11 +69,9 @@ class AtomicFolder:
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
             return
         if not self._overwrite:
-            raise FileExistsError(
-                f"{self.root}: exists already; choose another folder, or overwrite it with --overwrite"
-            )
+            raise self._error(f"{self.root}: exists already; choose another folder, or overwrite it with --overwrite")
         if not (self.root / self._marker).is_file():
-            raise FileExistsError(f"{self.root}: is not {self._kind}, so it is not overwritten; choose another folder")
+            raise self._error(f"{self.root}: is not {self._kind}, so it is not overwritten; choose another folder")
 
 
 def _runs(pid: int) -> bool:

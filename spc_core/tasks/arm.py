@@ -230,7 +230,7 @@ class ArmEnv(TaskEnv):
         return float(self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort)
 
     def miss(self, distance: float) -> float:
-        """What a distance (rad) from the target costs, in [0, 1]."""
+        """The cost of a distance (rad) from the target, in [0, 1]."""
         return math.tanh(self.distance_scale * distance)
 
     def _miss(self, position: np.ndarray) -> float:

@@ -32,7 +32,7 @@ def _goal(split: str, index: int, angle: float, radius: float) -> Task:
 
 
 def _place(index: int) -> float:
-    """Where an id goal stands in its gap between training goals: 0.25 .. 0.75 of it, all different, out of order."""
+    """The position of an id goal in its gap between training goals: 0.25 .. 0.75 of it, all different, out of order."""
     return 0.25 + 0.5 * ((3 * index + 1) % 10) / 9
 
 

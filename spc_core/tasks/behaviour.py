@@ -24,7 +24,7 @@ OWN_LEG_SHARE = 0.6  # ... this share of them for its own task, the others for a
 
 
 class Controllable(Protocol):
-    """What a behaviour needs of a family: no simulator, so that a robot node can hold one."""
+    """The part of a family that a behaviour needs: no simulator, so that a robot node can hold one."""
 
     family: str
     task: Task

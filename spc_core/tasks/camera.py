@@ -73,7 +73,7 @@ class Camera:
         return self._image[::-1].copy()
 
     def close(self) -> None:
-        """Without it, a camera that is collected late frees what belongs to the next one, whose images are black."""
+        """Without it, a camera that is collected late frees the resources of the next one, whose images turn black."""
         self._gl.make_current()
         self._context.free()
         self._gl.free()
@@ -98,9 +98,9 @@ class EpisodeCamera:
         self.drop()
         self._tick, config = 0, self._config
         if config.video_directory:
-            beside = Path(config.video_directory, f".film-{os.getpid()}.{config.video_format}.partial")
+            path = Path(config.video_directory, f".film-{os.getpid()}.{config.video_format}.partial")
             size = (config.camera_width, config.camera_height)
-            self._film = begin_film(config.video_format, beside, *size, self._image_rate_hz)
+            self._film = begin_film(config.video_format, path, *size, self._image_rate_hz)
 
     def see(self) -> np.ndarray | None:
         """The image of this tick (height, width, 3), or None where none is due."""

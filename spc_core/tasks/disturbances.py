@@ -26,7 +26,7 @@ class DisturbanceConfig:
 
 
 class DelayLine:
-    """Gives back what was put in `delay` steps ago; between two steps, both by their share of the step."""
+    """Returns the value put in `delay` steps ago; between two steps, both by their share of the step."""
 
     def __init__(self, delay: float) -> None:
         """`delay` is in steps and need not be whole."""
@@ -69,7 +69,7 @@ class Disturbances:
         self._noise, self._sensor_loss, self._command_loss, self._pushes = map(np.random.default_rng, streams)
 
     def measured(self, observation: np.ndarray) -> np.ndarray:
-        """What the sensors say of the true observation (O,) of this tick: late, then noisy."""
+        """The measured observation (O,) of this tick, from the true one: late, then noisy."""
         if not self._started:
             self._sensors.reset(observation)
             self._started = True
@@ -80,7 +80,7 @@ class Disturbances:
         return late + std * self._noise.standard_normal(len(late))
 
     def applied(self, command: np.ndarray) -> np.ndarray:
-        """What the actuators do (A,) in the step that begins now, given its command."""
+        """The actuators' action (A,) in the step that begins now, given its command."""
         return self._actuators.push(command)
 
     def push(self, dofs: int) -> np.ndarray:
@@ -109,7 +109,7 @@ class Disturbances:
 def noise_std(entries: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """Noise of each observed field (O,); an entry holds for the field of that name and all below it.
 
-    Raises ValueError with the entry and what could stand there.
+    Raises ValueError with the entry and the possible values.
     """
     std = np.zeros(len(names))
     for entry in filter(None, entries):

@@ -48,21 +48,21 @@ def find_ffmpeg() -> str:
     return shutil.which("ffmpeg") or ""
 
 
-def begin_film(form: str, beside: Path, width: int, height: int, rate_hz: float) -> Film:
-    """A film that is written to the file `beside` unless it is kept in memory. Raises OSError."""
+def begin_film(form: str, path: Path, width: int, height: int, rate_hz: float) -> Film:
+    """A film that is written to the file `path` unless it is kept in memory. Raises OSError."""
     if form == "gif":
-        return GifFilm(beside, rate_hz)
-    return Mp4Film(beside, width, height, rate_hz)
+        return GifFilm(path, rate_hz)
+    return Mp4Film(path, width, height, rate_hz)
 
 
 class Mp4Film:
     """H.264, encoded by a process of its own as the images come. A side of odd length gets a black line."""
 
-    def __init__(self, beside: Path, width: int, height: int, rate_hz: float) -> None:
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        self._beside = beside
+    def __init__(self, path: Path, width: int, height: int, rate_hz: float) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._process = subprocess.Popen(
-            _encoder(find_ffmpeg(), beside, width, height, rate_hz),
+            _encoder(find_ffmpeg(), path, width, height, rate_hz),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -77,15 +77,15 @@ class Mp4Film:
     def keep(self, path: Path) -> None:
         _, words = self._process.communicate()
         if self._process.returncode:
-            self._beside.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
             text = words.decode(errors="replace").strip().splitlines()
             raise OSError(f"ffmpeg ended with {self._process.returncode}: {text[-1] if text else 'without a word'}")
-        os.replace(self._beside, path)
+        os.replace(self._path, path)
 
     def drop(self) -> None:
         self._process.kill()
         self._process.communicate()
-        self._beside.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
 
 
 def _encoder(program: str, file: Path, width: int, height: int, rate_hz: float) -> Sequence[str]:
@@ -98,8 +98,8 @@ def _encoder(program: str, file: Path, width: int, height: int, rate_hz: float) 
 class GifFilm:
     """An animated GIF that repeats; what comes after 2,000 images is left out."""
 
-    def __init__(self, beside: Path, rate_hz: float) -> None:
-        self._beside, self._period_ms = beside, round(1000 / rate_hz)
+    def __init__(self, path: Path, rate_hz: float) -> None:
+        self._path, self._period_ms = path, round(1000 / rate_hz)
         self._images: list[np.ndarray] = []
 
     def add(self, image: np.ndarray) -> None:
@@ -109,15 +109,13 @@ class GifFilm:
     def keep(self, path: Path) -> None:
         from PIL import Image
 
-        self._beside.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         first, *others = map(Image.fromarray, self._images)
         try:
-            first.save(
-                self._beside, format="GIF", save_all=True, append_images=others, duration=self._period_ms, loop=0
-            )
-            os.replace(self._beside, path)
+            first.save(self._path, format="GIF", save_all=True, append_images=others, duration=self._period_ms, loop=0)
+            os.replace(self._path, path)
         finally:
-            self._beside.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
 
     def drop(self) -> None:
         self._images.clear()

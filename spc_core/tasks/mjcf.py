@@ -34,7 +34,7 @@ class ModelError(ValueError):
 class MjcfEnv(TaskEnv):
     """A model without task parameters. An episode begins at a keyframe and ends at the contract's `limit_s`.
 
-    The observation is what the contract's fields name, before its transforms. The reward is None where the contract
+    The observation holds the contract's fields, before its transforms. The reward is None where the contract
     does not give it as a function.
     """
 
@@ -101,7 +101,7 @@ class MjcfEnv(TaskEnv):
         return np.array([array[index] for array, index in self._readings])
 
     def _transformed(self, raw: np.ndarray) -> np.ndarray:
-        """What the contract makes of the raw numbers (R,), as a dataset would hold it (O,)."""
+        """The observation (O,) of the raw numbers (R,), as in a dataset."""
         t_ns, parts, begin = np.array([self._steps * self.contract.period_ns]), [], 0
         for stream, transforms in zip(self.contract.observation, self._transforms, strict=True):
             end = begin + len(stream.fields)
@@ -110,7 +110,7 @@ class MjcfEnv(TaskEnv):
         return np.concatenate(parts)
 
     def _reading(self, stream: Stream, field: str) -> tuple[np.ndarray, int]:
-        """Where an observed field stands: an array of the data, and its index. A sensor of that name wins."""
+        """The place of an observed field: an array of the data, and its index. A sensor of that name wins."""
         found = self._sensor(f"{stream.topic}.{field}")
         if found is not None:
             return self.data.sensordata, found

@@ -23,8 +23,7 @@ from tqdm import tqdm
 
 from spc_core.data.dataset import DatasetError
 from spc_core.data.outliers import refuse_outliers
-from spc_core.data.packed import PackedDataset, load_dataset
-from spc_core.data.rows import rows_of
+from spc_core.data.packed import PackedDataset, load_dataset, rows_of
 from spc_core.method.config import ConfigError, TrainConfig
 from spc_core.method.normalize import Stats, compute_stats
 from spc_core.system.allocator import keep_freed_memory

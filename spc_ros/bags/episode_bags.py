@@ -149,7 +149,7 @@ class EpisodeBags:
                 self._close(bag, bag.info.reason)
 
     def close_all(self, reason: str) -> None:
-        """Close what is open; an episode without an end counts as cut there."""
+        """Close what is open; an episode without an end is cut there."""
         for bag in list(self._open):
             self._close(bag, reason if bag.deadline_s is None else bag.info.reason)
 

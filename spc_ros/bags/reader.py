@@ -92,7 +92,7 @@ class BagReader:
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """What was lost or recovered, empty for an intact bag; final once blocks() is exhausted."""
+        """Descriptions of losses and recoveries, empty for an intact bag; final once blocks() is exhausted."""
         several = len(self._parts) > 1
         found = [f"{part.path.name}: {loss}" if several else loss for part in self._parts for loss in part.losses]
         if self._damaged_messages:

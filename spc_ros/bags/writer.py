@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a rosbag2 recording that appears at its final name only when it is whole."""
+"""Writes a rosbag2 recording that appears at its final name only when complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
 from spc_ros.bags.files import BagError
 from spc_ros.bags.mcap.records import (
@@ -37,9 +36,10 @@ from spc_ros.bags.mcap.records import (
     read_chunk_head,
     unpack,
 )
+from spc_ros.messages.message_types import jazzy
 
 PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
-DISK_ERRORS = (OSError, sqlite3.Error)  # a full disk, each storage in its own words
+DISK_ERRORS = (OSError, sqlite3.Error)  # a full disk, with an exception of each storage
 FOREVER = QosTime(9223372036, 854775807)
 CRC_PLACE = RECORD.size + CHUNK_HEAD.size - 8  # in a chunk record: behind start, end and size
 FOOTER_PLACE = RECORD.size + 16  # in a footer: behind the starts of the summary and of its offsets
@@ -200,15 +200,10 @@ def _flush_to_disk(file: Path) -> None:
 @functools.cache
 def _definition(type_name: str) -> tuple[str, str]:
     """(message definition, type hash) of a ROS 2 Jazzy type."""
-    store = _jazzy()
+    store = jazzy()
     if type_name not in store.fielddefs:
         raise BagError(f"message type '{type_name}' is not part of ROS 2 Jazzy; record it with `ros2 bag record`")
     return store.generate_msgdef(type_name, ros_version=2)[0], store.hash_rihs01(type_name)
-
-
-@functools.cache
-def _jazzy():
-    return get_typestore(Stores.ROS2_JAZZY)
 
 
 def _qos(latched: bool, reliable: bool, depth: int) -> Qos:

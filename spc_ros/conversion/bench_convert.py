@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from rosbags.rosbag2 import Reader
-from rosbags.typesys import Stores, get_typestore
 
 from spc_core.contract.contract import Contract, parse_contract
 from spc_ros.bags.reader import BagReader
@@ -23,6 +22,7 @@ from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.messages.columns import ColumnReader, sources
+from spc_ros.messages.message_types import jazzy
 
 JOINTS = tuple(f"left_arm_joint_{i}" for i in range(6))  # a message is 340 bytes
 TOPICS = ("/joint_states", "/commands")
@@ -107,7 +107,7 @@ def contract(rate_hz: float) -> Contract:
 
 def write_bag(path: Path, messages: int, storage: str) -> Path:
     """States and commands in turn, each at RATE_HZ, a command 0.4 ms after its state; numbers are random."""
-    store = get_typestore(Stores.ROS2_JAZZY)
+    store = jazzy()
     stamp, header = store.types["builtin_interfaces/msg/Time"], store.types["std_msgs/msg/Header"]
     rows = [np.zeros(len(JOINTS))] * 3
     message = store.types[JOINT_STATE](header(stamp(0, 0), "base_link"), list(JOINTS), *rows)
@@ -130,7 +130,7 @@ def write_bag(path: Path, messages: int, storage: str) -> Path:
 def _bench(
     bag: Path, storage: str, contract: Contract, messages: int, rounds: int, progress: Callable[[str], None]
 ) -> BenchConvert:
-    store = get_typestore(Stores.ROS2_JAZZY)
+    store = jazzy()
 
     def raw() -> None:
         with Reader(bag) as reader:

@@ -19,7 +19,7 @@ from spc_core.doctor.topic_report import TopicReport
 
 @dataclasses.dataclass(frozen=True)
 class BagReport:
-    """What became of one bag. `cuts` are (seconds since the bag's first tick, why)."""
+    """The conversion of one bag. `cuts` are (seconds since the bag's first tick, why)."""
 
     path: str
     tasks: tuple[str, ...] = ()
@@ -40,12 +40,12 @@ class BagReport:
         return {**dataclasses.asdict(self), "cuts": [(t, str(fault)) for t, fault in self.cuts], "topics": topics}
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> BagReport:
-        """What as_dict() gave, perhaps through JSON."""
-        topics = {name: TopicReport.from_dict(topic) for name, topic in said["topics"].items()}
-        cuts = tuple((float(t), Fault.parse(text)) for t, text in said["cuts"])
-        changed = {"topics": topics, "cuts": cuts, "tasks": tuple(said["tasks"]), "notes": tuple(said["notes"])}
-        return cls(**{**said, **changed, "lag_ms": tuple(said.get("lag_ms", ()))})
+    def from_dict(cls, data: Mapping[str, Any]) -> BagReport:
+        """The inverse of as_dict(), also through JSON."""
+        topics = {name: TopicReport.from_dict(topic) for name, topic in data["topics"].items()}
+        cuts = tuple((float(t), Fault.parse(text)) for t, text in data["cuts"])
+        changed = {"topics": topics, "cuts": cuts, "tasks": tuple(data["tasks"]), "notes": tuple(data["notes"])}
+        return cls(**{**data, **changed, "lag_ms": tuple(data.get("lag_ms", ()))})
 
 
 class BagTotals:

@@ -133,7 +133,7 @@ def bag_metadata(
     if len(set(tasks)) > 1:
         raise BagError(
             f"{bag.path}: topic '{topic}' names several tasks, {', '.join(sorted(map(str, set(tasks))))}; "
-            f"record one task per bag, or tell of each episode on the topic '{EPISODE_TOPIC}' with segment: topic"
+            f"record one task per bag, or announce each episode on the topic '{EPISODE_TOPIC}' with segment: topic"
         )
     metadata = metadata.over(BagMetadata(str(tasks[-1])) if tasks else NO_METADATA)
     if infos:

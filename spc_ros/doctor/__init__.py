@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spc doctor` and `spc contract init`: what a bag holds, and whether it can be learnt from."""
+"""`spc doctor` and `spc contract init`: the contents of a bag, and their fitness for training."""

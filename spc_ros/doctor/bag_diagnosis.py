@@ -67,7 +67,7 @@ class BagDiagnosis:
 
 @dataclasses.dataclass(frozen=True)
 class BagData:
-    """What the report over all bags and the page need of a bag's messages; small, too."""
+    """The data of a bag for the page and for the report over all bags; small, too."""
 
     traces: tuple[Trace, ...] = ()
     ages: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)  # see age_histogram
@@ -79,7 +79,7 @@ class BagData:
 
 @dataclasses.dataclass(frozen=True)
 class DoctorJob:
-    """How bags are to be looked at."""
+    """The settings of a diagnosis."""
 
     contract: Contract | None
     own_contract: bool  # given by the user, so that it may differ from the bags'

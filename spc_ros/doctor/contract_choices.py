@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a proposed contract takes from recorded topics: fields, rates, limits and clocks, by what was seen."""
+"""Choices of a proposed contract from the recorded messages: fields, rates, limits and clocks."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from spc_core.command_delay.correlogram import ABSURD
 from spc_core.doctor.clock_checks import check_clock_domains, check_clock_jumps, offset_s
-from spc_core.doctor.diagnosis import ABSURD, Thresholds, TopicLog
+from spc_core.doctor.diagnosis import Thresholds, TopicLog
 from spc_core.doctor.topic_stats import delays_ns
 from spc_core.doctor.value_checks import value_range
 from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_STATE
 
 ROUND_HZ = (1, 2, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 90, 100, 120, 125, 150, 200, 240, 250, 400, 500, 1000)
-ROUND_SHARE = 0.04  # a measured rate this near to a round one is meant to be it
-MIN_LENGTH = 1e-6  # of a quaternion that means a rotation
+ROUND_SHARE = 0.04  # a measured rate this close to a round one is taken for it
+MIN_LENGTH = 1e-6  # of a quaternion, shorter ones are not rotations
 TINY = 1e-9  # numbers below it are zero to a robot
-WIDEN = 1.1  # limits against the range that was seen
+WIDEN = 1.1  # factor from the observed range to the limits
 LATE_PERIODS = 0.5  # of the ticks; stamps that are received later than this do not go with receive times
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What of a topic goes into the contract, and why not the rest."""
+    """The fields of a topic that go into the contract, and why the others do not."""
 
     log: TopicLog
     fields: tuple[str, ...]
@@ -83,18 +84,18 @@ def _choose(log: TopicLog) -> Choice:
 
 
 def _at_times_absent(log: TopicLog) -> np.ndarray:
-    """(F,) which fields some messages lack."""
+    """(F,) bool: fields that some messages lack."""
     return np.zeros(len(log.fields), bool) if log.absent is None else np.asarray(log.absent.any(axis=0))
 
 
 def round_rate(rate_hz: float) -> float:
-    """The round rate that was meant, else the nearest whole number."""
+    """The round rate nearby, else the nearest whole number."""
     near = min(ROUND_HZ, key=lambda known: abs(math.log(known / rate_hz)))
     return near if abs(near / rate_hz - 1) <= ROUND_SHARE else max(1, round(rate_hz))
 
 
 def limits(values: np.ndarray, stops: bool = False) -> tuple[float, float]:
-    """The range that was seen, widened, rounded outwards to two digits.
+    """The observed range, widened, rounded outwards to two digits.
 
     Symmetric where it goes through zero; from zero on where it begins near it, or where zero `stops` the robot.
     """
@@ -120,7 +121,7 @@ def round_up(value: float) -> float:
 
 
 def max_rate(log: TopicLog, column: int, low: float, high: float) -> float:
-    """The fastest change that was seen, widened; the whole range in a second where nothing changed."""
+    """The fastest observed change, widened; the whole range in a second where nothing changed."""
     step_s = np.diff(log.time_ns) / 1e9
     with np.errstate(all="ignore"):
         rate = np.abs(np.diff(log.values[:, column])) / step_s
@@ -149,7 +150,7 @@ def zero_stops(field: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Clocks:
-    """The contract's clock, and topics that are aligned by receive time all the same."""
+    """The contract's clock, and topics that are aligned by receive time in spite of it."""
 
     clock: str  # header | receive
     why: str
@@ -163,9 +164,9 @@ def choose_clocks(logs: Sequence[TopicLog], rate_hz: float) -> Clocks:
         if log.stamp_ns is not None and not log.stamp_ns.all():
             bare[log.topic] = "some stamps are unset" if log.stamp_ns.any() else "its stamps are never set"
     stamped = [log for log in logs if log.topic not in bare]
-    told = "; ".join(f"{topic} without stamps ({why})" for topic, why in bare.items())
+    unstamped = "; ".join(f"{topic} without stamps ({why})" for topic, why in bare.items())
     if not stamped:
-        return Clocks("receive", told)
+        return Clocks("receive", unstamped)
     t = Thresholds()
     if any(finding.severity != "ok" for finding in check_clock_domains(stamped, t)):
         return Clocks("receive", "the stamps are in different clocks")
@@ -176,8 +177,8 @@ def choose_clocks(logs: Sequence[TopicLog], rate_hz: float) -> Clocks:
             "header", f"all topics are stamped by one clock{but}" if but else "all topics carry stamps of one clock"
         )
     if stamped[0].simulated or max(abs(offset_s(log)) for log in stamped) > t.clocks_apart_s:
-        return Clocks("receive", f"{told}, and the stamps of the others are not wall time")
+        return Clocks("receive", f"{unstamped}, and the stamps of the others are not wall time")
     late_s = max(float(np.median(delays_ns(log)[0])) for log in stamped) / 1e9
     if late_s * rate_hz > LATE_PERIODS:
-        return Clocks("receive", f"{told}, and the others are received {late_s * 1e3:.0f} ms after their stamps")
+        return Clocks("receive", f"{unstamped}, and the others are received {late_s * 1e3:.0f} ms after their stamps")
     return Clocks("header", "where there are stamps, they are wall time, as the receive times are", bare)

@@ -26,11 +26,20 @@ from spc_ros.doctor.contract_choices import (
     round_up,
     zero_stops,
 )
-from spc_ros.doctor.contract_episodes import MARKER_TYPES, Marks, find_marks, pauses
 from spc_ros.doctor.topic_logs import read_topic_logs
-from spc_ros.doctor.topic_roles import COMMAND_WORDS, REWARD_WORDS, command_score, find_command, find_states
+from spc_ros.doctor.topic_roles import (
+    COMMAND_WORDS,
+    MARKER_TYPES,
+    REWARD_WORDS,
+    Marks,
+    command_score,
+    find_command,
+    find_marks,
+    find_states,
+    pauses,
+)
 
-AGE_PERIODS = 2.5  # max_age_s in periods of a topic: one lost message is borne
+AGE_PERIODS = 2.5  # max_age_s in periods of a topic: one lost message is tolerated
 MAX_STREAMS = 6
 UNFILLED = "fill_in_the_reward"
 
@@ -101,7 +110,7 @@ class _Proposal:
             lines += self._stream(choice)
         known = [log for log in self.spare if log.fields and intervals(log) and not REWARD_WORDS.search(log.topic)]
         if known:
-            lines.append("  # also in the bag; take the # away where the robot needs it to decide:")
+            lines.append("  # also in the bag; remove the # where the robot needs it to decide:")
         for log in known:
             lines += [f"  # {line[2:]}" for line in self._stream(choose(log))]
         return lines
@@ -155,10 +164,10 @@ class _Proposal:
             f"  type: {log.type}",
             *self._own_clock(log, "  "),
             f"  fields: {_listed(choice.fields)}",
-            f"  low: {_numbers([low for low, _ in pairs])} # what was seen, widened; write what the robot may do",
+            f"  low: {_numbers([low for low, _ in pairs])} # the observed range, widened; write the robot's own limits",
             f"  high: {_numbers([high for _, high in pairs])}",
             f"  safe: {_numbers(safe)} # sent when anything is wrong{_safe_note(choice.fields, safe)}",
-            f"  max_rate: {_numbers(rates)} # per second; the fastest change that was seen, widened",
+            f"  max_rate: {_numbers(rates)} # per second; the fastest observed change, widened",
         ]
         if choice.left_out:
             lines.append(f"  # left out: {', '.join(choice.left_out[:8])}")
@@ -197,19 +206,19 @@ class _Proposal:
         return [f"task: {{key: spc.task_id}} # {where}"]
 
     def _episode(self) -> list[str]:
-        """The likeliest way to tell episodes apart, the others commented out."""
+        """The likeliest way to separate episodes, the others commented out."""
         marks, silent = self.marks, pauses(self.used)
         ways = []
         if marks.episodes > 1:
-            ways.append(f"{{segment: topic}} # the topic `episode` tells of {marks.episodes} episodes")
+            ways.append(f"{{segment: topic}} # the topic `episode` announces {marks.episodes} episodes")
         if marks.marker is not None:
             entry = f"topic: {_word(self._relative(marks.marker.topic))}, type: {marks.marker.type}, field: data"
-            said = f"# it is on {marks.stretches} times; what lies between is left out"
-            ways.append(f"{{segment: topic, {entry}}} {said}")
+            note = f"# it is on {marks.stretches} times; what lies between is left out"
+            ways.append(f"{{segment: topic, {entry}}} {note}")
         if silent:
             gap_s = round_up(min(silent) / 2)
-            said = f"# {len(silent)} times nothing comes for {min(silent):.1f} s or longer"
-            ways.append(f"{{segment: gap, gap_s: {_number(gap_s)}}} {said}")
+            note = f"# {len(silent)} times nothing comes for {min(silent):.1f} s or longer"
+            ways.append(f"{{segment: gap, gap_s: {_number(gap_s)}}} {note}")
         ways.append("{segment: bag} # one bag is one episode")
         return [f"episode: {ways[0]}", *(f"# episode: {way}" for way in (ways[1:] if len(ways) > 1 else ()))]
 
@@ -226,7 +235,7 @@ def _safe_note(fields: Sequence[str], safe: Sequence[float]) -> str:
     if any(field.startswith(("position", "pose")) for field in fields):
         return "; POSITIONS: 0 may be far from where the robot is, choose a pose that is safe to go to"
     if any(safe):
-        return "; NOT ZERO, which is far from all that was seen: are these positions? Choose what is safe"
+        return "; NOT ZERO, which is far from all observed values: are these positions? Choose a safe value"
     return "; 0 must mean standing still"
 
 

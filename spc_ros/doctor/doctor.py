@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from spc_core.command_delay.correlogram import Correlogram, Response, responses
 from spc_core.contract.contract import Contract
-from spc_core.doctor.command_delay import check_command_delay
-from spc_core.doctor.coverage import Coverage, check_coverage, measure
+from spc_core.doctor.across_checks import Coverage, check_command_delay, check_coverage, measure
 from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, worst
 from spc_core.doctor.topic_stats import TopicStats, merge_stats
 from spc_core.doctor.value_checks import check_constant
@@ -26,7 +25,7 @@ from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.conversion_report import BagTotals
 from spc_ros.conversion.engines import run
 from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, DoctorJob, diagnose_bag
-from spc_ros.doctor.doctor_text import HEAD, row, told
+from spc_ros.doctor.doctor_text import HEAD, finding_line, row
 
 EXIT_WARN, EXIT_FAIL = 3, 4
 MAX_VIEWS = 6  # bags whose messages are drawn: the worst
@@ -97,7 +96,7 @@ class DoctorReport(BagTotals):
             lines += [f"  cut {count} times: {reason}" for reason, count in cuts.most_common(8)]
         else:
             lines.append("no contract: topics alone are checked; `spc contract init BAG` proposes one")
-        lines += [told(finding, len(self.bags)) for finding in self.findings]
+        lines += [finding_line(finding, len(self.bags)) for finding in self.findings]
         verdicts = Counter(bag.verdict for bag in self.bags)
         counts = ", ".join(f"{verdicts[severity]} {severity}" for severity in SEVERITIES if verdicts[severity])
         return "\n".join([*lines, f"verdict: {self.verdict} ({len(self.bags)} bags: {counts})"])
@@ -177,23 +176,23 @@ class _Collected:
             coverage = measure(joined, contract.observation_names, action.fields, action.low, action.high)
             findings += check_coverage(coverage, t)
         topic = max(self.answers, key=lambda name: _clarity(self.answers[name]), default=None)
-        told: list[Response] = []
+        answers: list[Response] = []
         if topic is not None:
             period_s = 1.0 / contract.rate_hz if contract else None
-            told = responses(self.answers[topic])
+            answers = responses(self.answers[topic])
             findings += check_command_delay(topic, self.answers[topic], period_s, t)
         findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), -finding.bags, finding.topic))
         views = [view for _, view in sorted(self.worst, key=lambda entry: entry[0], reverse=True)]
         topics = merge_stats(bag.topics for bag in self.bags)
         return DoctorReport(
-            contract, t, tuple(self.bags), tuple(findings), topics, coverage, tuple(told), self.ages, tuple(views)
+            contract, t, tuple(self.bags), tuple(findings), topics, coverage, tuple(answers), self.ages, tuple(views)
         )
 
 
 def _without_parts(
     log: TopicLog, low: np.ndarray, high: np.ndarray, contract: Contract | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges with NaN for parts that stand still of what moves as a whole, as x and y of a turn about z."""
+    """Ranges with NaN for constant parts of a field that changes as a whole, such as x and y of a turn about z."""
     low, high = low.copy(), high.copy()
     for stream in contract.observation if contract else ():
         for field in stream.observed if stream.topic == log.topic and log.role == "observation" else ():
@@ -204,8 +203,7 @@ def _without_parts(
 
 
 def _clarity(found: Correlogram) -> tuple[int, float]:
-    told = responses(found)
-    sure = [answer for answer in told if not answer.why_not]
+    sure = [answer for answer in responses(found) if not answer.why_not]
     return len(sure), max((abs(answer.correlation) for answer in sure), default=0.0)
 
 
@@ -240,7 +238,7 @@ def merge_findings(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def check_across(bags: Sequence[BagDiagnosis], t: Thresholds) -> list[Finding]:
-    """Topics whose rate in some bags is not what it is in most."""
+    """Topics whose rate in some bags differs from that in most."""
     rates: dict[str, list[tuple[float, str]]] = {}
     for bag in bags:
         for topic in bag.topics:

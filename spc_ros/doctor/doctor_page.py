@@ -26,29 +26,29 @@ from spc_ros.doctor.doctor_text import show_times
 COLOURS = {"ok": "#009E73", "warn": "#E69F00", "fail": "#D55E00"}
 SENTENCES = {
     "ok": "Nothing was found that would harm training.",
-    "warn": "Usable, but look at the warnings first: each says what it costs and how to mend it.",
-    "fail": "Mend the failures before you convert: each says what is wrong, where, and how to mend it.",
+    "warn": "Usable, but look at the warnings first: each states its cost and its fix.",
+    "fail": "Fix the failures before you convert: each states the problem, the place and the fix.",
 }
 MAX_BAGS = 200  # rows of the table of bags
 CAPTIONS = {
     "timeline": "One row for each topic: the time from each message to the next, in ms. A level line is a steady "
     "topic; "
-    "a spike is a gap. Shaded: what the findings speak of. Dotted lines: conversion cuts the episode there.",
+    "a spike is a gap. Shaded: the times that the findings name. Dotted lines: conversion cuts the episode there.",
     "delay": "How much longer than at best a message took from its stamp until it was recorded. What to look for: "
     "spikes (a busy network or disk) and slopes (clocks that drift, a queue that fills).",
-    "commands": "What was commanded, over time; dashed: the contract's limits. What to look for: commands beyond the "
-    "limits, which a policy could never send, and commands that stand at them.",
-    "ages": "How old the newest message of each stream was at the ticks, over all bags; dashed: max_age_s. What is "
+    "commands": "The commands over time; dashed: the contract's limits. What to look for: commands beyond the "
+    "limits, which a policy could never send, and commands at a limit.",
+    "ages": "Age of the newest message of each stream at the ticks, over all bags; dashed: max_age_s. What is "
     "older "
     "cuts the episode. The last bar holds all that is older still.",
     "coverage": "Share of the range of each field that a task's data visit, in 20 steps: of an action's range, what "
     "the "
     "contract allows; of a state's, what all tasks together visit. The poorest tasks are shown, worst on top. A "
-    "policy knows nothing of what is never visited.",
+    "policy learns nothing about states that are never visited.",
     "answers": "Correlation between changes of a command and changes of the state that answers it best, for each lag. "
     "A "
     "clear peak is the delay from command to state. Correlation left of 0 would be a state that moves before the "
-    "command; where it is as high as the peak, the delay cannot be told.",
+    "command; where it is as high as the peak, the delay is unknown.",
 }
 
 
@@ -169,7 +169,7 @@ def _view(report: DoctorReport, i: int, view: View, explained: set[str]) -> str:
 
 
 def _said(findings: Sequence[Finding]) -> str:
-    """What was found in a bag, in a few words: the checks by severity, with their topics."""
+    """A bag's findings in a few words: the checks by severity, with their topics."""
     parts = []
     for severity in ("fail", "warn"):
         mine: dict[str, list[str]] = {}
@@ -182,7 +182,7 @@ def _said(findings: Sequence[Finding]) -> str:
 
 
 def _over_all(report: DoctorReport) -> str:
-    """What is measured over all bags."""
+    """Measurements over all bags."""
     parts = []
     if report.contract is not None:
         limits = {stream.topic: stream.max_age_s for stream in report.contract.observation}
@@ -192,8 +192,8 @@ def _over_all(report: DoctorReport) -> str:
     if report.answers:
         figure = draw(delay_curves(report.answers), "answers")
         why_not = {answer.why_not for answer in report.answers if answer.why_not}
-        told = f"<p>Cannot be told for all commands: {escape('; '.join(sorted(why_not)))}.</p>" if why_not else ""
-        parts.append(f"<h3>From command to state</h3>{told}{figure}{_caption('answers')}")
+        unknown = f"<p>Not known for all commands: {escape('; '.join(sorted(why_not)))}.</p>" if why_not else ""
+        parts.append(f"<h3>From command to state</h3>{unknown}{figure}{_caption('answers')}")
     if report.coverage is not None:
         parts.append(f"<h3>Coverage</h3>{draw(coverage_figure(report.coverage), 'coverage')}{_caption('coverage')}")
     cuts = Counter(fault.summary for bag in report.bags for _, fault in bag.cuts)
@@ -211,10 +211,10 @@ def _bags(report: DoctorReport) -> str:
     rows = []
     for bag in order[:MAX_BAGS]:
         checks = Counter(finding.check for finding in bag.findings if finding.severity != "ok")
-        said = ", ".join(checks) or "–"
+        names = ", ".join(checks) or "–"
         name = chip(bag.verdict, Path(bag.path).name)
         counts = [str(bag.episodes), str(bag.transitions), str(len(bag.cuts))]
-        rows.append([name, escape(bag.task_id) or "–", f"{bag.duration_s:.1f} s", *counts, escape(said)])
+        rows.append([name, escape(bag.task_id) or "–", f"{bag.duration_s:.1f} s", *counts, escape(names)])
     more = f"<p class=caption>and {len(order) - MAX_BAGS} more</p>" if len(order) > MAX_BAGS else ""
     head = ["bag", "task", "lasts", "episodes", "transitions", "cuts", "checks that found something"]
     return f"<h2>Bags</h2>{table(head, rows)}{more}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor prints: a line for each topic and for each finding."""
+"""The doctor's printed report: a line for each topic and for each finding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def row(topic: TopicStats) -> str:
     )
 
 
-def told(finding: Finding, bag_count: int) -> str:
+def finding_line(finding: Finding, bag_count: int) -> str:
     """A finding as a line of text."""
     where = f" {finding.topic}:" if finding.topic else ""
     bag = f" [{Path(finding.bag).name}" + (f" and {finding.bags - 1} more" if finding.bags > 1 else "") + "]"

@@ -24,7 +24,7 @@ from spc_ros.messages.numeric_fields import state_fields
 MAX_LAYOUTS = 16  # kept from one column to the next; also useless templates before a column is read one by one
 WORTHWHILE = 32  # messages that a template must decode, or it counts as useless
 NAMES = {JOINT_STATE: frozenset({"name"}), JOINT_TRAJECTORY: frozenset({"joint_names"})}
-DAMAGED = "the bytes are no message of the type, they are damaged; record again, or cut these messages out of the bag"
+DAMAGED = "the bytes are not a message of this type but damaged; record again, or cut these messages out of the bag"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ class FieldReader:
     read: Callable[[Any], np.ndarray]
     """A message to a (F,) float64 vector in the order of `fields`. Raises MessageError. NaN is passed on."""
     find: Callable[[Any], tuple[list[Any], str]]
-    """The same as a list, None for what the message lacks, and the text of the MessageError instead of an error."""
+    """The same as a list, None for missing numbers, and the text of the MessageError instead of an error."""
 
     def _find(self, message: Any) -> tuple[list[Any], str]:
         try:

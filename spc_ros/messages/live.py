@@ -7,7 +7,6 @@ laid out alike, so the layout is learnt from one of them and checked in each.
 
 from __future__ import annotations
 
-import functools
 import operator
 import struct
 from collections.abc import Callable, Sequence
@@ -15,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from spc_ros.messages.cdr_layout import HEADER_BYTES, KINDS, LayoutError, Walk, located
 from spc_ros.messages.columns import decisive_fields
 from spc_ros.messages.fields import MessageError
+from spc_ros.messages.message_types import jazzy
 
 MAX_LAYOUTS = 4  # of one topic, such as those of two drivers that take turns
 MAX_LESSONS = 32  # layouts learnt before a topic counts as irregular
@@ -98,7 +97,7 @@ class LiveReader:
             return
         self._lessons += 1
         try:
-            layout = LiveLayout(typestore(), self._type, data, self._numbers)
+            layout = LiveLayout(jazzy(), self._type, data, self._numbers)
         except (LayoutError, MessageError, SerdeError, KeyError, AttributeError, TypeError, IndexError, ValueError):
             return  # deserialised each time: numpy's attributes as fields, types that Jazzy lacks, odd padding
         found = layout.read(data)
@@ -113,7 +112,7 @@ class LiveWriter:
         """`first` is a serialised message. Raises LayoutError where numbers cannot be written into it."""
         data = trim_padding(type_name, first)
         try:
-            walk = Walk(typestore(), type_name, data, frozenset())
+            walk = Walk(jazzy(), type_name, data, frozenset())
             places = [located(place) for place in numbers(walk.places)]
         except (MessageError, KeyError, AttributeError, TypeError, IndexError, ValueError) as error:
             raise LayoutError(f"{type_name}: {error}") from None
@@ -142,16 +141,10 @@ def trim_padding(type_name: str, data: bytes) -> bytes:
 
     Raises LayoutError for bytes of another type.
     """
-    store, problem = typestore(), "not a message"
+    store, problem = jazzy(), "not a message"
     for end in range(len(data), max(HEADER_BYTES, len(data) - MAX_SPARE), -1):
         try:
             return bytes(store.serialize_cdr(store.deserialize_cdr(data[:end], type_name), type_name))
         except (SerdeError, KeyError) as error:
             problem = str(error)
     raise LayoutError(f"{type_name}: {problem}")
-
-
-@functools.cache
-def typestore() -> Typestore:
-    """The types of ROS 2 Jazzy."""
-    return get_typestore(Stores.ROS2_JAZZY)

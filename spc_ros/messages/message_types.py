@@ -52,13 +52,13 @@ def _package_of(file: Path) -> str:
         except ElementTree.ParseError as error:
             raise MessageError(f"{manifest}: cannot be read ({error}); correct it or remove it") from None
     if not _NAME.fullmatch(name):
-        raise MessageError(f"{manifest if manifest.is_file() else folder}: '{name}' is no name of a ROS package")
+        raise MessageError(f"{manifest if manifest.is_file() else folder}: '{name}' is not a valid ROS package name")
     return name
 
 
 def _checked_text(file: Path, name: str) -> str:
     if not _NAME.fullmatch(file.stem):
-        raise MessageError(f"{file}: '{file.stem}' is no name of a message; rename the file as the type")
+        raise MessageError(f"{file}: '{file.stem}' is not a valid message name; name the file after the type")
     try:
         text = file.read_text("utf-8")
         get_types_from_msg(text, name)
@@ -69,6 +69,12 @@ def _checked_text(file: Path, name: str) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@functools.cache
+def jazzy() -> Typestore:
+    """The types of ROS 2 Jazzy; do not register others in it."""
+    return get_typestore(Stores.ROS2_JAZZY)
 
 
 Definitions = frozenset[tuple[str, MessageDefinitionFormat, str]]
@@ -86,7 +92,7 @@ def build_typestore(stored: Definitions, given: frozenset[tuple[str, str]] = fro
     if given or any(kind == MessageDefinitionFormat.NONE for _, kind, _ in stored):
         for type_name, text in sorted(given):
             types = {**_parse(type_name, MessageDefinitionFormat.MSG, text), **types}
-        types = {**get_typestore(Stores.ROS2_JAZZY).fielddefs, **types}
+        types = {**jazzy().fielddefs, **types}
     store = get_typestore(Stores.EMPTY)
     store.register(types)
     return store

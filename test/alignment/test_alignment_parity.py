@@ -123,7 +123,7 @@ def compare(contract: Contract, log: Log, edges: list[int]) -> Ticks:
 def is_regular(contract: Contract, log: Log) -> bool:
     """No message comes later than patience, but those that repeat or are late within their topic, and those of any age.
 
-    Where the clock jumps back this is asked anew; a command or reward that shows the jump sets no time by itself.
+    Where the clock jumps back this is checked again; a command or reward that shows the jump sets no time by itself.
     """
     horizon, newest, observed = NO_TIME, [NO_TIME] * len(widths(contract)), len(contract.observation)
     for stream, t_ns in zip(log.stream.tolist(), log.t_ns.tolist(), strict=True):
@@ -192,7 +192,7 @@ def recording(random: np.random.Generator, contract: Contract, disorder: float) 
 
 
 def restarted(random: np.random.Generator, parts: list[Log]) -> Log:
-    """Recordings one after the other whose clocks begin anew; a few messages may be swapped where they meet."""
+    """Recordings one after the other whose clocks start again; a few messages may be swapped where they meet."""
     starts_ns = [5 * MS * int(random.integers(-600, 600)) for _ in parts]
     stream = np.concatenate([part.stream for part in parts])
     t_ns = np.concatenate([part.t_ns + start for part, start in zip(parts, starts_ns, strict=True)])
@@ -267,7 +267,7 @@ def test_a_log_is_refused_where_it_is_irregular_and_nowhere_else():
     assert 20 < refused < 80
 
 
-def told(ticks: Ticks) -> list[tuple]:
+def summary(ticks: Ticks) -> list[tuple]:
     """(ms, o, a, r) of a tick where a transition ends, (ms, reason) of another."""
     return [
         (t / MS, str(ticks.fault(i))) if ticks.fault(i)
@@ -290,7 +290,7 @@ def test_a_transition_pairs_an_observation_with_the_command_that_it_caused():
         LATCHED, (1, 0, [7]), (2, 0, [8, 9]), (0, 0, [1, 2]), (3, 1, [5, 6]), (3, 2, [0, 0]), (4, 20, [-1]),
         (0, 20, [3, 4]), (0, 40, [5, 6]), (4, 40, [-2]), (0, 60, [np.nan, 6]), (0, 80, [1, 1]),
     )  # fmt: skip
-    assert told(compare(LATCHED, log, [3, 6])) == [
+    assert summary(compare(LATCHED, log, [3, 6])) == [
         (0, "start"),
         (20, [3, 4, 7, 8, 9], [5, 6], -1),
         (40, "push: no command in the period"),
@@ -302,7 +302,7 @@ def test_a_transition_pairs_an_observation_with_the_command_that_it_caused():
 def test_a_tick_shows_its_observation_even_where_no_transition_ends():
     log = by_hand(LATCHED, (1, 0, [7]), (2, 0, [8, 9]), (0, 0, [1, 2]), (0, 20, [3, 4]), (0, 200, [5, 6]))
     ticks = compare(LATCHED, log, [])
-    assert told(ticks) == [
+    assert summary(ticks) == [
         (0, "start"),
         (20, "push: no command in the period"),
         (40, "push: no command in the period"),
@@ -326,9 +326,9 @@ def test_a_sample_of_any_age_counts_from_its_place_in_the_log_on():
 def test_half_a_second_back_is_late_and_more_is_a_jump():
     start = [(1, 0, [7]), (2, 0, [8, 9])]
     late = compare(LATCHED, by_hand(LATCHED, *start, (0, 1000, [1, 2]), (0, 500, [3, 4])), [])
-    assert told(late) == [(1000, "start")]
+    assert summary(late) == [(1000, "start")]
     jump = compare(LATCHED, by_hand(LATCHED, *start, (0, 1000, [1, 2]), (0, 499.999999, [3, 4])), [])
-    assert told(jump) == [
+    assert summary(jump) == [
         (1000, "start"),
         (499.999999, "clock jumped back by 0.500 s on pose"),
         (499.999999, "target: no message yet"),
@@ -337,7 +337,7 @@ def test_half_a_second_back_is_late_and_more_is_a_jump():
 
 def test_a_command_that_shows_a_jump_sets_no_time_for_other_topics():
     log = by_hand(LATCHED, (3, 9000, [1, 1]), (3, 1000, [1, 1]), (0, 0, [1, 2]), (4, 1, [0]), (0, 20, [1, 2]))
-    assert told(compare(LATCHED, log, [])) == [
+    assert summary(compare(LATCHED, log, [])) == [
         (1000, "clock jumped back by 8.000 s on push"),
         (0, "target: no message yet"),
         (20, "target: no message yet"),

@@ -48,7 +48,7 @@ def feed(target, samples, flush=True):
     return steps + (target.flush() if flush else [])
 
 
-def told(steps):
+def summary(steps):
     """Steps as plain values: (ms of o_k, o_k, a_k, r_k, o_{k+1}, ms of o_{k+1}), or (ms, reason of a cut)."""
     lines = []
     for step in steps:
@@ -79,39 +79,39 @@ def expected(k, period_ms=20.0):
 
 
 def test_an_observation_is_paired_with_the_command_that_it_caused():
-    assert told(feed(aligner(), lockstep(4))) == [(0, "start"), expected(0), expected(1), expected(2)]
+    assert summary(feed(aligner(), lockstep(4))) == [(0, "start"), expected(0), expected(1), expected(2)]
 
 
 def test_transitions_come_out_as_soon_as_they_are_whole():
     steps = feed(aligner(), lockstep(3), flush=False)
-    assert told(steps) == [(0, "start"), expected(0), expected(1)]
+    assert summary(steps) == [(0, "start"), expected(0), expected(1)]
 
 
 def test_a_command_on_the_very_stamp_of_a_tick_belongs_to_the_transition_that_ends_there():
     samples = []
     for k, t in enumerate((0, 20, 40)):
         samples += [("push", t, 1 + k), ("pose", t, k), ("target", t, 0), ("reward", t, 5)]
-    steps = told(feed(aligner(), samples))
+    steps = summary(feed(aligner(), samples))
     assert [line[2] for line in steps if len(line) == 6] == [[2], [3]]
 
 
 def test_the_first_of_two_commands_in_a_period_counts():
     samples = [*lockstep(3), ("push", 15, 99)]
     samples.sort(key=lambda s: s[1])
-    assert told(feed(aligner(), samples)) == [(0, "start"), expected(0), expected(1)]
+    assert summary(feed(aligner(), samples)) == [(0, "start"), expected(0), expected(1)]
 
 
 def test_late_and_repeated_samples_are_dropped_and_counted():
     target = aligner()
     samples = lockstep(3)
     samples[6:6] = [("pose", 20, 77), ("pose", 5, 88)]  # a repetition, then one from the past
-    assert told(feed(target, samples)) == [(0, "start"), expected(0), expected(1)]
+    assert summary(feed(target, samples)) == [(0, "start"), expected(0), expected(1)]
     assert target.counts == {"pose duplicate": 1, "pose late": 1}
 
 
 def test_a_dropped_sample_is_a_zero_order_hold():
     samples = [s for s in lockstep(5) if s[:2] != ("pose", 40)]
-    steps = told(feed(aligner(), samples))
+    steps = summary(feed(aligner(), samples))
     assert [len(line) for line in steps] == [2, 6, 6, 6, 6]
     assert steps[2] == (20, [1, 101], [11], -1, [1, 102], 40)  # pose 1 still stands at 40 ms
     assert steps[3] == (40, [1, 102], [12], -2, [3, 103], 60)
@@ -119,7 +119,7 @@ def test_a_dropped_sample_is_a_zero_order_hold():
 
 def test_samples_dropped_for_longer_than_max_age_cut():
     lost = {("pose", 40), ("pose", 60), ("pose", 80)}
-    steps = told(feed(aligner(), [s for s in lockstep(8) if s[:2] not in lost]))
+    steps = summary(feed(aligner(), [s for s in lockstep(8) if s[:2] not in lost]))
     assert [line for line in steps if len(line) == 2] == [
         (0, "start"),
         (80, "pose: stale, 60 ms old, allowed 50 ms"),
@@ -129,7 +129,7 @@ def test_samples_dropped_for_longer_than_max_age_cut():
 
 
 def test_a_stale_second_stream_cuts():
-    steps = told(feed(aligner(), [s for s in lockstep(6) if s[0] != "target" or s[1] < 40]))
+    steps = summary(feed(aligner(), [s for s in lockstep(6) if s[0] != "target" or s[1] < 40]))
     assert [line for line in steps if len(line) == 2][1:] == [
         (80, "target: stale, 60 ms old, allowed 50 ms"),
         (100, "target: stale, 80 ms old, allowed 50 ms"),
@@ -137,7 +137,7 @@ def test_a_stale_second_stream_cuts():
 
 
 def test_a_stream_that_never_spoke_cuts():
-    steps = told(feed(aligner(), [s for s in lockstep(3) if s[0] != "target"]))
+    steps = summary(feed(aligner(), [s for s in lockstep(3) if s[0] != "target"]))
     assert steps == [(t, "target: no message yet") for t in (0, 20, 40)]
 
 
@@ -169,7 +169,7 @@ def test_what_is_not_finite_cuts_and_is_not_passed_on(topic, reason, value):
 
 
 def test_a_missing_command_cuts_and_the_sequence_goes_on_from_there():
-    steps = told(feed(aligner(), [s for s in lockstep(5) if s[:2] != ("push", 20 + 1e-6)]))
+    steps = summary(feed(aligner(), [s for s in lockstep(5) if s[:2] != ("push", 20 + 1e-6)]))
     assert steps == [
         (0, "start"),
         expected(0),
@@ -180,7 +180,7 @@ def test_a_missing_command_cuts_and_the_sequence_goes_on_from_there():
 
 
 def test_a_missing_reward_cuts():
-    steps = told(feed(aligner(), [s for s in lockstep(5) if s[:2] != ("reward", 40)]))
+    steps = summary(feed(aligner(), [s for s in lockstep(5) if s[:2] != ("reward", 40)]))
     assert steps == [
         (0, "start"),
         expected(0),
@@ -199,7 +199,7 @@ def test_a_clock_that_jumps_back_cuts_whichever_topic_shows_it(first):
     assert any(cut.startswith("clock jumped back by 5.0") or cut.startswith("clock jumped back by 4.9") for cut in cuts)
     jump = next(i for i, step in enumerate(steps) if step.cut and step.cut.kind is FaultKind.CLOCK_JUMP)
     assert sum(step.transition is not None for step in steps[:jump]) == 3
-    later = [line for line in told(steps[jump:]) if len(line) == 6]
+    later = [line for line in summary(steps[jump:]) if len(line) == 6]
     assert later[-1] == expected(2)
     for step in steps:
         if step.transition is not None:
@@ -209,7 +209,7 @@ def test_a_clock_that_jumps_back_cuts_whichever_topic_shows_it(first):
 def test_ticks_that_wait_for_a_command_do_not_block_what_follows_a_clock_jump():
     before = [s for s in lockstep(4, start_ms=5000) if s[0] != "push" or s[1] < 5040]
     steps = feed(aligner(), [*before, *lockstep(4)], flush=False)
-    assert told(steps)[-3:] == [expected(0), expected(1), expected(2)]
+    assert summary(steps)[-3:] == [expected(0), expected(1), expected(2)]
 
 
 def test_a_small_step_back_is_a_late_message_and_no_jump():
@@ -278,17 +278,17 @@ def test_time_alone_uncovers_a_stream_that_stopped():
 
 def test_flush_decides_what_is_left_and_invents_no_tick():
     target = aligner()
-    assert told(feed(target, lockstep(3), flush=False))[-1] == expected(1)
+    assert summary(feed(target, lockstep(3), flush=False))[-1] == expected(1)
     last = [("pose", 60, 3), ("reward", 60, -2)]  # the last target is missing
     steps = feed(target, last)
-    assert told(steps) == [(40, [2, 102], [12], -2, [3, 102], 60)]
+    assert summary(steps) == [(40, [2, 102], [12], -2, [3, 102], 60)]
 
 
 def test_reset_forgets_everything():
     target = aligner()
     feed(target, lockstep(3, start_ms=9000), flush=False)
     target.reset()
-    assert told(feed(target, lockstep(2))) == [(0, "start"), expected(0)]
+    assert summary(feed(target, lockstep(2))) == [(0, "start"), expected(0)]
 
 
 @st.composite
@@ -315,4 +315,4 @@ def test_any_interleaving_of_topics_within_patience_gives_the_same_steps(topics,
             latest = max(latest, sample[1] + next(each_delay))
             arrivals.append((latest, sample))
     shuffled = [sample for _, sample in sorted(arrivals, key=lambda pair: pair[0])]
-    assert told(feed(aligner(), shuffled)) == told(feed(aligner(), in_order))
+    assert summary(feed(aligner(), shuffled)) == summary(feed(aligner(), in_order))

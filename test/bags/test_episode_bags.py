@@ -41,10 +41,10 @@ class Bags:
         data = b"\0\1\0\0" + struct.pack("<iI", *divmod(t_ns, S))
         self.bags.message("/clock", t_ns, t_ns, data, now_s)
 
-    def say(self, told: EpisodeInfo, now_s: float = 0.0) -> None:
-        text = told.to_json().encode() + b"\0"
+    def say(self, announced: EpisodeInfo, now_s: float = 0.0) -> None:
+        text = announced.to_json().encode() + b"\0"
         data = b"\0\1\0\0" + struct.pack("<I", len(text)) + text
-        self.bags.episode(told, told.end_ns or told.start_ns, data, now_s)
+        self.bags.episode(announced, announced.end_ns or announced.start_ns, data, now_s)
 
     def clocks(self, number: int) -> list[int]:
         """Seconds of the clock messages in a bag."""
@@ -94,9 +94,9 @@ def test_custom_data_tells_the_end(bags: Bags) -> None:
     bags.say(info(1, "ended", 10, 10, clock=1))
     with BagReader(bags.results[0].path) as bag:
         custom = bag.info.custom_data
-        told = EpisodeInfo.from_json(custom["spc.episode"])
-        assert bag.last_episode() == told
-    assert (told.state, told.truncated, told.published) == ("ended", True, {"/clock": 1})
+        announced = EpisodeInfo.from_json(custom["spc.episode"])
+        assert bag.last_episode() == announced
+    assert (announced.state, announced.truncated, announced.published) == ("ended", True, {"/clock": 1})
     assert custom["spc.contract"] == ARM_REACH.text and custom["spc.contract_sha256"] == ARM_REACH.sha256
     assert (custom["spc.task_id"], custom["spc.seed"]) == ("arm_reach/id/01", "3")
     assert json.loads(custom["spc.task_params"]) == {"angle": 0.5} and custom["spc.behaviour"] == "noisy"
@@ -111,10 +111,10 @@ def test_an_episode_without_end_is_cut(bags: Bags, stopped: bool) -> None:
     else:
         bags.say(info(2, "running", 20))
     with BagReader(bags.results[0].path) as bag:
-        told = EpisodeInfo.from_json(bag.info.custom_data["spc.episode"])
-    assert not told.terminated and not told.truncated
-    assert told.reason == bags.results[0].reason
-    assert ("stopped" if stopped else "no end was announced") in told.reason
+        announced = EpisodeInfo.from_json(bag.info.custom_data["spc.episode"])
+    assert not announced.terminated and not announced.truncated
+    assert announced.reason == bags.results[0].reason
+    assert ("stopped" if stopped else "no end was announced") in announced.reason
 
 
 def test_nothing_is_overwritten(bags: Bags) -> None:

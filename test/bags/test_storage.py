@@ -592,7 +592,7 @@ def test_definitions_that_cannot_be_used_are_named(tmp_path):
         other = robot_package(tmp_path / "other", "leg_msgs")
         (other / "msg" / "Foot.msg").write_text("bool up\n")
         read_definitions([tmp_path / "leg_msgs", other])
-    with pytest.raises(MessageError, match="'2 legs' is no name of a ROS package"):
+    with pytest.raises(MessageError, match="'2 legs' is not a valid ROS package name"):
         read_definitions([robot_package(tmp_path / "x", "2 legs")])
     (tmp_path / "leg_msgs" / "msg" / "Foot.msg").write_text("bool[ down\n")
     with pytest.raises(MessageError, match=r"Foot.msg: not a message definition \("):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delay from command to state: told online and from bags, how sure, and when it is not what the data had."""
+"""The delay from command to state, online and from bags: its uncertainty, and its comparison with the data's."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_policy_that_explores_tells_the_delay(delay_ms: int, tiny_checkpoint: 
     )
     assert watch.estimate.known and abs(watch.estimate.delay_ms - delay_ms) <= ALLOWED_MS
     assert bool(watch.judge(0.0)) == (delay_ms == 60), "1.5 periods are 30 ms"
-    assert watch.judge(0.0) == "", "told once"
+    assert watch.judge(0.0) == "", "reported once"
     assert watch.values()["command delay verdict"] == ("not the data's" if delay_ms == 60 else "as in the data")
 
 
@@ -126,7 +126,7 @@ def test_without_excitation_nothing_is_told() -> None:
         watch.compare_with(DelayEstimate(0.0, 1.0, "the data"))
         Acting("arm_reach", 60, watch).episodes(6, act)
         assert not watch.estimate.known
-        assert "cannot be told" in str(watch.values()["command delay"]) and watch.judge(0.0) == ""
+        assert "unknown" in str(watch.values()["command delay"]) and watch.judge(0.0) == ""
 
 
 def answering(delay_s: float, rows: int, seed: int, noise: float = 0.0) -> tuple:
@@ -178,8 +178,8 @@ def test_memory_is_bounded_and_time_may_jump() -> None:
 def test_the_difference_must_exceed_the_tolerance_and_what_is_uncertain() -> None:
     data = DelayEstimate(5.0, 3.0, "data")
     assert differs(DelayEstimate(25.0, 4.0, "v"), data, 20.0) == "", "not more than allowed"
-    told = differs(DelayEstimate(26.0, 4.0, "v"), data, 20.0)
-    assert "26.0 ms, give or take 4.0 ms here, 5.0 ms, give or take 3.0 ms in the data, allowed 20 ms apart" in told
+    text = differs(DelayEstimate(26.0, 4.0, "v"), data, 20.0)
+    assert "26.0 ms, give or take 4.0 ms here, 5.0 ms, give or take 3.0 ms in the data, allowed 20 ms apart" in text
     assert differs(DelayEstimate(9.0, 4.0, "v"), data, 1.0) == "", "4 apart, hypot(4, 3) = 5 uncertain"
     assert differs(DelayEstimate(11.0, 4.0, "v"), data, 1.0)
     assert differs(DelayEstimate(why_not="still"), data, 1.0) == ""
@@ -198,7 +198,7 @@ def test_bags_tell_the_delay_and_it_reaches_the_checkpoint(tmp_path: Path) -> No
     metrics = {key: value for key, value in checkpoint.metrics.items() if key != "command_delay"}
     assert delay_of_data(metrics) is None
     old = DelayWatch(ARM_REACH)
-    assert "not compared: the checkpoint does not tell" in str(old.values()["command delay verdict"])
+    assert "not compared: the checkpoint does not hold" in str(old.values()["command delay verdict"])
     with pytest.raises(ValueError, match="command_delay is {'delay_ms': 3}"):
         delay_of_data({"command_delay": {"delay_ms": 3}})
 
@@ -214,8 +214,8 @@ def test_blocks_of_many_bags_add_up_to_a_few() -> None:
     total: dict = {}
     for seed in range(3 * BLOCKS):
         c_ns, u, s_ns, v = answering(0.007, 120, seed)
-        told = correlogram(c_ns, u, ("u",), s_ns, v, ("v",))
-        assert told is not None
-        merge_blocks(total, {0: [told]})
+        block = correlogram(c_ns, u, ("u",), s_ns, v, ("v",))
+        assert block is not None
+        merge_blocks(total, {0: [block]})
     assert len(total[0]) == BLOCKS and len({block.count for block in total[0]}) == 1
     assert pooled_delay(total).delay_ms == pytest.approx(7.0, abs=1.0)

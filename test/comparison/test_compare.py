@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparisons: the table by hand, children that fail or are stopped, and two methods end to end."""
 
+import dataclasses
 import json
 import math
 import os
@@ -18,13 +19,14 @@ import yaml
 
 from spc_core.comparison.plan import make_plan, store_plan
 from spc_core.comparison.run import CompareError, compare
-from spc_core.comparison.table import MethodResults, References, compare_rows, markdown, to_plain
+from spc_core.comparison.table import MethodResults, References, compare_rows, markdown
 from spc_core.contract.contract import ContractError
 from spc_core.method.config import ConfigError, to_dict
 from spc_core.pages.comparison_page import compare_page
 from spc_core.pages.comparison_panels import headline_keys, improvement_picture, score_picture
 from spc_core.pages.comparison_svg import dot_intervals, ticks
 from spc_core.system.config_files import ConfigFileError
+from spc_core.system.json_values import without_nan
 from spc_core.trials.protocol import EpisodeResult
 from spc_ros.cli import main
 from support.arm_dataset import write_arm_dataset
@@ -123,7 +125,7 @@ def test_the_table_and_the_pictures_hold_the_rows():
     rows = hand_made()
     text = markdown(rows)
     assert "### id, few_shot(50) (2 tasks)" in text and "| oracle | -3.25 | 0.84 |" in text
-    assert json.loads(json.dumps(to_plain(rows), allow_nan=False))[0]["reference_better"] is None
+    assert without_nan(dataclasses.asdict(rows[0]))["reference_better"] is None
     assert headline_keys(rows) == [("id", "zero_shot", 0), ("id", "few_shot", 50)]
     for picture in (pictures(rows, headline_keys(rows)) for pictures in (score_picture, improvement_picture)):
         tree = ElementTree.fromstring(dot_intervals(picture))

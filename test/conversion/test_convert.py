@@ -524,7 +524,7 @@ def test_only_datasets_are_overwritten_and_only_on_request(tmp_path):
         ({"rewards": np.zeros(3)}, r"bag: observations have the shape \(3, 4\), expected \(4, 4\)"),
         (
             {"rewards": np.array([0, np.nan])},
-            "bag: reward is nan at step 1, which cannot be learnt from; cut the episode there",
+            "bag: reward is nan at step 1, which cannot be used for training; cut the episode there",
         ),
         ({"terminated": True}, "at least one step and one end, got 2 steps, terminated True, truncated True"),
         ({"truncated": False}, "one end, got 2 steps, terminated False, truncated False, cut None"),

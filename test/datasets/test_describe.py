@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of a dataset: hand-worked numbers, every end told apart, a page that needs no network."""
+"""The description of a dataset: hand-worked numbers, every end separately, a page that needs no network."""
 
 import dataclasses
 import json
@@ -48,33 +48,33 @@ def root(tmp_path_factory):
 
 
 def test_counts_by_hand(root):
-    told = describe(root)
-    assert [task.task_id for task in told.tasks] == ["point/train/00", "point/train/01"]
-    for task in told.tasks:
+    description = describe(root)
+    assert [task.task_id for task in description.tasks] == ["point/train/00", "point/train/01"]
+    for task in description.tasks:
         assert (task.episodes, task.transitions) == (4, 26)
         assert task.hours == pytest.approx(26 * 0.02 / 3600)
         assert task.ends == {"terminated": 1, "truncated": 1, "cut": 2}
         assert task.behaviours == {"": 3, "expert": 1}
         assert (task.lengths.low, task.lengths.median, task.lengths.high) == (4, 6, 10)
-    assert told.whole.ends == {"terminated": 2, "truncated": 2, "cut": 4} and told.whole.transitions == 52
-    assert told.cuts == {"joint_states: stale": 4} and told.sources == 2
-    assert [line.return_ for line in told.episodes if line.behaviour] == [-2.0, -2.0]
+    assert description.whole.ends == {"terminated": 2, "truncated": 2, "cut": 4} and description.whole.transitions == 52
+    assert description.cuts == {"joint_states: stale": 4} and description.sources == 2
+    assert [line.return_ for line in description.episodes if line.behaviour] == [-2.0, -2.0]
     sums = [float(episode.rewards.sum()) for _, episode in read_episodes(root)]
-    assert [line.return_ for line in told.episodes] == sums
-    spread = told.tasks[1].returns
+    assert [line.return_ for line in description.episodes] == sums
+    spread = description.tasks[1].returns
     assert (spread.low, spread.median, spread.high) == (min(sums[4:]), np.median(sums[4:]), max(sums[4:]))
-    ends = [(task, sample.terminated, sample.truncated, sample.behaviour) for task, sample in told.samples]
+    ends = [(task, sample.terminated, sample.truncated, sample.behaviour) for task, sample in description.samples]
     assert ends == [("point/train/00", False, True, "expert"), ("point/train/00", True, False, ""),
                     ("point/train/00", False, False, "")]  # fmt: skip
 
 
 def test_spreads_are_those_of_all_the_data(root):
     """Observations are those that an action answered: o_T of an episode is left out."""
-    told = describe(root)
+    description = describe(root)
     stored = [episode for _, episode in read_episodes(root)]
     seen = np.concatenate([episode.observations[:-1] for episode in stored])
     rewards = np.concatenate([episode.rewards for episode in stored])
-    for values, spread in ((seen[:, 1], told.whole.observation[1]), (rewards, told.whole.reward)):
+    for values, spread in ((seen[:, 1], description.whole.observation[1]), (rewards, description.whole.reward)):
         quantiles = np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))
         wanted = [values.min(), *quantiles, values.max(), values.mean(), values.std()]
         np.testing.assert_allclose(dataclasses.astuple(spread), wanted)
@@ -89,29 +89,33 @@ def test_actions_at_and_beyond_limits(tmp_path):
     still = dataclasses.replace(made, observations=made.observations * [1.0, 0.0])
     with DatasetWriter(tmp_path / "point", POINT) as writer:
         writer.add_episode("a", {}, still)
-    told = describe(tmp_path / "point")
-    assert told.whole.at_high == (0.375, 0.0) and told.whole.at_low == (0.0, 0.25) and told.whole.beyond == (0.125, 0.0)
-    assert told.notes() == [
+    description = describe(tmp_path / "point")
+    assert (
+        description.whole.at_high == (0.375, 0.0)
+        and description.whole.at_low == (0.0, 0.25)
+        and description.whole.beyond == (0.125, 0.0)
+    )
+    assert description.notes() == [
         "observation joint_states.position.y never changes: training refuses it; take it out of the contract",
         "the reward is 1 in every transition: nothing can be learnt from it",
         "action velocity.x is beyond its limits in 12.50% of transitions",
         "action velocity.x is at a limit in 38% of transitions",
         "action velocity.y is at a limit in 25% of transitions",
     ]
-    assert all(f"note: {note}" in told.text() for note in told.notes())
-    np.testing.assert_array_equal(at_limits(told).data[0].z, [[0.0], [0.375], [0.25], [0.0]])
+    assert all(f"note: {note}" in description.text() for note in description.notes())
+    np.testing.assert_array_equal(at_limits(description).data[0].z, [[0.0], [0.375], [0.25], [0.0]])
 
 
 def test_figures_show_every_episode_and_every_end(root):
-    told = describe(root)
-    bars = {bar.name: list(bar.y) for bar in task_counts(told).data}
+    description = describe(root)
+    bars = {bar.name: list(bar.y) for bar in task_counts(description).data}
     assert bars == {"not known": [3, 3], "expert": [1, 1], "terminated": [10, 10], "truncated": [4, 4], "cut": [12, 12]}
-    dots = {trace.name: len(trace.y) for trace in returns(told).data}
+    dots = {trace.name: len(trace.y) for trace in returns(description).data}
     assert dots == {"not known": 6, "expert": 2, "median": 2}
-    assert {bar.name: sum(bar.y) for bar in lengths(told).data} == {"terminated": 2, "truncated": 2, "cut": 4}
-    medians = [trace for trace in coverage(told).data if trace.name == "median"]
+    assert {bar.name: sum(bar.y) for bar in lengths(description).data} == {"terminated": 2, "truncated": 2, "cut": 4}
+    medians = [trace for trace in coverage(description).data if trace.name == "median"]
     assert len(medians) == 5  # two observed numbers, two actions, the reward
-    assert list(medians[4].y) == [task.reward.median for task in told.tasks]
+    assert list(medians[4].y) == [task.reward.median for task in description.tasks]
     groups = field_groups(["joints.position.a", "joints.position.b", "mass"], ["a", "joint.b"])
     assert groups == [
         ("joints.position", [("a", "observations", 0), ("b", "observations", 1)]),
@@ -127,13 +131,13 @@ def test_large_datasets_are_thinned_and_say_so(root, monkeypatch):
     monkeypatch.setattr(describe_figures, "MAX_POINTS", 3)
     monkeypatch.setattr("spc_core.pages.describe_page.MAX_TASKS", 1)
     monkeypatch.setattr("spc_core.pages.describe_page.MAX_POINTS", 3)
-    told = describe(root)
-    assert list(task_counts(told).data[0].x) == ["train/00"]
-    assert max(len(trace.x) for trace in describe_figures.sample_episodes(told).data) == 3
-    page = describe_page(told)
+    description = describe(root)
+    assert list(task_counts(description).data[0].x) == ["train/00"]
+    assert max(len(trace.x) for trace in describe_figures.sample_episodes(description).data) == 3
+    page = describe_page(description)
     assert "1 of 2 tasks are shown" in page and "Lines have at most 3 points" in page
     monkeypatch.setattr(describe_figures, "MAX_DOTS", 5)
-    assert len(drawn_episodes(told, told.episodes)) == 5
+    assert len(drawn_episodes(description, description.episodes)) == 5
 
 
 def test_page_is_whole_and_needs_no_network(root, tmp_path):
@@ -157,8 +161,8 @@ def test_command_line(root, tmp_path, capsys):
     assert "2 tasks, 8 episodes, 52 transitions, 0.00 h, from 2 sources" in said
     assert "ends:       2 terminated, 2 truncated, 4 cut" in said and "cut 4 times: joint_states: stale" in said
     assert page.read_text().startswith("<!DOCTYPE html>")
-    told = json.loads(numbers.read_text())
-    assert told["tasks"][1]["params"] == {"goal": 1.0} and told["whole"]["transitions"] == 52
+    stored = json.loads(numbers.read_text())
+    assert stored["tasks"][1]["params"] == {"goal": 1.0} and stored["whole"]["transitions"] == 52
     assert main(["describe", str(tmp_path / "nowhere")]) == 1
     assert "no such folder" in capsys.readouterr().err
     with pytest.raises(DatasetError):

@@ -215,7 +215,7 @@ def test_nothing_half_written_and_nothing_foreign_overwritten(tmp_path, monkeypa
 
 
 def test_a_sample_of_many_rows_is_bounded_and_even():
-    """100,000 rows with a period of 100, in pieces of 100, thinned to at most 2,000: no phase is preferred."""
+    """100,000 rows with a period of 100, in pieces of 100, downsampled to at most 2,000: no phase is preferred."""
     sample = RowSample(limit=2000)
     for begin in range(0, 100_000, 100):
         sample.add(np.arange(begin, begin + 100))

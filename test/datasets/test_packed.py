@@ -12,8 +12,7 @@ import pytest
 from spc_core.data import dataset as dataset_module
 from spc_core.data import reader as dataset_reader
 from spc_core.data.dataset import DatasetError, DatasetWriter
-from spc_core.data.packed import load_dataset
-from spc_core.data.rows import Rows, rows_of
+from spc_core.data.packed import Rows, load_dataset, rows_of
 from spc_core.method.normalize import Moments
 from spc_core.training.train import data_stats
 from support.paths import TEST_FOLDER
@@ -86,7 +85,7 @@ def test_the_smallest_arrays_stay_in_memory(tmp_path, monkeypatch):
     data = load_dataset(write_dataset(tmp_path / "point"))
     kept = {}
     for budget in (103, 104, 519, 520, 1352, 2280):
-        monkeypatch.setattr("spc_core.data.rows.RESIDENT_BYTES", budget)
+        monkeypatch.setattr("spc_core.data.packed.RESIDENT_BYTES", budget)
         kept[budget] = [int(reader.resident) for reader in rows_of(data)]
     assert kept == {103: [0, 0, 0, 0], 104: [0, 0, 0, 1], 519: [0, 0, 0, 1], 520: [0, 0, 1, 1], 1352: [0, 1, 1, 1],
                     2280: [1, 1, 1, 1]}  # fmt: skip
@@ -119,13 +118,13 @@ import sys, numpy as np
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from support.synthetic import POINT, tiny_config
-from spc_core.data import rows
+from spc_core.data import packed
 from spc_core.data.dataset import TaskEntry
 from spc_core.data.packed import PackedDataset
 from spc_core.data.sampler import Sampler
 from spc_core.training.train import data_stats
 
-folder, megabytes, rows.RESIDENT_BYTES = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]) * 2**20
+folder, megabytes, packed.RESIDENT_BYTES = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]) * 2**20
 episodes = megabytes * 10**6 // (200 * 21) // 4 * 4
 steps = episodes * 200
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relabelling: the same to the bit as converting the bags anew, and refusals where it could not be."""
+"""Relabelling: the same to the bit as converting the bags again, and refusals where it could not be."""
 
 import json
 import math
@@ -13,18 +13,8 @@ from spc_core.data.relabel import relabel
 from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
+from support import recorded_bags
 from support.contracts import make_contract, stream_section
-from support.recorded_bags import (
-    JOINT_STATE,
-    RECEIVE_NS,
-    START_NS,
-    Sample,
-    arm_samples,
-    custom_data,
-    episode_info,
-    joint_state,
-    write_bag,
-)
 from support.synthetic import write_dataset
 
 STEPS = 12
@@ -44,15 +34,15 @@ def reach(**weights):
 
 
 def record(path, seed, cut_at=None, **info):
-    """A bag with a target at (0.3, 0.4); joint_states are missing for five beats at `cut_at`."""
-    said = episode_info(STEPS, **info)
-    target = joint_state(START_NS, ["shoulder", "elbow"], position=[0.3, 0.4])
-    samples = arm_samples(STEPS, seed, said)
+    """A bag with a target at (0.3, 0.4); joint_states are missing for five ticks at `cut_at`."""
+    said = recorded_bags.episode_info(STEPS, **info)
+    target = recorded_bags.joint_state(recorded_bags.START_NS, ["shoulder", "elbow"], position=[0.3, 0.4])
+    samples = recorded_bags.arm_samples(STEPS, seed, said)
     if cut_at is not None:
         states = [i for i, sample in enumerate(samples) if sample.topic == "/joint_states"][cut_at : cut_at + 5]
         samples = [sample for i, sample in enumerate(samples) if i not in states]
-    samples.insert(0, Sample("/target", JOINT_STATE, RECEIVE_NS, target))
-    return write_bag(path, samples, custom_data(contract(), said))
+    samples.insert(0, recorded_bags.Sample("/target", recorded_bags.JOINT_STATE, recorded_bags.RECEIVE_NS, target))
+    return recorded_bags.write_bag(path, samples, recorded_bags.custom_data(contract(), said))
 
 
 @pytest.fixture(scope="module")

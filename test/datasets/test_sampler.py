@@ -27,7 +27,7 @@ def make_sampler(data, rank=0, world=1, **overrides):
 
 
 def numbered(tasks):
-    """A dataset whose numbers tell where they stand: `tasks` lists each task's episode lengths.
+    """A dataset whose numbers encode their position: `tasks` lists each task's episode lengths.
 
     The first observation field is the row's number, the second the episode's.
     """

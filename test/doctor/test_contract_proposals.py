@@ -187,11 +187,11 @@ def test_several_episodes_on_the_topic_episode(tmp_path):
         info = episode_info(50, episode=number, start_ns=RECEIVE_NS + round(begin_s * 1e9))
         for state, at_s in (("running", begin_s), ("ended", begin_s + 1)):
             at_ns = RECEIVE_NS + round(at_s * 1e9)
-            told = dataclasses.replace(info, state=state, end_ns=at_ns if state == "ended" else 0)
-            more.append(Sample("/episode", "std_msgs/msg/String", at_ns, string(told.to_json())))
+            announced = dataclasses.replace(info, state=state, end_ns=at_ns if state == "ended" else 0)
+            more.append(Sample("/episode", "std_msgs/msg/String", at_ns, string(announced.to_json())))
     text, contract, report = converted(record(tmp_path / "bag", states_and_arrays, more=more), tmp_path)
     assert (contract.segments.by, contract.segments.topic) == ("topic", "episode")
-    assert report.episodes == 2 and report.tasks == ("arm_reach/train/00",) and "tells of 2 episodes" in text
+    assert report.episodes == 2 and report.tasks == ("arm_reach/train/00",) and "announces 2 episodes" in text
 
 
 def test_a_topic_that_names_the_task(tmp_path):

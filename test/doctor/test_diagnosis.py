@@ -8,6 +8,7 @@ import pytest
 
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.command_delay.correlogram import LAGS_S, correlogram, responses
+from spc_core.doctor.across_checks import check_command_delay, check_coverage, measure, visited
 from spc_core.doctor.clock_checks import (
     check_clock_domains,
     check_clock_jumps,
@@ -15,8 +16,6 @@ from spc_core.doctor.clock_checks import (
     check_drift,
     check_unset_stamps,
 )
-from spc_core.doctor.command_delay import check_command_delay
-from spc_core.doctor.coverage import check_coverage, measure, visited
 from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, message_spans, spans, worst
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
 from spc_core.doctor.timing_checks import (
@@ -198,7 +197,7 @@ def test_clock_jumps_back_and_ahead():
         finding = only(check_clock_jumps(log(stamp_ns=stamp_ns), T))
         assert finding.severity == "fail" and f"{step_s:+.2f} s at 4.98 s" in finding.text
         assert near(finding.times, 4.981, 5.001, slack_s=1e-6)
-        assert check_gaps(log(stamp_ns=stamp_ns), T) == []  # told once
+        assert check_gaps(log(stamp_ns=stamp_ns), T) == []  # reported once
 
 
 def test_unset_stamps_matter_where_they_align():
@@ -382,7 +381,7 @@ def test_a_delay_that_cannot_be_told_is_not_told():
     alien = np.random.default_rng(1).normal(size=x.shape)
     found = correlogram(command_ns, u, ("u",), state_ns, alien, ("a", "b"))
     finding = only(check_command_delay("joint_states", found, 0.02, T))
-    assert finding.severity == "ok" and "cannot be told: no state answers clearly" in finding.text
+    assert finding.severity == "ok" and "is unknown: no state answers clearly" in finding.text
     still = correlogram(command_ns, 0 * u, ("u",), state_ns, x, ("a", "b"))
     assert "the command never changes" in responses(still)[0].why_not
     early = correlogram(command_ns + 50 * MS, u, ("u",), state_ns, x, ("a", "b"))  # the state came first

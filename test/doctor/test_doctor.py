@@ -280,15 +280,15 @@ def test_what_is_kept_of_a_bag_is_small(tmp_path):
 
 
 def test_progress_is_told_in_bytes_and_reaches_the_whole(tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(doctor, "tqdm", lambda *a, **k: (told.append(Told(**k)), told[-1])[1])
+    bars = []
+    monkeypatch.setattr(doctor, "tqdm", lambda *a, **k: (bars.append(FakeBar(**k)), bars[-1])[1])
     bags = [record_robot(tmp_path / str(i), seconds=2) for i in range(2)]
     diagnose(bags, workers=1)
-    assert told[0].total == told[0].n == sum(f.stat().st_size for bag in bags for f in bag.glob("*.mcap"))
-    assert told[0].updates > 2 and not told[0].disable
+    assert bars[0].total == bars[0].n == sum(f.stat().st_size for bag in bags for f in bag.glob("*.mcap"))
+    assert bars[0].updates > 2 and not bars[0].disable
 
 
-class Told:
+class FakeBar:
     """A progress bar that only counts."""
 
     def __init__(self, desc, total, unit, unit_scale, disable):

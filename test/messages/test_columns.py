@@ -282,7 +282,7 @@ def test_the_error_is_that_of_the_first_message_that_has_one():
     assert texts[good[:-3], short].startswith(
         "topic 'joint_states': message 6 of the log, received at 1000000000020000000 ns, is damaged: "
     )
-    assert reader.read(column([good]))[1].tolist() == [[1]], "a reader goes on after an error"
+    assert reader.read(column([good]))[1].tolist() == [[1]], "a reader continues after an error"
 
 
 def test_large_integers_become_floats_as_in_python():

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spc_core.pages.context_space import context_space, points_of, project
+from spc_core.pages.context_figures import context_space, points_of, project
 from spc_core.pages.figures import adaptation_curve, cell_grid, task_bars, varying_params
-from spc_core.pages.loss_curves import log_ticks, training_curves
 from spc_core.pages.report import FamilyRun, summarise, write_report, write_summary
+from spc_core.pages.run_figures import log_ticks, training_curves
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import score
 from support.invented_trials import invented_run

@@ -54,8 +54,7 @@ class MessageMaker:
     def _value(self, description: Any) -> Any:
         node, what = description
         if node == Nodetype.NAME:
-            definition = self.typestore.get_msgdef(what)
-            return definition.cls(*[self._value(part) for _, part in definition.fields])
+            return self._submessage(what)
         if node == Nodetype.BASE:
             return self._base(*what)
         element, count = what
@@ -64,6 +63,10 @@ class MessageMaker:
         if element[0] == Nodetype.BASE and element[1][0] != "string":
             return self.numbers(element[1][0], count)
         return [self._value(element) for _ in range(count)]
+
+    def _submessage(self, type_name: str) -> Any:
+        definition = self.typestore.get_msgdef(type_name)
+        return definition.cls(*[self._value(part) for _, part in definition.fields])
 
     def _base(self, name: str, bound: int) -> Any:
         if name == "string":

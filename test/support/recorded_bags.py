@@ -128,7 +128,7 @@ def said_nothing(samples: list[Sample]) -> list[Sample]:
 
 
 def later(samples: list[Sample], shift_ns: int, receive_ns: int | None = None) -> list[Sample]:
-    """The same samples with stamps shifted, and receive times shifted as much or as told."""
+    """The same samples with stamps shifted, and receive times shifted as much or by `receive_ns`."""
     moved = []
     for sample in samples:
         stamp = sample.message.header.stamp

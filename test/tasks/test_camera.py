@@ -66,7 +66,7 @@ def test_a_film_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_film_that_cannot_be_written_says_why(tmp_path: Path) -> None:
-    """ffmpeg ends at once; the images after that do not matter, and the end tells its reason."""
+    """ffmpeg ends at once; the images after that do not matter, and the end reports its reason."""
     needs("mp4")
     film = Mp4Film(tmp_path / ".partial", 64, 48, 10.0)
     film._process.kill()

@@ -13,9 +13,9 @@ import pytest
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
-from spc_core.pages.context_path import context_path
-from spc_core.pages.drift_figure import drift_figure
+from spc_core.pages.context_figures import context_path
 from spc_core.pages.figures import FamilyRun
+from spc_core.pages.run_figures import drift_figure
 from spc_core.tasks import make_env, tasks
 from spc_core.trials.drift import (
     WINDOW,

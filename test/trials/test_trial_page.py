@@ -20,9 +20,9 @@ from spc_core.alignment.episode import EpisodeInfo, TaskChange
 from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.latency_bins import LatencyBins, latency_counts, quantile_us
 from spc_core.pages.kit.png import png
-from spc_core.pages.latency_figure import latency_figure
 from spc_core.pages.report import summarise
 from spc_core.pages.report_page import page
+from spc_core.pages.run_figures import latency_figure
 from spc_core.pages.stills import Stills
 from spc_core.trials.evaluate import score
 from spc_core.trials.log import TrialLog

@@ -92,11 +92,8 @@ class Frames:
         return Frames(self.t_ns[begin:], self.codes[begin:], self.observations[begin:])
 
     def append(self, other: Frames) -> Frames:
-        return Frames(
-            np.concatenate([self.t_ns, other.t_ns]),
-            np.concatenate([self.codes, other.codes]),
-            np.concatenate([self.observations, other.observations]),
-        )
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Frames(*map(np.concatenate, pairs))
 
     @classmethod
     def initial(cls, contract: Contract) -> Frames:

@@ -4,7 +4,7 @@
 OUT/data/chunk-000/file-000.parquet           one row for each transition: o_k, a_k, r_k and the flags
 OUT/meta/info.json stats.json tasks.parquet   as LeRobot reads them
 OUT/meta/episodes/chunk-000/file-000.parquet  one row for each episode, with its statistics, its end and o_T
-OUT/meta/spc.json contract.yaml               what LeRobot has no place for: task parameters, the contract
+OUT/meta/spc.json contract.yaml               data without a place in LeRobot: task parameters, the contract
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ OUR_EPISODE_COLUMNS: Mapping[str, pa.DataType] = {
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The result of an export."""
 
     out: Path
     tasks: int
@@ -85,10 +85,7 @@ def export(
     root = Path(dataset)
     stores = stored_tasks(root)
     contract = dataset_contract(root, stores)
-    try:
-        whole = AtomicFolder(out, overwrite, "meta/info.json", "a LeRobotDataset")
-    except FileExistsError as error:
-        raise DatasetError(str(error)) from None
+    whole = AtomicFolder(out, overwrite, "meta/info.json", "a LeRobotDataset", DatasetError)
     try:
         (whole.path / "meta").mkdir()
         with _Export(whole.path, contract, file_mb) as writer:
@@ -107,8 +104,6 @@ def export(
         write_atomic(whole.path / "meta" / "contract.yaml", contract.text)
         files = len(list((whole.path / "data").glob("*/*.parquet")))
         whole.commit()
-    except FileExistsError as error:
-        raise DatasetError(str(error)) from None
     finally:
         whole.abort()
     return Exported(Path(out), len(stores), writer.episodes, writer.frames, files)
@@ -252,7 +247,7 @@ _STATS = ("min", "max", "mean", "std", "count", *QUANTILES)
 
 
 def stats_of(stats: ColumnStats) -> dict[str, list[float]]:
-    """What LeRobot wants to know of a feature, each a list with an entry for each dimension, or one for the count."""
+    """LeRobot's statistics of a feature, each a list with an entry for each dimension, or one for the count."""
     values = {"min": stats.low, "max": stats.high, "mean": stats.mean, "std": stats.std}
     quantiles = dict(zip(QUANTILES, stats.quantiles(list(QUANTILES.values())), strict=True))
     return {

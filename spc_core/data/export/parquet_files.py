@@ -26,13 +26,13 @@ class ParquetFiles:
         self._writer: pq.ParquetWriter | None = None
 
     def place(self, rows: int) -> tuple[int, int]:
-        """Chunk and file that so many more rows will stand in; by the mean size of the rows before them."""
+        """The chunk and file of the next `rows` rows, by the mean size of those before."""
         if self._stream is None or self._outgrows(self._stream.tell(), rows):
             self._open_next()
         return divmod(self._number, self._chunk_files)
 
     def write(self, table: pa.Table) -> None:
-        """Write a table of the schema's columns as one row group, where place() said."""
+        """Write a table of the schema's columns as one row group, in the file that place() chose."""
         assert self._writer is not None, "place() comes first"
         self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         self._rows += table.num_rows

@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
 
 INK, FAINT = "#222222", "#e6e6e6"
+# Okabe and Ito's colours, distinguishable by colour-blind readers
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+SKY, RED, YELLOW = "#56B4E9", "#D55E00", "#F0E442"
+SERIES = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#666666")
 
 
 def stacked(rows: int, panel: int, gap: int) -> tuple[int, float]:
@@ -30,3 +36,11 @@ def style(figure: go.Figure, area: int, top: int = 76) -> go.Figure:
     figure.update_yaxes(showline=True, linecolor="#888", gridcolor=FAINT, zerolinecolor="#888", title_font_size=14)
     figure.update_xaxes(title_font_size=14)
     return figure
+
+
+def band(figure: go.Figure, xs: list, lows: list, highs: list, pale: str, **options: Any) -> None:
+    """Fill the area between two lines over the same xs."""
+    figure.add_scatter(
+        x=xs + xs[::-1], y=[*highs, *lows[::-1]], fill="toself", fillcolor=pale, mode="lines", line={"width": 0},
+        hoverinfo="skip", **options,
+    )  # fmt: skip

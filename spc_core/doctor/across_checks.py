@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the state and action space each task's data visit."""
+"""Checks over all bags: coverage of states and actions by task, and the delay from command to state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spc_core.doctor.diagnosis import Finding, Thresholds
+from spc_core.command_delay.correlogram import Correlogram, responses
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds
 
 CELLS = 20  # in which the range of each field is divided
 TRIM = 0.005  # share of the values at either end that are outliers and do not stretch the range
@@ -66,7 +67,7 @@ def check_coverage(coverage: Coverage, t: Thresholds) -> list[Finding]:
         ("states", coverage.state_names, coverage.states),
         ("actions", coverage.action_names, coverage.actions),
     ):
-        mean = shares.mean(axis=1)  # over the fields; a single one may stand still, as a target does
+        mean = shares.mean(axis=1)  # over the fields; a single one may be constant, such as a target
         poor = np.flatnonzero(mean < t.coverage) if kind == "actions" or len(coverage.tasks) > 1 else np.empty(0)
         if not len(poor):
             continue
@@ -79,3 +80,31 @@ def check_coverage(coverage: Coverage, t: Thresholds) -> list[Finding]:
         )
         findings.append(Finding("warn", "", f"coverage of {kind}", text, float(mean[task])))
     return findings
+
+
+def check_command_delay(topic: str, found: Correlogram, period_s: float | None, t: Thresholds) -> list[Finding]:
+    """The delay over all commands; `period_s` is the contract's, None without a contract."""
+    per_command = responses(found)
+    sure = [answer for answer in per_command if not answer.why_not]
+    if not sure:
+        text = (
+            f"the delay from command to state is unknown: {per_command[0].why_not}; record livelier commands to know it"
+        )
+        return [Finding("ok", topic, "command delay", text)]
+    delay_s = float(np.median([answer.delay_s for answer in sure]))
+    best = max(sure, key=lambda answer: abs(answer.correlation))
+    severity: Severity = "ok"
+    if period_s is not None:
+        severity = t.grade(delay_s / period_s, t.command_delay_periods)
+    how = ("follows", "changes at the rate of", "accelerates with")[best.order]
+    text = (
+        f"{delay_s * 1e3:.1f} ms from command to state (from {len(sure)} of {len(per_command)} commands; best "
+        f"{best.state}, which {how} {best.command}, correlation {best.correlation:+.2f})"
+    )
+    if period_s is not None:
+        text += f"; that is {delay_s / period_s:.1f} periods, allowed {t.command_delay_periods:g}"
+    if severity != "ok":
+        text += (
+            "; an observation does not show the commands of that time: shorten the chain, or observe the last commands"
+        )
+    return [Finding(severity, topic, "command delay", text, delay_s)]
