@@ -24,6 +24,7 @@ COLOURS = {
     "few_shot": BLUE,
     "offline": PINK,
     "expert": GREEN,
+    "baseline": "#000000",
 }
 OTHER_COLOUR = RED  # any other protocol
 SPLIT_ORDER = ("id", "ood", "val", "train")
@@ -169,13 +170,13 @@ def _curve(figure: go.Figure, run: FamilyRun, split: str, points: list[tuple[str
 
 def _reference_lines(figure: go.Figure, run: FamilyRun, split: str, column: int, points: int) -> None:
     """Lines of expert and zero_shot, named at the right; the higher line has its name above."""
-    cells = {name: protocol_cells(run, split, name) for name in ("expert", "zero_shot")}
+    cells = {name: protocol_cells(run, split, name) for name in ("expert", "baseline", "zero_shot")}
     levels = {name: float(np.mean(list(c.values()))) for name, c in cells.items() if c}
     highest = max(levels, key=lambda name: levels[name], default="")
     for name, level in levels.items():
         figure.add_scatter(
             x=[-0.4, points - 0.1], y=[level, level], mode="lines", showlegend=False, row=1, col=column,
-            line={"width": 2, "color": COLOURS[name], "dash": "dash" if name == "expert" else "dot"},
+            line={"width": 2, "color": COLOURS[name], "dash": "dot" if name == "zero_shot" else "dash"},
             hovertemplate=f"{name}: %{{y:.1f}}<extra></extra>",
         )  # fmt: skip
         figure.add_annotation(

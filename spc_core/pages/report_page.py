@@ -32,6 +32,7 @@ PROTOCOL_TEXTS = {
     "few_shot(K)": "First the robot collects K transitions, unscored, while it acts as if its task were one training "
     "task after the other. The resulting context is then frozen, and the following episodes are scored.",
     "offline": "The context is made of recorded data of the same task.",
+    "baseline": "Not learnt: the robot's own controller drives, and the policy rests. Score 1.",
     "expert": "Not learnt: a hand-written controller that knows the hidden parameters. Score 1.",
 }
 CAPTIONS = {
@@ -136,7 +137,9 @@ def headline(run: FamilyRun, family: Mapping[str, Any]) -> str:
         if best and best["normalised"] is not None:
             shares.append(f"<b>{best['normalised']:.0%}</b> on {escape(split)} tasks")
     sentence = f"After {transitions(run, largest)} of its own experience the policy has closed this much of the "
-    sentence += f"gap between no_context and the expert: {', '.join(shares)}." if shares else ""
+    known = {entry["protocol"] for entries in splits.values() for entry in entries}
+    highest = "expert" if "expert" in known else "robot's own controller"
+    sentence += f"gap between no_context and the {highest}: {', '.join(shares)}." if shares else ""
     keys = dict.fromkeys((e["protocol"], e["k"]) for entries in splits.values() for e in entries)
     rows = []
     for protocol, k in sorted(keys, key=lambda key: key[0] == "expert"):  # the expert last
@@ -160,7 +163,7 @@ def _score_cells(entry: Mapping[str, Any] | None) -> str:
         return "<td></td>" * 4
     seeds = [value for value in entry["normalised_by_seed"] if value is not None]
     spread = f"{number(min(seeds), 2)} … {number(max(seeds), 2)}" if len(seeds) > 1 else "–"
-    if entry["protocol"] in ("no_context", "expert"):
+    if entry["protocol"] in ("no_context", "expert", "baseline"):
         spread = ""  # 0 and 1 by definition
     returns = f"{number(entry['mean'])} ± {number(entry['stderr'])}"
     score, share = number(entry["normalised"], 2), entry.get("success")

@@ -18,6 +18,7 @@ from spc_core.method.planner import PlannerConfig
 from spc_core.tasks import SPLITS, Task, find_task, make_env
 from spc_core.trials.offline_data import behaviour_episodes
 from spc_core.trials.protocol import (
+    BASELINE,
     TRAJECTORY_COUNTS,
     EpisodeRequest,
     EpisodeResult,
@@ -121,6 +122,8 @@ def run_in_process(
     offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
 ) -> list[EpisodeResult]:
     """Run a trial in this process; `progress` is called with scored episodes done, their total, and the latest."""
+    if BASELINE in trial.protocols:
+        raise TrialError("the protocol baseline needs a robot with a controller of its own: use `spc trial --no-sim`")
     driver = InProcessDriver(checkpoint, family, planning, offline_transitions)
     done = 0
     for request in trial.requests():
@@ -161,7 +164,7 @@ class Score:
     k: int  # transitions collected for the context; 0 in other protocols
     mean: float  # return per episode
     stderr: float  # over tasks, each averaged over its episodes and training seeds
-    normalised: float  # 0 is no_context, 1 is the privileged expert
+    normalised: float  # 0 is no_context, 1 is the privileged expert, or else the robot's own controller
     normalised_by_seed: tuple[float, ...]  # by training seed
     tasks: int
     seeds: int
@@ -172,8 +175,9 @@ class Score:
 def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], float]) -> list[Score]:
     """Scores of the trials of several training seeds (`runs` by seed), experts first if given.
 
-    normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; NaN if the
-    expert is unknown or no better than no_context. Raises ValueError if a split lacks no_context.
+    normalised = (return - no_context) / (expert - no_context), of means over tasks, episodes and seeds; without an
+    expert, the protocol baseline takes its place. NaN if neither is known, or no better than no_context. Raises
+    ValueError if a split lacks no_context.
     """
     rows = [(seed, row) for seed, results in runs.items() for row in results if row.scored]
     scores = []
@@ -188,8 +192,9 @@ def score(runs: dict[int, list[EpisodeResult]], experts: dict[tuple[str, int], f
             raise ValueError(
                 f"the trial of split '{split}' lacks the protocol no_context, the zero of the scale; add it"
             )
+        top = groups.get(("expert", 0)) or groups.get((BASELINE, 0), [])
         for (protocol, k), returns in groups.items():
-            line = _score(split, protocol, k, returns, groups["no_context", 0], groups.get(("expert", 0), []))
+            line = _score(split, protocol, k, returns, groups["no_context", 0], top)
             outcomes = [r.success for _, r in rows if (r.split, r.protocol, r.k) == (split, protocol, k)]
             scores.append(dataclasses.replace(line, success=success_share(outcomes)))
     return scores

@@ -16,7 +16,7 @@ from typing import Any
 from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, model_id, weights_sha256
 from spc_core.system.config_files import find_config
-from spc_core.trials.protocol import LIVE_PROTOCOLS, PROTOCOLS, TaskLike, Trial, TrialError
+from spc_core.trials.protocol import BASELINE, LIVE_PROTOCOLS, TaskLike, Trial, TrialError
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None, plan: bool = True) -> Any:
@@ -35,7 +35,9 @@ class TrialSettings:
     few_shot_sizes: tuple[int, ...] = option((100,), "transitions of a few-shot context; each size is tried")
     episodes: int = option(3, "scored episodes of each task and protocol", 1, 100_000)
     seed: int = option(0, "seed of the first scored episode", 0, 2**30)
-    protocols: tuple[str, ...] = option(LIVE_PROTOCOLS, f"any of: {', '.join(PROTOCOLS)} (needs recordings)")
+    protocols: tuple[str, ...] = option(
+        LIVE_PROTOCOLS, f"any of: {', '.join(LIVE_PROTOCOLS)}, offline (needs recordings), baseline (without a sim)"
+    )
     shuffle: bool = option(True, "run blocks of task and protocol in an order drawn with the seed")
     operator: bool = option(
         False, "wait for ~/continue of the node trial before each episode, and for ~/success after it"
@@ -99,6 +101,11 @@ def make_trial(options: TrialOptions) -> Trial:
         raise ValueError("without a sim an operator must bring the robot to its start; set operator, or leave sim on")
     if not options.sim and options.drift_tasks:
         raise ValueError("the drift test needs a sim, which can change the task; set drift_tasks to 0")
+    if options.sim and BASELINE in options.protocols:
+        raise ValueError(
+            "the protocol baseline is an episode of a robot's own controller; the sim has none: use --no-sim, or leave "
+            "baseline out (the expert is the scale there)"
+        )
     if options.task_ids:
         chosen = [find_task(task_id) if options.sim else robot_task(task_id) for task_id in options.task_ids]
     elif options.family:

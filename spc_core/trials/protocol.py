@@ -16,7 +16,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-PROTOCOLS = ("no_context", "zero_shot", "few_shot", "offline")
+BASELINE = "baseline"  # the robot's own controller drives, and the policy rests
+PROTOCOLS = ("no_context", "zero_shot", "few_shot", "offline", BASELINE)
 LIVE_PROTOCOLS = PROTOCOLS[:3]  # without recordings of the task
 COLLECT = "collect"  # protocol of the unscored episodes that collect a few-shot context
 COLLECT_SEED_OFFSET = 10_000
@@ -45,7 +46,7 @@ class EpisodeRequest:
     """One episode to run: arrange_context() first, then the robot's reset."""
 
     task: TaskLike
-    protocol: str  # no_context | zero_shot | few_shot | offline | collect
+    protocol: str  # no_context | zero_shot | few_shot | offline | baseline | collect
     k: int  # transitions in a few-shot context; 0 in other protocols
     episode: int  # counts from 0 within its task, protocol and k
     seed: int
@@ -69,6 +70,8 @@ class ContextControl(Protocol):
 
 def arrange_context(request: EpisodeRequest, control: ContextControl) -> None:
     """Prepare the policy's context before an episode; all drivers use this function."""
+    if request.protocol == BASELINE:
+        return
     if request.reset_context:
         control.reset_context()
     control.set_context_mode(request.mode, request.limit)

@@ -60,8 +60,8 @@ class RobotEpisodes:
                 retry_s = time.monotonic() + 0.2
                 self._node.wait_for(lambda: time.monotonic() > retry_s, None, "", polled=True)  # noqa: B023
 
-    def run(self, task_id: str, seed: int, spoiled: Callable[[], str]) -> EpisodeInfo:
-        """Run one episode from the robot's newest stamp. Raises EpisodeBroken when it is aborted."""
+    def run(self, task_id: str, seed: int, spoiled: Callable[[], str], driven: bool = True) -> EpisodeInfo:
+        """Run one episode from the robot's newest stamp; with `driven`, the policy drives. Raises EpisodeBroken."""
         limit_ns = round(self._node.params.time_limit_s * 1e9)
         self._await_recorder()
         start_ns = self._newest_ns()
@@ -71,7 +71,8 @@ class RobotEpisodes:
         self._info = EpisodeInfo("running", task_id, {}, self._info.episode + 1, seed, start_ns)
         self._publish_info()
         try:
-            self._change(Transition.TRANSITION_ACTIVATE)
+            if driven:
+                self._activate()
             self._node.wait_for(lambda: bool(self._end_reason(limit_ns, spoiled)), None, "", polled=True)
         finally:
             reason = self._end_reason(limit_ns, spoiled) or "the trial ended"
@@ -79,10 +80,18 @@ class RobotEpisodes:
             ended = {"state": "ended", "end_ns": self._newest_ns(), "reason": reason}
             self._info = dataclasses.replace(self._info, **ended, terminated=terminated, truncated=truncated)
             self._publish_info()
-            self._try_deactivate()
+            if driven:
+                self._try_deactivate()
         if not (terminated or truncated):
             raise EpisodeBroken(f"episode {self._info.episode} ({task_id}) broke off: {reason}")
         return self._info
+
+    def _activate(self) -> None:
+        """Raises EpisodeBroken where the policy refuses, as it does beside another publisher of commands."""
+        try:
+            self._change(Transition.TRANSITION_ACTIVATE)
+        except DriverError as error:
+            raise EpisodeBroken(str(error)) from None
 
     def _await_recorder(self) -> None:
         """A recorder that DDS has not connected yet would miss the start of the episode."""

@@ -28,6 +28,7 @@ from spc_core.trials.drift import DriftLog
 from spc_core.trials.log import TrialLog
 from spc_core.trials.options import TrialOptions, make_plan, make_trial
 from spc_core.trials.protocol import (
+    BASELINE,
     TRAJECTORY_COUNTS,
     EpisodeRequest,
     EpisodeResult,
@@ -159,7 +160,7 @@ class TrialNode(DriverNode):
         self.control.begin()
         began_s = time.monotonic()
         try:
-            info = self.run_episode(request.task.task_id, request.seed)
+            info = self._run_episode(request)
         except EpisodeBroken as error:
             self.get_logger().error(f"{error}; the episode will be repeated")
             self.control.invalid_reason = self.control.invalid_reason or str(error)
@@ -196,10 +197,11 @@ class TrialNode(DriverNode):
         if problem := self._recalled["problem"]:
             raise DriverError(f"context from recordings of {task_id}: {problem}")
 
-    def run_episode(self, task_id: str, seed: int) -> EpisodeInfo:
+    def _run_episode(self, request: EpisodeRequest) -> EpisodeInfo:
+        task_id, seed = request.task.task_id, request.seed
         if self._robot is None:
-            return super().run_episode(task_id, seed)
-        return self._robot.run(task_id, seed, lambda: self.control.invalid_reason)
+            return self.run_episode(task_id, seed)
+        return self._robot.run(task_id, seed, lambda: self.control.invalid_reason, request.protocol != BASELINE)
 
     def _no_transition(self) -> str:
         return f"no transition: {self._cut or self._topics.missing(time.monotonic()) or 'no tick'}"
@@ -210,7 +212,7 @@ class TrialNode(DriverNode):
     def _wait_until_ready(self, request: EpisodeRequest) -> None:
         """Wait until no episode is running and the operator permits the next one."""
         self.wait_for(lambda: self._episode is not None and self._episode.state != "running", None, "")
-        self._wait_for_people("between", f"next: {request.task.task_id} {request.protocol} {request.episode}")
+        self._wait_for_people("between", f"next: {request.task.task_id} {_who(request)} {request.episode}")
 
     def _wait_for_people(self, phase: str, about: str) -> None:
         """Wait until the operator has done everything that this phase needs."""
@@ -323,6 +325,10 @@ class TrialNode(DriverNode):
         """Wake the script if it may be waiting for the last tick."""
         if self._episode is not None and self._episode.state == "ended":
             self._notify()
+
+
+def _who(request: EpisodeRequest) -> str:
+    return "baseline, with the robot's own controller" if request.protocol == BASELINE else request.protocol
 
 
 def main() -> int:

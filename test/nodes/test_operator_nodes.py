@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lifecycle_msgs.srv import GetState
+from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.trials.protocol import EpisodeResult
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
+from spc_ros.messages.fields import set_stamp
 from spc_ros.processes import ProcessError
 from spc_ros.trials.trial import run_trial
 from spc_ros.trials.trial_report import report_trial
@@ -76,6 +79,57 @@ def test_a_robot_without_a_sim_is_tried_with_an_operator(tiny_checkpoint: Path, 
     assert 0.5 * whole <= rows[0].steps <= whole + 1, "less what the policy needed to begin"
     assert rows[1].steps < rows[0].steps and 10 <= rows[2].steps <= 25
     page_and_bag(out, tiny_checkpoint, rows)
+
+
+def test_the_robots_own_controller_is_the_scale_where_there_is_no_expert(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """One episode of the policy, then one of a controller that commands the largest effort."""
+    environment, out = own_domain(), tmp_path / "out"
+    rows: list[EpisodeResult] = []
+
+    def trial() -> None:
+        asked = trial_options(
+            tiny_checkpoint, "", out, contract="arm_reach", task_ids=["bench/spring"], shuffle=False, episodes=1,
+            protocols=["no_context", "baseline"], operator=True, sim=False, time_limit_s=2.0,
+        )  # fmt: skip
+        rows.extend(run_trial(asked, environment=environment))
+
+    with bare_robot(environment, done_after=0), Probe(environment) as ask:
+        thread = threading.Thread(target=trial)
+        thread.start()
+        try:
+            episode = ask.listen_episodes()
+            answered = functools.partial(agreed, ask)
+            answered("trial/continue", Trigger)
+            answered("trial/success", SetBool, SetBool.Request(data=True))
+            commands = ask.node.create_publisher(JointState, ARM_REACH.action.topic, 10)
+            full = JointState(name=["shoulder", "elbow"], effort=list(ARM_REACH.action.high))
+
+            def drive() -> None:
+                set_stamp(full, ask.node.get_clock().now().nanoseconds)
+                commands.publish(full)
+
+            timer = ask.node.create_timer(ARM_REACH.period_ns / 1e9, drive)
+            answered("trial/continue", Trigger)
+            ask.until(lambda: (info := episode()) is not None and info.state == "running", "the episode", 40.0)
+            assert resting(ask)
+            answered("trial/success", SetBool, SetBool.Request(data=True))
+            timer.cancel()
+        finally:
+            thread.join(40.0)
+    assert [(row.protocol, row.aborted) for row in rows] == [("no_context", ""), ("baseline", "")]
+    assert rows[1].steps > 20 and rows[1].interventions == {}
+    report_trial(tiny_checkpoint, "bench", out, rows)
+    assert "the robot's own controller drives, and the policy rests" in (out / "report.html").read_text()
+
+
+def agreed(ask: Probe, name: str, kind: type, request: object = None) -> None:
+    ask.until(lambda: ask.call(name, kind, request).success, name, 60.0)
+
+
+def test_the_sim_has_no_controller_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    asked = trial_options(tiny_checkpoint, "arm_reach", tmp_path / "out", protocols=["no_context", "baseline"])
+    with pytest.raises(ProcessError, match="the sim has none: use --no-sim, or leave baseline out"):
+        run_trial(asked)
 
 
 def resting(ask: Probe) -> bool:
