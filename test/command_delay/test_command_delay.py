@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delay from command to state, online and from bags: its uncertainty, and its comparison with the data's."""
+"""The delay from command to state: estimates online and from bags, their uncertainty, and comparison with the data."""
 
 from __future__ import annotations
 

@@ -141,18 +141,14 @@ class TickGrid:
         self._next = bisect_right(self._stamps, state.done_ns)  # the first sample that may be the next tick
         self._last_ns = state.done_ns if state.running else None
         self.rows: list[int] = []  # of each tick its sample, or ~h of held tick number h
-        self.held_ns: list[int] = []
-        self.stale: list[
-            bool
-        ] = []  # of each held tick: the first stream is too old, so that the grid restarts after it
-        self._held_at: list[int] = []  # index in `rows`
+        self.held: list[tuple[int, bool, int]] = []  # time, whether the first stream is stale, index in `rows`
 
     def run(self, max_held: int) -> bool:
         """Find ticks until no more can be decided, or until `max_held` held ones; returns whether there are more."""
         stamps, rows, stop = self._stamps, self.rows, self._stop
         j, last = self._next, self._last_ns
-        max_held += len(self.held_ns)
-        while len(self.held_ns) < max_held:
+        max_held += len(self.held)
+        while len(self.held) < max_held:
             if last is None:  # each sample is a tick until one is good
                 good = self._good.find(1, j)
                 end = stop if good < 0 else good + 1
@@ -176,7 +172,7 @@ class TickGrid:
                     rows.append(k)
                     j, last = k + 1, stamps[k] if self._good[k] else None
         self._next, self._last_ns = j, last
-        return len(self.held_ns) >= max_held
+        return len(self.held) >= max_held
 
     @property
     def state(self) -> GridState:
@@ -184,7 +180,7 @@ class TickGrid:
         if not self.rows:
             return self._start
         row = self.rows[-1]
-        done_ns = self._stamps[row] if row >= 0 else self.held_ns[~row]
+        done_ns = self._stamps[row] if row >= 0 else self.held[~row][0]
         return GridState(done_ns, self._last_ns is not None)
 
     def _find(self, j: int, last_ns: int) -> int | None:
@@ -199,18 +195,16 @@ class TickGrid:
         return ~len(stamps) if self._forced_ns > late_ns else None
 
     def _hold(self, k: int, due_ns: int) -> int | None:
-        self._held_at.append(len(self.rows))
-        self.rows.append(~len(self.held_ns))
-        self.held_ns.append(due_ns)
-        self.stale.append(due_ns - self._stamps[k - 1] > self._max_age_ns)
-        return None if self.stale[-1] else due_ns
+        is_stale = due_ns - self._stamps[k - 1] > self._max_age_ns  # the grid restarts after it
+        self.rows.append(~len(self.held))
+        self.held.append((due_ns, is_stale, len(self.rows) - 1))
+        return None if is_stale else due_ns
 
     def rewind(self, held: int) -> None:
         """Return to held tick number `held`, which is faulty; the grid restarts after it."""
-        del self.rows[self._held_at[held] + 1 :]
-        for each in (self._held_at, self.held_ns, self.stale):
-            del each[held + 1 :]
-        self._next, self._last_ns = bisect_right(self._stamps, self.held_ns[held]), None
+        t_ns, _, index = self.held[held]
+        del self.rows[index + 1 :], self.held[held + 1 :]
+        self._next, self._last_ns = bisect_right(self._stamps, t_ns), None
 
 
 class ObservationSampler:
@@ -241,8 +235,9 @@ class ObservationSampler:
         more, most, seen = True, MAX_HELD, 0
         while more:
             more = grid.run(most)
-            held = self._look_up_held(np.array(grid.held_ns[seen:], np.int64))
-            wrong = (held[1] != 0) & ~np.array(grid.stale[seen:], bool)
+            new = grid.held[seen:]
+            held = self._look_up_held(np.array([t_ns for t_ns, _, _ in new], np.int64))
+            wrong = (held[1] != 0) & ~np.array([is_stale for _, is_stale, _ in new], bool)
             most = min(2 * most, MAX_HELD)
             if wrong.any():
                 end = int(np.argmax(wrong)) + 1
@@ -252,7 +247,7 @@ class ObservationSampler:
             tables.append(held)
             seen += held.shape[1]
         rows = np.array(grid.rows, np.int64)
-        table = np.concatenate(tables, axis=1) if grid.held_ns else tables[0]  # without a copy where none is held
+        table = np.concatenate(tables, axis=1) if grid.held else tables[0]  # without a copy where none is held
         return self._gather(table.take(np.where(rows < 0, stop + ~rows, rows), axis=1)), grid.state
 
     def fault(self, code: int) -> Fault:
