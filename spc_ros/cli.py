@@ -63,7 +63,10 @@ def parse(arguments: Sequence[str]) -> Any:
     from spc_ros.option_parser import parse_options  # not at the top, so that the usage appears at once
 
     words, rest = split(arguments)
-    return parse_options(_module(words), " ".join(["spc", *words]), rest)
+    command = _module(words)
+    if hasattr(command, "parse"):  # it passes arguments on
+        return command.parse(rest)
+    return parse_options(command, " ".join(["spc", *words]), rest)
 
 
 def _module(words: Sequence[str]) -> ModuleType:

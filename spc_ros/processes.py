@@ -23,6 +23,7 @@ READY_LINE = re.compile(r"\]: ready$")
 STOP_STAGES = ((signal.SIGINT, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))  # signal, then seconds
 TAIL_LINES = 15
 POLL_S = 0.25
+PROMPT = "waiting for "  # start of a progress text that asks a person for something
 PROGRESS = '{"progress": '  # start of a line with a node's progress
 
 Progress = Callable[[int, int, str], None]  # done, total, text

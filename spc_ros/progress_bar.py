@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+
+from spc_ros.processes import PROMPT
 
 
 class Bar:
@@ -15,9 +18,15 @@ class Bar:
 
     def __init__(self, title: str, unit: str) -> None:
         self._bar = tqdm(desc=title, unit=unit)
+        self._prompt = ""
 
     def __call__(self, done: int, total: int, text: str) -> None:
-        self._bar.total = total
+        if text.startswith(PROMPT):  # on a line of its own, once
+            if text != self._prompt:
+                self._bar.write(f"{text}; the keys are in `spc operator`, in another terminal", file=sys.stderr)
+            self._prompt = text
+            return
+        self._bar.total, self._prompt = total, ""
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(done - self._bar.n)
 

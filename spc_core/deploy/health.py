@@ -24,7 +24,7 @@ class Level(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """A level and its reason, without numbers that change all the time, since each change is logged."""
+    """A level and its reason; each change is logged, but for that of a number in it."""
 
     level: Level = Level.OK
     reason: str = ""

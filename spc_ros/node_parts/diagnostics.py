@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,9 @@ def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> T
     return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+
 class Diagnostics:
     """Publishes a node's level, counters and values on `/diagnostics` once per second of real time.
 
@@ -36,7 +40,7 @@ class Diagnostics:
         self.warning = ""  # a problem that does not stop the node
         self._node, self._values, self._health = node, values, health
         self._logged: set[str] = set()
-        self._last = Health()
+        self._last = (Level.OK, "")  # what was logged, without its numbers
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady_timer(node, 1.0, self.publish)
 
@@ -69,8 +73,9 @@ class Diagnostics:
 
     def _log(self, health: Health) -> None:
         """One line at each change; rclpy ties one severity to each line that logs."""
-        before, self._last = self._last, health
-        if health == before:
+        key = (health.level, NUMBER.sub("#", health.reason))
+        before, self._last = self._last, key
+        if key == before:
             return
         logger = self._node.get_logger()
         if health.level == Level.ERROR:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from spc_core.deploy.health import Health, Level
@@ -29,6 +30,8 @@ class ManagedNode(LifecycleNode):
         self.exit_code: int | None = None
         self._reason = ""  # of the next transition; empty: requested from outside
         self._permanent: dict[Any, Any] = {}  # what clean-up keeps
+        self._change_state = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
 
     def setup(self) -> None:
         """Load and connect; an exception refuses the transition with its message.
@@ -117,6 +120,20 @@ class ManagedNode(LifecycleNode):
         if self.active:
             self._reason = reason
             self.trigger_deactivate()
+
+    def _on_change_state(self, request: Any, response: Any) -> Any:
+        """Refuse a transition that the state does not have, such as activating twice.
+
+        rclpy 7.1.6 raises instead, so that the caller gets no answer, and this node would deactivate itself.
+        """
+        try:
+            return self._change_state(request, response)
+        except RCLError as error:
+            state, asked = self._state_machine.current_state[1], request.transition
+            text = f"transition {asked.label or asked.id} refused in state {state}: {str(error).partition(', at ')[0]}"
+            self.get_logger().warning(text)
+            response.success = False
+            return response
 
     def _deactivate(self) -> None:
         was_active, self.active = self.active, False

@@ -46,6 +46,7 @@ from spc_ros.node_parts.plain_node import Param, params_of, run
 from spc_ros.node_parts.robot_episodes import RobotEpisodes
 from spc_ros.node_parts.stop_topics import StopTopics
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, LOCKSTEP_DEPTH, RECALLED_TOPIC, latched_qos
+from spc_ros.processes import PROMPT
 
 PARAMS = [
     *params_of(TrialOptions, exclude=DRIVER_PARAMS, family=(*families(), "")),
@@ -86,6 +87,7 @@ class TrialNode(DriverNode):
         self._aligner = StreamingAligner(contract, PATIENCE_NS)
         self._end = EpisodeEnd(self._aligner)
         self._seen: list[Transition] = []
+        self._about = ""  # the episode that runs or comes next
         self._cut = ""  # the reason of the last tick without a transition
         self._return = 0.0  # for display; the score is computed from the transitions
         self._returns = self.create_publisher(Float64, RETURN_TOPIC, 10)
@@ -131,6 +133,7 @@ class TrialNode(DriverNode):
         return {
             "phase": self.control.phase,
             "waits_for": self.control.waits_for,
+            "episode": self._about,
             "episodes_done": self._scored(),
             "episodes": len(self.trial),
             "last_return": self.trial.results[-1].return_ if self.trial.results else "",
@@ -153,6 +156,7 @@ class TrialNode(DriverNode):
 
         The counters exclude the time spent waiting for an operator.
         """
+        self._about = f"{request.task.task_id} {_who(request)} {request.episode}"
         self._wait_until_ready(request)
         arrange_context(request, self)
         before = Counter(json.loads(self.trigger("policy/report")))
@@ -212,12 +216,13 @@ class TrialNode(DriverNode):
     def _wait_until_ready(self, request: EpisodeRequest) -> None:
         """Wait until no episode is running and the operator permits the next one."""
         self.wait_for(lambda: self._episode is not None and self._episode.state != "running", None, "")
-        self._wait_for_people("between", f"next: {request.task.task_id} {_who(request)} {request.episode}")
+        self._wait_for_people("between", f"next: {self._about}")
 
     def _wait_for_people(self, phase: str, about: str) -> None:
         """Wait until the operator has done everything that this phase needs."""
         while (asked := self.control.waits_for) and self.control.phase == phase:
-            print(f"waiting for {asked} ({about})", flush=True)
+            print(f"{PROMPT}{asked} ({about})", flush=True)
+            self.report(self._scored(), len(self.trial), f"{PROMPT}{asked} ({about})")
             remind_s = time.monotonic() + REMIND_S
             self.wait_for(lambda: self.control.waits_for != asked or time.monotonic() > remind_s, None, "")  # noqa: B023
             self._alive_s = (

@@ -291,3 +291,14 @@ def test_best_effort_states_and_late_starts_make_no_difference(robot: BaseRobot)
     robot.until(lambda: robot.own() > 10, "own commands", each=lambda: robot.goal(qos=BEST_EFFORT))
     robot.says(OK, "ok", "context_encoder")
     assert robot.call("policy/report", Trigger).success
+
+
+def test_a_transition_that_the_state_does_not_have_is_refused(robot: BaseRobot) -> None:
+    """Activating twice must not stop the robot."""
+    robot.goal()
+    robot.start()
+    robot.acts()
+    assert not robot.activate()
+    assert "transition 3 refused in state active: Failed to trigger lifecycle state machine" in robot.log("policy")
+    robot.acts()
+    robot.says(OK, "ok")
