@@ -27,21 +27,19 @@ class EmergencyStop:
     def receive(self, pressed: bool, now_s: float, topic: str = "", channel: int = 0) -> None:
         """Take a message of a stop topic, by default of the first one.
 
-        A message may come through several channels, each in the right order; the topic is released when the newest
-        message of every channel says so.
+        A message may come through several channels, each in the right order, and each may miss one.
         """
-        state = self._topics[topic or self._first]
-        state.last[channel], state.received_s = pressed, now_s
-        state.update()
+        self._topics[topic or self._first].receive(pressed, now_s, channel)
 
-    def watch(self, topic: str, publishers: int, unreadable: str = "", deaf: Sequence[int] = ()) -> None:
-        """Note a topic's publishers: their number, why one cannot be read, and the channels that none reaches.
+    def watch(self, topic: str, publishers: int, unreadable: str = "", deaf: Sequence[int] | None = None) -> None:
+        """Note a topic's publishers: their number, and why one cannot be read.
 
-        What came through such a channel counts until there is a message from another one.
+        `deaf`: channels that miss messages of these publishers, and so cannot hold up a release; None: as before.
         """
         state = self._topics[topic]
-        state.publishers, state.unreadable, state.deaf = publishers, unreadable, deaf
-        state.update()
+        state.publishers, state.unreadable = publishers, unreadable
+        state.deaf = state.deaf if deaf is None else deaf
+        state.release()
 
     @property
     def pressed(self) -> bool:
@@ -50,7 +48,7 @@ class EmergencyStop:
     def reason(self, now_s: float) -> str | None:
         """Why the robot must stand still, or None."""
         for topic, state in self._topics.items():
-            if state.pressed and not any(state.last.values()):
+            if state.pressed and state.asked and state.publishers > 1:
                 return (
                     f"emergency stop: pressed, and {topic} has {state.publishers} publishers, so one may not release "
                     "the other's; stop all but one of them"
@@ -72,12 +70,21 @@ class EmergencyStop:
 class _StopTopic:
     pressed: bool = False
     last: dict[int, bool] = dataclasses.field(default_factory=dict)  # the newest message, by channel
+    asked: bool = False  # the newest message is a release that has not taken effect
     received_s: float | None = None
     publishers: int = 0
     unreadable: str = ""
     deaf: Sequence[int] = ()
 
-    def update(self) -> None:
-        heard = {channel: pressed for channel, pressed in self.last.items() if channel not in self.deaf}
-        self.last = heard or self.last
-        self.pressed = any(self.last.values()) or (self.pressed and self.publishers > 1)
+    def receive(self, pressed: bool, now_s: float, channel: int) -> None:
+        """A press always counts."""
+        self.last[channel], self.received_s = pressed, now_s
+        self.asked = self.pressed and not pressed
+        self.pressed = self.pressed or pressed
+        self.release()
+
+    def release(self) -> None:
+        """Release where that was asked for, nobody else may have pressed, and every channel that hears all agrees."""
+        heard = [pressed for channel, pressed in self.last.items() if channel not in self.deaf]
+        if self.asked and self.publishers <= 1 and not any(heard):
+            self.pressed = self.asked = False

@@ -19,7 +19,8 @@ from spc_ros.node_parts.topics import OPERATOR_STOP_TOPIC, STOP_TOPIC
 STOP_TOPICS = (STOP_TOPIC, OPERATOR_STOP_TOPIC)
 TYPE = "std_msgs/msg/Bool"
 WATCH_S = 0.5  # between looks at the publishers
-# The channels. A latched message that was sent before reaches only the first; a volatile publisher, the second.
+# The channels. A latched message that was sent before reaches the first for sure, and the others now and then; a
+# volatile publisher reaches the second.
 LATCHED, VOLATILE, BEST_EFFORT = range(3)
 
 
@@ -60,10 +61,10 @@ class StopTopics:
                 if publisher.topic_type != TYPE:
                     who = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
                     unreadable = f"{topic} is published as {publisher.topic_type} by {who}; publish {TYPE}"
-            latched = any(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in found)
+            latched = [p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in found]
             best_effort = any(p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in found)
             if best_effort and topic not in self._best_effort:
                 self._best_effort.add(topic)
                 self._subscribe(topic, BEST_EFFORT)
-            deaf = [] if latched or not found else [LATCHED]
+            deaf = None if not found else [VOLATILE, BEST_EFFORT] if all(latched) else [] if any(latched) else [LATCHED]
             self.stop.watch(topic, len(found), unreadable, deaf)

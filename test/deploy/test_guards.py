@@ -110,6 +110,59 @@ def test_stop_topic_that_falls_silent():
         assert stop.reason(101.0) == "emergency stop"
 
 
+LATCHED, VOLATILE = 0, 1
+
+
+def test_a_press_counts_through_any_channel_and_a_release_where_nobody_else_pressed():
+    stop = EmergencyStop()
+    stop.receive(True, 1.0, channel=VOLATILE)
+    stop.watch("emergency_stop", 2)
+    stop.receive(False, 2.0, channel=VOLATILE)
+    assert stop.pressed and "has 2 publishers, so one may not release the other's" in stop.reason(2.0)
+    stop.watch("emergency_stop", 1)
+    assert not stop.pressed and stop.reason(2.0) is None, "the other one is gone"
+
+
+def test_a_channel_that_missed_the_release_does_not_hold_it_up():
+    """A latched publisher: the volatile channel may have its press and not its release."""
+    stop = EmergencyStop()
+    stop.watch("emergency_stop", 1, deaf=[VOLATILE])
+    stop.receive(True, 1.0, channel=VOLATILE)
+    stop.receive(True, 1.0, channel=LATCHED)
+    assert stop.pressed
+    stop.receive(False, 2.0, channel=LATCHED)
+    assert not stop.pressed
+    stop.receive(True, 3.0, channel=VOLATILE)
+    assert stop.pressed, "a press counts even there"
+
+
+def test_a_release_waits_for_every_channel_that_hears_all():
+    """Messages of one channel are in order; those of two are not."""
+    stop = EmergencyStop()
+    stop.watch("emergency_stop", 1)
+    stop.receive(True, 1.0, channel=LATCHED)
+    stop.receive(True, 1.0, channel=VOLATILE)
+    stop.receive(False, 2.0, channel=LATCHED)
+    assert stop.pressed
+    stop.receive(False, 2.0, channel=VOLATILE)
+    assert not stop.pressed
+
+
+def test_topics_are_released_one_by_one_and_the_first_may_be_required():
+    stop = EmergencyStop(("emergency_stop", "operator_stop"))
+    stop.configure("ignore", 1.0, required=True)
+    stop.receive(False, 1.0, "operator_stop")
+    assert "no message on emergency_stop yet" in stop.reason(1.0)
+    stop.receive(False, 1.0)
+    assert stop.reason(1.0) is None
+    stop.receive(True, 2.0, "operator_stop")
+    stop.receive(False, 2.0)
+    assert stop.reason(2.0) == "emergency stop: operator_stop"
+    stop.watch("emergency_stop", 1, "emergency_stop is published as std_msgs/msg/String by /pad; publish it as Bool")
+    stop.receive(False, 3.0, "operator_stop")
+    assert stop.reason(3.0).startswith("emergency stop: emergency_stop is published as std_msgs/msg/String")
+
+
 def test_workspace_names_the_field():
     box = WorkspaceBox(ARM_REACH, ["velocity.elbow", "joint_states.position.shoulder"], [-1, 0], [1, 2])
     assert box.reason(np.array([0.0, 9.0, 9.0, 1.0])) is None
