@@ -14,6 +14,7 @@ from spc_core.trials.drift import BEFORE, FOLLOWED, WINDOW, DriftRun
 
 COLOURS = {
     "kept": ("#0072B2", "rgba(0,114,178,0.16)"),
+    "noticed": ("#CC79A7", "rgba(204,121,167,0.16)"),
     "reset": ("#D55E00", "rgba(213,94,0,0.16)"),
     "fading": ("#009E73", "rgba(0,158,115,0.16)"),
 }

@@ -116,6 +116,7 @@ class TrialNode(DriverNode):
             for text in self._drift.run(drifting, self.params.seed):
                 self.report(self._scored(), len(self.trial), text)
             self.set_on("sim", DRIFT_OFF)
+            self.set_on("context_encoder", {"detect_changes": True})
 
     def check(self) -> None:
         if self.control.aborted:
@@ -169,8 +170,9 @@ class TrialNode(DriverNode):
         seen = [t for t in self._seen if t.t_ns >= info.start_ns]  # drop those of earlier episodes
         return seen, info, bag, seconds, counts
 
-    def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any]) -> Played:
+    def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any], detect: bool) -> Played:
         self.set_on("sim", sim)
+        self.set_on("context_encoder", {"detect_changes": detect})
         seen, info, bag, *_ = self._play(request)
         return Played(seen, dict(self._contexts), info.end_ns, bag, self.control.invalid_reason)
 
