@@ -69,6 +69,11 @@ class ContextTracker:
             return "off: switched off"
         return "on" if self._detector is not None else f"off: {self._why_not}"
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether the context shown is that of transitions suspected to be a new task's."""
+        return self._suspected is not None
+
     def reset(self) -> None:
         """Forget all transitions: back to the prior."""
         self._forget()

@@ -3,7 +3,8 @@
 
 Three strategies are compared. `kept`: the change is not announced, and the context stays a mean over all transitions.
 `noticed`: not announced, but the tracker looks for changes. `reset`: the change is announced, and the context starts
-again from the prior. With a half-life also `fading`: not announced, but older transitions count less. Runs in one process; the node `trial` does the same over ROS.
+again from the prior. With a half-life also `fading`: not announced, but older transitions count less. Runs in one
+process; the node `trial` does the same over ROS.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drift test over ROS: the sim changes its task within an episode, and the trial records how the context adapts.
 
-Unannounced, the context is kept (`kept`), or the encoder has to notice (`noticed`); announced, it resets (`reset`). In lock-step the numbers equal
-those of spc_core.trials.drift in one process.
+Unannounced, the context is kept (`kept`), or the encoder has to notice (`noticed`); announced, it resets (`reset`). In
+lock-step the numbers equal those of spc_core.trials.drift in one process.
 """
 
 from __future__ import annotations
