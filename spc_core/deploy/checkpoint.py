@@ -15,10 +15,11 @@ import torch
 import yaml
 
 from spc_core.contract.contract import Contract, ContractError, load_contract
-from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder
+from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder, weights_sha256
 from spc_core.deploy.networks.numpy_rows import NumpyNetworks
 from spc_core.deploy.networks.row_plan import row_plan
 from spc_core.deploy.networks.torch_rows import RowPlanner, TorchNetworks
+from spc_core.deploy.vote_model import VoteModel, load_vote_model
 from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig, build, to_dict
 from spc_core.method.fused import fuse_
@@ -38,6 +39,8 @@ class Checkpoint:
     stats: Stats
     metrics: dict[str, Any]  # format, update, seed, tasks, losses
     device: torch.device
+    vote_model: VoteModel | None = None
+    no_vote_model: str = "the checkpoint was not loaded from files"
 
     def networks(self) -> NumpyNetworks | TorchNetworks:
         """NumPy on a CPU, torch on a GPU."""
@@ -118,7 +121,10 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     _load_weights(agent, folder / "weights.safetensors")
     fuse_(agent)
     agent.to(picked).eval().requires_grad_(False)
-    return Checkpoint(agent, config, contract, stats, metrics, picked)
+    votes = load_vote_model(folder, weights_sha256(folder))
+    if isinstance(votes, str):
+        return Checkpoint(agent, config, contract, stats, metrics, picked, None, votes)
+    return Checkpoint(agent, config, contract, stats, metrics, picked, votes, "")
 
 
 def _load_weights(agent: Agent, file: Path) -> None:

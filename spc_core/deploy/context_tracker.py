@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task vector z on a robot, as a running mean: no gradient, no history."""
+"""The task vector z on a robot, as a running mean that starts again when the task changes: no gradient, no history."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
+from spc_core.deploy.change_detector import PENDING, ChangeDetector
 from spc_core.deploy.deployable import Deployable
 
 MODES = ("online", "collect", "frozen")
@@ -19,8 +20,13 @@ class ContextTracker:
     Modes: `online` adds each transition and shows the result at once; `collect` adds, but shows the prior, as one
     hypothesis after another, for informative motion; `frozen` adds nothing. At most `limit`
     transitions are added (None: no limit). Before the first transition, `online` and `frozen` show zeros.
-    `uncertainty` measures how well the transitions agree on z, in every mode.
+    `uncertainty` measures how well the transitions determine z, in every mode.
     With a `half_life`, a transition counts half as much after that many newer ones. None: all count the same.
+    With `detect_changes`, the context goes on from the transitions since a change of the task, where `detection` is
+    "on": where the checkpoint has a vote model. While a change is only suspected, `online` shows the mean of the
+    suspected transitions, and returns to that of all if the suspicion passes. A pause of more than `max_gap_s` (None:
+    any) starts it anew.
+    `restarts` counts both, and `last_restart` tells why.
     An agent without a context encoder counts transitions and shows zeros, or its `oracle_context`.
     """
 
@@ -35,6 +41,16 @@ class ContextTracker:
         self.limit: int | None = None
         self.oracle_context: np.ndarray | None = None  # the true task vector (Z,), for the oracle in a simulation
         self.count = 0
+        self.detect_changes = True
+        self.max_gap_s: float | None = None
+        self.restarts = 0  # since construction: reset() on request is none
+        self.last_restart = ""
+        self._model = deployed.vote_model if self._networks.has_encoder else None
+        self._detector = None if self._model is None else ChangeDetector(self._model)
+        self._why_not = deployed.no_vote_model if self._networks.has_encoder else "the method has no context encoder"
+        self._recent: list[np.ndarray] = []  # the last votes, as many as the detector can blame on a new task
+        self._suspected: np.ndarray | None = None  # (N, Z) votes that look like a new task's
+        self._last_ns: int | None = None  # time of the last transition
 
     @property
     def mode(self) -> str:
@@ -46,22 +62,73 @@ class ContextTracker:
             raise ValueError(f"context mode {mode!r} is unknown; use one of: {', '.join(MODES)}")
         self._mode = mode
 
+    @property
+    def detection(self) -> str:
+        """Whether changes of the task are noticed: "on", or "off" and why."""
+        if not self.detect_changes:
+            return "off: switched off"
+        return "on" if self._detector is not None else f"off: {self._why_not}"
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether the context shown is that of transitions suspected to be a new task's."""
+        return self._suspected is not None
+
     def reset(self) -> None:
         """Forget all transitions: back to the prior."""
+        self._forget()
+        self._last_ns = None
+        if self._detector is not None:
+            self._detector.reset()
+
+    def _forget(self) -> None:
         self._sum[:] = 0
         self._squares[:] = 0
         self._weight = self._square_weight = 0.0
         self.count = 0
+        self._recent.clear()
+        self._suspected = None
 
     def update(self, transition: Transition) -> bool:
         """Add a transition unless frozen or full; returns whether it was added."""
         if self._mode == "frozen" or (self.limit is not None and self.count >= self.limit):
             return False
+        self._watch_gap(transition.t_ns)
         if self._networks.has_encoder:
-            self._add(self._networks.embed(transition))
+            embedding = self._networks.embed(transition)
+            self._add(embedding)
+            self._watch_task(transition, embedding)
         else:
             self.count += 1
         return True
+
+    def _watch_gap(self, t_ns: int) -> None:
+        """Start anew after a pause in which anything may have happened."""
+        gap_s = 0.0 if self._last_ns is None else (t_ns - self._last_ns) / 1e9
+        if self.max_gap_s is not None and self.count and gap_s > self.max_gap_s:
+            self.reset()
+            self._note_restart(f"no transition for {gap_s:.1f} s")
+        self._last_ns = t_ns
+
+    def _watch_task(self, transition: Transition, embedding: np.ndarray) -> None:
+        """Go on from the transitions since the task changed."""
+        if self._detector is None or not self.detect_changes:
+            return
+        self._recent = [*self._recent[1 - PENDING :], embedding]
+        changed = self._detector.update(transition.observation, transition.action, embedding)
+        if changed:
+            kept = self._recent[-changed:]
+            before = self.count - len(kept)
+            self._forget()
+            for vote in kept:
+                self._add(vote)
+            self._recent = kept
+            self._note_restart(f"the task changed: the last {len(kept)} transitions contradict the {before} before")
+        self._suspected = np.array(self._recent[-self._detector.suspected :]) if self._detector.suspected else None
+
+    def _note_restart(self, reason: str) -> None:
+        self.restarts += 1
+        self.last_restart = reason
 
     def _add(self, embedding: np.ndarray) -> None:
         """Add an embedding (Z,), by Welford's update: plain sums of squares cancel where embeddings agree."""
@@ -85,19 +152,30 @@ class ContextTracker:
             return self._hypotheses[self.count // HYPOTHESIS_STEPS % len(self._hypotheses)]
         if self.count == 0:
             return np.zeros(len(self._sum), np.float32)
+        if self._suspected is not None and self._mode == "online":
+            return self._suspected.mean(0).astype(np.float32)
         return (self._sum / (self._weight or 1.0)).astype(np.float32)
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """Standard error of the mean embedding, (Z,) float32: sqrt(sample variance / count); ones before two of them.
+        """Standard error of z, (Z,) float32; ones before two transitions.
 
+        That of independent embeddings, sqrt(sample variance / count), and with a vote model at least that of so many
+        consecutive ones in the data, which are similar and depend on where the robot is.
         With weights w: sample variance squares / (sum w - sum w^2 / sum w), and count (sum w)^2 / sum w^2.
-        Embeddings are taken as independent; consecutive transitions are similar, so it tends to be too small.
         """
         if self.count < 2 or not self._networks.has_encoder:
             return np.full(len(self._sum), NOTHING_KNOWN, np.float32)
-        share = self._square_weight / self._weight
-        return np.sqrt(self._squares / (self._weight - share) * (share / self._weight)).astype(np.float32)
+        if self._suspected is not None and self._mode == "online":
+            count = len(self._suspected)
+            error = self._suspected.std(0) / np.sqrt(max(count - 1, 1))
+        else:
+            share = self._square_weight / self._weight
+            count = self._weight / share
+            error = np.sqrt(self._squares / (self._weight - share) * (share / self._weight))
+        if self._model is not None:
+            error = np.maximum(error, self._model.error_of_mean(count))
+        return error.astype(np.float32)
 
 
 def far_apart(points: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
+from spc_core.deploy.vote_model import VoteModel
 from spc_core.method.config import PlannerConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ class Deployable(Protocol):
     def config(self) -> TrainConfig: ...
     @property
     def metrics(self) -> dict[str, Any]: ...
+    @property
+    def vote_model(self) -> VoteModel | None: ...
+    @property
+    def no_vote_model(self) -> str:
+        """Why there is none."""
+        ...
 
     def networks(self) -> Networks: ...
 

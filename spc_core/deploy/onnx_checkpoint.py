@@ -15,6 +15,7 @@ import yaml
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
+from spc_core.deploy.vote_model import VoteModel
 from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig, build, to_dict
 from spc_core.system.atomic_files import AtomicFolder
 
@@ -59,6 +60,8 @@ class OnnxCheckpoint:
     config: TrainConfig
     contract: Contract
     metrics: dict[str, Any]  # of the checkpoint that was exported
+    vote_model: VoteModel | None = None
+    no_vote_model: str = ""
 
     def networks(self) -> OnnxNetworks:
         return self.sessions
@@ -83,6 +86,7 @@ def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> Onnx
         contract = load_contract(folder / "contract.yaml")
         task_means = np.array(card["task_means"], np.float32)
         files = [POLICY, *([ENCODER] if card["has_encoder"] else [])]
+        votes = None if card.get("votes") is None else VoteModel.from_dict(card["votes"])
     except CheckpointError:
         raise
     except KeyError as error:
@@ -97,7 +101,8 @@ def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> Onnx
             f"{ONNX_CARD} a task vector of {task_means.shape[1]}; copy the complete folder again, not single files"
         )
     networks = OnnxNetworks(sessions[0], sessions[1] if card["has_encoder"] else None, task_means)
-    return OnnxCheckpoint(networks, config, contract, card["metrics"])
+    why_not = "" if votes else card.get("no_votes", "exported before there were vote models; export it again")
+    return OnnxCheckpoint(networks, config, contract, card["metrics"], votes, why_not)
 
 
 def _session(file: Path, threads: int) -> Any:
@@ -147,6 +152,8 @@ def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, mode
         "contract_sha256": hashlib.sha256(contract.text.encode()).hexdigest(),
         "task_means": plan.task_means.tolist(),
         "metrics": checkpoint.metrics,
+        "votes": None if checkpoint.vote_model is None else checkpoint.vote_model.to_dict(),
+        "no_votes": checkpoint.no_vote_model,
     }
     folder = AtomicFolder(out, overwrite, ONNX_CARD, "an export to ONNX")
     try:

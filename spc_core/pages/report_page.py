@@ -50,8 +50,9 @@ CAPTIONS = {
     "directions of largest variance. Right: the remaining distance, as a share of the largest; the bold "
     "line is the median over tasks. What to look for: a line that falls fast needs few transitions.",
     "drift": "The task changes in mid-episode. “kept”: the change is not announced, the context stays a mean "
-    "over all transitions, and the new task must outweigh the old one. “reset”: the change is announced, and the "
-    "context starts again from the prior. Left: distance from the context of an episode of the new task alone, "
+    "over all transitions, and the new task must outweigh the old one. “noticed”: not announced either, but the "
+    "context encoder looks for changes and goes on from the transitions since. “reset”: the change is announced, and "
+    "the context starts again from the prior. Left: distance from the context of an episode of the new task alone, "
     "as a share of the distance at the change; median, and the middle half of all changes. Right: mean reward of a "
     "step.",
     "latency": "Ticks by the time from a state’s arrival at the policy to its command, with the context in between; "

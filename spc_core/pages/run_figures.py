@@ -120,6 +120,7 @@ def _draw(figure: go.Figure, marks: Mapping[str, float]) -> None:
 
 COLOURS = {
     "kept": (BLUE, "rgba(0,114,178,0.16)"),
+    "noticed": ("#CC79A7", "rgba(204,121,167,0.16)"),
     "reset": (RED, "rgba(213,94,0,0.16)"),
     "fading": (GREEN, "rgba(0,158,115,0.16)"),
 }

@@ -6,15 +6,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
-from . import arm_payload, arm_reach
+from . import arm_payload, arm_reach, base_drive
 from .arm import Task, TaskEnv
 from .arm_payload import ArmPayload
 from .arm_reach import ArmReach
+from .base_drive import BaseDrive
 
 __all__ = [
     "SPLITS",
     "ArmPayload",
     "ArmReach",
+    "BaseDrive",
     "Task",
     "TaskEnv",
     "families",
@@ -28,6 +30,7 @@ SPLITS = ("train", "val", "id", "ood")
 _ENVS: dict[str, tuple[Callable[[Task | None], TaskEnv], ModuleType]] = {
     "arm_reach": (ArmReach, arm_reach),
     "arm_payload": (ArmPayload, arm_payload),
+    "base_drive": (BaseDrive, base_drive),
 }
 
 

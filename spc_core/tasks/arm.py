@@ -128,6 +128,11 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     data: mujoco.MjData
     dofs: int  # degrees of freedom that can be pushed
     task: Task
+    latched_topics: tuple[str, ...] = ()  # observed topics that are published when they change, and kept for latecomers
+
+    def resting_topics(self) -> tuple[str, ...]:
+        """Observed topics without a new message at this tick; in between, the last one holds."""
+        return ()
 
     def push(self, force: np.ndarray) -> None:
         """Forces (dofs,) in N or Nm from outside, from now until the next call or reset."""

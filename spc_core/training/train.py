@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: dataset in, run folder out. It can be stopped at any moment and resumes where it stopped.
 
-RUN/checkpoint/       the latest agent, ready to run (deploy/checkpoint.py)
+RUN/checkpoint/       the latest agent, ready to run (deploy/checkpoint.py); votes.json is added at the end of training
 RUN/best/             the agent with the best return on validation tasks, if `evaluate_every` is set (validation.py)
 RUN/resume.pt         weights, optimisers and random states, written every `checkpoint_every` updates
 RUN/log.csv           mean losses every `log_every` updates; RUN/tensorboard/ has their curves
@@ -24,6 +24,9 @@ from tqdm import tqdm
 from spc_core.data.dataset import DatasetError
 from spc_core.data.outliers import refuse_outliers
 from spc_core.data.packed import PackedDataset, load_dataset, rows_of
+from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.deploy.checkpoint_files import weights_sha256
+from spc_core.deploy.vote_model import load_vote_model
 from spc_core.method.config import ConfigError, TrainConfig
 from spc_core.method.normalize import Stats, compute_stats
 from spc_core.system.allocator import keep_freed_memory
@@ -32,6 +35,7 @@ from spc_core.training.distributed import Group, join_group
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingRun
 from spc_core.training.validation import Validator, simulated_family
+from spc_core.training.vote_fit import write_vote_model
 
 STATS_STEPS = 200_000  # statistics are taken over at most this many evenly spaced steps
 STATS_CHUNK = 10_000  # steps read at a time
@@ -66,7 +70,18 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
                 raise KeyboardInterrupt(
                     "trained, but stopped before the evaluation of the final weights; the same command resumes it"
                 )
+            if group.is_leader:
+                _learn_votes(run)
     return run.checkpoint_folder
+
+
+def _learn_votes(run: TrainingRun) -> None:
+    """Add the vote model, by which a running robot notices changes, to the checkpoints that lack it."""
+    for folder in (run.checkpoint_folder, run.out / "best"):
+        if folder.is_dir() and isinstance(load_vote_model(folder, weights_sha256(folder)), str):
+            agent = load_checkpoint(folder).agent  # of its own weights, on the CPU
+            if said := write_vote_model(folder, agent, run.stats, run.data, run.config.seed):
+                print(f"{folder}: {said}")
 
 
 def _loop(run: TrainingRun, log: RunLog | None, validator: Validator | None, stopped: list[int]) -> None:

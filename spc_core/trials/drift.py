@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drift test: the task changes during an episode, and the steps that the context needs to adapt are counted.
 
-Two strategies are compared. `kept`: the change is not announced, and the context stays a mean over all transitions.
-`reset`: the change is announced, and the context starts again from the prior. With a half-life also `fading`: not
-announced, but older transitions count less. Runs in one process; the node `trial` does the same over ROS.
+Three strategies are compared. `kept`: the change is not announced, and the context stays a mean over all transitions.
+`noticed`: not announced, but the tracker looks for changes. `reset`: the change is announced, and the context starts
+again from the prior. With a half-life also `fading`: not announced, but older transitions count less. Runs in one
+process; the node `trial` does the same over ROS.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from spc_core.tasks import Task, make_env
 BEFORE, AFTER = 100, 500  # steps on the first and on the second task
 WINDOW = 25  # steps over which rewards are averaged
 HALF, FOLLOWED = 0.5, 0.3  # of the distance at the change
-STRATEGIES = ("kept", "reset")
-FADING = "fading"  # a third strategy, if a half-life is given
+NOTICED = "noticed"
+STRATEGIES = ("kept", NOTICED, "reset")
+FADING = "fading"  # a fourth strategy, if a half-life is given
 DRIFT = "drift.jsonl"
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ class DriftRun:
 
     before: str  # task ids
     after: str
-    strategy: str  # kept | reset | fading
+    strategy: str  # kept | noticed | reset | fading
     seed: int
     distance: tuple[float, ...]  # (AFTER + 1,) from z to the second task's settled z after the change, as a share
     rewards: tuple[float, ...]  # mean reward per step in each window, from the start
@@ -72,7 +74,7 @@ def drift_run(
 
 
 class DriftLog:
-    """The finished changes of a trial, one JSON line each; a change is finished when it has both strategies."""
+    """The finished changes of a trial, one JSON line each; a change is finished when it has all strategies."""
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / DRIFT
@@ -137,6 +139,7 @@ class DriftTest:
             raise ValueError(f"strategy {strategy!r} is unknown; use one of: {', '.join(known)}")
         target = self._settled_context(second, seed)
         self.tracker.half_life = self.half_life if strategy == FADING else None
+        self.tracker.detect_changes = strategy == NOTICED
         _, one = self._steps(self._start(first, seed), self.before)
         start = self.tracker.context
         self.env.set_task(second)
@@ -149,7 +152,7 @@ class DriftTest:
         """The context (Z,) after an episode of this task alone."""
         key = (task.task_id, seed)
         if key not in self._settled:
-            self.tracker.half_life = None
+            self.tracker.half_life, self.tracker.detect_changes = None, False
             self._steps(self._start(task, seed), self.after)
             self._settled[key] = self.tracker.context
         return self._settled[key]

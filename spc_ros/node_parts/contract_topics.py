@@ -23,7 +23,7 @@ from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.field_writer import FieldWriter
 from spc_ros.messages.fields import MessageError, message_class, set_stamp
 from spc_ros.node_parts.matched_subscription import MatchedSubscription
-from spc_ros.node_parts.topics import REWARD_TOPIC, now_ns, stream_qos
+from spc_ros.node_parts.topics import REWARD_TOPIC, latched_qos, now_ns, stream_qos
 
 SILENT_S = 1.0
 
@@ -55,13 +55,18 @@ def observed_topics(contract: Contract) -> list[ObservedTopic]:
 class StatePublishers:
     """Publishes states on the contract's topics, `reward` and `/clock`, and counts messages by topic."""
 
-    def __init__(self, node: Node, contract: Contract, reliable: bool) -> None:
-        self.counts: Counter[str] = Counter()
+    def __init__(self, node: Node, contract: Contract, reliable: bool, latched: Collection[str] = ()) -> None:
+        """`latched`: observed topics to publish only when they change, and once in each episode, for latecomers too."""
+        self.counts: Counter[str] = Counter()  # cleared when an episode begins
+        self._latched: dict[str, np.ndarray | None] = dict.fromkeys(latched)  # the last values, by topic
         qos = stream_qos(reliable)
         self._clock = node.create_publisher(Clock, "/clock", qos)
         self._topics = [
             (observed, np.array(observed.columns), FieldWriter(observed.type, observed.fields, observed.topic),
-             message_class(observed.type), node.create_publisher(message_class(observed.type), observed.topic, qos))
+             message_class(observed.type),
+             node.create_publisher(
+                 message_class(observed.type), observed.topic, latched_qos() if observed.topic in latched else qos
+             ))
             for observed in observed_topics(contract)
         ]  # fmt: skip
         reward = contract.reward
@@ -78,10 +83,18 @@ class StatePublishers:
         """Number of observation messages per tick."""
         return len(self._topics)
 
-    def publish(self, t_ns: int, observation: np.ndarray, reward: float | None, lost: Collection[int] = ()) -> None:
+    def publish(
+        self,
+        t_ns: int,
+        observation: np.ndarray,
+        reward: float | None,
+        lost: Collection[int] = (),
+        resting: Collection[str] = (),
+    ) -> None:
         """Publish the clock first and the stream that sets the ticks last.
 
-        `lost`: indices, in publishing order, of observation messages to leave out.
+        `lost`: indices, in publishing order, of observation messages to leave out. `resting`: topics without a message
+        at this tick.
         """
         clock = Clock()
         clock.clock.sec, clock.clock.nanosec = divmod(t_ns, 1_000_000_000)
@@ -91,13 +104,20 @@ class StatePublishers:
             self._reward_writer.fill(msg, np.array([reward]))
             set_stamp(msg, t_ns)
             self._send(self._reward, msg)
-        for i, (_, columns, writer, kind, publisher) in enumerate(self._topics):
-            if i in lost:
+        for i, (observed, columns, writer, kind, publisher) in enumerate(self._topics):
+            if i in lost or observed.topic in resting or self._is_old(observed.topic, observation[columns], publisher):
                 continue
             msg = kind()
             writer.fill(msg, observation[columns])
             set_stamp(msg, t_ns)
             self._send(publisher, msg)
+
+    def _is_old(self, topic: str, values: np.ndarray, publisher: Any) -> bool:
+        """Whether a latched topic has said this already in this episode; remembers the values."""
+        if topic not in self._latched:
+            return False
+        last, self._latched[topic] = self._latched[topic], values
+        return last is not None and self.counts[publisher.topic_name] > 0 and np.array_equal(values, last)
 
     def _send(self, publisher: Any, msg: Any) -> None:
         publisher.publish(msg)
@@ -127,7 +147,8 @@ class ContractTopics:
         """
         self._node, self._aligner, self._on_decided, self._on_sample = node, aligner, on_decided, on_sample
         self._reader, self._warn_once = ContractReader(contract), warn_once
-        self._receive_ns = functools.partial(now_ns, node)
+        ticks = aligner.observations if isinstance(aligner, StreamingAligner) else aligner
+        self._ticks, self._simulated = ticks.streams[0], bool(node.get_parameter("use_sim_time").value)
         self.received_s: dict[str, float] = {}  # steady time of each topic's last readable message; -inf for none
         self._subscriptions: dict[str, MatchedSubscription] = {}
         qos = {stream.topic: stream.qos for stream in contract.observation}
@@ -141,6 +162,11 @@ class ContractTopics:
                 self._subscriptions[topic] = MatchedSubscription(
                     node, kind, topic, callback, depth, reliable, warn_once, qos.get(topic)
                 )
+
+    def _receive_ns(self) -> int:
+        """Now. Simulated time stands still from a state to its command, so there it is after the newest state."""
+        time_ns = now_ns(self._node)
+        return max(time_ns, self._ticks.newest_ns + 1) if self._simulated else time_ns
 
     def _on_message(self, topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
         reader = self._reader

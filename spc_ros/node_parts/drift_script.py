@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drift test over ROS: the sim changes its task within an episode, and the trial records how the context adapts.
 
-Unannounced, the context is kept (`kept`); announced, the encoder resets it (`reset`). In lock-step the numbers equal
-those of spc_core.trials.drift in one process.
+Unannounced, the context is kept (`kept`), or the encoder has to notice (`noticed`); announced, it resets (`reset`). In
+lock-step the numbers equal those of spc_core.trials.drift in one process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
-from spc_core.trials.drift import AFTER, BEFORE, DriftLog, DriftRun, drift_pairs, drift_run
+from spc_core.trials.drift import AFTER, BEFORE, NOTICED, STRATEGIES, DriftLog, DriftRun, drift_pairs, drift_run
 from spc_core.trials.protocol import ATTEMPTS, EpisodeRequest, TaskLike
 from spc_ros.node_parts.episode_driver import DriverError
 
@@ -38,13 +38,13 @@ class DriftScript:
 
     def __init__(
         self,
-        play: Callable[[EpisodeRequest, Mapping[str, Any]], Played],
+        play: Callable[[EpisodeRequest, Mapping[str, Any], bool], Played],
         log: DriftLog,
         period_ns: int,
         before: int = BEFORE,
         after: int = AFTER,
     ) -> None:
-        """`play` runs an episode with the given parameters of the sim."""
+        """`play` runs an episode with the given parameters of the sim; the encoder detects changes or does not."""
         self._play, self._log, self._period_ns = play, log, period_ns
         self._before, self._after = before, after
         self._settled: dict[tuple[str, int], np.ndarray] = {}
@@ -61,14 +61,15 @@ class DriftScript:
             yield f"drift {first.task_id} to {second.task_id} ({done} of {len(pairs)})"
 
     def _pair(self, first: TaskLike, second: TaskLike, seed: int) -> list[DriftRun]:
-        """The same change, unannounced and announced, from the same start."""
+        """The same change under each strategy, from the same start."""
         target = self._settled_context(second, seed)
-        kept, reset = (self._change_episode(first, second, seed, announced) for announced in (False, True))
-        change_ns = kept.end_ns - self._after * self._period_ns
-        start = kept.contexts[change_ns]  # the announced run never publishes it
+        start = np.empty(0)
         runs = []
-        for strategy, played in (("kept", kept), ("reset", reset)):
+        for strategy in STRATEGIES:
+            played = self._change_episode(first, second, seed, strategy)
             change_ns = played.end_ns - self._after * self._period_ns
+            if strategy != "reset":  # the announced run never publishes it
+                start = played.contexts[change_ns]
             contexts = [played.contexts[change_ns + (i + 1) * self._period_ns] for i in range(self._after)]
             rewards = [t.reward for t in played.seen]
             run = drift_run(
@@ -82,19 +83,20 @@ class DriftScript:
         """The final context (Z,) of an episode on this task alone."""
         key = (task.task_id, seed)
         if key not in self._settled:
-            played = self._episode(task, seed, self._after, {})
+            played = self._episode(task, seed, self._after, {}, False)
             self._settled[key] = played.contexts[played.end_ns]
         return self._settled[key]
 
-    def _change_episode(self, first: TaskLike, second: TaskLike, seed: int, announced: bool) -> Played:
-        change = {"change_task_id": second.task_id, "change_after_steps": self._before, "change_announced": announced}
-        return self._episode(first, seed, self._before + self._after, change)
+    def _change_episode(self, first: TaskLike, second: TaskLike, seed: int, strategy: str) -> Played:
+        change = {"change_task_id": second.task_id, "change_after_steps": self._before,
+                  "change_announced": strategy == "reset"}  # fmt: skip
+        return self._episode(first, seed, self._before + self._after, change, strategy == NOTICED)
 
-    def _episode(self, task: TaskLike, seed: int, steps: int, change: Mapping[str, Any]) -> Played:
+    def _episode(self, task: TaskLike, seed: int, steps: int, change: Mapping[str, Any], detect: bool) -> Played:
         """An episode of `steps` steps, repeated if it is aborted or some of its messages are missing."""
         request = EpisodeRequest(task, PROTOCOL, 0, 0, seed, True, "online", None)
         for _ in range(ATTEMPTS):
-            played = self._play(request, {**OFF, "episode_steps": steps, **change})
+            played = self._play(request, {**OFF, "episode_steps": steps, **change}, detect)
             missing = steps - len(played.seen)
             first_ns = played.end_ns - (steps - 1) * self._period_ns
             missing_ticks = [t for t in range(first_ns, played.end_ns + 1, self._period_ns) if t not in played.contexts]

@@ -62,6 +62,8 @@ PARAMS = [
     ),
     Param("limit", 0, "maximum number of transitions in the context; 0: no limit", 0, 10_000_000),
     Param("half_life_steps", 0.0, "half-life of a transition's weight, in transitions; 0: equal weights", 0.0, 1e9),
+    Param("detect_changes", True, "notice an unannounced change of the task and go on from the transitions since"),
+    Param("max_gap_s", 10.0, "begin the context anew after a longer pause between transitions; 0: never", 0.0, 1e6),
     Param("recordings", "", "~/recall: dataset to compute the context from"),
     Param("recordings_task", "", "~/recall: task id in that dataset"),
     Param(
@@ -164,6 +166,9 @@ class ContextEncoderNode(ManagedNode):
         values["last cut"] = self._learning.cut
         lag = self._lag.lag if self._tracker else None
         values |= {"state to command": str(lag)} if lag is not None else {}
+        if self._tracker is not None:
+            values["detection of changes"] = self._tracker.detection
+            values |= {"context restarts": self._tracker.restarts, "last restart": self._tracker.last_restart or "none"}
         return values | (self._delay.values() if self._tracker else {})
 
     def health(self, now_s: float) -> Health:
@@ -233,6 +238,7 @@ class ContextEncoderNode(ManagedNode):
         if not transitions:
             self._tracker.reset()
         self._tracker.mode, self._tracker.limit, self._tracker.half_life = "online", None, None
+        self._tracker.detect_changes, self._tracker.max_gap_s = False, None  # recordings come in any order
         for transition in transitions:
             self._tracker.update(transition)
         self._apply_mode(self._tracker)
@@ -269,6 +275,7 @@ class ContextEncoderNode(ManagedNode):
     def _apply_mode(self, tracker: ContextTracker) -> None:
         tracker.mode, tracker.limit = self.params.mode, self.params.limit or None
         tracker.half_life = self.params.half_life_steps or None
+        tracker.detect_changes, tracker.max_gap_s = self.params.detect_changes, self.params.max_gap_s or None
 
     def _on_steps(self, steps: list[Step]) -> None:
         """Adapt at once, unless a command is due first: this context is used at the next tick only."""
@@ -306,11 +313,21 @@ class ContextEncoderNode(ManagedNode):
             else:
                 self._learning.learned(time.monotonic())
                 self._lag.add(step.transition.lag_ns)
-                if self._tracker.update(step.transition) and self._tracker.count == 1:
-                    self._begin_ns = step.transition.t_ns
+                self._learn_from(step.transition)
             self._tick_ns = step.t_ns
             self._publish()
         self._end.decided(self._tick_ns)
+
+    def _learn_from(self, transition: Transition) -> None:
+        """Add a transition to the context; logs when and why the context began anew."""
+        tracker = self._tracker
+        assert tracker is not None
+        restarts = tracker.restarts
+        if tracker.update(transition) and tracker.count == 1:
+            self._begin_ns = transition.t_ns
+        if tracker.restarts != restarts:
+            self._begin_ns = transition.t_ns
+            self.get_logger().warning(f"context begun anew at {transition.t_ns / 1e9:.3f} s: {tracker.last_restart}")
 
     def _compare_clocks(self, cut: Step) -> None:
         """Warn when the clocks of commands and observations differ so much that they cannot be paired."""

@@ -62,6 +62,7 @@ class RecorderNode(PlainNode):
         self._last_result: BagResult | None = None
         self._latest: EpisodeInfo | None = None
         self._last_ns, self._received_s = 0, 0.0
+        self._simulated, self._stamp_ns = bool(self.get_parameter("use_sim_time").value), 0  # the newest header's
         recorded = {**self._types, self._episode_topic: "std_msgs/msg/String"}
         self.bags = EpisodeBags(
             Path(self.params.directory), contract, recorded,
@@ -101,15 +102,20 @@ class RecorderNode(PlainNode):
         )
 
     def _receive_ns(self) -> int:
-        """The node's clock, made strictly increasing so that the bag keeps the order of arrival."""
-        time_ns = now_ns(self)
+        """The node's clock, made strictly increasing so that the bag keeps the order of arrival.
+
+        Simulated time stands still between states and may be heard late: there the newest header counts.
+        """
+        time_ns = (self._simulated and self._stamp_ns) or now_ns(self)
         jumped = time_ns < self._last_ns - 1_000_000_000
         self._last_ns = time_ns if jumped else max(time_ns, self._last_ns + 1)
         return self._last_ns
 
     def _on_message(self, topic: str, stamped: bool, data: bytes) -> None:
+        if stamped:
+            self._stamp_ns = _stamp_ns(data)
         receive_ns = self._receive_ns()
-        t_ns = _stamp_ns(data) if stamped else receive_ns
+        t_ns = self._stamp_ns if stamped else receive_ns
         self.bags.message(topic, t_ns, receive_ns, data, time.monotonic(), self._topics[topic].latched)
 
     def _on_episode(self, data: bytes) -> None:

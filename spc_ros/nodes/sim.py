@@ -51,7 +51,7 @@ class SimNode(PlainNode):
             check_value(self.params, self.sim.fields, name, getattr(self.params, name))
         self.add_on_set_parameters_callback(self._check_parameters)
         self.lockstep = self.params.mode == "lockstep"
-        self.out = StatePublishers(self, contract, self.lockstep)
+        self.out = StatePublishers(self, contract, self.lockstep, self.sim.env.latched_topics)
         self.episode = self.create_publisher(String, EPISODE_TOPIC, latched_qos())
         self._reader = FieldReader(contract.action.type, contract.action.fields, contract.action.topic)
         self._commands = self.create_subscription(
@@ -127,7 +127,7 @@ class SimNode(PlainNode):
             state, self._first = self._first, None
             self._since_s = time.monotonic()
             self._camera.publish_image(state.t_ns)
-            self.out.publish(state.t_ns, state.observation, state.reward)
+            self.out.publish(state.t_ns, state.observation, state.reward, (), state.resting)
 
     def _missing(self) -> list[str]:
         """Nodes that would miss the start because they are not connected yet; none in real time."""
@@ -169,7 +169,7 @@ class SimNode(PlainNode):
         elif self.sim.running:
             lost = self.sim.disturbances.states_lost(messages)
         self._camera.publish_image(state.t_ns)
-        self.out.publish(state.t_ns, state.observation, state.reward, lost)
+        self.out.publish(state.t_ns, state.observation, state.reward, lost, state.resting)
         self._factor.step(time.monotonic())
         return len(lost) == messages
 

@@ -124,6 +124,7 @@ class TrialNode(DriverNode):
             for text in self._drift.run(drifting, self.params.seed):
                 self.report(self._scored(), len(self.trial), text)
             self.set_on("sim", DRIFT_OFF)
+            self.set_on("context_encoder", {"detect_changes": True})
 
     def check(self) -> None:
         if self.control.aborted:
@@ -181,8 +182,9 @@ class TrialNode(DriverNode):
         self.control.end(judged=request.mode != "collect" and request.protocol != DRIFT_PROTOCOL)
         return seen, info, bag, seconds, counts
 
-    def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any]) -> Played:
+    def _play_drift(self, request: EpisodeRequest, sim: Mapping[str, Any], detect: bool) -> Played:
         self.set_on("sim", sim)
+        self.set_on("context_encoder", {"detect_changes": detect})
         seen, info, bag, *_ = self._play(request)
         return Played(seen, dict(self._contexts), info.end_ns, bag, self.control.invalid_reason)
 

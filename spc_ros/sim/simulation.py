@@ -27,6 +27,7 @@ class State:
     t_ns: int
     observation: np.ndarray  # (O,) as measured
     reward: float | None
+    resting: tuple[str, ...] = ()  # observed topics without a message at this tick
 
 
 class Simulation:
@@ -64,7 +65,7 @@ class Simulation:
         self.info = EpisodeInfo(
             "running", task.task_id, dict(task.params), self.info.episode + 1, seed, start_ns=self.t_ns
         )
-        return State(self.t_ns, disturbances.measured(observation), None)
+        return State(self.t_ns, disturbances.measured(observation), None, self.env.resting_topics())
 
     def _disturbances(self, config: DisturbanceConfig, seed: int) -> Disturbances:
         contract = self.contract
@@ -93,7 +94,7 @@ class Simulation:
         elif "broken" in notes:  # neither: the episode has no valid end
             self.end(notes["broken"])
         measured = self.disturbances.measured(observation)
-        return State(self.t_ns, measured, None if reward is None else float(reward))
+        return State(self.t_ns, measured, None if reward is None else float(reward), self.env.resting_topics())
 
     @property
     def steps(self) -> int:

