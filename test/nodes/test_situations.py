@@ -80,6 +80,7 @@ def test_a_qos_that_no_publisher_offers_is_named(nodes: NodeGroup, probe: Probe,
     assert "topic 'goal': the contract's qos.durability is transient_local, which no publisher" in robot.log("policy")
 
 
+@pytest.mark.slow
 def test_a_goal_of_which_only_some_publishers_are_latched(robot: BaseRobot) -> None:
     """What comes after the start counts, and the rest is named."""
     robot.goal(qos=LATCHED)
@@ -108,7 +109,7 @@ def test_no_reward_is_a_warning_with_its_reason(robot: BaseRobot) -> None:
     assert log.count("state: warning: no transitions: reward") == 1 and log.count("state: ok") >= 1
 
 
-@pytest.mark.parametrize("parity", [0, 1])
+@pytest.mark.parametrize("parity", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_encoder_takes_the_phase_of_the_controller(
     nodes: NodeGroup, probe: Probe, tmp_path: Path, parity: int
 ) -> None:
@@ -132,12 +133,14 @@ def test_the_encoder_takes_the_phase_of_the_controller(
     assert int(robot.values("context_encoder").get("phase shifts", 0)) <= 1
 
 
+@pytest.mark.slow
 def test_no_command_is_a_warning_with_its_reason(robot: BaseRobot) -> None:
     robot.goal()
     robot.start("context_encoder")
     robot.says(WARN, "no transitions: cmd_vel: no command in the period", "context_encoder")
 
 
+@pytest.mark.slow
 def test_an_encoder_without_observations_names_the_topics(robot: BaseRobot) -> None:
     robot.states = False
     robot.start("context_encoder")
@@ -158,6 +161,7 @@ def test_a_policy_that_never_acts_is_an_error_that_names_what_is_missing(robot: 
     assert robot.log("policy").count("state: ok") == 1
 
 
+@pytest.mark.slow
 def test_a_policy_in_its_safe_action_says_so_within_seconds(robot: BaseRobot) -> None:
     robot.goal()
     robot.start()
@@ -171,6 +175,7 @@ def test_a_policy_in_its_safe_action_says_so_within_seconds(robot: BaseRobot) ->
     robot.says(OK, "ok")
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_interrupted_often_says_so(robot: BaseRobot) -> None:
     robot.goal()
     robot.start()
@@ -183,6 +188,7 @@ def test_a_policy_that_is_interrupted_often_says_so(robot: BaseRobot) -> None:
     robot.says(WARN, "of the commands are not the policy's", each=gaps)
 
 
+@pytest.mark.slow
 def test_commands_that_nobody_receives_are_an_error(robot: BaseRobot) -> None:
     robot.goal()
     robot.start()
@@ -230,6 +236,7 @@ def test_a_policy_stops_when_another_publisher_appears(robot: BaseRobot) -> None
         assert len(robot.commands) == count, "it is inactive"
 
 
+@pytest.mark.slow
 def test_another_publisher_may_be_allowed(robot: BaseRobot) -> None:
     robot.goal()
     robot.start(other_publishers="warn")
@@ -251,6 +258,7 @@ def test_a_killed_policy_does_not_keep_its_successor_from_driving(robot: BaseRob
     robot.acts()
 
 
+@pytest.mark.slow
 def test_a_killed_encoder_learns_again_after_its_restart(robot: BaseRobot) -> None:
     robot.goal()
     robot.start("policy")
@@ -281,6 +289,7 @@ def test_an_encoder_learns_after_each_of_a_hundred_restarts_under_load(robot: Ba
             program.wait()
 
 
+@pytest.mark.slow
 def test_best_effort_states_and_late_starts_make_no_difference(robot: BaseRobot) -> None:
     """The policy is there first, then the encoder, then the robot."""
     robot.states = False

@@ -26,7 +26,11 @@ def robot(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> BaseRobot:
     return BaseRobot(nodes, probe, tmp_path)
 
 
-@pytest.mark.parametrize("qos", [LATCHED, VOLATILE, BEST_EFFORT], ids=["latched", "volatile", "best effort"])
+@pytest.mark.parametrize(
+    "qos",
+    [LATCHED, pytest.param(VOLATILE, marks=pytest.mark.slow), pytest.param(BEST_EFFORT, marks=pytest.mark.slow)],
+    ids=["latched", "volatile", "best effort"],
+)
 def test_a_stop_is_heard_and_released_whatever_its_qos(robot: BaseRobot, qos) -> None:
     press = robot.stop_button(qos)
     robot.goal()
@@ -83,6 +87,7 @@ def test_a_volatile_stop_holds_over_a_clean_up(robot: BaseRobot) -> None:
     assert robot.own(count) == 0
 
 
+@pytest.mark.slow
 def test_one_publisher_may_not_release_the_press_of_another(robot: BaseRobot) -> None:
     first, second = robot.stop_button(), robot.stop_button()
     robot.goal()
@@ -96,6 +101,7 @@ def test_one_publisher_may_not_release_the_press_of_another(robot: BaseRobot) ->
     robot.says(ERROR, "2 publishers, so one may not release the other's", each=lambda: second(False))
 
 
+@pytest.mark.slow
 def test_the_operators_stop_is_a_topic_of_its_own(robot: BaseRobot) -> None:
     """A console releases its own press, and the robot's heartbeat of false does not."""
     heartbeat, press = robot.stop_button(), robot.stop_button(LATCHED, "operator_stop")
@@ -121,6 +127,7 @@ def test_a_stop_that_cannot_be_read_is_a_stop(robot: BaseRobot) -> None:
     robot.says(ERROR, "emergency_stop is published as std_msgs/msg/String by /probe; publish std_msgs/msg/Bool")
 
 
+@pytest.mark.slow
 def test_a_policy_that_waits_for_activation_sends_nothing(robot: BaseRobot) -> None:
     """The choice of deploy.launch.py."""
     robot.goal()
