@@ -83,7 +83,7 @@ def _learn_votes(run: TrainingRun) -> None:
     for folder in (run.checkpoint_folder, run.out / "best"):
         if folder.is_dir() and isinstance(load_vote_model(folder, weights_sha256(folder)), str):
             agent = load_checkpoint(folder).agent  # of its own weights, on the CPU
-            if said := write_vote_model(folder, agent, run.stats, run.data, run.config.seed):
+            if said := write_vote_model(folder, agent, run.stats, run.data, run.config.seed, run.config.updates):
                 print(f"{folder}: {said}")
 
 

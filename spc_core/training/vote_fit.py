@@ -45,17 +45,19 @@ class TaskVotes:
     votes: np.ndarray  # (N, Z)
 
 
-def write_vote_model(folder: Path, agent: Agent, stats: Stats, data: PackedDataset, seed: int) -> str:
+def write_vote_model(
+    folder: Path, agent: Agent, stats: Stats, data: PackedDataset, seed: int, updates: int = UPDATES
+) -> str:
     """Learn and store the vote model of the checkpoint in `folder`; returns what came of it, for a person."""
     if agent.context_encoder is None:
         return ""
     tasks = task_votes(agent, stats, data)
     if min(len(task.votes) for task in tasks) < LEAST_STEPS or len(tasks) < 2:
         return f"no change detection: each of two or more tasks needs {LEAST_STEPS} transitions"
-    model = fit_vote_model(tasks, weights_sha256(folder), seed)
+    model = fit_vote_model(tasks, weights_sha256(folder), seed, min(updates, UPDATES))
     save_vote_model(folder, model)
     if (errors := simulated_errors(folder, data.contract.name, model.errors[0])) is not None:
-        save_vote_model(folder, dataclasses.replace(model, errors=errors))
+        save_vote_model(folder, dataclasses.replace(model, errors=np.maximum(model.errors, errors)))
     return f"votes: {model.basis.shape[1]} directions, {model.hour_alarms:.0f} alarms an hour on the recordings"
 
 
@@ -80,7 +82,7 @@ def task_votes(agent: Agent, stats: Stats, data: PackedDataset) -> list[TaskVote
     return found
 
 
-def fit_vote_model(tasks: list[TaskVotes], weights: str, seed: int = 0) -> VoteModel:
+def fit_vote_model(tasks: list[TaskVotes], weights: str, seed: int = 0, updates: int = UPDATES) -> VoteModel:
     """Learn features and prior, measure errors of z, and count alarms."""
     inputs = np.concatenate([np.concatenate([task.observations, task.actions], -1) for task in tasks])
     mean, std = inputs.mean(0), np.maximum(inputs.std(0), 1e-6)
@@ -89,7 +91,7 @@ def fit_vote_model(tasks: list[TaskVotes], weights: str, seed: int = 0) -> VoteM
     with devices:
         torch.manual_seed(seed)
         learner = _Learner(inputs.shape[1], basis.shape[1])
-        _teach(learner, tasks, (mean, std), (centre, basis), np.random.default_rng(seed))
+        _teach(learner, tasks, (mean, std), (centre, basis), np.random.default_rng(seed), updates)
     model = learner.vote_model(mean, std, centre, basis, mean_errors(tasks), weights)
     return count_alarms(model, tasks)
 
@@ -186,6 +188,7 @@ def _teach(
     scale: tuple[np.ndarray, np.ndarray],
     frame: tuple[np.ndarray, np.ndarray],
     rng: np.random.Generator,
+    updates: int,
 ) -> None:
     """Predict votes of a task from a run of its votes of any length: those that follow, or others."""
     length = min(len(task.votes) for task in tasks)
@@ -195,8 +198,8 @@ def _teach(
     targets = torch.from_numpy(places.astype(np.float32))
     longest = min(LONGEST, length - QUERIES - 1)
     optimizer = torch.optim.Adam(learner.parameters(), LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, UPDATES)
-    for _ in range(UPDATES):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    for _ in range(updates):
         count = int(math.exp(rng.uniform(0, math.log(longest))))
         task = rng.integers(len(tasks), size=BATCH)[:, None]
         begin = rng.integers(length - count - QUERIES, size=BATCH)

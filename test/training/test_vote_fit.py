@@ -16,7 +16,6 @@ from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import load_deployed
 from spc_core.deploy.vote_model import COUNTS, VoteModel, save_vote_model
-from spc_core.training import vote_fit
 from spc_core.training.vote_fit import TaskVotes, directions, fit_vote_model, mean_errors
 from spc_ros.cli import main
 from support.plain_votes import plain_model
@@ -34,16 +33,14 @@ def recorded(angle: float, count: int, seed: int) -> TaskVotes:
 @pytest.fixture(scope="module")
 def model() -> VoteModel:
     tasks = [recorded(angle, 800, number) for number, angle in enumerate(np.arange(10) * 2 * np.pi / 10)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vote_fit, "UPDATES", 400)
-        return fit_vote_model(tasks, "", seed=0)
+    return fit_vote_model(tasks, "", seed=0, updates=400)
 
 
 def alarms(model: VoteModel, *parts: TaskVotes) -> list[int]:
     detector, found = ChangeDetector(model), []
     for part in parts:
         found += [detector.update(*row) for row in zip(part.observations, part.actions, part.votes, strict=True)]
-    return list(np.flatnonzero(found))
+    return np.flatnonzero(found).tolist()
 
 
 def test_a_change_is_seen_soon_and_motion_is_none(model: VoteModel) -> None:
@@ -55,13 +52,12 @@ def test_a_change_is_seen_soon_and_motion_is_none(model: VoteModel) -> None:
         assert 2_000 < at < 2_030, angle
 
 
-def test_the_fit_repeats_and_leaves_no_trace_in_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fit_repeats_and_leaves_no_trace_in_the_random_state() -> None:
     import torch
 
-    monkeypatch.setattr(vote_fit, "UPDATES", 5)
     tasks = [recorded(angle, 300, number) for number, angle in enumerate((0.0, 2.0, 4.0))]
     before = torch.get_rng_state()
-    one, two = (fit_vote_model(tasks, "", seed=3).to_dict() for _ in range(2))
+    one, two = (fit_vote_model(tasks, "", seed=3, updates=5).to_dict() for _ in range(2))
     assert one == two and torch.equal(before, torch.get_rng_state())
 
 
