@@ -35,7 +35,7 @@ from spc_core.training.distributed import Group, join_group
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingRun
 from spc_core.training.validation import Validator, simulated_family
-from spc_core.training.vote_fit import write_vote_model
+from spc_core.training.vote_fit import LEAST_UPDATES, write_vote_model
 
 STATS_STEPS = 200_000  # statistics are taken over at most this many evenly spaced steps
 STATS_CHUNK = 10_000  # steps read at a time
@@ -77,10 +77,12 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
 
 def _learn_votes(run: TrainingRun) -> None:
     """Add the vote model, by which a running robot notices changes, to the checkpoints that lack it."""
+    if run.config.updates < LEAST_UPDATES:
+        return
     for folder in (run.checkpoint_folder, run.out / "best"):
         if folder.is_dir() and isinstance(load_vote_model(folder, weights_sha256(folder)), str):
             agent = load_checkpoint(folder).agent  # of its own weights, on the CPU
-            if said := write_vote_model(folder, agent, run.stats, run.data, run.config.seed):
+            if said := write_vote_model(folder, agent, run.stats, run.data, run.config.seed, run.config.updates):
                 print(f"{folder}: {said}")
 
 

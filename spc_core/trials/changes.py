@@ -21,6 +21,8 @@ HOUR = 180_000  # transitions at 50 Hz
 COUNTS = (25, 100, 400)  # transitions at which the uncertainty is judged
 ERRORS = 2.0  # standard errors within which the true z should lie
 STARTS = 5  # fresh contexts of each task for that
+COVERED = 0.95  # share that lies within them, at calibration
+TRUTH, LONGEST, CALIBRATION_SEED = 1_500, 256, 500_000
 PAIRED = 2_000  # transitions of each task whose reward is compared with and without detection
 
 
@@ -67,22 +69,30 @@ class QuietTest:
     def run(self, task: Task, transitions: int, seed: int) -> QuietTask:
         """`transitions` without a change, PAIRED of them also without detection, and STARTS fresh contexts."""
         self.tracker.detect_changes = False
-        without = self._drive(task, PAIRED, seed)[0]
+        without = self.drive(task, PAIRED, seed)[0]
         self.tracker.detect_changes = True
         self._votes.total[:], self._votes.count = 0, 0
         before = self.tracker.restarts
-        reward, suspected, _ = self._drive(task, transitions, seed)
+        reward, suspected, _ = self.drive(task, transitions, seed)
         alarms = self.tracker.restarts - before
         truth = self._votes.total / self._votes.count
         hits: dict[int, list[float]] = {}
         for start in range(STARTS):
-            for count, (z, error) in self._drive(task, max(COUNTS), seed + 1_000 * (start + 1))[2].items():
+            for count, (z, error) in self.drive(task, max(COUNTS), seed + 1_000 * (start + 1))[2].items():
                 hits.setdefault(count, []).append(float(np.mean(np.abs(z - truth) <= ERRORS * error)))
         covered = tuple((count, float(np.mean(shares))) for count, shares in hits.items())
         return QuietTask(task.task_id, transitions, alarms, suspected, reward, without, covered)
 
-    def _drive(self, task: Task, steps: int, seed: int) -> tuple[float, int, dict[int, tuple[np.ndarray, np.ndarray]]]:
-        """Mean reward of the first PAIRED steps, suspected steps, and context with uncertainty at COUNTS."""
+    def true_context(self, task: Task, transitions: int, seed: int) -> np.ndarray:
+        """The mean vote (Z,) of many transitions."""
+        self._votes.total[:], self._votes.count = 0, 0
+        self.drive(task, transitions, seed)
+        return self._votes.total / self._votes.count
+
+    def drive(
+        self, task: Task, steps: int, seed: int, counts: Sequence[int] = COUNTS
+    ) -> tuple[float, int, dict[int, tuple[np.ndarray, np.ndarray]]]:
+        """Mean reward of the first PAIRED steps, suspected steps, and context with uncertainty at `counts`."""
         tracker = self.tracker
         tracker.reset()
         rewards, suspected, shown, over = [], 0, {}, True
@@ -102,9 +112,30 @@ class QuietTest:
             suspected += tracker.suspicious
             if step < PAIRED:
                 rewards.append(float(reward))
-            if step + 1 in COUNTS:
+            if step + 1 in counts:
                 shown[step + 1] = tracker.context, tracker.uncertainty
         return float(np.mean(rewards)), suspected, shown
+
+
+def context_errors(
+    checkpoint: Checkpoint, tasks: Sequence[Task], counts: Sequence[int], spread: np.ndarray
+) -> np.ndarray:
+    """Standard errors (len(counts), Z): within ERRORS of them lie 95 % of contexts of so many transitions.
+
+    One factor for each count, on the `spread` (Z,) of votes. The true z of a task is the mean of TRUTH transitions.
+    """
+    test = QuietTest(checkpoint, checkpoint.contract.name)
+    test.tracker.detect_changes = False
+    last = max(count for count in counts if count <= LONGEST)
+    shares: dict[int, list[np.ndarray]] = {count: [] for count in counts if count <= last}
+    for task in tasks:
+        truth = test.true_context(task, TRUTH, CALIBRATION_SEED)
+        for start in range(STARTS):
+            shown = test.drive(task, last, CALIBRATION_SEED + 1_000 * (start + 1), tuple(shares))[2]
+            for count, (z, _) in shown.items():
+                shares[count].append(np.abs(z - truth) / np.maximum(spread, 1e-9))
+    factors = [float(np.quantile(np.concatenate(shares[min(count, last)]), COVERED)) for count in counts]
+    return np.maximum.accumulate(factors[::-1])[::-1, None] / ERRORS * spread
 
 
 def quiet_table(tasks: Sequence[QuietTask]) -> str:

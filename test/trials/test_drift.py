@@ -101,7 +101,7 @@ def test_a_fading_context_follows_sooner(tiny_checkpoint: Path) -> None:
     test = DriftTest(checkpoint, "arm_reach", before=60, after=60, half_life=5.0)
     kept, fading = (test.run(first, second, strategy) for strategy in ("kept", "fading"))
     assert fading.distance != kept.distance and test.run(first, second, "kept") == kept, "it leaves nothing behind"
-    with pytest.raises(ValueError, match="'fading' is unknown; use one of: kept, reset"):
+    with pytest.raises(ValueError, match="'fading' is unknown; use one of: kept, noticed, reset"):
         DriftTest(checkpoint, "arm_reach").run(first, second, "fading")
 
 
@@ -149,7 +149,7 @@ def test_the_page_of_a_trial(tiny_checkpoint: Path, tmp_path: Path) -> None:
     drift = run_drift(checkpoint, "arm_reach", tried, progress=lambda *news: results.append(news))
     DriftLog(tmp_path / "out").append(drift)
     run = report_trial(tiny_checkpoint, "arm_reach", tmp_path / "out", in_order(rows), "spc trial a --out b")
-    assert len(results) == 4 and run.drift == drift, "as written, so read"
+    assert len(results) == 6 and run.drift == drift, "as written, so read"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Context trajectory" in page and "steps to half way" in page and ">50%<" in page
     assert "SHA-256 of its weights" in page and "spc trial a --out b" in page and "cores, Linux" in page
@@ -158,7 +158,7 @@ def test_the_page_of_a_trial(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert shares == {
         ("expert", 0): None, ("no_context", 0): 0.5, ("zero_shot", 0): 0.0, ("few_shot", 0): 0.0, ("few_shot", 50): 0.0,
     }  # fmt: skip
-    assert [line["strategy"] for line in summary["drift"]] == ["kept", "reset"]
+    assert [line["strategy"] for line in summary["drift"]] == ["kept", "noticed", "reset"]
     lines = table(score({0: rows}, expert_returns(tried, [0]))).splitlines()
     assert lines[2].split()[:2] == ["id", "no_context"] and "50%" in lines[2]
 
@@ -187,6 +187,7 @@ def test_cli_writes_the_changes(
     )
     runs = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert [(r["before"][-2:], r["after"][-2:], r["strategy"]) for r in runs] == [
-        ("00", "01", "kept"), ("00", "01", "reset"), ("01", "00", "kept"), ("01", "00", "reset"),
+        ("00", "01", "kept"), ("00", "01", "noticed"), ("00", "01", "reset"),
+        ("01", "00", "kept"), ("01", "00", "noticed"), ("01", "00", "reset"),
     ]  # fmt: skip
     assert "half way" in capsys.readouterr().out
