@@ -20,7 +20,7 @@ from spc_core.method.config import ConfigError, TrainConfig, load_config, to_dic
 from spc_core.system.atomic_files import write_atomic
 from spc_core.system.config_files import suggest
 from spc_core.tasks import SPLITS, families
-from spc_core.trials.protocol import PROTOCOLS, EpisodeResult
+from spc_core.trials.protocol import SIM_PROTOCOLS, EpisodeResult
 
 PLAN_FILE, LOCK_FILE = "compare.json", ".lock"
 FIXED_PROTOCOL = "zero_shot"  # for methods whose context does not depend on the protocol
@@ -133,7 +133,7 @@ def make_plan(
     seeds: Sequence[int],
     preset: str = "small",
     splits: Sequence[str] = ("id", "ood"),
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: Sequence[str] = SIM_PROTOCOLS,
     few_shot_sizes: Sequence[int] = (100,),
     episodes: int = 3,
     family: str = "",
@@ -142,7 +142,7 @@ def make_plan(
     _check_list("--methods", methods)
     _check_list("--seeds", seeds)
     _check_list("--splits", splits, SPLITS)
-    _check_list("--protocols", protocols, PROTOCOLS)
+    _check_list("--protocols", protocols, SIM_PROTOCOLS)
     if "few_shot" in protocols:
         _check_list("--few-shot-sizes", few_shot_sizes)
     for flag, values, minimum in (

@@ -37,12 +37,15 @@ def check_unset_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
 
 
 def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
-    """Stamps that run back, or ahead of the pace of the receive times."""
+    """Stamps that run back, or ahead of the pace of the receive times.
+
+    The value that a latched topic had before the recording was received at its start, whenever it was stamped.
+    """
     time_ns = log.time_ns
     if len(log) < 2:
         return []
     step_s = np.diff(time_ns) / 1e9
-    ahead_s = step_s - np.diff(log.receive_ns) / 1e9
+    ahead_s = np.zeros(len(step_s)) if log.latched else step_s - np.diff(log.receive_ns) / 1e9
     jumps = np.flatnonzero((step_s < -t.clock_jump_s) | (ahead_s > t.clock_jump_s))
     if not len(jumps):
         return []

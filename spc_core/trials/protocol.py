@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 BASELINE = "baseline"  # the robot's own controller drives, and the policy rests
 PROTOCOLS = ("no_context", "zero_shot", "few_shot", "offline", BASELINE)
+SIM_PROTOCOLS = PROTOCOLS[:4]  # without a robot of its own controller
 LIVE_PROTOCOLS = PROTOCOLS[:3]  # without recordings of the task
 COLLECT = "collect"  # protocol of the unscored episodes that collect a few-shot context
 COLLECT_SEED_OFFSET = 10_000

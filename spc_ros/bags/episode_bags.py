@@ -75,7 +75,7 @@ class EpisodeBags:
         self._on_closed = on_closed
         self._run = run if storage != "sqlite3" else lambda work: work()  # SQLite stays in the thread that opened it
         self._open: list[_Recording] = []  # at most the running one and those of ended episodes
-        self._latched: dict[str, tuple[int, int, bytes]] = {}  # t_ns, receive_ns and message, by topic
+        self.latched: dict[str, tuple[int, int, bytes]] = {}  # t_ns, receive_ns and message, by topic
         self._pending: deque[tuple[str, int, int, bytes]] = deque(maxlen=PENDING)
 
     @property
@@ -88,7 +88,7 @@ class EpisodeBags:
         The last message of a `latched` topic is also put at the start of each later bag.
         """
         if latched:
-            self._latched[topic] = (t_ns, receive_ns, data)
+            self.latched[topic] = (t_ns, receive_ns, data)
         for bag in reversed(self._open):
             if bag.takes(t_ns):
                 self._write(bag, topic, receive_ns, data)
@@ -129,9 +129,9 @@ class EpisodeBags:
             path, number = base.with_name(f"{base.name}_{number}"), number + 1
         writer = BagWriter(path, self._custom_data(info, self.behaviour), self.storage)
         for topic, type_name in self.topics.items():
-            writer.add_topic(topic, type_name, latched=topic == self.episode_topic or topic in self._latched)
+            writer.add_topic(topic, type_name, latched=topic == self.episode_topic or topic in self.latched)
         bag = _Recording(writer, info, self.behaviour)
-        for topic, (t_ns, receive_ns, data) in self._latched.items():
+        for topic, (t_ns, receive_ns, data) in self.latched.items():
             if not bag.takes(t_ns):  # else it is among the pending ones
                 writer.write_raw(topic, max(receive_ns, info.start_ns - 1), data)
                 writer.counts[topic] -= 1  # it was not published in this episode

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from spc_core.trials.protocol import PROTOCOLS
+from spc_core.trials.protocol import SIM_PROTOCOLS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Compare:
     preset: str = "small"  # small, paper, or a YAML file
     family: str = ""  # task family; default: the name of the dataset's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
-    protocols: tuple[str, ...] = PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
+    protocols: tuple[str, ...] = SIM_PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
     few_shot_sizes: tuple[int, ...] = (100,)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
     jobs: int = 2  # processes at a time, each with one thread

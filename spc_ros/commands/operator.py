@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Literal
 
 import tyro
 
-ACTIONS = Literal[
-    "", "continue", "success", "failure", "end", "pause", "resume", "abort", "stop", "release", "activate",
-    "deactivate", "swap", "reset", "status",
-]  # fmt: skip
+ACTIONS = (
+    "continue", "success", "failure", "end", "pause", "resume", "abort", "stop", "release", "activate", "deactivate",
+    "swap", "reset", "status",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +26,9 @@ class Operator:
       spc operator stop --namespace robot1
     """
 
-    action: tyro.conf.Positional[ACTIONS] = ""  # one action instead of the screen; stop: the emergency stop
+    # One action instead of the screen: continue, success, failure, end, pause, resume, abort, stop (the emergency
+    # stop), release, activate, deactivate, swap, reset or status
+    action: tyro.conf.Positional[str] = ""
     namespace: str = ""  # the robot's namespace
     timeout_s: float = 5.0  # longest wait for the node and its answer
 
@@ -35,6 +36,8 @@ class Operator:
 def run(options: Operator) -> int:
     from spc_ros.trials.operator_console import act_once, run_console
 
+    if options.action and options.action not in ACTIONS:
+        raise ValueError(f"unknown action '{options.action}'; use one of: {', '.join(ACTIONS)}")
     if not options.action:
         return run_console(options.namespace)
     accepted, text = act_once(options.action, options.namespace, options.timeout_s)

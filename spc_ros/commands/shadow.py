@@ -17,8 +17,7 @@ from spc_ros.progress_bar import Bar
 class Shadow:
     """Compare, tick by tick, what a policy would have commanded with what the controller of recordings did.
 
-    The policy has its safety chain and learns its context from the recording. On a robot, the parameter `shadow` of
-    the node policy does the same. See docs/deployment.md.
+    The policy has its safety chain and learns its context from each recording. See docs/deployment.md.
 
     examples:
       spc shadow run bags/

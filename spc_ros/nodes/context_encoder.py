@@ -55,7 +55,7 @@ PARAMS = [
     Param(
         "defer_periods",
         0.25,
-        "adapt this share of a control period after a state, while the policy answers; 0: at once, for context_wait_s",
+        "adapt this share of a period after a state, when the policy has answered; 0: at once",
         0.0,
         0.9,
         at_configure=True,

@@ -82,7 +82,8 @@ class RecorderNode(PlainNode):
         self.bags.behaviour = self.params.behaviour
 
     def diagnose(self) -> dict[str, Any]:
-        return {"recording": self.bags.recording, "directory": self.params.directory}
+        latched = ", ".join(sorted(self.bags.latched))
+        return {"recording": self.bags.recording, "directory": self.params.directory, "latched": latched}
 
     def busy(self) -> bool:
         """Wait for messages that have already arrived."""
