@@ -36,7 +36,7 @@ class TrialSettings:
     episodes: int = option(3, "scored episodes of each task and protocol", 1, 100_000)
     seed: int = option(0, "seed of the first scored episode", 0, 2**30)
     protocols: tuple[str, ...] = option(
-        LIVE_PROTOCOLS, "no_context | zero_shot | few_shot | offline | baseline (without a sim)"
+        LIVE_PROTOCOLS, "no_context | zero_shot | few_shot | offline | baseline (no sim)"
     )
     shuffle: bool = option(True, "run blocks of task and protocol in an order drawn with the seed")
     operator: bool = option(
