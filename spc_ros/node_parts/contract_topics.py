@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -26,6 +26,7 @@ from spc_ros.node_parts.matched_subscription import MatchedSubscription
 from spc_ros.node_parts.topics import REWARD_TOPIC, latched_qos, now_ns, stream_qos
 
 SILENT_S = 1.0
+UNANSWERED = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ class ContractTopics:
         warn_once: Callable[[str, str], None],
         on_sample: Callable[[Role, int, np.ndarray], None] | None = None,
     ) -> None:
-        """`on_sample` gets each sample first: (role, t_ns, values).
+        """`reliable`: in lock-step. `on_sample` gets each sample first: (role, t_ns, values).
 
         `warn_once(kind, text)` is called for unreadable messages, which are skipped.
         """
@@ -149,6 +150,9 @@ class ContractTopics:
         self._reader, self._warn_once = ContractReader(contract), warn_once
         ticks = aligner.observations if isinstance(aligner, StreamingAligner) else aligner
         self._ticks, self._simulated = ticks.streams[0], bool(node.get_parameter("use_sim_time").value)
+        self._lockstep, self._action = reliable, contract.action.topic
+        self._unanswered_ns: deque[int] = deque(maxlen=UNANSWERED)  # states without a command, in lock-step
+        self._longest_ns = contract.tick_window_ns[1]
         self.received_s: dict[str, float] = {}  # steady time of each topic's last readable message; -inf for none
         self._subscriptions: dict[str, MatchedSubscription] = {}
         qos = {stream.topic: stream.qos for stream in contract.observation}
@@ -164,15 +168,34 @@ class ContractTopics:
                 )
 
     def _receive_ns(self) -> int:
-        """Now. Simulated time stands still from a state to its command, so there it is after the newest state."""
-        time_ns = now_ns(self._node)
-        return max(time_ns, self._ticks.newest_ns + 1) if self._simulated else time_ns
+        """Now. Simulated time stands still from a state to its command, so there it is after the newest state.
+
+        In lock-step the nodes need no `/clock`: the newest state tells the time.
+        """
+        after_ns = self._ticks.newest_ns + 1
+        if self._lockstep and after_ns > 0:
+            return after_ns
+        return max(now_ns(self._node), after_ns) if self._simulated else now_ns(self._node)
+
+    def _answer_ns(self) -> int:
+        """The time of a command without a stamp in lock-step, right after the state that it answers.
+
+        There each state gets one command before the next, but the two come from different nodes, and the command may
+        be received after later states. So it answers the oldest state that has none.
+        """
+        return self._unanswered_ns.popleft() + 1 if self._unanswered_ns else self._receive_ns()
+
+    def _note_state(self, t_ns: int) -> None:
+        if self._unanswered_ns and not 0 < t_ns - self._unanswered_ns[-1] <= self._longest_ns:
+            self._unanswered_ns.clear()  # another episode
+        self._unanswered_ns.append(t_ns)
 
     def _on_message(self, topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
         reader = self._reader
         unset = reader.unset_stamps[topic]
         try:
-            samples = reader.live_samples(topic, data, self._receive_ns, deserialize)
+            receive_ns = self._answer_ns if self._lockstep and topic == self._action else self._receive_ns
+            samples = reader.live_samples(topic, data, receive_ns, deserialize)
         except MessageError as error:
             self._warn_once("unreadable", str(error))
             return
@@ -180,6 +203,8 @@ class ContractTopics:
         if reader.unset_stamps[topic] > unset:
             self._warn_once("unset stamps", f"topic '{topic}': no stamp; using the time of arrival")
         for role, t_ns, values in samples:
+            if role.stream == 0 and self._lockstep:
+                self._note_state(t_ns)
             if self._on_sample is not None:
                 self._on_sample(role, t_ns, values)
             if decided := self._aligner.push(role, t_ns, values):
