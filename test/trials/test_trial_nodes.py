@@ -79,7 +79,7 @@ def test_collection_is_what_the_behaviour_does_in_process(tmp_path: Path) -> Non
         np.testing.assert_allclose([t.reward for t in seen], alone.rewards, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", ["arm_reach", "arm_payload"])
+@pytest.mark.parametrize("family", ["arm_reach", "arm_payload", "base_drive"])
 def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path, family: str) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", family)
     task_ids = [f"{family}/id/02", f"{family}/ood/05"]
