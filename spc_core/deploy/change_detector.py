@@ -17,7 +17,7 @@ import numpy as np
 from spc_core.deploy.vote_model import VoteModel
 
 SUSPICION = 8.0  # evidence from which a context should look at the suspected votes only, until it is zero again
-PENDING = 30  # votes held back at most
+PENDING = 60  # votes held back at most
 WARM = 8  # votes before a change is looked for
 CAUTION, CALM = 2.0, 0.99  # after an alarm the threshold is 1 + CAUTION times as high, and falls back by this a vote
 LEARN = 2  # pending votes learnt in a step at most, so that its cost is bounded
