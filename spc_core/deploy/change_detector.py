@@ -63,13 +63,13 @@ class ChangeDetector:
         changed = 0
         self._caution *= CALM
         if self.evidence > self.threshold * (1 + self._caution):
-            changed = self._begin_anew()
+            changed = self._start_again()
         for _ in range(LEARN):
             if self._pending and (self.evidence <= 0 or len(self._pending) > PENDING):
                 self._learn(*self._pending.popleft())
         return changed
 
-    def _begin_anew(self) -> int:
+    def _start_again(self) -> int:
         recent = list(self._pending)[-min(self._suspect, PENDING) :]
         self.reset()
         self._pending.extend(recent)

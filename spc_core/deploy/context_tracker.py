@@ -22,10 +22,10 @@ class ContextTracker:
     transitions are added (None: no limit). Before the first transition, `online` and `frozen` show zeros.
     `uncertainty` measures how well the transitions determine z, in every mode.
     With a `half_life`, a transition counts half as much after that many newer ones. None: all count the same.
-    With `detect_changes`, the context goes on from the transitions since a change of the task, where `detection` is
+    With `detect_changes`, the context continues with the transitions since a change of the task, where `detection` is
     "on": where the checkpoint has a vote model. While a change is only suspected, `online` shows the mean of the
     suspected transitions, and returns to that of all if the suspicion passes. A pause of more than `max_gap_s` (None:
-    any) starts it anew.
+    any) starts it again.
     `restarts` counts both, and `last_restart` tells why.
     An agent without a context encoder counts transitions and shows zeros, or its `oracle_context`.
     """
@@ -103,7 +103,7 @@ class ContextTracker:
         return True
 
     def _watch_gap(self, t_ns: int) -> None:
-        """Start anew after a pause in which anything may have happened."""
+        """Start again after a pause in which anything may have happened."""
         gap_s = 0.0 if self._last_ns is None else (t_ns - self._last_ns) / 1e9
         if self.max_gap_s is not None and self.count and gap_s > self.max_gap_s:
             self.reset()

@@ -38,7 +38,7 @@ class MatchedSubscription:
         qos: Qos | None = None,
         follow_reliability: bool = False,
     ) -> None:
-        """`warn_once(kind, text)` is told of publishers that do not offer what is asked for."""
+        """`warn_once(kind, text)` reports publishers that do not offer what is asked for."""
         self._node, self._kind, self._topic, self._callback, self._depth = node, kind, topic, callback, depth
         self._warn_once, self._qos, self._follow = warn_once, qos or Qos(), follow_reliability
         self.latched = self._qos.durability == "transient_local"

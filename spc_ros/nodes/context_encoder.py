@@ -62,8 +62,8 @@ PARAMS = [
     ),
     Param("limit", 0, "maximum number of transitions in the context; 0: no limit", 0, 10_000_000),
     Param("half_life_steps", 0.0, "half-life of a transition's weight, in transitions; 0: equal weights", 0.0, 1e9),
-    Param("detect_changes", True, "notice an unannounced change of the task and go on from the transitions since"),
-    Param("max_gap_s", 10.0, "begin the context anew after a longer pause between transitions; 0: never", 0.0, 1e6),
+    Param("detect_changes", True, "notice an unannounced change of the task, and continue with the transitions since"),
+    Param("max_gap_s", 10.0, "start the context again after a longer pause between transitions; 0: never", 0.0, 1e6),
     Param("recordings", "", "~/recall: dataset to compute the context from"),
     Param("recordings_task", "", "~/recall: task id in that dataset"),
     Param(
@@ -183,7 +183,7 @@ class ContextEncoderNode(ManagedNode):
             topics = self._topics.unheard(now_s)
             self.diagnostics.counts["alignment restarts"] += 1
             self.get_logger().warning(
-                f"no transitions ({self._learning.cut}): aligning anew, subscribing again to {topics}"
+                f"no transitions ({self._learning.cut}): restarting the alignment, subscribing again to {topics}"
             )
             self._topics.renew(topics)
             self._aligner.reset(keep_held=True)
@@ -319,7 +319,7 @@ class ContextEncoderNode(ManagedNode):
         self._end.decided(self._tick_ns)
 
     def _learn_from(self, transition: Transition) -> None:
-        """Add a transition to the context; logs when and why the context began anew."""
+        """Add a transition to the context; logs when and why the context started again."""
         tracker = self._tracker
         assert tracker is not None
         restarts = tracker.restarts
@@ -327,7 +327,7 @@ class ContextEncoderNode(ManagedNode):
             self._begin_ns = transition.t_ns
         if tracker.restarts != restarts:
             self._begin_ns = transition.t_ns
-            self.get_logger().warning(f"context begun anew at {transition.t_ns / 1e9:.3f} s: {tracker.last_restart}")
+            self.get_logger().warning(f"context started again at {transition.t_ns / 1e9:.3f} s: {tracker.last_restart}")
 
     def _compare_clocks(self, cut: Step) -> None:
         """Warn when the clocks of commands and observations differ so much that they cannot be paired."""

@@ -105,7 +105,7 @@ class RecorderNode(PlainNode):
     def _receive_ns(self) -> int:
         """The node's clock, made strictly increasing so that the bag keeps the order of arrival.
 
-        Simulated time stands still between states and may be heard late: there the newest header counts.
+        Simulated time stands still between states and may be received late: there the newest header counts.
         """
         time_ns = (self._simulated and self._stamp_ns) or now_ns(self)
         jumped = time_ns < self._last_ns - 1_000_000_000

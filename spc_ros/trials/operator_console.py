@@ -91,8 +91,8 @@ class Console:
             if state is not None:
                 lines.append(f"{name:16} {COLOURS[state.level]}{state.level:5}\x1b[0m {state.reason}")
         if link.pressed:
-            heard = ", ".join(link.listeners()) or "NOBODY"
-            lines += ["", f"\x1b[1;31mEMERGENCY STOP is pressed here; heard by: {heard}\x1b[0m"]
+            received = ", ".join(link.listeners()) or "NOBODY"
+            lines += ["", f"\x1b[1;31mEMERGENCY STOP is pressed here; received by: {received}\x1b[0m"]
         asks = f"{self._asks}? y or n" if self._asks else self._said
         lines += ["", *HELP, "", f"> {asks}" + (" ..." if self._pending else "")]
         return [line if "\x1b" in line else line[:width] for line in lines]
@@ -164,11 +164,11 @@ def _stop(link: OperatorLink, pressed: bool, timeout_s: float) -> tuple[bool, st
     while not link.listeners() and time.monotonic() < deadline_s:
         link.spin(0.05)
     link.spin(0.5)  # for those that connect a little later
-    heard = link.listeners()
+    received = link.listeners()
     word = "stop" if pressed else "release"
-    if not heard or not link.delivered():
-        return False, f"{word}: NOBODY HEARD IT in namespace {link.namespace} within {timeout_s:g} s"
-    return True, f"{word}: heard by {', '.join(heard)}"
+    if not received or not link.delivered():
+        return False, f"{word}: NOBODY RECEIVED IT in namespace {link.namespace} within {timeout_s:g} s"
+    return True, f"{word}: received by {', '.join(received)}"
 
 
 def _status(link: OperatorLink, timeout_s: float) -> tuple[bool, str]:

@@ -54,7 +54,7 @@ class _Sink:
         pass
 
     def deactivate(self, reason: str) -> None:
-        """On a robot the policy would rest until somebody activates it; here it goes on, and the reason is kept."""
+        """On a robot the policy would rest until somebody activates it; here it continues, and the reason is kept."""
         self.deactivated = reason
 
     def has_listeners(self) -> bool:

@@ -98,7 +98,7 @@ def test_a_trial_is_conducted_from_the_screen(tiny_checkpoint: Path, tmp_path: P
             terminal.press("c")
             terminal.shows("trial: episode, running")
             terminal.press("x")
-            terminal.shows("EMERGENCY STOP is pressed here; heard by: ")
+            terminal.shows("EMERGENCY STOP is pressed here; received by: ")
             terminal.shows("trial waits for: the release of the emergency stop")
             terminal.press("q")
             terminal.shows("the stop is pressed: release it first")
@@ -137,7 +137,7 @@ def test_single_actions_have_an_exit_code(nodes: NodeGroup, probe: Probe, tmp_pa
     assert act("activate") == (0, "activate: done\n")
     robot.acts()
     code, text = act("stop")
-    assert code == 0 and re.fullmatch("stop: heard by policy\n", text)
+    assert code == 0 and re.fullmatch("stop: received by policy\n", text)
     robot.rests()
     assert act("release")[0] == 0
     robot.acts()
@@ -151,7 +151,7 @@ def test_single_actions_have_an_exit_code(nodes: NodeGroup, probe: Probe, tmp_pa
 
 def test_a_stop_that_nobody_hears_is_an_error() -> None:
     done = spc(own_domain(), "operator", "stop", "--timeout-s", "1")
-    assert done.returncode == 1 and "stop: NOBODY HEARD IT in namespace / within 1 s" in done.stderr
+    assert done.returncode == 1 and "stop: NOBODY RECEIVED IT in namespace / within 1 s" in done.stderr
 
 
 def test_without_a_terminal_the_console_names_the_other_form() -> None:
