@@ -18,6 +18,7 @@ from std_srvs.srv import Trigger
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract.contract import load_contract
 from spc_core.contract.sections import Qos
+from spc_core.deploy.health import Health, Level
 from spc_core.system.config_files import find_config
 from spc_ros.bags.episode_bags import BagResult, EpisodeBags
 from spc_ros.messages.fields import message_class
@@ -41,6 +42,7 @@ PARAMS = [
 ]  # fmt: skip
 DEPTH = 10_000  # messages queued while the disk is busy
 HOUSEKEEPING_S = 0.05
+MISSING_AFTER_S = 3.0  # of recording
 QUIET_S = 0.3  # at shutdown, recording continues until no message has arrived for this long
 
 
@@ -62,6 +64,8 @@ class RecorderNode(PlainNode):
         self._last_result: BagResult | None = None
         self._latest: EpisodeInfo | None = None
         self._last_ns, self._received_s = 0, 0.0
+        self._received: set[str] = set()  # topics with a message so far
+        self._recording_since_s: float | None = None
         self._simulated, self._stamp_ns = bool(self.get_parameter("use_sim_time").value), 0  # the newest header's
         recorded = {**self._types, self._episode_topic: "std_msgs/msg/String"}
         self.bags = EpisodeBags(
@@ -83,7 +87,18 @@ class RecorderNode(PlainNode):
 
     def diagnose(self) -> dict[str, Any]:
         latched = ", ".join(sorted(self.bags.latched))
-        return {"recording": self.bags.recording, "directory": self.params.directory, "latched": latched}
+        known = {"received": ", ".join(sorted(self._received)), "latched": latched}
+        return {"recording": self.bags.recording, "directory": self.params.directory, **known}
+
+    def health(self, now_s: float) -> Health:
+        if not self.bags.recording:
+            self._recording_since_s = None
+            return Health()
+        self._recording_since_s = self._recording_since_s or now_s
+        missing = [topic for topic in self._types if topic not in self._received and topic != "/clock"]
+        if missing and now_s - self._recording_since_s > MISSING_AFTER_S:
+            return Health(Level.WARN, f"recording, and nothing was ever received on {', '.join(missing)}")
+        return Health()
 
     def busy(self) -> bool:
         """Wait for messages that have already arrived."""
@@ -113,6 +128,8 @@ class RecorderNode(PlainNode):
         return self._last_ns
 
     def _on_message(self, topic: str, stamped: bool, data: bytes) -> None:
+        self._received.add(topic)
+        self._received_s = time.monotonic()
         if stamped:
             self._stamp_ns = _stamp_ns(data)
         receive_ns = self._receive_ns()

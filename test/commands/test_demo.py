@@ -37,7 +37,7 @@ def test_demo_from_nothing_to_report_and_again_without_work(tmp_path):
     protocols = {(s["protocol"], s["k"]) for s in family["splits"]["id"]}
     assert protocols == {("expert", 0), ("no_context", 0), ("zero_shot", 0), ("few_shot", 20)}
     assert all(s["tasks"] == 1 and s["seeds"] == 2 for split in family["splits"].values() for s in split)
-    assert {line["strategy"] for line in family["drift"]} == {"kept", "reset"}
+    assert {line["strategy"] for line in family["drift"]} == {"kept", "noticed", "reset"}
     assert str(preset) in summary["setup"]["command"]
     stages = {"collect arm_payload", "convert arm_payload", "train", "trial arm_payload"}
     assert set(summary["wall_time_s"]) == stages and summary["versions"]["torch"]

@@ -58,6 +58,7 @@ def test_each_bag_has_the_goal_that_was_latched_before_it(robot: BaseRobot, tmp_
     robot.acts()
     robot.until(lambda: episodes.get_subscription_count() == robot.listeners() == 2, "policy and recorder")
     robot.until(lambda: robot.values("recorder").get("latched") == "/goal", "the goal")
+    robot.until(lambda: "/cmd_vel" in robot.values("recorder")["received"], "commands at the recorder")
     for number in (1, 2):
         info = EpisodeInfo("running", "base/slow", {}, number, 0, time.time_ns())
         episodes.publish(String(data=info.to_json()))
@@ -71,6 +72,20 @@ def test_each_bag_has_the_goal_that_was_latched_before_it(robot: BaseRobot, tmp_
         assert goals == [0.75], "neither lost nor doubled"
     report = convert(ConvertOptions((tmp_path / "bags",), tmp_path / "dataset", workers=1), progress=False)
     assert [bag.transitions > 10 for bag in report.bags] == [True, True]
+
+
+@pytest.mark.slow
+def test_a_recording_that_lacks_a_topic_is_a_warning(robot: BaseRobot, tmp_path: Path) -> None:
+    contract = tmp_path / "base.yaml"
+    contract.write_text(robot.contract.text)
+    robot.goal()
+    robot.rewards = False
+    robot.start("policy")
+    robot.start("recorder", contract=str(contract), directory=str(tmp_path / "bags"), auto_episode=False)
+    assert robot.call("recorder/start", Trigger).success
+    robot.says(WARN, "recording, and nothing was ever received on /reward", "recorder")
+    robot.rewards = True
+    robot.says(OK, "ok", "recorder")
 
 
 def test_a_qos_that_no_publisher_offers_is_named(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
