@@ -90,9 +90,6 @@ class EpisodeBags:
         if latched:
             self.latched[topic] = (t_ns, receive_ns, data)
         for bag in reversed(self._open):
-            after_ns = t_ns - bag.info.end_ns if bag.deadline_s is not None else 0
-            if t_ns == receive_ns and 0 < after_ns <= self.contract.period_ns and bag.missing().get(topic):
-                t_ns = receive_ns = bag.info.end_ns  # without a stamp, and received after the last state
             if bag.takes(t_ns):
                 self._write(bag, topic, receive_ns, data)
                 if bag.deadline_s is not None:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -22,11 +22,11 @@ from spc_core.contract.sections import Role
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.field_writer import FieldWriter
 from spc_ros.messages.fields import MessageError, message_class, set_stamp
+from spc_ros.messages.lockstep import AnswerTimes
 from spc_ros.node_parts.matched_subscription import MatchedSubscription
 from spc_ros.node_parts.topics import REWARD_TOPIC, latched_qos, now_ns, stream_qos
 
 SILENT_S = 1.0
-UNANSWERED = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,8 +151,7 @@ class ContractTopics:
         ticks = aligner.observations if isinstance(aligner, StreamingAligner) else aligner
         self._ticks, self._simulated = ticks.streams[0], bool(node.get_parameter("use_sim_time").value)
         self._lockstep, self._action = reliable, contract.action.topic
-        self._unanswered_ns: deque[int] = deque(maxlen=UNANSWERED)  # states without a command, in lock-step
-        self._longest_ns = contract.tick_window_ns[1]
+        self._answers = AnswerTimes()
         self.received_s: dict[str, float] = {}  # steady time of each topic's last readable message; -inf for none
         self._subscriptions: dict[str, MatchedSubscription] = {}
         qos = {stream.topic: stream.qos for stream in contract.observation}
@@ -178,17 +177,7 @@ class ContractTopics:
         return max(now_ns(self._node), after_ns) if self._simulated else now_ns(self._node)
 
     def _answer_ns(self) -> int:
-        """The time of a command without a stamp in lock-step, right after the state that it answers.
-
-        There each state gets one command before the next, but the two come from different nodes, and the command may
-        be received after later states. So it answers the oldest state that has none.
-        """
-        return self._unanswered_ns.popleft() + 1 if self._unanswered_ns else self._receive_ns()
-
-    def _note_state(self, t_ns: int) -> None:
-        if self._unanswered_ns and not 0 < t_ns - self._unanswered_ns[-1] <= self._longest_ns:
-            self._unanswered_ns.clear()  # another episode
-        self._unanswered_ns.append(t_ns)
+        return self._answers.answer_ns() or self._receive_ns()
 
     def _on_message(self, topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
         reader = self._reader
@@ -204,7 +193,7 @@ class ContractTopics:
             self._warn_once("unset stamps", f"topic '{topic}': no stamp; using the time of arrival")
         for role, t_ns, values in samples:
             if role.stream == 0 and self._lockstep:
-                self._note_state(t_ns)
+                self._answers.state(t_ns)
             if self._on_sample is not None:
                 self._on_sample(role, t_ns, values)
             if decided := self._aligner.push(role, t_ns, values):

@@ -22,6 +22,7 @@ from spc_core.deploy.health import Health, Level
 from spc_core.system.config_files import find_config
 from spc_ros.bags.episode_bags import BagResult, EpisodeBags
 from spc_ros.messages.fields import message_class
+from spc_ros.messages.lockstep import AnswerTimes
 from spc_ros.node_parts.diagnostics import steady_timer
 from spc_ros.node_parts.matched_subscription import MatchedSubscription
 from spc_ros.node_parts.plain_node import Param, PlainNode, run
@@ -38,6 +39,8 @@ PARAMS = [
     Param("extra_topics", [""], "more topics: 'context', '/diagnostics', or 'topic:package/msg/Type'",
           read_only=True),
     Param("behaviour", "", "name of the behaviour, stored in bags opened from now on"),
+    Param("lockstep", False, "one command for each state: one without a stamp counts right after its state",
+          read_only=True),
     Param("auto_episode", True, "record each episode automatically; false: on ~/start and ~/stop", read_only=True),
 ]  # fmt: skip
 DEPTH = 10_000  # messages queued while the disk is busy
@@ -66,6 +69,9 @@ class RecorderNode(PlainNode):
         self._last_ns, self._received_s = 0, 0.0
         self._received: set[str] = set()  # topics with a message so far
         self._recording_since_s: float | None = None
+        self._answers = AnswerTimes() if self.params.lockstep else None
+        self._ticks, self._action = map(self.resolve_topic_name, (contract.observation[0].topic, contract.action.topic))
+        self._action_by_arrival = contract.action.clock == "receive"
         self._simulated, self._stamp_ns = bool(self.get_parameter("use_sim_time").value), 0  # the newest header's
         recorded = {**self._types, self._episode_topic: "std_msgs/msg/String"}
         self.bags = EpisodeBags(
@@ -133,6 +139,10 @@ class RecorderNode(PlainNode):
         if stamped:
             self._stamp_ns = _stamp_ns(data)
         receive_ns = self._receive_ns()
+        if self._answers is not None and topic == self._ticks:
+            self._answers.state(self._stamp_ns if stamped else receive_ns)
+        elif self._answers is not None and topic == self._action and (self._action_by_arrival or not stamped):
+            receive_ns = self._answers.answer_ns() or receive_ns
         t_ns = self._stamp_ns if stamped else receive_ns
         self.bags.message(topic, t_ns, receive_ns, data, time.monotonic(), self._topics[topic].latched)
 

@@ -48,7 +48,7 @@ def collect(
 
     with NodeGroup(out / "log", environment=environment) as nodes:
         recorder = {"contract": contract, "directory": str(bags), "storage": storage}
-        nodes.start("recorder", {"use_sim_time": True, **recorder})
+        nodes.start("recorder", {"use_sim_time": True, "lockstep": True, **recorder})
         nodes.start("behaviour", {"family": family, "contract": contract, "min_subscriptions": 2})
         nodes.start("sim", {"family": family, "contract": contract, "min_subscriptions": 2})
         nodes.wait_ready()
