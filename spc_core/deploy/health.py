@@ -10,7 +10,7 @@ WARN_AFTER_S = 1.0
 ERROR_AFTER_S = 3.0
 LEARN_AFTER_S = 3.0  # without a transition, while an encoder should learn
 RENEW_AFTER_S, RENEW_MOST_S = 10.0, 300.0
-FEW = 0.1  # share of safe actions that is worth a warning
+NOTABLE = 0.1  # share of safe actions that is worth a warning
 WINDOW_S = 5.0
 
 
@@ -34,16 +34,15 @@ class ControlHealth:
     """Judges whether a policy controls its robot. Times are steady."""
 
     def __init__(self) -> None:
-        self.reason = ""  # why the last command was not the policy's own
-        self._since_s: float | None = None  # of the last own command, or of the activation
-        self._own = self._other = 0  # commands since the window began
-        self._window_s = 0.0
-        self._share, self._share_reason = 0.0, ""
+        self.start(None)
 
-    def start(self, now_s: float) -> None:
-        """The policy becomes active."""
-        self.__init__()
-        self._since_s = self._window_s = now_s
+    def start(self, now_s: float | None) -> None:
+        """The policy becomes active; None: inactive."""
+        self.reason = ""  # why the last command was not the policy's own
+        self._since_s = now_s  # of the last own command, or of the activation
+        self._own = self._other = 0  # commands since the window began
+        self._window_s = now_s or 0.0
+        self._share, self._share_reason = 0.0, ""
 
     def stop(self) -> None:
         self._since_s = None
@@ -73,8 +72,9 @@ class ControlHealth:
             return Health(
                 level, f"the policy does not control the robot: {self.reason or waits_for or 'no observation'}"
             )
-        if self._share > FEW:
-            return Health(Level.WARN, f"more than {FEW:.0%} of the commands are not the policy's: {self._share_reason}")
+        if self._share > NOTABLE:
+            text = f"more than {NOTABLE:.0%} of the commands are not the policy's: {self._share_reason}"
+            return Health(Level.WARN, text)
         return Health()
 
 

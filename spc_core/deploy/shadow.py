@@ -34,9 +34,6 @@ class FieldDifference:
     worst: float
     span: float  # high - low of the contract
 
-    def as_dict(self) -> dict[str, float | str]:
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Tick:
@@ -52,7 +49,7 @@ class ShadowComparison:
         self.contract, action = contract, contract.action
         self.names, self._longest_ns = action.fields, contract.tick_window_ns[1]
         self._span = np.asarray(action.high, float) - np.asarray(action.low, float)
-        self._ticks: deque[_Tick] = deque(maxlen=4)
+        self._ticks: deque[_Tick] = deque(maxlen=3)
         self._commands: deque[tuple[int, np.ndarray]] = deque(maxlen=1000)
         self._sum, self._absolute, self._worst = (np.zeros(len(self.names)) for _ in range(3))
         self._histogram = np.zeros((len(self.names), BINS + 1), np.int64)
@@ -60,9 +57,8 @@ class ShadowComparison:
         self.begin_ns = 0  # the first tick
         self.interventions: Counter[str] = Counter()  # ticks by kind
         self.events: list[tuple[int, str]] = []  # (t_ns, kind), the first MAX_EVENTS
-        self.pairs: list[tuple[int, np.ndarray, np.ndarray]] | None = (
-            None  # a list to keep them all: (t_ns, ours, theirs)
-        )
+        # (t_ns, ours, theirs) of each tick compared; kept where a list is put here
+        self.pairs: list[tuple[int, np.ndarray, np.ndarray]] | None = None
 
     def would(self, t_ns: int, command: np.ndarray, kinds: Sequence[str] = ()) -> None:
         """The policy's command (A,) for the tick at `t_ns`, with the kinds of the interventions in it."""
@@ -127,7 +123,7 @@ class ShadowComparison:
     @property
     def absent(self) -> bool:
         """Whether no incumbent has commanded for a while."""
-        return self.silent >= SILENT_TICKS or (self.ticks >= SILENT_TICKS and not self.compared and self.silent > 0)
+        return self.silent >= SILENT_TICKS
 
     def fields(self) -> list[FieldDifference]:
         """By action field; empty before anything was compared."""
@@ -153,7 +149,7 @@ class ShadowComparison:
             "own": self.own,
             "clipped": self.clipped,
             "interventions": dict(self.interventions),
-            "fields": [field.as_dict() for field in self.fields()],
+            "fields": [dataclasses.asdict(field) for field in self.fields()],
         }
 
     def values(self) -> dict[str, object]:

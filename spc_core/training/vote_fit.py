@@ -55,9 +55,9 @@ def write_vote_model(
     if min(len(task.votes) for task in tasks) < LEAST_STEPS or len(tasks) < 2:
         return f"no change detection: each of two or more tasks needs {LEAST_STEPS} transitions"
     model = fit_vote_model(tasks, weights_sha256(folder), seed, min(updates, UPDATES))
-    save_vote_model(folder, model)
     if (errors := simulated_errors(folder, data.contract.name, model.errors[0])) is not None:
-        save_vote_model(folder, dataclasses.replace(model, errors=np.maximum(model.errors, errors)))
+        model = dataclasses.replace(model, errors=np.maximum(model.errors, errors))
+    save_vote_model(folder, model)
     return f"votes: {model.basis.shape[1]} directions, {model.hour_alarms:.0f} alarms an hour on the recordings"
 
 

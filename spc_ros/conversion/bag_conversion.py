@@ -101,7 +101,7 @@ def align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> 
     shifted, shifted_counts = _align(contract, lambda: _without_first(blocks(), skip))
     if np.median(shifted.lags_ns[shifted.has_transition]) < np.median(lags_ns):
         return Aligned(shifted, shifted_counts, skip)
-    return Aligned(*_align(contract, blocks))  # once more, since the pass also collects marks and topics
+    return Aligned(ticks, counts)
 
 
 def _without_first(blocks: Iterable[list[Samples]], skip: int) -> Iterator[list[Samples]]:
@@ -138,7 +138,7 @@ def _align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) ->
 
 
 class _BagPass:
-    """Decodes a bag's messages; topics and marks are those of the latest pass."""
+    """Decodes a bag's messages; each pass collects topics and marks anew."""
 
     def __init__(
         self, bag: BagReader, contract: Contract, progress: Callable[[], None], survey: DelaySurvey | None

@@ -16,13 +16,12 @@ from rclpy.timer import Timer
 
 from spc_core.deploy.health import Health, Level
 
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
 
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
     """A timer that neither a frozen `/clock` nor a corrected wall clock can stop."""
     return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-
-NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 class Diagnostics:
@@ -32,13 +31,17 @@ class Diagnostics:
     """
 
     def __init__(
-        self, node: Node, values: Callable[[], dict[str, Any]], health: Callable[[float], Health] | None = None
+        self,
+        node: Node,
+        each_second: Callable[[float], None],
+        values: Callable[[], dict[str, Any]],
+        health: Callable[[float], Health],
     ) -> None:
-        """`health` judges the node at a steady time, in s; without it, only `problem` and `warning` count."""
+        """`each_second` is called first, then `health`, which judges the node; both get a steady time, in s."""
         self.counts: Counter[str] = Counter()
         self.problem = ""  # reason why the node cannot work; empty if it can
         self.warning = ""  # a problem that does not stop the node
-        self._node, self._values, self._health = node, values, health
+        self._node, self._each_second, self._values, self._health = node, each_second, values, health
         self._logged: set[str] = set()
         self._last = (Level.OK, "")  # what was logged, without its numbers
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -52,9 +55,10 @@ class Diagnostics:
             self._node.get_logger().warning(text)
 
     def publish(self) -> None:
-        node = self._node
+        node, now_s = self._node, time.monotonic()
+        self._each_second(now_s)
+        health = self._judge(now_s)
         values = {**self._values(), **self.counts}
-        health = self._judge()
         self._log(health)
         status = DiagnosticStatus(name=node.get_fully_qualified_name(), hardware_id=node.get_name())
         status.level, status.message = bytes([health.level]), health.reason or "ok"
@@ -63,13 +67,12 @@ class Diagnostics:
         msg.header.stamp = node.get_clock().now().to_msg()
         self._publisher.publish(msg)
 
-    def _judge(self) -> Health:
+    def _judge(self, now_s: float) -> Health:
         """The worst of what is known."""
         known = [Health(Level.ERROR, self.problem)] if self.problem else []
-        if self._health is not None:
-            known.append(self._health(time.monotonic()))
+        known.append(self._health(now_s))
         known += [Health(Level.WARN, self.warning)] if self.warning else []
-        return max(known, key=lambda health: health.level, default=Health())
+        return max(known, key=lambda health: health.level)
 
     def _log(self, health: Health) -> None:
         """One line at each change; rclpy ties one severity to each line that logs."""

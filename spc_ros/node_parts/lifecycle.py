@@ -25,7 +25,7 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str, params: Sequence[Param]) -> None:
         super().__init__(name)
         self.params = Parameters(self, [AUTOSTART, EXECUTOR, *params], self.on_parameters)
-        self.diagnostics = Diagnostics(self, self.diagnose, self.health)
+        self.diagnostics = Diagnostics(self, self.each_second, self.diagnose, self.health)
         self.active = False
         self.exit_code: int | None = None
         self._reason = ""  # of the next transition; empty: requested from outside
@@ -59,6 +59,9 @@ class ManagedNode(LifecycleNode):
     def activates(self) -> bool:
         """Whether autostart activates the node, or only configures it."""
         return True
+
+    def each_second(self, now_s: float) -> None:
+        """Called once a second, before `health`; `now_s` is steady."""
 
     def health(self, now_s: float) -> Health:
         """The level on `/diagnostics` while nothing worse is known; `now_s` is steady."""

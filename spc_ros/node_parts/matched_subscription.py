@@ -13,7 +13,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from spc_core.contract.sections import Qos
 from spc_ros.node_parts.diagnostics import steady_timer
 
-LOOK_S = 0.1  # between looks at the publishers
+COUNT_S = 0.1  # between counts of the publishers
+LOOK_EVERY = 10  # counts; where one publisher replaced another, the count stays
 LATCHED_DEPTH = 10
 RELIABLE = {True: ReliabilityPolicy.RELIABLE, False: ReliabilityPolicy.BEST_EFFORT}
 
@@ -21,7 +22,7 @@ RELIABLE = {True: ReliabilityPolicy.RELIABLE, False: ReliabilityPolicy.BEST_EFFO
 class MatchedSubscription:
     """Receives serialised messages of one topic.
 
-    It starts as `qos` says, or else volatile and as reliable as asked. When all publishers latch the topic, it becomes
+    It starts as `qos` says, or else volatile and as reliable as asked. While all publishers latch the topic, it is
     latched, which is reliable; where one is best effort only and `follow_reliability`, it becomes best effort. What
     the contract's `qos` fixes does not change.
     """
@@ -45,8 +46,8 @@ class MatchedSubscription:
         self._reliable = reliable if self._qos.reliability is None else self._qos.reliability == "reliable"
         self._last = b""  # the newest message
         self._copy = b""  # the one that a new latched subscription may deliver again
-        self._publishers = 0  # when `_match` looked at them
-        steady_timer(node, LOOK_S, self._match)
+        self._publishers, self._counted = 0, 0  # how many, and counts since `_match` looked at them
+        steady_timer(node, COUNT_S, self._match)
         self._subscription = self._subscribe()
 
     def renew(self) -> None:
@@ -74,9 +75,10 @@ class MatchedSubscription:
 
     def _match(self) -> None:
         """Follow the publishers that are there now."""
-        count = self._node.count_publishers(self._topic)
-        if count == self._publishers:
+        self._counted += 1
+        if self._node.count_publishers(self._topic) == self._publishers and self._counted < LOOK_EVERY:
             return
+        self._counted = 0
         found = [info.qos_profile for info in self._node.get_publishers_info_by_topic(self._topic)]
         self._publishers = len(found)
         if not found:
@@ -84,7 +86,7 @@ class MatchedSubscription:
         latched = [qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in found]
         best_effort = [qos.reliability == ReliabilityPolicy.BEST_EFFORT for qos in found]
         before = (self.latched, self._reliable)
-        if self._qos.durability is None and not self.latched:
+        if self._qos.durability is None:
             self.latched = all(latched)
             if any(latched) and not self.latched:
                 self._warn("some publishers latch it and others do not: a message sent before is not received")

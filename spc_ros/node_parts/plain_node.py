@@ -132,7 +132,7 @@ class PlainNode(Node):
     def __init__(self, name: str, params: Sequence[Param]) -> None:
         super().__init__(name)
         self.params = Parameters(self, [EXECUTOR, *params], self.on_parameters)
-        self.diagnostics = Diagnostics(self, self.diagnose, self.health)
+        self.diagnostics = Diagnostics(self, self.each_second, self.diagnose, self.health)
         self.exit_code: int | None = None  # set it to end the program
 
     def on_parameters(self) -> None:
@@ -141,6 +141,9 @@ class PlainNode(Node):
     def diagnose(self) -> dict[str, Any]:
         """Values for `/diagnostics`, in addition to the counters."""
         return {}
+
+    def each_second(self, now_s: float) -> None:
+        """Called once a second, before `health`; `now_s` is steady."""
 
     def health(self, now_s: float) -> Health:
         """The level on `/diagnostics` while nothing worse is known; `now_s` is steady."""

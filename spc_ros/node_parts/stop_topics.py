@@ -44,7 +44,7 @@ class StopTopics:
             durability=DurabilityPolicy.TRANSIENT_LOCAL if channel == LATCHED else DurabilityPolicy.VOLATILE,
         )
         callback = partial(self._on_message, topic, channel)
-        silent = SubscriptionEventCallbacks(incompatible_qos=lambda _: None, use_default_callbacks=False)
+        silent = SubscriptionEventCallbacks(use_default_callbacks=False)
         self._node.create_subscription(Bool, topic, callback, qos, event_callbacks=silent)
 
     def _on_message(self, topic: str, channel: int, msg: Bool) -> None:

@@ -171,14 +171,17 @@ class ContextEncoderNode(ManagedNode):
             values |= {"context restarts": self._tracker.restarts, "last restart": self._tracker.last_restart or "none"}
         return values | (self._delay.values() if self._tracker else {})
 
-    def health(self, now_s: float) -> Health:
-        if self._tracker is None or not self.active:
-            return Health(Level.WARN, "inactive: the context is not updated")
-        if self.params.mode == "frozen":
-            return Health()
+    @property
+    def _should_learn(self) -> bool:
+        return self._tracker is not None and self.active and self.params.mode != "frozen"
+
+    def each_second(self, now_s: float) -> None:
+        """Begin anew where transitions stay away, and shift the ticks where commands answer other states."""
+        if not self._should_learn:
+            return
         if self._between_episodes:
             self._learning.start(now_s)
-            return Health()
+            return
         if self._renewal.due(now_s, self._learning.without_s(now_s)):
             topics = self._topics.unheard(now_s)
             self.diagnostics.counts["alignment restarts"] += 1
@@ -192,6 +195,12 @@ class ContextEncoderNode(ManagedNode):
             self.diagnostics.counts["phase shifts"] += 1
             self._aligner.reset(keep_held=True, skip=skip)
             self._lag.clear()
+
+    def health(self, now_s: float) -> Health:
+        if self._tracker is None or not self.active:
+            return Health(Level.WARN, "inactive: the context is not updated")
+        if not self._should_learn or self._between_episodes:
+            return Health()
         found = self._learning.judge(now_s, self._topics.missing(now_s))
         return found if found.level or not self._lag.warning else Health(Level.WARN, self._lag.warning)
 

@@ -99,7 +99,7 @@ class PolicyNode(ManagedNode):
 
     def start(self) -> None:
         self._aligner.reset(keep_held=True)
-        if self._shadow is None and self.params.other_publishers == "refuse" and (others := self._rivals.found()):
+        if others := self._refused_company():
             raise ValueError(others)
         self.control.start(time.monotonic())
 
@@ -120,19 +120,26 @@ class PolicyNode(ManagedNode):
         """See ManagedNode."""
         return self.params.activate or self.params.shadow
 
+    def each_second(self, now_s: float) -> None:
+        if self.active and (others := self._refused_company()):
+            self.deactivate(others)
+
+    def _refused_company(self) -> str:
+        """The other publishers of the command topic, if they keep the policy from acting; empty if not."""
+        refuses = self._shadow is None and self.params.other_publishers == "refuse"
+        return self._rivals.found() if refuses else ""
+
     def health(self, now_s: float) -> Health:
         if self._control is None or not self.active:
             return Health(Level.WARN, "inactive: no commands are sent")
         control = self._control.health(now_s, self._topics.missing(now_s))
         if self._shadow is not None:
             return self._shadow.health(control)
-        others = self._rivals.found()
-        if others and self.params.other_publishers == "refuse":
-            self.deactivate(others)
         if self._commands.publisher.get_subscription_count() == 0:
             text = "the command topic has no subscriber, so the robot gets no commands"
             self.diagnostics.warn_once("commands unheard", text)
             return Health(Level.ERROR, text)
+        others = self._rivals.found()
         return Health(Level.WARN, others) if others and control.level < Level.WARN else control
 
     @property
