@@ -21,6 +21,7 @@ CLOCKS = ("header", "receive")
 SEGMENTS = ("bag", "topic", "gap")
 LOSS_LIMITS = {"hold_ms": 60_000.0, "deactivate_after_s": 86_400.0}
 QOS = {"durability": ("transient_local", "volatile"), "reliability": ("reliable", "best_effort")}
+TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late relative to the last one
 
 
@@ -150,14 +151,28 @@ def _clock(section: Section, default: str) -> str:
     return section.choice("clock", CLOCKS) if "clock" in section.values else default
 
 
+def _point(section: Section) -> str | float | None:
+    """The point of a trajectory of several points."""
+    if "point" not in section.values:
+        return None
+    if section.text("type") != TRAJECTORY:
+        raise section.fail("point", f"is for {TRAJECTORY} only; remove it")
+    value = section.get("point")
+    if value in ("first", "last"):
+        return str(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    raise section.fail("point", f"is {value!r}; write first, last, or a time in s, such as 0.1")
+
+
 def _stream(section: Section, clock: str) -> Stream:
-    section.only("topic", "type", "fields", "max_age_s", "clock", "on_loss", "qos")
+    section.only("topic", "type", "fields", "max_age_s", "clock", "point", "on_loss", "qos")
     entries = section.get("fields")
     if not isinstance(entries, list) or not entries:
         raise section.fail("fields", f"must be a list with at least one entry, got {entries!r}")
     observed = tuple(_field(section, f"fields[{i}]", entry) for i, entry in enumerate(entries))
     return Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
-                  _clock(section, clock), _on_loss(section), _qos(section))  # fmt: skip
+                  _clock(section, clock), _point(section), _on_loss(section), _qos(section))  # fmt: skip
 
 
 def _on_loss(stream: Section) -> Loss:
@@ -199,12 +214,12 @@ def _field(stream: Section, key: str, entry: Any) -> Field:
 def _action(section: Section, clock: str) -> Action:
     if "fill_in_the_action" in section.values:  # as `spc contract init` leaves it
         raise section.fail("fill_in_the_action", "is a placeholder; replace it with topic, type, fields and limits")
-    section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock")
+    section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock", "point")
     fields = section.texts("fields")
     n = len(fields)
     action = Action(section.text("topic"), _message_type(section), fields, section.numbers("low", n),
                     section.numbers("high", n), section.numbers("safe", n), section.numbers("max_rate", n),
-                    _clock(section, clock))  # fmt: skip
+                    _clock(section, clock), _point(section))  # fmt: skip
     for i, name in enumerate(fields):
         if not action.low[i] < action.high[i]:
             raise section.fail(f"low[{i}]", f"({name}) is {action.low[i]}, not below high {action.high[i]}")

@@ -76,6 +76,7 @@ class Stream:
     observed: tuple[Field, ...]
     max_age_s: float
     clock: str  # header | receive
+    point: str | float | None = None  # of a JointTrajectory: first, last, at a time in s; None: the only one
     on_loss: Loss = dataclasses.field(default=Loss(), compare=False)  # does not affect the data
     qos: Qos = dataclasses.field(default=Qos(), compare=False)  # nor does this
 
@@ -112,6 +113,7 @@ class Action:
     safe: tuple[float, ...]
     max_rate: tuple[float, ...]
     clock: str
+    point: str | float | None = None  # as in Stream
 
 
 @dataclasses.dataclass(frozen=True)

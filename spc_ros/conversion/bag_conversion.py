@@ -34,7 +34,7 @@ from spc_ros.conversion.episode_marks import (
     task_of,
 )
 from spc_ros.conversion.manifest import NO_METADATA, BagMetadata
-from spc_ros.messages.columns import ColumnReader, RawColumn, Source, sources
+from spc_ros.messages.columns import RawColumn, Source, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +147,7 @@ class _BagPass:
         self.marked = marked_topics(bag, contract)
         self.sources = sources(contract)
         self.names = {source.topic: bag.find_topic(source.topic, source.type) for source in self.sources}
-        self.readers = [
-            ColumnReader(bag.typestore, source.type, source.fields, source.topic) for source in self.sources
-        ]
+        self.readers = [source.columns(bag.typestore) for source in self.sources]
         self._begin()
 
     def _begin(self) -> None:
@@ -180,20 +178,27 @@ class _BagPass:
             self.progress()
 
     def _samples(self, index: int, source: Source, column: RawColumn) -> Samples:
-        stamps, values = self.readers[index].read(column)
+        stamps, values, absent = self.readers[index].read_partial(column)
         unset = stamps == 0 if source.clock == "header" else np.zeros(len(stamps), bool)
         t_ns = np.where(unset, column.receive_ns, stamps) if source.clock == "header" else column.receive_ns
         if all(source.topic != before.topic for before in self.sources[:index]):
-            nan_count = int((~np.isfinite(values)).any(axis=1).sum())
+            finite = np.isfinite(values) if absent is None else np.isfinite(values) | absent
+            nan_count = int((~finite).any(axis=1).sum())
             delays_ns = column.receive_ns - t_ns if source.clock == "header" else np.empty(0, np.int64)
             self.topics[source.topic].add(t_ns, delays_ns, nan_count, int(unset.sum()))
         if index == 0:
             self.first.append((column.receive_ns, t_ns))
-        return source.samples(column.log_index, t_ns, values)
+        return source.samples(column.log_index, t_ns, values, absent)
 
     def align(self) -> AlignedBag:
         """Raises BagError and MessageError."""
         aligned = align(self.contract, self.blocks)
+        counts = dict(aligned.counts)
+        for source, reader in zip(self.sources, self.readers, strict=True):
+            source.check_complete(reader.joints)
+            if source.newest is not None and source.newest.left_out:
+                counts[f"{source.topic} incomplete"] = source.newest.left_out
+        aligned = dataclasses.replace(aligned, counts=counts)
         none = np.empty(0, np.int64)
         received_ns, t_ns = (np.concatenate([none, *(pair[i] for pair in self.first)]) for i in range(2))
         marks = {name: mark.marks(received_ns, t_ns) for name, mark in self.marks.items()}

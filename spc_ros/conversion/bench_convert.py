@@ -21,7 +21,7 @@ from spc_ros.bags.writer import BagWriter
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
-from spc_ros.messages.columns import ColumnReader, sources
+from spc_ros.messages.columns import sources
 from spc_ros.messages.message_types import jazzy
 
 JOINTS = tuple(f"left_arm_joint_{i}" for i in range(6))  # a message is 340 bytes
@@ -150,7 +150,7 @@ def _bench(
 
     def columns() -> None:
         with BagReader(bag) as reader:
-            readers = [ColumnReader(reader.typestore, s.type, s.fields, s.topic) for s in sources(contract)]
+            readers = [source.columns(reader.typestore) for source in sources(contract)]
             names = [reader.find_topic(s.topic, s.type) for s in sources(contract)]
             for block in reader.blocks():
                 for name, column in zip(names, readers, strict=True):

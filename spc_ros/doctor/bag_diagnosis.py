@@ -100,13 +100,14 @@ def diagnose_bag(
     contract, thresholds = job.contract, job.thresholds
     try:
         with BagReader(path) as bag:
-            read = read_topic_logs(bag, contract, progress)
+            read = read_topic_logs(bag, contract, progress, thresholds)
     except (BagError, MessageError) as error:
         text = str(error).removeprefix(f"{path}: ")
         return BagDiagnosis(str(path), findings=(Finding("fail", "", "bag", text, bag=str(path)),)), BagData()
     logs, findings = read.logs, read.findings
     findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # final now that the bag was read
-    first = next((log for log in logs if contract and log.topic == contract.observation[0].topic), None)
+    fields = contract.observation[0].fields if contract else ()
+    first = next((log for log in logs if log.role == "observation" and log.fields == fields), None)
     ages = _ages(logs, first, contract)
     findings += _topic_findings(logs, ages, contract, thresholds)
     report, ticks, states, actions = BagReport(str(path)), None, None, None

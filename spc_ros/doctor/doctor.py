@@ -195,7 +195,7 @@ def _without_parts(
     """Ranges with NaN for constant parts of a field that changes as a whole, such as x and y of a turn about z."""
     low, high = low.copy(), high.copy()
     for stream in contract.observation if contract else ():
-        for field in stream.observed if stream.topic == log.topic and log.role == "observation" else ():
+        for field in stream.observed if stream.fields == log.fields and log.role == "observation" else ():
             parts = [log.fields.index(path) for path in field.inputs]
             if np.any(low[parts] != high[parts]):
                 low[parts] = high[parts] = np.nan

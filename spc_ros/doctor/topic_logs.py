@@ -14,7 +14,7 @@ import numpy as np
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.contract.contract import Contract
 from spc_core.contract.transforms import JUMP_NS
-from spc_core.doctor.diagnosis import Finding, TopicLog
+from spc_core.doctor.diagnosis import Finding, Thresholds, TopicLog, message_spans
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
@@ -32,10 +32,10 @@ BLOCK_MESSAGES = 50_000  # aligned at a time
 class BagLogs:
     """The result of one pass over a bag: topic logs, their problems, and the data for a conversion."""
 
-    logs: list[TopicLog]
+    logs: list[TopicLog]  # of the messages that make a sample
     findings: list[Finding]
     marks: Mapping[str, MarkReader]
-    sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # of the contract, and (N,) indices in the bag's log
+    sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # all messages of each, and (N,) indices in the bag's log
     refusal: ValueError | None  # the error at which conversion stops
 
     def aligned(self, contract: Contract) -> AlignedBag:
@@ -50,13 +50,14 @@ class BagLogs:
     def _blocks(self) -> Iterator[list[Samples]]:
         for source, *_ in self.sources:
             source.reset()
-        streams = [(source, log.time_ns, log.values, index) for source, log, index in self.sources]
+        streams = [(source, log, log.time_ns, index) for source, log, index in self.sources]
         end = max((int(index[-1]) + 1 for *_, index in streams if len(index)), default=0)
         for begin in range(0, end, BLOCK_MESSAGES):
             samples = []
-            for source, t_ns, values, index in streams:
+            for source, log, t_ns, index in streams:
                 part = slice(*np.searchsorted(index, (begin, begin + BLOCK_MESSAGES)))
-                samples.append(source.samples(index[part], t_ns[part], values[part]))
+                absent = None if log.absent is None else log.absent[part]
+                samples.append(source.samples(index[part], t_ns[part], log.values[part], absent))
             yield samples
 
 
@@ -68,7 +69,9 @@ class _TopicReader:
         read. Raises MessageError."""
         self.name, self.source, self.known = name, source, known
         self.topic, self.type = source.topic if source else name, bag.info.topics[name].type
-        self.columns = ColumnReader(bag.typestore, self.type, source.fields if source else None, self.topic)
+        self.columns = (
+            source.columns(bag.typestore) if source else ColumnReader(bag.typestore, self.type, None, self.topic)
+        )
         self.parts: list[tuple[np.ndarray, ...]] = []  # receive times, log indices, stamps, shapes; values
 
     def add(self, column: RawColumn) -> None:
@@ -76,14 +79,13 @@ class _TopicReader:
         stamps, values, shapes = self.columns.read_all(column)
         self.parts.append((column.receive_ns.copy(), column.log_index, stamps, shapes, values))
 
-    def finish(self, begin_ns: int, published: int) -> tuple[TopicLog, np.ndarray, list[Finding]]:
-        """(log, its messages' indices in the bag's log, their problems)."""
+    def finish(
+        self, begin_ns: int, published: int, t: Thresholds
+    ) -> tuple[TopicLog, TopicLog, np.ndarray, list[Finding]]:
+        """(log of the messages that make a sample, of all, their indices in the bag's log, their problems)."""
         parts, self.parts = self.parts, []
         shapes, fields, none = list(self.columns.shapes), self.columns.fields, np.empty(0, np.int64)
         receive_ns, log_index, stamp_ns, shape = (np.concatenate([none, *(p[i] for p in parts)]) for i in range(4))
-        present = np.zeros((max(1, len(shapes)), len(fields)), bool)
-        for i, each in enumerate(shapes):
-            present[i, list(each.present)] = True
         log = TopicLog(
             topic=self.topic,
             type=self.type,
@@ -93,11 +95,43 @@ class _TopicReader:
             values=np.concatenate([np.empty((0, len(fields))), *(with_width(p[4], len(fields)) for p in parts)]),
             begin_ns=begin_ns,
             lost=max(0, published - len(receive_ns)),
-            absent=None if not shapes or present.all() else ~present[shape],
+            absent=self.columns.absent(shape),
             **_joints(self.type, shapes, shape),
             **self.known,
         )
-        return log, log_index, _problems(log, shapes, shape)
+        problems = _problems(log, shapes, shape)
+        newest = self.source.newest if self.source is not None else None
+        if newest is None or log.absent is None or self.columns.error is not None:
+            return log, log, log_index, problems
+        newest.reset()
+        made, values = newest.complete(log.time_ns, log.values, log.absent)
+        if not len(values):
+            return log, log, log_index, problems
+        kept: dict[str, Any] = {"receive_ns": receive_ns[made], "values": values, "absent": None}
+        kept |= {"stamp_ns": stamp_ns[made]} if log.stamp_ns is not None else {}
+        samples = dataclasses.replace(log, **kept, **_joints(self.type, shapes, shape[made]))
+        return samples, log, log_index, [*problems, *_spread(log, made, t)]
+
+
+def _spread(log: TopicLog, made: np.ndarray | slice, t: Thresholds) -> list[Finding]:
+    """What to tell of messages that hold some of the fields each; `made` are those that make a sample."""
+    assert log.absent is not None
+    share = [f"{field} in {count}" for field, count in zip(log.fields, (~log.absent).sum(axis=0).tolist(), strict=True)]
+    text = f"the {len(log)} messages hold some fields each ({', '.join(share)}); of each the newest value counts"
+    findings = [Finding("ok", log.topic, "spread", text)]
+    begun = np.arange(len(log)) >= np.argmin(log.absent, axis=0).max()  # each field was received before
+    lacking: np.ndarray = ~log.absent[:, 0] & begun
+    lacking[made] = False
+    if lacking.any():
+        names = [log.fields[i] for i in np.flatnonzero(log.absent[lacking].any(axis=0)).tolist()]
+        text = (
+            f"{lacking.sum()} messages make no sample: they lack {', '.join(names)}, whose last value is older than "
+            "max_age_s; find out why that driver pauses, or make it a stream of its own"
+        )
+        bad = float(lacking.mean())
+        severity = "fail" if bad > t.nan_share else "warn"
+        findings.append(Finding(severity, log.topic, "joints", text, bad, message_spans(log, lacking)))
+    return findings
 
 
 def _joints(type_name: str, shapes: Sequence[Shape], shape: np.ndarray) -> dict[str, Any]:
@@ -131,7 +165,10 @@ def _problems(log: TopicLog, shapes: Sequence[Shape], shape: np.ndarray) -> list
 
 
 def read_topic_logs(
-    bag: BagReader, contract: Contract | None, progress: Callable[[int], None] = lambda _: None
+    bag: BagReader,
+    contract: Contract | None,
+    progress: Callable[[int], None] = lambda _: None,
+    thresholds: Thresholds | None = None,
 ) -> BagLogs:
     """Read the contract's topics, without a contract every topic with numbers.
 
@@ -147,15 +184,23 @@ def read_topic_logs(
     published = {name.lstrip("/"): count for name, count in info.published.items()} if info else {}
     logs, kept = {}, []
     for reader in readers:
-        log, log_index, problems = reader.finish(bag.info.start_ns, published.get(reader.topic.lstrip("/"), 0))
+        published_count = published.get(reader.topic.lstrip("/"), 0)
+        log, whole, log_index, problems = reader.finish(bag.info.start_ns, published_count, thresholds or Thresholds())
         logs.setdefault(reader.name, []).extend([log] if log.fields or contract else [])
         findings += problems
         if reader.source is not None:
-            kept.append((reader.source, log, log_index))
-    by_topic = [log for group in logs.values() for log in group]
+            kept.append((reader.source, whole, log_index))
+    by_topic = [log for group in logs.values() for log in _told_apart(group)]
     simulated = any(topic.type == CLOCK for topic in bag.info.topics.values())
     by_topic = _with_span(_placed(by_topic) if simulated else by_topic)
     return BagLogs(by_topic, findings, marks, kept, next(iter(errors), None))
+
+
+def _told_apart(logs: list[TopicLog]) -> list[TopicLog]:
+    """Logs of one topic, named by their fields too where there are several."""
+    if len(logs) == 1:
+        return logs
+    return [dataclasses.replace(log, topic=f"{log.topic} ({', '.join(log.fields)})") for log in logs]
 
 
 def _mark_readers(bag: BagReader, contract: Contract | None, errors: list[ValueError]) -> dict[str, MarkReader]:

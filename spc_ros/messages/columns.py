@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,17 @@ from spc_core.contract.contract import Contract
 from spc_core.contract.sections import ACTION, REWARD, Role, observed
 from spc_core.contract.transforms import FieldTransforms
 from spc_ros.messages.cdr_layout import Block, Layout, LayoutError, Walk, make_layout
-from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_STATE, JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
+from spc_ros.messages.fields import (
+    JOINT_ARRAYS,
+    JOINT_STATE,
+    JOINT_TRAJECTORY,
+    FieldReader,
+    MessageError,
+    Point,
+    stamp_ns,
+)
 from spc_ros.messages.numeric_fields import state_fields
+from spc_ros.messages.spread import NewestValues
 
 MAX_LAYOUTS = 16  # kept from one column to the next; also useless templates before a column is read one by one
 WORTHWHILE = 32  # messages that a template must decode, or it counts as useless
@@ -58,9 +67,27 @@ class Source:
     fields: tuple[str, ...]
     clock: str  # header | receive
     transforms: FieldTransforms | None  # None where the numbers are used as they are
+    point: Point = None  # of a JointTrajectory
+    newest: NewestValues | None = None  # where messages may lack some of the fields
 
-    def samples(self, log_index: np.ndarray, t_ns: np.ndarray, values: np.ndarray) -> Samples:
-        """(N, R) numbers of the topic's messages as (N, F) samples; `log_index` and `t_ns` are (N,) as in Samples."""
+    def reader(self) -> FieldReader:
+        """For single messages. Raises MessageError for fields that the type cannot have."""
+        return FieldReader(self.type, self.fields, self.topic, self.point, self.newest is not None)
+
+    def columns(self, typestore: Typestore) -> ColumnReader:
+        """For many messages at a time. Raises MessageError for fields that the type cannot have."""
+        return ColumnReader(typestore, self.type, self.fields, self.topic, self.point, self.newest is not None)
+
+    def samples(
+        self, log_index: np.ndarray, t_ns: np.ndarray, values: np.ndarray, absent: np.ndarray | None = None
+    ) -> Samples:
+        """(N, R) numbers of the topic's messages as (n, F) samples; `log_index` and `t_ns` are (N,) as in Samples.
+
+        `absent` (N, R) bool tells which numbers a message lacks; None: none does.
+        """
+        if self.newest is not None and len(t_ns):
+            made, values = self.newest.complete(t_ns, values, absent)
+            log_index, t_ns = log_index[made], t_ns[made]
         if not len(t_ns):
             return self.nothing()
         return Samples(log_index, t_ns, values if self.transforms is None else self.transforms(t_ns, values))
@@ -72,6 +99,17 @@ class Source:
         """Forget the last sample, before another pass over the log."""
         if self.transforms is not None:
             self.transforms.reset()
+        if self.newest is not None:
+            self.newest.reset()
+
+    def check_complete(self, joints: Collection[str]) -> None:
+        """Raises MessageError where none of the messages, which named these joints, had one of the fields."""
+        if self.newest is not None and len(never := self.newest.never):
+            lacking = dict.fromkeys(self.fields[i].partition(".")[2] for i in never.tolist())
+            raise MessageError(
+                f"topic '{self.topic}': no message has the joint {', '.join(lacking)}; they have "
+                f"{', '.join(sorted(joints)) or 'no joints at all'}; correct the contract or the driver"
+            )
 
 
 def sources(contract: Contract, check: bool = True) -> list[Source]:
@@ -82,9 +120,11 @@ def sources(contract: Contract, check: bool = True) -> list[Source]:
     found = []
     for index, stream in enumerate(contract.observation):
         transforms = None if stream.transforms.is_plain else stream.transforms
-        found.append(Source(observed(index), stream.topic, stream.type, stream.fields, stream.clock, transforms))
+        newest = NewestValues(len(stream.fields), stream.max_age_s) if stream.type == JOINT_STATE else None
+        where = (stream.topic, stream.type, stream.fields, stream.clock)
+        found.append(Source(observed(index), *where, transforms, stream.point, newest))
     action, reward = contract.action, contract.reward
-    found.append(Source(ACTION, action.topic, action.type, action.fields, action.clock, None))
+    found.append(Source(ACTION, action.topic, action.type, action.fields, action.clock, None, action.point))
     if reward.topic is not None and reward.type is not None and reward.field is not None:
         found.append(Source(REWARD, reward.topic, reward.type, (reward.field,), reward.clock, None))
     types: dict[str, str] = {}
@@ -112,8 +152,16 @@ class ColumnReader:
     the log that lacks a field or is damaged. Joints are read by name, whichever a message has.
     """
 
-    def __init__(self, typestore: Typestore, type_name: str, fields: Sequence[str] | None, where: str) -> None:
-        """Without `fields`, all numbers of a state that occur in the messages. `where` is the topic, for errors.
+    def __init__(
+        self,
+        typestore: Typestore,
+        type_name: str,
+        fields: Sequence[str] | None,
+        where: str,
+        point: Point = None,
+        partial: bool = False,
+    ) -> None:
+        """Without `fields`, all numbers of a state that occur in the messages. The rest is as in FieldReader.
 
         Raises MessageError for fields that the type cannot have.
         """
@@ -129,7 +177,7 @@ class ColumnReader:
         self.shapes: dict[Shape, int] = {}
         self.error: MessageError | None = None
         self._arrays = JOINT_ARRAYS.get(type_name, ())
-        self._reader = None if fields is None else FieldReader(type_name, fields, where)
+        self._reader = None if fields is None else FieldReader(type_name, fields, where, point, partial)
         self._is_open = fields is None
         self._decisive = decisive_fields(type_name)
         self._layouts: dict[Layout, Shape] = {}
@@ -143,12 +191,28 @@ class ColumnReader:
 
         Raises the MessageError of the first message in the log that has one.
         """
-        stamps, values, _ = self.read_all(column)
+        return self.read_partial(column)[:2]
+
+    def read_partial(self, column: RawColumn) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """As read(); also (N, F) bool, which fields a message lacks, or None where no message lacks any."""
+        stamps, values, shapes = self.read_all(column)
         if self.error is not None:
             error, self.error = self.error, None
             self._layouts.clear()  # some may be of messages with an error
             raise error
-        return stamps, values
+        return stamps, values, self.absent(shapes)
+
+    def absent(self, shapes: np.ndarray) -> np.ndarray | None:
+        """(N, F) bool, which fields the messages of these (N,) `shapes` lack; None where none lacks any."""
+        present = np.zeros((max(1, len(self.shapes)), len(self.fields)), bool)
+        for i, shape in enumerate(self.shapes):
+            present[i, list(shape.present)] = True
+        return None if not self.shapes or present.all() else ~present[shapes]
+
+    @property
+    def joints(self) -> set[str]:
+        """All joints that the messages have named."""
+        return {joint for shape in self.shapes for joint in shape.joints}
 
     def read_all(self, column: RawColumn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As read(), with NaN for missing fields instead of an error; also (N,) int32 indices in `shapes`."""
@@ -225,7 +289,7 @@ class ColumnReader:
             found = state_fields(self.typestore, self.type_name, message)
             added = [field for field in found if field not in known]
             if reader is None or added:
-                reader = self._reader = FieldReader(self.type_name, (*known, *added), self.where)
+                reader = self._reader = FieldReader(self.type_name, (*known, *added), self.where, "first")
         return reader
 
     def _joints_of(self, message: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -237,6 +301,8 @@ class ColumnReader:
 
     def _learn(self, block: Block, row: int, shape: Shape) -> Layout | None:
         """The layout of a message just deserialised; None where bulk reading would differ."""
+        if self._reader is not None and self._reader.by_value:
+            return None
         data = block.message(row)
         try:
             walk = Walk(self.typestore, self.type_name, data, self._decisive)

@@ -13,9 +13,11 @@ from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.contract.contract import Contract
 from spc_core.contract.sections import Role
 from spc_ros.messages.columns import Source, has_stamp, sources
-from spc_ros.messages.fields import NS_PER_S, FieldReader, sample_time
+from spc_ros.messages.fields import NS_PER_S, FieldReader, MessageError, sample_time
 from spc_ros.messages.live import LiveReader
 from spc_ros.messages.message_types import jazzy
+
+MISSING_NS = 1_000_000_000  # after which a joint that was never named is an error
 
 
 class LiveTopic:
@@ -47,9 +49,9 @@ class ContractReader:
         self._readers: dict[str, list[tuple[Source, FieldReader]]] = {}
         for source in sources(contract):
             self.types[source.topic] = source.type
-            reader = FieldReader(source.type, source.fields, source.topic)
-            self._readers.setdefault(source.topic, []).append((source, reader))
+            self._readers.setdefault(source.topic, []).append((source, source.reader()))
         self._live: dict[str, LiveTopic] = {}
+        self._named: dict[str, dict[str, int]] = {}  # joints by topic, and when they were first named
 
     def route(self, topic: str) -> list[Role]:
         """The roles of a topic, by its name in the contract; empty for a topic outside the contract."""
@@ -60,13 +62,32 @@ class ContractReader:
         samples, any_unset = [], False
         for source, reader in self._readers.get(topic, ()):
             t_ns, unset = sample_time(message, receive_ns, source.clock)
-            values = reader.read(message)
+            any_unset |= unset
+            values = reader.read(message) if source.newest is None else self._completed(source, reader, message, t_ns)
+            if values is None:
+                continue
             if source.transforms is not None:
                 values = source.transforms(np.array([t_ns]), values[None])[0]
-            any_unset |= unset
             samples.append((source.role, t_ns, values))
         self.unset_stamps[topic] += any_unset
         return samples
+
+    def _completed(self, source: Source, reader: FieldReader, message: Any, t_ns: int) -> np.ndarray | None:
+        """The fields (R,), with the newest values of those that the message lacks; None if it makes no sample."""
+        assert source.newest is not None
+        numbers, problem = reader.find(message)
+        if problem:
+            raise MessageError(problem)
+        absent = np.array([[number is None for number in numbers]])
+        _, values = source.newest.complete(
+            np.array([t_ns]), np.array([numbers], float), absent if absent.any() else None
+        )
+        if len(values):
+            return values[0]
+        named = self._named[source.topic] = {**dict.fromkeys(message.name, t_ns), **self._named.get(source.topic, {})}
+        if len(source.newest.never) and t_ns - min(named.values()) > MISSING_NS:
+            source.check_complete(named)
+        return None
 
     def live_samples(
         self, topic: str, data: bytes, receive_ns: Callable[[], int], deserialize: Callable[[bytes], Any]
@@ -87,6 +108,8 @@ class ContractReader:
             unset = not stamp_ns and source.clock != "receive"
             t_ns = stamp_ns if stamp_ns and source.clock != "receive" else receive_ns()
             values = np.array(numbers[begin:end], float)
+            if source.newest is not None:
+                source.newest.note(t_ns, values)
             if source.transforms is not None:
                 values = source.transforms(np.array([t_ns]), values[None])[0]
             any_unset |= unset

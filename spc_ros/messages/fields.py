@@ -2,7 +2,8 @@
 """Reads vectors from messages of a bag (rosbags) and of a live node (rclpy); field_writer.py writes them.
 
 Field paths, as a contract writes them:
-- JointState `position.<joint>`, JointTrajectory `positions.<joint>` (first point): by joint name, not index.
+- JointState `position.<joint>`, JointTrajectory `positions.<joint>`: by joint name, not index. Of a trajectory with
+  several points, the contract's `point` says which one is meant.
 - MultiArray `data.<i>`, or an element's name: the layout's labels decide; a message without layout holds the
   elements in the contract's order.
 - all others by attribute, with numbers as list indices: `vector.x`, `pose.pose.position.x`, `ranges.3`.
@@ -28,6 +29,8 @@ JOINT_ARRAYS = {
 PACKAGES = ("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs",
             "diagnostic_msgs", "rosgraph_msgs")  # fmt: skip
 NS_PER_S = 1_000_000_000
+Point = str | float | None
+"""The point of a JointTrajectory: first, last, at a time in s, or the only one."""
 
 
 class MessageError(ValueError):
@@ -37,11 +40,17 @@ class MessageError(ValueError):
 class FieldReader:
     """Reads a fixed list of fields from messages of one type."""
 
-    def __init__(self, type_name: str, fields: Sequence[str], where: str) -> None:
-        """`where` is the topic, for errors."""
+    def __init__(
+        self, type_name: str, fields: Sequence[str], where: str, point: Point = None, partial: bool = False
+    ) -> None:
+        """`where` is the topic, for errors; `point` that of a JointTrajectory.
+
+        `partial`: messages may lack some of the joints, which is no error for `find`.
+        """
         self.type_name, self.fields, self.where = type_name, tuple(fields), where
+        self.by_value = isinstance(point, float)  # what is read depends on other numbers of the message
         if type_name in JOINT_ARRAYS:
-            joints = _JointReader(type_name, self.fields, where)
+            joints = _JointReader(type_name, self.fields, where, point, partial)
             self.read, self.find = joints.read, joints.find
         else:
             is_array = type_name.endswith("MultiArray")
@@ -60,8 +69,9 @@ class FieldReader:
 
 
 class _JointReader:
-    def __init__(self, type_name: str, fields: tuple[str, ...], where: str) -> None:
+    def __init__(self, type_name: str, fields: tuple[str, ...], where: str, point: Point, partial: bool) -> None:
         self.fields, self.where, self.is_trajectory = fields, where, type_name == JOINT_TRAJECTORY
+        self.point, self.partial = point, partial
         self.wanted = [joint_field(field, JOINT_ARRAYS[type_name], where) for field in fields]
         self.seen: Any = None
         self.missing = ""  # the error of joints that are not among those seen
@@ -77,20 +87,40 @@ class _JointReader:
         names = message.joint_names if self.is_trajectory else message.name
         if names != self.seen:
             self._learn(list(names))
-        numbers: list[Any] = [None] * len(self.wanted)
-        holder, problem = message, self.missing
-        if self.is_trajectory:
-            if not len(message.points):
-                return numbers, problem or f"topic '{self.where}': the trajectory has no points; publish at least one"
-            holder = message.points[0]
+        if not self.is_trajectory:
+            return self._numbers(message, len(names))
+        points, problem = self._points(message.points)
+        found = [self._numbers(point, len(names)) for point in points]
+        problem = next((text for _, text in found if text), problem)
+        if isinstance(self.point, float) and found:
+            return _at_time(points, [row for row, _ in found], self.point), problem
+        return found[0][0] if found else [None] * len(self.wanted), problem
+
+    def _numbers(self, holder: Any, joints: int) -> tuple[list[Any], str]:
+        """The numbers in the arrays of a message or a point, for a message that names so many joints."""
+        numbers, problem = [None] * len(self.wanted), self.missing
         for attribute, places, indices in self.plan:
             values = getattr(holder, attribute)
-            if len(values) != len(names):
-                problem = problem or self._length_error(attribute, len(values), len(names))
+            if len(values) != joints and not (self.partial and max(indices) < 0):
+                problem = problem or self._length_error(attribute, len(values), joints)
             for place, index in zip(places, indices, strict=True):
                 if 0 <= index < len(values):
                     numbers[place] = values[index]
         return numbers, problem
+
+    def _points(self, points: Sequence[Any]) -> tuple[Sequence[Any], str]:
+        """The points that decide, and the problem of a trajectory without them."""
+        count = len(points)
+        if not count:
+            return [], f"topic '{self.where}': the trajectory has no points; publish at least one"
+        if isinstance(self.point, float):
+            return points, ""
+        if self.point is None and count > 1:
+            return points[:1], (
+                f"topic '{self.where}': a trajectory has {count} points, and the contract does not say which one is "
+                f"meant; add `point: first`, `point: last`, or a time in s, such as `point: 0.1`"
+            )
+        return [points[-1] if self.point == "last" else points[0]], ""
 
     def _learn(self, names: list[str]) -> None:
         """Find each wanted joint in `names`; repeated only when the names change."""
@@ -99,8 +129,14 @@ class _JointReader:
             f"topic '{self.where}': no joint {', '.join(repr(m) for m in missing)}; the message has "
             f"{', '.join(names) or 'no joints at all'}; correct the contract or the driver"
         )
-        self.missing = text if missing else ""
-        index = {name: i for i, name in reversed(list(enumerate(names)))}
+        self.missing = text if missing and not self.partial else ""
+        twice = sorted({joint for _, joint in self.wanted if names.count(joint) > 1})
+        if twice:
+            self.missing = (
+                f"topic '{self.where}': a message names {', '.join(twice)} more than once, so that its value is not "
+                "known; make the driver name each joint once"
+            )
+        index = {name: i for i, name in enumerate(names)}
         self.plan = []
         for attribute in dict.fromkeys(attribute for attribute, _ in self.wanted):
             places = [i for i, (a, _) in enumerate(self.wanted) if a == attribute]
@@ -114,6 +150,13 @@ class _JointReader:
             f"topic '{self.where}': cannot read {field}: the array '{attribute}' {what}, the message names "
             f"{joints} joints; make the driver fill it or take the field out of the contract"
         )
+
+
+def _at_time(points: Sequence[Any], rows: list[list[Any]], time_s: float) -> list[Any]:
+    """Numbers of a trajectory at a time, in between linearly, before the first and after the last point as there."""
+    times = [point.time_from_start.sec + point.time_from_start.nanosec / NS_PER_S for point in points]
+    columns = zip(*rows, strict=True)
+    return [None if None in column else float(np.interp(time_s, times, column)) for column in columns]
 
 
 def joint_field(field: str, arrays: tuple[str, ...], where: str) -> tuple[str, str]:

@@ -53,7 +53,9 @@ class SimNode(PlainNode):
         self.lockstep = self.params.mode == "lockstep"
         self.out = StatePublishers(self, contract, self.lockstep, self.sim.env.latched_topics)
         self.episode = self.create_publisher(String, EPISODE_TOPIC, latched_qos())
-        self._reader = FieldReader(contract.action.type, contract.action.fields, contract.action.topic)
+        self._reader = FieldReader(
+            contract.action.type, contract.action.fields, contract.action.topic, contract.action.point
+        )
         self._commands = self.create_subscription(
             message_class(contract.action.type),
             contract.action.topic,

@@ -270,7 +270,7 @@ def without_velocity(sample):
         ),
         (
             rejointed,
-            "topic 'joint_states': no joint 'shoulder'; the message has elbow, hip; correct the contract",
+            "topic 'joint_states': no message has the joint shoulder; they have elbow, hip; correct the contract",
         ),
         (
             without_velocity,

@@ -170,9 +170,14 @@ MESSAGES = (
     Fault("joints in another order", "From tick 10 on, states and commands list the joints the other way round.",
           "Nothing changes: joints are read by name.",
           put("joint_states", "joint_commands", first=10, joints=("elbow", "shoulder"))),
-    refusal("a joint is missing", "From tick 10 on, states name the elbow only.", "Refused.",
-            "topic 'joint_states': no joint 'shoulder'; the message has elbow; correct the contract or the driver",
-            change=put("joint_states", first=10, joints=("elbow",))),
+    Fault("a joint goes missing", "From tick 10 on, states name the elbow only.",
+          "The shoulder comes first in the contract, so its messages make the ticks; those without a fresh value of "
+          "it are counted.",
+          put("joint_states", first=10, joints=("elbow",)), by_definition=False, pieces=(Piece(0, 9),),
+          counts={"joint_states incomplete": 9}),
+    refusal("a joint is never there", "States name the elbow only.", "Refused.",
+            "no message has the joint shoulder; they have elbow; correct the contract or the driver",
+            change=put("joint_states", joints=("elbow",))),
     refusal("no velocities", "The driver leaves the array of velocities empty.", "Refused.",
             "cannot read velocity.shoulder: the array 'velocity' is empty, the message names 2 joints; make the driver "
             "fill it or take the field out of the contract", change=put("joint_states", velocity=False)),

@@ -70,7 +70,7 @@ def singly(column, fields, where="topic", store=OWN):
     """What the column holds, message by message; the error's text where there is one."""
     stamps, vectors = [], []
     try:
-        reader = FieldReader(column.type, fields, where)
+        reader = FieldReader(column.type, fields, where, "first")
         for row in range(len(column)):
             message = deserialize(store, column, row, column.type, where)
             with np.errstate(invalid="ignore"):  # numpy warns of a signalling NaN in a float32 that it widens
@@ -83,7 +83,7 @@ def singly(column, fields, where="topic", store=OWN):
 
 def in_bulk(column, fields, where="topic", store=OWN):
     try:
-        return ColumnReader(store, column.type, fields, where).read(column)
+        return ColumnReader(store, column.type, fields, where, "first").read(column)
     except MessageError as error:
         return str(error)
 
@@ -197,7 +197,7 @@ def test_one_message_of_each_layout_is_deserialised(type_name, singles):
     shapes = [s for s, m in made.items() if joint is None or joint in numeric_fields(OWN, type_name, m)][:3]
     messages, raw, random = serialised(type_name, shapes, 40, 9)
     fields = some_fields(type_name, messages, random, common=True)
-    reader = ColumnReader(OWN, type_name, fields, "topic")
+    reader = ColumnReader(OWN, type_name, fields, "topic", "first")
     reader.read(column_of(raw, type_name, random))
     assert len(singles) <= len(shapes)
     reader.read(column_of(raw[::-1], type_name, random))
@@ -338,7 +338,7 @@ def test_numeric_fields_are_those_that_can_be_read(type_name):
         fields = numeric_fields(OWN, type_name, message)
         assert len(set(fields)) == len(fields)
         with np.errstate(invalid="ignore"):
-            assert not fields or FieldReader(type_name, fields, "t").read(message).shape == (len(fields),)
+            assert not fields or FieldReader(type_name, fields, "t", "first").read(message).shape == (len(fields),)
 
 
 def test_numeric_fields_are_in_the_notation_of_contracts():
