@@ -11,7 +11,8 @@ class EmergencyStop:
     """Whether a person, or a device, wants the robot to stand still: the state of one or more stop topics.
 
     A press always counts. A release counts for its own topic, and only while that topic has at most one publisher:
-    the release of one must not undo the press of another. Times are steady.
+    the release of one must not undo the press of another. A release that came while there were several is void, also
+    when one of them is left, since it may be the one that pressed. Times are steady.
     """
 
     def __init__(self, topics: Sequence[str] = ("emergency_stop",)) -> None:
@@ -31,15 +32,21 @@ class EmergencyStop:
         """
         self._topics[topic or self._first].receive(pressed, now_s, channel)
 
-    def watch(self, topic: str, publishers: int, unreadable: str = "", deaf: Sequence[int] | None = None) -> None:
+    def watch(self, topic: str, publishers: int, unreadable: str = "", deaf: Sequence[int] | None = None) -> bool:
         """Note a topic's publishers: their number, and why one cannot be read.
 
         `deaf`: channels that miss messages of these publishers, and so cannot hold up a release; None: as before.
+        Returns whether one of several is left, whose own last word should now be asked for.
         """
         state = self._topics[topic]
+        alone = publishers == 1 < state.publishers
+        if alone:
+            state.last.clear()
+            state.asked = False
         state.publishers, state.unreadable = publishers, unreadable
         state.deaf = state.deaf if deaf is None else deaf
         state.release()
+        return alone
 
     @property
     def pressed(self) -> bool:
@@ -48,11 +55,13 @@ class EmergencyStop:
     def reason(self, now_s: float) -> str | None:
         """Why the robot must stand still, or None."""
         for topic, state in self._topics.items():
-            if state.pressed and state.asked and state.publishers > 1:
+            if state.pressed and state.void and state.publishers > 1:
                 return (
                     f"emergency stop: pressed, and {topic} has {state.publishers} publishers, so one may not release "
                     "the other's; stop all but one of them"
                 )
+            if state.pressed and state.void:
+                return f"emergency stop: {topic} had several publishers; the one that is left must release it"
             if state.pressed:
                 return "emergency stop" if topic == self._first else f"emergency stop: {topic}"
             if state.unreadable:
@@ -71,6 +80,7 @@ class _StopTopic:
     pressed: bool = False
     last: dict[int, bool] = dataclasses.field(default_factory=dict)  # the newest message, by channel
     asked: bool = False  # the newest message is a release that has not taken effect
+    void: bool = False  # a release came while there were several publishers
     received_s: float | None = None
     publishers: int = 0
     unreadable: str = ""
@@ -78,8 +88,13 @@ class _StopTopic:
 
     def receive(self, pressed: bool, now_s: float, channel: int) -> None:
         """A press always counts."""
-        self.last[channel], self.received_s = pressed, now_s
+        self.received_s = now_s
+        if self.pressed and not pressed and self.publishers > 1:
+            self.void = True
+            return
+        self.last[channel] = pressed
         self.asked = self.pressed and not pressed
+        self.void = self.void and not pressed
         self.pressed = self.pressed or pressed
         self.release()
 
@@ -87,4 +102,4 @@ class _StopTopic:
         """Release where that was asked for, nobody else may have pressed, and every channel that hears all agrees."""
         heard = [pressed for channel, pressed in self.last.items() if channel not in self.deaf]
         if self.asked and self.publishers <= 1 and not any(heard):
-            self.pressed = self.asked = False
+            self.pressed = self.asked = self.void = False

@@ -14,6 +14,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidNamespaceException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Bool
@@ -23,6 +24,7 @@ from spc_ros.node_parts.topics import OPERATOR_STOP_TOPIC, latched_qos
 
 FRESH_S = 3.0  # /diagnostics come once a second
 LEVELS = ("OK", "WARN", "ERROR", "STALE")
+UNKNOWN = "_NODE_NAME_UNKNOWN_"  # rclpy's, of a node that is known in part
 SHOWN = ("trial", "policy", "context_encoder", "recorder", "sim")
 
 
@@ -69,7 +71,11 @@ class OperatorLink:
     def __init__(self, namespace: str = "") -> None:
         self._context = Context()
         rclpy.init(args=[], context=self._context)
-        self._node = Node("operator", namespace=namespace, context=self._context)
+        try:
+            self._node = Node("operator", namespace=namespace.rstrip("/"), context=self._context)
+        except InvalidNamespaceException as error:
+            rclpy.shutdown(context=self._context)
+            raise ValueError(f"--namespace {namespace!r}: {str(error).splitlines()[0]}; write it as /robot1") from None
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._states: dict[str, tuple[float, NodeState]] = {}
@@ -114,15 +120,20 @@ class OperatorLink:
         self._stop.publish(Bool(data=pressed))
 
     def listeners(self) -> list[str]:
-        """Nodes that hear the stop, as far as they are connected."""
-        if not self._stop.get_subscription_count():
-            return []
+        """Nodes that hear the stop, once all that DDS knows of are connected; empty before."""
         found = self._node.get_subscriptions_info_by_topic(self._stop.topic_name)
-        return sorted({info.node_name for info in found})
+        names = sorted({info.node_name for info in found})
+        connected = self._stop.get_subscription_count() >= len(found)
+        return names if connected and UNKNOWN not in names else []
 
     def delivered(self) -> bool:
         """Whether every connected listener has the last word."""
         return self._stop.wait_for_all_acked(Duration(seconds=1.0))
+
+    def present(self) -> list[str]:
+        """The nodes of SHOWN that DDS knows of, whether they answer or not."""
+        names = {name for name, space in self._node.get_node_names_and_namespaces() if space == self.namespace}
+        return [name for name in SHOWN if name in names]
 
     def _work(self) -> None:
         pending = self._pending
@@ -137,7 +148,9 @@ class OperatorLink:
                 pending.future = client.call_async(message)
         elif pending.future.done():
             answer = pending.future.result()
-            refused = "refused; its log has the reason"
+            state = self.state(name.partition("/")[0])
+            now = f" ({state.level}: {state.reason})" if state is not None else ""
+            refused = f"refused; it is in another state than that needs{now}"
             text = getattr(answer, "message", "") or ("done" if answer.success else refused)
             pending.result, self._pending = (answer.success, f"{pending.action}: {text}"), None
             return

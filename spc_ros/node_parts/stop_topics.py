@@ -10,6 +10,7 @@ from functools import partial
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from std_msgs.msg import Bool
 
 from spc_core.deploy.emergency_stop import EmergencyStop
@@ -32,12 +33,12 @@ class StopTopics:
         self.stop = EmergencyStop(STOP_TOPICS)
         self._node, self._on_stop = node, on_stop
         self._best_effort: set[str] = set()  # topics with a publisher that only the third channel hears
+        self._latched = {topic: self._subscribe(topic, LATCHED) for topic in STOP_TOPICS}
         for topic in STOP_TOPICS:
-            self._subscribe(topic, LATCHED)
             self._subscribe(topic, VOLATILE)
         steady_timer(node, WATCH_S, self._watch)
 
-    def _subscribe(self, topic: str, channel: int) -> None:
+    def _subscribe(self, topic: str, channel: int) -> Subscription:
         qos = QoSProfile(
             depth=10,
             reliability=ReliabilityPolicy.BEST_EFFORT if channel == BEST_EFFORT else ReliabilityPolicy.RELIABLE,
@@ -45,7 +46,7 @@ class StopTopics:
         )
         callback = partial(self._on_message, topic, channel)
         silent = SubscriptionEventCallbacks(use_default_callbacks=False)
-        self._node.create_subscription(Bool, topic, callback, qos, event_callbacks=silent)
+        return self._node.create_subscription(Bool, topic, callback, qos, event_callbacks=silent)
 
     def _on_message(self, topic: str, channel: int, msg: Bool) -> None:
         if self.stop.pressed and not msg.data:
@@ -67,4 +68,6 @@ class StopTopics:
                 self._best_effort.add(topic)
                 self._subscribe(topic, BEST_EFFORT)
             deaf = None if not found else [VOLATILE, BEST_EFFORT] if all(latched) else [] if any(latched) else [LATCHED]
-            self.stop.watch(topic, len(found), unreadable, deaf)
+            if self.stop.watch(topic, len(found), unreadable, deaf):
+                self._node.destroy_subscription(self._latched[topic])
+                self._latched[topic] = self._subscribe(topic, LATCHED)  # and get the last word of the one that is left

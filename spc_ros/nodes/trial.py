@@ -178,6 +178,8 @@ class TrialNode(DriverNode):
             self.control.invalid_reason = self._no_transition()
         counts = Counter(json.loads(self.trigger("policy/report")))
         counts.subtract(before)
+        if counts[InterventionKind.EMERGENCY_STOP.value] and not self.control.invalid_reason:
+            self.control.invalid_reason = "the policy was stopped by an emergency stop"
         bag = self.wait_for_bag(info.episode) if self.params.record and not self.control.invalid_reason else ""
         self.control.end(judged=request.mode != "collect" and request.protocol != DRIFT_PROTOCOL)
         return seen, info, bag, seconds, counts

@@ -11,12 +11,13 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from spc_ros.node_parts.operator_link import SHOWN, OperatorLink, Pending
 
 REDRAW_S = 0.5
 TIMEOUT_S = 5.0
+SETTLE_S = 0.5
 KEYS = {"c": "continue", "s": "success", "f": "failure", "e": "end"}
 ASKED = {"a": "abort", "w": "swap", "z": "reset"}  # after a y
 COLOURS = {"OK": "\x1b[32m", "WARN": "\x1b[33m", "ERROR": "\x1b[31m", "STALE": "\x1b[31m"}
@@ -158,29 +159,46 @@ def act_once(action: str, namespace: str, timeout_s: float) -> tuple[bool, str]:
 
 
 def _stop(link: OperatorLink, pressed: bool, timeout_s: float) -> tuple[bool, str]:
-    """Publish it until somebody has it."""
+    """Publish it until the policy, and the trial if there is one, have it. Whoever else listens does not count."""
     link.press(pressed)
     deadline_s = time.monotonic() + timeout_s
-    while not link.listeners() and time.monotonic() < deadline_s:
+
+    def lacking() -> list[str]:
+        received = link.listeners()
+        wanted = ["policy", *(["trial"] if "trial" in link.present() else [])]
+        return [name for name in wanted if name not in received]
+
+    while lacking() and time.monotonic() < deadline_s:
         link.spin(0.05)
-    link.spin(0.5)  # for those that connect a little later
-    received = link.listeners()
-    word = "stop" if pressed else "release"
-    if not received or not link.delivered():
-        return False, f"{word}: NOBODY RECEIVED IT in namespace {link.namespace} within {timeout_s:g} s"
-    return True, f"{word}: received by {', '.join(received)}"
+    link.spin(SETTLE_S)  # a node that DDS connects a little later
+    word, received = "stop" if pressed else "release", link.listeners()
+    told = f"received by {', '.join(received)}" if received else "NOBODY RECEIVED IT"
+    if missing := lacking():
+        told += f"; {' and '.join(missing).upper()} DID NOT"
+    elif not link.delivered():
+        told = f"NOT CONFIRMED by {', '.join(received)}"
+    else:
+        return True, f"{word}: {told}"
+    return False, f"{word}: {told}, within {timeout_s:g} s in namespace {link.namespace}"
 
 
 def _status(link: OperatorLink, timeout_s: float) -> tuple[bool, str]:
+    """What each node says of itself; false where a node that DDS knows of says nothing, or where there is none."""
     deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s and link.state("trial") is None:
+    link.spin(min(SETTLE_S, timeout_s))  # until DDS knows the nodes
+    while time.monotonic() < deadline_s and (not link.present() or any(map(_silent(link), link.present()))):
         link.spin(0.1)
-        if link.state("policy") is not None and time.monotonic() > deadline_s - timeout_s + 1.5:
-            break
     lines = []
-    for name in SHOWN:
+    for name in link.present():
         state = link.state(name)
-        if state is not None:
-            waits = state.values.get("waits_for", "")
-            lines.append(f"{name}: {state.level}, {state.reason}" + (f"; waits for {waits}" if waits else ""))
-    return bool(lines), "\n".join(lines) or f"no node of this package found in namespace {link.namespace}"
+        waits = state.values.get("waits_for", "") if state is not None else ""
+        told = (
+            f"{state.level}, {state.reason}" if state is not None else f"says nothing for {timeout_s:g} s; is it dead?"
+        )
+        lines.append(f"{name}: {told}" + (f"; waits for {waits}" if waits else ""))
+    heard = bool(lines) and not any(map(_silent(link), link.present()))
+    return heard, "\n".join(lines) or f"no node of this package found in namespace {link.namespace}"
+
+
+def _silent(link: OperatorLink) -> Callable[[str], bool]:
+    return lambda name: link.state(name) is None

@@ -119,8 +119,26 @@ def test_a_press_counts_through_any_channel_and_a_release_where_nobody_else_pres
     stop.watch("emergency_stop", 2)
     stop.receive(False, 2.0, channel=VOLATILE)
     assert stop.pressed and "has 2 publishers, so one may not release the other's" in stop.reason(2.0)
+    assert stop.watch("emergency_stop", 1)
+    assert stop.pressed, "the one that is left may be the one that pressed"
+    assert "the one that is left must release it" in stop.reason(2.0)
+    stop.receive(True, 2.0, channel=LATCHED)
+    assert stop.pressed and stop.reason(2.0) == "emergency stop"
+    stop.receive(False, 3.0, channel=LATCHED)
+    assert not stop.pressed and stop.reason(3.0) is None
+    assert not stop.watch("emergency_stop", 1)
+
+
+def test_a_restarted_device_releases_when_its_predecessor_is_gone():
+    stop = EmergencyStop()
     stop.watch("emergency_stop", 1)
-    assert not stop.pressed and stop.reason(2.0) is None, "the other one is gone"
+    stop.receive(True, 1.0, channel=LATCHED)
+    stop.watch("emergency_stop", 2)
+    stop.receive(False, 2.0, channel=LATCHED)
+    assert stop.pressed
+    assert stop.watch("emergency_stop", 1)
+    stop.receive(False, 3.0, channel=LATCHED)  # its last word, asked for once more
+    assert not stop.pressed
 
 
 def test_a_channel_that_missed_the_release_does_not_hold_it_up():

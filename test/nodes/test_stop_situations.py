@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 
 from spc_ros.processes import NodeGroup
 from support.base_robot import BEST_EFFORT, ERROR, LATCHED, OK, VOLATILE, WARN, BaseRobot
@@ -99,6 +99,27 @@ def test_one_publisher_may_not_release_the_press_of_another(robot: BaseRobot) ->
     robot.run(1.5, each=lambda: second(False))
     assert robot.own(count) == 0
     robot.says(ERROR, "2 publishers, so one may not release the other's", each=lambda: second(False))
+
+
+def test_a_press_outlives_another_publisher_that_released_and_left(robot: BaseRobot) -> None:
+    """Two consoles: what one has pressed holds, although the other said false and is gone."""
+    node = robot.probe.node
+    first = robot.stop_button(LATCHED, "operator_stop")
+    robot.goal()
+    robot.start()
+    robot.acts()
+    first(True)
+    robot.rests()
+    second = node.create_publisher(Bool, "operator_stop", LATCHED)
+    second.publish(Bool(data=False))
+    robot.says(ERROR, "has 2 publishers, so one may not release the other's")
+    node.destroy_publisher(second)
+    robot.says(ERROR, "emergency stop: operator_stop")
+    count = len(robot.commands)
+    robot.run(1.5)
+    assert robot.own(count) == 0
+    first(False)
+    robot.acts()
 
 
 @pytest.mark.slow
