@@ -26,11 +26,12 @@ from spc_core.deploy.guards import (
     StallWatch,
     WorkspaceBox,
 )
-from spc_core.deploy.health import ControlHealth, Health
+from spc_core.deploy.health import ControlHealth, Health, Level
 from spc_core.deploy.latency_bins import LatencyBins
 from spc_core.deploy.model_swap import ModelSwitch
 from spc_core.deploy.safety import InterventionKind, InterventionLog, SafetyFilter, by_name
 
+CONTEXT_AFTER_S = 3.0  # without a context, where one came before
 AGES = 1000  # most context ages kept between two reports
 
 
@@ -93,6 +94,7 @@ class Controller:
         self.last_ns = 0  # the last frame's time
         self._gap_ns = 2 * contract.period_ns
         self._z, self._z_ns = np.zeros(context_dim, np.float32), 0
+        self._z_s, self._acted_s = math.inf, -math.inf  # when the newest z came, and the newest command left
         self._z_model: int | None = None  # the model whose encoder computed z
         self._ages_ns: deque[int] = deque(maxlen=AGES)  # of the contexts used
         self._frame: Frame | None = None  # waiting for its context or for the first listeners
@@ -182,12 +184,13 @@ class Controller:
         self.record.latency.add(time.monotonic() - self._frame_s)
         self._ages_ns.append(frame.t_ns - self._z_ns)
         self.record.counts["commands"] += 1
+        self._acted_s = now_s
 
     def take_context(self, context: np.ndarray, t_ns: int, model: int | None, now_s: float) -> None:
         """Use the task vector (Z,) for the tick at `t_ns`, computed by the encoder of `model`. Raises ValueError."""
         if len(context) != len(self._z) or not math.isfinite(sum(context.tolist())):
             raise ValueError(f"{context.size} numbers, not {self._z.size} finite ones")
-        self._z, self._z_ns, self._z_model = context, t_ns, model
+        self._z, self._z_ns, self._z_model, self._z_s = context, t_ns, model, now_s
         self.guards.context.update(now_s, now_s)
         self.act(now_s)
 
@@ -212,7 +215,12 @@ class Controller:
         """Whether the robot is controlled; `waits_for` tells what is missing where no command is due."""
         if self.waiting:
             waits_for = "the command waits for its context" if self._listened else "the command topic lacks subscribers"
-        return self._health.judge(now_s, waits_for)
+        found = self._health.judge(now_s, waits_for)
+        silent_s = now_s - self._z_s
+        if found.level or silent_s < CONTEXT_AFTER_S or now_s - self._acted_s > CONTEXT_AFTER_S:
+            return found
+        text = f"no context for {silent_s:.0f} s, the last one is used: is the context encoder running?"
+        return Health(Level.WARN, text)
 
     def _begin_sequence(self) -> None:
         """Forget the previous tick: a new episode begins, or a gap ends."""
@@ -251,7 +259,10 @@ class Controller:
         if reason := guards.stop.reason(now_s):
             return InterventionKind.EMERGENCY_STOP, reason
         if self._z_model not in (None, self.models.model_id):
-            reason = f"context: made by model {self._z_model}, the policy is {self.models.model_id}"
+            reason = (
+                f"context: made by model {self._z_model}, the policy is {self.models.model_id}; start both from the "
+                "same checkpoint"
+            )
             return InterventionKind.FOREIGN_MODEL, reason
         if reason := guards.clock.reason(now_s):
             return InterventionKind.FROZEN_CLOCK, reason

@@ -123,6 +123,5 @@ class LearnHealth:
         """`waits_for`: the topics from which nothing has come; empty if unknown."""
         if self._since_s is None or now_s - self._since_s <= LEARN_AFTER_S:
             return Health()
-        if now_s - self._ticked_s > WARN_AFTER_S:
-            return Health(Level.WARN, f"no transitions: {waits_for or 'no observation'}")
-        return Health(Level.WARN, f"no transitions: {self.cut}")
+        ticks = now_s - self._ticked_s <= WARN_AFTER_S
+        return Health(Level.WARN, f"no transitions: {waits_for or (self.cut if ticks else 'no observation')}")

@@ -89,7 +89,9 @@ def load_vote_model(folder: Path, weights: str) -> VoteModel | str:
     """The vote model of a checkpoint, or why there is none; `weights` is the SHA-256 of its weights."""
     file = folder / FILE
     if not file.is_file():
-        return f"{FILE} is missing: trained before there were vote models, or training was interrupted"
+        return (
+            f"{FILE} is missing: too few transitions of a task in training, trained before it existed, or interrupted"
+        )
     try:
         model = VoteModel.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:

@@ -205,6 +205,8 @@ class ContractTopics:
         for topic in reversed(self.silent(now_s)):
             if not self._node.count_publishers(topic):
                 texts.append(f"'{topic}' has no publisher")
+            elif problem := self._subscriptions[topic].problem:
+                texts.append(f"'{topic}': {problem}")
             elif self.received_s[topic] == -math.inf:
                 texts.append(f"no readable message on '{topic}', which has a publisher")
             else:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +19,9 @@ from rclpy.timer import Timer
 from spc_core.deploy.health import Health, Level
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+
+PROCESS = f"{socket.gethostname()}:{os.getpid()}"  # tells two nodes of one name apart
 
 
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
@@ -58,7 +63,7 @@ class Diagnostics:
         node, now_s = self._node, time.monotonic()
         self._each_second(now_s)
         health = self._judge(now_s)
-        values = {**self._values(), **self.counts}
+        values = {"process": PROCESS, **self._values(), **self.counts}
         self._log(health)
         status = DiagnosticStatus(name=node.get_fully_qualified_name(), hardware_id=node.get_name())
         status.level, status.message = bytes([health.level]), health.reason or "ok"

@@ -39,6 +39,25 @@ class EpisodeBroken(DriverError):
     """An episode that was aborted instead of ending normally."""
 
 
+class Twins:
+    """Finds two living nodes of one name, by what they say on /diagnostics. A restarted node is none."""
+
+    def __init__(self) -> None:
+        self.found = ""  # what to do about it
+        self._processes: dict[str, list[str]] = {}  # by name, in the order of their first word
+
+    def spoke(self, name: str, process: str) -> None:
+        """A node said something; one that another had followed must still be alive."""
+        seen = self._processes.setdefault(name, [])
+        if process not in seen:
+            seen.append(process)
+        elif process != seen[-1]:
+            self.found = (
+                f"two nodes named {name} run, as processes {process} and {seen[-1]}: stop the one that does not belong "
+                "here, or use another ROS_DOMAIN_ID"
+            )
+
+
 class DriverNode(PlainNode):
     """Subclasses implement `drive`, which may call the methods below; the program ends with it."""
 
@@ -50,6 +69,7 @@ class DriverNode(PlainNode):
         self._bags: dict[int, dict[str, Any]] = {}
         self._alive_s = time.monotonic()
         self._clients_by_name: dict[str, Client] = {}
+        self._twins = Twins()
         self._sim_name = self.resolve_topic_name("sim")
         self.driven = f"the simulation {self._sim_name}"
         self._thread = threading.Thread(target=self._work, name=f"{name} script")
@@ -139,6 +159,8 @@ class DriverNode(PlainNode):
                 if self._stopping:
                     raise DriverError("stopped by a signal")
                 self.check()
+                if self._twins.found:
+                    raise DriverError(self._twins.found)
                 if timeout_s is not None and now_s - began_s > timeout_s:
                     raise DriverError(f"{failure} within {timeout_s:g} s")
                 silence_s = now_s - max(self._alive_s, began_s)
@@ -176,3 +198,5 @@ class DriverNode(PlainNode):
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         if any(status.name == self._sim_name for status in msg.status):
             self._alive_s = time.monotonic()
+        for status in msg.status:
+            self._twins.spoke(status.name, next((pair.value for pair in status.values if pair.key == "process"), ""))

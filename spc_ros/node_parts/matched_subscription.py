@@ -44,6 +44,7 @@ class MatchedSubscription:
         self._warn_once, self._qos, self._follow = warn_once, qos or Qos(), follow_reliability
         self.latched = self._qos.durability == "transient_local"
         self._reliable = reliable if self._qos.reliability is None else self._qos.reliability == "reliable"
+        self.problem = ""  # why nothing can arrive from the publishers that are there
         self._last = b""  # the newest message
         self._copy = b""  # the one that a new latched subscription may deliver again
         self._publishers, self._counted = 0, 0  # how many, and counts since `_match` looked at them
@@ -83,6 +84,7 @@ class MatchedSubscription:
         self._publishers = len(found)
         if not found:
             return
+        self.problem = ""
         latched = [qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in found]
         best_effort = [qos.reliability == ReliabilityPolicy.BEST_EFFORT for qos in found]
         before = (self.latched, self._reliable)
@@ -91,12 +93,16 @@ class MatchedSubscription:
             if any(latched) and not self.latched:
                 self._warn("some publishers latch it and others do not: a message sent before is not received")
         if self._qos.durability == "transient_local" and not any(latched):
-            self._warn("the contract's qos.durability is transient_local, which no publisher offers: nothing arrives")
+            self.problem = (
+                "the contract's qos.durability is transient_local, which no publisher offers: nothing arrives"
+            )
         if any(best_effort) and self._reliable and self._qos.reliability is None and self._follow:
             self._reliable = False
             self._warn("published best effort: messages may be lost")
         elif self._reliable and self._qos.reliability == "reliable" and all(best_effort):
-            self._warn("the contract's qos.reliability is reliable, which no publisher offers: nothing arrives")
+            self.problem = "the contract's qos.reliability is reliable, which no publisher offers: nothing arrives"
+        if self.problem:
+            self._warn(self.problem)
         if (self.latched, self._reliable) != before:
             self.renew()
 

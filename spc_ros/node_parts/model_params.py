@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -135,6 +136,17 @@ def load_agent(params: Any, folder: str, running: Contract | None = None) -> Dep
         path = find_config("contracts", params.contract)
         _compare(load_contract(path), str(path), checkpoint, folder)
     return checkpoint
+
+
+def with_qos(contract: Contract, params: Any) -> Contract:
+    """The checkpoint's contract with the `qos` of the robot's own, if one is given: only this may differ."""
+    if not params.contract:
+        return contract
+    own = load_contract(find_config("contracts", params.contract))
+    streams = zip(contract.observation, own.observation, strict=True)
+    return dataclasses.replace(
+        contract, observation=tuple(dataclasses.replace(stream, qos=mine.qos) for stream, mine in streams)
+    )
 
 
 def _compare(contract: Contract, name: str, checkpoint: Deployable, folder: str) -> None:

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
+from spc_ros.node_parts.diagnostics import PROCESS
+
+ALIVE_S = 3.0  # /diagnostics come once a second
 GRACE_S = 30.0  # how long a killed predecessor of this node may stay in the graph
 
 
@@ -16,18 +21,31 @@ class OtherPublishers:
     def __init__(self, node: Node, topic: str) -> None:
         self._node, self._topic, self._begin_s = node, topic, time.monotonic()
         self._count, self._text = 0, ""
+        self._twin, self._twin_s = "", -math.inf  # the process of a living node of this name, and when it last spoke
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def found(self) -> str:
         """A sentence that names them; empty if there are none.
 
-        A publisher of this node's own name counts after GRACE_S: before, it may be the process that this one replaces.
+        A publisher of this node's own name counts at once if it speaks on `/diagnostics`, and else after GRACE_S:
+        before, it may be the killed process that this one replaces.
         """
+        if time.monotonic() - self._twin_s < ALIVE_S:
+            name = self._node.get_fully_qualified_name()
+            return f"another {name} runs, as process {self._twin}: stop it, or set other_publishers to warn"
         count = self._node.count_publishers(self._topic)
         if count <= 1:
             self._count, self._text = count, ""
         elif count != self._count or not self._text:
             self._count, self._text = count, self._describe()
         return self._text
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        name = self._node.get_fully_qualified_name()
+        for status in msg.status:
+            process = next((pair.value for pair in status.values if pair.key == "process"), PROCESS)
+            if status.name == name and process != PROCESS:
+                self._twin, self._twin_s = process, time.monotonic()
 
     def _describe(self) -> str:
         own, names = self._node.get_fully_qualified_name(), []

@@ -31,7 +31,7 @@ from spc_ros.node_parts.context_message import ContextOutbox, ContextReading, en
 from spc_ros.node_parts.contract_topics import ContractTopics
 from spc_ros.node_parts.diagnostics import steady_timer
 from spc_ros.node_parts.lifecycle import ManagedNode
-from spc_ros.node_parts.model_params import CHECKPOINT_PARAMS, load_agent
+from spc_ros.node_parts.model_params import CHECKPOINT_PARAMS, load_agent, with_qos
 from spc_ros.node_parts.plain_node import Param, run
 from spc_ros.node_parts.priority import lower_priority
 from spc_ros.node_parts.topics import CONTEXT_TOPIC, DELAY_TOPIC, EPISODE_TOPIC, SWAP_TOPIC, latched_qos
@@ -77,6 +77,10 @@ PARAMS = [
 POLL_S = 0.02
 MAX_SHIFTS = 3  # of the ticks' phase after an activation
 FOREIGN_CLOCK_NS = 10_000_000_000
+FOREIGN_CLOCKS = (
+    "commands and observations are stamped by different clocks, so they form no transitions; use the same use_sim_time "
+    "on all nodes"
+)
 
 
 class ContextEncoderNode(ManagedNode):
@@ -104,7 +108,8 @@ class ContextEncoderNode(ManagedNode):
         self._data_timing: dict[int, tuple[DelayEstimate | None, CommandLag | None]] = {}  # by model
 
     def setup(self) -> None:
-        self._tracker, self._model, contract = self._load(self.params.checkpoint)
+        self._tracker, self._model, trained = self._load(self.params.checkpoint)
+        contract = with_qos(trained, self.params)
         self._previous: tuple[ContextTracker, int] | None = None
         self._delay, self._lag, self._shifts = DelayWatch(contract), LagWatch(contract.period_ns), 0
         self._compare_timing()
@@ -185,9 +190,9 @@ class ContextEncoderNode(ManagedNode):
         if self._renewal.due(now_s, self._learning.without_s(now_s)):
             topics = self._topics.unheard(now_s)
             self.diagnostics.counts["alignment restarts"] += 1
-            self.get_logger().warning(
-                f"no transitions ({self._learning.cut}): restarting the alignment, subscribing again to {topics}"
-            )
+            why = self._learning.cut or self._topics.missing(now_s) or "no observation"
+            anew = f", and subscribing again to {', '.join(topics)}" if topics else ""
+            self.get_logger().warning(f"no transitions ({why}): restarting the alignment{anew}")
             self._topics.renew(topics)
             self._aligner.reset(keep_held=True)
         if self._shifts < MAX_SHIFTS and (skip := self._lag.skip()):
@@ -342,11 +347,8 @@ class ContextEncoderNode(ManagedNode):
         """Warn when the clocks of commands and observations differ so much that they cannot be paired."""
         newest_ns = self._aligner.actions.newest_ns
         if newest_ns != NO_TIME and abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
-            self.diagnostics.warn_once(
-                "foreign clocks",
-                "commands and observations are stamped by different clocks, so they form no transitions; "
-                "use the same use_sim_time on all nodes",
-            )
+            self._learning.cut = FOREIGN_CLOCKS
+            self.diagnostics.warn_once("foreign clocks", FOREIGN_CLOCKS)
 
     def _publish(self) -> None:
         if self._tracker is not None:

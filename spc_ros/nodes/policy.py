@@ -31,7 +31,7 @@ from spc_ros.node_parts.contract_topics import ContractTopics
 from spc_ros.node_parts.diagnostics import steady_timer
 from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.model_params import POLICY_PARAMS as PARAMS
-from spc_ros.node_parts.model_params import load_agent, observation_watch, planner_config, workspace_box
+from spc_ros.node_parts.model_params import load_agent, observation_watch, planner_config, with_qos, workspace_box
 from spc_ros.node_parts.other_publishers import OtherPublishers
 from spc_ros.node_parts.plain_node import run
 from spc_ros.node_parts.priority import use_realtime_priority
@@ -62,7 +62,7 @@ class PolicyNode(ManagedNode):
     def setup(self) -> None:
         p = self.params
         policy, number, checkpoint = self._load(p.checkpoint)
-        contract = checkpoint.contract
+        contract = with_qos(checkpoint.contract, p)
         self._watched = bool(self.get_parameter("use_sim_time").value) and not p.lockstep  # in lock-step time may stop
         self._aligner = ObservationAligner(contract, patience_ns=contract.period_ns // 4)
         self._newest_ns = 0  # newest stamp of the first stream when the last frame was processed
@@ -136,7 +136,7 @@ class PolicyNode(ManagedNode):
         if self._shadow is not None:
             return self._shadow.health(control)
         if self._commands.publisher.get_subscription_count() == 0:
-            text = "the command topic has no subscriber, so the robot gets no commands"
+            text = f"'{self._commands.publisher.topic_name}' has no subscriber, so the robot gets no commands"
             self.diagnostics.warn_once("commands unheard", text)
             return Health(Level.ERROR, text)
         others = self._rivals.found()

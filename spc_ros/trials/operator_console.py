@@ -174,7 +174,7 @@ def _stop(link: OperatorLink, pressed: bool, timeout_s: float) -> tuple[bool, st
     word, received = "stop" if pressed else "release", link.listeners()
     told = f"received by {', '.join(received)}" if received else "NOBODY RECEIVED IT"
     if missing := lacking():
-        told += f"; {' and '.join(missing).upper()} DID NOT"
+        told += f", BUT NOT BY THE {' AND '.join(missing).upper()}" if received else ""
     elif not link.delivered():
         told = f"NOT CONFIRMED by {', '.join(received)}"
     else:

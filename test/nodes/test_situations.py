@@ -117,12 +117,12 @@ def test_no_reward_is_a_warning_with_its_reason(robot: BaseRobot) -> None:
     robot.start("policy")
     robot.start("context_encoder")
     robot.acts()
-    assert robot.says(WARN, "no transitions: reward: no reward in the period", "context_encoder") < 8.0
+    assert robot.says(WARN, "no transitions: no readable message on 'reward'", "context_encoder") < 8.0
     assert robot.values("context_encoder")["last cut"] == "reward: no reward in the period"
     robot.rewards = True
     robot.says(OK, "ok", "context_encoder")
     robot.until(lambda: "state: ok" in robot.log("context_encoder"), "the change in the log")
-    assert robot.log("context_encoder").count("state: warning: no transitions: reward") == 1
+    assert robot.log("context_encoder").count("state: warning: no transitions: no readable message on 'reward'") == 1
 
 
 @pytest.mark.slow
@@ -147,14 +147,13 @@ def test_the_encoder_takes_the_phase_of_the_controller(
         return float(found[1]) if found else 99.0
 
     robot.until(lambda: lag_ms() < 25.0, "commands soon after their state", each=answer)
-    assert int(robot.values("context_encoder").get("phase shifts", 0)) <= 1
 
 
 @pytest.mark.slow
 def test_no_command_is_a_warning_with_its_reason(robot: BaseRobot) -> None:
     robot.goal()
     robot.start("context_encoder")
-    robot.says(WARN, "no transitions: cmd_vel: no command in the period", "context_encoder")
+    robot.says(WARN, "no transitions: 'cmd_vel' has no publisher", "context_encoder")
 
 
 @pytest.mark.slow
@@ -211,10 +210,43 @@ def test_commands_that_nobody_receives_are_an_error(robot: BaseRobot) -> None:
     robot.start()
     robot.acts()
     robot.probe.node.destroy_subscription(robot.ear)
-    robot.says(ERROR, "the command topic has no subscriber")
+    robot.says(ERROR, "'/cmd_vel' has no subscriber, so the robot gets no commands")
     robot.subscribe()
     robot.acts()
     robot.says(OK, "ok")
+
+
+@pytest.mark.slow
+def test_a_policy_without_its_encoder_says_so(robot: BaseRobot) -> None:
+    robot.goal()
+    robot.start("policy")
+    robot.start("context_encoder")
+    robot.acts()
+    robot.until(lambda: "context age ms" in robot.values("policy"), "a context")
+    robot.nodes.nodes["context_encoder"].process.send_signal(signal.SIGKILL)
+    robot.says(WARN, "the last one is used: is the context encoder running?")
+    robot.nodes.nodes["context_encoder"].wait(10.0)
+    robot.start("context_encoder")
+    robot.says(OK, "ok")
+
+
+def test_two_living_policies_of_one_name_do_not_drive_together(
+    robot: BaseRobot, nodes: NodeGroup, tmp_path: Path
+) -> None:
+    """Neither can be told from a killed predecessor by its name; both speak on /diagnostics."""
+    robot.goal()
+    robot.start()
+    robot.acts()
+    with NodeGroup(tmp_path / "twin", environment=nodes.environment) as twins:
+        twin = twins.start("policy", {"checkpoint": str(robot.checkpoint)})
+        robot.until(lambda: twin.is_ready, "the twin")
+        began_s = time.monotonic()
+        robot.until(lambda: "another /policy runs, as process" in robot.log("policy"), "the refusal")
+        assert time.monotonic() - began_s < 6.0
+        robot.until(lambda: "another /policy runs" in twin.log.read_text(), "the twin's refusal")
+        count = len(robot.commands)
+        robot.run(1.0)
+        assert robot.own(count) == 0
 
 
 @contextlib.contextmanager
