@@ -150,7 +150,10 @@ def _bench(
 
     def columns() -> None:
         with BagReader(bag) as reader:
-            readers = [ColumnReader(reader.typestore, s.type, s.fields, s.topic) for s in sources(contract)]
+            readers = [
+                ColumnReader(reader.typestore_of(reader.find_topic(s.topic, s.type)), s.type, s.fields, s.topic)
+                for s in sources(contract)
+            ]
             names = [reader.find_topic(s.topic, s.type) for s in sources(contract)]
             for block in reader.blocks():
                 for name, column in zip(names, readers, strict=True):

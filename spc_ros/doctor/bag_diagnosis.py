@@ -105,6 +105,7 @@ def diagnose_bag(
         text = str(error).removeprefix(f"{path}: ")
         return BagDiagnosis(str(path), findings=(Finding("fail", "", "bag", text, bag=str(path)),)), BagData()
     logs, findings = read.logs, read.findings
+    findings += [Finding("ok", "", "bag", note) for note in bag.notes]
     findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # final now that the bag was read
     first = next((log for log in logs if contract and log.topic == contract.observation[0].topic), None)
     ages = _ages(logs, first, contract)
