@@ -15,8 +15,9 @@ from spc_core.contract.contract import Contract
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion.manifest import NO_METADATA, BagMetadata, stored_metadata
-from spc_ros.messages.columns import ColumnReader, RawColumn, deserialize
+from spc_ros.messages.columns import ColumnReader
 from spc_ros.messages.fields import MessageError
+from spc_ros.messages.raw_column import RawColumn, deserialize
 
 STRING = "std_msgs/msg/String"
 
@@ -57,8 +58,7 @@ class MarkReader:
         """Raises MessageError."""
         if self.type == STRING:
             for row, receive_ns in enumerate(column.receive_ns.tolist()):
-                message, _ = deserialize(self.typestore, column, row, self.type, self.topic)
-                text = getattr(message, "data", None)
+                text = getattr(deserialize(self.typestore, column, row, self.type, self.topic), "data", None)
                 if not isinstance(text, str):
                     raise MessageError(f"topic '{self.topic}': the bag defines {STRING} without text; record again")
                 self.found.append((receive_ns, 0, text))

@@ -20,7 +20,7 @@ from spc_ros.messages.cdr_layout import Block, Layout, make_layout
 from spc_ros.messages.cdr_walk import LayoutError, Walk
 from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_STATE, JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
 from spc_ros.messages.numeric_fields import state_fields
-from spc_ros.messages.raw_column import DAMAGED, FOREIGN, BytesError, RawColumn, deserialize
+from spc_ros.messages.raw_column import DAMAGED, FOREIGN, BytesError, RawColumn, read_row
 
 LONGER = "longer than their definition says, by {} bytes that ROS 2 does not read either; give the right definition"
 MAX_LAYOUTS = 16  # kept from one column to the next; also useless templates before a column is read one by one
@@ -174,7 +174,7 @@ class ColumnReader:
     def _read_one(self, block: Block, column: RawColumn, row: int) -> Shape:
         """Deserialise the first message left and store its numbers."""
         try:
-            message, surplus = deserialize(self.typestore, column, row, self.type_name, self.where)
+            message, surplus = read_row(self.typestore, column, row, self.type_name, self.where)
         except BytesError as error:
             self.error = self.error or error
             block.put(row, 0, np.full(block.values.shape[1], math.nan))

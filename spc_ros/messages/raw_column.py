@@ -50,7 +50,12 @@ class BytesError(MessageError):
         return str(self.args[0])
 
 
-def deserialize(typestore: Typestore, column: RawColumn, row: int, type_name: str, where: str) -> tuple[Any, int]:
+def deserialize(typestore: Typestore, column: RawColumn, row: int, type_name: str, where: str) -> Any:
+    """One message of a column. Raises BytesError for bytes of another type."""
+    return read_row(typestore, column, row, type_name, where)[0]
+
+
+def read_row(typestore: Typestore, column: RawColumn, row: int, type_name: str, where: str) -> tuple[Any, int]:
     """(one message of a column, its surplus as in read_message). Raises BytesError for bytes of another type."""
     begin = column.start[row]
     which = f"topic '{where}': message {column.log_index[row]} of the log, received at {column.receive_ns[row]} ns, "
