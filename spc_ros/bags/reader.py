@@ -212,12 +212,13 @@ class BagReader:
             self._losses[f"{path.name}: {unclosed}cannot be read ({error})"] = None
 
     def _check_serialization(self) -> None:
-        """Raises BagError where no topic is in CDR; notes topics that are not."""
+        """Raises BagError where no topic is in CDR; notes topics that are not, and leaves them out."""
         recorded = [c for c, n in zip(self._channels, self._counts, strict=True) if n]
         foreign = {c.topic: c.serialization for c in recorded if c.serialization != "cdr"}
         if foreign and all(c.topic in foreign for c in recorded):
             forms = ", ".join(sorted(set(foreign.values())))
             raise BagError(f"{self.path}: serialised as '{forms}', not as 'cdr'; record with a middleware for CDR")
+        self.left_out = frozenset(foreign)
         for topic, form in foreign.items():
             self._losses[f"topic {topic} is serialised as '{form}', not as 'cdr', and left out"] = None
 

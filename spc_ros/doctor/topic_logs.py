@@ -211,7 +211,7 @@ def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple
 def _all_topics(bag: BagReader) -> Iterator[tuple[str, None, dict[str, Any]]]:
     episodes = bag.episode_topics()
     for name, topic in bag.info.topics.items():
-        if topic.type not in ("", CLOCK) and topic.count and name not in episodes:
+        if topic.type not in ("", CLOCK) and topic.count and name not in episodes and name not in bag.left_out:
             yield name, None, {"role": "other"}
 
 

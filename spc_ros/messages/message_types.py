@@ -14,6 +14,7 @@ from rosbags.interfaces import MessageDefinitionFormat, Nodetype
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from spc_ros.messages.cdr_walk import KINDS
 from spc_ros.messages.fields import MessageError
 
 Types = Mapping[str, tuple[Any, Any]]  # constants and fields by type, as rosbags has them
@@ -23,6 +24,7 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 INCLUDE = re.compile(r"^\s*#[^\n]*$", re.MULTILINE)
 DISTROS = (Stores.ROS2_JAZZY, Stores.ROS2_LYRICAL, Stores.ROS2_KILTED, Stores.ROS2_IRON, Stores.ROS2_HUMBLE,
            Stores.ROS2_GALACTIC, Stores.ROS2_FOXY, Stores.ROS2_ELOQUENT, Stores.ROS2_DASHING)  # fmt: skip
+READ = {*KINDS, "byte", "char", "string"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -107,6 +109,8 @@ def parse(type_name: str, kind: MessageDefinitionFormat, text: str) -> Types:
         types = get_types_from_msg(text, type_name) if kind == MessageDefinitionFormat.MSG else _parse_idl(text)
         if type_name not in types:
             raise MessageError(f"it defines {', '.join(types) or 'nothing'}")
+        if unknown := {kind for _, fields in types.values() for _, field in fields for kind in _kinds(field)} - READ:
+            raise MessageError(f"it has fields of type {', '.join(sorted(unknown))}, which are not read here")
     except Exception as error:  # the parser raises anything
         what = "of a service" if "/srv/" in type_name else "of an action" if "/action/" in type_name else ""
         why = f"it is {what}, not a message's" if what else _one_line(error)[:120]
@@ -167,12 +171,28 @@ def _named(description: Any) -> Iterator[str]:
         yield from _named(what[0])
 
 
+def _kinds(description: Any) -> Iterator[str]:
+    node, what = description
+    if node == Nodetype.BASE:
+        yield what[0]
+    elif node != Nodetype.NAME:
+        yield from _kinds(what[0])
+    elif what.endswith("/wstring"):  # the parser of .msg takes it for a message
+        yield "wstring"
+
+
 def fields_of(types: Types) -> dict[str, Any]:
     """The fields of each type; equal where serialised messages are."""
     return {name: [(field.lower(), description) for field, description in what[1]] for name, what in types.items()}
 
 
 def make_store(types: Types) -> Typestore:
+    """A store of these types, to read messages."""
+    return _store(tuple((name, tuple(fields)) for name, (_, fields) in types.items()))
+
+
+@functools.lru_cache(maxsize=256)
+def _store(types: tuple[tuple[str, tuple[Any, ...]], ...]) -> Typestore:
     store = get_typestore(Stores.EMPTY)
-    store.register(dict(types))
+    store.register({name: ([], list(fields)) for name, fields in types})
     return store

@@ -135,8 +135,8 @@ class McapStorage(McapFile):
         for opcode, start, end in records(data):
             if opcode == CHUNK_INDEX:
                 self._chunks.append(read_chunk_index(data[start:end]))
-            elif opcode == METADATA_INDEX and end - begin >= 16:
-                self._metadata.append(struct.unpack_from("<QQ", data, begin))
+            elif opcode == METADATA_INDEX and end - start >= 16:
+                self._metadata.append(struct.unpack_from("<QQ", data, start))
             elif opcode == STATISTICS:
                 self.start_ns, self.end_ns, counts = read_statistics(data[start:end])
             else:
