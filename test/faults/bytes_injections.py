@@ -57,6 +57,11 @@ class Beside:
     data: bytes = b"\0\1\0\0" + bytes(8)
 
 
+PROTOBUF = Beside("/scene", "foxglove.SceneUpdate", b"\n\xd4\x01\xff\xfe\x80", "protobuf", "protobuf", b"\x08\x96\x01")
+FLATBUFFER = Beside("/scan", "foxglove.LaserScan", b"\x18\0\0\0BFBS\xff\xfe", "flatbuffer", "flatbuffer", b"\x0c\0\xff")
+JSON = Beside("/log", "", "", "", "json", b'{"a": 1}')
+
+
 def definition(type_name: str) -> str:
     return STORE.generate_msgdef(type_name, ros_version=2)[0]
 

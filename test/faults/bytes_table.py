@@ -7,14 +7,21 @@ from faults import bytes_injections as inject
 from faults.bag_injections import then
 from faults.bag_table import Fault, refusal
 from faults.bag_world import WORLD, recorder
-from faults.bytes_injections import ACTION, SERVICE, Beside, beside_sqlite3, mcap, without_definitions
+from faults.bytes_injections import (
+    ACTION,
+    FLATBUFFER,
+    JSON,
+    PROTOBUF,
+    SERVICE,
+    Beside,
+    beside_sqlite3,
+    mcap,
+    without_definitions,
+)
 from support.contracts import stream_section
 
 RANGED = {"observation": [WORLD["observation"][0], stream_section("force", ["range"], inject.RANGE, max_age_s=0.15)]}
 STATE = "demo_msgs/msg/State"
-PROTOBUF = Beside("/scene", "foxglove.SceneUpdate", b"\n\xd4\x01\xff\xfe\x80", "protobuf", "protobuf", b"\x08\x96\x01")
-FLATBUFFER = Beside("/scan", "foxglove.LaserScan", b"\x18\0\0\0BFBS\xff\xfe", "flatbuffer", "flatbuffer", b"\x0c\0\xff")
-JSON = Beside("/log", "", "", "", "json", b'{"a": 1}')
 
 BYTES = (
     Fault("bytes that rclpy reserves", "States and commands are followed by the four bytes that rclpy reserves for "

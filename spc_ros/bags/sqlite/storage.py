@@ -94,10 +94,10 @@ class SqliteStorage(SqliteFile):
     def _read_distro(self) -> str:
         """The distribution of ROS 2 that recorded the bag; '' where it is not named."""
         try:
-            row: Any = self.execute("SELECT ros_distro FROM schema").fetchone()
+            row: Any = self.execute("SELECT CAST(ros_distro AS BLOB) FROM schema").fetchone()
         except apsw.Error:
             return ""
-        return str(row[0] or "") if row else ""
+        return row[0].decode("utf-8", "replace") if row and row[0] else ""
 
     def _count(self) -> None:
         """Count messages by topic in a full pass, which also reveals most damage. Grouping would make SQLite sort."""
