@@ -15,11 +15,13 @@ from rosbags.serde import SerdeError
 from spc_ros.bags.reader import BagReader
 from spc_ros.messages.cdr_walk import LayoutError, RepresentationError, Walk, read_message
 from spc_ros.messages.columns import ColumnReader
+from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import PACKAGES, FieldReader
 from spc_ros.messages.live import LiveReader
 from spc_ros.messages.message_types import distro_types
 from spc_ros.messages.numeric_fields import PLACEHOLDER
 from spc_ros.messages.raw_column import BytesError
+from support.contracts import make_contract, stream_section
 from support.random_messages import column_of
 from support.recorded_bags import JOINT_STATE, STORE, joint_state
 
@@ -207,3 +209,15 @@ def test_bytes_that_end_early_are_refused():
     for end in range(len(data) - 4):
         with pytest.raises(SerdeError):
             read_message(distro_types(), JOINT_STATE, data[:end])
+
+
+def test_a_node_reads_bytes_from_0_to_255():
+    """rclpy's bytes objects, before and after the layout is learnt."""
+    type_name = "std_msgs/msg/ByteMultiArray"
+    reader = ContractReader(make_contract(observation=[stream_section("flags", ["data.0", "data.1"], type_name)]))
+    for first in (b"\xc8", b"5", b"\x00"):
+        data = serialization.serialize_message(ros_class(type_name)(data=[first, b"\xff"]))
+        ((_, _, values),) = reader.live_samples(
+            "flags", data, lambda: 7, lambda raw: serialization.deserialize_message(raw, ros_class(type_name))
+        )
+        assert values.tolist() == [first[0], 255.0]
