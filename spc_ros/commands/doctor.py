@@ -23,7 +23,7 @@ class Doctor(BagOptions):
 
     examples:
       spc doctor bags/
-      spc doctor bags/ --contract my_robot.yaml --task-from folder --html doctor.html --strict
+      spc doctor bags/ --contract my_robot.yaml --html doctor.html --strict
     """
 
     bags: tyro.conf.Positional[tuple[Path, ...]]  # bags, or folders that hold bags at any depth
