@@ -89,6 +89,8 @@ class BagFiles:
     parts: tuple[Path, ...]
     custom_data: Mapping[str, str] = dataclasses.field(default_factory=dict)
     losses: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    distro: str = ""  # of ROS 2, where the metadata names it
 
 
 def list_files(path: Path) -> BagFiles:
@@ -112,12 +114,20 @@ def _folder_files(folder: Path) -> BagFiles:
     if not metadata.is_file():
         return BagFiles(found)
     try:
-        return _read_metadata(folder, metadata.read_bytes())
+        return _renamed(_read_metadata(folder, metadata.read_bytes()), found)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError, OSError) as error:
         why = " ".join(str(error).split())
         if not found:
             raise BagError(f"{folder}: metadata.yaml cannot be read ({why}) and no storage file is there") from error
         return BagFiles(found, {}, (f"metadata.yaml cannot be read ({why}); read the storage files beside it",))
+
+
+def _renamed(files: BagFiles, found: tuple[Path, ...]) -> BagFiles:
+    """The only file that is there for the only one that the metadata name, whatever its name."""
+    if len(found) != 1 or len(files.parts) != 1 or files.parts[0].is_file():
+        return files
+    note = f"metadata.yaml names {files.parts[0].name}, which is not there; {found[0].name}, the only file, is read"
+    return dataclasses.replace(files, parts=found, notes=(*files.notes, note))
 
 
 def _read_metadata(folder: Path, text: bytes) -> BagFiles:
@@ -136,4 +146,5 @@ def _read_metadata(folder: Path, text: bytes) -> BagFiles:
     if formats and (about.get("compression_mode") or "none").lower() != "none":
         raise BagError(f"{folder}: compressed as '{formats.pop()}'; only zstd can be unpacked, convert it first")
     parts = (folder / Path(name).name for name in dict.fromkeys(names))
-    return BagFiles(tuple(parts), {str(key): str(value) for key, value in custom.items()})
+    distro = str(about.get("ros_distro") or "")
+    return BagFiles(tuple(parts), {str(key): str(value) for key, value in custom.items()}, distro=distro)

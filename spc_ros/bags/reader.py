@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rosbags.typesys.store import Typestore
 
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.contract.contract import Contract, parse_contract
 from spc_core.system.config_files import suggest
-from spc_ros.bags.blocks import Channel, DamageError, LogBlock, MessageSource, UnclosedError, merge, type_changes
+from spc_ros.bags.blocks import DamageError, LogBlock, MessageSource, UnclosedError, merge, type_changes
 from spc_ros.bags.compression import unpack_file, unpack_messages
 from spc_ros.bags.files import PACKED, BagError, list_files, storage_of
 from spc_ros.bags.mcap.storage import McapStorage
 from spc_ros.bags.sqlite.storage import SqliteStorage
-from spc_ros.messages.columns import RawColumn
+from spc_ros.bags.topic_types import TopicTypes
+from spc_ros.messages.cdr_walk import read_message
+from spc_ros.messages.columns import ColumnReader, RawColumn
 from spc_ros.messages.fields import MessageError
-from spc_ros.messages.message_types import build_typestore
+from spc_ros.messages.message_types import full_name
 
 EPISODE_TOPIC = "episode"
 RECOVER = "record again, or save what is whole with `mcap recover` (mcap) or `ros2 bag reindex` (sqlite3)"
@@ -64,15 +67,15 @@ class BagReader:
         with self._named_errors(), contextlib.ExitStack() as opened:
             files = list_files(self.path)
             self._losses: dict[str, None] = dict.fromkeys(files.losses)
+            self._notes = files.notes
             self.size_bytes = sum(part.stat().st_size for part in files.parts)
             self._open_parts(files.parts, opened)
-            self._channels: list[Channel] = [channel for part in self._parts for channel in part.channels]
+            channels = [channel for part in self._parts for channel in part.channels]
+            self._channels = [dataclasses.replace(c, type=full_name(c.type)) for c in channels]
             self._counts: list[int] = [count for part in self._parts for count in part.counts]
-            stored = frozenset((c.type, c.definition.format, c.definition.data) for c in self._channels)
-            try:
-                self.typestore = build_typestore(stored, frozenset((definitions or {}).items()))
-            except MessageError as error:
-                raise BagError(str(error)) from None
+            named = [part.distro for part in self._parts if part.distro]
+            distro = next(iter([*named, files.distro]))
+            self._types = TopicTypes(self._channels, definitions or {}, distro, self._misfits)
             self.info = self._info(storage_of(files.parts[0]), files.custom_data)
             self._check_serialization()
             if not self.info.message_count and self.losses:
@@ -121,15 +124,29 @@ class BagReader:
 
     def messages(self, topics: Iterable[str] = ()) -> Iterator[tuple[str, int, Any]]:
         """(topic, receive_ns, message) of the named topics, or of all, in log order."""
-        deserialize = self.typestore.deserialize_cdr
+        wanted = set(topics)
         with self._named_errors():
-            for topic, type_name, receive_ns, data in self.raw_messages(topics):
-                if type_name not in self.typestore.fielddefs:
-                    raise BagError(
-                        f"{self.path}: type '{type_name}' of topic '{topic}' is defined neither in the bag nor in "
-                        f"ROS 2 Jazzy; give the folder of its package, with msg/*.msg"
-                    )
-                yield topic, receive_ns, deserialize(data, type_name)
+            read = [c for c in self._channels if (c.topic in wanted or not wanted) and c.serialization == "cdr"]
+            stores = {(c.topic, c.type): self._types.store(c.topic, c.type) for c in read}
+            for topic, type_name, receive_ns, data in self.raw_messages(wanted):
+                yield topic, receive_ns, read_message(stores[topic, type_name], type_name, data)[0]
+
+    def typestore_of(self, topic: str) -> Typestore:
+        """The types to read a topic of the bag with. Raises MessageError."""
+        return self._types.store(topic, self.info.topics[topic].type)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What has to be known of the bag though nothing is lost; final once its topics are read."""
+        return (*self._notes, *self._types.notes)
+
+    def _misfits(self, topic: str, type_name: str, typestore: Typestore) -> int:
+        """Messages of a topic that cannot be read with these types."""
+        reader, count = ColumnReader(typestore, type_name, (), topic), 0
+        for block in self.blocks([topic]):
+            if topic in block and block[topic].type == type_name:
+                count += reader.misfits(reader.read_all(block[topic])[2])
+        return count
 
     def _log_blocks(self, names: Iterable[str]) -> Iterator[LogBlock]:
         """Raises DamageError where all messages are damaged."""
@@ -195,12 +212,13 @@ class BagReader:
             self._losses[f"{path.name}: {unclosed}cannot be read ({error})"] = None
 
     def _check_serialization(self) -> None:
-        """Raises BagError where no topic is in CDR; notes topics that are not."""
+        """Raises BagError where no topic is in CDR; notes topics that are not, and leaves them out."""
         recorded = [c for c, n in zip(self._channels, self._counts, strict=True) if n]
         foreign = {c.topic: c.serialization for c in recorded if c.serialization != "cdr"}
         if foreign and all(c.topic in foreign for c in recorded):
             forms = ", ".join(sorted(set(foreign.values())))
             raise BagError(f"{self.path}: serialised as '{forms}', not as 'cdr'; record with a middleware for CDR")
+        self.left_out = frozenset(foreign)
         for topic, form in foreign.items():
             self._losses[f"topic {topic} is serialised as '{form}', not as 'cdr', and left out"] = None
 

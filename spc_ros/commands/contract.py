@@ -24,12 +24,14 @@ class ContractInit:
     what: tyro.conf.Positional[Literal["init"]]  # what to do
     bag: tyro.conf.Positional[Path]  # a bag of normal operation
     out: Path | None = None  # file to write; default: print it
+    types: tuple[Path, ...] = ()  # .msg files, or packages with msg/, of types that the bag does not define
 
 
 def run(options: ContractInit) -> int:
     from spc_ros.doctor.contract_init import propose
+    from spc_ros.messages.message_types import read_definitions
 
-    text = propose(options.bag)
+    text = propose(options.bag, read_definitions(options.types))
     if options.out is None:
         print(text, end="")
         return 0

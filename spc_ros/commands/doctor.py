@@ -12,10 +12,11 @@ import tyro
 from spc_core.contract.contract import load_contract
 from spc_core.doctor.diagnosis import Thresholds
 from spc_core.system.atomic_files import write_atomic
+from spc_ros.conversion.convert_options import BagOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Doctor:
+class Doctor(BagOptions):
     """Find problems in bags before training does: rates, gaps, clocks, values, delays, coverage, cuts.
 
     Exit codes: 0 ok or warnings, 3 warnings with --strict, 4 failures (1: could not run). See docs/doctor.md.
@@ -27,10 +28,8 @@ class Doctor:
 
     bags: tyro.conf.Positional[tuple[Path, ...]]  # bags, or folders that hold bags at any depth
     contract: Path | None = None  # contract file; default: the bags' own; without any, only topics are checked
-    task: str | None = None  # task id of all these bags, for bags that do not name it
     json: Path | None = None  # also write all numbers and findings here
     html: Path | None = None  # also write a page here that shows when each problem occurs
-    workers: int | None = None  # processes; default: one for each core
     strict: bool = False  # warnings fail too, with exit code 3
     thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
 
@@ -39,7 +38,16 @@ def run(options: Doctor) -> int:
     from spc_ros.doctor.doctor import diagnose
 
     contract = None if options.contract is None else load_contract(options.contract)
-    report = diagnose(options.bags, contract, options.thresholds, options.task, workers=options.workers)
+    report = diagnose(
+        options.bags,
+        contract,
+        options.thresholds,
+        options.task,
+        workers=options.workers,
+        task_from=options.task_from,
+        manifest=options.manifest,
+        types=options.types,
+    )
     print(report.text())
     if options.json is not None:
         write_atomic(options.json, json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n")

@@ -34,7 +34,7 @@ from spc_ros.conversion.episode_marks import (
     task_of,
 )
 from spc_ros.conversion.manifest import NO_METADATA, BagMetadata
-from spc_ros.messages.columns import RawColumn, Source, sources
+from spc_ros.messages.columns import LONGER, RawColumn, Source, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,8 @@ class _BagPass:
         self.marked = marked_topics(bag, contract)
         self.sources = sources(contract)
         self.names = {source.topic: bag.find_topic(source.topic, source.type) for source in self.sources}
-        self.readers = [source.columns(bag.typestore) for source in self.sources]
+        stores = {topic: bag.typestore_of(name) for topic, name in self.names.items()}
+        self.readers = [source.columns(stores[source.topic]) for source in self.sources]
         self._begin()
 
     def _begin(self) -> None:
@@ -204,6 +205,11 @@ class _BagPass:
         marks = {name: mark.marks(received_ns, t_ns) for name, mark in self.marks.items()}
         return AlignedBag(aligned, marks, self.topics)
 
+    def notes(self) -> list[str]:
+        """What was odd about the bytes."""
+        longest = {reader.where: reader.surplus for reader in self.readers if reader.surplus}
+        return [f"messages of {topic} are {LONGER.format(surplus)}" for topic, surplus in longest.items()]
+
 
 def align_bag(bag: BagReader, contract: Contract) -> AlignedBag:
     """A bag's ticks, marks and topics. Raises BagError and MessageError."""
@@ -220,8 +226,9 @@ def convert_bag(
     with ThreadPoolExecutor(1) as pool, BagReader(path, job.definitions) as bag:
         sha256 = pool.submit(bag_sha256, path)  # in parallel: reading the bag leaves the processor idle at times
         notes = compare_contract(bag, job)
-        log = _BagPass(bag, job.contract, lambda: progress(bag.bytes_read), survey).align()
-        return cut_episodes(bag, log, job, notes, sha256.result())
+        reading = _BagPass(bag, job.contract, lambda: progress(bag.bytes_read), survey)
+        log = reading.align()
+        return cut_episodes(bag, log, job, [*notes, *reading.notes()], sha256.result())
 
 
 def cut_episodes(
@@ -262,7 +269,7 @@ def cut_episodes(
             topic: times.report(ticks_ns if topic in observed else ticks_ns[:0], published.get(topic.lstrip("/"), 0))
             for topic, times in log.topics.items()
         },
-        notes=(*notes, *bag.losses),
+        notes=(*notes, *bag.notes, *bag.losses),
         lag_ms=percentiles_ms(ticks.lags_ns[ticks.has_transition]),
         skipped_states=log.aligned.skipped,
     )

@@ -150,7 +150,10 @@ def _bench(
 
     def columns() -> None:
         with BagReader(bag) as reader:
-            readers = [source.columns(reader.typestore) for source in sources(contract)]
+            readers = [
+                source.columns(reader.typestore_of(reader.find_topic(source.topic, source.type)))
+                for source in sources(contract)
+            ]
             names = [reader.find_topic(s.topic, s.type) for s in sources(contract)]
             for block in reader.blocks():
                 for name, column in zip(names, readers, strict=True):

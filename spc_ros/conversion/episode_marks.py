@@ -15,8 +15,9 @@ from spc_core.contract.contract import Contract
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion.manifest import NO_METADATA, BagMetadata, stored_metadata
-from spc_ros.messages.columns import ColumnReader, RawColumn, deserialize
+from spc_ros.messages.columns import ColumnReader
 from spc_ros.messages.fields import MessageError
+from spc_ros.messages.raw_column import RawColumn, deserialize
 
 STRING = "std_msgs/msg/String"
 
@@ -49,19 +50,20 @@ class MarkReader:
     """Collects the few messages of one marking topic."""
 
     def __init__(self, bag: BagReader, topic: str, type_name: str, field: str) -> None:
-        self.bag, self.topic, self.type, self.field = bag, topic, type_name, field
+        self.topic, self.type, self.field = topic, type_name, field
+        self.typestore = bag.typestore_of(topic)
         self.found: list[tuple[int, int, Any]] = []  # receive time, stamp or 0, value
 
     def add(self, column: RawColumn) -> None:
         """Raises MessageError."""
         if self.type == STRING:
             for row, receive_ns in enumerate(column.receive_ns.tolist()):
-                text = getattr(deserialize(self.bag.typestore, column, row, self.type, self.topic), "data", None)
+                text = getattr(deserialize(self.typestore, column, row, self.type, self.topic), "data", None)
                 if not isinstance(text, str):
                     raise MessageError(f"topic '{self.topic}': the bag defines {STRING} without text; record again")
                 self.found.append((receive_ns, 0, text))
             return
-        stamps, values = ColumnReader(self.bag.typestore, self.type, (self.field,), self.topic).read(column)
+        stamps, values = ColumnReader(self.typestore, self.type, (self.field,), self.topic).read(column)
         self.found += zip(column.receive_ns.tolist(), stamps.tolist(), values[:, 0].tolist(), strict=True)
 
     def marks(self, receive_ns: np.ndarray, t_ns: np.ndarray) -> Marks:

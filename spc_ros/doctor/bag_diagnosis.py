@@ -26,6 +26,7 @@ from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.bag_conversion import Job, compare_contract, cut_episodes
 from spc_ros.conversion.conversion_report import BagReport
+from spc_ros.conversion.manifest import BagMetadata
 from spc_ros.doctor.topic_logs import BagLogs, read_topic_logs
 from spc_ros.doctor.topic_roles import find_command, find_states
 from spc_ros.messages.fields import MessageError
@@ -85,6 +86,9 @@ class DoctorJob:
     own_contract: bool  # given by the user, so that it may differ from the bags'
     task: str | None
     thresholds: Thresholds
+    task_from: str = ""  # these three are as in Job
+    manifest: Mapping[Path, BagMetadata] = dataclasses.field(default_factory=dict)
+    definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 Ages = dict[str, tuple[np.ndarray, np.ndarray]]  # of each observed topic at the ticks, in the form of check_ages
@@ -99,12 +103,13 @@ def diagnose_bag(
     """
     contract, thresholds = job.contract, job.thresholds
     try:
-        with BagReader(path) as bag:
+        with BagReader(path, job.definitions) as bag:
             read = read_topic_logs(bag, contract, progress, thresholds)
     except (BagError, MessageError) as error:
         text = str(error).removeprefix(f"{path}: ")
         return BagDiagnosis(str(path), findings=(Finding("fail", "", "bag", text, bag=str(path)),)), BagData()
     logs, findings = read.logs, read.findings
+    findings += [Finding("ok", "", "bag", note) for note in bag.notes]
     findings += [Finding("warn", "", "bag", loss) for loss in bag.losses]  # final now that the bag was read
     fields = contract.observation[0].fields if contract else ()
     first = next((log for log in logs if log.role == "observation" and log.fields == fields), None)
@@ -196,7 +201,7 @@ Converted = tuple[BagReport, TickLog | None, np.ndarray | None, np.ndarray | Non
 
 def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, first: TopicLog | None) -> Converted:
     """The result of a trial conversion: report, ticks, (n, O) states, (n, A) actions, findings."""
-    conversion = Job(contract, own_contract=True, task=job.task or UNNAMED)
+    conversion = Job(contract, True, job.task or UNNAMED, job.task_from, job.manifest)
     try:
         notes = compare_contract(bag, conversion)
         report, entries = cut_episodes(bag, read.aligned(contract), conversion, notes, sha256="")
@@ -208,7 +213,7 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, 
     if UNNAMED in report.tasks:
         text = (
             f"names no task, neither as '{contract.task_key}' in custom_data nor on the topic 'episode'; give one with "
-            f"--task, as conversion will need it"
+            f"--task, --task-from folder or --manifest, as conversion will need it"
         )
         findings.append(Finding("fail", "", "task", text))
     for note in report.notes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -44,10 +44,13 @@ MAX_STREAMS = 6
 UNFILLED = "fill_in_the_reward"
 
 
-def propose(path: str | Path) -> str:
-    """The YAML text of a contract for the robot in the bag, the reward left to the user. Raises BagError."""
+def propose(path: str | Path, definitions: Mapping[str, str] | None = None) -> str:
+    """The YAML text of a contract for the robot in the bag, the reward left to the user. Raises BagError.
+
+    `definitions`: text of .msg files by type name, for types that the bag does not define.
+    """
     bag_path = find_bags([path])[0]
-    with BagReader(bag_path) as bag:
+    with BagReader(bag_path, definitions) as bag:
         logs = read_topic_logs(bag, None).logs
         marks = find_marks(bag, logs)
     logs = [log for log in logs if len(log)]

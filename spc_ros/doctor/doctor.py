@@ -24,8 +24,10 @@ from spc_ros.bags.files import find_bags, stored_bytes
 from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.conversion_report import BagTotals
 from spc_ros.conversion.engines import run
+from spc_ros.conversion.manifest import read_manifest
 from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, DoctorJob, diagnose_bag
 from spc_ros.doctor.doctor_text import HEAD, finding_line, row
+from spc_ros.messages.message_types import read_definitions
 
 EXIT_WARN, EXIT_FAIL = 3, 4
 MAX_VIEWS = 6  # bags whose messages are drawn: the worst
@@ -109,14 +111,27 @@ def diagnose(
     task: str | None = None,
     progress: bool = True,
     workers: int | None = None,
+    task_from: str = "",
+    manifest: Path | None = None,
+    types: Sequence[Path] = (),
 ) -> DoctorReport:
     """Diagnose bags, or folders with bags at any depth, in `workers` processes, by default one per core.
 
-    Without a contract, the one stored in the bags is used; without that one, only topics are checked.
-    The report is the same for any number of processes. Raises BagError where a path holds no bag, and EngineError.
+    Without a contract, the one stored in the bags is used; without that one, only topics are checked. `task_from`,
+    `manifest` and `types` are those of ConvertOptions.
+    The report is the same for any number of processes. Raises BagError where a path holds no bag, ManifestError,
+    MessageError and EngineError.
     """
     paths = find_bags(bags)
-    job = DoctorJob(contract or contract_in(paths)[0], contract is not None, task, thresholds or Thresholds())
+    job = DoctorJob(
+        contract or contract_in(paths)[0],
+        contract is not None,
+        task,
+        thresholds or Thresholds(),
+        task_from,
+        read_manifest(manifest, paths) if manifest else {},
+        read_definitions(types),
+    )
     collected = _Collected(job)
     sizes = [stored_bytes(path) for path in paths]
     with tqdm(desc="doctor", total=sum(sizes), unit="B", unit_scale=True, disable=not progress) as bar:

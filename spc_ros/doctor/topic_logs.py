@@ -21,7 +21,7 @@ from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion.bag_conversion import AlignedBag, align
 from spc_ros.conversion.episode_marks import MarkReader, marked_topics
 from spc_ros.messages.cdr_layout import with_width
-from spc_ros.messages.columns import ColumnReader, RawColumn, Shape, Source, sources
+from spc_ros.messages.columns import LONGER, ColumnReader, RawColumn, Shape, Source, sources
 from spc_ros.messages.fields import JOINT_ARRAYS, MessageError
 
 CLOCK = "rosgraph_msgs/msg/Clock"
@@ -69,9 +69,8 @@ class _TopicReader:
         read. Raises MessageError."""
         self.name, self.source, self.known = name, source, known
         self.topic, self.type = source.topic if source else name, bag.info.topics[name].type
-        self.columns = (
-            source.columns(bag.typestore) if source else ColumnReader(bag.typestore, self.type, None, self.topic)
-        )
+        store = bag.typestore_of(name)
+        self.columns = source.columns(store) if source else ColumnReader(store, self.type, None, self.topic)
         self.parts: list[tuple[np.ndarray, ...]] = []  # receive times, log indices, stamps, shapes; values
 
     def add(self, column: RawColumn) -> None:
@@ -149,19 +148,25 @@ def _joints(type_name: str, shapes: Sequence[Shape], shape: np.ndarray) -> dict[
 def _problems(log: TopicLog, shapes: Sequence[Shape], shape: np.ndarray) -> list[Finding]:
     """Problems of messages, and joints that none of them has."""
     problems: Counter[str] = Counter()
+    longer = 0
     for each, count in zip(shapes, np.bincount(shape, minlength=len(shapes)).tolist(), strict=True):
         if each.problem:
             problems[each.problem] += count
+        longer += count if each.surplus else 0
     joints = {joint for _, names in log.layouts for joint in names}
     never = sorted({field.partition(".")[2] for field in log.fields} - joints) if log.layouts else []
     if never:
         has = ", ".join(sorted(joints)) or "none"
         text = f"no message has the joint {', '.join(never)}; they have {has}; correct the contract or the driver"
         problems[text] = len(log)
-    return [
+    findings = [
         Finding("fail", log.topic, "fields", f"{text} ({bad} of {len(log)} messages)", bad / max(1, len(log)))
         for text, bad in problems.items()
     ]
+    if longer:
+        text = f"{longer} of {len(log)} messages are {LONGER.format(max(each.surplus for each in shapes))}"
+        findings.append(Finding("warn", log.topic, "definition", text, longer / len(log)))
+    return findings
 
 
 def read_topic_logs(
@@ -250,7 +255,7 @@ def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple
 def _all_topics(bag: BagReader) -> Iterator[tuple[str, None, dict[str, Any]]]:
     episodes = bag.episode_topics()
     for name, topic in bag.info.topics.items():
-        if topic.type not in ("", CLOCK) and topic.count and name not in episodes:
+        if topic.type not in ("", CLOCK) and topic.count and name not in episodes and name not in bag.left_out:
             yield name, None, {"role": "other"}
 
 

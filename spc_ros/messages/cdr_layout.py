@@ -11,108 +11,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from rosbags.interfaces import Nodetype
-from rosbags.typesys.store import Typestore
 
-HEADER_BYTES = 4  # encapsulation; alignment counts from its end
+from spc_ros.messages.cdr_walk import KINDS, WIDTHS, Walk, located
+
 NEAR = 32  # bytes; numbers closer than this are gathered together
 CHUNK_BYTES = 1 << 18  # decoded at a time, to stay in the processor's cache
 NS_PER_S = 1_000_000_000
 
-KINDS = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
-_ALIASES = {"byte": "int8", "char": "uint8"}
-_WIDTHS = [np.dtype(kind).itemsize for kind in KINDS]
 _BOOL = KINDS.index("bool")
-
-
-class LayoutError(ValueError):
-    """A message whose layout cannot be determined; it has to be deserialised."""
-
-
-class Walk:
-    """One pass over a complete message that rosbags accepts.
-
-    `places` looks like the message, with the position of each number in its stead: an int that `located` decodes.
-    `checks` are (offset, bytes, mask) of everything that fixes the layout.
-    """
-
-    def __init__(self, typestore: Typestore, type_name: str, data: bytes, decisive: frozenset[str]) -> None:
-        """`decisive`: fields of the type whose strings have to be equal. Raises LayoutError."""
-        self.typestore, self.data = typestore, data
-        self.checks: list[tuple[int, bytes, int]] = [(0, data[:2], 0xFF)]
-        self.endian: Literal["<", ">"] = "<" if data[1] else ">"
-        self._pos, self._exact = HEADER_BYTES, False
-        definition = typestore.get_msgdef(type_name)
-        values = []
-        for name, description in definition.fields:
-            self._exact = name in decisive
-            values.append(self._value(description))
-        self.places: Any = definition.cls(*values)
-        if not self._pos <= len(data) <= self._pos + 3:  # three bytes of padding, as rosbags has it
-            raise LayoutError(f"{type_name}: {self._pos} bytes of {len(data)} have a meaning")
-
-    def _value(self, description: Any) -> Any:
-        node, what = description
-        if node == Nodetype.NAME:
-            definition = self.typestore.get_msgdef(what)
-            return definition.cls(*[self._value(part) for _, part in definition.fields])
-        if node == Nodetype.BASE:
-            return self._string() if what[0] == "string" else self._numbers(what[0], 1)[0]
-        element, count = what
-        if node == Nodetype.SEQUENCE:
-            count = self._prefix()
-        if element[0] == Nodetype.BASE and element[1][0] != "string":
-            return self._numbers(element[1][0], count)
-        return [self._value(element) for _ in range(count)]
-
-    def _align(self, width: int) -> None:
-        self._pos += (HEADER_BYTES - self._pos) % width
-
-    def _prefix(self) -> int:
-        """A length prefix, which becomes a check."""
-        self._align(4)
-        raw = self.data[self._pos : self._pos + 4]
-        self.checks.append((self._pos, raw, 0xFF))
-        self._pos += 4
-        count = int.from_bytes(raw, "little" if self.endian == "<" else "big")
-        if count > len(self.data):
-            raise LayoutError(f"a length of {count} at byte {self._pos - 4} of {len(self.data)}")
-        return count
-
-    def _string(self) -> str:
-        length = self._prefix()
-        raw = self.data[self._pos : self._pos + length]
-        text, end = raw[:-1], raw[-1:]
-        if text:
-            free = text.isascii() and not self._exact
-            self.checks.append((self._pos, bytes(len(text)) if free else text, 0x80 if free else 0xFF))
-        self.checks.append((self._pos + len(text), end, 0xFF))
-        self._pos += length
-        return text.decode()
-
-    def _numbers(self, name: str, count: int) -> range:
-        """The positions of `count` consecutive numbers."""
-        name = _ALIASES.get(name, name)
-        if name not in KINDS:
-            raise LayoutError(f"numbers of type {name}")
-        kind = KINDS.index(name)
-        width = _WIDTHS[kind]
-        if count:
-            self._align(width)
-        first = self._pos
-        self._pos += count * width
-        return range(first * 16 + kind, self._pos * 16 + kind, width * 16)
-
-
-def located(place: float) -> tuple[int, int]:
-    """(offset in the message, index in KINDS) of a number of `Walk.places`. Raises LayoutError for others."""
-    offset, kind = divmod(int(place), 16)
-    if offset < HEADER_BYTES or kind >= len(KINDS):
-        raise LayoutError(f"{place} is not the position of a number")
-    return offset, kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +102,7 @@ def _spans(places: Sequence[float | None]) -> Iterator[Span]:
     wanted = sorted((*located(place), index) for index, place in enumerate(places) if place is not None)
     first, kind, count, moves = 0, -1, 0, []
     for offset, its_kind, place in wanted:
-        width = _WIDTHS[its_kind]
+        width = WIDTHS[its_kind]
         source = (offset - first) // width  # exact: numbers of one kind are aligned alike
         if its_kind != kind or (source - count) * width > NEAR:
             if moves:

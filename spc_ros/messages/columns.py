@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from rosbags.interfaces import Nodetype
-from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.contract.contract import Contract
 from spc_core.contract.sections import ACTION, REWARD, Role, observed
 from spc_core.contract.transforms import FieldTransforms
-from spc_ros.messages.cdr_layout import Block, Layout, LayoutError, Walk, make_layout
+from spc_ros.messages.cdr_layout import Block, Layout, make_layout
+from spc_ros.messages.cdr_walk import LayoutError, Walk
 from spc_ros.messages.fields import (
     JOINT_ARRAYS,
     JOINT_STATE,
@@ -28,33 +28,13 @@ from spc_ros.messages.fields import (
     stamp_ns,
 )
 from spc_ros.messages.numeric_fields import state_fields
+from spc_ros.messages.raw_column import DAMAGED, FOREIGN, BytesError, RawColumn, read_row
 from spc_ros.messages.spread import NewestValues
 
+LONGER = "longer than their definition says, by {} bytes that ROS 2 does not read either; give the right definition"
 MAX_LAYOUTS = 16  # kept from one column to the next; also useless templates before a column is read one by one
 WORTHWHILE = 32  # messages that a template must decode, or it counts as useless
 NAMES = {JOINT_STATE: frozenset({"name"}), JOINT_TRAJECTORY: frozenset({"joint_names"})}
-DAMAGED = "the bytes are not a message of this type but damaged; record again, or cut these messages out of the bag"
-
-
-@dataclasses.dataclass(frozen=True)
-class RawColumn:
-    """N messages of one topic and type in log order; message i is buffer[start[i] : start[i] + size[i]], CDR."""
-
-    topic: str
-    type: str
-    receive_ns: np.ndarray  # (N,) int64, not decreasing
-    log_index: np.ndarray  # (N,) int64, index in the log of all topics, increasing
-    buffer: np.ndarray  # (bytes,) uint8
-    start: np.ndarray  # (N,) int64
-    size: np.ndarray  # (N,) int64
-
-    def __len__(self) -> int:
-        return len(self.receive_ns)
-
-    def messages(self) -> Iterator[bytes]:
-        """The messages one by one."""
-        for begin, size in zip(self.start.tolist(), self.size.tolist(), strict=True):
-            yield self.buffer[begin : begin + size].tobytes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +123,12 @@ class Shape:
     joints: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()  # of the arrays that go with the joints, in the order of JOINT_ARRAYS
     problem: str = ""  # why they cannot be read; joints that are absent show in `joints` and `lengths` instead
+    surplus: int = 0  # bytes more than their definition says, which ROS 2 does not read
+
+    @property
+    def fits(self) -> bool:
+        """Whether the bytes are a message of the type, to the last of them."""
+        return not self.surplus and self.problem != DAMAGED and not self.problem.endswith(FOREIGN)
 
 
 class ColumnReader:
@@ -239,7 +225,7 @@ class ColumnReader:
             row = int(block.left[0])
             shape = self._read_one(block, column, row)
             shapes[row] = self.shapes.setdefault(shape, len(self.shapes))
-            may_learn = useless < MAX_LAYOUTS and shape.problem != DAMAGED
+            may_learn = useless < MAX_LAYOUTS and (shape.fits or shape.surplus > 0)
             layout = self._learn(block, row, shape) if may_learn else None
             if layout is not None:
                 self._layouts[layout] = shape
@@ -252,19 +238,29 @@ class ColumnReader:
     def _read_one(self, block: Block, column: RawColumn, row: int) -> Shape:
         """Deserialise the first message left and store its numbers."""
         try:
-            message = deserialize(self.typestore, column, row, self.type_name, self.where)
-        except MessageError as error:
+            message, surplus = read_row(self.typestore, column, row, self.type_name, self.where)
+        except BytesError as error:
             self.error = self.error or error
             block.put(row, 0, np.full(block.values.shape[1], math.nan))
-            return Shape(problem=DAMAGED)
-        shape, numbers, problem = self._take(message)
+            return Shape(problem=error.problem)
+        shape, numbers, problem = self._take(message, surplus)
         if problem and self.error is None:
             self.error = MessageError(problem)
         block.widen(len(self.fields))
         block.put(row, (stamp_ns(message) or 0) if self.has_stamp else 0, np.array(numbers, float))  # None becomes NaN
         return shape
 
-    def _take(self, message: Any) -> tuple[Shape, list[Any], str]:
+    def misfits(self, shapes: np.ndarray) -> int:
+        """How many messages are not of the type, of (N,) indices in `shapes`."""
+        wrong = [number for shape, number in self.shapes.items() if not shape.fits]
+        return int(np.isin(shapes, wrong).sum())
+
+    @property
+    def surplus(self) -> int:
+        """The most bytes that a message had more than its definition says."""
+        return max((shape.surplus for shape in self.shapes), default=0)
+
+    def _take(self, message: Any, surplus: int) -> tuple[Shape, list[Any], str]:
         """A message's shape, its numbers (None for missing fields), and its first problem."""
         reader = self._fitting_reader(message)
         try:
@@ -276,10 +272,10 @@ class ColumnReader:
                 f"its definition may be damaged, record again"
             )
             numbers, joints, lengths = [None] * len(reader.fields), (), ()
-            return Shape(problem=problem.partition(": ")[2]), numbers, problem
+            return Shape(problem=problem.partition(": ")[2], surplus=surplus), numbers, problem
         present = tuple(i for i, number in enumerate(numbers) if number is not None)
         described = "" if self._arrays else problem.removeprefix(f"topic '{self.where}': ")
-        return Shape(present, joints, lengths, described), numbers, problem
+        return Shape(present, joints, lengths, described, surplus), numbers, problem
 
     def _fitting_reader(self, message: Any) -> FieldReader:
         """The reader of the requested fields, or of those of the first message and joints that appeared later."""
@@ -307,7 +303,7 @@ class ColumnReader:
         try:
             walk = Walk(self.typestore, self.type_name, data, self._decisive)
             stamp = walk.places.header.stamp if self.has_stamp else None
-            same_shape, places, _ = self._take(walk.places)
+            same_shape, places, _ = self._take(walk.places, walk.surplus)
             layout = make_layout(walk, places, () if stamp is None else (stamp.sec, stamp.nanosec))
         except LayoutError:
             return None
@@ -320,18 +316,6 @@ class ColumnReader:
 def decisive_fields(type_name: str) -> frozenset[str]:
     """Fields of a type whose strings locate its numbers: joint names, labels."""
     return NAMES.get(type_name, frozenset({"layout"}) if type_name.endswith("MultiArray") else frozenset())
-
-
-def deserialize(typestore: Typestore, column: RawColumn, row: int, type_name: str, where: str) -> Any:
-    """One message of a column. Raises MessageError for bytes that are not a message of the type."""
-    begin = column.start[row]
-    try:
-        return typestore.deserialize_cdr(column.buffer[begin : begin + column.size[row]].tobytes(), type_name)
-    except SerdeError as error:
-        raise MessageError(
-            f"topic '{where}': message {column.log_index[row]} of the log, received at {column.receive_ns[row]} ns, is "
-            f"damaged: {str(error).rstrip('.')}; record again, or cut this message out of the bag"
-        ) from None
 
 
 def has_stamp(typestore: Typestore, type_name: str) -> bool:

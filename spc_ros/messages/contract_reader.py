@@ -15,7 +15,7 @@ from spc_core.contract.sections import Role
 from spc_ros.messages.columns import Source, has_stamp, sources
 from spc_ros.messages.fields import NS_PER_S, FieldReader, MessageError, sample_time
 from spc_ros.messages.live import LiveReader
-from spc_ros.messages.message_types import jazzy
+from spc_ros.messages.message_types import distro_types
 
 MISSING_NS = 1_000_000_000  # after which a joint that was never named is an error
 
@@ -25,7 +25,7 @@ class LiveTopic:
 
     def __init__(self, readers: Sequence[tuple[Source, FieldReader]]) -> None:
         type_name = readers[0][0].type
-        self.begin = 2 if has_stamp(jazzy(), type_name) else 0
+        self.begin = 2 if has_stamp(distro_types(), type_name) else 0
         self.parts: list[tuple[Source, int, int]] = []
         end = self.begin
         for source, _ in readers:

@@ -187,7 +187,7 @@ class _ArrayReader:
                     f"names {len(self.fields)}: {', '.join(self.fields)}; label the layout or write data.<i>"
                 )
         try:
-            return np.array([data[index] for index in self.indices], dtype=float)
+            return np.array([as_number(data[index]) for index in self.indices], dtype=float)
         except IndexError:
             raise MessageError(
                 f"topic '{self.where}': the message has {len(data)} elements, the contract wants "
@@ -226,6 +226,7 @@ class _PathReader:
                     value = value[part] if isinstance(part, int) else getattr(value, part)
                 except (AttributeError, IndexError, TypeError):
                     raise self._error(place, f"there is no '{part}'; there is {contents_of(value)}") from None
+            value = as_number(value)
             if not isinstance(value, (numbers.Real, np.bool_)):
                 raise self._error(place, f"it is not a number but holds {contents_of(value)}")
             vector[place] = value
@@ -235,6 +236,11 @@ class _PathReader:
         return MessageError(
             f"topic '{self.where}': cannot read field '{self.fields[place]}': {problem}; correct the contract"
         )
+
+
+def as_number(value: Any) -> Any:
+    """The number of a `byte`, for which rclpy has an object of type bytes; all else as it is."""
+    return value[0] if isinstance(value, bytes) and len(value) == 1 else value
 
 
 def contents_of(value: Any) -> str:

@@ -16,14 +16,13 @@ import numpy as np
 from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
-from spc_ros.messages.cdr_layout import HEADER_BYTES, KINDS, LayoutError, Walk, located
+from spc_ros.messages.cdr_walk import KINDS, LayoutError, Walk, located, read_message
 from spc_ros.messages.columns import decisive_fields
 from spc_ros.messages.fields import MessageError
-from spc_ros.messages.message_types import jazzy
+from spc_ros.messages.message_types import distro_types
 
 MAX_LAYOUTS = 4  # of one topic, such as those of two drivers that take turns
 MAX_LESSONS = 32  # layouts learnt before a topic counts as irregular
-MAX_SPARE = 16  # bytes after the end of a message that a node serialised
 MAX_BYTES = 1 << 16  # of a message; larger ones are not worth it
 CODES = "?bBhHiIqQfd"  # of the module struct, as KINDS
 
@@ -97,7 +96,7 @@ class LiveReader:
             return
         self._lessons += 1
         try:
-            layout = LiveLayout(jazzy(), self._type, data, self._numbers)
+            layout = LiveLayout(distro_types(), self._type, data, self._numbers)
         except (LayoutError, MessageError, SerdeError, KeyError, AttributeError, TypeError, IndexError, ValueError):
             return  # deserialised each time: numpy's attributes as fields, types that Jazzy lacks, odd padding
         found = layout.read(data)
@@ -112,7 +111,7 @@ class LiveWriter:
         """`first` is a serialised message. Raises LayoutError where numbers cannot be written into it."""
         data = trim_padding(type_name, first)
         try:
-            walk = Walk(jazzy(), type_name, data, frozenset())
+            walk = Walk(distro_types(), type_name, data, frozenset())
             places = [located(place) for place in numbers(walk.places)]
         except (MessageError, KeyError, AttributeError, TypeError, IndexError, ValueError) as error:
             raise LayoutError(f"{type_name}: {error}") from None
@@ -137,14 +136,12 @@ class LiveWriter:
 
 
 def trim_padding(type_name: str, data: bytes) -> bytes:
-    """A message without the few arbitrary bytes that a serialiser may leave after its end.
+    """A message without the arbitrary bytes that a serialiser may leave after its end.
 
     Raises LayoutError for bytes of another type.
     """
-    store, problem = jazzy(), "not a message"
-    for end in range(len(data), max(HEADER_BYTES, len(data) - MAX_SPARE), -1):
-        try:
-            return bytes(store.serialize_cdr(store.deserialize_cdr(data[:end], type_name), type_name))
-        except (SerdeError, KeyError) as error:
-            problem = str(error)
-    raise LayoutError(f"{type_name}: {problem}")
+    store = distro_types()
+    try:
+        return bytes(store.serialize_cdr(read_message(store, type_name, data)[0], type_name))
+    except (SerdeError, KeyError) as error:
+        raise LayoutError(f"{type_name}: {error}") from None

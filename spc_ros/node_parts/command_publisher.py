@@ -12,7 +12,7 @@ from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message, serialize_message
 
 from spc_core.contract.contract import Contract
-from spc_ros.messages.cdr_layout import LayoutError
+from spc_ros.messages.cdr_walk import LayoutError
 from spc_ros.messages.field_writer import FieldWriter
 from spc_ros.messages.fields import (
     JOINT_TRAJECTORY,

@@ -10,7 +10,7 @@ import numpy as np
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Float32MultiArray, Float64MultiArray, MultiArrayDimension
 
-from spc_ros.messages.cdr_layout import LayoutError
+from spc_ros.messages.cdr_walk import LayoutError
 from spc_ros.messages.fields import NS_PER_S, MessageError, message_class
 from spc_ros.messages.live import LiveReader, LiveWriter
 from spc_ros.node_parts.contract_topics import deserializer

@@ -574,7 +574,10 @@ def test_types_that_a_bag_does_not_define_come_from_the_users_package(tmp_path):
     path = mcap(tmp_path / "x.mcap", file.closed())
     with BagReader(path, definitions) as reader:
         assert [m.down for _, _, m in reader.messages()] == [True]
-    with BagReader(path) as reader, pytest.raises(BagError, match="'leg_msgs/msg/Foot' of topic '/foot' is defined"):
+    with (
+        BagReader(path) as reader,
+        pytest.raises(BagError, match="'/foot': no definition of the type 'leg_msgs/msg/Foot'"),
+    ):
         list(reader.messages())
 
 

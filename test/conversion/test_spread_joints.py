@@ -164,7 +164,7 @@ def test_the_reading_of_a_bag_in_blocks_is_the_same(tmp_path: Path) -> None:
     with BagReader(write_bag(tmp_path / "bag", log, {})) as bag:
         columns = [block["/joint_states"] for block in bag.blocks(["/joint_states"])]
         (source, *_), (column,) = sources(wanted), columns
-        stamps, values, absent = source.columns(bag.typestore).read_partial(column)
+        stamps, values, absent = source.columns(bag.typestore_of("/joint_states")).read_partial(column)
     whole = source.samples(column.log_index, stamps, values, absent)
     source.reset()
     assert absent is not None

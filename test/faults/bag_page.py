@@ -2,6 +2,7 @@
 """docs/faults.md: the table of faults for people."""
 
 from faults.bag_table import EPISODES, FILES, MESSAGES, TIMES, Fault
+from faults.bytes_table import BYTES
 
 HEAD = """# What happens when
 
@@ -17,6 +18,7 @@ SECTIONS = {
     "Messages": MESSAGES,
     "Episodes, tasks, contract": EPISODES,
     "Files": FILES,
+    "Bytes and definitions": BYTES,
 }
 
 

@@ -176,7 +176,8 @@ MESSAGES = (
           put("joint_states", first=10, joints=("elbow",)), by_definition=False, pieces=(Piece(0, 9),),
           counts={"joint_states incomplete": 9}),
     refusal("a joint is never there", "States name the elbow only.", "Refused.",
-            "no message has the joint shoulder; they have elbow; correct the contract or the driver",
+            "topic 'joint_states': no message has the joint shoulder; they have elbow; correct the contract or the "
+            "driver",
             change=put("joint_states", joints=("elbow",))),
     refusal("no velocities", "The driver leaves the array of velocities empty.", "Refused.",
             "cannot read velocity.shoulder: the array 'velocity' is empty, the message names 2 joints; make the driver "

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from faults.bag_world import Record
+from faults.bytes_injections import PROTOBUF, idl_encoding, idl_of, mcap
 from support.mcap_bytes import McapFile, channel, message, schema
 from support.paths import BAGS
 from support.recorded_bags import STORE, Sample, arm_samples, record_arm
@@ -85,6 +87,11 @@ def split(path: Path) -> Path:
     return path
 
 
+def unusual(record: Record) -> Callable[[Path], Path]:
+    """What bytes_injections.py writes."""
+    return lambda path: record(path, sorted(arm_samples(STEPS), key=lambda sample: sample.receive_ns))
+
+
 def cdr(sample: Sample) -> bytes:
     return bytes(STORE.serialize_cdr(sample.message, sample.type))
 
@@ -109,6 +116,7 @@ KINDS = (
     Kind("mcap, split in two parts", split, plain=True),
     Kind("mcap, messages in zstd", lambda path: by_rosbags(path, MCAP, MESSAGE)),
     Kind("sqlite3, messages in zstd", lambda path: by_rosbags(path, SQLITE3, MESSAGE)),
+    Kind("mcap with protobuf and IDL", unusual(mcap(PROTOBUF, text=idl_of, encoding=idl_encoding)), checked=True),
     Kind("sqlite3, file in zstd", lambda path: by_rosbags(path, SQLITE3, FILE)),
 )
 

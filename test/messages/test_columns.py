@@ -5,12 +5,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from spc_ros.messages.cdr_layout import make_layout
-from spc_ros.messages.columns import MAX_LAYOUTS, WORTHWHILE, ColumnReader, deserialize
+from spc_ros.messages.columns import MAX_LAYOUTS, WORTHWHILE, ColumnReader
 from spc_ros.messages.fields import JOINT_TRAJECTORY, FieldReader, MessageError, stamp_ns
+from spc_ros.messages.message_types import distro_types, make_store, parse
 from spc_ros.messages.numeric_fields import numeric_fields
+from spc_ros.messages.raw_column import deserialize
 from support.random_messages import MessageMaker, column_of
 from support.recorded_bags import JOINT_STATE, STORE, joint_state
 
@@ -41,8 +44,9 @@ float64[<=3] few
 uint16 last
 uint32 from
 """
-OWN = get_typestore(Stores.ROS2_JAZZY)
-OWN.register(get_types_from_msg(INNER, "test_msgs/msg/Inner") | get_types_from_msg(MIXED, "test_msgs/msg/Mixed"))
+TEXTS = {"test_msgs/msg/Inner": INNER, "test_msgs/msg/Mixed": MIXED}
+PARSED = [parse(name, MessageDefinitionFormat.MSG, text) for name, text in TEXTS.items()]
+OWN = make_store({**distro_types().fielddefs, **PARSED[0], **PARSED[1]})
 FLOAT_ARRAY = "std_msgs/msg/Float64MultiArray"
 TYPES = [
     JOINT_STATE,

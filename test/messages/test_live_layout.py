@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spc_core.contract.contract import parse_contract
-from spc_ros.messages.cdr_layout import LayoutError
+from spc_ros.messages.cdr_walk import LayoutError
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import FieldReader, MessageError
 from spc_ros.messages.live import MAX_BYTES, LiveReader, LiveWriter, trim_padding

@@ -71,7 +71,7 @@ def test_a_faulty_bag_gives_the_same_logs_in_bulk_and_message_by_message(tmp_pat
             return whole or found.logs, found.findings
 
     single = []
-    monkeypatch.setattr(columns, "deserialize", lambda *a, real=columns.deserialize: single.append(a) or real(*a))
+    monkeypatch.setattr(columns, "read_row", lambda *a, real=columns.read_row: single.append(a) or real(*a))
     in_bulk, findings = logs()
     assert len(single) < 100  # of 1,200
     monkeypatch.setattr(columns, "MAX_LAYOUTS", 0)

@@ -117,7 +117,7 @@ def test_messages_with_other_numbers_of_points_have_their_own_last(tmp_path: Pat
     with BagReader(record(tmp_path / "bag", commands)) as bag:
         columns = [block["/goal"] for block in bag.blocks(["/goal"])]
         source = sources(wanted)[1]
-        values = np.concatenate([source.columns(bag.typestore).read(column)[1] for column in columns])
+        values = np.concatenate([source.columns(bag.typestore_of("/goal")).read(column)[1] for column in columns])
     assert values.tolist() == [[-(k % 5), k % 5] for k in range(TICKS)]
 
 

@@ -24,7 +24,8 @@ else:
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
-MESSAGE_INDEX, CHUNK_INDEX, STATISTICS, DATA_END, LAST_OPCODE = 0x07, 0x08, 0x0B, 0x0F, 0x0F
+MESSAGE_INDEX, CHUNK_INDEX, STATISTICS, METADATA, METADATA_INDEX = 0x07, 0x08, 0x0B, 0x0C, 0x0D
+DATA_END, LAST_OPCODE = 0x0F, 0x0F
 RECORD = struct.Struct("<BQ")  # opcode, length of the fields
 CHUNK_HEAD = struct.Struct("<QQQII")  # start, end, uncompressed size, CRC, length of the compression's name
 LONGEST_CHUNK_HEAD = RECORD.size + CHUNK_HEAD.size + 8 + 8  # the compression's name has four letters at most
@@ -103,11 +104,12 @@ class ChunkEntry:
 
 
 class Directory:
-    """Schemas and channels read so far, by id."""
+    """Schemas and channels read so far, by id. Schemas of other encodings than ROS's need not be text."""
 
     def __init__(self) -> None:
-        self._schemas: dict[int, tuple[str, MessageDefinition]] = {}
+        self._schemas: dict[int, tuple[str, MessageDefinition]] = {0: ("", NO_DEFINITION)}  # 0: a channel without
         self.channels: dict[int, Channel] = {}
+        self.complete: set[int] = set()  # channels whose schema is known
 
     def read(self, opcode: int, data: bytes | memoryview) -> None:
         """Register a schema or channel; other records are ignored. Raises DamageError."""
@@ -116,14 +118,19 @@ class Directory:
         fields = Fields(data)
         if opcode == SCHEMA:
             (key,) = fields.numbers("H")
-            name, encoding, text = fields.text(), fields.text(), fields.text()
-            definition = MessageDefinition(FORMATS[encoding], text) if encoding in FORMATS else NO_DEFINITION
-            self._schemas.setdefault(key, (name, definition))
+            name, encoding, content = fields.text(), fields.text(), fields.bytes()
+            definition = NO_DEFINITION
+            if encoding in FORMATS:  # its comments may be in any encoding
+                definition = MessageDefinition(FORMATS[encoding], content.decode("utf-8", "replace"))
+            if key:
+                self._schemas.setdefault(key, (name, definition))
         else:
             key, schema = fields.numbers("HH")
             name, definition = self._schemas.get(schema, ("", NO_DEFINITION))
-            if key not in self.channels or not self.channels[key].type:
+            if key not in self.complete:
                 self.channels[key] = Channel(fields.text(), name, fields.text(), definition)
+            if schema in self._schemas:
+                self.complete.add(key)
 
 
 @dataclasses.dataclass(frozen=True)

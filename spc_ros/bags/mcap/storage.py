@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections import Counter
@@ -32,6 +33,8 @@ from spc_ros.bags.mcap.records import (
     MESSAGE,
     MESSAGE_HEAD,
     MESSAGE_INDEX,
+    METADATA,
+    METADATA_INDEX,
     RECORD,
     STATISTICS,
     ChunkEntry,
@@ -45,6 +48,7 @@ from spc_ros.bags.mcap.records import (
 )
 from spc_ros.bags.mcap.scan import UnchunkedSource, recover, scan_messages
 
+DISTRO = re.compile(rb"(?:ROS_DISTRO....|ros_distro: *)([a-z]+)", re.DOTALL)  # rosbag2's, since Iron; since Jazzy
 SUMMARY_CAP = 1 << 28  # bytes; a summary of a million chunks
 PREFETCH_CAP = 8 << 20  # bytes of a compressed chunk that is unpacked before its turn
 
@@ -56,6 +60,7 @@ class McapStorage(McapFile):
         super().__init__(path)
         self.start_ns, self.end_ns = 0, 0
         self._directory = Directory()
+        self._metadata: list[tuple[int, int]] = []  # offset and length of records
         self._chunks: list[ChunkEntry] = []
         self._unchunked = np.empty((0, 4), np.int64)  # as in Recovered
         self._counts: Mapping[int, int] = {}
@@ -67,6 +72,19 @@ class McapStorage(McapFile):
         self._ids = sorted(self._directory.channels)
         self.channels: list[Channel] = [self._directory.channels[key] for key in self._ids]
         self.counts = [self._counts.get(key, 0) for key in self._ids]
+
+    @property
+    def distro(self) -> str:
+        """The distribution of ROS 2 that recorded the bag; '' where it is not named."""
+        for offset, length in self._metadata:
+            try:
+                opcode, begin, end = next(records(self.read(offset, length)))
+                content = self.read(offset + begin, end - begin)
+            except (DamageError, StopIteration):
+                continue
+            if opcode == METADATA and (found := DISTRO.search(content)):
+                return found[1].decode()
+        return ""
 
     def sources(self, wanted: Collection[int], first: int) -> list[MessageSource]:
         """Sources of the wanted channels, which are indices in `channels`; their messages count from `first`."""
@@ -117,6 +135,8 @@ class McapStorage(McapFile):
         for opcode, start, end in records(data):
             if opcode == CHUNK_INDEX:
                 self._chunks.append(read_chunk_index(data[start:end]))
+            elif opcode == METADATA_INDEX and end - start >= 16:
+                self._metadata.append(struct.unpack_from("<QQ", data, start))
             elif opcode == STATISTICS:
                 self.start_ns, self.end_ns, counts = read_statistics(data[start:end])
             else:
@@ -126,7 +146,7 @@ class McapStorage(McapFile):
     def _is_complete(self, stated: Mapping[int, int]) -> bool:
         """Whether the summary names every message and every channel that has one."""
         self._counts = stated
-        known = all(key in self._directory.channels and self._directory.channels[key].type for key in stated)
+        known = self._directory.complete >= stated.keys()
         if any(entry.counts is None for entry in self._chunks):
             return known
         indexed = sum((Counter(entry.counts) for entry in self._chunks), Counter())

@@ -30,6 +30,7 @@ class SqliteStorage(SqliteFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.start_ns, self.end_ns = 0, 0
+        self.distro = ""
         self.salvaged: np.ndarray | None = None  # (N, 4) topic id, timestamp, rowid, size of a damaged database
         self._counts: dict[int, int] = {}
         self._largest: dict[int, int] = {}  # bytes of a message, by topic id
@@ -68,6 +69,7 @@ class SqliteStorage(SqliteFile):
         if missing := {"topics", "messages"} - tables:
             raise DamageError(f"has no table '{min(missing)}'")
         definitions = self._read_definitions() if "message_definitions" in tables else {}
+        self.distro = self._read_distro() if "schema" in tables else ""
         ids, channels = [], []
         for key, topic, kind, form in execute("SELECT id, name, type, serialization_format FROM topics ORDER BY id"):
             if not (isinstance(key, int) and isinstance(topic, str) and isinstance(kind, str)):
@@ -77,13 +79,25 @@ class SqliteStorage(SqliteFile):
         return ids, channels
 
     def _read_definitions(self) -> dict[str, MessageDefinition]:
-        query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
+        query = "SELECT topic_type, encoding, CAST(encoded_message_definition AS BLOB) FROM message_definitions"
         try:
             rows: Any = self.execute(query).fetchall()
         except apsw.Error as error:
-            self.losses[f"message definitions cannot be read ({error}); those of ROS 2 Jazzy are used"] = None
+            self.losses[f"message definitions cannot be read ({error}); those of ROS 2 are used"] = None
             return {}
-        return {name: MessageDefinition(FORMATS[kind], text) for name, kind, text in rows if kind in FORMATS}
+        return {
+            name: MessageDefinition(FORMATS[kind], text.decode("utf-8", "replace"))
+            for name, kind, text in rows
+            if kind in FORMATS and text
+        }
+
+    def _read_distro(self) -> str:
+        """The distribution of ROS 2 that recorded the bag; '' where it is not named."""
+        try:
+            row: Any = self.execute("SELECT CAST(ros_distro AS BLOB) FROM schema").fetchone()
+        except apsw.Error:
+            return ""
+        return row[0].decode("utf-8", "replace") if row and row[0] else ""
 
     def _count(self) -> None:
         """Count messages by topic in a full pass, which also reveals most damage. Grouping would make SQLite sort."""
