@@ -7,8 +7,8 @@ the two bitwise equal. Bags whose topics are too far out of order also take this
 Tick k is at t_k, a stamp of the contract's first observation stream, downsampled to `rate_hz`; where that stream skips
 a period, the tick is one period after the last. o_k is a zero-order hold: each stream's newest sample at or before
 t_k. a_k is the first command in (t_k, t_{k+1}], the one that o_k caused, and r_k the newest reward in (t_k, t_{k+1}].
-A controller may put the stamp of the state that it answers on its command: one that carries the stamp of a state that
-was seen before it answers that state, and counts as 1 ns later. Stale, missing, non-finite or late data cut the sequence; nothing is invented.
+A command with the very stamp of a state that was seen before it answers that state, and counts as 1 ns later, since
+some controllers copy the stamp. Stale, missing, non-finite or late data cut the sequence; nothing is invented.
 
 Samples may arrive in any order across streams. A tick is decided as soon as every stream has reached it, or when
 anything newer than the tick by `patience_ns` has been seen; so bag and node decide alike.

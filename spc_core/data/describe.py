@@ -26,6 +26,7 @@ SAMPLES = 4  # episodes that are kept whole
 AT_LIMIT = 1e-6  # an action is at a limit when it is as near as this share of the range
 OFTEN_AT_LIMIT = 0.2
 TEXT_TASKS = 40  # lines of tasks in the text
+LONG_NAME = 60  # letters of a task's name in the text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +145,13 @@ class Description:
         return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
     def _task_table(self) -> list[str]:
-        width = max(4, *(len(task.task_id) for task in self.tasks))
+        width = max(4, *(len(_short(task.task_id)) for task in self.tasks))
         lines = [f"{'task':{width}} {'episodes':>8} {'transitions':>11} {'term':>5} {'trunc':>5} {'cut':>5}"
                  f" {'return: low':>12} {'median':>10} {'high':>10}"]  # fmt: skip
         for task in self.tasks[:TEXT_TASKS]:
             ends = " ".join(f"{task.ends[end]:5}" for end in ENDS)
             spread = " ".join(f"{value:10.4g}" for value in (task.returns.low, task.returns.median, task.returns.high))
-            lines.append(f"{task.task_id:{width}} {task.episodes:8} {task.transitions:11,} {ends}   {spread}")
+            lines.append(f"{_short(task.task_id):{width}} {task.episodes:8} {task.transitions:11,} {ends}   {spread}")
         left = len(self.tasks) - TEXT_TASKS
         return [*lines, f"and {left} more tasks"] if left > 0 else lines
 
@@ -263,5 +264,9 @@ def _spreads(stats: ColumnStats) -> list[Spread]:
     return [Spread(*column) for column in rows.T.tolist()]
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= LONG_NAME else f"{name[: LONG_NAME - 3]}..."
+
+
 def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(_short, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

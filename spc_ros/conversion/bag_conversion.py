@@ -24,11 +24,14 @@ from spc_ros.bags.files import BagError, bag_sha256
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader
 from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.conversion.episode_marks import (
+    Episodes,
+    FirstStream,
     MarkReader,
     Marks,
     bag_metadata,
     episode_infos,
-    episode_spans,
+    find_episodes,
+    foreign_notes,
     marked_topics,
     published_counts,
     task_of,
@@ -74,6 +77,7 @@ class AlignedBag:
 
     aligned: Aligned
     marks: Mapping[str, Marks]  # by the contract's name of the topic, or `episode`
+    first: FirstStream
     topics: Mapping[str, TopicTimes]
 
 
@@ -159,7 +163,7 @@ class _BagPass:
             source.reset()
         self.topics = {source.topic: TopicTimes(source.type) for source in self.sources}
         self.marks = {name: MarkReader(self.bag, *where) for name, where in self.marked.items()}
-        self.first: list[tuple[np.ndarray, np.ndarray]] = []  # receive and sample times of the first stream
+        self.first: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # receive times, times, stamps of its stream
 
     def blocks(self) -> Iterator[list[Samples]]:
         """Start a new pass: samples of every source, block by block."""
@@ -188,16 +192,16 @@ class _BagPass:
             delays_ns = column.receive_ns - t_ns if source.clock == "header" else np.empty(0, np.int64)
             self.topics[source.topic].add(t_ns, delays_ns, nan_count, int(unset.sum()))
         if index == 0:
-            self.first.append((column.receive_ns, t_ns))
+            self.first.append((column.receive_ns, t_ns, stamps))
         return source.samples(column.log_index, t_ns, values)
 
     def align(self) -> AlignedBag:
         """Raises BagError and MessageError."""
         aligned = align(self.contract, self.blocks)
         none = np.empty(0, np.int64)
-        received_ns, t_ns = (np.concatenate([none, *(pair[i] for pair in self.first)]) for i in range(2))
-        marks = {name: mark.marks(received_ns, t_ns) for name, mark in self.marks.items()}
-        return AlignedBag(aligned, marks, self.topics)
+        first = FirstStream(*(np.concatenate([none, *(times[i] for times in self.first)]) for i in range(3)))
+        marks = {name: mark.marks(first, self.contract.observation[0].clock) for name, mark in self.marks.items()}
+        return AlignedBag(aligned, marks, first, self.topics)
 
 
 def align_bag(bag: BagReader, contract: Contract) -> AlignedBag:
@@ -225,24 +229,26 @@ def cut_episodes(
     """A bag's report and episodes from its ticks. Raises BagError and DatasetError."""
     contract, path, ticks = job.contract, bag.path, log.aligned.ticks
     infos = episode_infos(log.marks.get(EPISODE_TOPIC, Marks()).values, str(path))
-    metadata = bag_metadata(bag, contract, log.marks, infos, job.manifest.get(path, NO_METADATA))
+    found = find_episodes(log.marks, infos, ticks.t_ns, log.first, contract)
+    metadata = bag_metadata(bag, contract, log.marks, found.infos or infos, job.manifest.get(path, NO_METADATA))
     folder = path.resolve().parent.name if job.task_from == "folder" else ""
     metadata = metadata.over(BagMetadata(folder)).over(BagMetadata(job.task))
-    spans = episode_spans(log.marks, infos, contract)
-    segmentation = split_ticks(ticks, spans, contract)
+    segmentation = split_ticks(ticks, found.spans, contract)
     if not segmentation.segments:
         dropped = segmentation.dropped
-        why = max(dropped, key=lambda reason: dropped[reason], default="there is no tick in the episode")
+        why = max(dropped, key=lambda reason: dropped[reason], default=_no_tick(ticks, found))
         raise BagError(f"{path}: holds no transition; {why}")
     behaviour = bag.info.custom_data.get("spc.behaviour", "")
     episodes = []
     for segment in segmentation.segments:
         episode = _episode(segment, ticks, path.name, sha256, behaviour, metadata)
         check_episode(episode, contract, str(path))
-        episodes.append(TaskEpisode(*task_of(spans[segment.span], metadata, bag, contract), episode))
+        episodes.append(
+            TaskEpisode(*task_of(found.spans[segment.span], found.several, metadata, bag, contract), episode)
+        )
     ticks_ns = np.concatenate([entry.episode.times_ns for entry in episodes])
     observed = {stream.topic for stream in contract.observation}
-    published = published_counts(infos, contract)
+    published = published_counts(found.infos or infos[-1:])
     first_ns = int(ticks.t_ns[0])
     report = BagReport(
         path=str(path),
@@ -257,11 +263,27 @@ def cut_episodes(
             topic: times.report(ticks_ns if topic in observed else ticks_ns[:0], published.get(topic.lstrip("/"), 0))
             for topic, times in log.topics.items()
         },
-        notes=(*notes, *bag.losses),
+        notes=(*notes, *bag.losses, *found.notes, *foreign_notes(bag)),
+        outside_ticks=segmentation.outside,
         lag_ms=percentiles_ms(ticks.lags_ns[ticks.has_transition]),
         skipped_states=log.aligned.skipped,
     )
     return report, episodes
+
+
+def _no_tick(ticks: Ticks, found: Episodes) -> str:
+    """Why no tick is in an episode."""
+    begins_ns = [span.begin_ns for span in found.spans if np.isfinite(span.begin_ns)]
+    text = f"there is no tick in the episode: all {len(ticks)} ticks lie outside"
+    if not begins_ns or not len(ticks):
+        return f"{text}; no mark says that one begins"
+    away_s = max(min(begins_ns) - ticks.t_ns[-1], ticks.t_ns[0] - max(begins_ns), 0) / 1e9
+    if away_s == 0:
+        return f"{text}, although episodes begin among them; look at what marks their ends"
+    return (
+        f"{text}, {away_s:.1f} s from where it begins; if the marks are of another clock than the states, set "
+        "use_sim_time the same for all nodes, or say clock: receive"
+    )
 
 
 def compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:

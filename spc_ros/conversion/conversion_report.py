@@ -33,6 +33,7 @@ class BagReport:
     notes: tuple[str, ...] = ()
     error: str = ""
     lag_ms: tuple[float, ...] = ()  # percentiles of the time from a tick to its command
+    outside_ticks: int = 0  # in no episode
     skipped_states: int = 0  # before the first tick, so that commands follow their ticks soonest
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,6 +126,8 @@ class ConversionReport(BagTotals):
                 f"{len(shifted)} bag{'s' if len(shifted) > 1 else ''}: states are faster than the contract's rate; the "
                 "ticks are those that the commands follow soonest"
             )
+        if outside := sum(bag.outside_ticks for bag in self.bags):
+            lines.append(f"{outside} ticks outside all episodes, as their marks tell: not used")
         lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common(8)]
         notes = Counter(note for bag in self.bags for note in bag.notes)
         lines += [f"{n} bag{'s' if n > 1 else ''}: {note}" for note, n in notes.most_common(4)]

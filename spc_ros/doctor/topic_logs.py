@@ -19,7 +19,7 @@ from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion.bag_conversion import AlignedBag, align
-from spc_ros.conversion.episode_marks import MarkReader, marked_topics
+from spc_ros.conversion.episode_marks import FirstStream, MarkReader, marked_topics
 from spc_ros.messages.cdr_layout import with_width
 from spc_ros.messages.columns import ColumnReader, RawColumn, Shape, Source, sources
 from spc_ros.messages.fields import JOINT_ARRAYS, MessageError
@@ -44,8 +44,10 @@ class BagLogs:
             raise self.refusal
         aligned = align(contract, self._blocks)
         first = self.sources[0][1]
-        marks = {name: mark.marks(first.receive_ns, first.time_ns) for name, mark in self.marks.items()}
-        return AlignedBag(aligned, marks, {})
+        stamps = np.zeros(len(first), np.int64) if first.stamp_ns is None else first.stamp_ns
+        times = FirstStream(first.receive_ns, first.time_ns, stamps)
+        marks = {name: mark.marks(times, first.clock) for name, mark in self.marks.items()}
+        return AlignedBag(aligned, marks, times, {})
 
     def _blocks(self) -> Iterator[list[Samples]]:
         for source, *_ in self.sources:

@@ -2,6 +2,7 @@
 """docs/faults.md: the table of faults for people."""
 
 from faults.bag_table import EPISODES, FILES, MESSAGES, TIMES, Fault
+from faults.marks_table import MARKS
 
 HEAD = """# What happens when
 
@@ -16,8 +17,10 @@ SECTIONS = {
     "Times and clocks": TIMES,
     "Messages": MESSAGES,
     "Episodes, tasks, contract": EPISODES,
+    "Marks of episodes, copied stamps": MARKS,
     "Files": FILES,
 }
+FAULTS = tuple(fault for faults in SECTIONS.values() for fault in faults)
 
 
 def document() -> str:
@@ -38,5 +41,6 @@ def result(fault: Fault) -> str:
     ends = dict.fromkeys(piece.end for piece in fault.pieces if piece.end != "the recording ended")
     told = [f"{count} transitions in {episodes}", *(f"`{end}`" for end in ends)]
     told += [f"dropped: {', '.join(f'{n} {kind}' for kind, n in fault.counts.items())}"] if fault.counts else []
+    told += [f"{fault.outside} ticks outside"] if fault.outside else []
     told += [f"note: `{fault.note.strip()}`"] if fault.note else []
     return f"{fault.outcome} **{'; '.join(told)}**".replace("|", "\\|")

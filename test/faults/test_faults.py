@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from faults.bag_page import document
-from faults.bag_table import FAULTS, TIMES, Fault
+from faults.bag_page import FAULTS, document
+from faults.bag_table import TIMES, Fault
 from faults.bag_world import WORLD, definition, events, rows_of
 from spc_core.data.dataset import Episode
 from spc_ros.bags.files import BagError
@@ -46,6 +46,7 @@ def test_a_fault_leaves_what_the_table_says(tmp_path, fault):
         p.end for p in fault.pieces if p.end not in ("truncated", "terminated")
     ]
     assert report.dropped_samples == fault.counts
+    assert (report.tasks, report.outside_ticks) == (fault.tasks, fault.outside)
     assert any(fault.note in note for note in report.notes) if fault.note else report.notes == ()
     for topic, numbers in fault.topics.items():
         for name, number in numbers.items():

@@ -235,7 +235,9 @@ class BatchAligner:
         accepted = [buffer.admit(s) for buffer, s in zip(self._buffers[:action], block[:action], strict=True)]
         self._answers.states(block[0], accepted[0])
         accepted.append(self._actions.admit(block[action], self._answers.later_ns(block[action])))
-        accepted += [buffer.admit(s) for buffer, s in zip(self._buffers[action + 1 :], block[action + 1 :], strict=True)]
+        accepted += [
+            buffer.admit(s) for buffer, s in zip(self._buffers[action + 1 :], block[action + 1 :], strict=True)
+        ]
         for mask, stream in zip(accepted, self.contract.observation, strict=False):
             if stream.max_age_ns is None:
                 mask[:] = False  # not waited for
