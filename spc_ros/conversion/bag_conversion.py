@@ -4,21 +4,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from spc_core.alignment import PATIENCE_NS
-from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
+from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.batch.sampling import Samples
-from spc_core.alignment.command_lag import percentiles_ms, skipped_states
-from spc_core.alignment.episode import Segment, split_ticks
-from spc_core.alignment.streaming import Step, StreamingAligner
+from spc_core.alignment.command_lag import percentiles_ms
+from spc_core.alignment.episode import Segment, Segmentation, split_ticks
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract, parse_contract
 from spc_core.data.dataset import Episode, check_episode
+from spc_core.data.jumps import Jumps, find_jumps
 from spc_core.doctor.topic_report import TopicTimes
 from spc_ros.bags.files import BagError, bag_sha256
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader
@@ -36,6 +35,7 @@ from spc_ros.conversion.episode_marks import (
     published_counts,
     task_of,
 )
+from spc_ros.conversion.log_ticks import Aligned, align
 from spc_ros.conversion.manifest import NO_METADATA, BagMetadata
 from spc_ros.messages.columns import ColumnReader, RawColumn, Source, sources
 
@@ -63,15 +63,6 @@ class TaskEpisode:
 
 
 @dataclasses.dataclass(frozen=True)
-class Aligned:
-    """The ticks of a log. `counts` are dropped samples by topic and kind (late, duplicate)."""
-
-    ticks: Ticks
-    counts: Mapping[str, int]
-    skipped: int = 0  # samples of the first stream before the first tick, for the phase
-
-
-@dataclasses.dataclass(frozen=True)
 class AlignedBag:
     """The aligned data of a bag."""
 
@@ -79,66 +70,6 @@ class AlignedBag:
     marks: Mapping[str, Marks]  # by the contract's name of the topic, or `episode`
     first: FirstStream
     topics: Mapping[str, TopicTimes]
-
-
-def align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> Aligned:
-    """The ticks of a log; each call of `blocks` starts it again.
-
-    Where the first stream is faster than the contract, a first pass shows after which of its samples the commands
-    follow soonest, and a second one begins there.
-    """
-    states_ns: list[np.ndarray] = []
-
-    def watched() -> Iterator[list[Samples]]:
-        states_ns.clear()
-        for samples in blocks():
-            states_ns.append(samples[0].t_ns)
-            yield samples
-
-    ticks, counts = _align(contract, watched)
-    steps_ns = np.diff(np.concatenate([np.empty(0, np.int64), *states_ns]))
-    lags_ns = ticks.lags_ns[ticks.has_transition]
-    steps_ns = steps_ns[steps_ns > 0]  # else a duplicate or a clock jump
-    skip = skipped_states(lags_ns, float(np.median(steps_ns)), contract.period_ns) if len(steps_ns) else 0
-    if not skip:
-        return Aligned(ticks, counts)
-    shifted, shifted_counts = _align(contract, lambda: _without_first(blocks(), skip))
-    if np.median(shifted.lags_ns[shifted.has_transition]) < np.median(lags_ns):
-        return Aligned(shifted, shifted_counts, skip)
-    return Aligned(*_align(contract, blocks))  # once more, since the pass also collects marks and topics
-
-
-def _without_first(blocks: Iterable[list[Samples]], skip: int) -> Iterator[list[Samples]]:
-    """The log without the first samples of its first stream."""
-    for first, *others in blocks:
-        dropped = min(skip, len(first))
-        skip -= dropped
-        yield [first.part(slice(dropped, None)), *others]
-
-
-def _align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> tuple[Ticks, Mapping[str, int]]:
-    """(ticks, dropped samples by topic and kind).
-
-    Each block holds the samples of every source. A log whose topics are more than PATIENCE_NS out of order takes the
-    streaming path of a live node, sample by sample.
-    """
-    try:
-        batch = BatchAligner(contract, PATIENCE_NS)
-        parts = [batch.push(samples) for samples in blocks()]
-        return Ticks.concatenate([*parts, batch.flush()]), batch.counts
-    except Irregular:
-        aligner = StreamingAligner(contract, PATIENCE_NS)
-    roles = [source.role for source in sources(contract)]
-    steps: list[Step] = []
-    for samples in blocks():
-        log_index = np.concatenate([part.log_index for part in samples])
-        source = np.repeat(np.arange(len(samples)), [len(part) for part in samples])
-        row = np.concatenate([np.arange(len(part)) for part in samples])
-        for i in np.lexsort((source, log_index)).tolist():
-            part, at = samples[source[i]], row[i]
-            steps += aligner.push(roles[source[i]], int(part.t_ns[at]), part.values[at])
-    steps += aligner.flush()
-    return Ticks.from_steps(steps, contract), aligner.counts
 
 
 class _BagPass:
@@ -265,10 +196,19 @@ def cut_episodes(
         },
         notes=(*notes, *bag.losses, *found.notes, *foreign_notes(bag)),
         outside_ticks=segmentation.outside,
+        jumps=_jumps(ticks, segmentation, contract),
         lag_ms=percentiles_ms(ticks.lags_ns[ticks.has_transition]),
         skipped_states=log.aligned.skipped,
     )
     return report, episodes
+
+
+def _jumps(ticks: Ticks, segmentation: Segmentation, contract: Contract) -> tuple[Jumps, ...]:
+    """The jumps between the ticks of all segments."""
+    joined = np.zeros(len(ticks), bool)
+    for segment in segmentation.segments:
+        joined[segment.first + 1 : segment.last + 1] = True
+    return tuple(find_jumps(ticks.t_ns, ticks.observations, joined[1:], contract))
 
 
 def _no_tick(ticks: Ticks, found: Episodes) -> str:

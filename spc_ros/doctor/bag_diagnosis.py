@@ -213,6 +213,14 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, 
     for note in report.notes:
         if note.startswith("recorded under another contract"):
             findings.append(Finding("warn" if job.own_contract else "fail", "", "contract", note))
+        elif note not in bag.losses:
+            findings.append(Finding("warn", "", "episodes", note))
+    for jumps in report.jumps:
+        places = tuple((at_s, at_s) for at_s in _bag_seconds(jumps.at_s, first))
+        findings.append(Finding("warn", "", "jumps", jumps.text, jumps.count / jumps.steps, places))
+    if report.outside_ticks:
+        text = f"{report.outside_ticks} ticks lie outside all episodes, as their marks tell, and are not used"
+        findings.append(Finding("ok", "", "outside episodes", text, report.outside_ticks))
     findings += check_command_lag(report.lag_ms, report.skipped_states, contract.period_ns)
     ticks = TickLog(
         transitions=report.transitions,
@@ -225,12 +233,17 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, 
 
 def _places(cuts: Sequence[tuple[float, Fault]], first: TopicLog | None) -> tuple[tuple[float, Fault], ...]:
     """Cuts, given in seconds since the first tick, in seconds since the bag began."""
+    at_s = _bag_seconds([cut_s for cut_s, _ in cuts], first)
+    return tuple((s, fault) for s, (_, fault) in zip(at_s, cuts, strict=True))
+
+
+def _bag_seconds(tick_s: Sequence[float], first: TopicLog | None) -> tuple[float, ...]:
+    """Seconds since the first tick in seconds since the bag began."""
     if first is None or not len(first):
-        return tuple(cuts)
+        return tuple(tick_s)
     order = np.argsort(first.time_ns, kind="stable")
     since_s = (first.time_ns[order] - first.time_ns[0]) / 1e9
-    at_s = np.interp([cut_s for cut_s, _ in cuts], since_s, first.seconds[order])
-    return tuple((float(s), fault) for s, (_, fault) in zip(at_s, cuts, strict=True))
+    return tuple(np.interp(tick_s, since_s, first.seconds[order]).tolist())
 
 
 def _sample(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,9 @@ from spc_core.doctor.diagnosis import Finding, TopicLog
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
-from spc_ros.conversion.bag_conversion import AlignedBag, align
+from spc_ros.conversion.bag_conversion import AlignedBag
 from spc_ros.conversion.episode_marks import FirstStream, MarkReader, marked_topics
+from spc_ros.conversion.log_ticks import align
 from spc_ros.messages.cdr_layout import with_width
 from spc_ros.messages.columns import ColumnReader, RawColumn, Shape, Source, sources
 from spc_ros.messages.fields import JOINT_ARRAYS, MessageError

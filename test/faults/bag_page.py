@@ -42,5 +42,6 @@ def result(fault: Fault) -> str:
     told = [f"{count} transitions in {episodes}", *(f"`{end}`" for end in ends)]
     told += [f"dropped: {', '.join(f'{n} {kind}' for kind, n in fault.counts.items())}"] if fault.counts else []
     told += [f"{fault.outside} ticks outside"] if fault.outside else []
+    told += [f"jumps: `{fault.jumps}`"] if fault.jumps else []
     told += [f"note: `{fault.note.strip()}`"] if fault.note else []
     return f"{fault.outcome} **{'; '.join(told)}**".replace("|", "\\|")

@@ -39,6 +39,7 @@ class Fault:
     task: str = "t"
     tasks: tuple[str, ...] = ("t",)  # of the episodes
     outside: int = 0  # ticks in no episode
+    jumps: str = ""  # part of what is said of steps far beyond all others
     ticks: int = 20
     by_definition: bool = True  # all messages reach the converter, so that the definition alone says what comes out
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from faults.bag_injections import Adapt, stamped
+from faults.bag_injections import Adapt, each, stamped
 from faults.bag_table import Fault, refusal
 from faults.bag_world import MS, PERIOD, Piece
 from spc_core.alignment.episode import EpisodeInfo
@@ -141,6 +141,16 @@ MARKS = (
           "clock: receive.", "Nothing changes.",
           lambda log: [dataclasses.replace(e, receive_ns=e.number * PERIOD + MS) for e in log],
           contract={"clock": "receive"}, by_definition=False),
+    Fault("a second publisher of the states", "Every fifth state is of a publisher that says zero.",
+          "They are in the data, and the report says when and what to do.",
+          each(lambda e: dataclasses.replace(e, number=0) if e.number % 5 == 0 else e, "joint_states", first=12),
+          ticks=100, pieces=(Piece(0, 100, states={k: 0 for k in range(15, 101, 5)}),),
+          jumps="they go there and back at once, as with a second publisher on the topic"),
+    Fault("resets in mid-bag", "At ticks 40 and 80 the robot is back where it began; nothing marks it.",
+          "The data hold these transitions, and the report says when and what to do.",
+          each(lambda e: dataclasses.replace(e, number=e.number % 40), "joint_states"),
+          ticks=100, pieces=(Piece(0, 100, states={k: k % 40 for k in range(40, 101)}),),
+          jumps="2 of 100 transitions step by 39 or more, all others by 1 at most, at 0.80, 1.60 s; as with a reset"),
     Fault("some commands with the stamps of their states", "From tick 10 on the controller copies the header.",
           "Nothing changes.", stamped(-3 * MS, "joint_commands", first=10)),
 )  # fmt: skip

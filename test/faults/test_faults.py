@@ -48,6 +48,7 @@ def test_a_fault_leaves_what_the_table_says(tmp_path, fault):
     assert report.dropped_samples == fault.counts
     assert (report.tasks, report.outside_ticks) == (fault.tasks, fault.outside)
     assert any(fault.note in note for note in report.notes) if fault.note else report.notes == ()
+    assert any(fault.jumps in jumps.text for jumps in report.jumps) if fault.jumps else report.jumps == ()
     for topic, numbers in fault.topics.items():
         for name, number in numbers.items():
             assert getattr(report.topics[topic], name) == pytest.approx(number, rel=1e-6), (topic, name)
