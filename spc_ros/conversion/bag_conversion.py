@@ -13,6 +13,7 @@ import numpy as np
 from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.command_lag import percentiles_ms
+from spc_core.alignment.command_stamps import Stamped, stamp_notes
 from spc_core.alignment.episode import Segment, Segmentation, split_ticks
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract, parse_contract
@@ -69,6 +70,7 @@ class AlignedBag:
     aligned: Aligned
     marks: Mapping[str, Marks]  # by the contract's name of the topic, or `episode`
     first: FirstStream
+    notes: Sequence[str]  # on the stamps of commands
     topics: Mapping[str, TopicTimes]
 
 
@@ -94,6 +96,7 @@ class _BagPass:
             source.reset()
         self.topics = {source.topic: TopicTimes(source.type) for source in self.sources}
         self.marks = {name: MarkReader(self.bag, *where) for name, where in self.marked.items()}
+        self.stamped: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}  # times and log indices, by source
         self.first: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # receive times, times, stamps of its stream
 
     def blocks(self) -> Iterator[list[Samples]]:
@@ -119,9 +122,14 @@ class _BagPass:
         unset = stamps == 0 if source.clock == "header" else np.zeros(len(stamps), bool)
         t_ns = np.where(unset, column.receive_ns, stamps) if source.clock == "header" else column.receive_ns
         if all(source.topic != before.topic for before in self.sources[:index]):
-            nan_count = int((~np.isfinite(values)).any(axis=1).sum())
+            bad = ~np.isfinite(values)
+            if source.transforms is not None and bad.any():
+                bad &= ~(np.isinf(values) & source.transforms.clipped)
+            nan_count = int(bad.any(axis=1).sum())
             delays_ns = column.receive_ns - t_ns if source.clock == "header" else np.empty(0, np.int64)
             self.topics[source.topic].add(t_ns, delays_ns, nan_count, int(unset.sum()))
+        if index <= len(self.contract.observation):
+            self.stamped.setdefault(index, []).append((t_ns, column.log_index))
         if index == 0:
             self.first.append((column.receive_ns, t_ns, stamps))
         return source.samples(column.log_index, t_ns, values)
@@ -132,7 +140,18 @@ class _BagPass:
         none = np.empty(0, np.int64)
         first = FirstStream(*(np.concatenate([none, *(times[i] for times in self.first)]) for i in range(3)))
         marks = {name: mark.marks(first, self.contract.observation[0].clock) for name, mark in self.marks.items()}
-        return AlignedBag(aligned, marks, first, self.topics)
+        times = {i: [np.concatenate(c) for c in zip(*parts, strict=True)] for i, parts in self.stamped.items()}
+        return AlignedBag(aligned, marks, first, command_notes(self.contract, times), self.topics)
+
+
+def command_notes(contract: Contract, times: Mapping[int, Sequence[np.ndarray]]) -> list[str]:
+    """Notes on the stamps of commands from the times and log indices of the sources, by their numbers."""
+    names = [*(stream.topic for stream in contract.observation), contract.action.topic]
+    aging = [i for i, stream in enumerate(contract.observation) if stream.max_age_ns is not None]
+    if len(names) - 1 not in times or 0 not in times:
+        return []
+    found = {i: Stamped(names[i], t_ns, log_index) for i, (t_ns, log_index) in times.items()}
+    return stamp_notes(found[len(names) - 1], [found[i] for i in aging if i in found])
 
 
 def align_bag(bag: BagReader, contract: Contract) -> AlignedBag:
@@ -194,7 +213,7 @@ def cut_episodes(
             topic: times.report(ticks_ns if topic in observed else ticks_ns[:0], published.get(topic.lstrip("/"), 0))
             for topic, times in log.topics.items()
         },
-        notes=(*notes, *bag.losses, *found.notes, *foreign_notes(bag)),
+        notes=(*notes, *bag.losses, *log.notes, *found.notes, *foreign_notes(bag)),
         outside_ticks=segmentation.outside,
         jumps=_jumps(ticks, segmentation, contract),
         lag_ms=percentiles_ms(ticks.lags_ns[ticks.has_transition]),

@@ -18,7 +18,7 @@ from spc_core.doctor.diagnosis import Finding, TopicLog
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
-from spc_ros.conversion.bag_conversion import AlignedBag
+from spc_ros.conversion.bag_conversion import AlignedBag, command_notes
 from spc_ros.conversion.episode_marks import FirstStream, MarkReader, marked_topics
 from spc_ros.conversion.log_ticks import align
 from spc_ros.messages.cdr_layout import with_width
@@ -48,7 +48,9 @@ class BagLogs:
         stamps = np.zeros(len(first), np.int64) if first.stamp_ns is None else first.stamp_ns
         times = FirstStream(first.receive_ns, first.time_ns, stamps)
         marks = {name: mark.marks(times, first.clock) for name, mark in self.marks.items()}
-        return AlignedBag(aligned, marks, times, {})
+        count = len(contract.observation) + 1
+        stamped = {i: (log.time_ns, index) for i, (_, log, index) in enumerate(self.sources[:count])}
+        return AlignedBag(aligned, marks, times, command_notes(contract, stamped), {})
 
     def _blocks(self) -> Iterator[list[Samples]]:
         for source, *_ in self.sources:
@@ -197,6 +199,8 @@ def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple
     observed = len(contract.observation)
     for number, source in enumerate(sources(contract, check=False)):
         known: dict[str, Any] = {"role": "action" if number == observed else "reward", "clock": source.clock}
+        if source.transforms is not None:
+            known["clipped"] = source.transforms.clipped
         if number < observed:
             max_age_s = contract.observation[number].max_age_s
             known |= {"role": "observation", "max_age_s": max_age_s, "latched": math.isinf(max_age_s)}

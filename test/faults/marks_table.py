@@ -6,9 +6,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from faults.bag_injections import Adapt, each, stamped
-from faults.bag_table import Fault, refusal
-from faults.bag_world import MS, PERIOD, Piece
+from faults.bag_injections import Adapt, chain, each, stamped
+from faults.bag_table import NO_COMMAND, Fault, refusal
+from faults.bag_world import MS, PERIOD, Event, Piece
 from spc_core.alignment.episode import EpisodeInfo
 from support.recorded_bags import RECEIVE_NS, START_NS, STORE, STRING, VECTOR, Sample, string, vector
 
@@ -60,6 +60,11 @@ def by(kind: str, field: str = "data", **more: Any) -> dict[str, Any]:
 def row(name: str, injected: str, outcome: str, adapt: Adapt, *pieces: tuple[int, int, str], **more: Any) -> Fault:
     return Fault(name, injected, outcome, adapt=adapt, pieces=tuple(Piece(*piece) for piece in pieces),
                  by_definition=False, **more)  # fmt: skip
+
+
+def early(event: Event) -> Event:
+    """Every second message is received half a millisecond before the state of its tick."""
+    return dataclasses.replace(event, receive_ns=event.t_ns + HALF_MS) if event.number % 2 else event
 
 
 ON_OFF = ((0, False), (2, True), (8, False), (12, True), (18, False))
@@ -141,6 +146,11 @@ MARKS = (
           "clock: receive.", "Nothing changes.",
           lambda log: [dataclasses.replace(e, receive_ns=e.number * PERIOD + MS) for e in log],
           contract={"clock": "receive"}, by_definition=False),
+    Fault("commands logged before their states", "The same, and every second command is logged before its state.",
+          "Such a command counts for the period before, which has one already: a cut after each other, and a note.",
+          chain(stamped(-3 * MS, "joint_commands"), each(early, "joint_commands")), by_definition=False,
+          pieces=tuple(Piece(k, k + 1, NO_COMMAND) for k in range(0, 20, 2)),
+          note="commands carry the stamp of a state that was received after them"),
     Fault("a second publisher of the states", "Every fifth state is of a publisher that says zero.",
           "They are in the data, and the report says when and what to do.",
           each(lambda e: dataclasses.replace(e, number=0) if e.number % 5 == 0 else e, "joint_states", first=12),
