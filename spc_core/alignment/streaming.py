@@ -215,6 +215,10 @@ class ObservationAligner:
             parts.append(sample[1])
         return Frame(t_ns, parts[0].copy() if len(parts) == 1 else np.concatenate(parts))
 
+    def is_state(self, t_ns: int) -> bool:
+        """Whether a recent state of the first stream has this stamp, so that a command with it answers that state."""
+        return any(stamp == t_ns for stamp, _ in self.streams[0].samples)
+
     def faults(self, t_ns: int) -> list[Fault]:
         """Faults at a time in the order of the streams, at most one each."""
         found = (_fault(index, spec, stream.at(t_ns), t_ns) for index, (stream, spec) in enumerate(self._pairs))
