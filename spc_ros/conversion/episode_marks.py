@@ -71,8 +71,8 @@ def marked_topics(bag: BagReader, contract: Contract | None) -> dict[str, tuple[
 def foreign_notes(bag: BagReader) -> list[str]:
     """Topics that are called like ours but say something else."""
     return [
-        f"topic '{name}' does not tell of episodes as this software does (it says {text[:40]!r}) and is not used; "
-        f"if it marks episodes, write episode: {{segment: topic, topic: {name.lstrip('/')}, type: {STRING}}} there"
+        f"topic '{name}' does not tell of episodes as this software does (it says {text[:40]!r}) and is not used; if "
+        f"it marks them, the contract needs episode: {{segment: topic, topic: {name.lstrip('/')}, type: {STRING}}}"
         for name, text in bag.foreign_episode_topics().items()
     ]
 
@@ -178,9 +178,8 @@ def find_episodes(
         return Episodes(_in_one_clock(spans or (EpisodeSpan(math.inf, -math.inf),), ticks_ns), tuple(infos), (), True)
     finals = final_infos(infos)
     by_receive = contract.observation[0].clock == "receive"
-    spans = told_spans(finals, contract.period_ns)
-    if by_receive:
-        spans = [_by_receive(span, first) for span in spans]
+    stamped = told_spans(finals, contract.period_ns)
+    spans = [_by_receive(span, first) for span in stamped] if by_receive else stamped
     if segments.by == "topic":
         return Episodes(_in_one_clock(tuple(spans), ticks_ns), tuple(finals), (), True)
     held = [i for i, span in enumerate(spans) if np.sum((ticks_ns >= span.begin_ns) & (ticks_ns <= span.end_ns)) > 1]
@@ -193,7 +192,7 @@ def find_episodes(
         return Episodes(_in_one_clock(tuple(spans[i] for i in held), ticks_ns), told, (note,), True)
     if not infos:
         return Episodes((EpisodeSpan(),))
-    if not by_receive:
+    if not by_receive or (held and spans[held[0]] is not stamped[held[0]]):
         return Episodes((spans[held[0]],) if held else (episode_span(infos[-1], contract.period_ns),), told)
     span = episode_span(infos[-1], contract.period_ns)
     received_ns = marks[EPISODE_TOPIC].receive_ns[-1] + contract.period_ns // 2  # its times are on another clock

@@ -109,6 +109,9 @@ MARKS = (
         tasks=("task 1", "task 2")),
     row("two episodes by receive time", "The same with clock: receive.", "Both.", TWO, *TWO_PIECES, note=PARTED,
         outside=3, contract={"clock": "receive"}, tasks=("task 1", "task 2")),
+    row("an episode within a bag by receive time", "The topic `episode` tells of ticks 4 to 16; the contract says "
+        "clock: receive.", "Ticks before it and behind it are outside.", told((4, 1, 4, 0), (16, 1, 4, 16)), (4, 16, T),
+        outside=8, contract={"clock": "receive"}, tasks=("task 1",)),
     row("the recorder repeats what was said", "At tick 15 the bag was split, and the two latest messages of the topic "
         "`episode` come again.", "Each episode once.",
         told((0, 1, 0, 0), (8, 1, 0, 8), (12, 2, 12, 0), (15, 1, 0, 8), (15, 2, 12, 0), (20, 2, 12, 20)), *TWO_PIECES,
