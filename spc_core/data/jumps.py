@@ -22,7 +22,7 @@ GAP = 8.0  # between a jump and the next smaller step
 LONE_GAP = 50.0  # for a single jump of a single field
 USUAL = 20.0  # jumps are at least that many times the median step
 FEW = 30  # steps, fewer of which tell nothing
-SAMPLED = 20_000  # steps that the median is taken of
+SAMPLED = 5_000  # steps that the median is taken of, drawn at random: each fifth could be of one kind
 DUST = 1e-9  # of the largest value; smaller steps are rounding
 ROW = 2  # jumps one after the other; more of them are movement
 MOST = 0.45  # of all steps
@@ -85,6 +85,7 @@ class Jumps:
         )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # damaged samples may hold any number
 def find_jumps(t_ns: np.ndarray, observations: np.ndarray, joined: np.ndarray, contract: Contract) -> list[Jumps]:
     """The jumps in (N, O) observations at (N,) ticks; `joined` (N - 1,) is whether a transition lies between two."""
     steps = int(joined.sum())
@@ -92,9 +93,13 @@ def find_jumps(t_ns: np.ndarray, observations: np.ndarray, joined: np.ndarray, c
         return []
     names, groups = contract.observation_names, _quaternions(contract.observation_names)
     found: dict[Guess, list[tuple[str, np.ndarray, float, float]]] = {}
+    apart = np.flatnonzero(~joined)
+    drawn = np.sort(np.random.default_rng(0).choice(len(joined), min(SAMPLED, len(joined)), replace=False))
     for field in _fields(contract):
-        step = np.diff(observations[:, field])
-        rows, size, others = _field_jumps(step, joined, observations[:, field])
+        step = np.diff(np.ascontiguousarray(observations[:, field]))
+        step[apart] = 0.0
+        largest = float(np.nanmax(np.abs(observations[drawn, field]), initial=0.0))
+        rows, size, others = _field_jumps(step, drawn, DUST * largest)
         if not len(rows) or _is_switch(step[rows], rows):
             continue
         guess = _guess(step[rows], rows, observations, groups.get(field))
@@ -114,12 +119,15 @@ def _fields(contract: Contract) -> list[int]:
     return [field for field, age in enumerate(ages) if math.isfinite(age)]
 
 
-def _field_jumps(step: np.ndarray, joined: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """(rows of the jumps, the smallest of them, the largest other step) of a field's steps (N - 1,)."""
+def _field_jumps(step: np.ndarray, drawn: np.ndarray, dust: float) -> tuple[np.ndarray, float, float]:
+    """(rows of the jumps, the smallest of them, the largest other step) of a field's steps (N - 1,).
+
+    `drawn`: rows that are typical; steps up to `dust` are none.
+    """
     nothing = np.zeros(0, np.int64), 0.0, 0.0
-    size = np.where(joined & np.isfinite(step), np.abs(step), 0.0)
-    some = size[:: max(1, len(size) // SAMPLED)]
-    some = some[some > DUST * np.nanmax(np.abs(values), initial=0.0)]
+    size = np.abs(step)
+    some = size[drawn]
+    some = some[some > dust]
     if len(some) < FEW:
         return nothing
     median = float(np.median(some))
@@ -136,7 +144,7 @@ def _field_jumps(step: np.ndarray, joined: np.ndarray, values: np.ndarray) -> tu
     edges = np.concatenate([[max(float(size[~large].max(initial=0.0)), median)], np.sort(size[rows])])
     for place in np.flatnonzero(edges[1:] >= GAP * edges[:-1]).tolist():
         found = rows[size[rows] >= edges[place + 1]]
-        if len(found) <= MOST * joined.sum() and _are_apart(found):
+        if len(found) <= MOST * len(step) and _are_apart(found):
             return found, float(edges[place + 1]), float(edges[place])
     return nothing
 
@@ -144,7 +152,7 @@ def _field_jumps(step: np.ndarray, joined: np.ndarray, values: np.ndarray) -> tu
 def _alternates(step: np.ndarray, median: float) -> bool:
     """Whether every second value belongs to one signal, and those between to another."""
     twice = np.abs(step[1:] + step[:-1])
-    return bool(np.nanmedian(twice) < median / USUAL and np.median(np.abs(step)) > 0.5 * median)
+    return bool(np.median(twice) < median / USUAL and np.median(np.abs(step)) > 0.5 * median)
 
 
 def _spikes(step: np.ndarray, large: np.ndarray) -> np.ndarray:

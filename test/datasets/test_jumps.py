@@ -111,5 +111,10 @@ def test_a_latched_stream_is_set_anew_at_times():
     assert find_jumps(np.arange(1000) * PERIOD_NS, np.column_stack([a, b]), np.ones(999, bool), contract) == []
 
 
+def test_numbers_without_measure_are_looked_at_without_a_word():
+    random = np.random.default_rng(0)
+    jumps(random.choice([-1e308, 1e308, 0.0], 500), wander(500))
+
+
 def test_few_steps_tell_nothing():
     assert jumps(np.append(wander(20), 9.0)) == []
