@@ -7,7 +7,8 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import dropwhile
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract.contract import Contract
 
 STATES = ("idle", "running", "ended")
+OFF_WORDS = frozenset(
+    ("", "0", "false", "off", "no", "none", "idle", "stop", "stopped", "end", "ended", "done", "finished", "pause",
+     "paused", "reset", "resetting", "waiting", "ready", "inactive", "abort", "aborted")
+)  # fmt: skip
+"""Words of a marker that mean that no episode runs."""
 END_PERIODS = 2.5  # an episode's last transition ends at most this many periods before the episode does
 
 
@@ -73,6 +79,11 @@ class EpisodeInfo:
         return info
 
 
+def tells_of_episode(text: str) -> bool:
+    """Whether a text is meant as episode information, be it valid or not; topics of other programs may hold any."""
+    return text.lstrip().startswith("{") and all(f'"{name}"' in text for name in ("state", "episode"))
+
+
 def _check_types(part: EpisodeInfo | TaskChange) -> None:
     """Raises ValueError for a field of the wrong type: JSON from other programs can hold anything."""
     types = {"bool": bool, "str": str}
@@ -126,6 +137,7 @@ class Segmentation:
     segments: tuple[Segment, ...]
     cuts: tuple[tuple[int, Fault], ...]
     dropped: Mapping[str, int]
+    outside: int = 0  # ticks in no span
 
 
 def episode_span(info: EpisodeInfo, period_ns: int) -> EpisodeSpan:
@@ -146,20 +158,53 @@ def episode_span(info: EpisodeInfo, period_ns: int) -> EpisodeSpan:
     return EpisodeSpan(begin_ns, end_ns, info.terminated, truncated, cut, info.task_id, info.params)
 
 
-def marker_spans(t_ns: Sequence[int], values: Sequence[float | str]) -> list[EpisodeSpan]:
-    """A span for each stretch in which a marker stays at one value that is neither 0, false nor ''."""
+def told_spans(infos: Sequence[EpisodeInfo], period_ns: int) -> list[EpisodeSpan]:
+    """The spans of episodes that follow each other: none reaches beyond the state at which the next one starts."""
+    spans = [episode_span(info, period_ns) for info in infos]
+    for i, (info, after) in enumerate(zip(infos, infos[1:], strict=False)):
+        if not info.end_ns <= after.start_ns:
+            continue
+        middle_ns = (info.end_ns + after.start_ns) // 2 if info.end_ns else after.start_ns - 1
+        spans[i] = dataclasses.replace(spans[i], end_ns=min(spans[i].end_ns, middle_ns))
+        begin_ns = max(spans[i + 1].begin_ns, min(middle_ns + 1, after.start_ns))
+        spans[i + 1] = dataclasses.replace(spans[i + 1], begin_ns=begin_ns)
+    return spans
+
+
+def marker_spans(
+    begins_ns: Sequence[int], values: Sequence[float | str], ends_ns: Sequence[int] | None = None
+) -> list[EpisodeSpan]:
+    """A span for each stretch in which a marker stays at one value that means an episode (see _is_on).
+
+    Of each mark, the first time after it, and, where that is not 1 ns less, the last time before it.
+    """
     spans: list[EpisodeSpan] = []
     begin_ns: int | None = None
-    current: float | str = 0.0
-    for now_ns, value in zip(t_ns, values, strict=True):
-        if value == current:
+    current: float | str | None = None
+    is_on = _is_on(values)
+    for first_ns, value, last_ns in zip(begins_ns, values, ends_ns or [t - 1 for t in begins_ns], strict=True):
+        if value == current or (current is None and not is_on(value)):
             continue
         if begin_ns is not None:
-            spans.append(EpisodeSpan(begin_ns, now_ns, truncated=True, cut=None))
-        begin_ns, current = (now_ns if value else None), value
+            spans.append(EpisodeSpan(begin_ns, last_ns, truncated=True, cut=None))
+        begin_ns, current = (first_ns if is_on(value) else None), (value if is_on(value) else None)
     if begin_ns is not None:
         spans.append(EpisodeSpan(begin_ns, cut=Fault(FaultKind.EPISODE_UNFINISHED)))
     return spans
+
+
+def _is_on(values: Sequence[float | str]) -> Callable[[float | str], bool]:
+    """Which values of a marker mean an episode, as all its values tell.
+
+    Of words those that do not say that something is off. Of numbers all but 0, false and NaN; in an index, which starts
+    at 0 and does not come back to it, or is negative where there is no episode, 0 too.
+    """
+    numbers = [value for value in values if not isinstance(value, str)]
+    if not numbers:
+        return lambda value: str(value).strip().lower() not in OFF_WORDS
+    begun = list(dropwhile(lambda value: value == 0, numbers))
+    is_index = min(numbers) < 0 or (numbers[0] == 0 and 0 not in begun and len(set(begun)) > 1)
+    return lambda value: not isinstance(value, str) and (value > 0 or (is_index and value == 0))
 
 
 def split_ticks(ticks: Ticks, spans: Sequence[EpisodeSpan], contract: Contract) -> Segmentation:
@@ -167,8 +212,10 @@ def split_ticks(ticks: Ticks, spans: Sequence[EpisodeSpan], contract: Contract) 
     segments: list[Segment] = []
     cuts: list[tuple[int, Fault]] = []
     dropped: Counter[str] = Counter()
+    outside = np.ones(len(ticks), bool)
     for number, span in enumerate(spans):
         inside = (ticks.t_ns >= span.begin_ns) & (ticks.t_ns <= span.end_ns)
+        outside &= ~inside
         runs = _runs(ticks, inside)
         for index, (first, last) in enumerate(runs):
             if last + 1 < len(inside) and inside[last + 1]:
@@ -186,7 +233,7 @@ def split_ticks(ticks: Ticks, spans: Sequence[EpisodeSpan], contract: Contract) 
             fault = ticks.faults[code]
             if count and fault is not None and fault.kind is not FaultKind.START:
                 dropped[fault.summary] += int(count)
-    return Segmentation(tuple(segments), tuple(cuts), dict(dropped))
+    return Segmentation(tuple(segments), tuple(cuts), dict(dropped), int(outside.sum()))
 
 
 def _runs(ticks: Ticks, inside: np.ndarray) -> list[tuple[int, int]]:

@@ -7,7 +7,8 @@ the two bitwise equal. Bags whose topics are too far out of order also take this
 Tick k is at t_k, a stamp of the contract's first observation stream, downsampled to `rate_hz`; where that stream skips
 a period, the tick is one period after the last. o_k is a zero-order hold: each stream's newest sample at or before
 t_k. a_k is the first command in (t_k, t_{k+1}], the one that o_k caused, and r_k the newest reward in (t_k, t_{k+1}].
-Stale, missing, non-finite or late data cut the sequence; nothing is invented.
+A command with the very stamp of a state that was seen before it answers that state, and counts as 1 ns later, since
+some controllers copy the stamp. Stale, missing, non-finite or late data cut the sequence; nothing is invented.
 
 Samples may arrive in any order across streams. A tick is decided as soon as every stream has reached it, or when
 anything newer than the tick by `patience_ns` has been seen; so bag and node decide alike.
@@ -49,7 +50,7 @@ class Transition:
     action: np.ndarray  # (A,)
     reward: float
     next_observation: np.ndarray  # (O,)
-    lag_ns: int = 0  # from t_k to the command's stamp
+    lag_ns: int = 0  # from t_k to the time at which the command counts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,6 +63,26 @@ class Step:
     observation: np.ndarray | None = None  # (O,) at the tick itself, with or without a transition
 
 
+class Answers:
+    """Recent stamps of the first stream, by which a command is known that carries the stamp of the state it answers."""
+
+    def __init__(self, patience_ns: int) -> None:
+        self._patience_ns = patience_ns
+        self._stamps: dict[int, None] = {}  # in rising order
+
+    def state(self, t_ns: int) -> None:
+        self._stamps[t_ns] = None
+        while next(iter(self._stamps)) < t_ns - self._patience_ns:
+            del self._stamps[next(iter(self._stamps))]
+
+    def time_ns(self, t_ns: int) -> int:
+        """When a command with this stamp counts: 1 ns after the state whose stamp it carries."""
+        return t_ns + (t_ns in self._stamps)
+
+    def clear(self) -> None:
+        self._stamps.clear()
+
+
 class _Stream:
     """The samples of one topic that are still needed, oldest first."""
 
@@ -71,15 +92,18 @@ class _Stream:
         self.newest_ns = NO_TIME
         self.counts: Counter[str] = Counter()
 
-    def push(self, t_ns: int, values: np.ndarray) -> Fault | None:
-        """Store a sample; returns the fault when the clock jumped back. Late samples are counted and dropped."""
+    def push(self, t_ns: int, values: np.ndarray, counts_ns: int | None = None) -> Fault | None:
+        """Store a sample, to count at `counts_ns` instead of its stamp; late ones are counted and dropped.
+
+        Returns the fault when the clock jumped back.
+        """
         if t_ns <= self.newest_ns:
             if t_ns < self.newest_ns - JUMP_NS:
                 return Fault(FaultKind.CLOCK_JUMP, self.name, self.role.stream, amount_ns=self.newest_ns - t_ns)
             self.counts["duplicate" if t_ns == self.newest_ns else "late"] += 1
             return None
         self.newest_ns = t_ns
-        self.samples.append((t_ns, values))
+        self.samples.append((t_ns if counts_ns is None else counts_ns, values))
         return None
 
     def at(self, t_ns: int) -> tuple[int, np.ndarray] | None:
@@ -191,6 +215,10 @@ class ObservationAligner:
             parts.append(sample[1])
         return Frame(t_ns, parts[0].copy() if len(parts) == 1 else np.concatenate(parts))
 
+    def is_state(self, t_ns: int) -> bool:
+        """Whether a recent state of the first stream has this stamp, so that a command with it answers that state."""
+        return any(stamp == t_ns for stamp, _ in self.streams[0].samples)
+
     def faults(self, t_ns: int) -> list[Fault]:
         """Faults at a time in the order of the streams, at most one each."""
         found = (_fault(index, spec, stream.at(t_ns), t_ns) for index, (stream, spec) in enumerate(self._pairs))
@@ -222,6 +250,7 @@ class StreamingAligner:
         self.observations = ObservationAligner(contract, patience_ns)
         self.actions = _Stream(contract.action.topic, ACTION)
         self.rewards = _Stream(contract.reward.topic or "reward", REWARD)
+        self._answers = Answers(patience_ns)
         self._reward_function = contract.reward_function()
         self._frames: deque[Frame] = deque()
         self._previous: Frame | None = None
@@ -230,9 +259,12 @@ class StreamingAligner:
     def push(self, role: Role, t_ns: int, values: np.ndarray) -> list[Step]:
         """Add a sample; returns the steps that it decides."""
         if role.stream is not None:
-            return self._steps(t_ns, self.observations.push(role, t_ns, values))
+            steps = self._steps(t_ns, self.observations.push(role, t_ns, values))
+            if role.stream == 0 and self.observations.streams[0].newest_ns == t_ns:
+                self._answers.state(t_ns)
+            return steps
         stream = self.actions if role == ACTION else self.rewards
-        fault = stream.push(t_ns, values)
+        fault = stream.push(t_ns, values, self._answers.time_ns(t_ns) if role == ACTION else None)
         if fault:
             self._frames.extend(self.observations.flush())
             steps = self._settle()
@@ -255,6 +287,7 @@ class StreamingAligner:
         self.observations.reset(keep_held, skip)
         self.actions.clear()
         self.rewards.clear()
+        self._answers.clear()
         self._frames.clear()
         self._previous, self._horizon_ns = None, NO_TIME
 
@@ -273,6 +306,7 @@ class StreamingAligner:
             steps = self._settle()
             self.actions.clear()
             self.rewards.clear()
+            self._answers.clear()
             self._horizon_ns = NO_TIME
         self._horizon_ns = max(self._horizon_ns, now_ns)
         self._frames.extend(frames)
@@ -301,7 +335,7 @@ class StreamingAligner:
         over = self._horizon_ns > end_ns + self.patience_ns
         command_ns, action = next(((t, v) for t, v in self.actions.samples if begin_ns < t <= end_ns), (0, None))
         if action is None:
-            if not (over or self.actions.newest_ns > end_ns):
+            if not (over or self.actions.newest_ns >= end_ns):
                 return None
             return Step(end_ns, None, Fault(FaultKind.NO_COMMAND, self.actions.name), frame.observation)
         if not np.isfinite(action).all():

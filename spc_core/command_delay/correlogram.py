@@ -57,9 +57,10 @@ class Correlogram:
 
     @property
     def correlation(self) -> np.ndarray:
-        """(L, A, O, K) in [-1, 1]; 0 where command or state do not change."""
+        """(L, A, O, K) in [-1, 1]; 0 where command or state do not change, but for what is predicted and rounding."""
         power = self.command_power[:, :, None, :] * self.state_power[None, None]
-        return np.divide(self.cross, np.sqrt(power), out=np.zeros_like(self.cross), where=power > 0)
+        changes = (power > 0) & (self.state_power > ROUNDING * self.whole_power)[None, None]
+        return np.divide(self.cross, np.sqrt(power), out=np.zeros_like(self.cross), where=changes).clip(-1, 1)
 
 
 @dataclasses.dataclass(frozen=True)

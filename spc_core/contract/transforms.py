@@ -112,6 +112,12 @@ class FieldTransforms:
         self._last = np.empty(0)
 
     @property
+    def clipped(self) -> np.ndarray:
+        """(R,) bool: raw numbers of which infinity too becomes a number."""
+        inputs = [np.full(len(field.inputs), field.clip is not None and not field.kind) for field in self.fields]
+        return np.concatenate(inputs)
+
+    @property
     def width(self) -> int:
         """Output numbers per row."""
         return sum(len(field.outputs) for field in self.fields)

@@ -31,6 +31,7 @@ from spc_core.system.atomic_files import AtomicFolder
 FORMAT = "arrow"
 MAX_STEPS = 100_000  # Minari's arrow reader returns only the first 131,072 rows of an episode
 FLUSH_STEPS = 20_000  # steps of a task buffered before they are written
+LONGEST_NAME = 80  # letters of a task that its folder is named by; a file system allows about 250
 
 
 class DatasetError(ValueError):
@@ -129,11 +130,13 @@ class DatasetWriter:
             self.close()
 
     def _dataset_id(self, task_id: str) -> str:
-        """Minari's id of a task: letters, digits, - and _ only, and another one for each task."""
-        space = _slug(self.contract.name)
+        """Minari's id of a task: letters, digits, - and _ only, not too many, and another one for each task."""
+        space = _slug(self.contract.name)[:LONGEST_NAME]
         name = _slug(task_id.removeprefix(f"{self.contract.name}/"))
+        long = len(name) > LONGEST_NAME
+        name = name[:LONGEST_NAME].strip("-")
         taken = {writer.dataset_id for known, writer in self._tasks.items() if known != task_id}
-        if f"{space}/{name}-v0" in taken:
+        if long or f"{space}/{name}-v0" in taken:
             name += f"-{hashlib.sha256(task_id.encode()).hexdigest()[:8]}"
         return f"{space}/{name}-v0"
 

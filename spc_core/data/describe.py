@@ -16,6 +16,7 @@ from spc_core.alignment.faults import Fault
 from spc_core.contract.contract import Contract
 from spc_core.data.column_stats import ColumnStats
 from spc_core.data.dataset import Episode, TaskEntry
+from spc_core.data.jumps import Guess, Jumps, find_jumps
 from spc_core.data.packed import conversion_report
 from spc_core.data.reader import dataset_contract, stored_tasks
 
@@ -26,6 +27,7 @@ SAMPLES = 4  # episodes that are kept whole
 AT_LIMIT = 1e-6  # an action is at a limit when it is as near as this share of the range
 OFTEN_AT_LIMIT = 0.2
 TEXT_TASKS = 40  # lines of tasks in the text
+LONG_NAME = 60  # letters of a task's name in the text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Description:
     sources: int  # bags
     cuts: Mapping[str, int]  # by reason, without its numbers
     command_lag: CommandLag | None  # the time from a state to its command; None: not known
+    jumps: tuple[str, ...]  # steps far beyond all others, by what they look like
     samples: tuple[tuple[str, Episode], ...]  # (task id, episode): one of each end and behaviour, at most SAMPLES
 
     def notes(self) -> list[str]:
@@ -108,7 +111,7 @@ class Description:
         few = [task.task_id for task in self.tasks if task.transitions < typical / 4]
         if few:
             notes.append(f"far fewer transitions than the median task ({typical:,.0f}): {_some(few)}")
-        return notes
+        return [*notes, *self.jumps]
 
     def text(self) -> str:
         """For people, at a terminal."""
@@ -144,13 +147,13 @@ class Description:
         return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
     def _task_table(self) -> list[str]:
-        width = max(4, *(len(task.task_id) for task in self.tasks))
+        width = max(4, *(len(_short(task.task_id)) for task in self.tasks))
         lines = [f"{'task':{width}} {'episodes':>8} {'transitions':>11} {'term':>5} {'trunc':>5} {'cut':>5}"
                  f" {'return: low':>12} {'median':>10} {'high':>10}"]  # fmt: skip
         for task in self.tasks[:TEXT_TASKS]:
             ends = " ".join(f"{task.ends[end]:5}" for end in ENDS)
             spread = " ".join(f"{value:10.4g}" for value in (task.returns.low, task.returns.median, task.returns.high))
-            lines.append(f"{task.task_id:{width}} {task.episodes:8} {task.transitions:11,} {ends}   {spread}")
+            lines.append(f"{_short(task.task_id):{width}} {task.episodes:8} {task.transitions:11,} {ends}   {spread}")
         left = len(self.tasks) - TEXT_TASKS
         return [*lines, f"and {left} more tasks"] if left > 0 else lines
 
@@ -184,6 +187,7 @@ def describe(dataset: str | Path) -> Description:
     whole, tasks, lines = _Counter(contract), [], []
     sources: set[str] = set()
     cuts: Counter[str] = Counter()
+    jumping: dict[Guess, list[tuple[str, Jumps]]] = {}
     samples: dict[tuple[str, str], tuple[str, Episode]] = {}
     for number, store in enumerate(stores):
         counter = _Counter(contract)
@@ -193,6 +197,8 @@ def describe(dataset: str | Path) -> Description:
                 part.add(episode, end)
             lines.append(EpisodeLine(number, len(episode), float(episode.rewards.sum()), end, episode.behaviour))
             sources.add(episode.source_sha256 or episode.source)
+            for jumps in find_jumps(episode.times_ns, episode.observations, np.ones(len(episode), bool), contract):
+                jumping.setdefault(jumps.guess, []).append((episode.source, jumps))
             if episode.cut is not None:
                 cuts[Fault.parse(episode.cut).summary] += 1
             if len(samples) < SAMPLES:
@@ -201,8 +207,16 @@ def describe(dataset: str | Path) -> Description:
     lag = conversion_report(root).get("command_lag")
     return Description(
         root, contract, whole.part(TaskEntry("", {})), tuple(tasks), tuple(lines), len(sources), dict(cuts),
-        None if lag is None else CommandLag.from_dict(lag), tuple(samples.values()),
+        None if lag is None else CommandLag.from_dict(lag), tuple(map(_jump_note, jumping.values())),
+        tuple(samples.values()),
     )  # fmt: skip
+
+
+def _jump_note(found: Sequence[tuple[str, Jumps]]) -> str:
+    """Of (bag, jumps) of one guess in each episode that has some: their number, and the most striking."""
+    source, jumps = max(found, key=lambda entry: entry[1].count)
+    which = f"{len(found)} episodes have jumps, most of them that" if len(found) > 1 else "an episode has jumps, that"
+    return f"{which} of {source}: {jumps.text}"
 
 
 def end_of(episode: Episode) -> str:
@@ -263,5 +277,9 @@ def _spreads(stats: ColumnStats) -> list[Spread]:
     return [Spread(*column) for column in rows.T.tolist()]
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= LONG_NAME else f"{name[: LONG_NAME - 3]}..."
+
+
 def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(_short, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

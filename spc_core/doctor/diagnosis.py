@@ -97,10 +97,20 @@ class TopicLog:
     absent: np.ndarray | None = None  # (N, F) bool: the message had no such field; None: never
     layouts: tuple[tuple[int, tuple[str, ...]], ...] = ()  # (first message, joint names), where the names change
     lengths: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # (N,) of a JointState's arrays
+    clipped: np.ndarray | None = None  # (F,) bool: the contract's clip makes a number of infinity; None: of none
+    breaks: tuple[Span, ...] = ()  # pauses between episodes, in which nothing is lost
     latched: bool = False  # any age is valid, so that silence is not a fault
 
     def __len__(self) -> int:
         return len(self.receive_ns)
+
+    @property
+    def bad(self) -> np.ndarray:
+        """(N, F) bool: fields that the messages have, but not as a number that can be used."""
+        bad: np.ndarray = ~np.isfinite(self.values)
+        if self.absent is not None:
+            bad = bad & ~self.absent
+        return bad if self.clipped is None else bad & ~(np.isinf(self.values) & self.clipped)
 
     @property
     def has_stamps(self) -> bool:
@@ -127,6 +137,7 @@ class TickLog:
     episodes: tuple[int, ...]  # transitions of each
     cuts: tuple[tuple[float, Fault], ...]  # (seconds since the bag began, why)
     dropped: Mapping[str, int]  # ticks by reason
+    breaks: tuple[Span, ...] = ()  # pauses between episodes, as in TopicLog
 
 
 def worst(severities: Iterable[Severity]) -> Severity:

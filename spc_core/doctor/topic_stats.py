@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.doctor.diagnosis import Thresholds, TopicLog
+from spc_core.doctor.diagnosis import Span, Thresholds, TopicLog
 from spc_core.doctor.topic_report import GAP_FACTOR, known_over, percentiles_ms
 from spc_core.system.json_values import without_nan
 
 Percentiles = tuple[float, float, float]
 """50, 95 and 99 %."""
+BREAK_PERIODS = 2.5  # by which a pause between two episodes may begin earlier and end later than the ticks do
 MIN_MESSAGES = 10  # fewer do not determine a rate
 EVENT_SPREAD = 3.0  # 90th percentile of the interval over the median: a topic with more spread is not periodic
 
@@ -81,9 +82,19 @@ def intervals(log: TopicLog, jump_s: float = 0.5) -> Intervals | None:
     usable = (np.diff(epoch[kept]) == 0) & (length_s - np.diff(receive) / 1e9 <= jump_s)
     if usable.sum() < MIN_MESSAGES - 1:
         return None
-    found = Intervals(length_s[usable], at_s[:-1][usable], at_s[1:][usable], float(np.median(length_s[usable])))
+    period_s = float(np.median(length_s[usable]))
+    usable &= ~_in_breaks(at_s[:-1], at_s[1:], log.breaks, BREAK_PERIODS * period_s)
+    found = Intervals(length_s[usable], at_s[:-1][usable], at_s[1:][usable], period_s)
     irregular = np.percentile(found.length_s, 90) > EVENT_SPREAD * found.period_s
     return None if log.role == "other" and irregular else found
+
+
+def _in_breaks(begin_s: np.ndarray, end_s: np.ndarray, breaks: Sequence[Span], slack_s: float) -> np.ndarray:
+    """(M,) bool: steps that are a pause between episodes."""
+    inside = np.zeros(len(begin_s), bool)
+    for since_s, until_s in breaks:
+        inside |= (begin_s >= since_s - slack_s) & (end_s <= until_s + slack_s) & (end_s - begin_s > slack_s)
+    return inside
 
 
 def delays_ns(log: TopicLog) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +131,7 @@ class TopicStats:
 def topic_stats(log: TopicLog, age_s: np.ndarray | None, t: Thresholds) -> TopicStats:
     """The doctor's account of a topic; `age_s` are its ages at the ticks, None where it is not observed."""
     found = intervals(log, t.clock_jump_s)
-    bad = ~np.isfinite(log.values) if log.absent is None else ~np.isfinite(log.values) & ~log.absent
+    bad = log.bad
     ages = np.empty(0) if age_s is None else age_s[np.isfinite(age_s)]
     return TopicStats(
         topic=log.topic,

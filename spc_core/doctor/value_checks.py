@@ -15,9 +15,7 @@ NEAR_LIMIT = 0.01  # share of the range that counts as at the limit
 
 def check_finite(log: TopicLog, t: Thresholds) -> list[Finding]:
     """NaN and infinity in fields that the messages do have."""
-    bad: np.ndarray = ~np.isfinite(log.values)
-    if log.absent is not None:
-        bad = bad & ~log.absent
+    bad = log.bad
     rows, columns = np.any(bad, axis=1), np.any(bad, axis=0).tolist()
     if not np.any(rows):
         return []

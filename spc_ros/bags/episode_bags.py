@@ -21,6 +21,7 @@ from spc_ros.bags.files import BagError
 from spc_ros.bags.writer import BagWriter
 
 SETTLE_S = 2.0  # longest wait for the messages of an ended episode
+LONGEST_NAME = 80  # letters of a task in the name of its bag
 PENDING = 2000  # messages kept for a bag that may still open
 
 
@@ -122,7 +123,7 @@ class EpisodeBags:
 
     def open(self, info: EpisodeInfo) -> Path:
         """Start the recording of an episode with the messages that came early. Raises BagError or OSError."""
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", info.task_id).strip("-") or "unknown"
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", info.task_id)[:LONGEST_NAME].strip("-") or "unknown"
         base = self.directory / f"{info.episode:04d}_{slug}"
         path, number = base, 2
         while path.exists():

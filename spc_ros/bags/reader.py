@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from rosbags.typesys.store import Typestore
 
-from spc_core.alignment.episode import EpisodeInfo
+from spc_core.alignment.episode import EpisodeInfo, tells_of_episode
 from spc_core.contract.contract import Contract, parse_contract
 from spc_core.system.config_files import suggest
 from spc_ros.bags.blocks import DamageError, LogBlock, MessageSource, UnclosedError, merge, type_changes
@@ -28,6 +29,7 @@ from spc_ros.messages.fields import MessageError
 from spc_ros.messages.message_types import full_name
 
 EPISODE_TOPIC = "episode"
+STRING = "std_msgs/msg/String"
 RECOVER = "record again, or save what is whole with `mcap recover` (mcap) or `ros2 bag reindex` (sqlite3)"
 
 
@@ -241,9 +243,34 @@ class BagReader:
         return name
 
     def episode_topics(self) -> list[str]:
-        """A list with the bag's name of the latched topic `episode`, empty if there is none."""
-        name = self._match(EPISODE_TOPIC)
-        return [name] if name and self.info.topics[name].type == "std_msgs/msg/String" else []
+        """A list with the bag's name of the latched topic `episode`, empty if none tells of episodes.
+
+        Raises BagError where several do.
+        """
+        found = [name for name, text in self._called_episode.items() if text is None or tells_of_episode(text)]
+        if len(found) > 1:
+            raise BagError(f"{self.path}: {', '.join(found)} tell of episodes; record one robot per bag")
+        return found
+
+    def foreign_episode_topics(self) -> dict[str, str]:
+        """Topics that are called `episode`, but do not tell of episodes; what they say first."""
+        return {n: text for n, text in self._called_episode.items() if text is not None and not tells_of_episode(text)}
+
+    @functools.cached_property
+    def _called_episode(self) -> dict[str, str | None]:
+        """The first text of each topic of strings called `episode`, in any namespace; None where it cannot be read."""
+        exact = [name for name in self.info.topics if name.lstrip("/") == EPISODE_TOPIC]
+        names = exact or [name for name in self.info.topics if name.endswith(f"/{EPISODE_TOPIC}")]
+        return {name: self._first_text(name) for name in names if self.info.topics[name].type == STRING}
+
+    def _first_text(self, topic: str) -> str | None:
+        try:
+            for block in self._log_blocks([topic]):
+                for *_, data in block.rows():
+                    return str(read_message(self.typestore_of(topic), STRING, data)[0].data)
+        except Exception:  # of damaged bytes; whoever reads the topic reports them
+            pass
+        return None
 
     def last_episode(self) -> EpisodeInfo | None:
         """The latest message of the topic `episode` about an episode; None where there is none."""

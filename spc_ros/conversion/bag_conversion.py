@@ -4,35 +4,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from spc_core.alignment import PATIENCE_NS
-from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
+from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.batch.sampling import Samples
-from spc_core.alignment.command_lag import percentiles_ms, skipped_states
-from spc_core.alignment.episode import Segment, split_ticks
-from spc_core.alignment.streaming import Step, StreamingAligner
+from spc_core.alignment.command_lag import percentiles_ms
+from spc_core.alignment.command_stamps import Stamped, stamp_notes
+from spc_core.alignment.episode import Segment, Segmentation, split_ticks
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract, parse_contract
 from spc_core.data.dataset import Episode, check_episode
+from spc_core.data.jumps import Jumps, find_jumps
 from spc_core.doctor.topic_report import TopicTimes
 from spc_ros.bags.files import BagError, bag_sha256
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader
 from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.conversion.episode_marks import (
+    Episodes,
+    FirstStream,
     MarkReader,
     Marks,
     bag_metadata,
     episode_infos,
-    episode_spans,
+    find_episodes,
+    foreign_notes,
     marked_topics,
     published_counts,
     task_of,
 )
+from spc_ros.conversion.log_ticks import Aligned, align
 from spc_ros.conversion.manifest import NO_METADATA, BagMetadata
 from spc_ros.messages.columns import LONGER, RawColumn, Source, sources
 
@@ -60,81 +64,14 @@ class TaskEpisode:
 
 
 @dataclasses.dataclass(frozen=True)
-class Aligned:
-    """The ticks of a log. `counts` are dropped samples by topic and kind (late, duplicate)."""
-
-    ticks: Ticks
-    counts: Mapping[str, int]
-    skipped: int = 0  # samples of the first stream before the first tick, for the phase
-
-
-@dataclasses.dataclass(frozen=True)
 class AlignedBag:
     """The aligned data of a bag."""
 
     aligned: Aligned
     marks: Mapping[str, Marks]  # by the contract's name of the topic, or `episode`
+    first: FirstStream
+    notes: Sequence[str]  # on the stamps of commands
     topics: Mapping[str, TopicTimes]
-
-
-def align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> Aligned:
-    """The ticks of a log; each call of `blocks` starts it again.
-
-    Where the first stream is faster than the contract, a first pass shows after which of its samples the commands
-    follow soonest, and a second one begins there.
-    """
-    states_ns: list[np.ndarray] = []
-
-    def watched() -> Iterator[list[Samples]]:
-        states_ns.clear()
-        for samples in blocks():
-            states_ns.append(samples[0].t_ns)
-            yield samples
-
-    ticks, counts = _align(contract, watched)
-    steps_ns = np.diff(np.concatenate([np.empty(0, np.int64), *states_ns]))
-    lags_ns = ticks.lags_ns[ticks.has_transition]
-    steps_ns = steps_ns[steps_ns > 0]  # else a duplicate or a clock jump
-    skip = skipped_states(lags_ns, float(np.median(steps_ns)), contract.period_ns) if len(steps_ns) else 0
-    if not skip:
-        return Aligned(ticks, counts)
-    shifted, shifted_counts = _align(contract, lambda: _without_first(blocks(), skip))
-    if np.median(shifted.lags_ns[shifted.has_transition]) < np.median(lags_ns):
-        return Aligned(shifted, shifted_counts, skip)
-    return Aligned(ticks, counts)
-
-
-def _without_first(blocks: Iterable[list[Samples]], skip: int) -> Iterator[list[Samples]]:
-    """The log without the first samples of its first stream."""
-    for first, *others in blocks:
-        dropped = min(skip, len(first))
-        skip -= dropped
-        yield [first.part(slice(dropped, None)), *others]
-
-
-def _align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> tuple[Ticks, Mapping[str, int]]:
-    """(ticks, dropped samples by topic and kind).
-
-    Each block holds the samples of every source. A log whose topics are more than PATIENCE_NS out of order takes the
-    streaming path of a live node, sample by sample.
-    """
-    try:
-        batch = BatchAligner(contract, PATIENCE_NS)
-        parts = [batch.push(samples) for samples in blocks()]
-        return Ticks.concatenate([*parts, batch.flush()]), batch.counts
-    except Irregular:
-        aligner = StreamingAligner(contract, PATIENCE_NS)
-    roles = [source.role for source in sources(contract)]
-    steps: list[Step] = []
-    for samples in blocks():
-        log_index = np.concatenate([part.log_index for part in samples])
-        source = np.repeat(np.arange(len(samples)), [len(part) for part in samples])
-        row = np.concatenate([np.arange(len(part)) for part in samples])
-        for i in np.lexsort((source, log_index)).tolist():
-            part, at = samples[source[i]], row[i]
-            steps += aligner.push(roles[source[i]], int(part.t_ns[at]), part.values[at])
-    steps += aligner.flush()
-    return Ticks.from_steps(steps, contract), aligner.counts
 
 
 class _BagPass:
@@ -158,7 +95,8 @@ class _BagPass:
             source.reset()
         self.topics = {source.topic: TopicTimes(source.type) for source in self.sources}
         self.marks = {name: MarkReader(self.bag, *where) for name, where in self.marked.items()}
-        self.first: list[tuple[np.ndarray, np.ndarray]] = []  # receive and sample times of the first stream
+        self.stamped: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}  # times and log indices, by source
+        self.first: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # receive times, times, stamps of its stream
 
     def blocks(self) -> Iterator[list[Samples]]:
         """Start a new pass: samples of every source, block by block."""
@@ -183,32 +121,57 @@ class _BagPass:
         unset = stamps == 0 if source.clock == "header" else np.zeros(len(stamps), bool)
         t_ns = np.where(unset, column.receive_ns, stamps) if source.clock == "header" else column.receive_ns
         if all(source.topic != before.topic for before in self.sources[:index]):
-            finite = np.isfinite(values) if absent is None else np.isfinite(values) | absent
-            nan_count = int((~finite).any(axis=1).sum())
+            bad = ~np.isfinite(values) if absent is None else ~(np.isfinite(values) | absent)
+            if source.transforms is not None and bad.any():
+                bad &= ~(np.isinf(values) & source.transforms.clipped)
+            nan_count = int(bad.any(axis=1).sum())
             delays_ns = column.receive_ns - t_ns if source.clock == "header" else np.empty(0, np.int64)
             self.topics[source.topic].add(t_ns, delays_ns, nan_count, int(unset.sum()))
+        samples = source.samples(column.log_index, t_ns, values, absent)
+        if index <= len(self.contract.observation):
+            self.stamped.setdefault(index, []).append((samples.t_ns, samples.log_index))
         if index == 0:
-            self.first.append((column.receive_ns, t_ns))
-        return source.samples(column.log_index, t_ns, values, absent)
+            made = slice(None) if absent is None else np.isin(column.log_index, samples.log_index)
+            self.first.append((column.receive_ns[made], t_ns[made], stamps[made]))
+        return samples
 
     def align(self) -> AlignedBag:
         """Raises BagError and MessageError."""
         aligned = align(self.contract, self.blocks)
-        counts = dict(aligned.counts)
-        for source, reader in zip(self.sources, self.readers, strict=True):
-            source.check_complete(reader.joints)
-            if source.newest is not None and source.newest.left_out:
-                counts[f"{source.topic} incomplete"] = source.newest.left_out
-        aligned = dataclasses.replace(aligned, counts=counts)
+        aligned = check_complete(aligned, self.sources, [reader.joints for reader in self.readers])
         none = np.empty(0, np.int64)
-        received_ns, t_ns = (np.concatenate([none, *(pair[i] for pair in self.first)]) for i in range(2))
-        marks = {name: mark.marks(received_ns, t_ns) for name, mark in self.marks.items()}
-        return AlignedBag(aligned, marks, self.topics)
+        first = FirstStream(*(np.concatenate([none, *(times[i] for times in self.first)]) for i in range(3)))
+        marks = {name: mark.marks(first, self.contract.observation[0].clock) for name, mark in self.marks.items()}
+        times = {i: [np.concatenate(c) for c in zip(*parts, strict=True)] for i, parts in self.stamped.items()}
+        return AlignedBag(aligned, marks, first, command_notes(self.contract, times), self.topics)
 
     def notes(self) -> list[str]:
         """What was odd about the bytes."""
         longest = {reader.where: reader.surplus for reader in self.readers if reader.surplus}
         return [f"messages of {topic} are {LONGER.format(surplus)}" for topic, surplus in longest.items()]
+
+
+def check_complete(aligned: Aligned, found: Sequence[Source], joints: Sequence[Collection[str]]) -> Aligned:
+    """With the counts of incomplete messages; `joints` are those that each source's messages named.
+
+    Raises MessageError for a joint that none of them has.
+    """
+    counts = dict(aligned.counts)
+    for source, named in zip(found, joints, strict=True):
+        source.check_complete(named)
+        if source.newest is not None and source.newest.left_out:
+            counts[f"{source.topic} incomplete"] = source.newest.left_out
+    return dataclasses.replace(aligned, counts=counts)
+
+
+def command_notes(contract: Contract, times: Mapping[int, Sequence[np.ndarray]]) -> list[str]:
+    """Notes on the stamps of commands from the times and log indices of the sources, by their numbers."""
+    names = [*(stream.topic for stream in contract.observation), contract.action.topic]
+    aging = [i for i, stream in enumerate(contract.observation) if stream.max_age_ns is not None]
+    if len(names) - 1 not in times or 0 not in times:
+        return []
+    found = {i: Stamped(names[i], t_ns, log_index) for i, (t_ns, log_index) in times.items()}
+    return stamp_notes(found[len(names) - 1], [found[i] for i in aging if i in found])
 
 
 def align_bag(bag: BagReader, contract: Contract) -> AlignedBag:
@@ -237,24 +200,26 @@ def cut_episodes(
     """A bag's report and episodes from its ticks. Raises BagError and DatasetError."""
     contract, path, ticks = job.contract, bag.path, log.aligned.ticks
     infos = episode_infos(log.marks.get(EPISODE_TOPIC, Marks()).values, str(path))
-    metadata = bag_metadata(bag, contract, log.marks, infos, job.manifest.get(path, NO_METADATA))
+    found = find_episodes(log.marks, infos, ticks.t_ns, log.first, contract)
+    metadata = bag_metadata(bag, contract, log.marks, found.infos or infos, job.manifest.get(path, NO_METADATA))
     folder = path.resolve().parent.name if job.task_from == "folder" else ""
     metadata = metadata.over(BagMetadata(folder)).over(BagMetadata(job.task))
-    spans = episode_spans(log.marks, infos, contract)
-    segmentation = split_ticks(ticks, spans, contract)
+    segmentation = split_ticks(ticks, found.spans, contract)
     if not segmentation.segments:
         dropped = segmentation.dropped
-        why = max(dropped, key=lambda reason: dropped[reason], default="there is no tick in the episode")
+        why = max(dropped, key=lambda reason: dropped[reason], default=_no_tick(ticks, found))
         raise BagError(f"{path}: holds no transition; {why}")
     behaviour = bag.info.custom_data.get("spc.behaviour", "")
     episodes = []
     for segment in segmentation.segments:
         episode = _episode(segment, ticks, path.name, sha256, behaviour, metadata)
         check_episode(episode, contract, str(path))
-        episodes.append(TaskEpisode(*task_of(spans[segment.span], metadata, bag, contract), episode))
+        episodes.append(
+            TaskEpisode(*task_of(found.spans[segment.span], found.several, metadata, bag, contract), episode)
+        )
     ticks_ns = np.concatenate([entry.episode.times_ns for entry in episodes])
     observed = {stream.topic for stream in contract.observation}
-    published = published_counts(infos, contract)
+    published = published_counts(found.infos or infos[-1:])
     first_ns = int(ticks.t_ns[0])
     report = BagReport(
         path=str(path),
@@ -269,11 +234,36 @@ def cut_episodes(
             topic: times.report(ticks_ns if topic in observed else ticks_ns[:0], published.get(topic.lstrip("/"), 0))
             for topic, times in log.topics.items()
         },
-        notes=(*notes, *bag.notes, *bag.losses),
+        notes=(*notes, *bag.notes, *bag.losses, *log.notes, *found.notes, *foreign_notes(bag)),
+        outside_ticks=segmentation.outside,
+        jumps=_jumps(ticks, segmentation, contract),
         lag_ms=percentiles_ms(ticks.lags_ns[ticks.has_transition]),
         skipped_states=log.aligned.skipped,
     )
     return report, episodes
+
+
+def _jumps(ticks: Ticks, segmentation: Segmentation, contract: Contract) -> tuple[Jumps, ...]:
+    """The jumps between the ticks of all segments."""
+    joined = np.zeros(len(ticks), bool)
+    for segment in segmentation.segments:
+        joined[segment.first + 1 : segment.last + 1] = True
+    return tuple(find_jumps(ticks.t_ns, ticks.observations, joined[1:], contract))
+
+
+def _no_tick(ticks: Ticks, found: Episodes) -> str:
+    """Why no tick is in an episode."""
+    begins_ns = [span.begin_ns for span in found.spans if np.isfinite(span.begin_ns)]
+    text = f"there is no tick in the episode: all {len(ticks)} ticks lie outside"
+    if not begins_ns or not len(ticks):
+        return f"{text}; no mark says that one begins"
+    away_s = max(min(begins_ns) - ticks.t_ns[-1], ticks.t_ns[0] - max(begins_ns), 0) / 1e9
+    if away_s == 0:
+        return f"{text}, although episodes begin among them; look at what marks their ends"
+    return (
+        f"{text}, {away_s:.1f} s from where it begins; if the marks are of another clock than the states, set "
+        "use_sim_time the same for all nodes, or say clock: receive"
+    )
 
 
 def compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from spc_core.alignment.command_lag import CommandLag
 from spc_core.alignment.faults import Fault
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.contract.contract import Contract
+from spc_core.data.jumps import Jumps
 from spc_core.doctor.topic_report import TopicReport
 
 
@@ -33,11 +34,14 @@ class BagReport:
     notes: tuple[str, ...] = ()
     error: str = ""
     lag_ms: tuple[float, ...] = ()  # percentiles of the time from a tick to its command
+    outside_ticks: int = 0  # in no episode
+    jumps: tuple[Jumps, ...] = ()  # steps of observations far beyond all others
     skipped_states: int = 0  # before the first tick, so that commands follow their ticks soonest
 
     def as_dict(self) -> dict[str, Any]:
         topics = {name: topic.as_dict() for name, topic in self.topics.items()}
-        return {**dataclasses.asdict(self), "cuts": [(t, str(fault)) for t, fault in self.cuts], "topics": topics}
+        cuts, jumps = [(t, str(fault)) for t, fault in self.cuts], [jumps.as_dict() for jumps in self.jumps]
+        return {**dataclasses.asdict(self), "cuts": cuts, "jumps": jumps, "topics": topics}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BagReport:
@@ -45,6 +49,7 @@ class BagReport:
         topics = {name: TopicReport.from_dict(topic) for name, topic in data["topics"].items()}
         cuts = tuple((float(t), Fault.parse(text)) for t, text in data["cuts"])
         changed = {"topics": topics, "cuts": cuts, "tasks": tuple(data["tasks"]), "notes": tuple(data["notes"])}
+        changed["jumps"] = tuple(Jumps.from_dict(jumps) for jumps in data.get("jumps", ()))
         return cls(**{**data, **changed, "lag_ms": tuple(data.get("lag_ms", ()))})
 
 
@@ -125,6 +130,12 @@ class ConversionReport(BagTotals):
                 f"{len(shifted)} bag{'s' if len(shifted) > 1 else ''}: states are faster than the contract's rate; the "
                 "ticks are those that the commands follow soonest"
             )
+        if outside := sum(bag.outside_ticks for bag in self.bags):
+            lines.append(f"{outside} ticks outside all episodes, as their marks tell: not used")
+        if jumping := [bag for bag in self.bags if bag.jumps]:
+            lines.append(f"{len(jumping)} bag{'s' if len(jumping) > 1 else ''} with steps far beyond all others:")
+            lines += [f"  {bag.path}: {jumps.text}" for bag in jumping[:4] for jumps in bag.jumps]
+            lines += [f"  and {len(jumping) - 4} more, see conversion.json"] if len(jumping) > 4 else []
         lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common(8)]
         notes = Counter(note for bag in self.bags for note in bag.notes)
         lines += [f"{n} bag{'s' if n > 1 else ''}: {note}" for note, n in notes.most_common(4)]

@@ -36,7 +36,7 @@ from spc_ros.conversion.manifest import read_manifest
 from spc_ros.messages.fields import MessageError
 from spc_ros.messages.message_types import read_definitions
 
-VERSION = 2  # of the format of parts; parts of other versions are replaced
+VERSION = 3  # of the format of parts; parts of other versions are replaced
 ENGINES = ("processes", "ray")
 SURVEYED = 60  # bags in which the delay from command to state is measured; drawn, as kinds of behaviour alternate
 ARRAYS = ("observations", "actions", "rewards", "times_ns")

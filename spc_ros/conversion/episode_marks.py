@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from spc_core.alignment.episode import EpisodeInfo, EpisodeSpan, episode_span, marker_spans
+from spc_core.alignment.episode import EpisodeInfo, EpisodeSpan, episode_span, marker_spans, told_spans
 from spc_core.contract.contract import Contract
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
@@ -20,13 +20,30 @@ from spc_ros.messages.fields import MessageError
 from spc_ros.messages.raw_column import RawColumn, deserialize
 
 STRING = "std_msgs/msg/String"
+CLOCKS_APART_NS = 1_000_000_000  # two clocks that far apart have nothing to do with each other
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstStream:
+    """Times of the messages of the contract's first stream, in the order of the log."""
+
+    receive_ns: np.ndarray  # (N,)
+    t_ns: np.ndarray  # (N,) on the clock of the ticks
+    stamp_ns: np.ndarray  # (N,) 0 where there is none
+
+    @property
+    def delay_ns(self) -> int:
+        """From stamp to receive time; 0 where the two are on unrelated clocks."""
+        delay_ns = int(np.median(self.receive_ns - self.t_ns)) if len(self.t_ns) else 0
+        return delay_ns if 0 < delay_ns < CLOCKS_APART_NS else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """Messages of a topic that marks episodes or tasks; `t_ns` is on the clock of the ticks."""
+    """Messages of a topic that marks episodes or tasks, and the times around them on the clock of the ticks."""
 
-    t_ns: tuple[int, ...] = ()
+    begins_ns: tuple[int, ...] = ()  # the first time that is certainly after each mark
+    ends_ns: tuple[int, ...] = ()  # the last time that is certainly before it
     receive_ns: tuple[int, ...] = ()
     values: tuple[float | str, ...] = ()
 
@@ -41,9 +58,24 @@ def marked_topics(bag: BagReader, contract: Contract | None) -> dict[str, tuple[
     segments = contract.segments
     if segments.by == "topic" and segments.topic != EPISODE_TOPIC:
         marked[segments.topic] = (bag.find_topic(segments.topic, segments.type), segments.type, segments.field)
+    elif segments.by == "topic" and not marked:
+        other = "".join(f"; {note}" for note in foreign_notes(bag))
+        raise BagError(
+            f"{bag.path}: has no topic '{EPISODE_TOPIC}' that tells of episodes, by which the contract parts them; "
+            f"name the topic, type and field that mark them in the contract's section 'episode'{other}"
+        )
     if contract.task_topic:
         marked[contract.task_topic] = (bag.find_topic(contract.task_topic, STRING), STRING, "data")
     return marked
+
+
+def foreign_notes(bag: BagReader) -> list[str]:
+    """Topics that are called like ours but say something else."""
+    return [
+        f"topic '{name}' does not tell of episodes as this software does (it says {text[:40]!r}) and is not used; if "
+        f"it marks them, the contract needs episode: {{segment: topic, topic: {name.lstrip('/')}, type: {STRING}}}"
+        for name, text in bag.foreign_episode_topics().items()
+    ]
 
 
 class MarkReader:
@@ -66,13 +98,33 @@ class MarkReader:
         stamps, values = ColumnReader(self.typestore, self.type, (self.field,), self.topic).read(column)
         self.found += zip(column.receive_ns.tolist(), stamps.tolist(), values[:, 0].tolist(), strict=True)
 
-    def marks(self, receive_ns: np.ndarray, t_ns: np.ndarray) -> Marks:
-        """A mark without a stamp gets the time of the first stream's latest sample when it was received."""
-        times = []
-        for received, stamp, _ in self.found:
-            latest = int(np.searchsorted(receive_ns, received, "right")) - 1
-            times.append(stamp or (int(t_ns[max(latest, 0)]) if len(t_ns) else received))
-        return Marks(tuple(times), tuple(f[0] for f in self.found), tuple(f[2] for f in self.found))
+    def marks(self, first: FirstStream, clock: str) -> Marks:
+        """The marks in order of time, where the first stream counts by `clock` (header or receive).
+
+        A stamp on the clock of the ticks says which ticks come after the mark. Without one it is not known to which
+        side the state belongs that was the latest when the mark was received: it is on neither.
+        """
+        found = [(received, stamp if clock == "header" else 0, value) for received, stamp, value in self.found]
+        if all(stamp for _, stamp, _ in found):
+            found.sort(key=lambda mark: mark[1])
+        begins, ends = [], []
+        for received, stamp, _ in found:
+            begin_ns, end_ns = (stamp, stamp - 1) if stamp else _around(received, first)
+            begins.append(begin_ns)
+            ends.append(end_ns)
+        return Marks(tuple(begins), tuple(ends), tuple(f[0] for f in found), tuple(f[2] for f in found))
+
+
+def _around(received_ns: int, first: FirstStream) -> tuple[int, int]:
+    """(first time after a mark without a stamp, last time before it) on the clock of the ticks."""
+    latest = int(np.searchsorted(first.receive_ns, received_ns, "right")) - 1
+    if latest < 0:
+        begin_ns = int(first.t_ns[0]) if len(first.t_ns) else received_ns
+        return begin_ns, begin_ns - 1
+    t_ns = int(first.t_ns[latest])
+    if not first.delay_ns:
+        return t_ns + 1, t_ns - 1
+    return max(t_ns + 1, received_ns), min(t_ns - 1, received_ns)  # states come later than a mark of the same time
 
 
 def episode_infos(texts: Iterable[float | str], where: str) -> list[EpisodeInfo]:
@@ -82,48 +134,102 @@ def episode_infos(texts: Iterable[float | str], where: str) -> list[EpisodeInfo]
 
 
 def final_infos(infos: list[EpisodeInfo]) -> list[EpisodeInfo]:
-    """The last message of each episode; one that another follows without an end is ended there."""
-    last: list[EpisodeInfo] = []
+    """The last message of each episode, whatever a recorder repeats; one that another interrupts is ended there."""
+    last: dict[tuple[int, int], EpisodeInfo] = {}
     for info in infos:
-        if last and (info.episode, info.start_ns) == (last[-1].episode, last[-1].start_ns):
-            last[-1] = info
-            continue
-        if last and last[-1].state == "running":
-            reason = "another one began"
-            last[-1] = dataclasses.replace(last[-1], state="ended", end_ns=info.start_ns, reason=reason)
-        last.append(info)
-    return last
+        before = last.setdefault((info.episode, info.start_ns), info)
+        if info.state == "ended" or before.state == "running":
+            last[info.episode, info.start_ns] = info
+    found = list(last.values())
+    for i, (info, after) in enumerate(zip(found, found[1:], strict=False)):
+        if after.start_ns > info.start_ns and (info.state == "running" or info.end_ns > after.start_ns):
+            found[i] = dataclasses.replace(
+                info, state="ended", end_ns=after.start_ns - 1, reason="another one began", terminated=False,
+                truncated=False,
+            )  # fmt: skip
+    return found
 
 
-def published_counts(infos: list[EpisodeInfo], contract: Contract) -> dict[str, int]:
+def published_counts(infos: Iterable[EpisodeInfo]) -> dict[str, int]:
     """Messages published in the episodes as counted by their sender, by topic without leading slash."""
     published: dict[str, int] = {}
-    for info in final_infos(infos) if contract.segments.by == "topic" else infos[-1:]:
+    for info in infos:
         for name, count in info.published.items():
             published[name.lstrip("/")] = published.get(name.lstrip("/"), 0) + count
     return published
 
 
-def episode_spans(marks: Mapping[str, Marks], infos: list[EpisodeInfo], contract: Contract) -> list[EpisodeSpan]:
-    """The episodes of the bag; without any mark, the entire bag is one."""
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """The episodes of a bag in time, what the topic `episode` told of them, and what is odd about it."""
+
+    spans: tuple[EpisodeSpan, ...]
+    infos: tuple[EpisodeInfo, ...] = ()
+    notes: tuple[str, ...] = ()
+    several: bool = False  # each has a task of its own, if it names one
+
+
+def find_episodes(
+    marks: Mapping[str, Marks], infos: list[EpisodeInfo], ticks_ns: np.ndarray, first: FirstStream, contract: Contract
+) -> Episodes:
+    """The episodes of a bag with ticks at `ticks_ns` (N,); without any mark, the entire bag is one. Raises BagError."""
     segments = contract.segments
     if segments.by == "topic" and segments.topic != EPISODE_TOPIC:
         found = marks[segments.topic]
-        return marker_spans(found.t_ns, found.values) or [EpisodeSpan(math.inf, -math.inf)]
+        spans = tuple(marker_spans(found.begins_ns, found.values, found.ends_ns))
+        return Episodes(_in_one_clock(spans or (EpisodeSpan(math.inf, -math.inf),), ticks_ns), tuple(infos), (), True)
+    finals = final_infos(infos)
+    by_receive = contract.observation[0].clock == "receive"
+    stamped = told_spans(finals, contract.period_ns)
+    spans = [_by_receive(span, first) for span in stamped] if by_receive else stamped
     if segments.by == "topic":
-        return [episode_span(info, contract.period_ns) for info in final_infos(infos)]
+        return Episodes(_in_one_clock(tuple(spans), ticks_ns), tuple(finals), (), True)
+    held = [i for i, span in enumerate(spans) if np.sum((ticks_ns >= span.begin_ns) & (ticks_ns <= span.end_ns)) > 1]
+    told = tuple(finals[i] for i in held)
+    if len(held) > 1:
+        note = (
+            f"the topic '{EPISODE_TOPIC}' tells of several episodes, so that the bag is parted by it; say "
+            "segment: topic in the contract"
+        )
+        return Episodes(_in_one_clock(tuple(spans[i] for i in held), ticks_ns), told, (note,), True)
     if not infos:
-        return [EpisodeSpan()]
+        return Episodes((EpisodeSpan(),))
+    if not by_receive or (held and spans[held[0]] is not stamped[held[0]]):
+        return Episodes((spans[held[0]],) if held else (episode_span(infos[-1], contract.period_ns),), told)
     span = episode_span(infos[-1], contract.period_ns)
-    if contract.observation[0].clock == "header":
-        return [span]
     received_ns = marks[EPISODE_TOPIC].receive_ns[-1] + contract.period_ns // 2  # its times are on another clock
     end_ns = received_ns if infos[-1].state == "ended" else math.inf
-    return [dataclasses.replace(span, begin_ns=-math.inf, end_ns=end_ns)]
+    return Episodes((dataclasses.replace(span, begin_ns=-math.inf, end_ns=end_ns),), (infos[-1],))
+
+
+def _by_receive(span: EpisodeSpan, first: FirstStream) -> EpisodeSpan:
+    """The span in receive times of the states, if it is told in their stamps; else it is left as it is."""
+    stamps = first.stamp_ns
+    if not len(stamps) or not stamps.all() or (np.diff(stamps) < 0).any():
+        return span
+    begin, end = int(np.searchsorted(stamps, span.begin_ns)), int(np.searchsorted(stamps, span.end_ns, "right"))
+    if begin == len(stamps) or end == 0:
+        return span
+    missing_ns = max(0.0, span.end_ns - stamps[-1]) if end == len(stamps) else 0.0
+    return dataclasses.replace(
+        span, begin_ns=int(first.receive_ns[begin]), end_ns=int(first.receive_ns[end - 1]) + missing_ns
+    )
+
+
+def _in_one_clock(spans: tuple[EpisodeSpan, ...], ticks_ns: np.ndarray) -> tuple[EpisodeSpan, ...]:
+    """The spans. Raises BagError where a time may mean two ticks."""
+    back = np.flatnonzero(np.diff(ticks_ns) < 0)
+    if len(spans) > 1 and len(back):
+        at = int(back[0])
+        raise BagError(
+            f"the clock of the states jumps back by {(ticks_ns[at] - ticks_ns[at + 1]) / 1e9:.3f} s, so that the times "
+            "of its episodes mean two stretches each; cut the bag there, or use clock: receive"
+        )
+    return spans
 
 
 def bag_metadata(
-    bag: BagReader, contract: Contract, marks: Mapping[str, Marks], infos: list[EpisodeInfo], manifest: BagMetadata
+    bag: BagReader, contract: Contract, marks: Mapping[str, Marks], infos: Sequence[EpisodeInfo], manifest: BagMetadata
 ) -> BagMetadata:
     """The metadata of the entire bag; the manifest takes precedence. Raises BagError."""
     try:
@@ -144,10 +250,10 @@ def bag_metadata(
 
 
 def task_of(
-    span: EpisodeSpan, metadata: BagMetadata, bag: BagReader, contract: Contract
+    span: EpisodeSpan, several: bool, metadata: BagMetadata, bag: BagReader, contract: Contract
 ) -> tuple[str, Mapping[str, float]]:
-    """Task id and parameters of an episode; a topic that separates episodes also names their tasks."""
-    if contract.segments.by == "topic" and span.task_id:
+    """Task id and parameters of an episode; a topic that parts `several` episodes also names their tasks."""
+    if several and span.task_id:
         return span.task_id, span.params
     if not metadata.task_id:
         raise BagError(

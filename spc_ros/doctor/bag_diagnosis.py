@@ -16,7 +16,7 @@ from spc_core.command_delay.correlogram import Correlogram, correlogram
 from spc_core.contract.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains
-from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TickLog, TopicLog, worst
+from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TickLog, TopicLog, worst
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_command_lag, check_ticks
 from spc_core.doctor.timing_checks import TIMING_CHECKS
 from spc_core.doctor.topic_stats import TopicStats, topic_stats
@@ -114,11 +114,14 @@ def diagnose_bag(
     fields = contract.observation[0].fields if contract else ()
     first = next((log for log in logs if log.role == "observation" and log.fields == fields), None)
     ages = _ages(logs, first, contract)
-    findings += _topic_findings(logs, ages, contract, thresholds)
-    report, ticks, states, actions = BagReport(str(path)), None, None, None
+    report, ticks, states, actions, conversion_findings = BagReport(str(path)), None, None, None, []
     if contract is not None:
         report, ticks, states, actions, conversion_findings = _convert(bag, read, contract, job, first)
-        findings += conversion_findings + (check_ticks(ticks, thresholds) if ticks else [])
+    if ticks is not None:
+        conversion_findings = [*conversion_findings, *check_ticks(ticks, thresholds)]
+        logs = [dataclasses.replace(log, breaks=ticks.breaks) for log in logs]
+        ages = {topic: _outside(ticks.breaks, *entry) for topic, entry in ages.items()}
+    findings += _topic_findings(logs, ages, contract, thresholds) + conversion_findings
     diagnosis = BagDiagnosis(
         path=str(path),
         duration_s=bag.info.duration_s,
@@ -188,6 +191,14 @@ def _ages(logs: Sequence[TopicLog], first: TopicLog | None, contract: Contract |
     return {log.topic: ages_at_ticks(log, first, contract.rate_hz) for log in observed}
 
 
+def _outside(breaks: Sequence[Span], age_s: np.ndarray, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ages and their places without those in a pause between episodes."""
+    kept = np.ones(len(at_s), bool)
+    for begin_s, end_s in breaks:
+        kept &= (at_s <= begin_s) | (at_s >= end_s)
+    return age_s[kept], at_s[kept]
+
+
 def age_histogram(log: TopicLog, age_s: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
     """((AGE_BINS,) counts, edges in ms) of ages at the ticks; the last bin includes all older ones."""
     top_s = 1.5 * log.max_age_s if math.isfinite(log.max_age_s) else 5 / rate_hz
@@ -219,24 +230,47 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, 
     for note in report.notes:
         if note.startswith("recorded under another contract"):
             findings.append(Finding("warn" if job.own_contract else "fail", "", "contract", note))
+        elif note not in bag.losses:
+            findings.append(Finding("warn", "", "episodes", note))
+    for jumps in report.jumps:
+        places = tuple((at_s, at_s) for at_s in _bag_seconds(jumps.at_s, first))
+        findings.append(Finding("warn", "", "jumps", jumps.text, jumps.count / jumps.steps, places))
+    if report.outside_ticks:
+        text = f"{report.outside_ticks} ticks lie outside all episodes, as their marks tell, and are not used"
+        findings.append(Finding("ok", "", "outside episodes", text, report.outside_ticks))
     findings += check_command_lag(report.lag_ms, report.skipped_states, contract.period_ns)
     ticks = TickLog(
         transitions=report.transitions,
         episodes=tuple(len(episode) for episode in episodes),
         cuts=_places(report.cuts, first),
         dropped=report.dropped_ticks,
+        breaks=_breaks(episodes, first),
     )
     return report, ticks, *_sample(episodes), findings
 
 
 def _places(cuts: Sequence[tuple[float, Fault]], first: TopicLog | None) -> tuple[tuple[float, Fault], ...]:
     """Cuts, given in seconds since the first tick, in seconds since the bag began."""
+    at_s = _bag_seconds([cut_s for cut_s, _ in cuts], first)
+    return tuple((s, fault) for s, (_, fault) in zip(at_s, cuts, strict=True))
+
+
+def _breaks(episodes: Sequence[Episode], first: TopicLog | None) -> tuple[Span, ...]:
+    """Between episodes of which the one did not end for want of data."""
+    pairs = [(a, b) for a, b in zip(episodes, episodes[1:], strict=False) if a.terminated or a.truncated]
     if first is None or not len(first):
-        return tuple(cuts)
+        return ()
+    ends = [[(time - first.time_ns[0]) / 1e9 for time in (a.times_ns[-1], b.times_ns[0])] for a, b in pairs]
+    return tuple((begin, end) for begin, end in (_bag_seconds(both, first) for both in ends))
+
+
+def _bag_seconds(tick_s: Sequence[float], first: TopicLog | None) -> tuple[float, ...]:
+    """Seconds since the first tick in seconds since the bag began."""
+    if first is None or not len(first):
+        return tuple(tick_s)
     order = np.argsort(first.time_ns, kind="stable")
     since_s = (first.time_ns[order] - first.time_ns[0]) / 1e9
-    at_s = np.interp([cut_s for cut_s, _ in cuts], since_s, first.seconds[order])
-    return tuple((float(s), fault) for s, (_, fault) in zip(at_s, cuts, strict=True))
+    return tuple(np.interp(tick_s, since_s, first.seconds[order]).tolist())
 
 
 def _sample(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,9 @@ from spc_core.doctor.diagnosis import Finding, Thresholds, TopicLog, message_spa
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
-from spc_ros.conversion.bag_conversion import AlignedBag, align
-from spc_ros.conversion.episode_marks import MarkReader, marked_topics
+from spc_ros.conversion.bag_conversion import AlignedBag, check_complete, command_notes
+from spc_ros.conversion.episode_marks import FirstStream, MarkReader, marked_topics
+from spc_ros.conversion.log_ticks import align
 from spc_ros.messages.cdr_layout import with_width
 from spc_ros.messages.columns import LONGER, ColumnReader, RawColumn, Shape, Source, sources
 from spc_ros.messages.fields import JOINT_ARRAYS, MessageError
@@ -38,14 +39,25 @@ class BagLogs:
     sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # all messages of each, and (N,) indices in the bag's log
     refusal: ValueError | None  # the error at which conversion stops
 
+    @property
+    def first(self) -> TopicLog:
+        """The messages of the first stream that make a sample."""
+        return next(log for log in self.logs if log.role == "observation" and log.fields == self.sources[0][1].fields)
+
     def aligned(self, contract: Contract) -> AlignedBag:
         """The ticks and marks of the bag, as for conversion. Raises the refusal."""
         if self.refusal is not None:
             raise self.refusal
         aligned = align(contract, self._blocks)
-        first = self.sources[0][1]
-        marks = {name: mark.marks(first.receive_ns, first.time_ns) for name, mark in self.marks.items()}
-        return AlignedBag(aligned, marks, {})
+        joints = [{joint for _, names in log.layouts for joint in names} for _, log, _ in self.sources]
+        aligned = check_complete(aligned, [source for source, *_ in self.sources], joints)
+        first = self.first
+        stamps = np.zeros(len(first), np.int64) if first.stamp_ns is None else first.stamp_ns
+        times = FirstStream(first.receive_ns, first.time_ns, stamps)
+        marks = {name: mark.marks(times, first.clock) for name, mark in self.marks.items()}
+        count = len(contract.observation) + 1
+        stamped = {i: (log.time_ns, index) for i, (_, log, index) in enumerate(self.sources[:count])}
+        return AlignedBag(aligned, marks, times, command_notes(contract, stamped), {})
 
     def _blocks(self) -> Iterator[list[Samples]]:
         for source, *_ in self.sources:
@@ -244,6 +256,8 @@ def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple
     observed = len(contract.observation)
     for number, source in enumerate(sources(contract, check=False)):
         known: dict[str, Any] = {"role": "action" if number == observed else "reward", "clock": source.clock}
+        if source.transforms is not None:
+            known["clipped"] = source.transforms.clipped
         if number < observed:
             max_age_s = contract.observation[number].max_age_s
             known |= {"role": "observation", "max_age_s": max_age_s, "latched": math.isinf(max_age_s)}

@@ -25,8 +25,17 @@ PREFIX = "shadow/"
 class ShadowRun:
     """Compares the policy's would-be commands with those on the contract's command topic."""
 
-    def __init__(self, node: Node, contract: Contract, reliable: bool, warn_once: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        contract: Contract,
+        reliable: bool,
+        warn_once: Callable[[str, str], None],
+        is_state: Callable[[int], bool],
+    ) -> None:
+        """`is_state`: whether a time is the stamp of a recent state."""
         self.comparison = ShadowComparison(contract)
+        self._is_state = is_state
         self._node, self._topic, self._warn_once = node, contract.action.topic, warn_once
         self._reader, self._receive_ns = ContractReader(contract), functools.partial(now_ns, node)
         kind = message_class(contract.action.type)
@@ -54,4 +63,4 @@ class ShadowRun:
             return
         for role, t_ns, values in samples:
             if role == ACTION:
-                self.comparison.incumbent(t_ns, values)
+                self.comparison.incumbent(t_ns + self._is_state(t_ns), values)  # counts as 1 ns after its state

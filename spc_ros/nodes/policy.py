@@ -69,7 +69,8 @@ class PolicyNode(ManagedNode):
         self._clock_of_streams = None if p.lockstep else StreamClock(self._aligner)
         self._end = EpisodeEnd(self._aligner)
         shadow_topic = f"{PREFIX}{contract.action.topic.lstrip('/')}" if p.shadow else ""
-        self._shadow = ShadowRun(self, contract, p.lockstep, self.diagnostics.warn_once) if p.shadow else None
+        warn_once = self.diagnostics.warn_once
+        self._shadow = ShadowRun(self, contract, p.lockstep, warn_once, self._aligner.is_state) if p.shadow else None
         self._commands = CommandPublisher(self, contract, p.lockstep, topic=shadow_topic)
         self._rivals = OtherPublishers(self, contract.action.topic)
         events = f"{PREFIX if p.shadow else ''}{INTERVENTION_TOPIC}"

@@ -100,8 +100,8 @@ def test_every_transition_inside_is_in_one_piece():
 def test_markers_give_windows_while_they_are_on():
     on = marker_spans([10, 20, 30, 40, 50, 60, 70], [0.0, 1.0, 1.0, 0.0, 2.0, 3.0, 3.0])
     assert [(w.begin_ns, w.end_ns, w.truncated) for w in on] == [
-        (20, 40, True),
-        (50, 60, True),
+        (20, 39, True),
+        (50, 59, True),
         (60, math.inf, False),
     ]
     assert on[-1].cut == Fault(FaultKind.EPISODE_UNFINISHED)

@@ -22,6 +22,7 @@ from support.recorded_bags import (
     STORE,
     STRING,
     VECTOR,
+    episode_info,
     record_arm,
     string,
     vector,
@@ -232,13 +233,28 @@ def test_the_topics_of_two_robots_are_not_mixed(tmp_path):
         reader.find_topic("reward", VECTOR)
 
 
-def test_foreign_text_on_the_episode_topic_is_refused(tmp_path):
+def test_foreign_text_on_a_topic_called_episode_tells_of_no_episode(tmp_path):
     bag = write_bag(tmp_path / "bag", [Message("/episode", STRING, 1, string("hello"))], {})
+    with BagReader(bag) as reader:
+        assert reader.last_episode() is None
+        assert reader.foreign_episode_topics() == {"/episode": "hello"}
+
+
+def test_wrong_information_on_the_topic_episode_is_refused(tmp_path):
+    bag = write_bag(tmp_path / "bag", [Message("/episode", STRING, 1, string('{"state": 1, "episode": 2}'))], {})
     with (
         BagReader(bag) as reader,
         pytest.raises(BagError, match="'episode' has invalid episode information"),
     ):
         reader.last_episode()
+
+
+def test_of_two_topics_called_episode_the_one_counts_that_tells_of_episodes(tmp_path):
+    samples = [Message("/recorder/episode", STRING, 1, string("start")),
+               Message("/robot/episode", STRING, 2, string(episode_info(3).to_json()))]  # fmt: skip
+    with BagReader(write_bag(tmp_path / "bag", samples, {})) as reader:
+        assert reader.last_episode() == episode_info(3)
+        assert reader.foreign_episode_topics() == {"/recorder/episode": "start"}
 
 
 def test_the_hash_is_of_the_messages_and_not_of_the_name(tmp_path):

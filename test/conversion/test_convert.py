@@ -495,6 +495,17 @@ def test_task_ids_that_look_alike_on_disk_stay_apart(tmp_path):
     assert np.bincount(packed.episode_task).tolist() == [2] * 5
 
 
+def test_long_task_ids_are_shortened_on_disk_and_stay_apart(tmp_path):
+    ids = ["put the red cube into the bowl, " * 9 + end for end in ("twice", "once")]
+    with DatasetWriter(tmp_path / "ds", ARM_REACH) as writer:
+        for task_id in ids:
+            writer.add_episode(task_id, {}, make_episode(2))
+    packed = load_dataset(tmp_path / "ds")
+    assert sorted(task.task_id for task in packed.tasks) == sorted(ids)
+    names = [folder.name for folder in (tmp_path / "ds" / ARM_REACH.name).iterdir()]
+    assert len(set(names)) == 2 and all(len(name) < 100 for name in names)
+
+
 def test_nothing_is_left_of_a_dataset_that_was_not_finished(tmp_path):
     with pytest.raises(KeyError), DatasetWriter(tmp_path / "ds", ARM_REACH) as writer:
         writer.add_episode("a", {}, make_episode(2))

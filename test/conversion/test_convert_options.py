@@ -51,8 +51,8 @@ def test_a_marker_topic_parts_a_bag_into_episodes(tmp_path):
     bag = write_bag(tmp_path / "bag", sorted(samples, key=lambda s: s.receive_ns), {})
     contract = make_contract(base=ARM_REACH, episode={"segment": "topic", "topic": "active", "type": BOOL})
     report, entries = converted(bag, contract, task="t")
-    # a mark takes effect at the state before it: states 0 to 10 and 20 to 35
-    assert [len(entry.episode) for entry in entries] == [10, 15]
+    # the state before a mark may belong to either side: states 1 to 9 and 21 to 34
+    assert [len(entry.episode) for entry in entries] == [8, 13]
     assert all(entry.episode.truncated for entry in entries)
     assert report.episodes == 2
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
-from faults.bag_table import FAULTS
+from faults.bag_page import FAULTS
 from faults.bag_world import WORLD, events
 from spc_core.alignment.faults import FaultKind
 from spc_core.contract.contract import parse_contract

@@ -3,6 +3,7 @@
 
 from faults.bag_table import EPISODES, FILES, MESSAGES, TIMES, Fault
 from faults.bytes_table import BYTES
+from faults.marks_table import MARKS
 
 HEAD = """# What happens when
 
@@ -17,9 +18,11 @@ SECTIONS = {
     "Times and clocks": TIMES,
     "Messages": MESSAGES,
     "Episodes, tasks, contract": EPISODES,
+    "Marks of episodes, copied stamps": MARKS,
     "Files": FILES,
     "Bytes and definitions": BYTES,
 }
+FAULTS = tuple(fault for faults in SECTIONS.values() for fault in faults)
 
 
 def document() -> str:
@@ -40,5 +43,7 @@ def result(fault: Fault) -> str:
     ends = dict.fromkeys(piece.end for piece in fault.pieces if piece.end != "the recording ended")
     told = [f"{count} transitions in {episodes}", *(f"`{end}`" for end in ends)]
     told += [f"dropped: {', '.join(f'{n} {kind}' for kind, n in fault.counts.items())}"] if fault.counts else []
+    told += [f"{fault.outside} ticks outside"] if fault.outside else []
+    told += [f"jumps: `{fault.jumps}`"] if fault.jumps else []
     told += [f"note: `{fault.note.strip()}`"] if fault.note else []
     return f"{fault.outcome} **{'; '.join(told)}**".replace("|", "\\|")

@@ -37,6 +37,9 @@ class Fault:
     topics: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)  # as reported
     contract: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # other sections
     task: str = "t"
+    tasks: tuple[str, ...] = ("t",)  # of the episodes
+    outside: int = 0  # ticks in no episode
+    jumps: str = ""  # part of what is said of steps far beyond all others
     ticks: int = 20
     by_definition: bool = True  # all messages reach the converter, so that the definition alone says what comes out
 
@@ -204,9 +207,9 @@ EPISODES = (
             change=dropped("joint_states", 16, 20),
             pieces=(Piece(0, 15, "no data at the end of the episode, 0.11 s of it"),)),
     episode("marker topic", "A Bool is on from tick 2 to 8 and from 12 to 18; the contract parts episodes by it.",
-            "One episode for each time that it is on.",
-            marked((0, False), (2, True), (8, False), (12, True), (18, False)),
-            pieces=(Piece(2, 8, "truncated"), Piece(12, 18, "truncated")),
+            "One episode for each time that it is on, without the state next to each mark: see below.",
+            marked((0, False), (2, True), (8, False), (12, True), (18, False)), outside=11,
+            pieces=(Piece(3, 7, "truncated"), Piece(13, 17, "truncated")),
             contract={"episode": {"segment": "topic", "topic": "active", "type": "std_msgs/msg/Bool"}}),
     episode("time limit of the contract", "The contract limits episodes to 0.16 s.", "An episode every eight ticks.",
             lambda samples: samples, contract={"episode": {"segment": "bag", "limit_s": 0.16}},
@@ -274,5 +277,3 @@ FILES = (
     refusal("empty bag", "The bag has topics and no message.", "Refused.",
             "holds no messages; check that the robot was publishing, or delete it", record=inject.empty),
 )  # fmt: skip
-
-FAULTS = (*TIMES, *MESSAGES, *EPISODES, *FILES)

@@ -147,6 +147,8 @@ def _between_restarts(log: list[Event]) -> Iterator[dict[str, list[Event]]]:
     streams: dict[str, list[Event]] = {topic: [] for topic in TYPES}
     for event in log:
         stream = streams[event.topic]
+        if event.topic == "joint_commands" and any(e.t_ns == event.t_ns for e in streams["joint_states"]):
+            event = dataclasses.replace(event, t_ns=event.t_ns + 1)  # with the stamp of the state that it answers
         if stream and event.t_ns < stream[-1].t_ns - 500 * MS:
             yield streams
             streams = {topic: [] for topic in TYPES}

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from faults.bag_page import document
-from faults.bag_table import FAULTS, TIMES, Fault
+from faults.bag_page import FAULTS, document
+from faults.bag_table import TIMES, Fault
 from faults.bag_world import WORLD, definition, events, rows_of
-from faults.bytes_table import BYTES
 from spc_core.data.dataset import Episode
 from spc_ros.bags.files import BagError
 from spc_ros.conversion.bag_conversion import Job, convert_bag
@@ -20,7 +19,6 @@ from support.contracts import make_contract
 from support.paths import ROOT
 from support.recorded_bags import START_NS
 
-ROWS = (*FAULTS, *BYTES)
 DOCUMENT = ROOT / "docs" / "faults.md"
 
 
@@ -39,7 +37,7 @@ def end_of(episode: Episode) -> str:
     return end
 
 
-@pytest.mark.parametrize("fault", [f for f in ROWS if not f.refused], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [f for f in FAULTS if not f.refused], ids=lambda fault: fault.name)
 def test_a_fault_leaves_what_the_table_says(tmp_path, fault):
     log, report, episodes = converted(fault, tmp_path / "bag")
     assert [(rows_of(e), end_of(e)) for e in episodes] == [(p.rows(), p.end) for p in fault.pieces]
@@ -48,7 +46,9 @@ def test_a_fault_leaves_what_the_table_says(tmp_path, fault):
         p.end for p in fault.pieces if p.end not in ("truncated", "terminated")
     ]
     assert report.dropped_samples == fault.counts
+    assert (report.tasks, report.outside_ticks) == (fault.tasks, fault.outside)
     assert any(fault.note in note for note in report.notes) if fault.note else report.notes == ()
+    assert any(fault.jumps in jumps.text for jumps in report.jumps) if fault.jumps else report.jumps == ()
     for topic, numbers in fault.topics.items():
         for name, number in numbers.items():
             assert getattr(report.topics[topic], name) == pytest.approx(number, rel=1e-6), (topic, name)
@@ -63,7 +63,7 @@ def transitions(episodes: list[Episode], epoch_ns: int):
             yield t_ns - epoch_ns, row, (state, force)
 
 
-@pytest.mark.parametrize("fault", [f for f in ROWS if f.refused], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f.refused], ids=lambda fault: fault.name)
 def test_a_fault_is_refused_as_the_table_says(tmp_path, fault):
     with pytest.raises((BagError, MessageError)) as error:
         converted(fault, tmp_path / "bag")
@@ -84,5 +84,5 @@ def shifted(event):
 
 
 def test_the_document_is_the_table():
-    assert len({fault.name for fault in ROWS}) == len(ROWS) > 80
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) > 80
     assert DOCUMENT.read_text() == document(), "write it again: python tools/write_fault_pages.py"

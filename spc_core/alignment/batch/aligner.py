@@ -92,6 +92,31 @@ class Irregular(ValueError):
     """A log whose decisions depend on the arrival of its messages; use StreamingAligner for all of it."""
 
 
+class _Answers:
+    """Recent samples of the first stream: the batch version of Answers in streaming.py."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.t_ns, self._log_index = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def states(self, samples: Samples, admitted: np.ndarray) -> None:
+        """Further samples, of which the (N,) mask tells those that are used."""
+        self.t_ns = np.concatenate([self.t_ns, samples.t_ns[admitted]])
+        self._log_index = np.concatenate([self._log_index, samples.log_index[admitted]])
+
+    def later_ns(self, commands: Samples) -> np.ndarray:
+        """(N,) 1 for each command with the stamp of a state that was logged before it, else 0."""
+        row = np.searchsorted(self.t_ns, commands.t_ns)
+        same = np.append(self.t_ns, END)[row] == commands.t_ns
+        return (same & (np.append(self._log_index, END)[row] < commands.log_index)).astype(np.int64)
+
+    def forget(self, t_ns: int) -> None:
+        begin = int(np.searchsorted(self.t_ns, t_ns))
+        self.t_ns, self._log_index = self.t_ns[begin:], self._log_index[begin:]
+
+
 class BatchAligner:
     """Turns blocks of samples of all the contract's streams into ticks.
 
@@ -106,6 +131,7 @@ class BatchAligner:
         self._actions = SampleBuffer(contract.action.topic, contract.action_dim)
         self._rewards = SampleBuffer(contract.reward.topic or "reward", 1)
         self._buffers = [*self._observations.buffers, self._actions, self._rewards]
+        self._answers = _Answers()
         self._reward_function = contract.reward_function()
         self._faults = {
             START: Fault(FaultKind.START),
@@ -183,6 +209,7 @@ class BatchAligner:
         settled = self.flush()
         for each in self._buffers:
             each.clear()
+        self._answers.clear()
         self._grid, self._horizon_ns, self._frames = GridState(), NO_TIME, Frames.initial(self.contract)
         if stream is None:  # StreamingAligner excludes its stamp from the horizon
             buffer.admit(samples.part(slice(1)))
@@ -204,7 +231,13 @@ class BatchAligner:
 
     def _admit(self, block: list[Samples]) -> None:
         """Store the samples. Raises Irregular if one arrives later than patience allows."""
-        accepted = [buffer.admit(samples) for buffer, samples in zip(self._buffers, block, strict=True)]
+        action = len(self._observations.buffers)
+        accepted = [buffer.admit(s) for buffer, s in zip(self._buffers[:action], block[:action], strict=True)]
+        self._answers.states(block[0], accepted[0])
+        accepted.append(self._actions.admit(block[action], self._answers.later_ns(block[action])))
+        accepted += [
+            buffer.admit(s) for buffer, s in zip(self._buffers[action + 1 :], block[action + 1 :], strict=True)
+        ]
         for mask, stream in zip(accepted, self.contract.observation, strict=False):
             if stream.max_age_ns is None:
                 mask[:] = False  # not waited for
@@ -287,3 +320,4 @@ class BatchAligner:
         open_ns = self._frames.t_ns[0 if self._frames.codes[0] == 0 else 1 :]
         for buffer in (self._actions, self._rewards):
             buffer.forget(int(open_ns[0]) if len(open_ns) else past_ns)
+        self._answers.forget(self._horizon_ns - self.patience_ns)

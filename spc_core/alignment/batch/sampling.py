@@ -55,18 +55,22 @@ class SampleBuffer:
         """(N,) the newest stamp before each of the next N samples."""
         return np.maximum.accumulate(np.concatenate([[self.newest_ns], t_ns]))[:-1]
 
-    def admit(self, samples: Samples) -> np.ndarray:
-        """Store the samples newer than all before, count the others; returns the (N,) bool mask of those stored."""
+    def admit(self, samples: Samples, later_ns: np.ndarray | None = None) -> np.ndarray:
+        """Store the samples newer than all before, count the others; returns the (N,) bool mask of those stored.
+
+        `later_ns` (N,): how much later than its stamp each one counts.
+        """
         newest_ns = self.newest_before(samples.t_ns)
         newer = samples.t_ns > newest_ns
         if not newer.all():
             duplicates = int(np.sum(samples.t_ns == newest_ns))
             late = int(np.sum(~newer)) - duplicates
             self.counts.update({kind: n for kind, n in (("duplicate", duplicates), ("late", late)) if n})
-            samples = samples.part(newer)
+            samples, later_ns = samples.part(newer), None if later_ns is None else later_ns[newer]
         if len(samples):
+            counts_ns = samples.t_ns if later_ns is None else samples.t_ns + later_ns
             self.log_index = np.concatenate([self.log_index, samples.log_index])
-            self.t_ns = np.concatenate([self.t_ns, samples.t_ns])
+            self.t_ns = np.concatenate([self.t_ns, counts_ns])
             self.values = np.concatenate([self.values, samples.values])
             self.finite = np.concatenate([self.finite, np.isfinite(samples.values).all(axis=1)])
             self.newest_ns = int(samples.t_ns[-1])
