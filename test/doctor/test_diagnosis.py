@@ -384,6 +384,10 @@ def test_a_delay_that_cannot_be_told_is_not_told():
     assert finding.severity == "ok" and "is unknown: no state answers clearly" in finding.text
     still = correlogram(command_ns, 0 * u, ("u",), state_ns, x, ("a", "b"))
     assert "the command never changes" in responses(still)[0].why_not
+    both = np.concatenate(
+        [x[:, :1], np.ones_like(x[:, :1])], axis=1
+    )  # as the rotation of a base, which is partly constant
+    assert np.isfinite(responses(correlogram(command_ns, u, ("u",), state_ns, both, ("x", "one")))[0].correlation)
     early = correlogram(command_ns + 50 * MS, u, ("u",), state_ns, x, ("a", "b"))  # the state came first
     assert responses(early)[0].why_not
     assert correlogram(command_ns[:20], u[:20], ("u",), state_ns, x, ("a", "b")) is None
