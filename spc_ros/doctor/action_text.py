@@ -132,6 +132,8 @@ def _notes(plan: Design, topic: RecordedTopic, choice: Choice, bounds: list[Boun
     lines = []
     if topic.type in FLOAT_ARRAYS and any(field.startswith("data.") for field in choice.fields):
         lines.append("all elements, also constant ones: the array has no names, so that each goes by its place")
+        if plan.joints:
+            lines.append("the limits of the URDF are not used, since nothing tells which element is which joint")
     lines += [f"{path}: the policy's four numbers are not of length 1; normalise them, or command a yaw"
               for path in unit_lengths(choice.fields)]  # fmt: skip
     beyond = [field for field, each in zip(choice.fields, bounds, strict=True) if each.beyond]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +93,7 @@ PROPOSALS = (
         ("data.0, data.1, data.2 and 3 more: positions: 0 is a place to go to",
          "all elements, also constant ones: the array has no names",
          "never changed, so that their limits hold them there: data.0",
+         "the limits of the URDF are not used, since nothing tells which element is which joint",
          "speed_scaling (Float64): nothing in it is worth observing: data (never changes)",
          "tf (TFMessage): no numbers that a state is made of"),
         "The first joint never moved. It is commanded all the same, within limits that hold it: an array without names "
@@ -206,5 +208,5 @@ def document() -> str:
         action = f"`{proposal.action.topic}`: {proposal.action.words}" if proposal.action else "none"
         safe = proposal.safe or "none"
         rows.append(f"| {proposal.kind} | {recorded} | {observed} | {action} | {proposal.rate_hz:g} Hz | {safe} |")
-        notes.append(f"- **{proposal.kind}**: {proposal.page}")
+        notes.append(textwrap.fill(f"- **{proposal.kind}**: {proposal.page}", 120, subsequent_indent="  "))
     return HEAD + "\n".join(rows) + "\n\nWhat is worth knowing of each:\n\n" + "\n".join(notes) + "\n"
