@@ -144,7 +144,7 @@ def _states(
     for topic in robot.topics:
         if topic is command:
             continue
-        why = _no_stream(topic, robot)
+        why = _no_stream(topic, robot) or _of_another_robot(topic.topic, command, robot)
         if why:
             left_out.append(LeftOut(topic, why))
             continue
@@ -185,6 +185,15 @@ def _no_stream(topic: RecordedTopic, robot: RecordedRobot) -> str:
     if REWARD_WORDS.search(topic.topic):
         return "a reward, see below"
     return ""
+
+
+def _of_another_robot(topic: str, command: RecordedTopic | None, robot: RecordedRobot) -> str:
+    """Why a topic is left to another robot: the commanded one has the same, in its own namespace."""
+    own, theirs = (name.strip("/").partition("/") for name in (command.topic if command else "", topic))
+    twin = f"/{own[0]}/{theirs[2]}"
+    if not own[2] or not theirs[2] or own[0] == theirs[0] or all(twin != other.topic for other in robot.topics):
+        return ""
+    return f"of another robot or arm than the command's, which has {twin}"
 
 
 def _why_no_state(topic: RecordedTopic, choice: Choice, refused: str) -> tuple[str, bool]:

@@ -23,8 +23,8 @@ NAV_SAT_FIX = "sensor_msgs/msg/NavSatFix"
 M_PER_DEGREE = 111_320  # of latitude
 NAMED = 3  # fields that are left out for one reason
 MIN_LENGTH = 1e-6  # of a quaternion, shorter ones are not rotations
-MANY_TURNS = 4 * np.pi  # rad; a joint that covers more turns without end
-WRAP = 2 * np.pi - 0.5  # rad; an angle that jumps so far from one message to the next wraps
+MANY_TURNS = 4.2 * np.pi  # rad; a joint that covers more turns without end; some arms have two turns each way
+WRAP_SLACK = 0.5  # rad; how far an angle that wraps moves from one message to the next, at most
 ONE_WAY_SHARE = 0.2  # of the messages in which a counter changes, at least
 CLOCK_NAMES = re.compile(r"(^|[._])(sec|secs|nanosec|nsecs|stamp|timestamp|time|uptime|seq|count|counter|ticks)$")
 FLOWING = re.compile(r"(^|[/_.])(odometer|mileage|energy|charge|consumed|counter|count|uptime|time|clock)($|[/_.])")
@@ -153,8 +153,12 @@ def _wraps(topic: RecordedTopic, field: str, joints: Mapping[str, JointLimits]) 
     if topic.type != JOINT_STATE or not field.startswith("position."):
         return False
     known = joints.get(field.partition(".")[2])
-    jumps = any(np.abs(np.diff(values)).max(initial=0.0) > WRAP for values in topic.by_bag(field))
-    return (known is not None and known.kind == "continuous") or (known is None and jumps)
+    if known is not None:
+        return known.kind == "continuous"
+    values = topic.log.values[:, topic.log.fields.index(field)]
+    circle = min(np.abs(values).max() - np.pi, max(values.max() - 2 * np.pi, -values.min())) < WRAP_SLACK
+    jumps = np.concatenate([np.abs(np.diff(part)) for part in topic.by_bag(field)])
+    return bool(circle and (np.abs(jumps - 2 * np.pi) < WRAP_SLACK).any())
 
 
 def choose_command(log: TopicLog) -> Choice:

@@ -77,7 +77,8 @@ def read_robot(paths: Iterable[str | Path]) -> RecordedRobot:
     """Read the bags at the paths, of many some spread over all. Raises BagError where none can be read."""
     bags = sorted(find_bags(paths))
     chosen = [bags[i] for i in sorted({round(at) for at in np.linspace(0, len(bags) - 1, MAX_BAGS)})]
-    read, logs, marks, unread = [], [], [], []
+    read, logs, marks = [], [], []
+    failed: dict[Path, BagError] = {}
     known: dict[str, list[tuple[str, int, str]]] = {}  # topic to (type, messages, problem) of each bag
     descriptions: Counter[str] = Counter()
     for path in chosen:
@@ -91,15 +92,15 @@ def read_robot(paths: Iterable[str | Path]) -> RecordedRobot:
                 for name, topic in bag.info.topics.items():
                     known.setdefault(name, []).append((topic.type, topic.count, problems.get(name, "")))
         except BagError as error:
-            unread.append(error)
+            failed[path] = error
             continue
         read.append(path)
         logs.append(by_topic)
     if not read:
-        raise unread[0]
+        raise next(iter(failed.values()))
     topics = [_topic(name, known[name], logs) for name in sorted(known)]
     likeliest = min(descriptions, key=lambda text: (-descriptions[text], text), default="")
-    errors = tuple(str(error) for error in unread)
+    errors = tuple(str(error).replace(f"{path}: ", f"{path.name}: ", 1) for path, error in failed.items())
     return RecordedRobot(
         tuple(read), len(bags), errors, tuple(topics), tuple(logs), merge_marks(marks), likeliest
     )  # fmt: skip

@@ -99,7 +99,9 @@ class RobotKind:
     streams: tuple[Stream, ...]
 
 
-def record_kind(folder: Path, kind: RobotKind, seed: int = 0, seconds: float = 8.0) -> Path:
+def record_kind(
+    folder: Path, kind: RobotKind, seed: int = 0, seconds: float = 8.0, storage: StoragePlugin = StoragePlugin.MCAP
+) -> Path:
     """A bag of the robot; other seeds move it in other ways, an hour later each."""
     path = folder / f"{kind.name.replace(' ', '_')}_{seed}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def record_kind(folder: Path, kind: RobotKind, seed: int = 0, seconds: float = 8
         times = np.arange(0.003 * number, seconds, 1 / stream.hz) if stream.hz else np.array(stream.at_s)
         shaken = times + random.uniform(0, 0.02 / stream.hz if stream.hz else 0, len(times))
         log += [(Moment(float(s), seed), stream) for s in shaken]
-    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+    with Writer(path, version=9, storage_plugin=storage) as writer:
         connections = {
             s.topic: writer.add_connection(
                 s.topic, s.type, typestore=STORE, offered_qos_profiles=[LATCHED] if s.latched else []

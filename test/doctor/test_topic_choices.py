@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a proposal makes of single topics: which are streams and commands, which fields and limits they get, and why."""
+
+import contextlib
+import dataclasses
+import sqlite3
+
+import numpy as np
+import pytest
+import yaml
+from rosbags.rosbag2 import StoragePlugin
+
+from spc_ros.bags.files import BagError
+from spc_ros.cli import main
+from spc_ros.doctor.contract_init import propose
+from spc_ros.doctor.urdf_limits import DescriptionError, read_urdf
+from support.proposals import contract_of
+from support.robot_kinds import (
+    DRIVE,
+    GOAL,
+    RobotKind,
+    Stream,
+    T,
+    floats,
+    imu,
+    joints,
+    number,
+    odometry,
+    record_kind,
+    text,
+    twist,
+    urdf,
+)
+
+ARM = ["pan", "lift"]
+STATES = joints(ARM, 50, arrays="pv")
+JOINT_STATE = "sensor_msgs/msg/JointState"
+
+
+def proposal(tmp_path, *streams, seed=0, **options):
+    """(text, the proposal) of a robot with these topics."""
+    said = propose(record_kind(tmp_path, RobotKind("robot", streams), seed), **options)
+    return said, yaml.safe_load(said)
+
+
+def made(topic, make, hz=50.0, kind=JOINT_STATE, **when):
+    return Stream(topic, kind, make, hz, **when)
+
+
+def state_of(**values):
+    """A stream of one joint whose position is a function of the time, and of one that stands still."""
+    ((name, position),) = values.items()
+
+    def make(m):
+        held = np.array([position(m.s), 0.5]), np.array([m.wave(1), 0.0]), np.empty(0)
+        return T[JOINT_STATE](m.header, [name, "still"], *held)
+
+    return made("/joint_states", make)
+
+
+def test_a_topic_of_one_message_is_not_the_action(tmp_path):
+    once = twist("/cmd_vel", 0, [0], [2], at_s=(1.0,))
+    said, known = proposal(tmp_path, STATES, once, joints(ARM, 50, "/arm_cmd", "v"))
+    assert known["action"]["topic"] == "arm_cmd"
+    assert "cmd_vel (Twist): a command, but came once in all, too few to learn from" in said
+
+
+def test_without_a_command_the_file_says_why(tmp_path):
+    still = floats("/arm/commands", 2, 50, still=[0, 1])
+    said, known = proposal(tmp_path, STATES, still, twist("/cmd_vel", 0, [0], [2], at_s=(1.0, 2.0)))
+    assert known["action"] == {"fill_in_the_action": True}
+    assert "/arm/commands never changes in these bags; /cmd_vel came 2 times in all, too few to learn from." in said
+    said, _ = proposal(tmp_path / "none", STATES)
+    assert "action: # TODO: no topic looks like a command, by name and type." in said
+
+
+@pytest.mark.parametrize("counts", [(10, 50), (50, 10)])
+def test_of_equal_commands_the_number_of_messages_does_not_decide(tmp_path, counts):
+    some, others = (twist(topic, hz, [0], [2]) for topic, hz in zip(("/cmd_vel", "/cmd_vel_nav"), counts, strict=True))
+    said, known = proposal(tmp_path, odometry("/odom", 50), others, some)
+    assert known["action"]["topic"] == "cmd_vel"
+    assert f"not sent by this action: cmd_vel_nav (geometry_msgs/msg/Twist), {8 * counts[1]} messages" in said
+
+
+def test_whole_numbers_are_no_command(tmp_path):
+    kind = "std_msgs/msg/Int16"
+    pulses = made("/motor/command", lambda m: T[kind](data=round(m.wave(1, 100, 1500))), 20, kind)
+    said, known = proposal(tmp_path, STATES, pulses)
+    assert "fill_in_the_action" in known["action"]
+    assert "/motor/command holds whole numbers, which a policy does not send" in said
+
+
+def test_measured_forces_and_unnamed_speeds_are_no_commands(tmp_path):
+    speed = "geometry_msgs/msg/TwistStamped"
+    measured = made("/velocity", lambda m: T[speed](header=m.header, twist=m.twist([0], [2])), 50, speed)
+    _, known = proposal(tmp_path, STATES, measured)
+    assert "fill_in_the_action" in known["action"]
+    assert [stream["topic"] for stream in known["observation"]] == ["joint_states", "velocity"]
+
+
+def test_a_slow_stream_does_not_set_the_ticks(tmp_path):
+    """Eleven fixes, however much their type looks like a state."""
+    said, known = proposal(tmp_path, odometry("/gps/odometry", 1.5), imu("/imu", 15), twist("/cmd_vel", 15, [0], [2]))
+    assert [stream["topic"] for stream in known["observation"]] == ["imu", "gps/odometry"]
+    assert known["rate_hz"] == 15 and known["observation"][1]["max_age_s"] == 1.7
+
+
+def test_irregular_and_unknown_topics_are_offered_with_the_reason(tmp_path):
+    times = tuple(np.cumsum(np.random.default_rng(0).exponential(0.4, 18)).tolist())
+    kind = "geometry_msgs/msg/PoseStamped"
+    seen = Stream("/tag/pose", kind, GOAL[1], at_s=times)
+    said, known = proposal(tmp_path, STATES, seen, number("/depth", 10, lambda m: m.wave(3)))
+    assert [stream["topic"] for stream in known["observation"]] == ["joint_states"]
+    assert "# comes irregularly," in said and "#   type: geometry_msgs/msg/PoseStamped" in said
+    assert "# not known to be a state of the robot:\n  # - topic: depth" in said
+
+
+def test_a_topic_of_some_bags_only_is_not_observed(tmp_path):
+    bags = [
+        record_kind(tmp_path, RobotKind("robot", (STATES, imu("/imu", 50), joints(ARM, 50, "/cmd", "v"))), 0),
+        record_kind(tmp_path, RobotKind("robot", (STATES, joints(ARM, 50, "/cmd", "v"))), 1),
+    ]
+    said = propose(bags)
+    assert [stream["topic"] for stream in yaml.safe_load(said)["observation"]] == ["joint_states"]
+    assert "# only in 1 of 2 bags:\n  # - topic: imu" in said and said.startswith("# Proposed by `spc contract init` from 2 of 2 bags.")  # fmt: skip  # noqa: E501
+
+
+def test_a_bag_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path):
+    record_kind(tmp_path, RobotKind("robot", (STATES, joints(ARM, 50, "/cmd", "v"))), 0)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "torn.mcap").write_bytes(b"\x89MCAP0\r\n torn")
+    said = propose(tmp_path)
+    assert "# Not read: torn: truncated, " in said and "joint_states" in said
+    with pytest.raises(BagError, match="torn.mcap: truncated"):
+        propose(tmp_path / "torn" / "torn.mcap")
+
+
+def test_a_topic_that_cannot_be_decoded_is_named_with_the_reason(tmp_path):
+    streams = (STATES, Stream("/drive", *DRIVE, 50))
+    bag = record_kind(tmp_path, RobotKind("robot", streams), storage=StoragePlugin.SQLITE3)
+    with contextlib.closing(sqlite3.connect(next(bag.glob("*.db3")))) as file, file:
+        file.execute("DELETE FROM message_definitions WHERE topic_type LIKE 'ackermann%'")
+    said = propose(bag)
+    assert "# drive (AckermannDriveStamped): cannot be read: no definition of the type 'ackermann_msgs/msg/" in said
+    assert "action: # TODO: /drive no definition of the type 'ackermann_msgs/msg/AckermannDriveStamped'" in said
+
+
+def test_another_robot_in_the_bag_is_left_to_itself(tmp_path):
+    said, known = proposal(
+        tmp_path, odometry("/r1/odom", 50), odometry("/r2/odom", 50), twist("/r1/cmd_vel", 50, [0], [2])
+    )
+    assert [stream["topic"] for stream in known["observation"]] == ["odom"]
+    assert "/r2/odom (Odometry): of another robot or arm than the command's, which has /r1/odom" in said.replace(
+        "# r2", "# /r2"
+    )
+
+
+def test_angles_that_wrap_are_sine_and_cosine_but_a_reset_is_no_wrap(tmp_path):
+    _, known = proposal(tmp_path / "wrap", state_of(wrist=lambda s: (3 * s + np.pi) % (2 * np.pi) - np.pi))
+    assert known["observation"][0]["fields"] == [{"field": "position.wrist", "as": "sin_cos"}, "velocity.wrist"]
+    _, known = proposal(tmp_path / "reset", state_of(wrist=lambda s: 2.5 * (s % 4)))
+    assert known["observation"][0]["fields"] == ["position.wrist", "velocity.wrist"]
+
+
+def test_what_turns_without_end_is_left_out(tmp_path):
+    said, known = proposal(tmp_path, state_of(wheel=lambda s: -9 * s))
+    assert known["observation"][0]["fields"] == ["velocity.wheel"]
+    assert "position.wheel (turns without end; {as: sin_cos} where its angle matters)" in said
+
+
+def test_a_stream_in_which_nothing_changes_is_not_observed(tmp_path):
+    still = made("/other/joint_states", lambda m: T[JOINT_STATE](m.header, ["a"], np.ones(1), np.empty(0), np.empty(0)))
+    said, known = proposal(tmp_path, STATES, still)
+    assert [stream["topic"] for stream in known["observation"]] == ["joint_states"]
+    assert "nothing in it is worth observing: position.a (never changes)" in said
+
+
+@pytest.mark.parametrize(
+    ("topic", "asked"),
+    [
+        ("/forward_velocity_controller/commands", False),
+        ("/effort_controllers/commands", False),
+        ("/thrusters/commands", False),
+        ("/forward_position_controller/commands", True),
+        ("/joint_position_velocity_controller/commands", True),
+        ("/forward_command_controller/commands", True),
+        ("/rotor/commands", True),
+    ],
+)
+def test_the_topic_tells_whether_0_of_an_array_is_standing_still(tmp_path, topic, asked):
+    said, known = proposal(tmp_path, STATES, floats(topic, 2, 50))
+    assert known["action"]["safe"] == ("fill_in_the_safe_command" if asked else [0, 0])
+    assert (": 0 is a place to go to" in said) == ("_position_controller" in topic)
+    assert contract_of(said).action.low == pytest.approx((-1.2, -1.2), abs=0.11)
+
+
+def test_thrust_in_a_twist_is_no_speed(tmp_path):
+    """As a small drone's legacy commands have it: linear.z is a thrust of up to 65535."""
+    kind = "geometry_msgs/msg/Twist"
+
+    def make(m):
+        command = m.twist([0, 1], [2])
+        return dataclasses.replace(command, linear=dataclasses.replace(command.linear, z=m.wave(3, 5000.0, 30000.0)))
+
+    said, known = proposal(tmp_path, imu("/imu", 50), made("/cmd_vel_legacy", make, 50, kind))
+    assert known["action"]["safe"] == "fill_in_the_safe_command" and "linear.z: not known to stand still at 0" in said
+
+
+def test_limits_come_from_a_file_first(tmp_path):
+    file = tmp_path / "robot.urdf"
+    file.write_text(urdf({"pan": (-1.5, 2.5, 2.0, 20.0), "lift": (-0.5, 0.5, 1.0, 10.0)}))
+    described = text("/robot_description", urdf({"pan": (-9.0, 9.0, 9.0, 9.0)}))
+    for letter, limits in (("p", [[-1.5, -0.5], [2.5, 0.5]]), ("v", [[-2, -1], [2, 1]]), ("e", [[-20, -10], [20, 10]])):
+        said, known = proposal(tmp_path / letter, STATES, described, joints(ARM, 50, "/cmd", letter), urdf=file)
+        assert [known["action"]["low"], known["action"]["high"]] == limits and "joints: robot.urdf." in said
+        assert ("beyond the URDF's limits: position.lift" in said) == (letter == "p")
+    assert known["action"]["safe"] == [0, 0]
+
+
+def test_a_description_tells_joints_without_ends(tmp_path):
+    described = urdf({"lift": (-1.0, 1.0, 1.0, 1.0)}).replace("<robot name=\"r\">", '<robot name="r"><joint name="pan" type="continuous"/>')  # fmt: skip  # noqa: E501
+    _, known = proposal(tmp_path, STATES, text("/robot_description", described))
+    assert known["observation"][0]["fields"][0] == {"field": "position.pan", "as": "sin_cos"}
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("<robot", "r.urdf: not XML"),
+        ("<sdf/>", "r.urdf: not a URDF but <sdf> with 0 joints; give the robot's URDF"),
+        ('<!DOCTYPE r [<!ENTITY a "b">]><robot>&a;</robot>', "r.urdf: not a URDF"),
+    ],
+)
+def test_what_is_no_description_is_refused_from_a_file_and_noted_from_a_bag(tmp_path, said, problem):
+    with pytest.raises(DescriptionError, match=problem):
+        read_urdf(said, "r.urdf")
+    found, _ = proposal(tmp_path, STATES, text("/robot_description", said))
+    assert "# Limits of joints: none; robot_description: not " in found
+
+
+def test_the_command_line_names_what_is_missing(tmp_path, capsys):
+    bag = record_kind(tmp_path, RobotKind("robot", (STATES, joints(ARM, 50, "/cmd", "v"))))
+    assert main(["contract", "init", str(bag), "--urdf", str(tmp_path / "no.urdf")]) == 1
+    assert "no.urdf: cannot be read (No such file or directory); give the robot's URDF" in capsys.readouterr().err
+
+
+def test_what_the_nodes_cannot_receive_is_said(tmp_path):
+    said, known = proposal(tmp_path, STATES, Stream("/drive", *DRIVE, 50))
+    assert "the policy cannot publish ackermann_msgs; it knows sensor_msgs, " in said
+    assert known["action"]["safe"] == [0, 0]
