@@ -18,6 +18,7 @@ from spc_core.alignment.episode import Segment, split_ticks
 from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract, parse_contract
+from spc_core.contract.sections import ACTION
 from spc_core.data.dataset import Episode, check_episode
 from spc_core.doctor.topic_report import TopicTimes
 from spc_ros.bags.files import BagError, bag_sha256
@@ -148,7 +149,8 @@ class _BagPass:
         self.sources = sources(contract)
         self.names = {source.topic: bag.find_topic(source.topic, source.type) for source in self.sources}
         self.readers = [
-            ColumnReader(bag.typestore, source.type, source.fields, source.topic) for source in self.sources
+            ColumnReader(bag.typestore, source.type, source.fields, source.topic, source.role == ACTION)
+            for source in self.sources
         ]
         self._begin()
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import ACTION
 from spc_core.contract.transforms import JUMP_NS
 from spc_core.doctor.diagnosis import Finding, TopicLog
 from spc_core.doctor.topic_stats import MIN_MESSAGES
@@ -68,7 +69,8 @@ class _TopicReader:
         read. Raises MessageError."""
         self.name, self.source, self.known = name, source, known
         self.topic, self.type = source.topic if source else name, bag.info.topics[name].type
-        self.columns = ColumnReader(bag.typestore, self.type, source.fields if source else None, self.topic)
+        fields, whole = (source.fields, source.role == ACTION) if source else (None, False)
+        self.columns = ColumnReader(bag.typestore, self.type, fields, self.topic, whole)
         self.parts: list[tuple[np.ndarray, ...]] = []  # receive times, log indices, stamps, shapes; values
 
     def add(self, column: RawColumn) -> None:

@@ -112,8 +112,10 @@ class ColumnReader:
     the log that lacks a field or is damaged. Joints are read by name, whichever a message has.
     """
 
-    def __init__(self, typestore: Typestore, type_name: str, fields: Sequence[str] | None, where: str) -> None:
-        """Without `fields`, all numbers of a state that occur in the messages. `where` is the topic, for errors.
+    def __init__(
+        self, typestore: Typestore, type_name: str, fields: Sequence[str] | None, where: str, whole: bool = False
+    ) -> None:
+        """Without `fields`, all numbers of a state that occur in the messages. `where`, `whole`: as for FieldReader.
 
         Raises MessageError for fields that the type cannot have.
         """
@@ -129,7 +131,7 @@ class ColumnReader:
         self.shapes: dict[Shape, int] = {}
         self.error: MessageError | None = None
         self._arrays = JOINT_ARRAYS.get(type_name, ())
-        self._reader = None if fields is None else FieldReader(type_name, fields, where)
+        self._reader = None if fields is None else FieldReader(type_name, fields, where, whole)
         self._is_open = fields is None
         self._decisive = decisive_fields(type_name)
         self._layouts: dict[Layout, Shape] = {}

@@ -11,7 +11,7 @@ import numpy as np
 
 from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import Role
+from spc_core.contract.sections import ACTION, Role
 from spc_ros.messages.columns import Source, has_stamp, sources
 from spc_ros.messages.fields import NS_PER_S, FieldReader, sample_time
 from spc_ros.messages.live import LiveReader
@@ -47,7 +47,7 @@ class ContractReader:
         self._readers: dict[str, list[tuple[Source, FieldReader]]] = {}
         for source in sources(contract):
             self.types[source.topic] = source.type
-            reader = FieldReader(source.type, source.fields, source.topic)
+            reader = FieldReader(source.type, source.fields, source.topic, source.role == ACTION)
             self._readers.setdefault(source.topic, []).append((source, reader))
         self._live: dict[str, LiveTopic] = {}
 

@@ -2,6 +2,7 @@
 """docs/faults.md: the table of faults for people."""
 
 from faults.bag_table import EPISODES, FILES, MESSAGES, TIMES, Fault
+from faults.commands_table import COMMANDS
 
 HEAD = """# What happens when
 
@@ -15,6 +16,7 @@ and nothing is paired across. What the words mean is in the README under "What t
 SECTIONS = {
     "Times and clocks": TIMES,
     "Messages": MESSAGES,
+    "Commands in arrays": COMMANDS,
     "Episodes, tasks, contract": EPISODES,
     "Files": FILES,
 }

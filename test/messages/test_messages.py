@@ -22,7 +22,7 @@ from spc_ros.messages.fields import (
     stamp_ns,
 )
 from spc_ros.messages.live import LiveWriter, trim_padding
-from support.contracts import ARM_REACH
+from support.contracts import ARM_REACH, make_contract
 from support.recorded_bags import JOINT_STATE, STORE, VECTOR, header, joint_state, vector
 
 ODOMETRY = "nav_msgs/msg/Odometry"
@@ -200,6 +200,24 @@ def test_elements_of_an_array_are_written_at_their_places():
     joy = message_class("sensor_msgs/msg/Joy")()
     FieldWriter("sensor_msgs/msg/Joy", ["axes.1", "axes.0"], "c").fill(joy, np.array([2.0, 3.0]))
     assert list(joy.axes) == [3, 2]
+
+
+def test_a_command_that_is_longer_than_the_contract_is_refused_and_a_longer_observation_is_not():
+    message, fields = multi_array([1, 2, 3]), ["data.0", "data.1"]
+    assert FieldReader(ARRAY, fields, "x").read(message).tolist() == [1, 2]
+    reader = FieldReader(ARRAY, fields, "x", whole=True)
+    problem = (
+        "topic 'x': 'data' has 3 elements, the contract's action names 2; a robot takes each by its place, so list all "
+        "of data.0 to data.2"
+    )
+    assert refused(reader, message) == problem and reader.find(message) == ([None, None], problem)
+    assert FieldReader(ARRAY, ["data.2", "data.0", "data.1"], "x", whole=True).read(message).tolist() == [3, 1, 2]
+    joy = STORE.types["sensor_msgs/msg/Joy"](header(1), np.ones(2, np.float32), np.zeros(0, np.int32))
+    assert "'axes' has 2 elements" in refused(FieldReader("sensor_msgs/msg/Joy", ["axes.0"], "joy", whole=True), joy)
+    names = {"topic": "joint_commands", "type": ARRAY, "fields": fields, "low": [-1, -1], "high": [1, 1]}
+    action = {**names, "safe": [0, 0], "max_rate": [1, 1]}
+    with pytest.raises(MessageError, match="'data' has 3 elements"):
+        ContractReader(make_contract(base=ARM_REACH, action=action)).samples("joint_commands", message, 0)
 
 
 @pytest.mark.parametrize(("type_name", "array"), [(ARRAY, "data"), ("sensor_msgs/msg/Joy", "axes")])
