@@ -14,8 +14,9 @@ from spc_ros.bags.reader import EPISODE_TOPIC
 from spc_ros.doctor.contract_choices import ROUND_SHARE, Clocks, clocks_of_all, round_rate
 from spc_ros.doctor.field_choices import Choice, choose, choose_command, whole_array
 from spc_ros.doctor.recorded_robot import DESCRIPTION, RecordedRobot, RecordedTopic
-from spc_ros.doctor.topic_roles import REWARD_WORDS, command_rank, command_score, state_score
+from spc_ros.doctor.topic_roles import GOAL_WORDS, REWARD_WORDS, command_rank, command_score, state_score
 from spc_ros.doctor.urdf_limits import JointLimits
+from spc_ros.messages.fields import JOINT_ARRAYS
 from spc_ros.messages.numeric_fields import MAX_ELEMENTS
 
 MAX_STREAMS = 6
@@ -55,8 +56,8 @@ class Design:
 
     @property
     def is_rare(self) -> bool:
-        """Whether there are far fewer commands than states."""
-        if self.command is None:
+        """Whether commands come irregularly, and far fewer of them than states."""
+        if self.command is None or self.command[0].rate_hz is not None:
             return False
         return self.command[0].messages < RARE_SHARE * self.states[0][0].messages
 
@@ -180,6 +181,8 @@ def _no_stream(topic: RecordedTopic, robot: RecordedRobot) -> str:
         return "no message"
     if topic.type == "rosgraph_msgs/msg/Clock":
         return "the time"
+    if topic.type in JOINT_ARRAYS and not (topic.logs and topic.log.fields):
+        return "its messages name no joints, or fill no array of theirs"
     if not topic.logs or not topic.log.fields:
         return "no numbers that a state is made of (texts, images, lists or whole numbers)"
     if REWARD_WORDS.search(topic.topic):
@@ -211,6 +214,8 @@ def _why_no_state(topic: RecordedTopic, choice: Choice, refused: str) -> tuple[s
         return f"only in {len(topic.logs)} of {topic.bags} bags", True
     if topic.rate_hz is None:
         return f"comes irregularly, {topic.per_second:.1f} times a second", True
+    if GOAL_WORDS.search(topic.topic):
+        return "a goal", True
     return ("", True) if state_score(topic.topic, topic.type) else (UNKNOWN, True)
 
 

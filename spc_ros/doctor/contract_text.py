@@ -30,7 +30,7 @@ def contract_text(plan: Design, urdf: str) -> str:
 class _Text:
     def __init__(self, plan: Design, urdf: str) -> None:
         self.plan, self.robot, self.urdf = plan, plan.robot, urdf
-        self.prefix = _namespace([topic.topic for topic in plan.used])
+        self.prefix = _namespace([topic.topic for topic in plan.used], [topic.topic for topic in plan.robot.topics])
 
     def text(self) -> str:
         action = action_lines(self.plan, self._relative, self._own_clock)
@@ -160,10 +160,13 @@ def _kind(topic: RecordedTopic) -> str:
     return topic.type.rpartition("/")[2] or "several types"
 
 
-def _namespace(topics: Sequence[str]) -> str:
-    """'/robot/' where all topics are in it; '' otherwise."""
-    firsts = {topic.split("/")[1] if topic.count("/") > 1 else "" for topic in topics}
-    return f"/{first}/" if len(topics) > 1 and len(firsts) == 1 and (first := firsts.pop()) else ""
+def _namespace(used: Sequence[str], topics: Sequence[str]) -> str:
+    """'/robot/' where all used topics are in it, and no other topic has the name of one within; '' otherwise."""
+    firsts = {topic.split("/")[1] if topic.count("/") > 1 else "" for topic in used}
+    if len(used) < 2 or len(firsts) > 1 or not (first := firsts.pop()):
+        return ""
+    within = [topic.removeprefix(f"/{first}") for topic in used]
+    return f"/{first}/" if all(sum(other.endswith(name) for other in topics) == 1 for name in within) else ""
 
 
 def _name(bags: Iterable[Path]) -> str:

@@ -12,6 +12,8 @@ from rosbags.rosbag2 import StoragePlugin
 
 from spc_ros.bags.files import BagError
 from spc_ros.cli import main
+from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.urdf_limits import DescriptionError, read_urdf
 from support.proposals import contract_of
@@ -146,13 +148,38 @@ def test_a_topic_that_cannot_be_decoded_is_named_with_the_reason(tmp_path):
 
 
 def test_another_robot_in_the_bag_is_left_to_itself(tmp_path):
-    said, known = proposal(
-        tmp_path, odometry("/r1/odom", 50), odometry("/r2/odom", 50), twist("/r1/cmd_vel", 50, [0], [2])
-    )
-    assert [stream["topic"] for stream in known["observation"]] == ["odom"]
-    assert "/r2/odom (Odometry): of another robot or arm than the command's, which has /r1/odom" in said.replace(
-        "# r2", "# /r2"
-    )
+    """With full names, since `odom` could be that of either."""
+    kind = RobotKind("two", (odometry("/r1/odom", 50), odometry("/r2/odom", 50), twist("/r1/cmd_vel", 50, [0], [2])))
+    bag = record_kind(tmp_path, kind)
+    said = propose(bag)
+    assert [stream["topic"] for stream in yaml.safe_load(said)["observation"]] == ["r1/odom"]
+    assert "# r2/odom (Odometry): of another robot or arm than the command's, which has /r1/odom" in said
+    options = ConvertOptions((bag,), tmp_path / "out", task="t")
+    assert convert(options, contract_of(said), progress=False).transitions > 350
+
+
+def test_a_goal_is_offered_as_one(tmp_path):
+    kind = "geometry_msgs/msg/PoseStamped"
+    said, known = proposal(tmp_path, STATES, Stream("/goal_pose", kind, GOAL[1], 10))
+    assert [stream["topic"] for stream in known["observation"]] == ["joint_states"]
+    assert "# a goal:\n  # - topic: goal_pose" in said
+
+
+def test_joints_without_names_are_named_as_the_reason(tmp_path):
+    bare = made("/joint_commands", lambda m: T[JOINT_STATE](m.header, [], np.array([m.wave(1)]), np.empty(0), np.empty(0)))  # fmt: skip  # noqa: E501
+    said, known = proposal(tmp_path, STATES, bare)
+    assert "/joint_commands holds no numbers of a command" in said and "fill_in_the_action" in known["action"]
+    assert "joint_commands (JointState): its messages name no joints, or fill no array of theirs" in said
+
+
+def test_a_commanded_rotation_is_whole(tmp_path):
+    """Of a quaternion about z, x and y are always 0, as in a new message; they are kept all the same."""
+    kind = "geometry_msgs/msg/PoseStamped"
+    goal = Stream("/arm/cmd_pose", kind, lambda m: T[kind](header=m.header, pose=m.pose()), 50)
+    said, known = proposal(tmp_path, STATES, goal)
+    parts = [*(f"pose.position.{axis}" for axis in "xyz"), *(f"pose.orientation.{axis}" for axis in "xyzw")]
+    assert known["action"]["fields"] == parts and "the policy's four numbers are not of length 1" in said
+    contract_of(said)
 
 
 def test_angles_that_wrap_are_sine_and_cosine_but_a_reset_is_no_wrap(tmp_path):
