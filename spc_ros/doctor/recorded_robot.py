@@ -73,37 +73,46 @@ class RecordedRobot:
     description: str  # URDF of the robot; '' where no bag has one
 
 
+@dataclasses.dataclass(frozen=True)
+class _Bag:
+    """What one bag holds."""
+
+    logs: dict[str, TopicLog]
+    topics: dict[str, tuple[str, int, str]]  # type, messages, and why they cannot be read
+    marks: Marks
+    descriptions: set[str]
+
+
 def read_robot(paths: Iterable[str | Path]) -> RecordedRobot:
     """Read the bags at the paths, of many some spread over all. Raises BagError where none can be read."""
-    bags = sorted(find_bags(paths))
-    chosen = [bags[i] for i in sorted({round(at) for at in np.linspace(0, len(bags) - 1, MAX_BAGS)})]
-    read, logs, marks = [], [], []
+    found = sorted(find_bags(paths))
+    read: dict[Path, _Bag] = {}
     failed: dict[Path, BagError] = {}
-    known: dict[str, list[tuple[str, int, str]]] = {}  # topic to (type, messages, problem) of each bag
-    descriptions: Counter[str] = Counter()
-    for path in chosen:
+    for path in (found[i] for i in sorted({round(at) for at in np.linspace(0, len(found) - 1, MAX_BAGS)})):
         try:
-            with BagReader(path) as bag:
-                found = read_topic_logs(bag, None)
-                by_topic = {log.topic: with_beams(bag, log) for log in found.logs if len(log)}
-                marks.append(find_marks(bag, found.logs))
-                descriptions.update(_descriptions(bag))
-                problems = {finding.topic: finding.text for finding in found.findings if finding.check == "topic"}
-                for name, topic in bag.info.topics.items():
-                    known.setdefault(name, []).append((topic.type, topic.count, problems.get(name, "")))
+            read[path] = _read_bag(path)
         except BagError as error:
             failed[path] = error
-            continue
-        read.append(path)
-        logs.append(by_topic)
     if not read:
         raise next(iter(failed.values()))
-    topics = [_topic(name, known[name], logs) for name in sorted(known)]
-    likeliest = min(descriptions, key=lambda text: (-descriptions[text], text), default="")
+    bags = list(read.values())
+    logs = tuple(bag.logs for bag in bags)
+    names = sorted({name for bag in bags for name in bag.topics})
+    topics = tuple(_topic(name, [bag.topics[name] for bag in bags if name in bag.topics], logs) for name in names)
     errors = tuple(str(error).replace(f"{path}: ", f"{path.name}: ", 1) for path, error in failed.items())
-    return RecordedRobot(
-        tuple(read), len(bags), errors, tuple(topics), tuple(logs), merge_marks(marks), likeliest
-    )  # fmt: skip
+    descriptions = Counter(text for bag in bags for text in bag.descriptions)
+    description = min(descriptions, key=lambda text: (-descriptions[text], text), default="")
+    marks = merge_marks([bag.marks for bag in bags])
+    return RecordedRobot(tuple(read), len(found), errors, topics, logs, marks, description)
+
+
+def _read_bag(path: Path) -> _Bag:
+    with BagReader(path) as bag:
+        found = read_topic_logs(bag, None)
+        logs = {log.topic: with_beams(bag, log) for log in found.logs if len(log)}
+        problems = {finding.topic: finding.text for finding in found.findings if finding.check == "topic"}
+        topics = {name: (topic.type, topic.count, problems.get(name, "")) for name, topic in bag.info.topics.items()}
+        return _Bag(logs, topics, find_marks(bag, found.logs), _descriptions(bag))
 
 
 def _topic(name: str, seen: Sequence[tuple[str, int, str]], logs: Sequence[dict[str, TopicLog]]) -> RecordedTopic:

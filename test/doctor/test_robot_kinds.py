@@ -11,7 +11,8 @@ from spc_ros.doctor.contract_init import propose
 from support.paths import ROOT
 from support.proposal_table import ASKED, PROPOSALS, ZERO, Proposal, document
 from support.proposals import contract_of
-from support.robot_kinds import KINDS, record_kind
+from support.robot_kinds import KINDS
+from support.robot_streams import record_kind
 
 SECONDS = 8.0
 

@@ -17,9 +17,8 @@ from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.urdf_limits import DescriptionError, read_urdf
 from support.proposals import contract_of
-from support.robot_kinds import (
-    DRIVE,
-    GOAL,
+from support.robot_kinds import DRIVE, GOAL
+from support.robot_streams import (
     RobotKind,
     Stream,
     T,

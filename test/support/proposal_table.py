@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from support.robot_kinds import BODY, KINDS, LEGS, PANDA, UR, RobotKind
+from support.robot_kinds import BODY, KINDS, LEGS, PANDA, UR
+from support.robot_streams import RobotKind
 
 ZERO = "zeros"
 ASKED = "left to fill in"
