@@ -141,11 +141,17 @@ def _notes(plan: Design, topic: RecordedTopic, choice: Choice, bounds: list[Boun
         lines.append(f"the bags hold commands beyond the URDF's limits: {shortened(beyond)}")
     if plan.is_rare:
         states = plan.states[0][0]
+        slow = f"The policy would decide every {1 / plan.rate_hz:.3g} s, as they came."
+        open_periods = "A period without a command is dropped, unless the contract says that the last one holds."
         lines += [
             f"rare: {topic.messages} commands for {states.messages} states of {states.topic}. Do they come only when "
-            "they change? A",
-            "period without a command is dropped, unless the contract says that the last one holds.",
+            "they change?",
+            slow if topic.rate_hz else open_periods,
         ]
+    empty = np.asarray(np.isnan(topic.log.values).all(axis=0))
+    never = [f for f, is_empty in zip(topic.log.fields, empty, strict=True) if is_empty and f not in choice.fields]
+    if never and topic.type not in JOINT_ARRAYS:
+        lines.append(f"always NaN in the bags, but 0 in the policy's messages: {shortened(never, 3)}; relay them")
     still = [field for field, each in zip(choice.fields, bounds, strict=True) if each.held]
     if still:
         lines.append(f"never changed, so that their limits hold them there: {shortened(still)}")

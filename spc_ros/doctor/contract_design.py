@@ -11,10 +11,10 @@ from typing import Any
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC
-from spc_ros.doctor.contract_choices import ROUND_SHARE, Clocks, clocks_of_all, round_rate
+from spc_ros.doctor.contract_choices import ROUND_SHARE, Clocks, clocks_of_all, nominal, round_rate
 from spc_ros.doctor.field_choices import Choice, choose, choose_command, whole_array
 from spc_ros.doctor.recorded_robot import DESCRIPTION, RecordedRobot, RecordedTopic
-from spc_ros.doctor.topic_roles import GOAL_WORDS, REWARD_WORDS, command_rank, command_score, state_score
+from spc_ros.doctor.topic_roles import GOAL_WORDS, REWARD_WORDS, STATE_WORDS, command_rank, command_score, state_score
 from spc_ros.doctor.urdf_limits import JointLimits
 from spc_ros.messages.fields import JOINT_ARRAYS
 from spc_ros.messages.numeric_fields import MAX_ELEMENTS
@@ -22,6 +22,8 @@ from spc_ros.messages.numeric_fields import MAX_ELEMENTS
 MAX_STREAMS = 6
 TICK_SHARE = 0.4  # a stream that sets the ticks is at most so much slower than the commands, or the fastest stream
 FAST_ENOUGH_HZ = 20.0  # for the ticks, where no command says which rate is wanted
+WHOLE = 0.1  # how far the number of states for each command may be from a whole one
+SLOW_HZ = 2.0  # commands at a lower rate are goals rather than controls
 RARE_SHARE = 0.2  # commands are rare where they are fewer than this share of the states
 SINGLE = ("std_msgs/msg/Float64", "std_msgs/msg/Float32")
 WHOLE_NUMBERS = ("Bool", "Byte", "Char", "Int", "UInt")  # std_msgs of these are no commands of a policy
@@ -56,8 +58,8 @@ class Design:
 
     @property
     def is_rare(self) -> bool:
-        """Whether commands come irregularly, and far fewer of them than states."""
-        if self.command is None or self.command[0].rate_hz is not None:
+        """Whether there are far fewer commands than states, irregular or slow ones."""
+        if self.command is None or (self.command[0].rate_hz or 0.0) > SLOW_HZ:
             return False
         return self.command[0].messages < RARE_SHARE * self.states[0][0].messages
 
@@ -145,7 +147,9 @@ def _states(
     for topic in robot.topics:
         if topic is command:
             continue
-        why = _no_stream(topic, robot) or _of_another_robot(topic.topic, command, robot)
+        why = _no_stream(topic, robot)
+        if not command_score(topic.topic, topic.type):
+            why = why or _of_another_robot(topic.topic, command, robot)
         if why:
             left_out.append(LeftOut(topic, why))
             continue
@@ -155,12 +159,18 @@ def _states(
             left_out.append(LeftOut(topic, why, choice if offer else None))
         else:
             found.append((topic, choice))
-    if not found and (guess := next((entry for entry in left_out if entry.why == UNKNOWN and entry.offer), None)):
+    if not found and (unknown := [entry for entry in left_out if entry.why == UNKNOWN]):
+        guess = min(unknown, key=lambda entry: (not STATE_WORDS.search(entry.topic.topic), _most_fields(entry)))
         left_out.remove(guess)
         found = [(guess.topic, guess.offer or Choice())]
     found.sort(key=lambda entry: (-state_score(entry[0].topic, entry[0].type), entry[0].topic))
     left_out += [LeftOut(topic, f"{MAX_STREAMS} streams are observed", choice) for topic, choice in found[MAX_STREAMS:]]
     return found[:MAX_STREAMS], left_out
+
+
+def _most_fields(entry: LeftOut) -> tuple[int, str]:
+    """Sorts by the number of fields, the most first, then by name."""
+    return -len(entry.offer.fields if entry.offer else ()), entry.topic.topic
 
 
 UNKNOWN = "not known to be a state of the robot"
@@ -191,7 +201,7 @@ def _no_stream(topic: RecordedTopic, robot: RecordedRobot) -> str:
 
 
 def _of_another_robot(topic: str, command: RecordedTopic | None, robot: RecordedRobot) -> str:
-    """Why a topic is left to another robot: the commanded one has the same, in its own namespace."""
+    """Why a sensor is left to another robot: the commanded one has the same, in its own namespace."""
     own, theirs = (name.strip("/").partition("/") for name in (command.topic if command else "", topic))
     twin = f"/{own[0]}/{theirs[2]}"
     if not own[2] or not theirs[2] or own[0] == theirs[0] or all(twin != other.topic for other in robot.topics):
@@ -237,5 +247,6 @@ def _is_multiple(state_hz: float, command_hz: float) -> bool:
 def tick_rate(state_hz: float, command_hz: float | None) -> float:
     """The rate of the states, or that of every n-th of them, so slow that each period has a command."""
     rate_hz = round_rate(state_hz)
-    every = math.ceil(rate_hz / round_rate(command_hz) * (1 - ROUND_SHARE)) if command_hz else 1
-    return round(rate_hz / max(1, every), 2)
+    ratio = rate_hz / nominal(command_hz) if command_hz else 1.0
+    every = round(ratio) if abs(ratio - round(ratio)) < WHOLE else math.ceil(ratio)
+    return float(f"{rate_hz / max(1, every):.4g}")

@@ -24,6 +24,7 @@ _PARTS = {  # the part of a message that holds a number: (kind, unit)
     "orientation": ("position", ""),
     "rotation": ("position", ""),
     "quaternion": ("position", ""),
+    "velocity": ("velocity", "m/s"),
     "linear": ("velocity", "m/s"),
     "angular": ("velocity", "rad/s"),
     "angular_velocity": ("velocity", "rad/s"),
@@ -33,6 +34,9 @@ _PARTS = {  # the part of a message that holds a number: (kind, unit)
     "magnetic_field": ("unknown", "T"),
 }
 _NUMBERS = {  # the last name of a field
+    "yaw": ("position", "rad"),
+    "heading": ("position", "rad"),
+    "yawspeed": ("velocity", "rad/s"),
     "speed": ("velocity", "m/s"),
     "acceleration": ("velocity", "m/s^2"),
     "jerk": ("velocity", "m/s^3"),

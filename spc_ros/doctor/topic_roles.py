@@ -15,7 +15,7 @@ from spc_core.doctor.topic_stats import intervals
 from spc_ros.bags.reader import BagReader, parse_episode
 
 COMMAND_WORDS = re.compile(
-    r"(^|[/_])(cmd|cmds|command|commands|control|controls|controller|controllers|setpoint|setpoints|action|actions|"
+    r"(^|[/_])(cmd|cmds|command|commands|control|controls|controller|controllers|setpoint|setpoints|action|actions|act|"
     r"thrust|thrusts|thruster|thrusters|desired)($|[/_])|cmd_vel"
 )
 EFFORT_WORDS = re.compile(r"(^|[/_])(effort|efforts|torque|torques)($|[/_])")  # of std_msgs, else a sensor's
@@ -48,6 +48,8 @@ STATE_TYPES = {
     "sensor_msgs/msg/Range": 1,
     "sensor_msgs/msg/LaserScan": 1,
 }
+OWN_STATES = re.compile(r"/(?!.*ControllerState)\w*(Odometry|State|States|Attitude|LocalPosition|Imu|Feedback)$")
+OWN_STATE_SCORE = 2  # of a type that a robot's own package names like a state
 SENSED = ("nav_msgs/msg/Odometry",)  # with all of sensor_msgs but JointState, what no command is made of
 REWARD_WORDS = re.compile(r"(^|[/_])(reward|rewards|return|score|cost)($|[/_])")
 GOAL_WORDS = re.compile(r"(^|[/_])(goal|goals|target|waypoint|move_base_simple)($|[/_])")
@@ -68,7 +70,8 @@ def state_score(topic: str, type_name: str) -> int:
     """How much a topic looks like a state of the robot; 0: not at all."""
     if command_score(topic, type_name) or REWARD_WORDS.search(topic) or GOAL_WORDS.search(topic):
         return 0
-    return STATE_TYPES.get(type_name, 1 if type_name.endswith("MultiArray") and STATE_WORDS.search(topic) else 0)
+    is_array = type_name.endswith("MultiArray") and STATE_WORDS.search(topic)
+    return STATE_TYPES.get(type_name, OWN_STATE_SCORE if OWN_STATES.search(type_name) else 1 if is_array else 0)
 
 
 def find_command(logs: Iterable[TopicLog]) -> TopicLog | None:

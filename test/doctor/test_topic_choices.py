@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from rosbags.rosbag2 import StoragePlugin
+from rosbags.typesys import get_types_from_msg
 
 from spc_ros.bags.files import BagError
 from spc_ros.cli import main
@@ -19,6 +20,7 @@ from spc_ros.doctor.urdf_limits import DescriptionError, read_urdf
 from support.proposals import contract_of
 from support.robot_kinds import DRIVE, GOAL
 from support.robot_streams import (
+    STORE,
     RobotKind,
     Stream,
     T,
@@ -29,6 +31,7 @@ from support.robot_streams import (
     odometry,
     record_kind,
     text,
+    trajectory,
     twist,
     urdf,
 )
@@ -155,6 +158,51 @@ def test_another_robot_in_the_bag_is_left_to_itself(tmp_path):
     assert "# r2/odom (Odometry): of another robot or arm than the command's, which has /r1/odom" in said
     options = ConvertOptions((bag,), tmp_path / "out", task="t")
     assert convert(options, contract_of(said), progress=False).transitions > 350
+
+
+def test_commands_that_are_goals_are_said_to_be_rare(tmp_path):
+    kind = RobotKind("robot", (joints(ARM, 50, arrays="pv"), trajectory("/arm_controller/joint_trajectory", ARM, 0.5)))
+    said = propose(record_kind(tmp_path, kind, seconds=24.0))
+    assert yaml.safe_load(said)["rate_hz"] == 0.5
+    assert "rare: 12 commands for 1200 states of /joint_states" in said
+    assert "The policy would decide every 2 s, as they came." in said
+
+
+def test_other_limbs_are_commands_and_not_other_robots(tmp_path):
+    limbs = [
+        trajectory(f"/{limb}_controller/joint_trajectory", [f"{limb}_1", f"{limb}_2"], 50) for limb in ("arm", "head")
+    ]
+    said, known = proposal(tmp_path, STATES, *limbs)
+    assert known["action"]["topic"] == "arm_controller/joint_trajectory"
+    assert "# head_controller/joint_trajectory (JointTrajectory): another command" in said
+    assert "not sent by this action: head_controller/joint_trajectory" in said
+
+
+def test_states_and_commands_of_own_types_are_found_by_their_names(tmp_path):
+    """As a flight controller's: fixed arrays, no header, NaN for what is not commanded."""
+    state, goal = "own_msgs/msg/BodyOdometry", "own_msgs/msg/Setpoint"
+    STORE.register(get_types_from_msg("float32[3] position\nfloat32[3] velocity\n", state))
+    STORE.register(get_types_from_msg("float32[3] position\nfloat32[3] velocity\nfloat32 yaw\n", goal))
+    nan = np.full(3, np.nan, np.float32)
+
+    def three(m, first):
+        return np.array([m.wave(first + i) for i in range(3)], np.float32)
+
+    said, known = proposal(
+        tmp_path,
+        made("/fmu/out/odometry", lambda m: T[state](three(m, 0), three(m, 3)), 100, state),
+        made("/fmu/in/setpoint", lambda m: T[goal](three(m, 6), nan, m.wave(9)), 50, goal),
+        number("/fmu/out/altitude_error", 100, lambda m: m.wave(20)),
+    )
+    parts = [f"{part}.{i}" for part in ("position", "velocity") for i in range(3)]
+    assert [(s["topic"], s["fields"]) for s in known["observation"]] == [("out/odometry", parts)]
+    assert known["action"]["fields"] == [*parts[:3], "yaw"] and known["action"]["safe"] == "fill_in_the_safe_command"
+    assert "always NaN in the bags, but 0 in the policy's messages: velocity.0, velocity.1, velocity.2" in said
+
+
+def test_without_known_types_the_fuller_topic_is_the_state(tmp_path):
+    said, known = proposal(tmp_path, floats("/obs", 6, 50), floats("/act", 2, 50))
+    assert [stream["topic"] for stream in known["observation"]] == ["obs"] and known["action"]["topic"] == "act"
 
 
 def test_a_goal_is_offered_as_one(tmp_path):
