@@ -148,6 +148,11 @@ def _notes(plan: Design, topic: RecordedTopic, choice: Choice, bounds: list[Boun
             "they change?",
             slow if topic.rate_hz else open_periods,
         ]
+    gaps = [
+        field for field in choice.fields if not np.isfinite(topic.log.values[:, topic.log.fields.index(field)]).all()
+    ]
+    if gaps:
+        lines.append(f"NaN at times, which drops these periods: {shortened(gaps, 3)}")
     empty = np.asarray(np.isnan(topic.log.values).all(axis=0))
     never = [f for f, is_empty in zip(topic.log.fields, empty, strict=True) if is_empty and f not in choice.fields]
     if never and topic.type not in JOINT_ARRAYS:

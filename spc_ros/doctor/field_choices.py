@@ -56,7 +56,7 @@ def choose(topic: RecordedTopic, joints: Mapping[str, JointLimits]) -> Choice:
         if absent[i]:
             left_out[field] = "not in every message"
         elif not finite[i]:
-            left_out[field] = "NaN at times"
+            left_out[field] = "NaN at times" if np.isnan(log.values[:, i]).any() else "infinite at times"
         elif log.type == JOINT_STATE and field.startswith("effort."):
             left_out[field] = "measured effort is mostly noise"
         elif low[i] == high[i]:
@@ -199,7 +199,10 @@ def whole_array(log: TopicLog) -> str:
     """Why the elements of an array cannot all be commanded; '' where they can."""
     is_array = log.type in FLOAT_ARRAYS or (elements(log.fields) and log.type not in JOINT_ARRAYS)
     if is_array and _at_times_absent(log).any():
-        return "the length of its array changes"
+        return "has an array whose length changes"
+    empty = [field for field, known in zip(log.fields, np.isfinite(log.values).T, strict=True) if not known.any()]
+    if is_array and log.type in FLOAT_ARRAYS and empty:
+        return f"has elements that are NaN in every message: {shortened(empty, NAMED)}"
     return ""
 
 

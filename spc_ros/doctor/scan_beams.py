@@ -24,8 +24,9 @@ def with_beams(bag: BagReader, log: TopicLog) -> TopicLog:
     fields = tuple(f"ranges.{i}" for i in beams(len(first.ranges)))
     reader = ColumnReader(bag.typestore, log.type, fields, log.topic)
     parts = [reader.read_all(block[log.topic])[1] for block in bag.blocks([log.topic]) if log.topic in block]
-    values = np.concatenate([log.values, np.concatenate(parts)], axis=1) if fields else log.values
-    return dataclasses.replace(log, fields=(*log.fields, *fields), values=values, absent=None)
+    rest = [i for i, field in enumerate(log.fields) if not field.startswith(("ranges.", "intensities."))]
+    values = np.concatenate([log.values[:, rest], *([np.concatenate(parts)] if fields else [])], axis=1)
+    return dataclasses.replace(log, fields=(*(log.fields[i] for i in rest), *fields), values=values, absent=None)
 
 
 def beams(count: int) -> list[int]:

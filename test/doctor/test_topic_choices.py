@@ -30,6 +30,7 @@ from support.robot_streams import (
     number,
     odometry,
     record_kind,
+    scan,
     text,
     trajectory,
     twist,
@@ -94,12 +95,60 @@ def test_whole_numbers_are_no_command(tmp_path):
     assert "/motor/command holds whole numbers, which a policy does not send" in said
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        (lambda s: [s, np.nan], "has elements that are NaN in every message: data.1"),
+        (lambda s: [s, 1.0] if s < 4 else [s], "has an array whose length changes"),
+        (lambda s: [s] * 70, "holds an array of 64 or more numbers"),
+    ],
+)
+def test_an_array_that_cannot_be_whole_is_no_command(tmp_path, spoilt, why):
+    kind = "std_msgs/msg/Float64MultiArray"
+    layout = T["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
+    arrays = made("/arm/commands", lambda m: T[kind](layout, np.array(spoilt(m.s), float)), 50, kind)
+    said, known = proposal(tmp_path, STATES, arrays)
+    assert "fill_in_the_action" in known["action"] and f"action: # TODO: /arm/commands {why}." in said
+
+
+def test_nan_in_some_commands_is_told(tmp_path):
+    kind = "std_msgs/msg/Float64MultiArray"
+    layout = T["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
+    arrays = made(
+        "/arm/commands", lambda m: T[kind](layout, np.array([m.wave(1), np.nan if m.s < 1 else 1.0])), 50, kind
+    )
+    said, known = proposal(tmp_path, STATES, arrays)
+    assert known["action"]["fields"] == ["data.0", "data.1"]
+    assert "NaN at times, which drops these periods: data.1" in said
+
+
 def test_measured_forces_and_unnamed_speeds_are_no_commands(tmp_path):
     speed = "geometry_msgs/msg/TwistStamped"
     measured = made("/velocity", lambda m: T[speed](header=m.header, twist=m.twist([0], [2])), 50, speed)
     _, known = proposal(tmp_path, STATES, measured)
     assert "fill_in_the_action" in known["action"]
     assert [stream["topic"] for stream in known["observation"]] == ["joint_states", "velocity"]
+
+
+def test_of_a_small_scan_all_beams_are_observed(tmp_path):
+    said, known = proposal(tmp_path, scan("/scan", 50, 5), twist("/cmd_vel", 50, [0], [2]))
+    beams = [{"field": f"ranges.{i}", "clip": [0, 12]} for i in range(5)]
+    assert known["observation"][0]["fields"] == beams and "5 beams, evenly spaced" in said
+    contract_of(said)
+
+
+def test_infinite_numbers_are_not_observed(tmp_path):
+    kind = "geometry_msgs/msg/WrenchStamped"
+
+    def make(m):
+        pull = T["geometry_msgs/msg/Vector3"](
+            float("inf") if m.s < 1 else 1.0, float("nan") if m.s < 1 else 1.0, m.wave(2)
+        )
+        return T[kind](header=m.header, wrench=T["geometry_msgs/msg/Wrench"](pull, m.vector(4)))
+
+    said, known = proposal(tmp_path, STATES, made("/wrench", make, 50, kind))
+    assert known["observation"][1]["fields"] == ["wrench.force.z", *(f"wrench.torque.{axis}" for axis in "xyz")]
+    assert "left out: wrench.force.x (infinite at times), wrench.force.y (NaN at times)" in said
 
 
 def test_a_slow_stream_does_not_set_the_ticks(tmp_path):
