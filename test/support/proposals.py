@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import yaml
 
 from spc_core.contract.contract import Contract, parse_contract
+from spc_ros.doctor.contract_init import propose
+from support.robot_streams import RobotKind, Stream, record_kind
 
 UNFILLED_REWARD = "reward: {fill_in_the_reward: true}\n"
 UNFILLED_SAFE = "  safe: fill_in_the_safe_command\n"
@@ -25,3 +30,9 @@ def completed(text: str, reward: str = "") -> str:
 def contract_of(text: str, reward: str = "") -> Contract:
     """The contract of a completed proposal."""
     return parse_contract(completed(text, reward), "proposal")
+
+
+def proposal(folder: Path, *streams: Stream, urdf: Path | None = None) -> tuple[str, dict[str, Any]]:
+    """The proposal for a robot with these topics, as text and as YAML reads it."""
+    text = propose(record_kind(folder, RobotKind("robot", streams)), urdf)
+    return text, yaml.safe_load(text)
