@@ -226,7 +226,8 @@ def responses(found: Correlogram) -> list[Response]:
     causal = LAGS_S >= -1e-9
     before = LAGS_S + max(found.period_s, 0.005) < 0
     result = []
-    share = found.state_power / (found.whole_power + 1e-300)  # of a state's changes not predicted from the state
+    moves = found.whole_power > 0  # a number that stands still, as in the rotation of a base, answers nothing
+    share = np.divide(found.state_power, found.whole_power, out=np.zeros_like(found.state_power), where=moves)
     for a, command in enumerate(found.commands):
         strength = np.abs(correlation[:, a])  # (L, O, K)
         peak = strength[causal].max(axis=0)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from spc_core.contract.positional import hole
 from spc_core.contract.rewards import REWARDS, RewardFunction
 from spc_core.contract.sections import Action, Loss, Qos, Reward, Safety, Segments, Stream, observed_column
 from spc_core.contract.transforms import TRANSFORMS, Field
@@ -22,6 +23,7 @@ SEGMENTS = ("bag", "topic", "gap")
 LOSS_LIMITS = {"hold_ms": 60_000.0, "deactivate_after_s": 86_400.0}
 QOS = {"durability": ("transient_local", "volatile"), "reliability": ("reliable", "best_effort")}
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+UNFILLED_SAFE = "fill_in_the_safe_command"
 TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late relative to the last one
 
 
@@ -215,9 +217,16 @@ def _action(section: Section, clock: str) -> Action:
     if "fill_in_the_action" in section.values:  # as `spc contract init` leaves it
         raise section.fail("fill_in_the_action", "is a placeholder; replace it with topic, type, fields and limits")
     section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock", "point")
-    fields = section.texts("fields")
+    fields, kind = section.texts("fields"), _message_type(section)
+    if twice := sorted({name for name in fields if fields.count(name) > 1}):
+        raise section.fail("fields", f"lists {', '.join(twice)} more than once; keep one")
+    if missing := hole(kind, fields):
+        raise section.fail("fields", missing)
     n = len(fields)
-    action = Action(section.text("topic"), _message_type(section), fields, section.numbers("low", n),
+    if section.get("safe") == UNFILLED_SAFE:  # as `spc contract init` leaves it
+        raise section.fail("safe", f"is a placeholder: which command is safe cannot be told from a recording; "
+                           f"replace it with {n} numbers, one for each of {', '.join(fields)}")  # fmt: skip
+    action = Action(section.text("topic"), kind, fields, section.numbers("low", n),
                     section.numbers("high", n), section.numbers("safe", n), section.numbers("max_rate", n),
                     _clock(section, clock), _point(section))  # fmt: skip
     for i, name in enumerate(fields):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Propose a contract from a bag (spc contract init BAG)."""
+"""Propose a contract from bags (spc contract init BAG...)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from spc_core.system.atomic_files import write_atomic
 
 @dataclasses.dataclass(frozen=True)
 class ContractInit:
-    """Propose a contract for a robot from one of its bags; only the reward is left to fill in.
+    """Propose a contract for a robot from its bags; what a recording cannot tell is left to fill in.
 
     examples:
       spc contract init bags/run_01
-      spc contract init bags/run_01 --out my_robot.yaml
+      spc contract init bags --urdf robot.urdf --out my_robot.yaml
     """
 
     what: tyro.conf.Positional[Literal["init"]]  # what to do
-    bag: tyro.conf.Positional[Path]  # a bag of normal operation
+    bags: tyro.conf.Positional[tuple[Path, ...]]  # bags of normal operation, or folders that contain them
+    urdf: Path | None = None  # limits of the joints; default: a description recorded on /robot_description
     out: Path | None = None  # file to write; default: print it
     types: tuple[Path, ...] = ()  # .msg files, or packages with msg/, of types that the bag does not define
 
@@ -31,12 +32,15 @@ def run(options: ContractInit) -> int:
     from spc_ros.doctor.contract_init import propose
     from spc_ros.messages.message_types import read_definitions
 
-    text = propose(options.bag, read_definitions(options.types))
+    if not options.bags:
+        raise ValueError("spc contract init: no bag given; give bags or folders that contain them")
+    if options.out is not None and options.out.exists():
+        raise ValueError(f"{options.out}: exists already and is not overwritten; choose another --out")
+    text = propose(options.bags, options.urdf, read_definitions(options.types))
     if options.out is None:
         print(text, end="")
         return 0
-    if options.out.exists():
-        raise ValueError(f"{options.out}: exists already and is not overwritten; choose another --out")
     write_atomic(options.out, text)
-    print(f"{options.out}: fill in the reward, then: spc doctor {options.bag} --contract {options.out}")
+    bags = " ".join(map(str, options.bags))
+    print(f"{options.out}: fill in what is marked TODO, then: spc doctor {bags} --contract {options.out}")
     return 0

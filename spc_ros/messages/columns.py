@@ -52,11 +52,15 @@ class Source:
 
     def reader(self) -> FieldReader:
         """For single messages. Raises MessageError for fields that the type cannot have."""
-        return FieldReader(self.type, self.fields, self.topic, self.point, self.newest is not None)
+        return FieldReader(self.type, self.fields, self.topic, *self._how)
 
     def columns(self, typestore: Typestore) -> ColumnReader:
         """For many messages at a time. Raises MessageError for fields that the type cannot have."""
-        return ColumnReader(typestore, self.type, self.fields, self.topic, self.point, self.newest is not None)
+        return ColumnReader(typestore, self.type, self.fields, self.topic, *self._how)
+
+    @property
+    def _how(self) -> tuple[Point, bool, bool]:
+        return self.point, self.newest is not None, self.role == ACTION
 
     def samples(
         self, log_index: np.ndarray, t_ns: np.ndarray, values: np.ndarray, absent: np.ndarray | None = None
@@ -146,6 +150,7 @@ class ColumnReader:
         where: str,
         point: Point = None,
         partial: bool = False,
+        whole: bool = False,
     ) -> None:
         """Without `fields`, all numbers of a state that occur in the messages. The rest is as in FieldReader.
 
@@ -163,7 +168,7 @@ class ColumnReader:
         self.shapes: dict[Shape, int] = {}
         self.error: MessageError | None = None
         self._arrays = JOINT_ARRAYS.get(type_name, ())
-        self._reader = None if fields is None else FieldReader(type_name, fields, where, point, partial)
+        self._reader = None if fields is None else FieldReader(type_name, fields, where, point, partial, whole)
         self._is_open = fields is None
         self._decisive = decisive_fields(type_name)
         self._layouts: dict[Layout, Shape] = {}

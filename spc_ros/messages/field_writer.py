@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.contract.positional import elements, hole
 from spc_ros.messages.fields import (
     JOINT_ARRAYS,
     JOINT_STATE,
@@ -26,6 +27,8 @@ class FieldWriter:
     def __init__(self, type_name: str, fields: Sequence[str], where: str, period_ns: int = 0) -> None:
         """`period_ns` becomes a JointTrajectory's time_from_start."""
         self.type_name, self.fields, self.where, self.period_ns = type_name, tuple(fields), where, period_ns
+        if missing := hole(type_name, self.fields):
+            raise MessageError(f"topic '{where}': the contract {missing}")
         if type_name in JOINT_ARRAYS:
             self._write = self._joint_state if type_name == JOINT_STATE else self._trajectory
             self._group(JOINT_ARRAYS[type_name])
@@ -34,10 +37,16 @@ class FieldWriter:
             if kind not in ("Float64MultiArray", "Float32MultiArray"):
                 raise MessageError(f"topic '{where}': cannot write {type_name}; use Float64MultiArray")
             self.typecode = "d" if kind == "Float64MultiArray" else "f"
-            self.label = ",".join(field.removeprefix("data.") for field in self.fields)
+            self._order = self._element_order()
+            names = (self.fields[index].removeprefix("data.") for index in self._order)
+            self.label = ",".join(names)
             self._write = self._multi_array
         else:
-            self.paths = [field.split(".") for field in self.fields]
+            self._lists = {
+                array: [places[i] for i in sorted(places)] for array, places in elements(self.fields).items()
+            }
+            listed = {index for order in self._lists.values() for index in order}
+            self._numbers = [(field, index) for index, field in enumerate(self.fields) if index not in listed]
             self._write = self._paths
 
     def fill(self, message: Any, values: np.ndarray) -> None:
@@ -62,6 +71,16 @@ class FieldWriter:
                     f"covers all its joints ({', '.join(self.joints)}); add the field to the contract"
                 )
 
+    def _element_order(self) -> list[int]:
+        """The index of the field for each element of the array: by number, or in the contract's order."""
+        places = elements(self.fields).get("data", {})
+        if places and len(places) != len(self.fields):
+            raise MessageError(
+                f"topic '{self.where}': some fields are numbers (data.{min(places)}) and some are names; "
+                f"write all as data.<i>, or all as names"
+            )
+        return [places[place] for place in sorted(places)] or list(range(len(self.fields)))
+
     def _joint_state(self, message: Any, values: list[float]) -> None:
         message.name = self.joints
         for attribute, places in self.arrays.items():
@@ -80,19 +99,32 @@ class FieldWriter:
             message.layout.dim = [message_class("std_msgs/msg/MultiArrayDimension")()]
         dim = message.layout.dim[0]
         dim.label, dim.size, dim.stride = self.label, len(values), len(values)
-        message.data = array(self.typecode, values)
+        message.data = array(self.typecode, [values[index] for index in self._order])
 
     def _paths(self, message: Any, values: list[float]) -> None:
-        for path, value in zip(self.paths, values, strict=True):
-            holder = message
+        for field, index in self._numbers:
+            setattr(*self._place(message, field), values[index])
+        for path, order in self._lists.items():
+            holder, name = self._place(message, path)
             try:
-                for part in path[:-1]:
-                    holder = getattr(holder, part)
-                getattr(holder, path[-1])
-            except AttributeError as error:
-                field = ".".join(path)
+                setattr(holder, name, [values[index] for index in order])
+            except (AssertionError, TypeError) as error:
                 raise MessageError(
-                    f"topic '{self.where}': cannot write field '{field}' of {self.type_name}: {error}; "
-                    f"it has {contents_of(holder)}; correct the contract"
+                    f"topic '{self.where}': cannot write {len(order)} numbers as '{path}' of {self.type_name}: "
+                    f"{error}; name each of its elements in the contract"
                 ) from None
-            setattr(holder, path[-1], value)
+
+    def _place(self, message: Any, path: str) -> tuple[Any, str]:
+        """The part of the message that holds the last name of a path, and this name. Raises MessageError."""
+        *parts, last = path.split(".")
+        holder = message
+        try:
+            for part in parts:
+                holder = getattr(holder, part)
+            getattr(holder, last)
+        except AttributeError as error:
+            raise MessageError(
+                f"topic '{self.where}': cannot write field '{path}' of {self.type_name}: {error}; "
+                f"it has {contents_of(holder)}; correct the contract"
+            ) from None
+        return holder, last

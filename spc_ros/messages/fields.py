@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.contract.positional import elements
 from spc_core.system.config_files import suggest
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
@@ -41,11 +42,18 @@ class FieldReader:
     """Reads a fixed list of fields from messages of one type."""
 
     def __init__(
-        self, type_name: str, fields: Sequence[str], where: str, point: Point = None, partial: bool = False
+        self,
+        type_name: str,
+        fields: Sequence[str],
+        where: str,
+        point: Point = None,
+        partial: bool = False,
+        whole: bool = False,
     ) -> None:
         """`where` is the topic, for errors; `point` that of a JointTrajectory.
 
-        `partial`: messages may lack some of the joints, which is no error for `find`.
+        `partial`: messages may lack some of the joints, which is no error for `find`. `whole`: refuse arrays with more
+        elements than are named by number.
         """
         self.type_name, self.fields, self.where = type_name, tuple(fields), where
         self.by_value = isinstance(point, float)  # what is read depends on other numbers of the message
@@ -55,6 +63,8 @@ class FieldReader:
         else:
             is_array = type_name.endswith("MultiArray")
             self.read, self.find = (_ArrayReader if is_array else _PathReader)(self.fields, where).read, self._find
+            if whole and elements(self.fields):
+                self.read = _WholeReader(self.read, self.fields, where).read
 
     read: Callable[[Any], np.ndarray]
     """A message to a (F,) float64 vector in the order of `fields`. Raises MessageError. NaN is passed on."""
@@ -66,6 +76,27 @@ class FieldReader:
             return self.read(message).tolist(), ""
         except MessageError as error:
             return [None] * len(self.fields), str(error)
+
+
+class _WholeReader:
+    """Reads a command, and refuses one whose arrays hold more than the fields name, which a policy would leave out."""
+
+    def __init__(self, read: Callable[[Any], np.ndarray], fields: Sequence[str], where: str) -> None:
+        self._read, self.where = read, where
+        self.arrays = {path: (path.split("."), len(places)) for path, places in elements(fields).items()}
+
+    def read(self, message: Any) -> np.ndarray:
+        vector = self._read(message)
+        for path, (parts, count) in self.arrays.items():
+            array = message
+            for part in parts:
+                array = array[int(part)] if part.isdigit() else getattr(array, part)
+            if len(array) != count:
+                raise MessageError(
+                    f"topic '{self.where}': '{path}' has {len(array)} elements, the contract's action names {count}; "
+                    f"a robot takes each by its place, so list all of {path}.0 to {path}.{len(array) - 1}"
+                )
+        return vector
 
 
 class _JointReader:

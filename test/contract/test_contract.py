@@ -21,6 +21,9 @@ SECTIONS = {
 TEXT = contract_text(**SECTIONS)
 
 
+LIMITS = {"low": [-1, -1], "high": [1, 1], "safe": [0, 0], "max_rate": [1, 1]}
+
+
 def changed(path, value):
     """The contract with one entry replaced, or taken out with None; `path` like 'action.low'."""
     return contract_text({path: value}, **SECTIONS)
@@ -43,6 +46,26 @@ def test_a_missing_field_is_named(path):
         parse_contract(changed(path, None), "robot.yaml")
 
 
+ARRAY = {"topic": "commands", "type": "std_msgs/msg/Float64MultiArray", **LIMITS}
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"), [(["data.1", "data.2"], "data.0"), (["data.3", "data.0"], "data.1, data.2")]
+)
+def test_a_command_with_holes_in_an_array_without_names_is_refused(fields, missing):
+    last = max(fields)
+    problem = rf"^robot\.yaml: action\.fields leaves out {missing}: elements .* list all of data\.0 to {last}, also"
+    with pytest.raises(ContractError, match=problem):
+        parse_contract(changed("action", {**ARRAY, "fields": fields}), "robot.yaml")
+
+
+def test_elements_in_any_order_and_joints_that_are_called_by_numbers_are_whole():
+    contract = parse_contract(changed("action", {**ARRAY, "fields": ["data.1", "data.0"]}), "robot.yaml")
+    assert contract.action.fields == ("data.1", "data.0")
+    joints = {"type": "sensor_msgs/msg/JointState", "fields": ["position.3", "position.7"]}
+    assert parse_contract(changed("action", {**ARRAY, **joints}), "robot.yaml").action_dim == 2
+
+
 def test_a_misspelt_field_gets_a_suggestion():
     text = TEXT.replace("rate_hz:", "rate_hertz:")
     with pytest.raises(ContractError, match=r"rate_hertz is not a known field \(did you mean 'rate_hz'\?\)"):
@@ -63,6 +86,16 @@ def test_a_misspelt_field_gets_a_suggestion():
         ("action.high", [40, float("inf")], "action.high[1] must be a finite number, got inf"),
         ("action.high", [-50, 20], "action.low[0] (effort.shoulder) is -40.0, not below high -50.0"),
         ("action.safe", [0, 21], "action.safe[1] (effort.elbow) is 21.0, outside [-20.0, 20.0]"),
+        (
+            "action.safe",
+            "fill_in_the_safe_command",
+            "replace it with 2 numbers, one for each of effort.shoulder, effort.elbow",
+        ),
+        (
+            "action.fields",
+            ["effort.elbow", "effort.elbow"],
+            "action.fields lists effort.elbow more than once; keep one",
+        ),
         ("action.max_rate", [0, 1], "action.max_rate[0] (effort.shoulder) must be positive, got 0.0"),
         ("action.type", "JointState", "action.type is 'JointState'; write package/msg/Type"),
         ("observation.0.fields", [], "observation[0].fields must be a list with at least one entry"),

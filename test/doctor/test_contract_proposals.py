@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import yaml
 
-from spc_core.contract.contract import parse_contract
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.doctor import diagnose
+from support.proposals import contract_of
 from support.recorded_bags import RECEIVE_NS, STORE, Sample, episode_info, header, joint_state, string, write_bag
 from support.robot_recording import record_robot
 
 T = STORE.types
-UNFILLED = "reward: {fill_in_the_reward: true}\n"
 SIM_NS = 5 * 10**9 - RECEIVE_NS
 FLOATS = "std_msgs/msg/Float64MultiArray"
 
@@ -94,13 +93,9 @@ def record(path, robot, shift_ns=0, at_s=None, more=()):
 
 
 def converted(bag, tmp_path, **options):
-    """The proposal for a bag, and what conversion makes of it."""
+    """The proposal for a bag, its contract once completed, and what conversion makes of the bag."""
     text = propose(bag)
-    assert text.count(UNFILLED) == 1
-    topic = yaml.safe_load(text)["action"]
-    field = topic["fields"][0]
-    reward = yaml.safe_dump({"topic": topic["topic"], "type": topic["type"], "field": field}, default_flow_style=True)
-    contract = parse_contract(text.replace(UNFILLED, f"reward: {reward}"), "proposal")
+    contract = contract_of(text)
     return text, contract, convert(ConvertOptions((bag,), tmp_path / "out", **options), contract, progress=False)
 
 

@@ -376,6 +376,15 @@ def test_a_command_delay_survives_noise_and_a_servo():
     assert answer.why_not == "" and abs(answer.delay_s - 0.03) < 0.004
 
 
+def test_a_number_that_never_changes_does_not_hide_the_delay():
+    """As those of the rotation matrix of a base, which turns about one axis."""
+    command_ns, u, state_ns, x = answering(0.02, 0.01)
+    with_still = np.concatenate([np.ones_like(x[:, :1]), x], axis=1)
+    found = correlogram(command_ns, u, ("u",), state_ns, with_still, ("still", "position", "velocity"))
+    (answer,) = responses(found.as_float32())  # as datasets keep it
+    assert answer.state == "velocity" and answer.why_not == "" and abs(answer.delay_s - 0.02) < 0.004
+
+
 def test_a_delay_that_cannot_be_told_is_not_told():
     command_ns, u, state_ns, x = answering(0.0, 0.01)
     alien = np.random.default_rng(1).normal(size=x.shape)

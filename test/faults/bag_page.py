@@ -3,6 +3,7 @@
 
 from faults.bag_table import EPISODES, FILES, MESSAGES, TIMES, Fault
 from faults.bytes_table import BYTES
+from faults.commands_table import COMMANDS
 from faults.marks_table import MARKS
 
 HEAD = """# What happens when
@@ -17,6 +18,7 @@ and nothing is paired across. What the words mean is in the README under "What t
 SECTIONS = {
     "Times and clocks": TIMES,
     "Messages": MESSAGES,
+    "Commands in arrays": COMMANDS,
     "Episodes, tasks, contract": EPISODES,
     "Marks of episodes, copied stamps": MARKS,
     "Files": FILES,

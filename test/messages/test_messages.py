@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from rclpy.serialization import serialize_message
 
 from spc_core.alignment.streaming import StreamingAligner
 from spc_core.contract.contract import parse_contract
@@ -20,7 +21,8 @@ from spc_ros.messages.fields import (
     set_stamp,
     stamp_ns,
 )
-from support.contracts import ARM_REACH
+from spc_ros.messages.live import LiveWriter, trim_padding
+from support.contracts import ARM_REACH, make_contract
 from support.recorded_bags import JOINT_STATE, STORE, VECTOR, header, joint_state, vector
 
 ODOMETRY = "nav_msgs/msg/Odometry"
@@ -161,6 +163,8 @@ WRITTEN = [
     (JOINT_TRAJECTORY, ["positions.a", "positions.b"]),
     (ARRAY, ["a", "b"]),
     (ARRAY, ["data.0", "data.1"]),
+    (ARRAY, ["data.1", "data.0"]),
+    ("sensor_msgs/msg/Joy", ["axes.1", "axes.0"]),
     ("std_msgs/msg/Float32MultiArray", ["a", "b"]),
     (VECTOR, ["vector.z", "vector.x"]),
     ("geometry_msgs/msg/Twist", ["linear.x", "angular.z"]),
@@ -175,6 +179,51 @@ def test_what_is_written_is_read_back(type_name, fields):
     for values in ([1.5, -2.5], [0.25, 8.0]):  # a message may be filled again
         writer.fill(message, np.array(values))
         assert FieldReader(type_name, fields, "command").read(message).tolist() == values
+
+
+@pytest.mark.parametrize(("type_name", "fields"), WRITTEN, ids=lambda value: str(value))
+def test_both_ways_of_writing_give_the_same_bytes(type_name, fields):
+    """The bytes of a policy in a hurry are those of the message object, elements at their places included."""
+    message, reader = message_class(type_name)(), FieldReader(type_name, fields, "command")
+    writer = FieldWriter(type_name, fields, "command", period_ns=20_000_000)
+    writer.fill(message, np.zeros(2))
+    quick = LiveWriter(type_name, serialize_message(message), lambda m: reader.read(m).tolist())
+    for values in ([1.5, -2.5], [0.25, 8.0]):
+        writer.fill(message, np.array(values))
+        assert quick.write(values) == trim_padding(type_name, serialize_message(message))
+
+
+def test_elements_of_an_array_are_written_at_their_places():
+    message = message_class(ARRAY)()
+    FieldWriter(ARRAY, ["data.2", "data.0", "data.1"], "c").fill(message, np.array([2.0, 0.0, 1.0]))
+    assert list(message.data) == [0, 1, 2] and message.layout.dim[0].label == "0,1,2"
+    joy = message_class("sensor_msgs/msg/Joy")()
+    FieldWriter("sensor_msgs/msg/Joy", ["axes.1", "axes.0"], "c").fill(joy, np.array([2.0, 3.0]))
+    assert list(joy.axes) == [3, 2]
+
+
+def test_a_command_that_is_longer_than_the_contract_is_refused_and_a_longer_observation_is_not():
+    message, fields = multi_array([1, 2, 3]), ["data.0", "data.1"]
+    assert FieldReader(ARRAY, fields, "x").read(message).tolist() == [1, 2]
+    reader = FieldReader(ARRAY, fields, "x", whole=True)
+    problem = (
+        "topic 'x': 'data' has 3 elements, the contract's action names 2; a robot takes each by its place, so list all "
+        "of data.0 to data.2"
+    )
+    assert refused(reader, message) == problem and reader.find(message) == ([None, None], problem)
+    assert FieldReader(ARRAY, ["data.2", "data.0", "data.1"], "x", whole=True).read(message).tolist() == [3, 1, 2]
+    joy = STORE.types["sensor_msgs/msg/Joy"](header(1), np.ones(2, np.float32), np.zeros(0, np.int32))
+    assert "'axes' has 2 elements" in refused(FieldReader("sensor_msgs/msg/Joy", ["axes.0"], "joy", whole=True), joy)
+    names = {"topic": "joint_commands", "type": ARRAY, "fields": fields, "low": [-1, -1], "high": [1, 1]}
+    action = {**names, "safe": [0, 0], "max_rate": [1, 1]}
+    with pytest.raises(MessageError, match="'data' has 3 elements"):
+        ContractReader(make_contract(base=ARM_REACH, action=action)).samples("joint_commands", message, 0)
+
+
+@pytest.mark.parametrize(("type_name", "array"), [(ARRAY, "data"), ("sensor_msgs/msg/Joy", "axes")])
+def test_an_array_with_holes_is_not_written(type_name, array):
+    with pytest.raises(MessageError, match=rf"the contract leaves out {array}.0: elements .* list all of {array}.0 to"):
+        FieldWriter(type_name, [f"{array}.1", f"{array}.2"], "c")
 
 
 def test_a_joint_state_command_holds_only_the_arrays_named():
@@ -204,6 +253,10 @@ def test_what_cannot_be_written_is_refused():
         FieldWriter(JOINT_STATE, ["position.a", "velocity.a", "velocity.b"], "c")
     with pytest.raises(MessageError, match="cannot write std_msgs/msg/Int8MultiArray; use Float64MultiArray"):
         FieldWriter("std_msgs/msg/Int8MultiArray", ["data.0"], "c")
+    with pytest.raises(MessageError, match=r"some fields are numbers \(data.0\) and some are names; write all as"):
+        FieldWriter(ARRAY, ["data.0", "gripper"], "c")
+    with pytest.raises(MessageError, match="cannot write 1 numbers as 'buttons' of sensor_msgs/msg/Joy: "):
+        FieldWriter("sensor_msgs/msg/Joy", ["buttons.0"], "c").fill(message_class("sensor_msgs/msg/Joy")(), np.zeros(1))
     with pytest.raises(MessageError, match="2 values for 1 fields"):
         FieldWriter(VECTOR, ["vector.x"], "c").fill(message_class(VECTOR)(), np.zeros(2))
     with pytest.raises(MessageError, match=r"cannot write field 'vector\.w' .* it has x, y, z; correct the contract"):
