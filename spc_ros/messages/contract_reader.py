@@ -50,6 +50,7 @@ class ContractReader:
         for source in sources(contract):
             self.types[source.topic] = source.type
             self._readers.setdefault(source.topic, []).append((source, source.reader()))
+        self.incomplete: dict[str, str] = {}  # by topic, why its last message made no sample
         self._live: dict[str, LiveTopic] = {}
         self._named: dict[str, dict[str, int]] = {}  # joints by topic, and when they were first named
 
@@ -78,12 +79,17 @@ class ContractReader:
         numbers, problem = reader.find(message)
         if problem:
             raise MessageError(problem)
-        absent = np.array([[number is None for number in numbers]])
+        absent, left_out = np.array([[number is None for number in numbers]]), source.newest.left_out
         _, values = source.newest.complete(
             np.array([t_ns]), np.array([numbers], float), absent if absent.any() else None
         )
         if len(values):
             return values[0]
+        if source.newest.left_out > left_out:
+            lacking = [field for field, number in zip(source.fields, numbers, strict=True) if number is None]
+            self.incomplete[source.topic] = (
+                f"topic '{source.topic}': a message lacks {', '.join(lacking)}, and some value is older than max_age_s"
+            )
         named = self._named[source.topic] = {**dict.fromkeys(message.name, t_ns), **self._named.get(source.topic, {})}
         if len(source.newest.never) and t_ns - min(named.values()) > MISSING_NS:
             source.check_complete(named)

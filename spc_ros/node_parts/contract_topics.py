@@ -189,6 +189,8 @@ class ContractTopics:
             self._warn_once("unreadable", str(error))
             return
         self.received_s[topic] = time.monotonic()
+        if reader.incomplete:
+            self._warn_once("incomplete", reader.incomplete.pop(topic))
         if reader.unset_stamps[topic] > unset:
             self._warn_once("unset stamps", f"topic '{topic}': no stamp; using the time of arrival")
         for role, t_ns, values in samples:

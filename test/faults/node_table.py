@@ -99,6 +99,12 @@ def reordered(world: World, _: int) -> None:
     world.state(world.t_ns, names=("elbow", "shoulder"))
 
 
+def one_joint(world: World, _: int) -> None:
+    world.advance()
+    world.force(world.t_ns)
+    world.state(world.t_ns, names=("shoulder",))
+
+
 def doubled(world: World, _: int) -> None:
     world.tick()
     world.force(world.t_ns)
@@ -226,8 +232,9 @@ OBSERVATIONS = (
           counted=("fault",), said="force: vector.x is not finite"),
     Fault("no velocities", "The array of velocities is empty.", "Not read; safe action since nothing else comes.",
           bad_state(values=(0.1, 0.2, None, None)), counted=("unreadable", "silence|fault")),
-    Fault("a joint is missing", "States name the shoulder only.", "Not read; safe action since nothing else comes.",
-          bad_state(names=("shoulder",)), counted=("unreadable", "silence|fault")),
+    Fault("a joint is missing", "States name the shoulder only.",
+          "The elbow's last value is used while it is fresh; then the safe action.",
+          repeated(one_joint), counted=("incomplete", "silence|fault"), limit_s=0.05 + TWO_PERIODS_S),
     Fault("joints in another order", "States list the joints in reverse order.",
           "Nothing changes: joints are read by name.", repeated(reordered), "none"),
     Fault("a fifth of the rate", "States come at a fifth of the contract's rate.", "Safe action between them.",
