@@ -159,8 +159,8 @@ def check_complete(aligned: Aligned, found: Sequence[Source], joints: Sequence[C
     counts = dict(aligned.counts)
     for source, named in zip(found, joints, strict=True):
         source.check_complete(named)
-        if source.newest is not None and source.newest.left_out:
-            counts[f"{source.topic} incomplete"] = source.newest.left_out
+        if source.newest is not None and source.newest.incomplete:
+            counts[f"{source.topic} incomplete"] = source.newest.incomplete
     return dataclasses.replace(aligned, counts=counts)
 
 

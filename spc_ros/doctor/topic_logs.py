@@ -116,6 +116,8 @@ class _TopicReader:
             return log, log, log_index, problems
         newest.reset()
         made, values = newest.complete(log.time_ns, log.values, log.absent)
+        whole = ~(np.isnan(values) & log.absent[made]).any(axis=1)
+        made, values = made[whole], values[whole]
         if not len(values):
             return log, log, log_index, problems
         kept: dict[str, Any] = {"receive_ns": receive_ns[made], "values": values, "absent": None}
@@ -124,8 +126,8 @@ class _TopicReader:
         return samples, log, log_index, [*problems, *_spread(log, made, t)]
 
 
-def _spread(log: TopicLog, made: np.ndarray | slice, t: Thresholds) -> list[Finding]:
-    """What to tell of messages that hold some of the fields each; `made` are those that make a sample."""
+def _spread(log: TopicLog, made: np.ndarray, t: Thresholds) -> list[Finding]:
+    """What to tell of messages that hold some of the fields each; `made` are those that make a whole sample."""
     assert log.absent is not None
     share = [f"{field} in {count}" for field, count in zip(log.fields, (~log.absent).sum(axis=0).tolist(), strict=True)]
     text = f"the {len(log)} messages hold some fields each ({', '.join(share)}); of each the newest value counts"
@@ -136,7 +138,7 @@ def _spread(log: TopicLog, made: np.ndarray | slice, t: Thresholds) -> list[Find
     if lacking.any():
         names = [log.fields[i] for i in np.flatnonzero(log.absent[lacking].any(axis=0)).tolist()]
         text = (
-            f"{lacking.sum()} messages make no sample: they lack {', '.join(names)}, whose last value is older than "
+            f"{lacking.sum()} messages make no whole sample: they lack {', '.join(names)}, last received longer ago than "
             "max_age_s; find out why that driver pauses, or make it a stream of its own"
         )
         bad = float(lacking.mean())

@@ -79,13 +79,11 @@ class ContractReader:
         numbers, problem = reader.find(message)
         if problem:
             raise MessageError(problem)
-        absent, left_out = np.array([[number is None for number in numbers]]), source.newest.left_out
+        absent, incomplete = np.array([[number is None for number in numbers]]), source.newest.incomplete
         _, values = source.newest.complete(
             np.array([t_ns]), np.array([numbers], float), absent if absent.any() else None
         )
-        if len(values):
-            return values[0]
-        if source.newest.left_out > left_out:
+        if source.newest.incomplete > incomplete:
             lacking = [field for field, number in zip(source.fields, numbers, strict=True) if number is None]
             self.incomplete[source.topic] = (
                 f"topic '{source.topic}': a message lacks {', '.join(lacking)}, and some value is older than max_age_s"
@@ -93,7 +91,7 @@ class ContractReader:
         named = self._named[source.topic] = {**dict.fromkeys(message.name, t_ns), **self._named.get(source.topic, {})}
         if len(source.newest.never) and t_ns - min(named.values()) > MISSING_NS:
             source.check_complete(named)
-        return None
+        return values[0] if len(values) else None
 
     def live_samples(
         self, topic: str, data: bytes, receive_ns: Callable[[], int], deserialize: Callable[[bytes], Any]

@@ -13,8 +13,8 @@ from spc_core.alignment import NO_TIME
 class NewestValues:
     """Completes samples with the newest value of each field that a message lacks.
 
-    A message makes a sample if it has the first field, and if no other is older than the stream's `max_age_s`. So the
-    driver of the first field sets the times, and nothing that is too old or was never received is filled in.
+    A message makes a sample if it has the first field, whose driver so sets the times. A field that is older than the
+    stream's `max_age_s`, or was never received, is NaN, which cuts.
     """
 
     def __init__(self, width: int, max_age_s: float) -> None:
@@ -23,7 +23,7 @@ class NewestValues:
 
     def reset(self) -> None:
         """Forget all values, before another pass over the log."""
-        self.left_out = 0  # messages at which a field had not been received, or was too old
+        self.incomplete = 0  # messages at which a field had not been received, or was too old
         self._t_ns = np.full(self._width, NO_TIME)
         self._values = np.full(self._width, math.nan)
 
@@ -39,20 +39,20 @@ class NewestValues:
 
     def complete(
         self, t_ns: np.ndarray, values: np.ndarray, absent: np.ndarray | None
-    ) -> tuple[np.ndarray | slice, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(rows that make a sample, their (n, F) values) of messages at (N,) times with (N, F) values.
 
         `absent` (N, F) bool tells which fields a message lacks; None: none does.
         """
         if absent is None:
             self.note(int(t_ns[-1]), values[-1])
-            return slice(None), values
+            return np.arange(len(t_ns)), values
         rows = np.where(absent, -1, np.arange(len(t_ns))[:, None])
         source = np.maximum.accumulate(rows, axis=0)  # (N, F), -1 for an earlier block
         times = np.where(source < 0, self._t_ns, t_ns[source])
         filled = np.where(source < 0, self._values, np.take_along_axis(values, source, axis=0))
         self._t_ns, self._values = times[-1].copy(), filled[-1].copy()
-        fresh = ((times != NO_TIME) & (np.abs(t_ns[:, None] - times) <= self._max_age_ns)).all(axis=1)
-        self.left_out += int((~fresh & ~absent.all(axis=1)).sum())
-        made = fresh & ~absent[:, 0]
-        return made, filled[made]
+        stale = (times == NO_TIME) | (np.abs(t_ns[:, None] - times) > self._max_age_ns)
+        self.incomplete += int((stale.any(axis=1) & ~absent.all(axis=1)).sum())
+        made = np.flatnonzero(~absent[:, 0])
+        return made, np.where(stale, math.nan, filled)[made]
