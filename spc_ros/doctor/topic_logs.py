@@ -138,8 +138,8 @@ def _spread(log: TopicLog, made: np.ndarray, t: Thresholds) -> list[Finding]:
     if lacking.any():
         names = [log.fields[i] for i in np.flatnonzero(log.absent[lacking].any(axis=0)).tolist()]
         text = (
-            f"{lacking.sum()} messages make no whole sample: they lack {', '.join(names)}, last received longer ago than "
-            "max_age_s; find out why that driver pauses, or make it a stream of its own"
+            f"{lacking.sum()} messages lack {', '.join(names)}, last received longer ago than max_age_s, and make no "
+            "sample; find out why that driver pauses, or make it a stream of its own"
         )
         bad = float(lacking.mean())
         severity = "fail" if bad > t.nan_share else "warn"
