@@ -100,6 +100,7 @@ class TopicLog:
     clipped: np.ndarray | None = None  # (F,) bool: the contract's clip makes a number of infinity; None: of none
     breaks: tuple[Span, ...] = ()  # pauses between episodes, in which nothing is lost
     latched: bool = False  # any age is valid, so that silence is not a fault
+    points: int = 1  # most points of a trajectory
 
     def __len__(self) -> int:
         return len(self.receive_ns)

@@ -53,6 +53,7 @@ def action_lines(
         f"  type: {topic.type}",
         *own_clock(topic, "  "),
         f"  fields: {listed(choice.fields)}",
+        *_point(topic),
         f"  # units: {found or 'those of the topic, which its type does not tell'}",
         f"  low: {numbers([each.low for each in bounds])} # {_origin(bounds)}",
         f"  high: {numbers([each.high for each in bounds])}",
@@ -68,6 +69,16 @@ def action_lines(
     for more in plan.more_commands:
         lines.append(f"  # not sent by this action: {relative(more.topic)} ({more.type}), {more.messages} messages")
     return lines
+
+
+def _point(topic: RecordedTopic) -> list[str]:
+    """The point of a trajectory that is the command, where there are several."""
+    if topic.log.points < 2:
+        return []
+    return [
+        f"  point: last # of up to {topic.log.points}; the first is often where the robot is already. Or: first, or a "
+        "time in s"
+    ]
 
 
 def _why(topic: RecordedTopic) -> str:

@@ -148,6 +148,7 @@ def _joined(logs: Sequence[TopicLog]) -> TopicLog:
         place_ns=None,
         layouts=(),
         lengths={},
+        points=max(log.points for log in logs),
     )
 
 

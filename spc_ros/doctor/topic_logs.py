@@ -156,7 +156,8 @@ def _joints(type_name: str, shapes: Sequence[Shape], shape: np.ndarray) -> dict[
     whose = np.array([joints.index(each.joints) for each in shapes])[shape]
     layouts = tuple((int(i), joints[whose[i]]) for i in np.flatnonzero(np.diff(whose, prepend=-1)))
     lengths = np.array([each.lengths or (0,) * len(arrays) for each in shapes])[shape]
-    return {"layouts": layouts, "lengths": {array: lengths[:, i] for i, array in enumerate(arrays)}}
+    points = max(each.points for each in shapes)
+    return {"layouts": layouts, "lengths": {array: lengths[:, i] for i, array in enumerate(arrays)}, "points": points}
 
 
 def _problems(log: TopicLog, shapes: Sequence[Shape], shape: np.ndarray) -> list[Finding]:

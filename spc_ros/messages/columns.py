@@ -128,6 +128,7 @@ class Shape:
     lengths: tuple[int, ...] = ()  # of the arrays that go with the joints, in the order of JOINT_ARRAYS
     problem: str = ""  # why they cannot be read; joints that are absent show in `joints` and `lengths` instead
     surplus: int = 0  # bytes more than their definition says, which ROS 2 does not read
+    points: int = 1  # of a trajectory
 
     @property
     def fits(self) -> bool:
@@ -280,7 +281,8 @@ class ColumnReader:
             return Shape(problem=problem.partition(": ")[2], surplus=surplus), numbers, problem
         present = tuple(i for i, number in enumerate(numbers) if number is not None)
         described = "" if self._arrays else problem.removeprefix(f"topic '{self.where}': ")
-        return Shape(present, joints, lengths, described, surplus), numbers, problem
+        points = len(message.points) if self.type_name == JOINT_TRAJECTORY else 1
+        return Shape(present, joints, lengths, described, surplus, points), numbers, problem
 
     def _fitting_reader(self, message: Any) -> FieldReader:
         """The reader of the requested fields, or of those of the first message and joints that appeared later."""
@@ -290,7 +292,7 @@ class ColumnReader:
             found = state_fields(self.typestore, self.type_name, message)
             added = [field for field in found if field not in known]
             if reader is None or added:
-                reader = self._reader = FieldReader(self.type_name, (*known, *added), self.where, "first")
+                reader = self._reader = FieldReader(self.type_name, (*known, *added), self.where, "last")
         return reader
 
     def _joints_of(self, message: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:

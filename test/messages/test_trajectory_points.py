@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rclpy.serialization import deserialize_message
 from spc_core.contract.contract import Contract, ContractError
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion.bag_conversion import Job, convert_bag
+from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.doctor import diagnose
 from spc_ros.messages.columns import sources
 from spc_ros.messages.contract_reader import ContractReader
@@ -70,7 +72,7 @@ def record(path: Path, commands: list[Any]) -> Path:
     for k in range(TICKS + 1):
         t_ns = START_NS + k * PERIOD_NS
         samples.append(
-            Sample("/joint_states", JOINT_STATE, t_ns, joint_state(t_ns, ["j1", "j2"], position=[k, k + 10]))
+            Sample("/joint_states", JOINT_STATE, t_ns, joint_state(t_ns, ["j1", "j2"], position=np.sin([k, k + 10])))
         )
         samples.append(Sample("/reward", VECTOR, t_ns + 1, vector(t_ns, 0.0)))
         if k < len(commands):
@@ -133,3 +135,10 @@ def test_messages_with_other_numbers_of_points_have_their_own_last(tmp_path: Pat
 def test_a_wrong_choice_is_refused(section: dict[str, Any], told: str) -> None:
     with pytest.raises(ContractError, match=told):
         contract(**section)
+
+
+def test_a_proposal_takes_the_last_of_several_points(tmp_path: Path) -> None:
+    text = propose(record(tmp_path / "bag", [command(k) for k in range(TICKS)]))
+    assert "  point: last # of up to 2; the first is often where the robot is already" in text
+    low = re.search(r"low: \[(.*?)\]", text)
+    assert low is not None and float(low[1].split(",")[0]) > 40, "the range of the goals, 50 to 79"
