@@ -60,7 +60,7 @@ setup(
         "ros-kilted": ros_wheels("kilted"),
         "ray": ["ray"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],  # onnx to export; a robot needs onnxruntime alone
-        "train": ["minari[arrow]", "gymnasium", "tqdm", "tensorboard", "tyro", "plotly"],
+        "train": ["minari[arrow]", "pillow", "gymnasium", "tqdm", "tensorboard", "tyro", "plotly"],
         "test": [
             "pytest",
             "pytest-timeout",

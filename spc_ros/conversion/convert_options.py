@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BagOptions:
     """Which bags are read, and what they do not say themselves: the same for the doctor and for a conversion."""
 
-    bags: tuple[Path, ...]  # bags, or folders that hold bags at any depth
-    _: dataclasses.KW_ONLY
+    bags: tuple[Path, ...] = dataclasses.field(kw_only=False)  # bags, or folders that hold bags at any depth
     contract: Path | None = None  # contract file; default: the bags' own
     task: str | None = None  # task id of bags that do not name it
     task_from: Literal["", "folder"] = ""  # folder: a bag's task is named by the folder that it is in

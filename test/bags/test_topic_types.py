@@ -180,7 +180,7 @@ def test_types_of_the_user_serve_doctor_and_contract_init(tmp_path):
     assert "no definition of the type" in diagnose([bag], progress=False, workers=1).text()
     (topic_stats,) = diagnose([bag], progress=False, workers=1, types=types).topics
     assert (topic_stats.topic, topic_stats.count) == ("/state", 100)
-    assert "fields: [position, velocity]" in propose(bag, read_definitions(types))
+    assert "fields: [position, velocity]" in propose(bag, definitions=read_definitions(types))
 
 
 def test_short_names_are_understood():
