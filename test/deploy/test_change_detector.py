@@ -175,7 +175,7 @@ def test_switched_off_it_is_the_mean_of_all() -> None:
 
 
 def test_an_old_checkpoint_says_that_it_cannot(tiny_checkpoint: Path) -> None:
-    assert ContextTracker(load_checkpoint(tiny_checkpoint)).detection.startswith("off: votes.json is missing: trained")
+    assert ContextTracker(load_checkpoint(tiny_checkpoint)).detection.startswith("off: votes.json is missing: ")
 
 
 def test_modes_limits_and_half_lives_hold_with_detection() -> None:
