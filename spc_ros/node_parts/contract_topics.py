@@ -148,10 +148,10 @@ class ContractTopics:
         """
         self._node, self._aligner, self._on_decided, self._on_sample = node, aligner, on_decided, on_sample
         self._reader, self._warn_once = ContractReader(contract), warn_once
-        ticks = aligner.observations if isinstance(aligner, StreamingAligner) else aligner
-        self._ticks, self._simulated = ticks.streams[0], bool(node.get_parameter("use_sim_time").value)
-        self._lockstep, self._action = reliable, contract.action.topic
-        self._answers = AnswerTimes()
+        self._lockstep, self._simulated = reliable, bool(node.get_parameter("use_sim_time").value)
+        self._newest_ns: int | None = None  # the newest state's time
+        self._answering = contract.action.topic if reliable and self._reader.action_by_arrival else None
+        self._answers: AnswerTimes[tuple[Callable[[bytes], Any], bytes]] = AnswerTimes()
         self.received_s: dict[str, float] = {}  # steady time of each topic's last readable message; -inf for none
         self._subscriptions: dict[str, MatchedSubscription] = {}
         qos = {stream.topic: stream.qos for stream in contract.observation}
@@ -171,19 +171,22 @@ class ContractTopics:
 
         In lock-step the nodes need no `/clock`: the newest state tells the time.
         """
-        after_ns = self._ticks.newest_ns + 1
-        if self._lockstep and after_ns > 0:
-            return after_ns
-        return max(now_ns(self._node), after_ns) if self._simulated else now_ns(self._node)
-
-    def _answer_ns(self) -> int:
-        return self._answers.answer_ns() or self._receive_ns()
+        if self._newest_ns is None or not (self._lockstep or self._simulated):
+            return now_ns(self._node)
+        return self._newest_ns + 1 if self._lockstep else max(now_ns(self._node), self._newest_ns + 1)
 
     def _on_message(self, topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
+        if topic != self._answering:
+            self._take(topic, deserialize, data, self._receive_ns)
+        elif (t_ns := self._answers.time_ns((deserialize, data), time.monotonic())) is not None:
+            self._take(topic, deserialize, data, lambda: t_ns)
+
+    def _take(
+        self, topic: str, deserialize: Callable[[bytes], Any], data: bytes, receive_ns: Callable[[], int]
+    ) -> None:
         reader = self._reader
         unset = reader.unset_stamps[topic]
         try:
-            receive_ns = self._answer_ns if self._lockstep and topic == self._action else self._receive_ns
             samples = reader.live_samples(topic, data, receive_ns, deserialize)
         except MessageError as error:
             self._warn_once("unreadable", str(error))
@@ -194,12 +197,15 @@ class ContractTopics:
         if reader.unset_stamps[topic] > unset:
             self._warn_once("unset stamps", f"topic '{topic}': no stamp; using the time of arrival")
         for role, t_ns, values in samples:
-            if role.stream == 0 and self._lockstep:
-                self._answers.state(t_ns)
+            if role.stream == 0:
+                self._newest_ns = t_ns
             if self._on_sample is not None:
                 self._on_sample(role, t_ns, values)
             if decided := self._aligner.push(role, t_ns, values):
                 self._on_decided(decided)
+            if role.stream == 0 and self._answering is not None:
+                for answer_ns, command in self._answers.state(t_ns, time.monotonic()):
+                    self._take(self._answering, *command, lambda answer_ns=answer_ns: answer_ns)
 
     def missing(self, now_s: float) -> str:
         """The topics that have been silent for SILENT_S, with what is known of their publishers; empty if none is."""

@@ -21,6 +21,7 @@ from spc_core.contract.sections import Qos
 from spc_core.deploy.health import Health, Level
 from spc_core.system.config_files import find_config
 from spc_ros.bags.episode_bags import BagResult, EpisodeBags
+from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import message_class
 from spc_ros.messages.lockstep import AnswerTimes
 from spc_ros.node_parts.diagnostics import steady_timer
@@ -69,9 +70,10 @@ class RecorderNode(PlainNode):
         self._last_ns, self._received_s = 0, 0.0
         self._received: set[str] = set()  # topics with a message so far
         self._recording_since_s: float | None = None
-        self._answers = AnswerTimes() if self.params.lockstep else None
-        self._ticks, self._action = map(self.resolve_topic_name, (contract.observation[0].topic, contract.action.topic))
-        self._action_by_arrival = contract.action.clock == "receive"
+        self._ticks, action = map(self.resolve_topic_name, (contract.observation[0].topic, contract.action.topic))
+        by_arrival = self.params.lockstep and ContractReader(contract).action_by_arrival
+        self._answering = action if by_arrival else None
+        self._answers: AnswerTimes[tuple[bool, bytes]] = AnswerTimes()
         self._simulated, self._stamp_ns = bool(self.get_parameter("use_sim_time").value), 0  # the newest header's
         recorded = {**self._types, self._episode_topic: "std_msgs/msg/String"}
         self.bags = EpisodeBags(
@@ -138,12 +140,19 @@ class RecorderNode(PlainNode):
         self._received_s = time.monotonic()
         if stamped:
             self._stamp_ns = _stamp_ns(data)
-        receive_ns = self._receive_ns()
-        if self._answers is not None and topic == self._ticks:
-            self._answers.state(self._stamp_ns if stamped else receive_ns)
-        elif self._answers is not None and topic == self._action and (self._action_by_arrival or not stamped):
-            receive_ns = self._answers.answer_ns() or receive_ns
-        t_ns = self._stamp_ns if stamped else receive_ns
+        receive_ns, now_s = self._receive_ns(), time.monotonic()
+        if topic == self._answering:
+            answer_ns = self._answers.time_ns((stamped, data), now_s)
+            if answer_ns is not None:
+                self._record(topic, stamped, answer_ns, data)
+            return
+        self._record(topic, stamped, receive_ns, data)
+        if topic == self._ticks and self._answering is not None:
+            for answer_ns, command in self._answers.state(self._stamp_ns if stamped else receive_ns, now_s):
+                self._record(self._answering, command[0], answer_ns, command[1])
+
+    def _record(self, topic: str, stamped: bool, receive_ns: int, data: bytes) -> None:
+        t_ns = _stamp_ns(data) if stamped else receive_ns
         self.bags.message(topic, t_ns, receive_ns, data, time.monotonic(), self._topics[topic].latched)
 
     def _on_episode(self, data: bytes) -> None:
