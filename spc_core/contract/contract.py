@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from spc_core.contract.positional import hole
+from spc_core.contract.positional import JOINT_TRAJECTORY, hole
 from spc_core.contract.rewards import REWARDS, RewardFunction
 from spc_core.contract.sections import Action, Loss, Qos, Reward, Safety, Segments, Stream, observed_column
 from spc_core.contract.transforms import TRANSFORMS, Field
@@ -22,7 +22,6 @@ CLOCKS = ("header", "receive")
 SEGMENTS = ("bag", "topic", "gap")
 LOSS_LIMITS = {"hold_ms": 60_000.0, "deactivate_after_s": 86_400.0}
 QOS = {"durability": ("transient_local", "volatile"), "reliability": ("reliable", "best_effort")}
-TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 UNFILLED_SAFE = "fill_in_the_safe_command"
 TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late relative to the last one
 
@@ -157,8 +156,8 @@ def _point(section: Section) -> str | float | None:
     """The point of a trajectory of several points."""
     if "point" not in section.values:
         return None
-    if section.text("type") != TRAJECTORY:
-        raise section.fail("point", f"is for {TRAJECTORY} only; remove it")
+    if section.text("type") != JOINT_TRAJECTORY:
+        raise section.fail("point", f"is for {JOINT_TRAJECTORY} only; remove it")
     value = section.get("point")
     if value in ("first", "last"):
         return str(value)

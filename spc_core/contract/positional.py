@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-JOINT_TYPES = ("sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory")  # their arrays go by joint name
+JOINT_STATE = "sensor_msgs/msg/JointState"
+JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+BY_NAME = (JOINT_STATE, JOINT_TRAJECTORY)  # their arrays go by joint name
 
 
 def elements(fields: Sequence[str]) -> dict[str, dict[int, int]]:
@@ -20,7 +22,7 @@ def elements(fields: Sequence[str]) -> dict[str, dict[int, int]]:
 
 def hole(type_name: str, fields: Sequence[str]) -> str:
     """What a command with these fields lacks, and the fix; '' where it is whole."""
-    for array, places in elements(fields).items() if type_name not in JOINT_TYPES else ():
+    for array, places in elements(fields).items() if type_name not in BY_NAME else ():
         missing = [f"{array}.{place}" for place in range(max(places)) if place not in places]
         if missing:
             shown = ", ".join(missing[:8]) + (" ..." if len(missing) > 8 else "")

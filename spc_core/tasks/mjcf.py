@@ -14,13 +14,12 @@ import mujoco
 import numpy as np
 
 from spc_core.contract.contract import Contract
+from spc_core.contract.positional import BY_NAME, JOINT_STATE
 from spc_core.contract.sections import Stream
 from spc_core.system.config_files import suggest
 
 from .arm import Task, TaskEnv
 
-JOINT_STATE = "sensor_msgs/msg/JointState"
-JOINT_COMMANDS = (JOINT_STATE, "trajectory_msgs/msg/JointTrajectory")
 COMPONENTS = {4: "wxyz"}  # MuJoCo writes quaternions so; every other vector is x, y, z
 ONE_NUMBER = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
 ON_JOINT = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
@@ -163,7 +162,7 @@ class MjcfEnv(TaskEnv):
     def _find_actuators(self) -> np.ndarray:
         """Number of the actuator of each action field (A,)."""
         action = self.contract.action
-        found = [self._actuator(field, action.type in JOINT_COMMANDS) for field in action.fields]
+        found = [self._actuator(field, action.type in BY_NAME) for field in action.fields]
         for i, actuator in enumerate(found):
             if actuator in found[:i]:
                 first = action.fields[found.index(actuator)]

@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from spc_core.contract.contract import Contract, parse_contract
+from spc_core.contract.positional import JOINT_STATE
 from spc_core.data.dataset import TaskEntry
 from spc_core.data.packed import PackedDataset
 from spc_core.data.sampler import Sampler
@@ -190,15 +191,14 @@ def _new_agent(data: PackedDataset, config: TrainConfig) -> Agent:
 
 
 def _contract() -> Contract:
-    joint_state = "sensor_msgs/msg/JointState"
     joints, efforts = [f"position.j{i}" for i in range(OBSERVATIONS)], [f"effort.j{i}" for i in range(ACTIONS)]
     limits = {"low": [-1] * ACTIONS, "high": [1] * ACTIONS, "safe": [0] * ACTIONS, "max_rate": [100] * ACTIONS}
     contract = {
         "name": "bench",
         "rate_hz": 50,
         "clock": "header",
-        "observation": [{"topic": "joint_states", "type": joint_state, "fields": joints, "max_age_s": 0.05}],
-        "action": {"topic": "commands", "type": joint_state, "fields": efforts, **limits},
+        "observation": [{"topic": "joint_states", "type": JOINT_STATE, "fields": joints, "max_age_s": 0.05}],
+        "action": {"topic": "commands", "type": JOINT_STATE, "fields": efforts, **limits},
         "reward": {"topic": "reward", "type": "geometry_msgs/msg/Vector3Stamped", "field": "vector.x"},
         "task": {"key": "spc.task_id"},
         "episode": {"segment": "bag"},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
 from spc_core.alignment.episode import EpisodeInfo, tells_of_episode
@@ -260,16 +261,19 @@ class BagReader:
     def _called_episode(self) -> dict[str, str | None]:
         """The first text of each topic of strings called `episode`, in any namespace; None where it cannot be read."""
         exact = [name for name in self.info.topics if name.lstrip("/") == EPISODE_TOPIC]
-        names = exact or [name for name in self.info.topics if name.endswith(f"/{EPISODE_TOPIC}")]
-        return {name: self._first_text(name) for name in names if self.info.topics[name].type == STRING}
+        called = exact or [name for name in self.info.topics if name.endswith(f"/{EPISODE_TOPIC}")]
+        names = [name for name in called if self.info.topics[name].type == STRING]
+        if len(names) == 1 and "spc.episode" in self.info.custom_data:  # by our recorder, so there is no need to look
+            return {names[0]: None}
+        return {name: self._first_text(name) for name in names}
 
     def _first_text(self, topic: str) -> str | None:
         try:
             for block in self._log_blocks([topic]):
                 for *_, data in block.rows():
                     return str(read_message(self.typestore_of(topic), STRING, data)[0].data)
-        except Exception:  # of damaged bytes; whoever reads the topic reports them
-            pass
+        except (ValueError, SerdeError):
+            pass  # damaged; whoever reads the topic says how
         return None
 
     def last_episode(self) -> EpisodeInfo | None:

@@ -22,12 +22,12 @@ from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.messages.columns import sources
+from spc_ros.messages.fields import JOINT_STATE
 from spc_ros.messages.message_types import jazzy
 
 JOINTS = tuple(f"left_arm_joint_{i}" for i in range(6))  # a message is 340 bytes
 TOPICS = ("/joint_states", "/commands")
 WALL_NS = 1_700_000_000 * 10**9  # receive times, while stamps count from 1 s
-JOINT_STATE = "sensor_msgs/msg/JointState"
 RATE_HZ = 500  # of states and of commands
 
 

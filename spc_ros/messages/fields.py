@@ -18,11 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.contract.positional import elements
+from spc_core.contract.positional import JOINT_STATE, JOINT_TRAJECTORY, elements
 from spc_core.system.config_files import suggest
 
-JOINT_STATE = "sensor_msgs/msg/JointState"
-JOINT_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 JOINT_ARRAYS = {
     JOINT_STATE: ("position", "velocity", "effort"),
     JOINT_TRAJECTORY: ("positions", "velocities", "accelerations", "effort"),
