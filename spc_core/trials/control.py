@@ -60,14 +60,16 @@ class TrialControl:
             if self.phase == "episode":
                 self.invalid_reason = "emergency stop"
 
-    def ready(self) -> Answer:
-        """Note from the operator that the robot is at its start."""
+    def ready(self, problem: str = "") -> Answer:
+        """Note from the operator that the robot is at its start; refused while there is a `problem` with the robot."""
         if not self.operator:
             return False, "this trial runs without an operator; set the parameter operator"
         if self.phase != "between" or self._ready:
             return False, "the trial is not waiting for this now"
         if self.stopped:
             return False, "the emergency stop is pressed; release it first"
+        if problem:
+            return False, problem
         self._ready = True
         return True, self.waits_for or "the episode starts"
 

@@ -19,6 +19,7 @@ from spc_core.alignment.episode import EpisodeInfo
 from spc_ros.node_parts.episode_driver import DriverError, DriverNode, EpisodeBroken
 from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos
 
+SILENT_S = 1.0  # without a tick, after which no episode begins
 START_S = 60.0  # longest wait for a policy with autostart
 VERBS = {
     Transition.TRANSITION_CONFIGURE: "configure",
@@ -46,6 +47,13 @@ class RobotEpisodes:
         """Call it when the robot has sent a message."""
         self._received_s = time.monotonic()
 
+    @property
+    def problem(self) -> str:
+        """Why no episode can start on the robot now; empty: it can."""
+        if self._newest_ns() <= 0 or self._silence_s() > SILENT_S:
+            return "the robot publishes no state; is it on?"
+        return ""
+
     def prepare_policy(self) -> None:
         """Bring the policy, which may still be starting, to the inactive state."""
         deadline_s = time.monotonic() + START_S
@@ -65,8 +73,8 @@ class RobotEpisodes:
         limit_ns = round(self._node.params.time_limit_s * 1e9)
         self._await_recorder()
         start_ns = self._newest_ns()
-        if start_ns <= 0 or self._silence_s() > 1.0:
-            raise EpisodeBroken("the robot publishes no state; is it on?")
+        if problem := self.problem:
+            raise EpisodeBroken(problem)
         self._terminated = self._stopped = False
         self._info = EpisodeInfo("running", task_id, {}, self._info.episode + 1, seed, start_ns)
         self._publish_info()

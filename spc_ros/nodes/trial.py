@@ -269,7 +269,7 @@ class TrialNode(DriverNode):
             "pause": self.control.pause,
             "resume": self.control.resume,
             "abort": self.control.abort,
-            "continue": self.control.ready,
+            "continue": lambda: self.control.ready(self._robot.problem if self._robot else ""),
         }
         for name, act in plain.items():
             self.create_service(Trigger, f"~/{name}", lambda _, response, act=act: self._answer(response, act))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import threading
@@ -82,7 +83,10 @@ def test_a_robot_without_a_sim_is_tried_with_an_operator(tiny_checkpoint: Path, 
 
 
 def test_the_robots_own_controller_is_the_scale_where_there_is_no_expert(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """One episode of the policy, then one of a controller that commands the largest effort."""
+    """One episode of the policy, then one of a controller that commands the largest effort.
+
+    The operator wants to go on before the robot is on.
+    """
     environment, out = own_domain(), tmp_path / "out"
     rows: list[EpisodeResult] = []
 
@@ -93,12 +97,15 @@ def test_the_robots_own_controller_is_the_scale_where_there_is_no_expert(tiny_ch
         )  # fmt: skip
         rows.extend(run_trial(asked, environment=environment))
 
-    with bare_robot(environment, done_after=0), Probe(environment) as ask:
+    with Probe(environment) as ask, contextlib.ExitStack() as robot:
         thread = threading.Thread(target=trial)
         thread.start()
         try:
             episode = ask.listen_episodes()
             answered = functools.partial(agreed, ask)
+            silent = (False, "the robot publishes no state; is it on?")
+            ask.until(lambda: outcome(ask.call("trial/continue", Trigger)) == silent, "the robot is off", 60.0)
+            robot.enter_context(bare_robot(environment, done_after=0))
             answered("trial/continue", Trigger)
             answered("trial/success", SetBool, SetBool.Request(data=True))
             commands = ask.node.create_publisher(JointState, ARM_REACH.action.topic, 10)
@@ -120,6 +127,10 @@ def test_the_robots_own_controller_is_the_scale_where_there_is_no_expert(tiny_ch
     assert rows[1].steps > 20 and rows[1].interventions == {}
     report_trial(tiny_checkpoint, "bench", out, rows)
     assert "the robot's own controller drives, and the policy rests" in (out / "report.html").read_text()
+
+
+def outcome(answer: Trigger.Response) -> tuple[bool, str]:
+    return answer.success, answer.message
 
 
 def agreed(ask: Probe, name: str, kind: type, request: object = None) -> None:

@@ -169,6 +169,7 @@ def test_the_operator_is_asked_before_and_after() -> None:
     assert "continue" in control.waits_for
     with pytest.raises(RuntimeError, match="cannot start now"):
         control.begin()
+    assert control.ready("it is off") == (False, "it is off") and control.waits_for
     assert control.ready()[0] and not control.ready()[0] and control.waits_for == ""
     control.begin()
     assert control.judge(True)[0] is False, "not while it runs"
