@@ -50,7 +50,7 @@ class Transition:
     action: np.ndarray  # (A,)
     reward: float
     next_observation: np.ndarray  # (O,)
-    lag_ns: int = 0  # from t_k to the time at which the command counts
+    lag_ns: int = 0  # from t_k to the time at which the command counts; 0 for one that holds from an earlier period
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -254,6 +254,8 @@ class StreamingAligner:
         self._reward_function = contract.reward_function()
         self._frames: deque[Frame] = deque()
         self._previous: Frame | None = None
+        self._observed_ns: int | None = None  # the last tick with an observation
+        self._since_ns = NO_TIME  # no command up to here holds, since a pause came after it
         self._horizon_ns = NO_TIME
 
     def push(self, role: Role, t_ns: int, values: np.ndarray) -> list[Step]:
@@ -283,9 +285,15 @@ class StreamingAligner:
         return self._steps(last_ns + self.patience_ns + 1, frames)
 
     def reset(self, keep_held: bool = False, skip: int = 0) -> None:
-        """The next tick starts a new sequence; arguments as for the observations."""
+        """The next tick starts a new sequence; arguments as for the observations.
+
+        `keep_held` keeps a command that holds, too: the robot executes it whatever becomes of the ticks.
+        """
         self.observations.reset(keep_held, skip)
-        self.actions.clear()
+        if keep_held and self.contract.action.hold:
+            self.actions.drop_before(self.actions.newest_ns + 1)  # which may count 1 ns later than its stamp
+        else:
+            self._clear_actions()
         self.rewards.clear()
         self._answers.clear()
         self._frames.clear()
@@ -304,7 +312,7 @@ class StreamingAligner:
             self._frames.extend(frames[: jumps[0]])
             frames = frames[jumps[0] :]
             steps = self._settle()
-            self.actions.clear()
+            self._clear_actions()
             self.rewards.clear()
             self._answers.clear()
             self._horizon_ns = NO_TIME
@@ -324,8 +332,25 @@ class StreamingAligner:
             self._previous = None if frame.fault else frame
             self.actions.drop_before(frame.t_ns)
             self.rewards.drop_before(frame.t_ns)
+            self._note_pause(frame)
             steps.append(step)
         return steps
+
+    def _note_pause(self, frame: Frame) -> None:
+        if frame.observation is None:
+            return
+        if self._observed_ns is not None and frame.t_ns - self._observed_ns >= self.contract.hold_gap_ns:
+            self._since_ns = frame.t_ns
+        self._observed_ns = frame.t_ns
+
+    def _held(self, t_ns: int) -> np.ndarray | None:
+        """The command that holds at a time without one of its own."""
+        found = self.actions.at(t_ns) if self.contract.action.hold else None
+        return None if found is None or found[0] <= self._since_ns else found[1]
+
+    def _clear_actions(self) -> None:
+        self.actions.clear()
+        self._observed_ns, self._since_ns = None, NO_TIME
 
     def _decide(self, frame: Frame) -> Step | None:
         """The step that ends at `frame`, or None while one of its samples may still come."""
@@ -337,7 +362,9 @@ class StreamingAligner:
         if action is None:
             if not (over or self.actions.newest_ns >= end_ns):
                 return None
-            return Step(end_ns, None, Fault(FaultKind.NO_COMMAND, self.actions.name), frame.observation)
+            command_ns, action = begin_ns, self._held(begin_ns)
+            if action is None:
+                return Step(end_ns, None, Fault(FaultKind.NO_COMMAND, self.actions.name), frame.observation)
         if not np.isfinite(action).all():
             return Step(end_ns, None, Fault(FaultKind.SAMPLE_NOT_FINITE, self.actions.name), frame.observation)
         if self._reward_function is not None:

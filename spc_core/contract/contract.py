@@ -60,6 +60,11 @@ class Contract:
         return round(self.period_ns * (1 - TICK_TOLERANCE)), round(self.period_ns * (1 + TICK_TOLERANCE))
 
     @property
+    def hold_gap_ns(self) -> float:
+        """A pause without observations, after which no earlier command holds: that of `segment: gap`, else none."""
+        return max(self.segments.gap_s * 1e9, self.tick_window_ns[1] + 1)
+
+    @property
     def observation_names(self) -> tuple[str, ...]:
         return tuple(f"{stream.topic}.{name}" for stream in self.observation for name in stream.names)
 
@@ -215,7 +220,7 @@ def _field(stream: Section, key: str, entry: Any) -> Field:
 def _action(section: Section, clock: str) -> Action:
     if "fill_in_the_action" in section.values:  # as `spc contract init` leaves it
         raise section.fail("fill_in_the_action", "is a placeholder; replace it with topic, type, fields and limits")
-    section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock", "point")
+    section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock", "point", "hold")
     fields, kind = section.texts("fields"), _message_type(section)
     if twice := sorted({name for name in fields if fields.count(name) > 1}):
         raise section.fail("fields", f"lists {', '.join(twice)} more than once; keep one")
@@ -227,7 +232,8 @@ def _action(section: Section, clock: str) -> Action:
                            f"replace it with {n} numbers, one for each of {', '.join(fields)}")  # fmt: skip
     action = Action(section.text("topic"), kind, fields, section.numbers("low", n),
                     section.numbers("high", n), section.numbers("safe", n), section.numbers("max_rate", n),
-                    _clock(section, clock), _point(section))  # fmt: skip
+                    _clock(section, clock), _point(section),
+                    section.flag("hold") if "hold" in section.values else False)  # fmt: skip
     for i, name in enumerate(fields):
         if not action.low[i] < action.high[i]:
             raise section.fail(f"low[{i}]", f"({name}) is {action.low[i]}, not below high {action.high[i]}")

@@ -114,6 +114,7 @@ class Action:
     max_rate: tuple[float, ...]
     clock: str
     point: str | float | None = None  # as in Stream
+    hold: bool = False  # commands come only when they change: the last one holds until the next
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,17 @@ def reacher(target_age_s: float, joints: str = "ab", high: Sequence[float] = (9,
     )
 
 
+def holding(contract: Contract, **episode: object) -> Contract:
+    """The same with commands that hold until the next one."""
+    return make_contract({"action.hold": True}, base=contract, **({"episode": episode} if episode else {}))
+
+
 CONTRACTS = [cart(0.05, 0.1), cart(math.inf, 0.06), cart(math.inf, math.inf), reacher(0.08), reacher(math.inf)]
+HOLDING = [
+    *(holding(contract) for contract in CONTRACTS),
+    *(holding(contract, segment="gap", gap_s=gap_s) for contract, gap_s in zip(CONTRACTS, (0.1, 0.2, 0.06, 0.1, 0.01),
+                                                                               strict=True)),
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +181,8 @@ def recording(random: np.random.Generator, contract: Contract, disorder: float) 
     messages: list[tuple[float, int, int]] = []
     for stream in range(len(widths(contract)) - (contract.reward.topic is None)):
         rates = [50, 50, 50, 48, 52, 20, 100, 250, 1000] if stream == 0 else [10, 20, 50, 50, 50, 100, 500]
+        if stream == len(contract.observation) and contract.action.hold:
+            rates = [1, 4, 10, 30]
         t_ns = np.round(stamps(random, seconds, rates, trouble) * 1e9 / grid_ns).astype(np.int64) * grid_ns
         waited_for = stream >= len(contract.observation) or contract.observation[stream].max_age_ns is not None
         most = mess if waited_for else 3 * mess
@@ -267,6 +279,25 @@ def test_a_log_is_refused_where_it_is_irregular_and_nowhere_else():
     assert 20 < refused < 80
 
 
+def test_commands_that_hold_give_the_ticks_of_the_streaming_aligner():
+    held, sent, paused = 0, 0, 0
+    for seed in range(200):
+        random, contract = np.random.default_rng(seed), HOLDING[seed % len(HOLDING)]
+        parts = [recording(random, contract, 1.0) for _ in range(random.integers(1, 4))]
+        log = parts[0] if seed % 4 else restarted(random, parts)
+        edges = some_edges(random, len(log)) if len(log) > 100 else list(range(len(log)))
+        if not is_regular(contract, log):
+            continue
+        ticks = compare(contract, log, edges)
+        whole = ticks.has_transition
+        held += int((whole & (ticks.lags_ns == 0)).sum())
+        sent += len(ticks.command_lags_ns)
+        if contract.segments.by == "gap":
+            anyway = compare(holding(contract, segment="bag"), log, edges).has_transition
+            paused += int(anyway.sum() - whole.sum())
+    assert held > 2000 and sent > 200 and paused > 20
+
+
 def summary(ticks: Ticks) -> list[tuple]:
     """(ms, o, a, r) of a tick where a transition ends, (ms, reason) of another."""
     return [
@@ -312,6 +343,90 @@ def test_a_tick_shows_its_observation_even_where_no_transition_ends():
     ]
     assert ticks.observations[:4, 0].tolist() == [1, 3, 3, 3] and ticks.observations[5, 0] == 5
     assert np.isnan(ticks.observations[4]).all() and np.isnan(ticks.actions).all() and np.isnan(ticks.rewards).all()
+
+
+STILL = holding(LATCHED)
+GAPPED = holding(LATCHED, segment="gap", gap_s=0.3)
+
+
+def commanded(contract: Contract, *messages: tuple[int, float, list[float]]) -> list[tuple]:
+    """(ms, command, lag in ms) of each tick where a transition ends, (ms, reason) of another; states at 50 Hz."""
+    log = by_hand(contract, (1, 0, [7]), (2, 0, [8, 9]), *messages)
+    ticks = compare(contract, log, [3, 6])
+    return [
+        (t / MS, str(ticks.fault(i))) if ticks.fault(i)
+        else (t / MS, ticks.actions[i].tolist(), ticks.lags_ns[i] / MS)
+        for i, t in enumerate(ticks.t_ns.tolist())
+    ]  # fmt: skip
+
+
+def states(*t_ms: float) -> list[tuple[int, float, list[float]]]:
+    """States, each with a reward."""
+    return [entry for t in t_ms for entry in ((4, t, [-1]), (0, t, [1, 2]))]
+
+
+def test_a_command_holds_until_the_next_one_and_has_no_lag_where_it_holds():
+    messages = [*states(0, 20), (3, 25, [5, 6]), *states(40, 60), (3, 61, [7, 8]), *states(80, 100)]
+    assert commanded(STILL, *messages) == [
+        (0, "start"),
+        (20, "push: no command in the period"),
+        (40, [5, 6], 5),
+        (60, [5, 6], 0),
+        (80, [7, 8], 1),
+        (100, [7, 8], 0),
+    ]
+
+
+def test_a_command_holds_over_a_cut_and_not_over_a_clock_jump():
+    messages = [
+        *states(1000),
+        (3, 1001, [5, 6]),
+        *states(1020, 1200, 1220),
+        *states(0, 20),
+        (3, 21, [7, 8]),
+        *states(40),
+    ]
+    assert commanded(STILL, *messages) == [
+        (1000, "start"),
+        (1020, [5, 6], 1),
+        (1040, "reward: no reward in the period"),
+        (1060, "reward: no reward in the period"),
+        (1080, "pose: stale, 60 ms old, allowed 50 ms"),
+        (1200, "start"),
+        (1220, [5, 6], 0),
+        (0, "clock jumped back by 1.220 s on reward"),
+        (0, "target: no message yet"),
+        (20, "target: no message yet"),
+        (40, "target: no message yet"),
+    ]  # fmt: skip
+
+
+def test_a_command_holds_over_no_pause_by_which_the_contract_parts_episodes():
+    messages = [*states(0), (3, 1, [5, 6]), *states(20, 40, 340, 360), (3, 361, [7, 8]), *states(380, 400)]
+    assert commanded(GAPPED, *messages)[-5:] == [
+        (100, "pose: stale, 60 ms old, allowed 50 ms"),
+        (340, "start"),
+        (360, [5, 6], 0),
+        (380, [7, 8], 1),
+        (400, [7, 8], 0),
+    ]
+    later = [(stream, t + 100 * (t > 40), values) for stream, t, values in messages]
+    assert commanded(GAPPED, *later)[-5:] == [
+        (100, "pose: stale, 60 ms old, allowed 50 ms"),
+        (440, "start"),
+        (460, "push: no command in the period"),
+        (480, [7, 8], 1),
+        (500, [7, 8], 0),
+    ]
+
+
+def test_a_command_that_is_not_finite_holds_too_and_cuts():
+    messages = [*states(0), (3, 1, [5, np.nan]), *states(20, 40), (3, 41, [7, 8]), *states(60)]
+    assert commanded(STILL, *messages)[1:] == [
+        (20, "push: not finite"),
+        (40, "push: not finite"),
+        (60, [7, 8], 1),
+    ]
 
 
 def test_a_sample_of_any_age_counts_from_its_place_in_the_log_on():

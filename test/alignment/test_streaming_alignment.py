@@ -33,7 +33,11 @@ def cart(target_age_s: float) -> Contract:
     )
 
 
+NO_COMMAND = "push: no command in the period"
 CART, LATCHED = cart(0.05), cart(math.inf)
+
+
+HOLDING = make_contract({"action.hold": True}, base=CART)
 
 
 def aligner(contract=CART, patience_ns=PATIENCE):
@@ -316,3 +320,12 @@ def test_any_interleaving_of_topics_within_patience_gives_the_same_steps(topics,
             arrivals.append((latest, sample))
     shuffled = [sample for _, sample in sorted(arrivals, key=lambda pair: pair[0])]
     assert summary(feed(aligner(), shuffled)) == summary(feed(aligner(), in_order))
+
+
+def test_a_command_that_holds_is_kept_where_an_episode_ends_and_forgotten_where_all_is():
+    states = [s for s in lockstep(3, start_ms=1000) if s[0] != "push"]
+    for keep_held, found in ((True, (1000, [0, 100], [10], 0, [1, 101], 1020)), (False, (1020, NO_COMMAND))):
+        target = aligner(HOLDING)
+        feed(target, lockstep(1))
+        target.reset(keep_held)
+        assert summary(feed(target, states))[1] == found

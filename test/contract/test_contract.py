@@ -66,6 +66,12 @@ def test_elements_in_any_order_and_joints_that_are_called_by_numbers_are_whole()
     assert parse_contract(changed("action", {**ARRAY, **joints}), "robot.yaml").action_dim == 2
 
 
+def test_commands_hold_only_where_the_contract_says_so_and_contracts_that_differ_in_it_say_so():
+    plain, holding = parse_contract(TEXT, "robot.yaml"), parse_contract(changed("action.hold", True), "robot.yaml")
+    assert (plain.action.hold, holding.action.hold) == (False, True)
+    assert plain.differences(holding) == ["action.hold: absent here, True there"]
+
+
 def test_a_misspelt_field_gets_a_suggestion():
     text = TEXT.replace("rate_hz:", "rate_hertz:")
     with pytest.raises(ContractError, match=r"rate_hertz is not a known field \(did you mean 'rate_hz'\?\)"):
@@ -97,6 +103,8 @@ def test_a_misspelt_field_gets_a_suggestion():
             "action.fields lists effort.elbow more than once; keep one",
         ),
         ("action.max_rate", [0, 1], "action.max_rate[0] (effort.shoulder) must be positive, got 0.0"),
+        ("action.hold", "yes", "action.hold must be true or false, got 'yes'"),
+        ("action.hold", 1, "action.hold must be true or false, got 1"),
         ("action.type", "JointState", "action.type is 'JointState'; write package/msg/Type"),
         ("observation.0.fields", [], "observation[0].fields must be a list with at least one entry"),
         (

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spc_core.alignment import NO_TIME
+from spc_core.alignment.batch.commands import Answers, Holds, HoldState
 from spc_core.alignment.batch.sampling import END, Frames, GridState, ObservationSampler, SampleBuffer, Samples
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.streaming import Step
@@ -33,7 +34,7 @@ class Ticks:
     observations: np.ndarray  # (N, O) float64, NaN where the tick has none
     actions: np.ndarray  # (N, A) float64, of the transition that ends at the tick, NaN where none does
     rewards: np.ndarray  # (N,) float64, likewise
-    lags_ns: np.ndarray  # (N,) int64, from the tick before to the command, of the transition that ends at the tick
+    lags_ns: np.ndarray  # (N,) int64, as Transition.lag_ns, of the transition that ends at the tick
     codes: np.ndarray  # (N,) int32, index in `faults` of why no transition ends at the tick; 0 where one does
     faults: tuple[Fault | None, ...] = (None,)
 
@@ -44,6 +45,11 @@ class Ticks:
     def has_transition(self) -> np.ndarray:
         """(N,) bool: a transition ends at the tick."""
         return self.codes == 0
+
+    @property
+    def command_lags_ns(self) -> np.ndarray:
+        """(n,) from tick to command, of the transitions whose command was sent in their period."""
+        return self.lags_ns[self.lags_ns > 0]
 
     def fault(self, index: int) -> Fault | None:
         """Why no transition ends at the tick, as in Step.cut; None where one does."""
@@ -92,31 +98,6 @@ class Irregular(ValueError):
     """A log whose decisions depend on the arrival of its messages; use StreamingAligner for all of it."""
 
 
-class _Answers:
-    """Recent samples of the first stream: the batch version of Answers in streaming.py."""
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.t_ns, self._log_index = np.zeros(0, np.int64), np.zeros(0, np.int64)
-
-    def states(self, samples: Samples, admitted: np.ndarray) -> None:
-        """Further samples, of which the (N,) mask tells those that are used."""
-        self.t_ns = np.concatenate([self.t_ns, samples.t_ns[admitted]])
-        self._log_index = np.concatenate([self._log_index, samples.log_index[admitted]])
-
-    def later_ns(self, commands: Samples) -> np.ndarray:
-        """(N,) 1 for each command with the stamp of a state that was logged before it, else 0."""
-        row = np.searchsorted(self.t_ns, commands.t_ns)
-        same = np.append(self.t_ns, END)[row] == commands.t_ns
-        return (same & (np.append(self._log_index, END)[row] < commands.log_index)).astype(np.int64)
-
-    def forget(self, t_ns: int) -> None:
-        begin = int(np.searchsorted(self.t_ns, t_ns))
-        self.t_ns, self._log_index = self.t_ns[begin:], self._log_index[begin:]
-
-
 class BatchAligner:
     """Turns blocks of samples of all the contract's streams into ticks.
 
@@ -131,7 +112,7 @@ class BatchAligner:
         self._actions = SampleBuffer(contract.action.topic, contract.action_dim)
         self._rewards = SampleBuffer(contract.reward.topic or "reward", 1)
         self._buffers = [*self._observations.buffers, self._actions, self._rewards]
-        self._answers = _Answers()
+        self._answers = Answers()
         self._reward_function = contract.reward_function()
         self._faults = {
             START: Fault(FaultKind.START),
@@ -144,6 +125,7 @@ class BatchAligner:
         self._horizon_ns = NO_TIME
         self._last_index = NO_TIME
         self._frames = Frames.initial(contract)  # the last decided one, then those whose transition is undecided
+        self._hold = HoldState()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -211,6 +193,7 @@ class BatchAligner:
             each.clear()
         self._answers.clear()
         self._grid, self._horizon_ns, self._frames = GridState(), NO_TIME, Frames.initial(self.contract)
+        self._hold = HoldState()
         if stream is None:  # StreamingAligner excludes its stamp from the horizon
             buffer.admit(samples.part(slice(1)))
             block[index] = samples.part(slice(1, None))
@@ -263,7 +246,8 @@ class BatchAligner:
         frames = self._frames
         begin_ns, end_ns = frames.t_ns[:-1], frames.t_ns[1:]
         joined = (frames.codes[:-1] == 0) & (frames.codes[1:] == 0)
-        command_codes, command, commanded = self._commands(begin_ns, end_ns)
+        holds = self._hold.over(frames, self.contract.hold_gap_ns) if self.contract.action.hold else None
+        command_codes, command, commanded = self._commands(begin_ns, end_ns, holds)
         reward_codes, reward, rewarded = self._topic_rewards(begin_ns, end_ns)
         known = ~joined | (end_ns < horizon_ns - self.patience_ns) | (commanded & ((command_codes != 0) | rewarded))
         count = len(known) if known.all() else int(np.argmin(known))
@@ -274,7 +258,7 @@ class BatchAligner:
         actions = np.full((count, self.contract.action_dim), np.nan)
         actions[good] = self._actions.values[command[:count][good]]
         lags_ns = np.zeros(count, np.int64)
-        lags_ns[good] = self._actions.t_ns[command[:count][good]] - begin_ns[:count][good]
+        lags_ns[good] = np.maximum(self._actions.t_ns[command[:count][good]] - begin_ns[:count][good], 0)
         rewards = np.full(count, np.nan)
         after = frames.observations[1 : count + 1]
         if self._reward_function is None:
@@ -282,15 +266,24 @@ class BatchAligner:
         else:
             rewards[good] = self._reward_function(frames.observations[:count][good], actions[good], after[good])
         self._frames = frames.part(count)
+        if holds is not None:
+            self._hold = holds.at(count)
         return Ticks(end_ns[:count], after, actions, rewards, lags_ns, *self._distinct_faults(codes))
 
-    def _commands(self, begin_ns: np.ndarray, end_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of N periods the code of the first command, its row, and whether no other can come; each (N,)."""
+    def _commands(
+        self, begin_ns: np.ndarray, end_ns: np.ndarray, holds: Holds | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of N periods the code of the command, its row, and whether no other can come; each (N,)."""
         actions = self._actions
-        row = np.searchsorted(actions.t_ns, begin_ns, "right")
+        following = np.searchsorted(actions.t_ns, begin_ns, "right")
+        sent = np.append(actions.t_ns, END)[following] <= end_ns
+        row = following
+        if holds is not None:
+            held = ~sent & (np.append(actions.t_ns, NO_TIME)[following - 1] > holds.since_ns[:-1])
+            row, sent = np.where(held, following - 1, following), sent | held
         finite = np.where(np.append(actions.finite, True)[row], 0, ACTION_NOT_FINITE)
-        codes = np.where(np.append(actions.t_ns, END)[row] <= end_ns, finite, NO_COMMAND)
-        return codes, row, row < len(actions.t_ns)
+        codes = np.where(sent, finite, NO_COMMAND)
+        return codes, row, following < len(actions.t_ns)
 
     def _topic_rewards(self, begin_ns: np.ndarray, end_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of N periods the code of the newest reward, its row, and whether no other can come; each (N,)."""
