@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shadow mode: a policy's would-be commands next to those of the controller that drives the robot.
 
-The command of the incumbent that answers tick k is the first one in (t_k, t_{k+1}], as in the alignment of data.
+The command of the incumbent that answers tick k is the first one in (t_k, t_{k+1}], or, where the contract says that
+commands hold, the last one before it: as in the alignment of data.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class ShadowComparison:
         self._span = np.asarray(action.high, float) - np.asarray(action.low, float)
         self._ticks: deque[_Tick] = deque(maxlen=3)
         self._commands: deque[tuple[int, np.ndarray]] = deque(maxlen=1000)
+        self._held: np.ndarray | None = None  # the incumbent's last command before the tick
         self._sum, self._absolute, self._worst = (np.zeros(len(self.names)) for _ in range(3))
         self._histogram = np.zeros((len(self.names), BINS + 1), np.int64)
         self.ticks = self.compared = self.near = self.own = self.clipped = self.silent = 0
@@ -63,7 +65,9 @@ class ShadowComparison:
     def would(self, t_ns: int, command: np.ndarray, kinds: Sequence[str] = ()) -> None:
         """The policy's command (A,) for the tick at `t_ns`, with the kinds of the interventions in it."""
         if self._ticks and t_ns <= self._ticks[-1].t_ns:
-            self._ticks.clear()  # an answer to no tick, such as an emergency stop, or a clock that jumped back
+            if t_ns < self._ticks[-1].t_ns:
+                self._held = None  # a clock that jumped back
+            self._ticks.clear()  # or an answer to no tick, such as an emergency stop
             self._commands.clear()
         self._ticks.append(_Tick(t_ns, np.array(command, float), tuple(kinds)))
         if len(self._ticks) >= 3:
@@ -91,9 +95,11 @@ class ShadowComparison:
         self.own += own
         self.clipped += own and bool(tick.kinds)
         while self._commands and self._commands[0][0] <= tick.t_ns:
-            self._commands.popleft()
+            self._held = self._commands.popleft()[1]
         end_ns = min(next_ns, tick.t_ns + self._longest_ns)
-        theirs = self._commands[0][1] if self._commands and self._commands[0][0] <= end_ns else None
+        theirs = self._held if self.contract.action.hold else None
+        if self._commands and self._commands[0][0] <= end_ns:
+            theirs = self._commands[0][1]
         if theirs is None or not np.isfinite(theirs).all():
             self.silent += 1
             return

@@ -29,9 +29,10 @@ def check_unset_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
         return []
     if unset.all():
         severity = "warn"  # all by receive time: coarse but consistent; check_clock_domains covers the rest
+    how = "receive time" if log.clock_ns is None else "/clock"
     text = (
         f"{share:.1%} of the stamps are unset (0, 0), allowed {t.unset_share:.0%}; these messages are aligned by "
-        "receive time; set header.stamp in the driver or use clock: receive for all topics"
+        f"{how}; set header.stamp in the driver or use clock: receive for all topics"
     )
     return [Finding(severity, log.topic, "unset stamps", text, share, message_spans(log, unset))]
 
@@ -45,7 +46,8 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
     if len(log) < 2:
         return []
     step_s = np.diff(time_ns) / 1e9
-    ahead_s = np.zeros(len(step_s)) if log.latched else step_s - np.diff(log.receive_ns) / 1e9
+    told = log.latched or log.clock_ns is not None  # by `/clock`, which does not keep the pace of receive times
+    ahead_s = np.zeros(len(step_s)) if told else step_s - np.diff(log.receive_ns) / 1e9
     jumps = np.flatnonzero((step_s < -t.clock_jump_s) | (ahead_s > t.clock_jump_s))
     if not len(jumps):
         return []

@@ -86,6 +86,7 @@ class TopicLog:
     fields: tuple[str, ...]
     values: np.ndarray  # (N, F) float64
     clock: str = "header"  # header | receive: the time that messages are aligned by
+    clock_ns: np.ndarray | None = None  # (N,) by `/clock`, of messages without a stamp; None: the receive time
     begin_ns: int = 0  # when the bag began, in the clock of `place_ns`
     place_ns: np.ndarray | None = None  # (N,) where in time to show the messages; None: the receive time
     simulated: bool = False  # recorded with a simulated clock, so that delays and receive times mean little
@@ -119,10 +120,11 @@ class TopicLog:
 
     @property
     def time_ns(self) -> np.ndarray:
-        """(N,) the time by which each message is aligned: its stamp, or its receive time where there is no stamp."""
+        """(N,) the time by which each message is aligned: its stamp, or where there is none when it came."""
+        received_ns = self.receive_ns if self.clock_ns is None else self.clock_ns
         if self.clock == "receive" or self.stamp_ns is None:
-            return self.receive_ns
-        return np.where(self.stamp_ns == 0, self.receive_ns, self.stamp_ns)
+            return received_ns
+        return np.where(self.stamp_ns == 0, received_ns, self.stamp_ns)
 
     @property
     def seconds(self) -> np.ndarray:

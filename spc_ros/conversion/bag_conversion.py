@@ -22,6 +22,7 @@ from spc_core.data.jumps import Jumps, find_jumps
 from spc_core.doctor.topic_report import TopicTimes
 from spc_ros.bags.files import BagError, bag_sha256
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader
+from spc_ros.conversion.clock_topic import Arrivals, clock_topic
 from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.conversion.episode_marks import (
     Episodes,
@@ -86,6 +87,7 @@ class _BagPass:
         self.names = {source.topic: bag.find_topic(source.topic, source.type) for source in self.sources}
         stores = {topic: bag.typestore_of(name) for topic, name in self.names.items()}
         self.readers = [source.columns(stores[source.topic]) for source in self.sources]
+        self.clock = clock_topic(bag, self.sources[0])
         self._begin()
 
     def _begin(self) -> None:
@@ -95,13 +97,16 @@ class _BagPass:
             source.reset()
         self.topics = {source.topic: TopicTimes(source.type) for source in self.sources}
         self.marks = {name: MarkReader(self.bag, *where) for name, where in self.marked.items()}
+        self.arrivals = Arrivals(self.contract, self.clock)
         self.stamped: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}  # times and log indices, by source
         self.first: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # receive times, times, stamps of its stream
 
     def blocks(self) -> Iterator[list[Samples]]:
         """Start a new pass: samples of every source, block by block."""
         self._begin()
-        for block in self.bag.blocks([*self.names.values(), *(mark.topic for mark in self.marks.values())]):
+        names = [*self.names.values(), *(mark.topic for mark in self.marks.values())]
+        for block in self.bag.blocks([*names, *([self.clock.name] if self.clock else [])]):
+            self.arrivals.begin_block(block)
             for mark in self.marks.values():
                 if mark.topic in block:
                     mark.add(block[mark.topic])
@@ -119,13 +124,13 @@ class _BagPass:
     def _samples(self, index: int, source: Source, column: RawColumn) -> Samples:
         stamps, values, absent = self.readers[index].read_partial(column)
         unset = stamps == 0 if source.clock == "header" else np.zeros(len(stamps), bool)
-        t_ns = np.where(unset, column.receive_ns, stamps) if source.clock == "header" else column.receive_ns
+        t_ns = self.arrivals.times(index, source, column.log_index, column.receive_ns, stamps)
         if all(source.topic != before.topic for before in self.sources[:index]):
             bad = ~np.isfinite(values) if absent is None else ~(np.isfinite(values) | absent)
             if source.transforms is not None and bad.any():
                 bad &= ~(np.isinf(values) & source.transforms.clipped)
             nan_count = int(bad.any(axis=1).sum())
-            delays_ns = column.receive_ns - t_ns if source.clock == "header" else np.empty(0, np.int64)
+            delays_ns = np.where(unset, 0, column.receive_ns - t_ns) if source.clock == "header" else t_ns[:0]
             self.topics[source.topic].add(t_ns, delays_ns, nan_count, int(unset.sum()))
         samples = source.samples(column.log_index, t_ns, values, absent)
         if index <= len(self.contract.observation):
@@ -133,17 +138,20 @@ class _BagPass:
         if index == 0:
             made = slice(None) if absent is None else np.isin(column.log_index, samples.log_index)
             self.first.append((column.receive_ns[made], t_ns[made], stamps[made]))
+            self.arrivals.add_states(samples.log_index, samples.t_ns)
         return samples
 
     def align(self) -> AlignedBag:
         """Raises BagError and MessageError."""
         aligned = align(self.contract, self.blocks)
+        self.arrivals.check(self.sources)
         aligned = check_complete(aligned, self.sources, [reader.joints for reader in self.readers])
         none = np.empty(0, np.int64)
         first = FirstStream(*(np.concatenate([none, *(times[i] for times in self.first)]) for i in range(3)))
         marks = {name: mark.marks(first, self.contract.observation[0].clock) for name, mark in self.marks.items()}
         times = {i: [np.concatenate(c) for c in zip(*parts, strict=True)] for i, parts in self.stamped.items()}
-        return AlignedBag(aligned, marks, first, command_notes(self.contract, times), self.topics)
+        notes = [*self.arrivals.notes(self.sources), *command_notes(self.contract, times, self.arrivals)]
+        return AlignedBag(aligned, marks, first, notes, self.topics)
 
     def notes(self) -> list[str]:
         """What was odd about the bytes."""
@@ -164,11 +172,11 @@ def check_complete(aligned: Aligned, found: Sequence[Source], joints: Sequence[C
     return dataclasses.replace(aligned, counts=counts)
 
 
-def command_notes(contract: Contract, times: Mapping[int, Sequence[np.ndarray]]) -> list[str]:
+def command_notes(contract: Contract, times: Mapping[int, Sequence[np.ndarray]], arrivals: Arrivals) -> list[str]:
     """Notes on the stamps of commands from the times and log indices of the sources, by their numbers."""
     names = [*(stream.topic for stream in contract.observation), contract.action.topic]
     aging = [i for i, stream in enumerate(contract.observation) if stream.max_age_ns is not None]
-    if len(names) - 1 not in times or 0 not in times:
+    if len(names) - 1 not in times or 0 not in times or arrivals.by_clock(len(names) - 1):
         return []
     found = {i: Stamped(names[i], t_ns, log_index) for i, (t_ns, log_index) in times.items()}
     return stamp_notes(found[len(names) - 1], [found[i] for i in aging if i in found])
@@ -237,7 +245,7 @@ def cut_episodes(
         notes=(*notes, *bag.notes, *bag.losses, *log.notes, *found.notes, *foreign_notes(bag)),
         outside_ticks=segmentation.outside,
         jumps=_jumps(ticks, segmentation, contract),
-        lag_ms=percentiles_ms(ticks.lags_ns[ticks.has_transition]),
+        lag_ms=percentiles_ms(ticks.command_lags_ns),
         skipped_states=log.aligned.skipped,
     )
     return report, episodes

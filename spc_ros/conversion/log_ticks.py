@@ -42,13 +42,14 @@ def align(contract: Contract, blocks: Callable[[], Iterable[list[Samples]]]) -> 
 
     ticks, counts = _align(contract, watched)
     steps_ns = np.diff(np.concatenate([np.empty(0, np.int64), *states_ns]))
-    lags_ns = ticks.lags_ns[ticks.has_transition]
+    lags_ns = ticks.command_lags_ns
     steps_ns = steps_ns[steps_ns > 0]  # else a duplicate or a clock jump
     skip = skipped_states(lags_ns, float(np.median(steps_ns)), contract.period_ns) if len(steps_ns) else 0
     if not skip:
         return Aligned(ticks, counts)
     shifted, shifted_counts = _align(contract, lambda: _without_first(blocks(), skip))
-    if np.median(shifted.lags_ns[shifted.has_transition]) < np.median(lags_ns):
+    shifted_ns = shifted.command_lags_ns
+    if len(shifted_ns) and np.median(shifted_ns) < np.median(lags_ns):
         return Aligned(shifted, shifted_counts, skip)
     return Aligned(ticks, counts)
 

@@ -176,9 +176,10 @@ def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list
 def _empty(log: TopicLog) -> TopicLog:
     """The log with only its first and last message, to refer to it later."""
     ends = [0, -1]
-    place = None if log.place_ns is None else log.place_ns[ends]
+    place, clock = (None if times is None else times[ends] for times in (log.place_ns, log.clock_ns))
     return dataclasses.replace(
-        log, receive_ns=log.receive_ns[ends], stamp_ns=None, values=log.values[ends], place_ns=place, absent=None,
+        log, receive_ns=log.receive_ns[ends], stamp_ns=None, values=log.values[ends], place_ns=place, clock_ns=clock,
+        absent=None,
         layouts=(), lengths={},
     )  # fmt: skip
 

@@ -101,6 +101,8 @@ def choose_clocks(logs: Sequence[TopicLog], rate_hz: float) -> Clocks:
         return Clocks(
             "header", f"all topics are stamped by one clock{but}" if but else "all topics carry stamps of one clock"
         )
+    if all(log.clock_ns is not None for log in logs if log.topic in bare):
+        return Clocks("header", f"stamps are of simulated time, and {unstamped} counts by /clock")
     if stamped[0].simulated or max(abs(offset_s(log)) for log in stamped) > t.clocks_apart_s:
         return Clocks("receive", f"{unstamped}, and the stamps of the others are not wall time")
     late_s = max(float(np.median(delays_ns(log)[0])) for log in stamped) / 1e9

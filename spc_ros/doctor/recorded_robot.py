@@ -146,6 +146,7 @@ def _joined(logs: Sequence[TopicLog]) -> TopicLog:
         values=np.concatenate(values),
         absent=missing if missing.any() else None,
         place_ns=None,
+        clock_ns=None,
         layouts=(),
         lengths={},
         points=max(log.points for log in logs),

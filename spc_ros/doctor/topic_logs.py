@@ -19,13 +19,15 @@ from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion.bag_conversion import AlignedBag, check_complete, command_notes
+from spc_ros.conversion.clock_topic import NO_ROWS, Arrivals, ClockTopic, clock_topic, find_clock
 from spc_ros.conversion.episode_marks import FirstStream, MarkReader, marked_topics
 from spc_ros.conversion.log_ticks import align
+from spc_ros.doctor.clock_times import by_clock
 from spc_ros.messages.cdr_layout import with_width
 from spc_ros.messages.columns import LONGER, ColumnReader, RawColumn, Shape, Source, sources
 from spc_ros.messages.fields import JOINT_ARRAYS, MessageError
+from spc_ros.messages.simulated_time import CLOCK
 
-CLOCK = "rosgraph_msgs/msg/Clock"
 BLOCK_MESSAGES = 50_000  # aligned at a time
 
 
@@ -38,6 +40,7 @@ class BagLogs:
     marks: Mapping[str, MarkReader]
     sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # all messages of each, and (N,) indices in the bag's log
     refusal: ValueError | None  # the error at which conversion stops
+    arrivals: Arrivals | None = None  # of the contract's sources
 
     @property
     def first(self) -> TopicLog:
@@ -48,7 +51,9 @@ class BagLogs:
         """The ticks and marks of the bag, as for conversion. Raises the refusal."""
         if self.refusal is not None:
             raise self.refusal
+        assert self.arrivals is not None
         aligned = align(contract, self._blocks)
+        self.arrivals.check([source for source, *_ in self.sources])
         joints = [{joint for _, names in log.layouts for joint in names} for _, log, _ in self.sources]
         aligned = check_complete(aligned, [source for source, *_ in self.sources], joints)
         first = self.first
@@ -57,7 +62,7 @@ class BagLogs:
         marks = {name: mark.marks(times, first.clock) for name, mark in self.marks.items()}
         count = len(contract.observation) + 1
         stamped = {i: (log.time_ns, index) for i, (_, log, index) in enumerate(self.sources[:count])}
-        return AlignedBag(aligned, marks, times, command_notes(contract, stamped), {})
+        return AlignedBag(aligned, marks, times, command_notes(contract, stamped, self.arrivals), {})
 
     def _blocks(self) -> Iterator[list[Samples]]:
         for source, *_ in self.sources:
@@ -76,14 +81,17 @@ class BagLogs:
 class _TopicReader:
     """Collects a topic of the bag, column by column."""
 
-    def __init__(self, bag: BagReader, name: str, source: Source | None, known: Mapping[str, Any]) -> None:
-        """`name` is the bag's, `known` are attributes of the log. Without a source, all numbers of the messages are
-        read. Raises MessageError."""
-        self.name, self.source, self.known = name, source, known
+    def __init__(self, bag: BagReader, name: str, source: Source | None, known: Mapping[str, Any], number: int) -> None:
+        """`name` is the bag's, `known` are attributes of the log, `number` is the source's in the contract.
+
+        Without a source, all numbers of the messages are read. Raises MessageError.
+        """
+        self.name, self.source, self.known, self.number = name, source, known, number
         self.topic, self.type = source.topic if source else name, bag.info.topics[name].type
         store = bag.typestore_of(name)
         self.columns = source.columns(store) if source else ColumnReader(store, self.type, None, self.topic)
         self.parts: list[tuple[np.ndarray, ...]] = []  # receive times, log indices, stamps, shapes; values
+        self.made: np.ndarray | slice = np.s_[:]  # the messages that make a sample, after finish()
 
     def add(self, column: RawColumn) -> None:
         """Add the next messages; the column itself is not kept."""
@@ -91,16 +99,23 @@ class _TopicReader:
         self.parts.append((column.receive_ns.copy(), column.log_index, stamps, shapes, values))
 
     def finish(
-        self, begin_ns: int, published: int, t: Thresholds
+        self, begin_ns: int, published: int, t: Thresholds, arrivals: Arrivals | None
     ) -> tuple[TopicLog, TopicLog, np.ndarray, list[Finding]]:
-        """(log of the messages that make a sample, of all, their indices in the bag's log, their problems)."""
+        """(log of the messages that make a sample, of all, their indices in the bag's log, their problems).
+
+        `arrivals` of the contract's sources, which finish in their order.
+        """
         parts, self.parts = self.parts, []
         shapes, fields, none = list(self.columns.shapes), self.columns.fields, np.empty(0, np.int64)
         receive_ns, log_index, stamp_ns, shape = (np.concatenate([none, *(p[i] for p in parts)]) for i in range(4))
+        clock_ns = None
+        if arrivals is not None and self.source is not None:
+            clock_ns = arrivals.times(self.number, self.source, log_index, receive_ns, stamp_ns)
         log = TopicLog(
             topic=self.topic,
             type=self.type,
             receive_ns=receive_ns,
+            clock_ns=clock_ns if arrivals is not None and arrivals.simulated else None,
             stamp_ns=stamp_ns if self.columns.has_stamp else None,
             fields=fields,
             values=np.concatenate([np.empty((0, len(fields))), *(with_width(p[4], len(fields)) for p in parts)]),
@@ -116,12 +131,14 @@ class _TopicReader:
             return log, log, log_index, problems
         newest.reset()
         made, values = newest.complete(log.time_ns, log.values, log.absent)
+        self.made = made
         whole = ~(np.isnan(values) & log.absent[made]).any(axis=1)
         made, values = made[whole], values[whole]
         if not len(values):
             return log, log, log_index, problems
         kept: dict[str, Any] = {"receive_ns": receive_ns[made], "values": values, "absent": None}
         kept |= {"stamp_ns": stamp_ns[made]} if log.stamp_ns is not None else {}
+        kept |= {"clock_ns": log.clock_ns[made]} if log.clock_ns is not None else {}
         samples = dataclasses.replace(log, **kept, **_joints(self.type, shapes, shape[made]))
         return samples, log, log_index, [*problems, *_spread(log, made, t)]
 
@@ -198,22 +215,36 @@ def read_topic_logs(
     errors: list[ValueError] = []  # of conversion, in the order of their occurrence there
     marks = _mark_readers(bag, contract, errors)
     readers = _topic_readers(bag, contract, findings, errors)
-    _read(bag, marks, readers, errors, progress)
+    first = next((reader.source for reader in readers if reader.number == 0), None)
+    clock = (clock_topic(bag, first) if first else None) if contract else find_clock(bag)
+    arrivals = Arrivals(contract, clock) if contract else None
+    clock_rows = _read(bag, marks, readers, errors, progress, clock)
+    if arrivals is not None:
+        arrivals.add_clock(clock_rows)
     texts = [text for _, _, text in marks[EPISODE_TOPIC].found] if EPISODE_TOPIC in marks else []
     info = parse_episode(texts, str(bag.path))
     published = {name.lstrip("/"): count for name, count in info.published.items()} if info else {}
-    logs, kept = {}, []
+    logs, kept, places = {}, [], {}
     for reader in readers:
         published_count = published.get(reader.topic.lstrip("/"), 0)
-        log, whole, log_index, problems = reader.finish(bag.info.start_ns, published_count, thresholds or Thresholds())
+        log, whole, log_index, problems = reader.finish(
+            bag.info.start_ns, published_count, thresholds or Thresholds(), arrivals
+        )
+        if arrivals is not None and reader.number == 0:
+            arrivals.add_states(log_index[reader.made], whole.time_ns[reader.made])
         logs.setdefault(reader.name, []).extend([log] if log.fields or contract else [])
         findings += problems
         if reader.source is not None:
             kept.append((reader.source, whole, log_index))
+        places[reader.name] = log_index
+    if arrivals is not None and contract is not None:
+        findings += [Finding("ok", "", "clock", note) for note in arrivals.notes(sources(contract, check=False))]
+    elif len(clock_rows):
+        logs = by_clock(logs, places, clock_rows)
     by_topic = [log for group in logs.values() for log in _told_apart(group)]
     simulated = any(topic.type == CLOCK for topic in bag.info.topics.values())
     by_topic = _with_span(_placed(by_topic) if simulated else by_topic)
-    return BagLogs(by_topic, findings, marks, kept, next(iter(errors), None))
+    return BagLogs(by_topic, findings, marks, kept, next(iter(errors), None), arrivals)
 
 
 def _told_apart(logs: list[TopicLog]) -> list[TopicLog]:
@@ -238,10 +269,11 @@ def _topic_readers(
 ) -> list[_TopicReader]:
     """Readers of the contract's topics, or of all; topics that cannot be read become findings."""
     readers, later = [], []
-    for topic, source, known in _of_contract(contract, errors) if contract else _all_topics(bag):
+    found = _of_contract(contract, errors) if contract else _all_topics(bag)
+    for number, (topic, source, known) in enumerate(found):
         try:
             name = bag.find_topic(topic, source.type) if source else topic
-            readers.append(_TopicReader(bag, name, source, known))
+            readers.append(_TopicReader(bag, name, source, known, number))
         except (BagError, MessageError) as error:
             text = str(error).removeprefix(f"{bag.path}: ").removeprefix(f"topic '{topic}': ")
             findings.append(Finding("fail" if contract else "warn", topic, "topic", text))
@@ -282,9 +314,14 @@ def _read(
     readers: Sequence[_TopicReader],
     errors: list[ValueError],
     progress: Callable[[int], None],
-) -> None:
+    clock: ClockTopic | None,
+) -> np.ndarray:
+    """Fills the readers; returns the messages of the clock, as ClockTopic.read."""
     topics = [*(reader.name for reader in readers), *(mark.topic for mark in marks.values())]
-    for block in bag.blocks(topics) if readers else ():
+    rows = [NO_ROWS]
+    for block in bag.blocks([*topics, *([clock.name] if clock else [])]) if readers else ():
+        if clock is not None and clock.name in block:
+            rows.append(clock.read(block[clock.name]))
         for name, mark in marks.items():
             try:
                 if mark.topic in block:
@@ -299,6 +336,7 @@ def _read(
                 if reader.columns.error is not None and not errors:
                     errors.append(reader.columns.error)
         progress(bag.bytes_read)
+    return np.concatenate(rows)
 
 
 def _placed(logs: list[TopicLog]) -> list[TopicLog]:

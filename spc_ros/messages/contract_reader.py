@@ -113,10 +113,12 @@ class ContractReader:
             live.reader.learn(data, message)
             return samples
         stamp_ns = numbers[0] * NS_PER_S + numbers[1] if live.begin else 0
-        samples, any_unset = [], False
+        samples, any_unset, received_ns = [], False, None
         for source, begin, end in live.parts:
             unset = not stamp_ns and source.clock != "receive"
-            t_ns = stamp_ns if stamp_ns and source.clock != "receive" else receive_ns()
+            t_ns = stamp_ns
+            if not stamp_ns or source.clock == "receive":
+                t_ns = received_ns = receive_ns() if received_ns is None else received_ns
             values = np.array(numbers[begin:end], float)
             if source.newest is not None:
                 source.newest.note(t_ns, values)

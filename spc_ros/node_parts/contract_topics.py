@@ -16,6 +16,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock
 
+from spc_core.alignment import NO_TIME
 from spc_core.alignment.streaming import ObservationAligner, StreamingAligner
 from spc_core.contract.contract import Contract
 from spc_core.contract.sections import Role
@@ -23,6 +24,7 @@ from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.field_writer import FieldWriter
 from spc_ros.messages.fields import MessageError, message_class, set_stamp
 from spc_ros.messages.lockstep import AnswerTimes
+from spc_ros.messages.simulated_time import simulated_ns
 from spc_ros.node_parts.matched_subscription import MatchedSubscription
 from spc_ros.node_parts.topics import REWARD_TOPIC, latched_qos, now_ns, stream_qos
 
@@ -149,7 +151,8 @@ class ContractTopics:
         self._node, self._aligner, self._on_decided, self._on_sample = node, aligner, on_decided, on_sample
         self._reader, self._warn_once = ContractReader(contract), warn_once
         self._lockstep, self._simulated = reliable, bool(node.get_parameter("use_sim_time").value)
-        self._newest_ns: int | None = None  # the newest state's time
+        self._newest_ns = NO_TIME  # the newest state's time
+        self._arrived_ns: dict[str, int] = {}  # of each topic's last message without a stamp, in simulated time
         self._answering = contract.action.topic if reliable and self._reader.action_by_arrival else None
         self._answers: AnswerTimes[tuple[Callable[[bytes], Any], bytes]] = AnswerTimes()
         self.received_s: dict[str, float] = {}  # steady time of each topic's last readable message; -inf for none
@@ -166,18 +169,22 @@ class ContractTopics:
                     node, kind, topic, callback, depth, reliable, warn_once, qos.get(topic)
                 )
 
-    def _receive_ns(self) -> int:
-        """Now. Simulated time stands still from a state to its command, so there it is after the newest state.
+    def receive_ns(self, topic: str) -> int:
+        """When a message of the topic counts that was received now and has no stamp.
 
         In lock-step the nodes need no `/clock`: the newest state tells the time.
         """
-        if self._newest_ns is None or not (self._lockstep or self._simulated):
+        if self._lockstep and self._newest_ns != NO_TIME:
+            return self._newest_ns + 1
+        if not self._simulated:
             return now_ns(self._node)
-        return self._newest_ns + 1 if self._lockstep else max(now_ns(self._node), self._newest_ns + 1)
+        before_ns = self._arrived_ns.get(topic, NO_TIME)
+        t_ns = self._arrived_ns[topic] = simulated_ns(now_ns(self._node), self._newest_ns, before_ns)
+        return t_ns
 
     def _on_message(self, topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
         if topic != self._answering:
-            self._take(topic, deserialize, data, self._receive_ns)
+            self._take(topic, deserialize, data, lambda: self.receive_ns(topic))
         elif (t_ns := self._answers.time_ns((deserialize, data), time.monotonic())) is not None:
             self._take(topic, deserialize, data, lambda: t_ns)
 

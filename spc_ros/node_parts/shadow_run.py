@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +16,7 @@ from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.messages.fields import MessageError, message_class
 from spc_ros.node_parts.contract_topics import deserializer
 from spc_ros.node_parts.matched_subscription import MatchedSubscription
-from spc_ros.node_parts.topics import now_ns, stream_qos
+from spc_ros.node_parts.topics import stream_qos
 
 PREFIX = "shadow/"
 
@@ -32,12 +31,13 @@ class ShadowRun:
         reliable: bool,
         warn_once: Callable[[str, str], None],
         is_state: Callable[[int], bool],
+        receive_ns: Callable[[], int],
     ) -> None:
-        """`is_state`: whether a time is the stamp of a recent state."""
+        """`is_state`: whether a time is the stamp of a recent state. `receive_ns`: as of ContractTopics."""
         self.comparison = ShadowComparison(contract)
         self._is_state = is_state
         self._node, self._topic, self._warn_once = node, contract.action.topic, warn_once
-        self._reader, self._receive_ns = ContractReader(contract), functools.partial(now_ns, node)
+        self._reader, self._receive_ns = ContractReader(contract), receive_ns
         kind = message_class(contract.action.type)
         self._deserialize = deserializer(kind, self._topic)
         depth = stream_qos(reliable).depth

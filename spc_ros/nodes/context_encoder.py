@@ -22,7 +22,7 @@ from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import Role
+from spc_core.contract.sections import ACTION, Role
 from spc_core.deploy.checkpoint_files import CheckpointError, model_id
 from spc_core.deploy.context_tracker import MODES, ContextTracker
 from spc_core.deploy.health import Health, LearnHealth, Level, Renewal
@@ -104,6 +104,7 @@ class ContextEncoderNode(ManagedNode):
         self._begin_ns = 0  # the first transition's time since the last reset
         self._changed_ns = 0  # transitions before this belong to another task
         self._learning = LearnHealth()
+        self._foreign_commands = 0  # the latest in a row that came with a stamp far from the states'
         self._between_episodes = False  # as the topic `episode` says, where there is one
         self._data_timing: dict[int, tuple[DelayEstimate | None, CommandLag | None]] = {}  # by model
 
@@ -147,6 +148,10 @@ class ContextEncoderNode(ManagedNode):
         self._delay.sample(role, t_ns, values)
         if role.stream == 0:
             self._lag.state(t_ns)
+        if role == ACTION:
+            state_ns = self._aligner.observations.streams[0].newest_ns
+            foreign = state_ns != NO_TIME and abs(t_ns - state_ns) > FOREIGN_CLOCK_NS
+            self._foreign_commands = self._foreign_commands + 1 if foreign else 0
 
     def start(self) -> None:
         self._delay.cut()
@@ -322,11 +327,14 @@ class ContextEncoderNode(ManagedNode):
                 if step.cut is not None and step.cut.kind is FaultKind.CLOCK_JUMP:
                     self._tracker.reset()
                     self._changed_ns = 0
+            elif self._foreign_commands > 1:  # of commands that hold, the first may have been sent long before
+                self._say_foreign()
             elif step.transition.t_ns < self._changed_ns:
                 self.diagnostics.counts["transitions of the task before"] += 1
             else:
                 self._learning.learned(time.monotonic())
-                self._lag.add(step.transition.lag_ns)
+                if step.transition.lag_ns:
+                    self._lag.add(step.transition.lag_ns)
                 self._learn_from(step.transition)
             self._tick_ns = step.t_ns
             self._publish()
@@ -346,9 +354,13 @@ class ContextEncoderNode(ManagedNode):
     def _compare_clocks(self, cut: Step) -> None:
         """Warn when the clocks of commands and observations differ so much that they cannot be paired."""
         newest_ns = self._aligner.actions.newest_ns
-        if newest_ns != NO_TIME and abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
-            self._learning.cut = FOREIGN_CLOCKS
-            self.diagnostics.warn_once("foreign clocks", FOREIGN_CLOCKS)
+        may_be_old = self._aligner.contract.action.hold and newest_ns < cut.t_ns
+        if newest_ns != NO_TIME and not may_be_old and abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
+            self._say_foreign()
+
+    def _say_foreign(self) -> None:
+        self._learning.cut = FOREIGN_CLOCKS
+        self.diagnostics.warn_once("foreign clocks", FOREIGN_CLOCKS)
 
     def _publish(self) -> None:
         if self._tracker is not None:

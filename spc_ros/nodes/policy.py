@@ -70,7 +70,10 @@ class PolicyNode(ManagedNode):
         self._end = EpisodeEnd(self._aligner)
         shadow_topic = f"{PREFIX}{contract.action.topic.lstrip('/')}" if p.shadow else ""
         warn_once = self.diagnostics.warn_once
-        self._shadow = ShadowRun(self, contract, p.lockstep, warn_once, self._aligner.is_state) if p.shadow else None
+        self._shadow = None
+        if p.shadow:
+            received = self._aligner.is_state, lambda: self._topics.receive_ns(contract.action.topic)
+            self._shadow = ShadowRun(self, contract, p.lockstep, warn_once, *received)
         self._commands = CommandPublisher(self, contract, p.lockstep, topic=shadow_topic)
         self._rivals = OtherPublishers(self, contract.action.topic)
         events = f"{PREFIX if p.shadow else ''}{INTERVENTION_TOPIC}"
