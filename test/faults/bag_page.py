@@ -3,7 +3,9 @@
 
 from faults.bag_table import EPISODES, FILES, MESSAGES, TIMES, Fault
 from faults.bytes_table import BYTES
+from faults.clock_table import SIMULATED
 from faults.commands_table import COMMANDS
+from faults.hold_table import HOLDS
 from faults.marks_table import MARKS
 
 HEAD = """# What happens when
@@ -17,8 +19,10 @@ and nothing is paired across. What the words mean is in the README under "What t
 """
 SECTIONS = {
     "Times and clocks": TIMES,
+    "Simulated time beside wall time": SIMULATED,
     "Messages": MESSAGES,
     "Commands in arrays": COMMANDS,
+    "Commands that hold": HOLDS,
     "Episodes, tasks, contract": EPISODES,
     "Marks of episodes, copied stamps": MARKS,
     "Files": FILES,

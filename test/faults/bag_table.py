@@ -92,7 +92,10 @@ TIMES = (
           chain(inject.on_wall_time, put("joint_commands", stamped=False)), by_definition=False,
           topics={"joint_commands": {"unset_stamps": 20}, "joint_states": {"unset_stamps": 0}}),
     refusal("stamps at zero beside simulated time", "Commands have the stamp (0, 0); states are in simulated time.",
-            "Refused: by their receive time no command lies in any period.", "holds no transition; " + NO_COMMAND,
+            "Refused: by their receive time no command lies in any period.",
+            "topic 'joint_commands' has no stamps and counts by when it was received, but the stamps of 'joint_states' "
+            "are of another clock, as in a simulation; record /clock with the bag, stamp the messages, or say clock: "
+            "receive for all topics",
             change=put("joint_commands", stamped=False)),
     Fault("clock jumps back", "The robot restarts after tick 9: its clock is 2 s earlier from then on.",
           "Cut there, and what follows is another episode; nothing is paired across.", stamped(-2000 * MS, first=10),
