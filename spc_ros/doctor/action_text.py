@@ -48,12 +48,13 @@ def action_lines(
     bounds = [_bounds(topic, field, plan) for field in choice.fields]
     found, package = units(topic.topic, topic.type, choice.fields), topic.type.partition("/")[0]
     lines = [
-        f"action: # {_why(topic)}",
+        f"action: # {_why(topic, plan)}",
         f"  topic: {word(relative(topic.topic))}",
         f"  type: {topic.type}",
         *own_clock(topic, "  "),
         f"  fields: {listed(choice.fields)}",
         *_point(topic),
+        *_hold(plan),
         f"  # units: {found or 'those of the topic, which its type does not tell'}",
         f"  low: {numbers([each.low for each in bounds])} # {_origin(bounds)}",
         f"  high: {numbers([each.high for each in bounds])}",
@@ -81,8 +82,14 @@ def _point(topic: RecordedTopic) -> list[str]:
     ]
 
 
-def _why(topic: RecordedTopic) -> str:
-    kind, rate = topic.type.rpartition("/")[2], f" at {topic.rate_hz:.1f} Hz" if topic.rate_hz else ", irregular"
+def _hold(plan: Design) -> list[str]:
+    """That the last command holds, where they come only when they change."""
+    return [f"  hold: true # {plan.hold}: they come only when they change; the last one holds"] if plan.hold else []
+
+
+def _why(topic: RecordedTopic, plan: Design) -> str:
+    regular = topic.rate_hz and not plan.hold
+    kind, rate = topic.type.rpartition("/")[2], f" at {topic.rate_hz:.1f} Hz" if regular else ", irregular"
     return f"the likeliest command, by its name and its type {kind}: {topic.messages} messages{rate}"
 
 
@@ -153,7 +160,7 @@ def _notes(plan: Design, topic: RecordedTopic, choice: Choice, bounds: list[Boun
     if plan.is_rare:
         states = plan.states[0][0]
         slow = f"The policy would decide every {1 / plan.rate_hz:.3g} s, as they came."
-        open_periods = "A period without a command is dropped, unless the contract says that the last one holds."
+        open_periods = "A period without a command is dropped. If the robot goes on executing the last one: hold: true"
         lines += [
             f"rare: {topic.messages} commands for {states.messages} states of {states.topic}. Do they come only when "
             "they change?",

@@ -16,6 +16,7 @@ from spc_core.command_delay.correlogram import Correlogram, correlogram
 from spc_core.contract.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains
+from spc_core.doctor.command_checks import check_hold
 from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TickLog, TopicLog, worst
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_command_lag, check_ticks
 from spc_core.doctor.timing_checks import TIMING_CHECKS
@@ -140,7 +141,10 @@ def _topic_findings(logs: list[TopicLog], ages: Ages, contract: Contract | None,
     """Findings on single topics, their clocks and their ages."""
     findings = [finding for log in logs for finding in check_topic(log, contract, t)]
     findings += check_clock_domains(logs, t)
+    states = next((log for log in logs if log.role == "observation"), None)
     for log in logs:
+        if log.role == "action" and contract is not None and states is not None:
+            findings += check_hold(log, states, contract.action.hold, contract.rate_hz)
         if log.role == "observation" and log.topic in ages:
             findings += check_ages(log, *ages[log.topic], t)
     return findings

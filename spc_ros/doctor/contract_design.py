@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spc_core.doctor.command_checks import CommandPattern, command_pattern, total
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC
@@ -27,6 +28,9 @@ SLOW_HZ = 2.0  # commands at a lower rate are goals rather than controls
 RARE_SHARE = 0.2  # commands are rare where they are fewer than this share of the states
 SINGLE = ("std_msgs/msg/Float64", "std_msgs/msg/Float32")
 WHOLE_NUMBERS = ("Bool", "Byte", "Char", "Int", "UInt")  # std_msgs of these are no commands of a policy
+
+
+Found = list[tuple[RecordedTopic, Choice]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Design:
     left_out: tuple[LeftOut, ...]
     rate_hz: float
     clocks: Clocks
+    hold: CommandPattern | None = None  # of commands that come only when they change
 
     @property
     def used(self) -> list[RecordedTopic]:
@@ -59,7 +64,7 @@ class Design:
     @property
     def is_rare(self) -> bool:
         """Whether there are far fewer commands than states, irregular or slow ones."""
-        if self.command is None or (self.command[0].rate_hz or 0.0) > SLOW_HZ:
+        if self.command is None or self.hold or (self.command[0].rate_hz or 0.0) > SLOW_HZ:
             return False
         return self.command[0].messages < RARE_SHARE * self.states[0][0].messages
 
@@ -76,7 +81,8 @@ def design(robot: RecordedRobot, joints: Mapping[str, JointLimits]) -> Design:
     if not states:
         there = "; ".join(f"{entry.topic.topic} ({entry.topic.type}): {entry.why}" for entry in left_out)
         raise BagError(f"{robot.bags[0]}: no topic looks like the robot's state; {there}; write the contract by hand")
-    command_hz = command[0].rate_hz if command else None
+    pattern = _pattern(command[0], states, robot) if command else CommandPattern()
+    command_hz = command[0].rate_hz if command and not pattern.on_change else None
     states = _ticks_first(states, command_hz)[:MAX_STREAMS]
     state_hz = states[0][0].rate_hz or 10.0
     rate_hz = tick_rate(state_hz, command_hz)
@@ -84,7 +90,14 @@ def design(robot: RecordedRobot, joints: Mapping[str, JointLimits]) -> Design:
     clocks = clocks_of_all([[bag[name] for name in names if name in bag] for bag in robot.logs], rate_hz)
     no_command = "" if command else _why_none(best if spread else [], refused)
     others = tuple(able[1:] if command else ())
-    return Design(robot, joints, tuple(states), command, no_command, others, tuple(left_out), rate_hz, clocks)
+    hold = pattern if pattern.on_change else None
+    return Design(robot, joints, tuple(states), command, no_command, others, tuple(left_out), rate_hz, clocks, hold)
+
+
+def _pattern(command: RecordedTopic, states: Found, robot: RecordedRobot) -> CommandPattern:
+    """How the commands of all bags come next to the likeliest state."""
+    pairs = [(bag.get(command.topic), bag.get(states[0][0].topic)) for bag in robot.logs]
+    return total(command_pattern(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None)
 
 
 NO_COMMAND = "is not a command by its name and type"
@@ -130,9 +143,6 @@ def _why_none(spread: Sequence[RecordedTopic], refused: Mapping[str, str]) -> st
         )
     near = [f"{topic} {why}" for topic, why in refused.items() if why not in ("", NO_COMMAND)]
     return "; ".join(near) or "no topic looks like a command, by name and type"
-
-
-Found = list[tuple[RecordedTopic, Choice]]
 
 
 def _states(

@@ -298,6 +298,8 @@ def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple
             known |= {"role": "observation", "max_age_s": max_age_s, "latched": math.isinf(max_age_s)}
         if number in (0, observed, observed + 1):
             known |= {"nominal_hz": contract.rate_hz, "faster_is_fine": number < observed}
+        if number == observed and contract.action.hold:
+            known |= {"nominal_hz": None, "latched": True}
         yield source.topic, source, known
 
 
