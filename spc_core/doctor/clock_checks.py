@@ -46,8 +46,8 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
     if len(log) < 2:
         return []
     step_s = np.diff(time_ns) / 1e9
-    told = log.latched or log.clock_ns is not None  # by `/clock`, which does not keep the pace of receive times
-    ahead_s = np.zeros(len(step_s)) if told else step_s - np.diff(log.receive_ns) / 1e9
+    any_pace = log.latched or log.by_clock  # `/clock` comes in steps, and begins when its first message comes
+    ahead_s = np.zeros(len(step_s)) if any_pace else step_s - np.diff(log.receive_ns) / 1e9
     jumps = np.flatnonzero((step_s < -t.clock_jump_s) | (ahead_s > t.clock_jump_s))
     if not len(jumps):
         return []

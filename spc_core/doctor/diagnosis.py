@@ -119,6 +119,13 @@ class TopicLog:
         return self.stamp_ns is not None and bool(np.any(self.stamp_ns))
 
     @property
+    def by_clock(self) -> bool:
+        """Whether most of the messages count by `/clock`."""
+        if self.clock_ns is None or self.stamp_ns is None or self.clock == "receive":
+            return self.clock_ns is not None
+        return 2 * int(np.count_nonzero(self.stamp_ns)) < len(self)
+
+    @property
     def time_ns(self) -> np.ndarray:
         """(N,) the time by which each message is aligned: its stamp, or where there is none when it came."""
         received_ns = self.receive_ns if self.clock_ns is None else self.clock_ns
