@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from spc_core.doctor.diagnosis import Finding, TopicLog
-from spc_core.doctor.topic_stats import MIN_MESSAGES
+from spc_core.doctor.topic_stats import MIN_MESSAGES, paced_ns
 
 SPARSE = 0.5  # commands for each state, fewer of which may be those that change
 REPEATED = 0.05  # share of commands equal to the one before, more of which is no publisher of changes
@@ -53,7 +53,7 @@ class CommandPattern:
 
 def command_pattern(command: TopicLog, states: TopicLog) -> CommandPattern:
     """Of one bag."""
-    steps_s = np.diff(np.sort(command.time_ns)) / 1e9
+    steps_s = np.diff(np.sort(paced_ns(command))) / 1e9
     steps_s = steps_s[steps_s > 0]
     repeated = int((command.values[1:] == command.values[:-1]).all(axis=1).sum())
     period_s = float(np.median(steps_s)) if len(steps_s) else 0.0
@@ -74,7 +74,7 @@ def check_hold(command: TopicLog, states: TopicLog, hold: bool, rate_hz: float) 
             "on executing the last one, say hold: true in the contract's action"
         )
         return [Finding("warn", command.topic, "hold", text, found.commands / max(1, found.states))]
-    span_s = float(np.ptp(command.time_ns)) / 1e9 if len(command) > 1 else 0.0
+    span_s = float(np.ptp(paced_ns(command))) / 1e9 if len(command) > 1 else 0.0
     if hold and found.steady and found.intervals >= ON_TIME * rate_hz * span_s:
         text = (
             f"commands come steadily, {found.intervals / span_s:.1f} times a second, but the contract says hold: true, "

@@ -70,11 +70,25 @@ def advancing(time_ns: np.ndarray, jump_s: float) -> tuple[np.ndarray, np.ndarra
     return newer, np.cumsum(restarts[:-1])
 
 
+def paced_ns(log: TopicLog) -> np.ndarray:
+    """(N,) the times between which messages change: where they count by `/clock`, receive times at its pace.
+
+    `/clock` comes in steps, which would look like gaps and jumps of the messages.
+    """
+    if not log.by_clock or len(log) < 2:
+        return log.time_ns
+    lag = max(1, len(log) // 10)  # few pairs so far apart have a restart of the clock between them
+    told_ns, received_ns = (times[lag:] - times[:-lag] for times in (log.time_ns, log.receive_ns))
+    pace = float(np.median(told_ns / np.maximum(received_ns, 1)))
+    since_ns = (log.receive_ns - log.receive_ns[0]) * (pace if pace > 0 else 1.0)
+    return int(log.time_ns[0]) + since_ns.astype(np.int64)
+
+
 def intervals(log: TopicLog, jump_s: float = 0.5) -> Intervals | None:
     """Steps from message to message; None for a topic that is latched, too short, or not periodic."""
     if len(log) < MIN_MESSAGES or log.latched:
         return None
-    time_ns = _at_pace(log) if log.by_clock else log.time_ns
+    time_ns = paced_ns(log)
     newer, epoch = advancing(time_ns, jump_s)
     kept = np.flatnonzero(newer)
     time, receive, at_s = time_ns[kept], log.receive_ns[kept], log.seconds[kept]
@@ -87,15 +101,6 @@ def intervals(log: TopicLog, jump_s: float = 0.5) -> Intervals | None:
     found = Intervals(length_s[usable], at_s[:-1][usable], at_s[1:][usable], period_s)
     irregular = np.percentile(found.length_s, 90) > EVENT_SPREAD * found.period_s
     return None if log.role == "other" and irregular else found
-
-
-def _at_pace(log: TopicLog) -> np.ndarray:
-    """(N,) receive times at the pace of `/clock`, which comes in steps that would look like gaps of the messages."""
-    lag = max(1, len(log) // 10)  # few pairs so far apart have a restart of the clock between them
-    told_ns, received_ns = (times[lag:] - times[:-lag] for times in (log.time_ns, log.receive_ns))
-    pace = float(np.median(told_ns / np.maximum(received_ns, 1)))
-    since_ns = (log.receive_ns - log.receive_ns[0]) * (pace if pace > 0 else 1.0)
-    return int(log.time_ns[0]) + since_ns.astype(np.int64)
 
 
 def _in_breaks(begin_s: np.ndarray, end_s: np.ndarray, breaks: Sequence[Span], slack_s: float) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans, spans
+from spc_core.doctor.topic_stats import paced_ns
 
 LIMIT_SLACK = 1e-6  # share of a limit's range that rounding may take
 NEAR_LIMIT = 0.01  # share of the range that counts as at the limit
@@ -154,7 +155,7 @@ def check_rate_limits(log: TopicLog, max_rate: Sequence[float], t: Thresholds) -
     """Commands that change faster than the contract's max_rate, as a policy's commands could not."""
     if len(log) < 2:
         return []
-    step_s = np.diff(log.time_ns) / 1e9
+    step_s = np.diff(paced_ns(log)) / 1e9
     usable = (step_s > 0) & (step_s < t.clock_jump_s)
     with np.errstate(over="ignore", invalid="ignore"):
         rate = np.abs(np.diff(log.values, axis=0)) / np.where(usable, step_s, np.inf)[:, None]

@@ -12,7 +12,7 @@ import numpy as np
 from spc_core.command_delay.correlogram import ABSURD
 from spc_core.doctor.clock_checks import check_clock_domains, check_clock_jumps, offset_s
 from spc_core.doctor.diagnosis import Thresholds, TopicLog
-from spc_core.doctor.topic_stats import delays_ns
+from spc_core.doctor.topic_stats import delays_ns, paced_ns
 
 ROUND_HZ = (1, 2, 4, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 90, 100, 120, 125, 150, 200, 240, 250, 400, 500, 1000)
 ROUND_SHARE = 0.04  # a measured rate this close to a round one is taken for it
@@ -63,7 +63,7 @@ def max_rate(logs: Sequence[TopicLog], field: str, low: float, high: float) -> f
     """The fastest observed change, widened; the whole range in a second where nothing changed."""
     fastest = 0.0
     for log in logs:
-        step_s = np.diff(log.time_ns) / 1e9
+        step_s = np.diff(paced_ns(log)) / 1e9
         if field not in log.fields:
             continue
         with np.errstate(all="ignore"):

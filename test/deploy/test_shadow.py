@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 
 from spc_core.deploy.shadow import SILENT_TICKS, ShadowComparison
-from support.contracts import ARM_REACH
+from support.contracts import ARM_REACH, make_contract
 
 PERIOD_NS = ARM_REACH.period_ns
 SPAN = float(ARM_REACH.action.high[0] - ARM_REACH.action.low[0])
 
 
-def run(ours, theirs, lag_ns=1_000_000, kinds=lambda k: ()):
+HOLDING = make_contract({"action.hold": True}, base=ARM_REACH)
+
+
+def run(ours, theirs, lag_ns=1_000_000, kinds=lambda k: (), contract=ARM_REACH):
     """One tick a period; `theirs` may hold None, and each is stamped `lag_ns` after its tick."""
-    found = ShadowComparison(ARM_REACH)
+    found = ShadowComparison(contract)
     found.pairs = []
     for k, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         found.would(k * PERIOD_NS, np.array([mine, 0.0]), kinds(k))
@@ -58,6 +61,25 @@ def test_a_period_without_a_command_is_not_compared_and_an_absent_incumbent_is_k
     assert (found.ticks, found.compared, found.absent) == (3, 2, False)
     nobody = run([0.0] * (SILENT_TICKS + 2), [None] * (SILENT_TICKS + 2))
     assert nobody.absent and nobody.compared == 0 and nobody.fields() == []
+
+
+def test_a_command_that_holds_is_compared_until_the_next_one():
+    found = run([0.0] * 7, [None, 1.0, None, None, 2.0, None, None], contract=HOLDING)
+    assert [int(theirs[0]) for _, _, theirs in found.pairs] == [1, 1, 1, 2, 2]
+    assert (found.ticks, found.compared) == (6, 5)
+    still = run([0.0] * (SILENT_TICKS + 5), [1.0] + [None] * (SILENT_TICKS + 4), contract=HOLDING)
+    assert not still.absent and still.compared == SILENT_TICKS + 4
+
+
+def test_nothing_holds_over_a_clock_that_jumps_back():
+    found = ShadowComparison(HOLDING)
+    for start_ns in (10**9, 0):
+        for k in range(4):
+            found.would(start_ns + k * PERIOD_NS, np.zeros(2))
+            if start_ns and not k:
+                found.incumbent(start_ns + 1, np.ones(2))
+    found.finish()
+    assert (found.ticks, found.compared) == (5, 2)
 
 
 def test_interventions_are_counted_and_their_safe_actions_not_compared():
