@@ -24,7 +24,7 @@ from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.node_parts.topics import latched_qos
 from spc_ros.processes import NodeGroup
-from support.base_robot import BEST_EFFORT, ERROR, LATCHED, OK, VOLATILE, WARN, BaseRobot, base_contract
+from support.base_robot import BEST_EFFORT, ERROR, LATCHED, OK, TWIST, VOLATILE, WARN, BaseRobot, base_contract
 from support.node_probe import Probe
 
 pytestmark = pytest.mark.timeout(120)
@@ -147,6 +147,19 @@ def test_the_encoder_takes_the_phase_of_the_controller(
         return float(found[1]) if found else 99.0
 
     robot.until(lambda: lag_ms() < 25.0, "commands soon after their state", each=answer)
+
+
+def test_the_encoder_learns_from_a_single_command_that_holds(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
+    """It tells nothing of the time from state to command."""
+    robot = BaseRobot(nodes, probe, tmp_path, base_contract(action={**TWIST, "hold": True}))
+    robot.goal()
+    robot.start("context_encoder")
+    commands = probe.node.create_publisher(Twist, "cmd_vel", VOLATILE)
+    robot.until(lambda: commands.get_subscription_count() == 2, "the encoder and the robot's own ear")
+    commands.publish(Twist())
+    robot.until(lambda: int(robot.values("context_encoder").get("transitions", 0)) > 30, "transitions")
+    assert "state to command" not in robot.values("context_encoder")
+    robot.says(OK, "ok", "context_encoder")
 
 
 @pytest.mark.slow
