@@ -86,7 +86,7 @@ class EpisodeBags:
     def message(self, topic: str, t_ns: int, receive_ns: int, data: bytes, now_s: float, latched: bool = False) -> None:
         """Take a raw message; `t_ns` is its stamp, or `receive_ns` where it has none.
 
-        The last message of a `latched` topic is also put at the start of each later bag.
+        The last message of a `latched` topic, or of one that holds, is also put at the start of each later bag.
         """
         if latched:
             self.latched[topic] = (t_ns, receive_ns, data)

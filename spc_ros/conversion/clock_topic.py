@@ -13,7 +13,7 @@ from spc_core.contract.contract import Contract
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
 from spc_ros.messages.columns import ColumnReader, RawColumn, Source
-from spc_ros.messages.fields import NS_PER_S
+from spc_ros.messages.fields import NS_PER_S, MessageError
 from spc_ros.messages.simulated_time import CLOCK, SimulatedTime
 
 APART_NS = 10_000_000_000  # stamps and receive times that differ by more are of two clocks
@@ -66,7 +66,10 @@ def find_clock(bag: BagReader) -> ClockTopic | None:
     """The one topic of a bag that tells the simulated time."""
     names = [name for name, topic in bag.info.topics.items() if topic.type == CLOCK and topic.count]
     names = [name for name in names if name == "/clock"] or names
-    return ClockTopic(names[0], bag.typestore_of(names[0])) if len(names) == 1 else None
+    try:
+        return ClockTopic(names[0], bag.typestore_of(names[0])) if len(names) == 1 else None
+    except MessageError:  # its definition cannot be read; without it, what has no stamp is refused
+        return None
 
 
 def is_apart(one_ns: np.ndarray, other_ns: np.ndarray | float) -> bool:

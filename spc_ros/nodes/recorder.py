@@ -71,6 +71,7 @@ class RecorderNode(PlainNode):
         self._received: set[str] = set()  # topics with a message so far
         self._recording_since_s: float | None = None
         self._ticks, action = map(self.resolve_topic_name, (contract.observation[0].topic, contract.action.topic))
+        self._held = {action} if contract.action.hold else set()  # of which each bag starts with the last command
         by_arrival = self.params.lockstep and ContractReader(contract).action_by_arrival
         self._answering = action if by_arrival else None
         self._answers: AnswerTimes[tuple[bool, bytes]] = AnswerTimes()
@@ -153,7 +154,8 @@ class RecorderNode(PlainNode):
 
     def _record(self, topic: str, stamped: bool, receive_ns: int, data: bytes) -> None:
         t_ns = _stamp_ns(data) if stamped else receive_ns
-        self.bags.message(topic, t_ns, receive_ns, data, time.monotonic(), self._topics[topic].latched)
+        holds = self._topics[topic].latched or topic in self._held
+        self.bags.message(topic, t_ns, receive_ns, data, time.monotonic(), holds)
 
     def _on_episode(self, data: bytes) -> None:
         try:

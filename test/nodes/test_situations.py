@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from geometry_msgs.msg import Twist, Vector3Stamped
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -46,6 +47,41 @@ def test_policy_and_encoder_get_a_goal_that_was_latched_before_they_started(robo
     robot.says(OK, "ok", "context_encoder")
 
 
+def record_two_episodes(robot: BaseRobot, episodes: Publisher) -> None:
+    """A second each, told on the topic `episode`; waits for their bags."""
+    for number in (1, 2):
+        info = EpisodeInfo("running", "base/slow", {}, number, 0, time.time_ns())
+        episodes.publish(String(data=info.to_json()))
+        robot.run(1.0)
+        ended = EpisodeInfo("ended", "base/slow", {}, number, 0, info.start_ns, end_ns=time.time_ns(), truncated=True)
+        episodes.publish(String(data=ended.to_json()))
+        robot.until(lambda number=number: len(robot.probe.heard["recorder/bags"]) == number, "the bag")
+
+
+def test_each_bag_starts_with_the_command_that_holds(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
+    """One command was sent, before both episodes; every period of their bags has it."""
+    robot = BaseRobot(nodes, probe, tmp_path, base_contract(action={**TWIST, "hold": True}))
+    contract = tmp_path / "base.yaml"
+    contract.write_text(robot.contract.text)
+    robot.goal()
+    robot.start("recorder", contract=str(contract), directory=str(tmp_path / "bags"))
+    episodes = probe.node.create_publisher(String, "episode", latched_qos())
+    commands = probe.node.create_publisher(Twist, "cmd_vel", VOLATILE)
+    probe.listen("recorder/bags", "std_msgs/msg/String", latched_qos(depth=100))
+    robot.until(lambda: episodes.get_subscription_count() == 1, "the recorder")
+    robot.until(lambda: commands.get_subscription_count() == 2, "the recorder and the robot's own ear")
+    command = Twist()
+    command.linear.x = 0.25
+    commands.publish(command)
+    robot.until(lambda: robot.values("recorder").get("latched") == "/cmd_vel, /goal", "command and goal")
+    record_two_episodes(robot, episodes)
+    for bag in sorted((tmp_path / "bags").iterdir()):
+        with BagReader(bag) as reader:
+            assert [message.linear.x for _, _, message in reader.messages(["/cmd_vel"])] == [0.25]
+    report = convert(ConvertOptions((tmp_path / "bags",), tmp_path / "dataset", workers=1), progress=False)
+    assert [bag.transitions > 10 for bag in report.bags] == [True, True]
+
+
 def test_each_bag_has_the_goal_that_was_latched_before_it(robot: BaseRobot, tmp_path: Path) -> None:
     """Two episodes after the goal was set once; the bag converts, and the goal is its observation."""
     contract = tmp_path / "base.yaml"
@@ -59,13 +95,7 @@ def test_each_bag_has_the_goal_that_was_latched_before_it(robot: BaseRobot, tmp_
     robot.until(lambda: episodes.get_subscription_count() == robot.listeners() == 2, "policy and recorder")
     robot.until(lambda: robot.values("recorder").get("latched") == "/goal", "the goal")
     robot.until(lambda: "/cmd_vel" in robot.values("recorder")["received"], "commands at the recorder")
-    for number in (1, 2):
-        info = EpisodeInfo("running", "base/slow", {}, number, 0, time.time_ns())
-        episodes.publish(String(data=info.to_json()))
-        robot.run(1.0)
-        ended = EpisodeInfo("ended", "base/slow", {}, number, 0, info.start_ns, end_ns=time.time_ns(), truncated=True)
-        episodes.publish(String(data=ended.to_json()))
-        robot.until(lambda number=number: len(robot.probe.heard["recorder/bags"]) == number, "the bag")
+    record_two_episodes(robot, episodes)
     for bag in sorted((tmp_path / "bags").iterdir()):
         with BagReader(bag) as reader:
             goals = [message.vector.x for _, _, message in reader.messages(["/goal"])]
