@@ -15,10 +15,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from spc_core.data.sampler import Sampler
 from spc_core.method.agent import Batch, Contexts, Learner, schedule_
 from spc_core.method.config import TrainConfig
 from spc_core.method.fused import (
@@ -35,7 +37,9 @@ from spc_core.method.latents import CategoricalFSQLatent
 from spc_core.method.layers import ema_
 
 WORTH = 20_000  # updates of all seeds that pay for compiling
-SPARE = 1.1  # room for contexts longer than any that was drawn before
+TRIED = 32  # batches of each seed that are drawn to see how long contexts become
+SPARE = 1.1  # room for longer ones
+ROWS = 64  # room is a multiple of this
 
 
 def stacks(config: TrainConfig, seeds: int, device_type: str) -> bool:
@@ -46,6 +50,16 @@ def stacks(config: TrainConfig, seeds: int, device_type: str) -> bool:
         return True
     compiler = device_type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
     return compiler and seeds * config.updates >= WORTH
+
+
+def rows_for(samplers: Sequence[Sampler]) -> int:
+    """Room for the context transitions of nearly every batch; the same whenever a run is resumed."""
+    most = 0
+    for sampler in samplers:
+        other = copy.copy(sampler)
+        other.rng = np.random.default_rng(0)
+        most = max(most, *(int(other.batch().context_weight.sum()) for _ in range(TRIED)))
+    return -(-int(SPARE * most) // ROWS) * ROWS
 
 
 class StackedLearner:
@@ -84,7 +98,7 @@ class StackedLearner:
         return gradient[index]
 
     def share(self) -> None:
-        """Give each learner's optimisers their part of the states; without copying."""
+        """Give each learner's optimisers their part of the states."""
         for index, (learner, own) in enumerate(zip(self.learners, self._own, strict=True)):
             names = {id(tensor): name for name, tensor in own.items()}
             for name, optimizer in learner.optimizers.items():
@@ -94,7 +108,7 @@ class StackedLearner:
                     for parameter in group["params"]:
                         state = stacked.state[self._tensors[names[id(parameter)]]]
                         optimizer.state[parameter] = {
-                            key: value if key == "step" else value[index] for key, value in state.items()
+                            key: value.clone() if key == "step" else value[index] for key, value in state.items()
                         }
 
     def _stack_optimizer(self, name: str) -> torch.optim.Optimizer:

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
 from spc_core.method.agent import Batch
-from spc_core.method.stacked import SPARE, StackedLearner, stacks
+from spc_core.method.stacked import StackedLearner, rows_for, stacks
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingError, TrainingRun
 from spc_core.training.validation import Validator
-
-TRIED = 32  # batches of each seed that are drawn to see how long contexts become
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +114,5 @@ def _updater(
     if not stacks(config, len(runs), runs[0].device.type):
         (run,) = runs
         return lambda batches, number: [run.learner.update(batches[0], number)], lambda: None
-    stack = StackedLearner([run.learner for run in runs], _rows(runs))
+    stack = StackedLearner([run.learner for run in runs], rows_for([run.sampler for run in runs]))
     return stack.update, stack.share
-
-
-def _rows(runs: Sequence[TrainingRun]) -> int:
-    """Room for the context transitions of nearly every batch; the same whenever a run is resumed."""
-    most = 0
-    for run in runs:
-        sampler = copy.copy(run.sampler)
-        sampler.rng = np.random.default_rng(run.config.seed)
-        most = max(most, *(int(sampler.batch().context_weight.sum()) for _ in range(TRIED)))
-    return -(-int(SPARE * most) // 64) * 64

@@ -13,7 +13,7 @@ from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import CONSISTENCY_OF, LossConfig, MethodConfig, ModelConfig, TrainConfig
 from spc_core.method.fused import FusedLearner
 from spc_core.method.iql import actor_loss, bellman_loss, expectile_loss
-from spc_core.method.latents import CategoricalFSQLatent, FSQLatent, SimNorm
+from spc_core.method.latents import FSQLatent, SimNorm
 from spc_core.method.layers import FSQ, EnsembleNorm, ensemble_mlp, mlp
 from spc_core.method.losses import (
     ClubBound,
