@@ -15,12 +15,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from spc_core.data.sampler import Sampler
 from spc_core.method.agent import Batch, Contexts, Learner, schedule_
 from spc_core.method.config import TrainConfig
 from spc_core.method.fused import (
@@ -37,9 +35,6 @@ from spc_core.method.latents import CategoricalFSQLatent
 from spc_core.method.layers import ema_
 
 WORTH = 20_000  # updates of all seeds that pay for compiling
-TRIED = 32  # batches of each seed that are drawn to see how long contexts become
-SPARE = 1.1  # room for longer ones
-ROWS = 64  # room is a multiple of this
 
 
 def stacks(config: TrainConfig, seeds: int, device_type: str) -> bool:
@@ -50,16 +45,6 @@ def stacks(config: TrainConfig, seeds: int, device_type: str) -> bool:
         return True
     compiler = device_type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
     return compiler and seeds * config.updates >= WORTH
-
-
-def rows_for(samplers: Sequence[Sampler]) -> int:
-    """Room for the context transitions of nearly every batch; the same whenever a run is resumed."""
-    most = 0
-    for sampler in samplers:
-        other = copy.copy(sampler)
-        other.rng = np.random.default_rng(0)
-        most = max(most, *(int(other.batch().context_weight.sum()) for _ in range(TRIED)))
-    return -(-int(SPARE * most) // ROWS) * ROWS
 
 
 class StackedLearner:

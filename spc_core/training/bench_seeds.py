@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from spc_core.data.sampler import Sampler
+from spc_core.data.sampler import Sampler, rows_for
 from spc_core.deploy.checkpoint import pick_device
 from spc_core.method.config import ConfigError, TrainConfig
 from spc_core.method.fused import FusedLearner, uses_bfloat16
-from spc_core.method.stacked import StackedLearner, rows_for
+from spc_core.method.stacked import StackedLearner
 from spc_core.system.allocator import keep_freed_memory
 from spc_core.training.bench_train import new_agent, random_dataset
 from spc_core.training.train import data_stats

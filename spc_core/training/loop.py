@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from tqdm import tqdm
 
+from spc_core.data.sampler import rows_for
 from spc_core.method.agent import Batch
-from spc_core.method.stacked import StackedLearner, rows_for, stacks
+from spc_core.method.stacked import StackedLearner, stacks
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingError, TrainingRun
 from spc_core.training.validation import Validator
