@@ -4,7 +4,7 @@
 OUT/compare.json                    the plan; the folder resumes it, and refuses another one
 OUT/<method>/seed-<s>/              a training run (spc_core/training/train.py), and
 OUT/<method>/seed-<s>/episodes.jsonl    its evaluation, complete or absent
-OUT/<method>/seed-<s>/*.log         output of the two processes
+OUT/<method>/seed-<s>/*.log         output of the two processes; of seeds that train together, with the first
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from spc_core.data.packed import load_dataset
 from spc_core.method.config import ConfigError, TrainConfig, load_config, to_dict
+from spc_core.method.stacked import stacks
 from spc_core.system.atomic_files import write_atomic
 from spc_core.system.config_files import suggest
 from spc_core.tasks import SPLITS, families
@@ -24,7 +25,7 @@ from spc_core.trials.protocol import SIM_PROTOCOLS, EpisodeResult
 
 PLAN_FILE, LOCK_FILE = "compare.json", ".lock"
 FIXED_PROTOCOL = "zero_shot"  # for methods whose context does not depend on the protocol
-MACHINE_SETTINGS = ("seed", "device", "threads")  # set for each run, so not part of a method
+MACHINE_SETTINGS = ("seed", "device", "threads", "compile")  # set for each run, so not part of a method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +111,56 @@ class Run:
         """The evaluation's rows."""
         return [EpisodeResult.from_json(line) for line in self.episodes_file.read_text().splitlines()]
 
-    def next_stage(self) -> tuple[str, list[str]]:
-        """The next stage's name, and its arguments for the command line."""
-        plan = self.plan
-        if not self.trained():
-            return "train", [
-                "train", str(plan.dataset), "--out", str(self.folder), "--preset", plan.preset, "--method",
-                self.method.source, "--seed", str(self.seed), "--threads", "1", "--device", "cpu",
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one process does: it trains some seeds of a method, or evaluates one."""
+
+    stage: str  # train | evaluate
+    runs: tuple[Run, ...]
+
+    def __str__(self) -> str:
+        seeds = " ".join(str(run.seed) for run in self.runs)
+        return f"{self.runs[0].method.name} seed{'s' * (len(self.runs) > 1)} {seeds}"
+
+    def done(self) -> bool:
+        return all(run.trained() if self.stage == "train" else run.finished() for run in self.runs)
+
+    def arguments(self) -> list[str]:
+        """For the command line."""
+        run = self.runs[0]
+        plan, method = run.plan, run.method
+        if self.stage == "train":
+            return [
+                "train", str(plan.dataset), "--out", str(run.folder.parent), "--preset", plan.preset, "--method",
+                method.source, "--seeds", *(str(run.seed) for run in self.runs), "--threads", "1", "--device", "cpu",
             ]  # fmt: skip
-        protocols = (FIXED_PROTOCOL,) if self.method.fixed_context else plan.protocols
+        protocols = (FIXED_PROTOCOL,) if method.fixed_context else plan.protocols
         sizes = ["--few-shot-sizes", *map(str, plan.few_shot_sizes)] if "few_shot" in protocols else []
-        return "evaluate", [
-            "evaluate", str(self.folder), "--json", str(self.episodes_file), "--family", plan.family, "--splits",
+        return [
+            "evaluate", str(run.folder), "--json", str(run.episodes_file), "--family", plan.family, "--splits",
             *plan.splits, "--protocols", *protocols, "--episodes", str(plan.episodes), *sizes,
         ]  # fmt: skip
+
+
+def works(runs: Sequence[Run], jobs: int) -> list[Work]:
+    """What is left to do for runs: evaluations, and trainings that keep `jobs` processes busy.
+
+    The seeds of a method train together where that is faster, in as few processes as there are jobs for.
+    """
+    evaluations = [Work("evaluate", (run,)) for run in runs if run.trained() and not run.finished()]
+    waiting: dict[Method, list[Run]] = {}
+    for run in runs:
+        if not run.trained():
+            waiting.setdefault(run.method, []).append(run)
+    shares = -(-jobs // max(len(waiting), 1))  # processes for each method
+    trainings = []
+    for method, own in waiting.items():
+        size = -(-len(own) // shares)
+        size = size if stacks(method.config, size, "cpu") else 1
+        trainings += [own[first : first + size] for first in range(0, len(own), size)]
+    trainings.sort(key=lambda group: runs.index(group[0]))
+    return evaluations + [Work("train", tuple(group)) for group in trainings]
 
 
 def make_plan(

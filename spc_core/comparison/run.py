@@ -17,7 +17,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from spc_core.comparison.plan import LOCK_FILE, Plan, Run, store_plan
+from spc_core.comparison.plan import LOCK_FILE, Plan, Run, Work, store_plan, works
 from spc_core.method.config import ConfigError
 from spc_core.system.signals import stop_on_signals
 
@@ -54,7 +54,7 @@ class _Comparison:
 
     def __init__(self, plan: Plan, jobs: int, command: Sequence[str], lock: IO[str]) -> None:
         self.runs, self.jobs, self.command, self.lock = plan.runs(), jobs, list(command), lock
-        self.waiting = deque(run for run in self.runs if not run.finished())
+        self.waiting = deque(works(self.runs, jobs))
         self.children: list[_Child] = []
         self.failures: list[str] = []
         self.bars = _ProgressBars(self.runs, min(jobs, len(self.waiting)))
@@ -73,22 +73,22 @@ class _Comparison:
         self.bars.show(self.children, self._finished())
 
     def _finished(self) -> int:
-        return len(self.runs) - len(self.waiting) - len(self.children) - len(self.failures)
+        return sum(run.finished() for run in self.runs)
 
-    def _start(self, run: Run) -> None:
-        self.children.append(_Child(run, self.command, self.lock))
+    def _start(self, work: Work) -> None:
+        self.children.append(_Child(work, self.command, self.lock))
         self._write_pids()
 
     def _ended(self, child: _Child, on_finished: Callable[[], None]) -> None:
         self._write_pids()
-        run, code = child.run, child.process.returncode
-        after = run.next_stage()[0]
-        if code == 0 and run.finished():
+        work, code = child.work, child.process.returncode
+        if work.stage == "train":
+            trained = [run for run in work.runs if run.trained()]
+            self.waiting.extendleft(Work("evaluate", (run,)) for run in reversed(trained))
+        elif work.done():
             on_finished()
-        elif code == 0 and after != child.stage:
-            self._start(run)
-        else:
-            self.failures.append(f"{run}: {child.stage} ended with code {code}; the end of {child.log}:{child.tail()}")
+        if code != 0 or not work.done():
+            self.failures.append(f"{work}: {work.stage} ended with code {code}; the end of {child.log}:{child.tail()}")
             self.bars.print(self.failures[-1])
 
     def _write_pids(self) -> None:
@@ -112,16 +112,15 @@ class _Comparison:
 
 
 class _Child:
-    """One stage of one run as a process; its output is appended to a log in the run's folder."""
+    """A process; its output is appended to a log in the folder of its first run."""
 
-    def __init__(self, run: Run, command: Sequence[str], lock: IO[str]) -> None:
-        self.run = run
-        self.stage, arguments = run.next_stage()
-        self.log = run.folder / f"{self.stage}.log"
+    def __init__(self, work: Work, command: Sequence[str], lock: IO[str]) -> None:
+        self.work = work
+        self.log = work.runs[0].folder / f"{work.stage}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as output:
             self.process = subprocess.Popen(
-                [*command, *arguments],
+                [*command, *work.arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -159,8 +158,10 @@ class _ProgressBars:
     def show(self, children: Sequence[_Child], finished: int) -> None:
         texts = []
         for child in children:
-            done = self._done[child.run] = child.run.updates_done()
-            texts.append(f"{child.run}: {child.stage} {done:,} of {child.run.method.config.updates:,} updates")
+            work, runs = child.work, child.work.runs
+            self._done |= {run: run.updates_done() for run in runs}
+            done, total = sum(self._done[run] for run in runs), len(runs) * runs[0].method.config.updates
+            texts.append(f"{work}: {work.stage} {done:,} of {total:,} updates")
         self._bar.set_postfix_str(f"{finished} of {len(self._runs)} runs finished", refresh=False)
         self._bar.update(sum(self._done.values()) - self._bar.n)
         for line, text in zip(self._lines, [*texts, *[""] * len(self._lines)], strict=False):

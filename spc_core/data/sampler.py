@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -12,6 +15,9 @@ from spc_core.method.config import ConfigError, TrainConfig
 from spc_core.method.normalize import Stats
 
 MOST_EPISODES_LOG2 = 4  # a context that is not online is drawn from up to 16 episodes
+TRIED = 32  # batches of each seed that are drawn to see how long contexts become
+SPARE = 1.1  # room for longer ones
+ROWS = 64  # room is a multiple of this
 
 
 class Sampler:
@@ -129,3 +135,13 @@ class Sampler:
     def _below(self, bound: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Whole numbers of `shape` from 0 to below `bound`; Generator.integers is slow with arrays of bounds."""
         return (self.rng.random(shape) * bound).astype(np.int64)
+
+
+def rows_for(samplers: Sequence[Sampler]) -> int:
+    """Room for the context transitions of nearly every batch; the same whenever a run is resumed."""
+    most = 0
+    for sampler in samplers:
+        other = copy.copy(sampler)
+        other.rng = np.random.default_rng(0)
+        most = max(most, *(int(other.batch().context_weight.sum()) for _ in range(TRIED)))
+    return -(-int(SPARE * most) // ROWS) * ROWS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,24 @@ class Batch:
     def window_contexts(self, z: Tensor) -> Tensor:
         """z of contexts (T, C, Z) to z of the windows that use them (T W, Z)."""
         return z[:, self.context_of].flatten(0, 1)
+
+
+class Contexts(NamedTuple):
+    """z of all contexts of a batch, and the embeddings of their M transitions, if they are learnt."""
+
+    z: Tensor  # (T, C, Z)
+    embeddings: Tensor | None = None  # (M, Z)
+    acted: Tensor | None = None  # (M, O + A), s and a of the same transitions
+    real: Tensor | None = None  # (M,), 0 for padding, which comes last
+
+    def detached(self) -> Contexts:
+        z, *others = self
+        return Contexts(z.detach(), *(part if part is None else part.detach() for part in others))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of values (M,) over real transitions; 0 without any."""
+        assert self.real is not None
+        return (values * self.real).sum() / self.real.sum().clamp(min=1)
 
 
 class Agent(nn.Module):
@@ -114,7 +132,7 @@ class Learner:
 
     def update(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """Update number `number`, counted from 0; returns the losses, still on the device."""
-        self._schedule(number)
+        schedule_(self.optimizers, self.config, number)
         losses: dict[str, Tensor] = {}
         if "model" in self.optimizers and number % self.config.world_model_every == 0:
             losses |= self._update_model(batch)
@@ -122,34 +140,47 @@ class Learner:
 
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
         """Train world model and context encoder on consistency, reward, and the losses on z."""
+        total, losses, contexts = self.model_loss(batch)
+        self._step("model", total)
+        contexts = contexts.detached()
+        if contexts.embeddings is not None:
+            self.agent.task_means.copy_(self.moved_task_means(contexts, batch))
+            if self.club is not None:
+                self._step("club", self.club_loss(contexts))
+        model = self.agent.world_model
+        ema_(model.target_encoder.parameters(), model.encoder.parameters(), self.config.loss.target_rate)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def model_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Contexts]:
+        """What world model and context encoder minimise, its parts, and the contexts that it used."""
         model, weights, losses = self.agent.world_model, self.config.loss, {}
-        embeddings, z = self._contexts(batch)
-        total = z.new_zeros(())
+        contexts = self._contexts(batch)
+        total = contexts.z.new_zeros(())
         if model.learnt:
-            consistency, rewards = self._rollout(batch, z)
+            consistency, rewards = self._rollout(batch, contexts.z)
             mask = step_mask(batch.terminated.flatten(0, 1))
             errors = [(reward - batch.rewards[..., t].flatten()).square() for t, reward in enumerate(rewards)]
             losses["consistency"] = mean_over_steps(consistency, mask, weights.horizon_discount)
             losses["reward"] = mean_over_steps(errors, mask, weights.horizon_discount)
             total = weights.consistency_weight * losses["consistency"] + weights.reward_weight * losses["reward"]
-        if embeddings is not None:
-            total = total + self._context_losses(embeddings, z, batch, losses)
-        self._step("model", total)
-        if embeddings is not None:
-            self._update_task_means(z.detach(), batch.context_weight.sum(-1), batch.task)
-            if self.club is not None:
-                self._step("club", -self.club.log_likelihood(self._state_actions(batch), embeddings.detach()).mean())
-        ema_(model.target_encoder.parameters(), model.encoder.parameters(), weights.target_rate)
-        return {name: loss.detach() for name, loss in losses.items()}
+        if contexts.embeddings is not None:
+            total = total + self._context_losses(contexts, batch, losses)
+        return total, losses, contexts
 
-    def _contexts(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
-        """Embeddings (M, Z) of all context transitions, if there is an encoder, and z (T, C, Z)."""
+    def club_loss(self, contexts: Contexts) -> Tensor:
+        """What CLUB's own network minimises: its error in predicting embeddings from (s, a)."""
+        assert self.club is not None and contexts.acted is not None and contexts.embeddings is not None
+        return -contexts.mean(self.club.log_likelihood(contexts.acted, contexts.embeddings))
+
+    def _contexts(self, batch: Batch) -> Contexts:
         agent, shape = self.agent, batch.context_weight.shape[:2]
         if agent.context_encoder is not None:
-            return agent.context_encoder(batch.context, batch.context_weight)
+            embeddings, z = agent.context_encoder(batch.context, batch.context_weight)
+            acted = batch.context[batch.context_weight > 0][:, : agent.observation_dim + agent.action_dim]
+            return Contexts(z, embeddings, acted, z.new_ones(len(acted)))
         if agent.task_scale is not None:
-            return None, agent.task_means[batch.task][:, None].expand(*shape, -1)
-        return None, agent.task_means.new_zeros(*shape, agent.context_dim)
+            return Contexts(agent.task_means[batch.task][:, None].expand(*shape, -1))
+        return Contexts(agent.task_means.new_zeros(*shape, agent.context_dim))
 
     def _rollout(self, batch: Batch, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Consistency losses and predicted rewards (T W,) of each of H steps, rolled out with z (T, C, Z)."""
@@ -157,41 +188,54 @@ class Learner:
         targets = model.encode_target(observations[:, 1:])
         actions, open_loop = batch.actions.flatten(0, 1), self.config.method.open_loop
         losses, rewards = [], []
-        for t, step in enumerate(model.rollout(observations, actions, batch.window_contexts(z), open_loop)):
+        steps = model.rollout(observations, actions, batch.window_contexts(z), open_loop, self._next_latent)
+        for t, step in enumerate(steps):
             target, real = targets[:, t], observations[:, t + 1]
             losses.append(model.consistency(model.latent, step.output, step.latent, target, real))
             rewards.append(step.reward)
         return losses, rewards
 
-    def _context_losses(self, embeddings: Tensor, z: Tensor, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
+    def _next_latent(self, latent: Tensor, output: Tensor) -> Tensor:
+        return self.agent.world_model.latent.step(latent, output)
+
+    def _context_losses(self, contexts: Contexts, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the losses on z: contrast between tasks, length, information on the behaviour policy.
 
         Adds each of them to `losses`.
         """
-        method, weights = self.config.method, self.config.loss
+        method, weights, z = self.config.method, self.config.loss, contexts.z
         seen = batch.context_weight.any(-1)  # the empty context does not identify its task
-        known, task = z[seen], batch.task[:, None].expand_as(seen)[seen]
+        known, task = seen.flatten(), batch.task[:, None].expand_as(seen).flatten()
         total = 0 * z.sum()
-        if method.contrast == "infonce" and len(task):
-            means, temperature = self.agent.task_means.clone(), weights.contrast_temperature
-            losses["contrast"] = contrastive_loss(known, means, task, temperature)
+        if method.contrast == "infonce":
+            means, temperature = self.agent.task_means, weights.contrast_temperature
+            losses["contrast"] = contrastive_loss(z.flatten(0, 1), means, task, temperature, known)
         elif method.contrast == "focal":
-            losses["contrast"] = focal_loss(known, task)
+            losses["contrast"] = focal_loss(z.flatten(0, 1), task, known)
         if "contrast" in losses:
             total = total + weights.contrast_weight * losses["contrast"]
         if method.context_l2:
             total = total + method.context_l2 * z.square().sum(-1).mean()
-        if self.club is not None and len(task):
-            losses["club"] = self.club(self._state_actions(batch), embeddings)
+        if self.club is not None:
+            losses["club"] = self.club(contexts.acted, contexts.embeddings, contexts.real, self.draw_shift(contexts))
             total = total + method.context_club * losses["club"]
         return total
 
-    def _state_actions(self, batch: Batch) -> Tensor:
-        """(s, a) (M, O + A) of all context transitions."""
-        return batch.context[batch.context_weight > 0][:, : self.agent.observation_dim + self.agent.action_dim]
+    def draw_shift(self, contexts: Contexts) -> Tensor:
+        """By how many rows CLUB's shuffled pairs are apart."""
+        assert contexts.acted is not None
+        return torch.randint(1, max(len(contexts.acted), 2), ())
 
     def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
         """Train V, Q and actor by IQL on all transitions of the windows, without gradients to z and latents."""
+        total, losses = self.policy_loss(batch)
+        self._step("policy", total)
+        critic = self.agent.critic
+        ema_(critic.target_q.parameters(), critic.q.parameters(), self.config.loss.target_rate)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What V, Q and actor minimise, three losses with disjoint weights, and these parts."""
         critic, loss, action = self.agent.critic, self.config.loss, batch.actions.flatten(0, 2)
         latents, z, actions = self._policy_inputs(batch)
         latent, z_before = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
@@ -207,14 +251,12 @@ class Learner:
         advantage = target_q - value.detach()
         pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
 
-        self._step("policy", v_loss + q_loss + pi_loss)  # three losses with disjoint weights
-        ema_(critic.target_q.parameters(), critic.q.parameters(), loss.target_rate)
-        return {"v": v_loss.detach(), "q": q_loss.detach(), "actor": pi_loss.detach()}
+        return v_loss + q_loss + pi_loss, {"v": v_loss, "q": q_loss, "actor": pi_loss}
 
     @torch.no_grad()
     def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (T W, H + 1, L) and z (T W, H + 1, Z) of all observations, and actions (T W H, A)."""
-        z = batch.window_contexts(self._contexts(batch)[1])[:, None].expand(-1, batch.observations.shape[2], -1)
+        z = batch.window_contexts(self._contexts(batch).z)[:, None].expand(-1, batch.observations.shape[2], -1)
         return self.agent.world_model.encode(batch.observations.flatten(0, 1)), z, batch.actions.flatten(0, 2)
 
     def _step(self, name: str, loss: Tensor) -> None:
@@ -224,18 +266,19 @@ class Learner:
         self.reduce([parameter for group in optimizer.param_groups for parameter in group["params"]])
         optimizer.step()
 
-    def _update_task_means(self, z: Tensor, sizes: Tensor, task: Tensor) -> None:
-        """Move each task's mean towards that of its embeddings: z (T, C, Z) weighted by the contexts' sizes (T, C)."""
+    def moved_task_means(self, contexts: Contexts, batch: Batch) -> Tensor:
+        """The tasks' means (K, Z), each moved towards that of its embeddings: z weighted by the contexts' sizes."""
+        z, sizes, means = contexts.z, batch.context_weight.sum(-1), self.agent.task_means
         total = sizes.sum(-1, keepdim=True)
         new = (z * sizes[..., None]).sum(1) / total.clamp(min=1)
         rate = self.config.loss.task_mean_rate * (total > 0).to(z.dtype)
-        means = self.agent.task_means
-        means[task] = means[task].lerp(new, rate)
+        return means.index_copy(0, batch.task, means[batch.task].lerp(new, rate))
 
-    def _schedule(self, number: int) -> None:
-        """Let learning rates fall linearly with the update number."""
-        done = number / self.config.updates
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group.setdefault("initial_lr", group["lr"])
-                group["lr"] = group["initial_lr"] * (1 - (1 - self.config.final_lr_share) * done)
+
+def schedule_(optimizers: Mapping[str, torch.optim.Optimizer], config: TrainConfig, number: int) -> None:
+    """Let learning rates fall linearly with the update number."""
+    done = number / config.updates
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * (1 - (1 - config.final_lr_share) * done)

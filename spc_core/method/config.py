@@ -132,6 +132,7 @@ class TrainConfig:
     device: str = "auto"  # device of the networks: auto | cpu | cuda
     precision: str = "auto"  # precision of matrix products: fp32 | bf16 | auto; weights and losses stay fp32
     threads: int = 0  # CPU threads; 0 leaves the choice to torch
+    compile: str = "auto"  # the update of a small model as compiled code: on | off | auto, where it pays for compiling
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
     evaluate_every: int = 0  # updates between two evaluations on validation tasks, in a separate process; 0: none
@@ -162,6 +163,8 @@ class TrainConfig:
                 f"{source}: model.continuous_dim ({self.model.continuous_dim}) must be a multiple of simplex_size "
                 f"({self.model.simplex_size})"
             )
+        if self.compile not in ("auto", "on", "off"):
+            raise ConfigError(f"{source}: compile is '{self.compile}'; use auto, on or off")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ConfigError(f"{source}: precision is '{self.precision}'; use auto, fp32 or bf16")
         if self.method.contrast == "focal" and self.contexts_per_task < 2:

@@ -7,6 +7,7 @@ function, and complete updates, with the plain ones.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +15,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spc_core.method.agent import Agent, Batch, Learner
+from spc_core.method.agent import Agent, Batch, Contexts, Learner
 from spc_core.method.config import TrainConfig
 from spc_core.method.latents import CategoricalFSQLatent
 from spc_core.method.layers import EnsembleLinear
+from spc_core.method.world_model import ContextEncoder
 
 NARROW = 64  # products with at most this many inputs or outputs are cheap, so never rounded to bfloat16
 COMPILE_SIZE = 2**20  # functions of fewer numbers are not worth the seconds of compiling
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedBatch(Batch):
+    """A batch whose contexts lie behind each other, without the padding between them: `context` is (M, 2 O + A + 1)."""
+
+    owner: Tensor  # (M,), the context (of T C) of each transition
+    real: Tensor  # (M,), 0 for padding, which comes last
+
+
+def pack(batch: Batch, rows: int = 0) -> PackedBatch:
+    """Pack the contexts of a batch, with zeros up to at least `rows` transitions."""
+    real = batch.context_weight > 0
+    context, owner = batch.context[real], real.flatten(0, 1).nonzero()[:, 0]
+    missing = max(rows - len(context), 0)
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(Batch)}
+    weight = torch.cat([context.new_ones(len(context)), context.new_zeros(missing)])
+    if missing:
+        context = torch.cat([context, context.new_zeros(missing, context.shape[-1])])
+        owner = torch.cat([owner, owner.new_zeros(missing)])
+    return PackedBatch(**fields | {"context": context}, owner=owner, real=weight)
+
+
+def packed_contexts(encoder: ContextEncoder, batch: PackedBatch, acted: int) -> Contexts:
+    """The contexts of a packed batch; a transition begins with `acted` numbers of state and action."""
+    embeddings = encoder.embed(batch.context)
+    z = pool(embeddings, batch.owner, batch.real, batch.context_weight.sum(-1))
+    return Contexts(z, embeddings, batch.context[:, :acted], batch.real)
 
 
 class FusedLearner(Learner):
@@ -28,35 +58,48 @@ class FusedLearner(Learner):
 
     OPTIMIZER = {"fused": True}
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, generator: torch.Generator | None = None) -> None:
+        """`generator` gives the noise of the samples; None: torch's own."""
         super().__init__(agent)
+        self.generator = generator
         self.device_type = agent.task_means.device.type
         self.half = uses_bfloat16(agent.config, self.device_type)
         fuse_(agent)
         if self.club is not None:
             fuse_(self.club)
 
-    def _update_model(self, batch: Batch) -> dict[str, Tensor]:
-        with self._precision():
-            return super()._update_model(batch)
+    def update(self, batch: Batch, number: int) -> dict[str, Tensor]:
+        return super().update(batch if self.agent.context_encoder is None else pack(batch), number)
 
-    def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
+    def model_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Contexts]:
+        with self._precision():
+            return super().model_loss(batch)
+
+    def club_loss(self, contexts: Contexts) -> Tensor:
+        with self._precision():
+            return super().club_loss(contexts)
+
+    def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with self._precision():  # separate: autocast caches the weights that it has rounded
-            return super()._update_policy(batch)
+            return super().policy_loss(batch)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device_type, torch.bfloat16, enabled=self.half)
 
-    def _step(self, name: str, loss: Tensor) -> None:
-        with torch.autocast(self.device_type, enabled=False):  # gradients keep the precision of their tensors
-            super()._step(name, loss)
-
-    def _contexts(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+    def _contexts(self, batch: Batch) -> Contexts:
         """Embeds real transitions only: more than half of the contexts may be padding."""
         if (encoder := self.agent.context_encoder) is None:
             return super()._contexts(batch)
-        embeddings = encoder.embed(batch.context[batch.context_weight > 0])
-        return embeddings, pool(embeddings, batch.context_weight)
+        packed = batch if isinstance(batch, PackedBatch) else pack(batch)
+        return packed_contexts(encoder, packed, self.agent.observation_dim + self.agent.action_dim)
+
+    def draw_bits(self, like: Tensor) -> Tensor:
+        """16 random bits for each number of `like`."""
+        return random_bits(like, self.generator)
+
+    def draw_shift(self, contexts: Contexts) -> Tensor:
+        assert contexts.real is not None
+        return random_shift(int(contexts.real.sum()), self.generator)
 
     def _rollout(self, batch: Batch, z: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Samples and compares codes in one function, and samples nothing in the last step."""
@@ -70,7 +113,7 @@ class FusedLearner(Learner):
         def step(_: Tensor, output: Tensor) -> Tensor:
             t, logits = len(losses), space.logits(output)
             last = t + 1 == targets.shape[1]
-            bits = torch.zeros_like(logits, dtype=torch.int16) if last else random_bits(logits)
+            bits = torch.zeros_like(logits, dtype=torch.int16) if last else self.draw_bits(logits)
             codes, loss = SampleAndCompare.apply(  # type: ignore[misc]
                 logits, bits, space.indices(targets[:, t]), space.fsq.codebook, space.temperature
             )
@@ -79,6 +122,15 @@ class FusedLearner(Learner):
 
         z, open_loop = batch.window_contexts(z), self.config.method.open_loop
         return losses, [predicted.reward for predicted in model.rollout(observations, actions, z, open_loop, step)]
+
+    def _next_latent(self, latent: Tensor, output: Tensor) -> Tensor:
+        """Samples with cheaper noise, and computes the gradient without one-hot codes."""
+        space = self.agent.world_model.latent
+        if not isinstance(space, CategoricalFSQLatent):
+            return super()._next_latent(latent, output)
+        logits = space.logits(output)
+        perturbed = (logits - torch.log(exponential(self.draw_bits(logits)))) / space.temperature
+        return StraightThroughCodes.apply(perturbed, space.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
 
     def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         latents, z, actions = super()._policy_inputs(batch)
@@ -144,29 +196,14 @@ class _Mish(torch.autograd.Function):
         return slope.mul_(gradient)
 
 
-def pool(embeddings: Tensor, weight: Tensor) -> Tensor:
-    """Embeddings (M, Z) of the transitions of weight 1, in order, and all weights (..., N) to means z (..., Z)."""
-    sizes = weight.sum(-1)
-    owner = (weight > 0).reshape(-1, weight.shape[-1]).nonzero()[:, 0]
-    sums = embeddings.new_zeros(sizes.numel(), embeddings.shape[-1]).index_add_(0, owner, embeddings)
+def pool(embeddings: Tensor, owner: Tensor, real: Tensor, sizes: Tensor) -> Tensor:
+    """Embeddings (M, Z) of transitions, each of weight `real` in the context `owner`, to means z (*sizes, Z)."""
+    zeros = embeddings.new_zeros(sizes.numel(), embeddings.shape[-1])
+    sums = zeros.index_add(0, owner, embeddings * real[:, None])
     return sums.view(*sizes.shape, -1) / sizes[..., None].clamp(min=1)
 
 
-class FusedCategoricalFSQLatent(CategoricalFSQLatent):
-    """Samples with cheaper noise, and computes the gradient without one-hot codes."""
-
-    def step(self, latent: Tensor, output: Tensor) -> Tensor:
-        logits = self.logits(output)
-        perturbed = (logits - torch.log(exponential_noise(logits))) / self.temperature
-        return StraightThroughCodes.apply(perturbed, self.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
-
-
-FUSED = {
-    nn.Linear: FusedLinear,
-    EnsembleLinear: FusedEnsembleLinear,
-    nn.Mish: Mish,
-    CategoricalFSQLatent: FusedCategoricalFSQLatent,
-}
+FUSED = {nn.Linear: FusedLinear, EnsembleLinear: FusedEnsembleLinear, nn.Mish: Mish}
 
 
 def fuse_(network: nn.Module) -> None:
@@ -176,23 +213,26 @@ def fuse_(network: nn.Module) -> None:
             module.__class__ = FUSED[type(module)]  # as torch's own parametrizations do
 
 
-def exponential_noise(like: Tensor) -> Tensor:
-    """Standard exponential numbers, fp32, of the shape of `like`; minus their logarithm is Gumbel noise.
-
-    Each from 16 random bits, four per draw, since a CPU's generator is serial: values from 7.6e-6 to 11.8.
-    """
-    return -torch.log(uniform(random_bits(like)))
-
-
-def random_bits(like: Tensor) -> Tensor:
-    """16 random bits for each number of `like`, int16."""
+def random_bits(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """16 random bits for each number of `like`, int16; four per draw, since a CPU's generator is serial."""
     words = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
-    return words.random_(-(2**63), None).view(torch.int16)[: like.numel()].view(like.shape)
+    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[: like.numel()].view(like.shape)
+
+
+def random_shift(count: int, generator: torch.Generator | None) -> Tensor:
+    """A number from 1 to below `count`, on the generator's device."""
+    device = generator.device if generator else None
+    return torch.randint(1, max(count, 2), (), generator=generator, device=device)
 
 
 def uniform(bits: Tensor) -> Tensor:
     """Random bits to numbers between 0 and 1, fp32."""
     return (bits.float() + (2**15 + 0.5)) * 2**-16
+
+
+def exponential(bits: Tensor) -> Tensor:
+    """Random bits to standard exponential numbers, 7.6e-6 to 11.8; minus their logarithm is Gumbel noise."""
+    return -torch.log(uniform(bits))
 
 
 class StraightThroughCodes(torch.autograd.Function):
@@ -228,7 +268,7 @@ def sample_and_compare(
     likelihood = e / e.sum(1, keepdim=True)
     own = torch.arange(logits.shape[1], device=logits.device)[None, :, None] == indices[:, None]
     loss = -(likelihood * own).sum(1).clamp(min=1e-37).log().mean(-1)
-    noisy = e / -torch.log(uniform(bits))
+    noisy = e / exponential(bits)
     largest = noisy.amax(1, keepdim=True)
     hard = noisy == largest
     if temperature != 1:

@@ -65,24 +65,27 @@ class Consistency(nn.Module):
         return predicted.new_zeros(len(predicted))
 
 
-def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float) -> Tensor:
+def contrastive_loss(z: Tensor, means: Tensor, task: Tensor, temperature: float, known: Tensor) -> Tensor:
     """InfoNCE between z (B, Z) of tasks `task` (B,) and the running means (K, Z) of all tasks.
 
-    -log softmax of -distance / temperature: the task's mean is the positive, all others are the negatives.
+    -log softmax of -distance / temperature: the task's mean is the positive, all others are the negatives. The mean
+    over `known` (B,); 0 without any.
     """
     # squared distances plus a floor: the gradient of a norm is not defined at zero
     distance = ((z[:, None] - means[None]).square().sum(-1) + 1e-6).sqrt()
-    return F.cross_entropy(-distance / temperature, task)
+    losses = F.cross_entropy(-distance / temperature, task, reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
-def focal_loss(z: Tensor, task: Tensor) -> Tensor:
+def focal_loss(z: Tensor, task: Tensor, known: Tensor) -> Tensor:
     """FOCAL's distance metric on z (B, Z) of tasks (B,): d^2 for pairs of one task, 1 / (d^2 + 0.1) for the others.
 
-    Each term is the mean over its pairs, or 0 without pairs (arXiv 2010.01112, eq. 11, n = 2).
+    Each term is the mean over its pairs of `known` (B,), or 0 without pairs (arXiv 2010.01112, eq. 11, n = 2).
     """
     squared = (z[:, None] - z[None]).square().sum(-1)
-    other = task[:, None] != task[None]
-    same = ~other & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    pairs, equal = known[:, None] & known[None], task[:, None] == task[None]
+    other = pairs & ~equal
+    same = pairs & equal & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     pull = (squared * same).sum() / same.sum().clamp(min=1)
     push = (other / (squared + FOCAL_FLOOR)).sum() / other.sum().clamp(min=1)
     return pull + push
@@ -105,8 +108,12 @@ class ClubBound(nn.Module):
         square = ((embeddings - mean) / log_std.exp()).square()
         return -(0.5 * square + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def forward(self, acted: Tensor, embeddings: Tensor) -> Tensor:
-        """The bound, a scalar; embeddings of other transitions come from rolling the batch by a random step."""
-        shift = int(torch.randint(1, max(len(embeddings), 2), ()))
-        shuffled = embeddings.roll(shift, 0)
-        return (self.log_likelihood(acted, embeddings) - self.log_likelihood(acted, shuffled)).mean()
+    def forward(self, acted: Tensor, embeddings: Tensor, real: Tensor, shift: Tensor) -> Tensor:
+        """The bound, a scalar, over the `real` (B,), which come first.
+
+        Embeddings of other transitions come from rolling the real ones by `shift` rows.
+        """
+        count = real.sum().clamp(min=1)
+        other = (torch.arange(len(embeddings), device=count.device) - shift) % count.long()
+        gap = self.log_likelihood(acted, embeddings) - self.log_likelihood(acted, embeddings[other])
+        return (gap * real).sum() / count

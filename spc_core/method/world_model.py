@@ -82,13 +82,13 @@ class WorldModel(nn.Module):
         return self.latent.mode(latent, output)
 
     def rollout(
-        self, observations: Tensor, actions: Tensor, z: Tensor, open_loop: bool = True,
-        step: Callable[[Tensor, Tensor], Tensor] | None = None,
+        self, observations: Tensor, actions: Tensor, z: Tensor, open_loop: bool,
+        step: Callable[[Tensor, Tensor], Tensor],
     ) -> Iterator[Prediction]:  # fmt: skip
         """Predictions from s_0 on, with the recorded actions: observations (B, H + 1, O), actions (B, H, A), z (B, Z).
 
         Open loop: each step starts from the latent that the step before predicted; else from the real one. `step`
-        replaces `latent.step`.
+        turns a latent and the dynamics' output for it into the next, as `latent.step` does.
         """
         latents = self.encode(observations[:, :1] if open_loop else observations[:, :-1])
         latent = latents[:, 0]
@@ -96,5 +96,5 @@ class WorldModel(nn.Module):
             if not open_loop:
                 latent = latents[:, t]
             output, reward = self.predict(latent, action, z)
-            latent = (step or self.latent.step)(latent, output)
+            latent = step(latent, output)
             yield Prediction(output, latent, reward)  # its losses come before the next step: rounding depends on it

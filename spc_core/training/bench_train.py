@@ -117,9 +117,9 @@ def bench_train(
         torch.set_num_threads(config.threads)
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    data = _random_dataset()
+    data = random_dataset()
     sampler = Sampler(data, data_stats(data), config, config.seed)
-    learner = FusedLearner(_new_agent(data, config).to(device))
+    learner = FusedLearner(new_agent(data, config).to(device))
 
     def update(learner: Learner, number: int) -> None:
         learner.update(sampler.batch().to(device), number)
@@ -142,7 +142,7 @@ def bench_train(
     plain = None
     if baseline and has_model and config.method.latent in ("discrete", "continuous"):
         progress("plain equations")
-        reference = Learner(_new_agent(data, config).to(device))
+        reference = Learner(new_agent(data, config).to(device))
         slow = [_time(lambda kind=kind: update(reference, kind), rounds, device).least for kind in kinds]
         plain = share * slow[0] + (1 - share) * slow[-1]
     return TrainBench(
@@ -169,7 +169,7 @@ def _time(work: Callable[[], object], rounds: int, device: torch.device) -> Timi
     return Timing(min(walls), statistics.median(walls), min(cpus))
 
 
-def _random_dataset() -> PackedDataset:
+def random_dataset() -> PackedDataset:
     """Random data of a walker's size, in memory."""
     rng = np.random.default_rng(0)
     episodes = TASKS * EPISODES
@@ -184,7 +184,7 @@ def _random_dataset() -> PackedDataset:
     )  # fmt: skip
 
 
-def _new_agent(data: PackedDataset, config: TrainConfig) -> Agent:
+def new_agent(data: PackedDataset, config: TrainConfig) -> Agent:
     """An untrained agent for a dataset."""
     contract = data.contract
     return Agent(contract.observation_dim, contract.action_dim, [task.params for task in data.tasks], config)

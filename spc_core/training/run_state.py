@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import DatasetError
@@ -25,7 +26,7 @@ from spc_core.training.distributed import Group
 from spc_core.training.run_log import BadLoss, LossWatch
 
 FORMAT = 2
-FREE = ("device", "threads", "evaluate_every")  # settings that do not affect the weights, so they may change
+FREE = ("device", "threads", "compile", "evaluate_every")  # settings that do not affect the weights, so they may change
 FLAGS_EVERY = 10  # updates between two checks whether another process was stopped, on GPUs
 
 
@@ -54,7 +55,8 @@ class TrainingRun:
         self.agent = Agent(contract.observation_dim, contract.action_dim, params, config).to(self.device)
         if isinstance(latent := self.agent.world_model.latent, Raw):
             latent.scale.copy_(torch.from_numpy(stats.change_std / stats.observation_std))
-        self.learner = FusedLearner(self.agent)
+        self.generator = torch.Generator(self.device)
+        self.learner = FusedLearner(self.agent, self.generator)
         self._modules = {"agent": self.agent} | ({"club": self.learner.club} if self.learner.club else {})
         for module in self._modules.values():
             group.broadcast(module.state_dict().values())
@@ -62,10 +64,18 @@ class TrainingRun:
         self.sampler = Sampler(data, stats, config, config.seed, group.rank, group.world)
         if group.rank:
             torch.manual_seed(config.seed + group.rank)  # own noise, after the same initial weights
+        if self.device.type == "cuda":
+            self.generator.manual_seed(config.seed + group.rank)
+        else:
+            self.generator.set_state(torch.get_rng_state())
         self.progress = Progress()
         self.watch = LossWatch()
         self.last_means: dict[str, float] = {}  # losses of the last log line, for a checkpoint's metrics
         self._checked = (0, self.sampler.rng.bit_generator.state)  # update and sampler when losses were last checked
+
+    @property
+    def done(self) -> bool:
+        return self.progress.update == self.config.updates
 
     def check(self, stopped: bool, due: bool) -> bool:
         """Whether any process was `stopped`. Raises TrainingError if a loss of any process is not finite.
@@ -132,10 +142,10 @@ class TrainingRun:
             "config": json.dumps(to_dict(self.config)),  # these three identify the run
             "contract": self.data.contract.text,
             "dataset": self.data.sha256,
-            "modules": {name: module.state_dict() for name, module in self._modules.items()},
-            "optimizers": {name: o.state_dict() for name, o in self.learner.optimizers.items()},
-            "torch_rng": self.group.gather(torch.get_rng_state()),
-            "cuda_rng": self.group.gather(torch.cuda.get_rng_state(self.device)) if cuda else [],
+            "modules": _copied({name: module.state_dict() for name, module in self._modules.items()}),
+            "optimizers": _copied({name: o.state_dict() for name, o in self.learner.optimizers.items()}),
+            "torch_rng": self.group.gather(torch.get_rng_state() if cuda else self.generator.get_state()),
+            "cuda_rng": self.group.gather(self.generator.get_state()) if cuda else [],
             "sampler_rng": json.dumps(self.sampler.rng.bit_generator.state),
             "progress": dataclasses.asdict(self.progress),
             "losses": self.watch.state(),
@@ -156,16 +166,18 @@ class TrainingRun:
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.learner.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        if rank < len(
-            state["torch_rng"]
-        ):  # else there are more processes than before, and the noise of this one restarts
-            torch.set_rng_state(state["torch_rng"][rank].cpu())
-        if self.device.type == "cuda" and rank < len(state["cuda_rng"]):
-            torch.cuda.set_rng_state(state["cuda_rng"][rank].cpu(), self.device)
+        states = state["cuda_rng" if self.device.type == "cuda" else "torch_rng"]
+        if rank < len(states):  # else there are more processes than before, and the noise of this one restarts
+            self.generator.set_state(states[rank].cpu())
         self.sampler.rng.bit_generator.state = json.loads(state["sampler_rng"])
         self.progress = Progress(**state["progress"])
         self.watch.load(state["losses"])
         self._checked = (self.progress.update, self.sampler.rng.bit_generator.state)
+
+
+def _copied(state: Any) -> Any:
+    """Tensors of their own: a stack's seeds share theirs, and each file would hold those of all."""
+    return tree_map(lambda value: value.clone() if isinstance(value, torch.Tensor) else value, state)
 
 
 def read_state(file: Path, device: torch.device, config: TrainConfig, data: PackedDataset) -> dict[str, Any]:

@@ -12,14 +12,15 @@ together (spc_core/training/distributed.py), and only the first of them writes.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import shutil
-import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from spc_core.data.dataset import DatasetError
 from spc_core.data.outliers import refuse_outliers
@@ -32,8 +33,9 @@ from spc_core.method.normalize import Stats, compute_stats
 from spc_core.system.allocator import keep_freed_memory
 from spc_core.system.signals import stop_on_signals
 from spc_core.training.distributed import Group, join_group
+from spc_core.training.loop import Seat, train_together
 from spc_core.training.run_log import RunLog
-from spc_core.training.run_state import TrainingRun
+from spc_core.training.run_state import TrainingError, TrainingRun
 from spc_core.training.validation import Validator, simulated_family
 from spc_core.training.vote_fit import LEAST_UPDATES, write_vote_model
 
@@ -47,9 +49,30 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
     SIGINT and SIGTERM end the current update, save, and raise KeyboardInterrupt.
     Raises DatasetError, ConfigError or TrainingError.
     """
+    return _train(dataset, {Path(out): config}, overwrite)[0]
+
+
+def train_seeds(
+    dataset: str | Path, out: str | Path, config: TrainConfig, seeds: Sequence[int], overwrite: bool = False
+) -> list[Path]:
+    """Train a run for each seed in `out`/seed-<s>, side by side where that is faster (method/stacked.py).
+
+    Each is the run of that seed alone, up to rounding. A seed that fails does not stop the others. As `train` else.
+    """
+    if repeated := [seed for seed in seeds if list(seeds).count(seed) > 1]:
+        raise ConfigError(f"--seeds has '{repeated[0]}' twice; name each once")
+    runs = {Path(out) / f"seed-{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
+    return _train(dataset, runs, overwrite)
+
+
+def _train(dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: bool) -> list[Path]:
+    """Train runs that differ in their seeds alone, by folder; returns the checkpoints' folders."""
+    config = next(iter(configs.values()))
     config.check("training config")
-    with join_group(config.device) as group:
-        data, out = group.leader_first(lambda: load_dataset(dataset)), Path(out)
+    with join_group(config.device) as group, contextlib.ExitStack() as opened:
+        data = group.leader_first(lambda: load_dataset(dataset))
+        if group.world > 1 and len(configs) > 1:
+            raise ConfigError("--seeds trains in one process; under torchrun, train one --seed at a time")
         if len(data.tasks) < 2:
             raise DatasetError(
                 f"{dataset}: holds {len(data.tasks)} task; adaptation is learnt from differences between tasks, "
@@ -60,19 +83,27 @@ def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: 
         if config.threads:
             torch.set_num_threads(config.threads)
         keep_freed_memory()
-        run = TrainingRun(data, data_stats(data), out, config, group)
-        _prepare(out, overwrite, group)
-        run.resume()
-        with stop_on_signals() as stopped, _open_log(run) as log, _open_validator(run, log) as validator:
-            _loop(run, log, validator, stopped)
+        stats, seats = data_stats(data), []
+        for out, own in configs.items():
+            run = TrainingRun(data, stats, out, own, group)
+            _prepare(out, overwrite, group)
+            run.resume()
+            log = opened.enter_context(_open_log(run))
+            seats.append(Seat(run, log, opened.enter_context(_open_validator(run, log))))
+        with stop_on_signals() as stopped:
+            failures = train_together(seats, stopped)
             group.close()  # other processes need not wait for the last evaluation
-            if validator is not None and not validator.finish(config.updates, run.snapshot, stopped):
-                raise KeyboardInterrupt(
-                    "trained, but stopped before the evaluation of the final weights; the same command resumes it"
-                )
-            if group.is_leader:
-                _learn_votes(run)
-    return run.checkpoint_folder
+            for seat in seats:
+                run, validator = seat.run, seat.validator
+                if run.done and validator is not None and not validator.finish(config.updates, run.snapshot, stopped):
+                    raise KeyboardInterrupt(
+                        "trained, but stopped before the evaluation of the final weights; the same command resumes it"
+                    )
+                if run.done and group.is_leader:
+                    _learn_votes(run)
+    if failures:
+        raise TrainingError("\n".join(map(str, failures)))
+    return [seat.run.checkpoint_folder for seat in seats]
 
 
 def _learn_votes(run: TrainingRun) -> None:
@@ -84,45 +115,6 @@ def _learn_votes(run: TrainingRun) -> None:
             agent = load_checkpoint(folder).agent  # of its own weights, on the CPU
             if said := write_vote_model(folder, agent, run.stats, run.data, run.config.seed, run.config.updates):
                 print(f"{folder}: {said}")
-
-
-def _loop(run: TrainingRun, log: RunLog | None, validator: Validator | None, stopped: list[int]) -> None:
-    """Draw, update, log, save and validate until done or stopped; saves at the end."""
-    config, group, progress = run.config, run.group, run.progress
-    if progress.update == config.updates:
-        if group.is_leader:
-            print(f"{run.out}: already trained for {config.updates} updates")
-        return
-    began = time.monotonic() - progress.seconds
-    stop = False
-    with tqdm(
-        total=config.updates, initial=progress.update, desc=f"train {run.out.name}", unit="update",
-        disable=not group.is_leader,
-    ) as bar:  # fmt: skip
-        while progress.update < config.updates and not stop:
-            batch = run.sampler.batch().to(run.device)
-            run.watch.add(progress.update, run.learner.update(batch, progress.update))
-            progress.update += 1
-            progress.seconds = time.monotonic() - began
-            bar.update()
-
-            logs = progress.update % config.log_every == 0 or progress.update == config.updates
-            saves = progress.update % config.checkpoint_every == 0
-            stop = run.check(bool(stopped), logs or saves)
-            if logs:
-                run.last_means = group.means(run.watch.take_means())
-                bar.set_postfix({name: f"{mean:.3f}" for name, mean in run.last_means.items()}, refresh=False)
-                if log is not None:
-                    log.write(progress.update, progress.seconds, run.last_means)
-            if saves:
-                run.save()
-            if validator is not None:
-                validator.poll()
-                if progress.update % config.evaluate_every == 0 and progress.update < config.updates:
-                    validator.offer(progress.update, run.snapshot)
-        run.save()
-    if stop and progress.update < config.updates:
-        raise KeyboardInterrupt(f"stopped at update {progress.update} of {config.updates}; the same command resumes")
 
 
 def _open_log(run: TrainingRun) -> RunLog | nullcontext[None]:

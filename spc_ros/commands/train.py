@@ -24,6 +24,7 @@ class Train:
     examples:
       spc train dataset --out run
       spc train dataset --out run --preset paper --method focal --seed 1
+      spc train dataset --out runs --seeds 0 1 2 3 4
       torchrun --nproc-per-node 2 -m spc_ros.cli train dataset --out run
     """
 
@@ -31,6 +32,7 @@ class Train:
     out: Path  # the run's folder
     preset: str = "small"  # small, quick, paper, tour, or a YAML file with any of the settings below
     method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: as the preset says
+    seeds: tuple[int, ...] = ()  # several seeds side by side, each a run of its own in OUT/seed-<s>
     overwrite: bool = False  # start from the beginning, even if the folder holds a run
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
 
@@ -53,9 +55,13 @@ def _last(arguments: Sequence[str], flag: str, default: str) -> str:
 
 def run(options: Train) -> int:
     from spc_core.training.distributed import is_leader
-    from spc_core.training.train import train
+    from spc_core.training.train import train, train_seeds
 
-    checkpoint = train(options.dataset, options.out, options.config, options.overwrite)
+    if options.seeds:
+        checkpoints = train_seeds(options.dataset, options.out, options.config, options.seeds, options.overwrite)
+    else:
+        checkpoints = [train(options.dataset, options.out, options.config, options.overwrite)]
     if is_leader():
-        print(f"checkpoint: {checkpoint}")
+        for checkpoint in checkpoints:
+            print(f"checkpoint: {checkpoint}")
     return 0

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spc_core.comparison.plan import make_plan, store_plan
+from spc_core.comparison.plan import make_plan, store_plan, works
 from spc_core.comparison.run import CompareError, compare
 from spc_core.comparison.table import MethodResults, References, compare_rows, markdown
 from spc_core.contract.contract import ContractError
@@ -38,20 +38,28 @@ UPDATES = 30
 # Stands in for the command line: it trains and evaluates in no time, notes its calls, and fails or dawdles by name.
 STUB = """
 import json, pathlib, sys, time
-stage, where = sys.argv[1], sys.argv[3] if sys.argv[1] == "train" else sys.argv[2]
-where = pathlib.Path(sys.argv[sys.argv.index("--out") + 1] if stage == "train" else where)
-with open(where.parents[1] / "calls.txt", "a") as calls:
-    calls.write(f"{stage} {where.parent.name} {where.name}\\n")
-if "slow" in str(where):
-    time.sleep(60)
-if "bad" in str(where):
-    sys.exit("the data is made of cheese")
+arguments = sys.argv[1:]
+stage = arguments[0]
 if stage == "train":
-    (where / "checkpoint").mkdir(parents=True)
-    metrics = {"update": UPDATES, "seconds": 60.0}
-    (where / "checkpoint" / "metrics.json").write_text(json.dumps(metrics))
+    method = pathlib.Path(arguments[arguments.index("--out") + 1])
+    seeds = arguments[arguments.index("--seeds") + 1:arguments.index("--threads")]
+    folders = [method / f"seed-{seed}" for seed in seeds]
 else:
-    pathlib.Path(sys.argv[sys.argv.index("--json") + 1]).write_text("")
+    folders = [pathlib.Path(arguments[1])]
+    method = folders[0].parent
+with open(method.parent / "calls.txt", "a") as calls:
+    calls.write(f"{stage} {method.name} {' '.join(folder.name for folder in folders)}\\n")
+if "slow" in str(method):
+    time.sleep(60)
+if "bad" in str(method):
+    sys.exit("the data is made of cheese")
+for where in folders:
+    if stage == "train":
+        (where / "checkpoint").mkdir(parents=True)
+        metrics = {"update": UPDATES, "seconds": 60.0}
+        (where / "checkpoint" / "metrics.json").write_text(json.dumps(metrics))
+    else:
+        pathlib.Path(arguments[arguments.index("--json") + 1]).write_text("")
 """
 
 
@@ -223,6 +231,18 @@ def test_seeds_come_first_a_failure_is_named_and_the_others_continue(dataset, pr
     with pytest.raises(CompareError):
         compare(plan, 2, stub, lambda: None)
     assert calls(out)[10:] in (["train bad seed-0", "train bad seed-1"], ["train bad seed-1", "train bad seed-0"])
+
+
+def test_seeds_train_together_where_that_is_faster_and_all_jobs_are_busy(dataset, tmp_path, stub):
+    together = tmp_path / "together.yaml"
+    together.write_text(yaml.safe_dump(to_dict(tiny_config(updates=UPDATES, compile="on"))))
+    plan = make_plan(dataset, tmp_path / "two", ["spc", "focal"], [0, 1, 2], str(together))
+    assert [str(work) for work in works(plan.runs(), 2)] == ["spc seeds 0 1 2", "focal seeds 0 1 2"]
+    one = make_plan(dataset, tmp_path / "one", ["spc"], [0, 1, 2], str(together))
+    assert [str(work) for work in works(one.runs(), 2)] == ["spc seeds 0 1", "spc seed 2"]
+    compare(one, 1, stub, lambda: None)
+    assert calls(tmp_path / "one") == ["train spc seed-0 seed-1 seed-2", *(f"evaluate spc seed-{s}" for s in range(3))]
+    assert all(run.finished() for run in one.runs()) and not works(one.runs(), 1)
 
 
 def test_a_signal_ends_all_children_and_the_folder_is_free_again(dataset, preset, stub, tmp_path):

@@ -11,9 +11,9 @@ from vector_quantize_pytorch import FSQ as ReferenceFSQ
 
 from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import CONSISTENCY_OF, LossConfig, MethodConfig, ModelConfig, TrainConfig
-from spc_core.method.fused import FusedCategoricalFSQLatent, FusedLearner
+from spc_core.method.fused import FusedLearner
 from spc_core.method.iql import actor_loss, bellman_loss, expectile_loss
-from spc_core.method.latents import CategoricalFSQLatent, FSQLatent, SimNorm
+from spc_core.method.latents import FSQLatent, SimNorm
 from spc_core.method.layers import FSQ, EnsembleNorm, ensemble_mlp, mlp
 from spc_core.method.losses import (
     ClubBound,
@@ -129,23 +129,26 @@ def test_contrastive_loss_by_hand():
     # distances of z_0: 0, 1, 2; of z_1: 1, 0, sqrt 5; at temperature 0.5 they count double
     first = -math.log(1 / (1 + math.exp(-2) + math.exp(-4)))
     second = -math.log(1 / (1 + math.exp(-2) + math.exp(-2 * math.sqrt(5))))
-    loss = contrastive_loss(z, means, torch.tensor([0, 1]), 0.5)
+    loss = contrastive_loss(z, means, torch.tensor([0, 1]), 0.5, torch.ones(2))
     assert float(loss) == pytest.approx((first + second) / 2, abs=2e-3)  # the floor under the root is 1e-3
 
 
 def test_contrastive_loss_pulls_z_to_its_own_mean():
     means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     z = torch.zeros(1, 2, requires_grad=True)
-    contrastive_loss(z, means, torch.tensor([0]), 0.5).backward()
+    contrastive_loss(z, means, torch.tensor([0]), 0.5, torch.ones(1)).backward()
     assert z.grad is not None and float(z.grad[0, 0]) < -0.5 and float(z.grad[0, 1]) == 0
 
 
 def test_focal_loss_by_hand():
     z = torch.tensor([[0.0, 0.0], [0.6, 0.8], [2.0, 0.0]])
     # tasks 0, 0, 1: the pair of task 0 is 1 apart; squared distances to the other task are 4 and 1.96 + 0.64 = 2.6
-    loss = focal_loss(z, torch.tensor([0, 0, 1]))
+    all_known = torch.ones(3, dtype=torch.bool)
+    loss = focal_loss(z, torch.tensor([0, 0, 1]), all_known)
     assert float(loss) == pytest.approx(1.0 + (1 / 4.1 + 1 / 2.7) / 2)
-    assert float(focal_loss(z[:1], torch.tensor([0]))) == 0
+    assert float(focal_loss(z[:1], torch.tensor([0]), all_known[:1])) == 0
+    some = torch.tensor([True, False, True])
+    assert float(focal_loss(z, torch.tensor([0, 0, 1]), some)) == pytest.approx(1 / 4.1), "the second tells nothing"
 
 
 def test_club_bound_is_high_where_actions_predict_the_embedding_and_zero_where_not():
@@ -154,8 +157,12 @@ def test_club_bound_is_high_where_actions_predict_the_embedding_and_zero_where_n
     with torch.no_grad():
         club.network[0].weight.copy_(torch.tensor([[1.0], [0.0]]))  # mean = x, log std = 0
     x = torch.tensor([[-1.0], [1.0]])
-    assert float(club(x, x).detach()) == pytest.approx(0 - (-(2**2) / 2))
-    assert float(club(x, torch.zeros(2, 1)).detach()) == 0
+    real, one = torch.ones(2), torch.tensor(1)
+    assert float(club(x, x, real, one).detach()) == pytest.approx(0 - (-(2**2) / 2))
+    assert float(club(x, torch.zeros(2, 1), real, one).detach()) == 0
+    padded = torch.cat([x, torch.full((3, 1), 9.0)])
+    padding = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0])
+    assert float(club(padded, padded, padding, one).detach()) == pytest.approx(2.0), "padding does not count"
 
 
 def test_code_cross_entropy_by_hand():
@@ -208,13 +215,14 @@ def test_consistency_starts_at_the_logarithm_of_the_code_count(kind):
     assert consistency == pytest.approx(math.log(15), rel=0.02)
 
 
-@pytest.mark.parametrize("kind", [CategoricalFSQLatent, FusedCategoricalFSQLatent])
+@pytest.mark.parametrize("kind", [Learner, FusedLearner])
 def test_code_samples_follow_the_softmax_of_the_logits(kind):
-    latent = kind(SMALL, 1.0)
+    torch.manual_seed(0)
+    learner = make_learner(kind, (3, 2))
+    latent = learner.agent.world_model.latent
     logits = torch.tensor([math.log(0.6), math.log(0.3), math.log(0.1), *[-40.0] * 12])
     output = logits[None, :, None].expand(5000, 15, 4).flatten(1)
-    torch.manual_seed(0)
-    share = torch.bincount(latent.indices(latent.step(output, output)).flatten(), minlength=15) / 20000
+    share = torch.bincount(latent.indices(learner._next_latent(output, output)).flatten(), minlength=15) / 20000
     torch.testing.assert_close(share[:3], torch.tensor([0.6, 0.3, 0.1]), atol=0.015, rtol=0)
     assert latent.indices(latent.mode(output, output)).unique().tolist() == [0]
 

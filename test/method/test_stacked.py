@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stack against its learners alone: losses, gradients, states that go on alone; and what is compiled."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from spc_core.data.packed import load_dataset
+from spc_core.data.sampler import Sampler
+from spc_core.method.agent import Agent, Batch
+from spc_core.method.config import TrainConfig, load_config
+from spc_core.method.fused import FusedLearner
+from spc_core.method.stacked import WORTH, StackedLearner, stacks
+from spc_core.system.config_files import find_config
+from spc_core.training.train import data_stats
+from support.synthetic import tiny_config, write_dataset
+
+METHODS = sorted(file.stem for file in find_config("methods", "spc").parent.glob("*.yaml"))
+SEEDS = (3, 8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return load_dataset(write_dataset(tmp_path_factory.mktemp("data") / "point"))
+
+
+def learners_and_samplers(data, config: TrainConfig) -> tuple[list[FusedLearner], list[Sampler]]:
+    learners, samplers = [], []
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        contract = data.contract
+        agent = Agent(contract.observation_dim, contract.action_dim, [task.params for task in data.tasks], config)
+        learners.append(FusedLearner(agent, torch.Generator().manual_seed(seed)))
+        samplers.append(Sampler(data, data_stats(data), config, seed))
+    return learners, samplers
+
+
+def gradients(learner: FusedLearner) -> dict[str, torch.Tensor]:
+    modules = {"agent": learner.agent} | ({"club": learner.club} if learner.club else {})
+    named = [(f"{part}.{name}", p.grad) for part, module in modules.items() for name, p in module.named_parameters()]
+    return {name: gradient for name, gradient in named if gradient is not None}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_gradients_are_those_of_each_learner_alone(method, data):
+    config = tiny_config(method, contexts_per_task=2)
+    alone, samplers = learners_and_samplers(data, config)
+    expected = [learner.update(sampler.batch(), 0) for learner, sampler in zip(alone, samplers, strict=True)]
+    members, samplers = learners_and_samplers(data, config)
+    stack = StackedLearner(members, compiles=False)
+    found = stack.update([sampler.batch() for sampler in samplers], 0)
+    for index, learner in enumerate(alone):
+        torch.testing.assert_close(found[index], expected[index], rtol=1e-4, atol=1e-6)
+        for name, gradient in gradients(learner).items():
+            torch.testing.assert_close(stack.gradient(name, index), gradient, rtol=1e-3, atol=1e-6, msg=name)
+        torch.testing.assert_close(members[index].agent.task_means, learner.agent.task_means)
+
+
+def test_learners_go_on_alone_from_where_the_stack_was(data):
+    """Weights, averages, optimisers and noise: three updates in a stack and three alone are six alone, in float64."""
+    config = tiny_config("csro", contexts_per_task=2)
+
+    def run(stacked: int) -> list[dict[str, torch.Tensor]]:
+        learners, samplers = learners_and_samplers(data, config)
+        for learner in learners:
+            learner.agent.double()
+            (learner.club or learner.agent).double()
+        stack = StackedLearner(learners, compiles=False) if stacked else None
+        for number in range(6):
+            batches = [in_double(sampler.batch()) for sampler in samplers]
+            if stack is not None and number < stacked:
+                stack.update(batches, number)
+                stack.share()
+            else:
+                for learner, batch in zip(learners, batches, strict=True):
+                    learner.update(batch, number)
+        return [copy.deepcopy(learner.agent.state_dict()) for learner in learners]
+
+    for found, expected in zip(run(stacked=3), run(stacked=0), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def in_double(batch: Batch) -> Batch:
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return type(batch)(**{k: v.double() if v.is_floating_point() else v for k, v in fields.items()})
+
+
+def test_what_is_compiled():
+    quick = load_config("quick", "spc")
+    assert stacks(quick, WORTH // quick.updates, "cpu") and not stacks(quick, 1, "cpu"), "one is done before it pays"
+    assert stacks(load_config("quick", "spc", compile="on"), 1, "cpu")
+    assert not stacks(load_config("small", "spc", compile="off"), 9, "cpu")
+    assert not stacks(load_config("paper", "spc", precision="bf16", compile="on"), 5, "cpu")
+
+
+def test_a_batch_that_does_not_fit_and_a_broken_compiler_run_uncompiled(data, monkeypatch):
+    calls = []
+
+    def no_compiler(function, **_):
+        def fused(*_):
+            calls.append(function)
+            raise RuntimeError("g++: not found")
+
+        return fused
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    learners, samplers = learners_and_samplers(data, tiny_config("spc"))
+    batches = [sampler.batch() for sampler in samplers]
+    StackedLearner(learners, rows=1).update(batches, 0)
+    assert not calls, "contexts longer than those that are compiled for"
+    stack = StackedLearner(learners, rows=1000)
+    with pytest.warns(UserWarning, match="training goes on uncompiled, which is slower: g\\+\\+: not found"):
+        stack.update(batches, 1)
+    stack.update(batches, 2)
+    assert len(calls) == 1, "and is not asked again"
+
+
+@pytest.mark.slow
+def test_compiled_losses_are_the_uncompiled_ones(data):
+    """For real, with the compiler of this machine."""
+    found = []
+    for compiles in (False, True):
+        learners, samplers = learners_and_samplers(data, tiny_config("spc"))
+        stack = StackedLearner(learners, rows=64, compiles=compiles)
+        found.append([stack.update([sampler.batch() for sampler in samplers], number) for number in range(2)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
