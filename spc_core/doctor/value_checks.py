@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans, spans
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, at_most_warn, message_spans, spans
 
 LIMIT_SLACK = 1e-6  # share of a limit's range that rounding may take
 NEAR_LIMIT = 0.01  # share of the range that counts as at the limit
@@ -22,9 +22,10 @@ def check_finite(log: TopicLog, t: Thresholds) -> list[Finding]:
     share = float(np.mean(rows))
     severity: Severity = "fail" if share > t.nan_share else "warn"
     names = [name for name, hit in zip(log.fields, columns, strict=True) if hit]
+    cost = "no contract reads it" if log.role == "other" else "each one cuts the episode"
     text = (
         f"{np.count_nonzero(rows)} messages ({share:.1%}, allowed {t.nan_share:.0%}) hold NaN or infinity in "
-        f"{_listed(names)}; each one cuts the episode; fix the driver or the sensor"
+        f"{_listed(names)}; {cost}; fix the driver or the sensor"
     )
     return [Finding(severity, log.topic, "not finite", text, share, message_spans(log, rows))]
 
@@ -161,7 +162,7 @@ def check_rate_limits(log: TopicLog, max_rate: Sequence[float], t: Thresholds) -
     fast = rate > np.array(max_rate) * (1 + 1e-3)
     rows = np.concatenate(([False], fast.any(axis=1)))
     share = float(rows[1:].mean())
-    severity = t.grade(share, t.rate_limit_share)
+    severity = at_most_warn(t.grade(share, t.rate_limit_share))  # the data stay as they are
     if severity == "ok":
         return []
     worst = int(np.argmax(fast.mean(axis=0)))

@@ -16,9 +16,10 @@ from spc_core.command_delay.correlogram import Correlogram, correlogram
 from spc_core.contract.contract import Contract, ContractError
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains
-from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TickLog, TopicLog, worst
+from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TickLog, TopicLog, at_most_warn, worst
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_command_lag, check_ticks
 from spc_core.doctor.timing_checks import TIMING_CHECKS
+from spc_core.doctor.topic_looks import Unchecked
 from spc_core.doctor.topic_stats import TopicStats, topic_stats
 from spc_core.doctor.traces import Trace, trace
 from spc_core.doctor.value_checks import VALUE_CHECKS, check_limits, check_rate_limits, value_range
@@ -50,6 +51,7 @@ class BagDiagnosis:
     cuts: tuple[tuple[float, Fault], ...] = ()  # (seconds since the bag began, why)
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)  # ticks by reason
     topics: tuple[TopicStats, ...] = ()
+    unchecked: tuple[Unchecked, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -131,6 +133,7 @@ def diagnose_bag(
         cuts=ticks.cuts if ticks else (),
         dropped=dict(report.dropped_ticks),
         topics=tuple(topic_stats(log, ages[log.topic][0] if log.topic in ages else None, thresholds) for log in logs),
+        unchecked=tuple(read.unchecked),
         findings=tuple(dataclasses.replace(finding, bag=str(path)) for finding in findings),
     )
     return diagnosis, _bag_data(logs, ages, contract, states, actions)
@@ -166,6 +169,8 @@ def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list
     if not len(log):
         return [Finding("fail", log.topic, "topic", "holds no message; check that its publisher ran", 0.0)]
     findings = [finding for check in (*TIMING_CHECKS, *CLOCK_CHECKS, *VALUE_CHECKS) for finding in check(log, t)]
+    if log.role == "other":  # without a contract nothing says what is needed
+        findings = [dataclasses.replace(f, severity=at_most_warn(f.severity)) for f in findings]
     if log.role == "action" and contract is not None:
         action = contract.action
         findings += check_limits(log, action.low, action.high, t)
@@ -229,12 +234,13 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, 
         findings.append(Finding("fail", "", "task", text))
     for note in report.notes:
         if note.startswith("recorded under another contract"):
-            findings.append(Finding("warn" if job.own_contract else "fail", "", "contract", note))
-        elif note not in bag.losses:
+            findings.append(Finding("warn" if job.own_contract else "fail", "", "contract", note, cause=note))
+        elif note not in (*bag.losses, *bag.notes):
             findings.append(Finding("warn", "", "episodes", note))
     for jumps in report.jumps:
         places = tuple((at_s, at_s) for at_s in _bag_seconds(jumps.at_s, first))
-        findings.append(Finding("warn", "", "jumps", jumps.text, jumps.count / jumps.steps, places))
+        cause = f"{jumps.guess.name}: {', '.join(jumps.fields)}"
+        findings.append(Finding("warn", "", "jumps", jumps.text, jumps.count / jumps.steps, places, cause=cause))
     if report.outside_ticks:
         text = f"{report.outside_ticks} ticks lie outside all episodes, as their marks tell, and are not used"
         findings.append(Finding("ok", "", "outside episodes", text, report.outside_ticks))
@@ -244,7 +250,7 @@ def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, 
         episodes=tuple(len(episode) for episode in episodes),
         cuts=_places(report.cuts, first),
         dropped=report.dropped_ticks,
-        breaks=_breaks(episodes, first),
+        breaks=_breaks(episodes, first, report.outside_ticks > 0),
     )
     return report, ticks, *_sample(episodes), findings
 
@@ -255,11 +261,22 @@ def _places(cuts: Sequence[tuple[float, Fault]], first: TopicLog | None) -> tupl
     return tuple((s, fault) for s, (_, fault) in zip(at_s, cuts, strict=True))
 
 
-def _breaks(episodes: Sequence[Episode], first: TopicLog | None) -> tuple[Span, ...]:
-    """Between episodes of which the one did not end for want of data."""
+def _breaks(episodes: Sequence[Episode], first: TopicLog | None, marked: bool) -> tuple[Span, ...]:
+    """Between episodes of which the one did not end for want of data; where marks leave out ticks, around them too."""
     pairs = [(a, b) for a, b in zip(episodes, episodes[1:], strict=False) if a.terminated or a.truncated]
     if first is None or not len(first):
         return ()
+    found = _between(pairs, first)
+    if marked and episodes:
+        ends_ns = episodes[0].times_ns[0], episodes[-1].times_ns[-1]
+        at_s = _bag_seconds([(time - first.time_ns[0]) / 1e9 for time in ends_ns], first)
+        found = ((-math.inf, at_s[0]), *found)
+        found += ((at_s[1], math.inf),) if episodes[-1].terminated or episodes[-1].truncated else ()
+    return found
+
+
+def _between(pairs: Sequence[tuple[Episode, Episode]], first: TopicLog) -> tuple[Span, ...]:
+    """The pauses between two episodes each, in seconds since the bag began."""
     ends = [[(time - first.time_ns[0]) / 1e9 for time in (a.times_ns[-1], b.times_ns[0])] for a, b in pairs]
     return tuple((begin, end) for begin, end in (_bag_seconds(both, first) for both in ends))
 
