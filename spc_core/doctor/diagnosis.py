@@ -139,6 +139,14 @@ class TopicLog:
         return bad if self.clipped is None else bad & ~(np.isinf(self.values) & self.clipped)
 
     @property
+    def used(self) -> np.ndarray:
+        """(N,) bool: messages that are not in a pause between episodes or outside of them."""
+        at_s, outside = self.seconds, np.zeros(len(self), bool)
+        for begin_s, end_s in self.breaks:
+            outside |= (at_s > begin_s) & (at_s < end_s)
+        return ~outside
+
+    @property
     def has_stamps(self) -> bool:
         return self.stamp_ns is not None and bool(np.any(self.stamp_ns))
 

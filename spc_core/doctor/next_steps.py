@@ -48,4 +48,5 @@ NEXT_STEPS = {
 
 def next_step(check: str, topic: str, bag: str) -> str:
     """The line for a finding of a check on a topic of a bag."""
-    return NEXT_STEPS[check].format(topic=topic or "TOPIC", bag=bag or "BAGS")
+    name = topic.partition(" (")[0]  # without the fields that tell two streams of one topic apart
+    return NEXT_STEPS[check].format(topic=name or "TOPIC", bag=bag or "BAGS")

@@ -15,7 +15,7 @@ NEAR_LIMIT = 0.01  # share of the range that counts as at the limit
 
 def check_finite(log: TopicLog, t: Thresholds) -> list[Finding]:
     """NaN and infinity in fields that the messages do have."""
-    bad = log.bad
+    bad = log.bad & log.used[:, None]
     rows, columns = np.any(bad, axis=1), np.any(bad, axis=0).tolist()
     if not np.any(rows):
         return []
@@ -126,7 +126,7 @@ def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: 
     beyond: np.ndarray = (v < lows - slack) | (v > highs + slack)
     at: np.ndarray = (v <= lows + near) | (v >= highs - near)
     findings = []
-    outside = np.asarray(np.any(beyond, axis=1))
+    outside = np.asarray(np.any(beyond, axis=1)) & log.used
     share = float(outside.mean()) if len(log) else 0.0
     severity = t.grade(share, t.beyond_share)
     if severity != "ok":

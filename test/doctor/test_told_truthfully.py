@@ -239,6 +239,27 @@ def test_gaps_outside_all_episodes_are_none(tmp_path):
     assert not {check for check, _ in found} & {"gaps", "age at ticks", "dropped ticks"}
 
 
+def test_numbers_outside_all_episodes_are_not_judged(tmp_path):
+    def spoilt(at_k: int) -> set[tuple[str, str]]:
+        samples = said_nothing(arm_samples(200))
+        states = [i for i, s in enumerate(samples) if s.topic == "/joint_states"]
+        for k in range(at_k, at_k + 5):
+            message = dataclasses.replace(samples[states[k]].message, position=np.full(2, np.nan))
+            samples[states[k]] = dataclasses.replace(samples[states[k]], message=message)
+        marks = [
+            Sample("/running", BOOL, RECEIVE_NS + k * PERIOD_NS + 5, STORE.types[BOOL](data=on))
+            for k, on in ((20, True), (90, False), (120, True), (180, False))
+        ]
+        whole = sorted([*samples, *marks], key=lambda s: s.receive_ns)
+        bag = write_bag(tmp_path / str(at_k), whole, {})
+        marked = {"segment": "topic", "topic": "running", "type": BOOL, "field": "data"}
+        return set(findings(bag, make_contract(base=ARM_REACH, episode=marked, clock="receive"))[0])
+
+    for at_k in (5, 100, 190):  # before, between, behind
+        assert ("not finite", "joint_states") not in spoilt(at_k)
+    assert ("not finite", "joint_states") in spoilt(50)
+
+
 def test_every_topic_is_listed_with_what_was_looked_at(tmp_path):
     beside = [Sample("/notes", STRING, RECEIVE_NS + 1, string("on the table")), *goals((0.5, 0.5))]
     bag = recorded(tmp_path / "bag", *beside)
