@@ -26,8 +26,9 @@ from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.conversion_report import BagTotals
 from spc_ros.conversion.engines import run
 from spc_ros.conversion.manifest import read_manifest
-from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, DoctorJob, diagnose_bag
+from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, diagnose_bag
 from spc_ros.doctor.doctor_text import HEAD, finding_line, row, unchecked_row
+from spc_ros.doctor.trial_conversion import DoctorJob
 from spc_ros.messages.message_types import read_definitions
 
 EXIT_WARN, EXIT_FAIL = 3, 4

@@ -35,7 +35,8 @@ from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion import convert
 from spc_ros.conversion.bag_conversion import Job
-from spc_ros.doctor.bag_diagnosis import DoctorJob, diagnose_bag
+from spc_ros.doctor.bag_diagnosis import diagnose_bag
+from spc_ros.doctor.trial_conversion import DoctorJob
 from support.contracts import ARM_REACH
 from support.recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR, arm_samples
 
