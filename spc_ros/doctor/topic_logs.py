@@ -216,6 +216,9 @@ def read_topic_logs(
         log, whole, log_index, problems = reader.finish(bag.info.start_ns, published_count, thresholds or Thresholds())
         if log.fields or contract:
             logs.setdefault(reader.name, []).append(log)
+        elif reader.type in JOINT_ARRAYS:
+            failed[reader.name] = "no array of it has a number for each joint, by its messages and their definition"
+            findings.append(Finding("warn", reader.topic, "topic", failed[reader.name]))
         else:
             empty[reader.name] = log.decoded
         findings += problems

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from faults.bytes_injections import PROTOBUF, Beside, mcap
+from faults.bytes_injections import PROTOBUF, Beside, definition, mcap
 from spc_core.command_delay.correlogram import correlogram
 from spc_core.doctor.diagnosis import Finding
 from spc_core.doctor.next_steps import NEXT_STEPS, next_step
@@ -302,6 +302,16 @@ def test_a_topic_that_cannot_be_decoded_is_listed_with_the_reason(tmp_path):
     assert without["/own"].startswith("not decoded: ") and "own_msgs" in without["/own"]
     found, _ = findings(bag, None)
     assert found["topic", "/own"].severity == "warn"
+
+
+def test_joints_that_are_defined_otherwise_are_told_and_the_rest_is_looked_at(tmp_path):
+    samples = sorted(said_nothing(arm_samples(50)), key=lambda s: s.receive_ns)
+    other = mcap(text=lambda kind: definition(kind).replace("float64[] effort", "float64[] efgort"))
+    report = diagnose([other(tmp_path / "bag", samples)], progress=False)
+    listed = {t.topic: t.look for t in report.topics} | {t.topic: t.why for t in report.unchecked}
+    assert listed["/reward"] == "decoded 50 of 50"
+    assert listed["/joint_states"].startswith("not decoded: no array of it has a number for each joint")
+    assert any("no array of it" in f.text for f in report.findings if f.topic == "/joint_states")
 
 
 def test_every_check_says_what_to_type_next():
