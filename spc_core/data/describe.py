@@ -128,7 +128,7 @@ class Description:
             lines.append("behaviours: " + ", ".join(known))
         if self.command_lag is not None:
             lines.append(f"from state to command: {self.command_lag}")
-        lines += [f"cut {count} times: {reason}" for reason, count in Counter(self.cuts).most_common(8)]
+        lines += [f"cut {count} times: {reason}" for reason, count in Counter(self.cuts).most_common()]
         return "\n".join([*lines, "", *self._task_table(), "", *self._field_table(), *self._note_lines()])
 
     def to_json(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spc_core.command_delay.correlogram import Correlogram, responses
-from spc_core.doctor.diagnosis import Finding, Severity, Thresholds
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, at_most_warn
 
 CELLS = 20  # in which the range of each field is divided
 TRIM = 0.005  # share of the values at either end that are outliers and do not stretch the range
@@ -95,7 +95,7 @@ def check_command_delay(topic: str, found: Correlogram, period_s: float | None, 
     best = max(sure, key=lambda answer: abs(answer.correlation))
     severity: Severity = "ok"
     if period_s is not None:
-        severity = t.grade(delay_s / period_s, t.command_delay_periods)
+        severity = at_most_warn(t.grade(delay_s / period_s, t.command_delay_periods))  # it is so on the robot, too
     how = ("follows", "changes at the rate of", "accelerates with")[best.order]
     text = (
         f"{delay_s * 1e3:.1f} ms from command to state (from {len(sure)} of {len(per_command)} commands; best "

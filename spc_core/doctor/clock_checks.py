@@ -7,15 +7,36 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans, spans
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, at_most_warn, message_spans, spans
 from spc_core.doctor.topic_stats import MIN_MESSAGES, delays_ns, percentiles_ms
 
 SLIGHT_NS = 1_000_000  # a stamp this little ahead of the receive time is rounding
+BURST_NS, MOST_HELD = 1_000_000_000, 10  # latched messages come within this time at the start, and at most so many
 
 
-def offset_s(log: TopicLog) -> float:
+def offset_s(log: TopicLog, jump_s: float = 0.5) -> float:
     """Median receive time minus alignment time, seconds: 0 in the recorder's own clock."""
-    return float(np.median(log.receive_ns - log.time_ns)) / 1e9 if len(log) else 0.0
+    delay_ns = (log.receive_ns - log.time_ns)[held(log, jump_s) :]
+    delay_ns = delay_ns if len(delay_ns) else log.receive_ns[-1:] - log.time_ns[-1:]
+    return float(np.median(delay_ns)) / 1e9 if len(log) else 0.0
+
+
+def held(log: TopicLog, jump_s: float) -> int:
+    """Number of messages at the start that latched publishers had kept: received in a burst, stamped long before.
+
+    A topic may hold nothing but them.
+    """
+    if not len(log):
+        return 0
+    delay_ns = log.receive_ns - log.time_ns
+    burst = int(np.argmax(log.receive_ns - log.receive_ns[0] > BURST_NS) or len(log))
+    if burst > MOST_HELD:
+        burst = MOST_HELD
+    if burst == len(log):
+        usual_ns = int(delay_ns.min())
+        return len(log) if int(delay_ns.max()) - usual_ns > jump_s * 1e9 else 0
+    old = delay_ns[:burst] > np.median(delay_ns[burst:]) + jump_s * 1e9
+    return burst if old.all() else int(np.argmin(old))
 
 
 def check_unset_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
@@ -40,7 +61,7 @@ def check_unset_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
 def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
     """Stamps that run back, or ahead of the pace of the receive times.
 
-    The value that a latched topic had before the recording was received at its start, whenever it was stamped.
+    The values that latched topics had before the recording are received at its start, whenever they were stamped.
     """
     time_ns = log.time_ns
     if len(log) < 2:
@@ -48,9 +69,19 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
     step_s = np.diff(time_ns) / 1e9
     any_pace = log.latched or log.by_clock  # `/clock` comes in steps, and begins when its first message comes
     ahead_s = np.zeros(len(step_s)) if any_pace else step_s - np.diff(log.receive_ns) / 1e9
-    jumps = np.flatnonzero((step_s < -t.clock_jump_s) | (ahead_s > t.clock_jump_s))
+    jumped = (step_s < -t.clock_jump_s) | (ahead_s > t.clock_jump_s)
+    kept = held(log, t.clock_jump_s)
+    findings = []
+    if jumped[:kept].any():
+        text = (
+            f"the first {kept} messages came in a burst, stamped up to {_duration(_oldest_s(log, kept))} before: a "
+            "latched publisher had kept them"
+        )
+        findings.append(Finding("ok", log.topic, "kept messages", text, float(kept), cause="kept"))
+        jumped[:kept] = False
+    jumps = np.flatnonzero(jumped)
     if not len(jumps):
-        return []
+        return findings
     largest = int(jumps[np.argmax(np.abs(step_s[jumps]))])
     text = (
         f"the clock jumps {len(jumps)} times, most by {step_s[largest]:+.2f} s at {log.seconds[largest]:.2f} s "
@@ -58,7 +89,11 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
         "synchronisation during the recording, or two publishers on one topic"
     )
     places = spans(log.seconds[jumps], log.seconds[jumps + 1])
-    return [Finding("fail", log.topic, "clock jump", text, float(np.abs(step_s[largest])), places)]
+    return [*findings, Finding("fail", log.topic, "clock jump", text, float(np.abs(step_s[largest])), places)]
+
+
+def _oldest_s(log: TopicLog, kept: int) -> float:
+    return float((log.receive_ns[:kept] - log.time_ns[:kept]).max()) / 1e9 - offset_s(log)
 
 
 def check_delay(log: TopicLog, t: Thresholds) -> list[Finding]:
@@ -70,6 +105,8 @@ def check_delay(log: TopicLog, t: Thresholds) -> list[Finding]:
     findings = []
     severity = t.grade(p99 / 1e3, t.delay_s)
     if severity != "ok":
+        if log.clock == "header":
+            severity = at_most_warn(severity)  # aligned by stamp, late or not
         slow = np.zeros(len(log), bool)
         slow[index] = delay_ns > t.warn_share * t.delay_s * 1e9
         text = (
@@ -101,6 +138,8 @@ def check_drift(log: TopicLog, t: Thresholds) -> list[Finding]:
     severity = t.grade(abs(drift_s), t.drift_s)
     if severity == "ok" or abs(drift_s) < spread_s:
         return []
+    if log.clock == "header":
+        severity = at_most_warn(severity)
     text = (
         f"the delay from header to receive changes by {drift_s * 1e3:+.1f} ms over the bag (allowed "
         f"{t.drift_s * 1e3:.0f} ms); synchronise the clocks, or look for a queue that fills"
@@ -115,7 +154,7 @@ def check_clock_domains(logs: Sequence[TopicLog], t: Thresholds) -> list[Finding
     timed = [log for log in logs if len(log) >= 2 and not log.latched]
     if not timed:
         return []
-    offsets = {log.topic: offset_s(log) for log in timed}
+    offsets = {log.topic: offset_s(log, t.clock_jump_s) for log in timed}
     order = sorted(offsets, key=lambda topic: offsets[topic])
     apart_s = offsets[order[-1]] - offsets[order[0]]
     if apart_s <= t.clocks_apart_s:
@@ -128,7 +167,7 @@ def check_clock_domains(logs: Sequence[TopicLog], t: Thresholds) -> list[Finding
         f"topics are in different clocks, {_duration(apart_s)} apart ({clocks}), so that they cannot be aligned; set "
         f"use_sim_time the same for all nodes, stamp all messages, or use clock: receive"
     )
-    return [Finding(severity, "", "clock domains", text, apart_s)]
+    return [Finding(severity, "", "clock domains", text, apart_s, cause=clocks)]
 
 
 def _one_domain(logs: Sequence[TopicLog], offsets: dict[str, float], t: Thresholds) -> list[Finding]:
@@ -140,7 +179,8 @@ def _one_domain(logs: Sequence[TopicLog], offsets: dict[str, float], t: Threshol
         f"all topics are stamped by one clock, but another than the recorder's ({offset} apart), as in a simulation; "
         "they can still be aligned with each other, but delays from header to receive mean nothing"
     )
-    return [Finding("ok", "", "clock domains", text, max(abs(o) for o in offsets.values()))]
+    apart_s = max(abs(o) for o in offsets.values())
+    return [Finding("ok", "", "clock domains", text, apart_s, cause="another clock than the recorder's")]
 
 
 def _clock(group: list[str], logs: Sequence[TopicLog], offsets: dict[str, float], t: Thresholds) -> str:

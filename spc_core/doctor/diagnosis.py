@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from spc_core.alignment.faults import Fault
+from spc_core.doctor.next_steps import next_step
 from spc_core.system.json_values import without_nan
 
 Severity = Literal["ok", "warn", "fail"]
@@ -22,6 +25,8 @@ Span = tuple[float, float]
 """(begin, end) in seconds since the bag began, by receive time as a bag player shows it (see TopicLog.place_ns)."""
 NEAR = 3  # messages apart that still form one span
 MAX_SPANS = 50  # places in time that a finding names; the longest
+NUMBER = re.compile(r"(?<![\w.'/])[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?(?!\w)")  # not those in names, as in joint_1
+NUMBERS = re.compile(r"#(?:[,/-]? ?#)+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +73,28 @@ class Finding:
     value: float = math.nan
     times: tuple[Span, ...] = ()
     bag: str = ""
-    bags: int = 1  # number of bags with this finding; the text describes the worst
+    in_bags: tuple[str, ...] = ()  # all bags with this fault, the worst first, which the text describes
+    cause: str = ""  # what tells one fault of a check from another; '': the text without its numbers
+
+    @property
+    def bags(self) -> int:
+        """The number of bags with this fault."""
+        return max(1, len(self.in_bags))
+
+    @property
+    def fault(self) -> tuple[str, str, str]:
+        """Equal for findings of the same fault: topic, check and cause."""
+        return self.topic, self.check, self.cause or kind_of(self.text, self.bag)
+
+    @property
+    def next(self) -> str:
+        """What to type next; '' for a note."""
+        return "" if self.severity == "ok" else next_step(self.check, self.topic, self.bag)
 
     def as_dict(self) -> dict[str, Any]:
-        return without_nan(dataclasses.asdict(self))
+        found = without_nan(dataclasses.asdict(self))
+        del found["cause"]
+        return {**found, "bags": self.bags, "next": self.next}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +125,8 @@ class TopicLog:
     breaks: tuple[Span, ...] = ()  # pauses between episodes, in which nothing is lost
     latched: bool = False  # any age is valid, so that silence is not a fault
     points: int = 1  # most points of a trajectory
+    recorded: int = 0  # messages in the bag
+    decoded: int = 0  # of them
 
     def __len__(self) -> int:
         return len(self.receive_ns)
@@ -113,6 +138,14 @@ class TopicLog:
         if self.absent is not None:
             bad = bad & ~self.absent
         return bad if self.clipped is None else bad & ~(np.isinf(self.values) & self.clipped)
+
+    @property
+    def used(self) -> np.ndarray:
+        """(N,) bool: messages that are not in a pause between episodes or outside of them."""
+        at_s, outside = self.seconds, np.zeros(len(self), bool)
+        for begin_s, end_s in self.breaks:
+            outside |= (at_s > begin_s) & (at_s < end_s)
+        return ~outside
 
     @property
     def has_stamps(self) -> bool:
@@ -150,9 +183,20 @@ class TickLog:
     breaks: tuple[Span, ...] = ()  # pauses between episodes, as in TopicLog
 
 
+def kind_of(text: str, bag: str = "") -> str:
+    """The text without its numbers and the bag's own name: equal for texts on the same fault."""
+    text = text.replace(Path(bag).stem, "") if bag else text
+    return NUMBERS.sub("#", NUMBER.sub("#", text))
+
+
 def worst(severities: Iterable[Severity]) -> Severity:
     """The verdict on a list of findings."""
     return SEVERITIES[max((SEVERITIES.index(severity) for severity in severities), default=0)]
+
+
+def at_most_warn(severity: Severity) -> Severity:
+    """For what is worth a look, though conversion loses and distorts nothing."""
+    return "warn" if severity == "fail" else severity
 
 
 def spans(begin_s: np.ndarray, end_s: np.ndarray, join_s: float = 0.0) -> tuple[Span, ...]:

@@ -79,9 +79,10 @@ def check_ticks(ticks: TickLog, t: Thresholds) -> list[Finding]:
     findings = []
     severity = t.grade(share, t.dropped_share)
     if severity != "ok":
-        why = "; ".join(f"{n} times {reason}" for reason, n in Counter(dict(ticks.dropped)).most_common(3))
+        reasons = Counter(dict(ticks.dropped)).most_common()
+        why = "; ".join(f"{n} times {reason}" for reason, n in reasons)
         text = f"conversion drops {dropped} ticks ({share:.1%}, allowed {t.dropped_share:.0%}): {why}"
-        findings.append(Finding(severity, "", "dropped ticks", text, share, places))
+        findings.append(Finding(severity, "", "dropped ticks", text, share, places, cause=reasons[0][0]))
     short = [steps for steps in ticks.episodes if steps < t.episode_steps]
     if short:
         text = (

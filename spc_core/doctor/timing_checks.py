@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TopicLog, message_spans, spans
+from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TopicLog, at_most_warn, message_spans, spans
 from spc_core.doctor.topic_stats import MIN_MESSAGES, Intervals, advancing, intervals
 
 WINDOW_S = 1.0  # rates are reported for windows of this length, and of at least ten messages
@@ -54,6 +54,8 @@ def check_jitter(log: TopicLog, t: Thresholds) -> list[Finding]:
     whole = found.length_s[~found.gap]
     share = float(whole.std()) / found.period_s
     severity = t.grade(share, t.jitter_share)
+    if not log.nominal_hz:
+        severity = at_most_warn(severity)  # each tick takes the newest sample, whenever it came
     if severity == "ok":
         return []
     text = (
@@ -77,6 +79,8 @@ def check_gaps(log: TopicLog, t: Thresholds) -> list[Finding]:
     length_s = float(found.length_s[longest])
     if severity == "ok" and length_s > log.max_age_s:
         severity = "warn"
+    elif not log.nominal_hz and length_s <= log.max_age_s:
+        severity = at_most_warn(severity)  # no sample was ever too old
     if severity == "ok":
         return []
     text = (
@@ -85,7 +89,7 @@ def check_gaps(log: TopicLog, t: Thresholds) -> list[Finding]:
         f"network at that time"
     )
     places = spans(found.begin_s[found.gap], found.end_s[found.gap])
-    return [Finding(severity, log.topic, "gaps", text, found.gap_share, places)]
+    return [Finding(severity, log.topic, "gaps", text, found.gap_share, places, cause="gaps")]
 
 
 def check_order(log: TopicLog, t: Thresholds) -> list[Finding]:
@@ -100,11 +104,21 @@ def check_order(log: TopicLog, t: Thresholds) -> list[Finding]:
     if severity == "ok":
         return []
     equal = int((old[1:] & (np.diff(time_ns) == 0)).sum())
+    if float((old & ~repeats(log)).mean()) <= t.out_of_order_share:
+        severity = at_most_warn(severity)  # what is dropped was there before
     text = (
         f"{share:.1%} of the messages are not newer than the one before ({equal} duplicates, {int(old.sum()) - equal} "
         f"late; allowed {t.out_of_order_share:.0%}) and are dropped; look for two publishers or a relay that repeats"
     )
     return [Finding(severity, log.topic, "order", text, share, message_spans(log, old))]
+
+
+def repeats(log: TopicLog) -> np.ndarray:
+    """(N,) bool: messages with the time and the numbers of the one before them."""
+    same = np.concatenate(([False], np.diff(log.time_ns) == 0))
+    equal = (log.values[1:] == log.values[:-1]) | (np.isnan(log.values[1:]) & np.isnan(log.values[:-1]))
+    same[1:] &= equal.all(axis=1)
+    return same
 
 
 def check_frozen_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
@@ -119,7 +133,8 @@ def check_frozen_stamps(log: TopicLog, t: Thresholds) -> list[Finding]:
     count = sum(end - begin + 1 for begin, end in runs)
     at_s = log.seconds
     places = spans(at_s[[b for b, _ in runs]], at_s[[e for _, e in runs]])
-    severity: Severity = "fail" if log.clock == "header" and not log.latched else "warn"
+    held = log.clock != "header" or log.latched or not (same & ~repeats(log)).any()
+    severity: Severity = "warn" if held else "fail"
     text = (
         f"the stamp does not change for {count} messages in {len(runs)} runs (allowed {t.frozen_stamps - 1} in a row); "
         f"the driver repeats an old sample or its clock stopped"

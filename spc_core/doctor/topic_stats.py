@@ -137,6 +137,13 @@ class TopicStats:
     delay_ms: Percentiles  # from header to receive
     nan_share: float
     lost: int
+    recorded: int
+    decoded: int
+
+    @property
+    def look(self) -> str:
+        """What was looked at."""
+        return f"decoded {self.decoded:,} of {self.recorded:,}"
 
     def as_dict(self) -> dict[str, Any]:
         return without_nan(dataclasses.asdict(self))
@@ -162,6 +169,8 @@ def topic_stats(log: TopicLog, age_s: np.ndarray | None, t: Thresholds) -> Topic
         delay_ms=percentiles_ms(delays_ns(log)[0] if not log.simulated else np.empty(0)),
         nan_share=float(bad.any(axis=1).mean()) if len(log) else 0.0,
         lost=log.lost,
+        recorded=log.recorded,
+        decoded=log.decoded,
     )
 
 
@@ -195,4 +204,6 @@ def _merge_stats(group: Sequence[TopicStats]) -> TopicStats:
         delay_ms=worst("delay_ms"),
         nan_share=sum(topic.nan_share * topic.count for topic in group) / max(1, count),
         lost=sum(topic.lost for topic in group),
+        recorded=sum(topic.recorded for topic in group),
+        decoded=sum(topic.decoded for topic in group),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans, spans
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, at_most_warn, message_spans, spans
 from spc_core.doctor.topic_stats import paced_ns
 
 LIMIT_SLACK = 1e-6  # share of a limit's range that rounding may take
@@ -16,16 +16,17 @@ NEAR_LIMIT = 0.01  # share of the range that counts as at the limit
 
 def check_finite(log: TopicLog, t: Thresholds) -> list[Finding]:
     """NaN and infinity in fields that the messages do have."""
-    bad = log.bad
+    bad = log.bad & log.used[:, None]
     rows, columns = np.any(bad, axis=1), np.any(bad, axis=0).tolist()
     if not np.any(rows):
         return []
     share = float(np.mean(rows))
     severity: Severity = "fail" if share > t.nan_share else "warn"
     names = [name for name, hit in zip(log.fields, columns, strict=True) if hit]
+    cost = "no contract reads it" if log.role == "other" else "each one cuts the episode"
     text = (
         f"{np.count_nonzero(rows)} messages ({share:.1%}, allowed {t.nan_share:.0%}) hold NaN or infinity in "
-        f"{_listed(names)}; each one cuts the episode; fix the driver or the sensor"
+        f"{_listed(names)}; {cost}; fix the driver or the sensor"
     )
     return [Finding(severity, log.topic, "not finite", text, share, message_spans(log, rows))]
 
@@ -126,7 +127,7 @@ def check_limits(log: TopicLog, low: Sequence[float], high: Sequence[float], t: 
     beyond: np.ndarray = (v < lows - slack) | (v > highs + slack)
     at: np.ndarray = (v <= lows + near) | (v >= highs - near)
     findings = []
-    outside = np.asarray(np.any(beyond, axis=1))
+    outside = np.asarray(np.any(beyond, axis=1)) & log.used
     share = float(outside.mean()) if len(log) else 0.0
     severity = t.grade(share, t.beyond_share)
     if severity != "ok":
@@ -162,7 +163,7 @@ def check_rate_limits(log: TopicLog, max_rate: Sequence[float], t: Thresholds) -
     fast = rate > np.array(max_rate) * (1 + 1e-3)
     rows = np.concatenate(([False], fast.any(axis=1)))
     share = float(rows[1:].mean())
-    severity = t.grade(share, t.rate_limit_share)
+    severity = at_most_warn(t.grade(share, t.rate_limit_share))  # the data stay as they are
     if severity == "ok":
         return []
     worst = int(np.argmax(fast.mean(axis=0)))

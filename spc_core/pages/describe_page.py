@@ -71,7 +71,7 @@ def introduction(description: Description) -> str:
         ["action", escape(", ".join(contract.action.fields))],
         ["reward", escape(_reward(description))],
         ["ends", ", ".join(f"{count} {end}" for end, count in whole.ends.items())],
-        *([["cut because of", "<br>".join(cuts[:8])]] if cuts else []),
+        *([["cut because of", "<br>".join(cuts)]] if cuts else []),
         *([["behaviours", ", ".join(acted)]] if set(whole.behaviours) != {""} else []),
         ["sources", plural(description.sources, "recording")],
     ]

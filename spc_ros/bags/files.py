@@ -14,6 +14,8 @@ import yaml
 
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as yaml.safe_load, but eight times as fast in C
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
+PART = re.compile(r"(?P<name>.*?)(_(?P<number>\d+))?")  # of a recording up to Kilted: rec_0, rec_1
+DATED_PART = re.compile(r"(?P<number>\d+)_(?P<name>.*)_\d{4}_\d\d_\d\d-\d\d_\d\d_\d\d")  # from Lyrical on: 0_rec_DATE
 PACKED = ".zstd"  # files compressed by rosbag2: x.mcap.zstd, x.db3.zstd
 
 
@@ -50,10 +52,18 @@ def _bags_below(path: Path) -> list[Path]:
     if (path / "metadata.yaml").is_file():
         return [path]
     files = storage_files(path)
-    if files and len({re.sub(r"(_\d+)?\.(mcap|db3)$", "", file.name.removesuffix(PACKED)) for file in files}) == 1:
+    if files and _one_recording(files):
         return [path]
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     return [*files, *(bag for folder in folders for bag in _bags_below(folder))]
+
+
+def _one_recording(files: Iterable[Path]) -> bool:
+    """Whether the names are those of the parts of one recording: one name, and each number once."""
+    stems = [Path(file.name.removesuffix(PACKED)).stem for file in files]
+    parts = [match for stem in stems if (match := DATED_PART.fullmatch(stem) or PART.fullmatch(stem))]
+    names = {(match.re, match["name"]) for match in parts}
+    return len(names) == 1 and len({match["number"] for match in parts}) == len(parts)
 
 
 def storage_files(folder: Path) -> list[Path]:

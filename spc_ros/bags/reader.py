@@ -271,7 +271,7 @@ class BagReader:
         try:
             for block in self._log_blocks([topic]):
                 for *_, data in block.rows():
-                    return str(read_message(self.typestore_of(topic), STRING, data)[0].data)
+                    return text_of(read_message(self.typestore_of(topic), STRING, data)[0], topic)
         except (ValueError, SerdeError):
             pass  # damaged; whoever reads the topic says how
         return None
@@ -279,7 +279,7 @@ class BagReader:
     def last_episode(self) -> EpisodeInfo | None:
         """The latest message of the topic `episode` about an episode; None where there is none."""
         names = self.episode_topics()
-        texts = [message.data for _, _, message in self.messages(names)] if names else []
+        texts = [text_of(message, name) for name, _, message in self.messages(names)] if names else []
         return parse_episode(texts, str(self.path))
 
     def _match(self, topic: str) -> str | None:
@@ -336,6 +336,14 @@ def contract_in(bags: Iterable[Path]) -> tuple[Contract | None, list[str]]:
         if text:
             return parse_contract(text, f"{path} custom_data spc.contract"), unreadable
     return None, unreadable
+
+
+def text_of(message: Any, topic: str) -> str:
+    """The text of a std_msgs/String. Raises MessageError where the bag defines that type otherwise."""
+    text = getattr(message, "data", None)
+    if not isinstance(text, str):
+        raise MessageError(f"topic '{topic}': the bag's definition of {STRING} has no text 'data'; it may be damaged")
+    return text
 
 
 def parse_episode(texts: Iterable[str], where: str) -> EpisodeInfo | None:

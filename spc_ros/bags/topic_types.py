@@ -65,7 +65,14 @@ class TopicTypes:
                     f"topic '{topic}': {type_name} has two definitions in this bag ({_difference(stored[0], other)}); "
                     f"convert the parts that were recorded with each apart"
                 )
-        return make_store(stored[0])
+        return self._store_of(topic, stored[0])
+
+    @staticmethod
+    def _store_of(topic: str, types: Types) -> Typestore:
+        try:
+            return make_store(types)
+        except MessageError as error:
+            raise MessageError(f"topic '{topic}': not decoded, {error}") from None
 
     @staticmethod
     def _defined(channels: Sequence[Channel]) -> list[tuple[MessageDefinitionFormat, str]]:
@@ -96,7 +103,7 @@ class TopicTypes:
                 f"topic '{topic}': no definition of the type '{type_name}', neither in the bag nor in ROS 2; give the "
                 f"folder of its package, with msg/*.msg (--types), or record again"
             )
-        stores = {store: make_store(types) for store, types in candidates.items()}
+        stores = {store: self._store_of(topic, types) for store, types in candidates.items()}
         chosen, why = self._choose(topic, type_name, stores)
         if len(stores) > 1 or (named and named != Stores.ROS2_JAZZY):
             self._used.setdefault((_title(chosen), why), {})[type_name] = None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from spc_core.alignment.faults import Fault
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.contract.contract import Contract
 from spc_core.data.jumps import Jumps
+from spc_core.doctor.diagnosis import kind_of
 from spc_core.doctor.topic_report import TopicReport
+
+NAMED_BAGS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +137,31 @@ class ConversionReport(BagTotals):
             lines.append(f"{outside} ticks outside all episodes, as their marks tell: not used")
         if jumping := [bag for bag in self.bags if bag.jumps]:
             lines.append(f"{len(jumping)} bag{'s' if len(jumping) > 1 else ''} with steps far beyond all others:")
-            lines += [f"  {bag.path}: {jumps.text}" for bag in jumping[:4] for jumps in bag.jumps]
-            lines += [f"  and {len(jumping) - 4} more, see conversion.json"] if len(jumping) > 4 else []
-        lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common(8)]
-        notes = Counter(note for bag in self.bags for note in bag.notes)
-        lines += [f"{n} bag{'s' if n > 1 else ''}: {note}" for note, n in notes.most_common(4)]
+            kinds = [
+                (f"{jumps.guess.name} {jumps.fields}", jumps.text, bag.path) for bag in jumping for jumps in bag.jumps
+            ]
+            lines += [f"  {line}" for line in note_lines(kinds)]
+        lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common()]
+        lines += note_lines([(kind_of(note, bag.path), note, bag.path) for bag in self.bags for note in bag.notes])
         lines += [f"left out {bag.error}" for bag in self.failed]
         return "\n".join(lines)
 
     def _cuts(self) -> Counter[str]:
         return Counter(fault.summary for bag in self.bags for _, fault in bag.cuts)
+
+
+def note_lines(notes: Iterable[tuple[str, str, str]]) -> list[str]:
+    """A line for each kind of note, with the number of bags, the first by name; notes are (kind, text, bag)."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for kind, text, bag in notes:
+        kinds.setdefault(kind, []).append((text, bag))
+    lines = []
+    for found in sorted(kinds.values(), key=len, reverse=True):
+        bags = list(dict.fromkeys(Path(bag).name for _, bag in found))
+        more = f" and {len(bags) - NAMED_BAGS} more, see conversion.json" if len(bags) > NAMED_BAGS else ""
+        where = f"{', '.join(bags[:NAMED_BAGS])}{more}"
+        lines.append(f"{len(bags)} bag{'s' if len(bags) > 1 else ''}: {found[0][0]} [{where}]")
+    return lines
 
 
 def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:

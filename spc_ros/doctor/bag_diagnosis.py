@@ -13,30 +13,27 @@ import numpy as np
 
 from spc_core.alignment.faults import Fault
 from spc_core.command_delay.correlogram import Correlogram, correlogram
-from spc_core.contract.contract import Contract, ContractError
-from spc_core.data.dataset import DatasetError, Episode
+from spc_core.contract.contract import Contract
 from spc_core.doctor.clock_checks import CLOCK_CHECKS, check_clock_domains
 from spc_core.doctor.command_checks import check_hold
-from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TickLog, TopicLog, worst
-from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_command_lag, check_ticks
+from spc_core.doctor.diagnosis import Finding, Severity, Span, Thresholds, TopicLog, at_most_warn, worst
+from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
 from spc_core.doctor.timing_checks import TIMING_CHECKS
+from spc_core.doctor.topic_looks import Unchecked
 from spc_core.doctor.topic_stats import TopicStats, topic_stats
 from spc_core.doctor.traces import Trace, trace
 from spc_core.doctor.value_checks import VALUE_CHECKS, check_limits, check_rate_limits, value_range
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
-from spc_ros.conversion.bag_conversion import Job, compare_contract, cut_episodes
 from spc_ros.conversion.conversion_report import BagReport
-from spc_ros.conversion.manifest import BagMetadata
-from spc_ros.doctor.topic_logs import BagLogs, read_topic_logs
+from spc_ros.doctor.topic_logs import read_topic_logs
 from spc_ros.doctor.topic_roles import find_command, find_states
+from spc_ros.doctor.trial_conversion import DoctorJob, trial_conversion
 from spc_ros.messages.fields import MessageError
 
-UNNAMED = "(unnamed task)"  # the task of bags that do not name one
 MAX_STATE_TOPICS = 3  # topics that are searched for a response to the commands
 FINITE_SHARE = 0.9  # of a field's values must be finite to search it for a response to the commands
 AGE_BINS = 40
-MAX_KEPT = 2000  # transitions of a bag that are kept to measure coverage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +48,7 @@ class BagDiagnosis:
     cuts: tuple[tuple[float, Fault], ...] = ()  # (seconds since the bag began, why)
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)  # ticks by reason
     topics: tuple[TopicStats, ...] = ()
+    unchecked: tuple[Unchecked, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -79,19 +77,6 @@ class BagData:
     ranges: Mapping[str, tuple[TopicLog, np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class DoctorJob:
-    """The settings of a diagnosis."""
-
-    contract: Contract | None
-    own_contract: bool  # given by the user, so that it may differ from the bags'
-    task: str | None
-    thresholds: Thresholds
-    task_from: str = ""  # these three are as in Job
-    manifest: Mapping[Path, BagMetadata] = dataclasses.field(default_factory=dict)
-    definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
 Ages = dict[str, tuple[np.ndarray, np.ndarray]]  # of each observed topic at the ticks, in the form of check_ages
 
 
@@ -117,7 +102,7 @@ def diagnose_bag(
     ages = _ages(logs, first, contract)
     report, ticks, states, actions, conversion_findings = BagReport(str(path)), None, None, None, []
     if contract is not None:
-        report, ticks, states, actions, conversion_findings = _convert(bag, read, contract, job, first)
+        report, ticks, states, actions, conversion_findings = trial_conversion(bag, read, contract, job, first)
     if ticks is not None:
         conversion_findings = [*conversion_findings, *check_ticks(ticks, thresholds)]
         logs = [dataclasses.replace(log, breaks=ticks.breaks) for log in logs]
@@ -132,6 +117,7 @@ def diagnose_bag(
         cuts=ticks.cuts if ticks else (),
         dropped=dict(report.dropped_ticks),
         topics=tuple(topic_stats(log, ages[log.topic][0] if log.topic in ages else None, thresholds) for log in logs),
+        unchecked=tuple(read.unchecked),
         findings=tuple(dataclasses.replace(finding, bag=str(path)) for finding in findings),
     )
     return diagnosis, _bag_data(logs, ages, contract, states, actions)
@@ -170,6 +156,8 @@ def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list
     if not len(log):
         return [Finding("fail", log.topic, "topic", "holds no message; check that its publisher ran", 0.0)]
     findings = [finding for check in (*TIMING_CHECKS, *CLOCK_CHECKS, *VALUE_CHECKS) for finding in check(log, t)]
+    if log.role == "other":  # without a contract nothing says what is needed
+        findings = [dataclasses.replace(f, severity=at_most_warn(f.severity)) for f in findings]
     if log.role == "action" and contract is not None:
         action = contract.action
         findings += check_limits(log, action.low, action.high, t)
@@ -210,80 +198,6 @@ def age_histogram(log: TopicLog, age_s: np.ndarray, rate_hz: float) -> tuple[np.
     edges = np.linspace(0, top_s * 1e3, AGE_BINS + 1)
     counts, _ = np.histogram(np.clip(age_s[np.isfinite(age_s)] * 1e3, 0, edges[-1]), edges)
     return counts, edges
-
-
-Converted = tuple[BagReport, TickLog | None, np.ndarray | None, np.ndarray | None, list[Finding]]
-
-
-def _convert(bag: BagReader, read: BagLogs, contract: Contract, job: DoctorJob, first: TopicLog | None) -> Converted:
-    """The result of a trial conversion: report, ticks, (n, O) states, (n, A) actions, findings."""
-    conversion = Job(contract, True, job.task or UNNAMED, job.task_from, job.manifest)
-    try:
-        notes = compare_contract(bag, conversion)
-        report, entries = cut_episodes(bag, read.aligned(contract), conversion, notes, sha256="")
-    except (BagError, MessageError, ContractError, DatasetError) as error:
-        text = f"conversion refuses this bag: {str(error).removeprefix(f'{bag.path}: ')}"
-        return BagReport(str(bag.path)), None, None, None, [Finding("fail", "", "conversion", text)]
-    findings = []
-    episodes = [entry.episode for entry in entries]
-    if UNNAMED in report.tasks:
-        text = (
-            f"names no task, neither as '{contract.task_key}' in custom_data nor on the topic 'episode'; give one with "
-            f"--task, --task-from folder or --manifest, as conversion will need it"
-        )
-        findings.append(Finding("fail", "", "task", text))
-    for note in report.notes:
-        if note.startswith("recorded under another contract"):
-            findings.append(Finding("warn" if job.own_contract else "fail", "", "contract", note))
-        elif note not in bag.losses:
-            findings.append(Finding("warn", "", "episodes", note))
-    for jumps in report.jumps:
-        places = tuple((at_s, at_s) for at_s in _bag_seconds(jumps.at_s, first))
-        findings.append(Finding("warn", "", "jumps", jumps.text, jumps.count / jumps.steps, places))
-    if report.outside_ticks:
-        text = f"{report.outside_ticks} ticks lie outside all episodes, as their marks tell, and are not used"
-        findings.append(Finding("ok", "", "outside episodes", text, report.outside_ticks))
-    findings += check_command_lag(report.lag_ms, report.skipped_states, contract.period_ns)
-    ticks = TickLog(
-        transitions=report.transitions,
-        episodes=tuple(len(episode) for episode in episodes),
-        cuts=_places(report.cuts, first),
-        dropped=report.dropped_ticks,
-        breaks=_breaks(episodes, first),
-    )
-    return report, ticks, *_sample(episodes), findings
-
-
-def _places(cuts: Sequence[tuple[float, Fault]], first: TopicLog | None) -> tuple[tuple[float, Fault], ...]:
-    """Cuts, given in seconds since the first tick, in seconds since the bag began."""
-    at_s = _bag_seconds([cut_s for cut_s, _ in cuts], first)
-    return tuple((s, fault) for s, (_, fault) in zip(at_s, cuts, strict=True))
-
-
-def _breaks(episodes: Sequence[Episode], first: TopicLog | None) -> tuple[Span, ...]:
-    """Between episodes of which the one did not end for want of data."""
-    pairs = [(a, b) for a, b in zip(episodes, episodes[1:], strict=False) if a.terminated or a.truncated]
-    if first is None or not len(first):
-        return ()
-    ends = [[(time - first.time_ns[0]) / 1e9 for time in (a.times_ns[-1], b.times_ns[0])] for a, b in pairs]
-    return tuple((begin, end) for begin, end in (_bag_seconds(both, first) for both in ends))
-
-
-def _bag_seconds(tick_s: Sequence[float], first: TopicLog | None) -> tuple[float, ...]:
-    """Seconds since the first tick in seconds since the bag began."""
-    if first is None or not len(first):
-        return tuple(tick_s)
-    order = np.argsort(first.time_ns, kind="stable")
-    since_s = (first.time_ns[order] - first.time_ns[0]) / 1e9
-    return tuple(np.interp(tick_s, since_s, first.seconds[order]).tolist())
-
-
-def _sample(episodes: Sequence[Episode]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, O) states and (n, A) actions, evenly spaced, of at most MAX_KEPT transitions."""
-    states = np.concatenate([episode.observations[:-1] for episode in episodes])
-    actions = np.concatenate([episode.actions for episode in episodes])
-    kept = np.unique(np.linspace(0, len(states) - 1, min(MAX_KEPT, len(states))).round().astype(int))
-    return states[kept], actions[kept]
 
 
 def _mostly_finite(log: TopicLog) -> list[int]:

@@ -18,6 +18,7 @@ from spc_core.command_delay.correlogram import Correlogram, Response, responses
 from spc_core.contract.contract import Contract
 from spc_core.doctor.across_checks import Coverage, check_command_delay, check_coverage, measure
 from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds, TopicLog, worst
+from spc_core.doctor.topic_looks import Unchecked, merge_unchecked
 from spc_core.doctor.topic_stats import TopicStats, merge_stats
 from spc_core.doctor.value_checks import check_constant
 from spc_ros.bags.files import find_bags, stored_bytes
@@ -25,8 +26,9 @@ from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.conversion_report import BagTotals
 from spc_ros.conversion.engines import run
 from spc_ros.conversion.manifest import read_manifest
-from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, DoctorJob, diagnose_bag
-from spc_ros.doctor.doctor_text import HEAD, finding_line, row
+from spc_ros.doctor.bag_diagnosis import BagData, BagDiagnosis, diagnose_bag
+from spc_ros.doctor.doctor_text import HEAD, finding_line, row, unchecked_row
+from spc_ros.doctor.trial_conversion import DoctorJob
 from spc_ros.messages.message_types import read_definitions
 
 EXIT_WARN, EXIT_FAIL = 3, 4
@@ -51,6 +53,7 @@ class DoctorReport(BagTotals):
     bags: tuple[BagDiagnosis, ...]
     findings: tuple[Finding, ...]  # over all bags, worst first
     topics: tuple[TopicStats, ...]  # over all bags
+    unchecked: tuple[Unchecked, ...]  # over all bags
     coverage: Coverage | None
     answers: tuple[Response, ...]  # of the commands
     ages: Mapping[str, tuple[np.ndarray, np.ndarray]]  # histogram by topic: (bins,) counts, (bins+1,) edges in ms
@@ -83,6 +86,7 @@ class DoctorReport(BagTotals):
             },
             "findings": [finding.as_dict() for finding in self.findings],
             "topics": [topic.as_dict() for topic in self.topics],
+            "unchecked": [topic.as_dict() for topic in self.unchecked],
             "command_delay": [_answer_dict(answer) for answer in self.answers],
             "coverage": self.coverage and _coverage_dict(self.coverage),
             "bags": [bag.as_dict() for bag in self.bags],
@@ -92,12 +96,14 @@ class DoctorReport(BagTotals):
         """A table of the topics, and the findings, worst first."""
         lines = [HEAD]
         lines += [row(topic) for topic in self.topics]
+        lines += [unchecked_row(topic, len(self.bags)) for topic in self.unchecked]
         if self.contract is not None:
             lines.append(f"{len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions")
             cuts = Counter(fault.summary for bag in self.bags for _, fault in bag.cuts)
-            lines += [f"  cut {count} times: {reason}" for reason, count in cuts.most_common(8)]
+            lines += [f"  cut {count} times: {reason}" for reason, count in cuts.most_common()]
         else:
             lines.append("no contract: topics alone are checked; `spc contract init BAG` proposes one")
+            lines.append("what a contract would need is not known, so findings on topics are warnings at most")
         lines += [finding_line(finding, len(self.bags)) for finding in self.findings]
         verdicts = Counter(bag.verdict for bag in self.bags)
         counts = ", ".join(f"{verdicts[severity]} {severity}" for severity in SEVERITIES if verdicts[severity])
@@ -199,9 +205,11 @@ class _Collected:
         findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), -finding.bags, finding.topic))
         views = [view for _, view in sorted(self.worst, key=lambda entry: entry[0], reverse=True)]
         topics = merge_stats(bag.topics for bag in self.bags)
+        unchecked = merge_unchecked(bag.unchecked for bag in self.bags)
         return DoctorReport(
-            contract, t, tuple(self.bags), tuple(findings), topics, coverage, tuple(answers), self.ages, tuple(views)
-        )
+            contract, t, tuple(self.bags), tuple(findings), topics, unchecked, coverage, tuple(answers), self.ages,
+            tuple(views),
+        )  # fmt: skip
 
 
 def _without_parts(
@@ -241,15 +249,20 @@ def _coverage_dict(coverage: Coverage) -> dict[str, Any]:
 
 
 def merge_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """One finding for each topic and check, that of the worst bag, with the number of bags."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    """One finding for each fault, that of the worst bag, with all bags that have it, the worst first."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.topic, finding.check), []).append(finding)
+        groups.setdefault(finding.fault, []).append(finding)
     merged = []
     for group in groups.values():
-        worst_of = max(group, key=lambda f: (SEVERITIES.index(f.severity), abs(f.value) if f.value == f.value else 0))
-        merged.append(dataclasses.replace(worst_of, bags=len({finding.bag for finding in group})))
+        ranked = sorted(group, key=_badness, reverse=True)
+        bags = tuple(dict.fromkeys(finding.bag for finding in ranked))
+        merged.append(dataclasses.replace(ranked[0], in_bags=bags))
     return merged
+
+
+def _badness(finding: Finding) -> tuple[int, float]:
+    return SEVERITIES.index(finding.severity), 0.0 if math.isnan(finding.value) else abs(finding.value)
 
 
 def check_across(bags: Sequence[BagDiagnosis], t: Thresholds) -> list[Finding]:
@@ -265,11 +278,12 @@ def check_across(bags: Sequence[BagDiagnosis], t: Thresholds) -> list[Finding]:
         off = [(abs(rate / usual_hz - 1), rate, path) for rate, path in found]
         odd = [entry for entry in off if entry[0] > t.rate_tolerance]
         if len(found) > 2 and odd:
-            share, rate_hz, path = max(odd)
+            odd.sort(reverse=True)
+            share, rate_hz, path = odd[0]
             text = (
                 f"{rate_hz:.1f} Hz in this bag, {usual_hz:.1f} Hz in most (allowed {t.rate_tolerance:.0%} off); bags "
-                f"of "
-                f"different set-ups should not be mixed"
+                f"of different set-ups should not be mixed"
             )
-            findings.append(Finding("warn", topic, "rate across bags", text, share, bag=path, bags=len(odd)))
+            in_bags = tuple(path for *_, path in odd)
+            findings.append(Finding("warn", topic, "rate across bags", text, share, bag=path, in_bags=in_bags))
     return findings

@@ -88,19 +88,23 @@ def _findings(report: DoctorReport) -> str:
 def _finding_row(finding: Finding, bag_count: int) -> list[str]:
     where = escape(show_times(finding, 4))
     if finding.bag and bag_count > 1:
-        others = f" and {plural(finding.bags - 1, 'more bag')}" if finding.bags > 1 else ""
-        where = f"<code>{escape(Path(finding.bag).name)}</code>{others}<br>{where}"
-    return [chip(finding.severity), escape(finding.topic), escape(finding.check), escape(finding.text), where]
+        names = [f"<code>{escape(Path(bag).name)}</code>" for bag in finding.in_bags or (finding.bag,)]
+        all_bags = f"<details><summary>{len(names)} bags</summary>{', '.join(names)}</details>"
+        where = f"{names[0]}<br>{where}" + (all_bags if len(names) > 1 else "")
+    text = escape(finding.text) + (f"<br><code>{escape(finding.next)}</code>" if finding.next else "")
+    return [chip(finding.severity), escape(finding.topic), escape(finding.check), text, where]
 
 
 def _topics(report: DoctorReport) -> str:
-    head = ["topic", "messages", "rate", "jitter", "in gaps", "longest", "age at ticks", "header to receive", "NaN"]
+    head = ["topic", "messages", "rate", "jitter", "in gaps", "longest", "age at ticks", "header to receive", "NaN",
+            "looked at"]  # fmt: skip
     caption = (
         "Rate: the median bag's, outside of gaps. Jitter: standard deviation of the interval, the worst bag's. Ages "
         "and "
         "delays: 50 / 95 / 99 % of the messages, the worst bag's."
     )
     rows = [_topic_row(topic) for topic in report.topics]
+    rows += [[escape(t.topic), str(t.count), *["–"] * 7, escape(t.why)] for t in report.unchecked]
     return f"<h2>Topics</h2>{table(head, rows, numbers=True)}<p class=caption>{caption}</p>"
 
 
@@ -125,6 +129,7 @@ def _topic_row(topic: TopicStats) -> list[str]:
         three(topic.age_ms),
         three(topic.delay_ms),
         unit(topic.nan_share * 100, "%"),
+        topic.look,
     ]
 
 

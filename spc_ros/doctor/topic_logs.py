@@ -14,7 +14,8 @@ import numpy as np
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.contract.contract import Contract
 from spc_core.contract.transforms import JUMP_NS
-from spc_core.doctor.diagnosis import Finding, Thresholds, TopicLog, message_spans
+from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans
+from spc_core.doctor.topic_looks import Unchecked
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
@@ -23,6 +24,7 @@ from spc_ros.conversion.clock_topic import NO_ROWS, Arrivals, ClockTopic, clock_
 from spc_ros.conversion.episode_marks import FirstStream, MarkReader, marked_topics
 from spc_ros.conversion.log_ticks import align
 from spc_ros.doctor.clock_times import by_clock
+from spc_ros.doctor.unchecked_topics import unchecked_topics
 from spc_ros.messages.cdr_layout import with_width
 from spc_ros.messages.columns import LONGER, ColumnReader, RawColumn, Shape, Source, sources
 from spc_ros.messages.fields import JOINT_ARRAYS, MessageError
@@ -40,7 +42,8 @@ class BagLogs:
     marks: Mapping[str, MarkReader]
     sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # all messages of each, and (N,) indices in the bag's log
     refusal: ValueError | None  # the error at which conversion stops
-    arrivals: Arrivals | None = None  # of the contract's sources
+    arrivals: Arrivals | None  # of the contract's sources
+    unchecked: list[Unchecked]
 
     @property
     def first(self) -> TopicLog:
@@ -88,6 +91,7 @@ class _TopicReader:
         """
         self.name, self.source, self.known, self.number = name, source, known, number
         self.topic, self.type = source.topic if source else name, bag.info.topics[name].type
+        self.recorded = bag.info.topics[name].count
         store = bag.typestore_of(name)
         self.columns = source.columns(store) if source else ColumnReader(store, self.type, None, self.topic)
         self.parts: list[tuple[np.ndarray, ...]] = []  # receive times, log indices, stamps, shapes; values
@@ -121,6 +125,8 @@ class _TopicReader:
             values=np.concatenate([np.empty((0, len(fields))), *(with_width(p[4], len(fields)) for p in parts)]),
             begin_ns=begin_ns,
             lost=max(0, published - len(receive_ns)),
+            recorded=max(self.recorded, len(receive_ns)),
+            decoded=len(receive_ns) - int(np.isin(shape, [i for i, s in enumerate(shapes) if s.problem]).sum()),
             absent=self.columns.absent(shape),
             **_joints(self.type, shapes, shape),
             **self.known,
@@ -214,7 +220,10 @@ def read_topic_logs(
     findings: list[Finding] = []
     errors: list[ValueError] = []  # of conversion, in the order of their occurrence there
     marks = _mark_readers(bag, contract, errors)
-    readers = _topic_readers(bag, contract, findings, errors)
+    failed: dict[str, str] = {}
+    readers = _topic_readers(bag, contract, failed, errors)
+    severity: Severity = "fail" if contract else "warn"
+    findings += [Finding(severity, topic, "topic", why) for topic, why in failed.items()]
     first = next((reader.source for reader in readers if reader.number == 0), None)
     clock = (clock_topic(bag, first) if first else None) if contract else find_clock(bag)
     arrivals = Arrivals(contract, clock) if contract else None
@@ -224,7 +233,7 @@ def read_topic_logs(
     texts = [text for _, _, text in marks[EPISODE_TOPIC].found] if EPISODE_TOPIC in marks else []
     info = parse_episode(texts, str(bag.path))
     published = {name.lstrip("/"): count for name, count in info.published.items()} if info else {}
-    logs, kept, places = {}, [], {}
+    logs, kept, empty, places = {}, [], {}, {}
     for reader in readers:
         published_count = published.get(reader.topic.lstrip("/"), 0)
         log, whole, log_index, problems = reader.finish(
@@ -232,7 +241,12 @@ def read_topic_logs(
         )
         if arrivals is not None and reader.number == 0:
             arrivals.add_states(log_index[reader.made], whole.time_ns[reader.made])
-        logs.setdefault(reader.name, []).extend([log] if log.fields or contract else [])
+        if log.fields or contract:
+            logs.setdefault(reader.name, []).append(log)
+        elif reader.type in JOINT_ARRAYS:
+            failed[reader.name] = "no array of it has a number for each joint, by its messages and their definition"
+        else:
+            empty[reader.name] = log.decoded
         findings += problems
         if reader.source is not None:
             kept.append((reader.source, whole, log_index))
@@ -244,7 +258,12 @@ def read_topic_logs(
     by_topic = [log for group in logs.values() for log in _told_apart(group)]
     simulated = any(topic.type == CLOCK for topic in bag.info.topics.values())
     by_topic = _with_span(_placed(by_topic) if simulated else by_topic)
-    return BagLogs(by_topic, findings, marks, kept, next(iter(errors), None), arrivals)
+    mark_topics = [mark.topic for mark in marks.values()]
+    unchecked = unchecked_topics(bag, contract, list(logs), mark_topics, failed, empty)
+    if contract is None and not logs:
+        text = f"no check looked at any of its {len(unchecked)} topics; the list of topics says why"
+        findings.append(Finding("warn", "", "topic", text))
+    return BagLogs(by_topic, findings, marks, kept, next(iter(errors), None), arrivals, unchecked)
 
 
 def _told_apart(logs: list[TopicLog]) -> list[TopicLog]:
@@ -265,9 +284,9 @@ def _mark_readers(bag: BagReader, contract: Contract | None, errors: list[ValueE
 
 
 def _topic_readers(
-    bag: BagReader, contract: Contract | None, findings: list[Finding], errors: list[ValueError]
+    bag: BagReader, contract: Contract | None, failed: dict[str, str], errors: list[ValueError]
 ) -> list[_TopicReader]:
-    """Readers of the contract's topics, or of all; topics that cannot be read become findings."""
+    """Readers of the contract's topics, or of all; `failed` receives topics that cannot be read, with the reason."""
     readers, later = [], []
     found = _of_contract(contract, errors) if contract else _all_topics(bag)
     for number, (topic, source, known) in enumerate(found):
@@ -275,8 +294,7 @@ def _topic_readers(
             name = bag.find_topic(topic, source.type) if source else topic
             readers.append(_TopicReader(bag, name, source, known, number))
         except (BagError, MessageError) as error:
-            text = str(error).removeprefix(f"{bag.path}: ").removeprefix(f"topic '{topic}': ")
-            findings.append(Finding("fail" if contract else "warn", topic, "topic", text))
+            failed[topic] = str(error).removeprefix(f"{bag.path}: ").removeprefix(f"topic '{topic}': ")
             (errors if isinstance(error, BagError) else later).append(error)
     errors += later
     return readers

@@ -12,7 +12,7 @@ import numpy as np
 from spc_core.alignment.episode import marker_spans
 from spc_core.doctor.diagnosis import TopicLog
 from spc_core.doctor.topic_stats import intervals
-from spc_ros.bags.reader import BagReader, parse_episode
+from spc_ros.bags.reader import BagReader, parse_episode, text_of
 
 COMMAND_WORDS = re.compile(
     r"(^|[/_])(cmd|cmds|command|commands|control|controls|controller|controllers|setpoint|setpoints|action|actions|act|"
@@ -133,7 +133,7 @@ def find_marks(bag: BagReader, logs: Sequence[TopicLog]) -> Marks:
         if topic.type == STRING and 0 < topic.count <= MANY_TEXTS and TASK_WORDS.search(name):
             texts[name] = []
     for name, _, message in bag.messages(texts) if texts else ():
-        texts[name].append(message.data)
+        texts[name].append(text_of(message, name))
     infos = [info for name in own for text in texts.pop(name) if (info := parse_episode([text], str(bag.path)))]
     named = {name: tuple(sorted({text for text in found if text.strip()})) for name, found in texts.items()}
     best = min((name for name in named if named[name]), key=lambda name: (len(named[name]), name), default="")

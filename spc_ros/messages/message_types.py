@@ -12,6 +12,7 @@ from typing import Any
 
 from rosbags.interfaces import MessageDefinitionFormat, Nodetype
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.base import TypesysError
 from rosbags.typesys.store import Typestore
 
 from spc_ros.messages.cdr_walk import KINDS
@@ -187,8 +188,17 @@ def fields_of(types: Types) -> dict[str, Any]:
 
 
 def make_store(types: Types) -> Typestore:
-    """A store of these types, to read messages."""
-    return _store(tuple((name, tuple(fields)) for name, (_, fields) in types.items()))
+    """A store of these types, to read messages. Raises MessageError for types that do not go together."""
+    named = {part for _, fields in types.values() for _, field in fields for part in _named(field)}
+    if lacking := sorted(named - set(types)):
+        raise MessageError(
+            f"no definition of {', '.join(lacking)}, neither in the bag nor in ROS 2; give the folder of its package, "
+            "with msg/*.msg (--types), or record again"
+        )
+    try:
+        return _store(tuple((name, tuple(fields)) for name, (_, fields) in types.items()))
+    except TypesysError as error:  # of a time or duration, which are the same in all of ROS 2
+        raise MessageError(f"a definition is damaged ({_one_line(error)}); record again") from None
 
 
 @functools.lru_cache(maxsize=256)

@@ -36,7 +36,10 @@ def numeric_fields(typestore: Typestore, type_name: str, message: Any) -> list[s
     Left out are headers, covariance matrices, and the elements of an array beyond the first 64.
     """
     if type_name in JOINT_ARRAYS:
-        return _joint_fields(type_name, message)
+        try:
+            return _joint_fields(type_name, message)
+        except (AttributeError, TypeError):  # the bag defines it otherwise, which whoever reads it is told
+            return []
     if type_name.endswith("MultiArray") and hasattr(message, "layout") and hasattr(message, "data"):
         return _array_fields(message)
     return list(_paths(typestore, (Nodetype.NAME, type_name), message, "", _Choice()))

@@ -196,3 +196,22 @@ def test_parsed_definitions_count_bytes_as_ros_does():
         (3, ((1, ("uint8", 0)), 3)),
         (1, ("char", 0)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("definition", "why"),
+    [
+        ("demo_msgs/Lost lost\nfloat64 x", "no definition of demo_msgs/msg/Lost, neither in the bag nor in ROS 2"),
+        (f"builtin_interfaces/Time t\n{'=' * 80}\nMSG: builtin_interfaces/Time\nint8 sec", "a definition is damaged"),
+    ],
+)
+def test_definitions_that_do_not_go_together_are_refused(tmp_path, definition, why):
+    path = mcap(tmp_path / "a.mcap", ("/own", "demo_msgs/msg/Own", definition, "ros2msg", b"\0\1\0\0" + bytes(16)))
+    with BagReader(path) as bag, pytest.raises(MessageError, match=why):
+        bag.typestore_of("/own")
+
+
+def test_a_string_that_is_defined_without_its_text_is_no_episode(tmp_path):
+    string = ("/episode", "std_msgs/msg/String", "string dAta", "ros2msg", b"\0\1\0\0\2\0\0\0a\0")
+    with BagReader(mcap(tmp_path / "a.mcap", string)) as bag, pytest.raises(MessageError, match="has no text 'data'"):
+        bag.last_episode()

@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import minari
 import numpy as np
 import pytest
 
+from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract.contract import parse_contract
 from spc_core.data import dataset as dataset_module
 from spc_core.data import packed as packed_module
@@ -19,6 +21,7 @@ from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.data.packed import load_dataset
 from spc_core.data.reader import read_episodes
 from spc_ros.bags.files import BagError
+from spc_ros.conversion.conversion_report import BagReport, ConversionReport
 from spc_ros.conversion.convert import ConversionError, convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from support.contracts import ARM_REACH, make_contract
@@ -596,3 +599,27 @@ def test_a_damaged_dataset_is_refused_with_its_task(tmp_path):
 def test_no_bags_is_an_error(tmp_path):
     with pytest.raises(BagError, match="no such file or folder"):
         quiet([tmp_path / "nowhere"], tmp_path / "out")
+
+
+def test_every_kind_of_note_is_printed_once_with_its_count_and_where():
+    kinds = ("messages of imu are {} bytes longer", "chunk {} is damaged", "joint_1 is late by {} ms",
+             "joint_2 is late by {} ms", "a file was renamed", "run_{i}_0.mcap was not closed")  # fmt: skip
+    bags = [
+        BagReport(f"/data/run_{i}", notes=tuple(kind.format(10 * i + 1.5, i=i) for kind in kinds), transitions=1)
+        for i in range(5)
+    ]
+    bags.append(BagReport("/data/odd", notes=("only here",), transitions=1))
+    summary = ConversionReport(Path("out"), ARM_REACH, tuple(bags), {}, 1.0).summary()
+    for kind in kinds[:-1]:
+        told = f"5 bags: {kind.format(1.5)} [run_0, run_1, run_2 and 2 more, see conversion.json]"
+        assert summary.count(told) == 1
+    assert "1 bag: only here [odd]" in summary
+    assert summary.count("was not closed") == 1
+    assert len([line for line in summary.splitlines() if " bag" in line]) == 1 + 1 + len(kinds)
+
+
+def test_every_reason_of_a_cut_is_printed():
+    reasons = [Fault(FaultKind.STALE, f"topic_{k}", k, amount_ns=60_000_000) for k in range(12)]
+    bags = (BagReport("/data/a", cuts=tuple((float(k), reason) for k, reason in enumerate(reasons)), transitions=1),)
+    summary = ConversionReport(Path("out"), ARM_REACH, bags, {}, 1.0).summary()
+    assert all(f"cut 1 times: {reason.summary}" in summary for reason in reasons)

@@ -23,9 +23,9 @@ from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.doctor import doctor, topic_logs
-from spc_ros.doctor.bag_diagnosis import UNNAMED
 from spc_ros.doctor.doctor import EXIT_FAIL, EXIT_WARN, diagnose
 from spc_ros.doctor.doctor_page import page
+from spc_ros.doctor.trial_conversion import UNNAMED
 from spc_ros.messages.fields import MessageError
 from support.contracts import ARM_REACH, make_contract
 from support.recorded_bags import RECEIVE_NS, joint_state, record_arm

@@ -66,6 +66,12 @@ def definition(type_name: str) -> str:
     return STORE.generate_msgdef(type_name, ros_version=2)[0]
 
 
+def lacking(type_name: str) -> str:
+    """The rewards' definition with a field of a type that nothing defines."""
+    text = definition(type_name)
+    return f"vendor_msgs/Lost lost\n{text}" if type_name == VECTOR else text
+
+
 def cdr(sample: Sample) -> bytes:
     return bytes(STORE.serialize_cdr(sample.message, sample.type))
 

@@ -41,6 +41,12 @@ BYTES = (
           record=beside_sqlite3(Beside("/arm/_action/feedback", "demo_msgs/action/Move_FeedbackMessage", ACTION))),
     Fault("a definition that nobody can read", "The definition of a topic beside the robot's is no definition.",
           "Nothing changes.", record=mcap(Beside("/vendor", STATE, "<xml/>"))),
+    refusal("a definition that lacks a type", "The rewards' definition has a field of a type that nothing defines.",
+            "Refused.", "topic '/reward': not decoded, no definition of vendor_msgs/msg/Lost, neither in the bag nor "
+            "in ROS 2; give the folder of its package, with msg/*.msg (--types), or record again",
+            record=mcap(text=inject.lacking)),
+    Fault("the same beside", "A topic beside the robot's has such a definition.", "Nothing changes.",
+          record=mcap(Beside("/vendor", STATE, "vendor_msgs/Lost lost"))),
     Fault("CRLF and Latin-1", "All definitions have CRLF line ends, and a comment in Latin-1.", "Nothing changes.",
           record=mcap(text=inject.odd_text)),
     Fault("definitions in IDL", "The definition of the rewards is in IDL, with includes.", "Nothing changes.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damages bags at random and judges what the converter makes of them.
+"""Damages bags at random and judges what the converter makes of them; the doctor must bear them, too.
 
     PYTHONPATH=test python test/faults/fuzz_judge.py BEGIN END
 
@@ -27,15 +27,18 @@ from unittest import mock
 import numpy as np
 from rosbags.rosbag2 import Reader
 
-from faults.fuzz_bags import KINDS, Kind, damage
+from faults.fuzz_bags import KINDS, STEPS, Kind, cdr, damage
 from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import Episode
+from spc_core.doctor.diagnosis import Thresholds
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
 from spc_ros.conversion import convert
 from spc_ros.conversion.bag_conversion import Job
+from spc_ros.doctor.bag_diagnosis import diagnose_bag
+from spc_ros.doctor.trial_conversion import DoctorJob
 from support.contracts import ARM_REACH
-from support.recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR
+from support.recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR, arm_samples
 
 DEADLINE_S = 20  # a case takes 10 ms on a quiet machine
 MEMORY_BYTES = 3 << 29  # address space of the process; numpy and rosbags alone reserve a third of it
@@ -100,7 +103,10 @@ class Original:
         if (bag / "metadata.yaml").is_file():
             with Reader(bag) as log:
                 assert {(c.topic, c.msgtype, t, bytes(d)) for c, t, d in log.messages()} == set(messages)
-        return cls(kind, bag, messages, {clock: steps_of(list(messages), clock) for clock in ("header", "receive")})
+        truth = list(messages)
+        if kind.spread:  # the same steps as those of whole messages
+            truth = [(s.topic, s.type, s.receive_ns, cdr(s)) for s in arm_samples(STEPS)]
+        return cls(kind, bag, messages, {clock: steps_of(truth, clock) for clock in ("header", "receive")})
 
 
 def contract(clock: str):
@@ -140,7 +146,10 @@ def judge(original: Original, bag: Path, how: str, case: int) -> Verdict:
 
     try:
         with deadline(), keep:
-            convert.convert_to_part((bag, Path("unused")), Job(contract(clock), own_contract=True, task="t"))
+            job = Job(contract(clock), own_contract=True, task="t", definitions=original.kind.definitions)
+            convert.convert_to_part((bag, Path("unused")), job)
+            own = contract(clock) if case % 2 else None
+            diagnose_bag(bag, DoctorJob(own, True, "t", Thresholds(), definitions=original.kind.definitions))
     except (Exception, Hang) as error:
         return verdict("failed", wrong=f"{type(error).__name__}: {error}")
     report, entries = kept
@@ -154,10 +163,20 @@ def judge(original: Original, bag: Path, how: str, case: int) -> Verdict:
     wrong_steps = list((Counter(found) - true).elements())
     notes = [note for note in report.notes if not note.startswith("recorded under another contract")]
     said = "; ".join([*notes, *(str(why) for _, why in report.cuts), *report.dropped_ticks, *report.dropped_samples])
+    said = said or renamed(original, bag)
     if not wrong_steps:
         return verdict("whole" if len(found) == len(original.steps[clock]) else "fewer", said)
     outcome, why = explained(original, bag, wrong_steps, most=1 if how.startswith("flip ") else None)
     return verdict(outcome, said, why)
+
+
+def renamed(original: Original, bag: Path) -> str:
+    """Topics that damage has called otherwise: to a reader without a checksum they are others."""
+    if original.kind.checked:
+        return ""
+    with BagReader(bag) as reader:
+        other = set(reader.info.topics) - {raw[0] for raw in original.messages}
+    return f"another topic: {', '.join(sorted(other))}" if other else ""
 
 
 def episode_steps(episode: Episode) -> Iterator[Step]:
@@ -183,7 +202,7 @@ def explained(original: Original, bag: Path, steps: list[Step], most: int | None
     new = [(raw[2], part) for raw in altered if (part := part_of(raw))]
     if original.kind.plain and most is not None and len(new) > most:
         return "failed", f"{len(new)} messages altered, {most} bits"
-    new_numbers = {part[1] for _, part in new} - numbers
+    new_numbers = {part[1] for _, part in new}  # an altered one may be another message's
     restamped = any(received not in times or part[0] not in times for received, part in new)
     for step in steps:
         if strange := [part for part in step[2:] if part not in numbers and part not in new_numbers]:
@@ -219,7 +238,7 @@ def run(begin: int, end: int) -> None:
         for case in range(begin, end):
             original = originals[case % len(originals)]
             shutil.copytree(original.path, bag)
-            how = damage(bag, case)
+            how = damage(bag, case, original.kind)
             try:
                 verdict = judge(original, bag, how, case)
             except BagError as error:
