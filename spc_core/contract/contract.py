@@ -6,12 +6,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from spc_core.contract.frames import TF, is_static, split_field
 from spc_core.contract.positional import JOINT_TRAJECTORY, hole
 from spc_core.contract.rewards import REWARDS, RewardFunction
 from spc_core.contract.sections import Action, Loss, Qos, Reward, Safety, Segments, Stream, observed_column
@@ -172,8 +174,23 @@ def _stream(section: Section, clock: str) -> Stream:
     if not isinstance(entries, list) or not entries:
         raise section.fail("fields", f"must be a list with at least one entry, got {entries!r}")
     observed = tuple(_field(section, f"fields[{i}]", entry) for i, entry in enumerate(entries))
-    return Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
-                  _clock(section, clock), _point(section), _on_loss(section), _qos(section))  # fmt: skip
+    stream = Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
+                    _clock(section, clock), _point(section), _on_loss(section), _qos(section))  # fmt: skip
+    for i, field in enumerate(observed):
+        _check_frames(section, f"fields[{i}]", stream.type, field.inputs)
+    if is_static(stream.topic, stream.type) and not math.isinf(stream.max_age_s):
+        problem = f"is {stream.max_age_s:g}, but what is on {stream.topic} is sent once and never ages; write .inf"
+        raise section.fail("max_age_s", problem)
+    return stream
+
+
+def _check_frames(section: Section, key: str, type_name: str, paths: Sequence[str]) -> None:
+    """Raises for the path of a transform that does not name its frames."""
+    for path in paths if type_name == TF else ():
+        try:
+            split_field(path)
+        except ValueError as error:
+            raise section.fail(key, str(error).replace(f"'{path}' ", f"is '{path}', which ", 1)) from None
 
 
 def _on_loss(stream: Section) -> Loss:
@@ -217,6 +234,10 @@ def _action(section: Section, clock: str) -> Action:
         raise section.fail("fill_in_the_action", "is a placeholder; replace it with topic, type, fields and limits")
     section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock", "point")
     fields, kind = section.texts("fields"), _message_type(section)
+    if kind == TF:
+        raise section.fail(
+            "type", f"is {TF}, which says where things are and moves nothing; give the topic of commands"
+        )
     if twice := sorted({name for name in fields if fields.count(name) > 1}):
         raise section.fail("fields", f"lists {', '.join(twice)} more than once; keep one")
     if missing := hole(kind, fields):
@@ -245,6 +266,7 @@ def _reward(section: Section, clock: str) -> Reward:
         raise section.fail("fill_in_the_reward", "is a placeholder; replace it with a reward as the comments show")
     if "function" not in section.values:
         section.only("topic", "type", "field", "clock")
+        _check_frames(section, "field", _message_type(section), [section.text("field")])
         return Reward(section.text("topic"), _message_type(section), section.text("field"), _clock(section, clock))
     section.only("function", "weights")
     function = section.choice("function", tuple(REWARDS))

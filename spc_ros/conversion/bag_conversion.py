@@ -118,15 +118,18 @@ class _BagPass:
 
     def _samples(self, index: int, source: Source, column: RawColumn) -> Samples:
         stamps, values, absent = self.readers[index].read_partial(column)
+        stamps = source.stamps(stamps, values)
         unset = stamps == 0 if source.clock == "header" else np.zeros(len(stamps), bool)
         t_ns = np.where(unset, column.receive_ns, stamps) if source.clock == "header" else column.receive_ns
         if all(source.topic != before.topic for before in self.sources[:index]):
             bad = ~np.isfinite(values) if absent is None else ~(np.isfinite(values) | absent)
             if source.transforms is not None and bad.any():
-                bad &= ~(np.isinf(values) & source.transforms.clipped)
+                read = len(source.observed)
+                bad[:, :read] &= ~(np.isinf(values[:, :read]) & source.transforms.clipped)
+            counted = source.makes_sample(absent)
             nan_count = int(bad.any(axis=1).sum())
-            delays_ns = column.receive_ns - t_ns if source.clock == "header" else np.empty(0, np.int64)
-            self.topics[source.topic].add(t_ns, delays_ns, nan_count, int(unset.sum()))
+            delays_ns = (column.receive_ns - t_ns)[counted] if source.clock == "header" else np.empty(0, np.int64)
+            self.topics[source.topic].add(t_ns[counted], delays_ns, nan_count, int(unset[counted].sum()))
         samples = source.samples(column.log_index, t_ns, values, absent)
         if index <= len(self.contract.observation):
             self.stamped.setdefault(index, []).append((samples.t_ns, samples.log_index))

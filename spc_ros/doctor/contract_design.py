@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spc_core.contract.frames import FORM, TF
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC
@@ -193,6 +194,13 @@ def _no_stream(topic: RecordedTopic, robot: RecordedRobot) -> str:
         return "the time"
     if topic.type in JOINT_ARRAYS and not (topic.logs and topic.log.fields):
         return "its messages name no joints, or fill no array of theirs"
+    if topic.type == TF:
+        example = (
+            FORM
+            if ": none" in topic.frames
+            else FORM.replace("<parent>-><child>", topic.frames.split(": ")[1].split(", ")[0])
+        )
+        return f"{topic.frames}; to observe one, write it by its frames: {example}"
     if not topic.logs or not topic.log.fields:
         return "no numbers that a state is made of (texts, images, lists or whole numbers)"
     if REWARD_WORDS.search(topic.topic):

@@ -96,7 +96,7 @@ PROPOSALS = (
          "never changed, so that their limits hold them there: data.0",
          "the limits of the URDF are not used, since nothing tells which element is which joint",
          "speed_scaling (Float64): nothing in it is worth observing: data (never changes)",
-         "tf (TFMessage): no numbers that a state is made of"),
+         "tf (TFMessage): 1 transform, as parent->child: odom->base; to observe one"),
         "The first joint never moved. It is commanded all the same, within limits that hold it: an array without names "
         "is whole.",
     ),
