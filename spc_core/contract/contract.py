@@ -16,7 +16,17 @@ import yaml
 from spc_core.contract.frames import TF, is_static, split_field
 from spc_core.contract.positional import JOINT_TRAJECTORY, hole
 from spc_core.contract.rewards import REWARDS, RewardFunction
-from spc_core.contract.sections import Action, Loss, Qos, Reward, Safety, Segments, Stream, observed_column
+from spc_core.contract.sections import (
+    Action,
+    ActionVector,
+    Loss,
+    Qos,
+    Reward,
+    Safety,
+    Segments,
+    Stream,
+    observed_column,
+)
 from spc_core.contract.transforms import TRANSFORMS, Field
 from spc_core.contract.yaml_section import Section
 
@@ -40,7 +50,7 @@ class Contract:
     rate_hz: float
     clock: str
     observation: tuple[Stream, ...]
-    action: Action
+    action: ActionVector
     reward: Reward
     task_key: str
     task_topic: str  # latched std_msgs/String with the task id; '' for none
@@ -118,7 +128,7 @@ def parse_contract(text: str, source: str) -> Contract:
         rate_hz=top.positive("rate_hz"),
         clock=clock,
         observation=tuple(_stream(section, clock) for section in top.sections("observation")),
-        action=_action(top.section("action"), clock),
+        action=_actions(top, clock),
         reward=_reward(top.section("reward"), clock),
         task_key=task.text("key"),
         task_topic=task.text("topic") if "topic" in task.values else "",
@@ -227,6 +237,21 @@ def _field(stream: Section, key: str, entry: Any) -> Field:
     kind = section.choice("as", tuple(TRANSFORMS)) if "as" in entry else ""
     offset = section.number("offset") if "offset" in entry else 0.0
     return Field(section.text("field"), kind, scale, offset, clip)
+
+
+def _actions(top: Section, clock: str) -> ActionVector:
+    """The action from one section, or from a list with a section for each topic."""
+    if not isinstance(top.get("action"), list):
+        return ActionVector((_action(top.section("action"), clock),))
+    sections = top.sections("action")
+    parts = tuple(_action(section, clock) for section in sections)
+    topics = [part.topic.lstrip("/") for part in parts]
+    for i, topic in enumerate(topics):
+        if topic in topics[:i]:
+            raise sections[i].fail(
+                "topic", f"is {topic}, as in action[{topics.index(topic)}]; write all its fields in one section"
+            )
+    return ActionVector(parts)
 
 
 def _action(section: Section, clock: str) -> Action:

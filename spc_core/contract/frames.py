@@ -11,7 +11,7 @@ TF = "tf2_msgs/msg/TFMessage"
 STATIC = "tf_static"  # tf2's name of the topic with transforms that never change
 FORM = "transforms.<parent>-><child>.translation.x"
 STAMP = ("stamp.sec", "stamp.nanosec")
-_FIELD = re.compile(r"transforms\.(.+->.+)\.(translation\.[xyz]|rotation\.[xyzw]|stamp\.sec|stamp\.nanosec)")
+_FIELD = re.compile(r"transforms\.(.*->.*)\.(translation\.[xyz]|rotation\.[xyzw]|stamp\.sec|stamp\.nanosec)")
 _NUMBERED = re.compile(r"transforms\.\d+(\..*)?")
 
 
@@ -29,7 +29,7 @@ def split_field(field: str) -> tuple[str, str]:
             f"'{field}' goes by its place, which changes from one message of tf to the next; name the frames: {FORM}"
         )
     pair = field.removeprefix("transforms.")
-    if field.startswith("transforms.") and "->" in pair.strip("->"):
+    if field.startswith("transforms.") and "->" in pair:
         raise ValueError(
             f"'{field}' names no number of the transform; write {FORM}, with translation.x to .z or rotation.x to .w"
         )

@@ -131,7 +131,7 @@ class _BagPass:
             delays_ns = (column.receive_ns - t_ns)[counted] if source.clock == "header" else np.empty(0, np.int64)
             self.topics[source.topic].add(t_ns[counted], delays_ns, nan_count, int(unset[counted].sum()))
         samples = source.samples(column.log_index, t_ns, values, absent)
-        if index <= len(self.contract.observation):
+        if index < len(self.contract.observation) + len(self.contract.action.parts):
             self.stamped.setdefault(index, []).append((samples.t_ns, samples.log_index))
         if index == 0:
             made = slice(None) if absent is None else np.isin(column.log_index, samples.log_index)
@@ -169,12 +169,15 @@ def check_complete(aligned: Aligned, found: Sequence[Source], joints: Sequence[C
 
 def command_notes(contract: Contract, times: Mapping[int, Sequence[np.ndarray]]) -> list[str]:
     """Notes on the stamps of commands from the times and log indices of the sources, by their numbers."""
-    names = [*(stream.topic for stream in contract.observation), contract.action.topic]
-    aging = [i for i, stream in enumerate(contract.observation) if stream.max_age_ns is not None]
-    if len(names) - 1 not in times or 0 not in times:
-        return []
+    observed, parts = contract.observation, contract.action.parts
+    names = [*(stream.topic for stream in observed), *(part.topic for part in parts)]
+    aging = [i for i, stream in enumerate(observed) if stream.max_age_ns is not None]
     found = {i: Stamped(names[i], t_ns, log_index) for i, (t_ns, log_index) in times.items()}
-    return stamp_notes(found[len(names) - 1], [found[i] for i in aging if i in found])
+    notes = []
+    for i in range(len(observed), len(names)):
+        own = stamp_notes(found[i], [found[j] for j in aging if j in found]) if i in found and 0 in found else []
+        notes += [f"{names[i]}: {note}" for note in own] if len(parts) > 1 else own
+    return notes
 
 
 def align_bag(bag: BagReader, contract: Contract) -> AlignedBag:

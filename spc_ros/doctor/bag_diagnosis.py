@@ -167,7 +167,8 @@ def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list
         return [Finding("fail", log.topic, "topic", "holds no message; check that its publisher ran", 0.0)]
     findings = [finding for check in (*TIMING_CHECKS, *CLOCK_CHECKS, *VALUE_CHECKS) for finding in check(log, t)]
     if log.role == "action" and contract is not None:
-        action = contract.action
+        named = log.topic.partition(" (")[0]  # of several logs of one topic, the name goes on with its fields
+        action = next(part for part in contract.action.parts if part.topic == named)
         findings += check_limits(log, action.low, action.high, t)
         findings += check_rate_limits(log, action.max_rate, t)
     return findings

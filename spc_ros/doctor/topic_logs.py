@@ -56,7 +56,7 @@ class BagLogs:
         stamps = np.zeros(len(first), np.int64) if first.stamp_ns is None else first.stamp_ns
         times = FirstStream(first.receive_ns, first.time_ns, stamps)
         marks = {name: mark.marks(times, first.clock) for name, mark in self.marks.items()}
-        count = len(contract.observation) + 1
+        count = len(contract.observation) + len(contract.action.parts)
         stamped = {i: (log.time_ns, index) for i, (_, log, index) in enumerate(self.sources[:count])}
         return AlignedBag(aligned, marks, times, command_notes(contract, stamped), {})
 
@@ -283,14 +283,15 @@ def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple
     except MessageError as error:
         errors.append(error)
     observed = len(contract.observation)
+    commanded = range(observed, observed + len(contract.action.parts))
     for number, source in enumerate(sources(contract, check=False)):
-        known: dict[str, Any] = {"role": "action" if number == observed else "reward", "clock": source.clock}
+        known: dict[str, Any] = {"role": "action" if number in commanded else "reward", "clock": source.clock}
         if source.transforms is not None:
             known["clipped"] = source.transforms.clipped
         if number < observed:
             max_age_s = contract.observation[number].max_age_s
             known |= {"role": "observation", "max_age_s": max_age_s, "latched": math.isinf(max_age_s)}
-        if number in (0, observed, observed + 1):
+        if number == 0 or number >= observed:
             known |= {"nominal_hz": contract.rate_hz, "faster_is_fine": number < observed}
         yield source.topic, source, known
 

@@ -15,7 +15,7 @@ from rosbags.typesys.store import Typestore
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.contract.contract import Contract
 from spc_core.contract.frames import TF, is_static, no_transform, pairs_of, stamp_fields
-from spc_core.contract.sections import ACTION, REWARD, Role, observed
+from spc_core.contract.sections import REWARD, Role, commanded, observed
 from spc_core.contract.transforms import FieldTransforms
 from spc_ros.messages.cdr_layout import Block, Layout, make_layout
 from spc_ros.messages.cdr_walk import LayoutError, Walk
@@ -66,7 +66,7 @@ class Source:
 
     @property
     def _how(self) -> tuple[Point, bool, bool]:
-        return self.point, self.newest is not None, self.role == ACTION
+        return self.point, self.newest is not None, self.role.is_action
 
     def samples(
         self, log_index: np.ndarray, t_ns: np.ndarray, values: np.ndarray, absent: np.ndarray | None = None
@@ -128,8 +128,9 @@ def sources(contract: Contract, check: bool = True) -> list[Source]:
         transforms = None if stream.transforms.is_plain else stream.transforms
         where, newest = _spread(stream.topic, stream.type, stream.fields, stream.clock, stream.max_age_s)
         found.append(Source(observed(index), *where, transforms, stream.point, newest))
-    action, reward = contract.action, contract.reward
-    found.append(Source(ACTION, action.topic, action.type, action.fields, action.clock, None, action.point))
+    for i, action in enumerate(contract.action.parts):
+        found.append(Source(commanded(i), action.topic, action.type, action.fields, action.clock, None, action.point))
+    reward = contract.reward
     if reward.topic is not None and reward.type is not None and reward.field is not None:
         where, newest = _spread(reward.topic, reward.type, (reward.field,), reward.clock, math.inf)
         newest = None if reward.type == JOINT_STATE else newest

@@ -57,10 +57,10 @@ class ContractReader:
         self._named: dict[str, dict[str, int]] = {}  # joints by topic, and when they were first named
 
     @property
-    def action_by_arrival(self) -> bool:
-        """Whether commands count by when they are received: by the contract's choice, or for want of a header."""
-        action = self.contract.action
-        return action.clock == "receive" or not has_stamp(distro_types(), action.type)
+    def commands_by_arrival(self) -> list[str]:
+        """Topics whose commands count by when they are received: by the contract's choice, or for want of a header."""
+        parts = self.contract.action.parts
+        return [p.topic for p in parts if p.clock == "receive" or not has_stamp(distro_types(), p.type)]
 
     def route(self, topic: str) -> list[Role]:
         """The roles of a topic, by its name in the contract; empty for a topic outside the contract."""

@@ -80,12 +80,16 @@ class FieldReader:
         except ValueError as error:
             raise MessageError(f"topic '{self.where}': {error}") from None
 
-        def read(message: Any) -> np.ndarray:
-            if not partial and (problem := reader.problem(message)):
-                raise MessageError(problem)
-            return np.array(reader.find(message)[0], float)
+        def find(message: Any) -> tuple[list[Any], str]:
+            return reader.find(message), "" if partial else reader.problem(message)
 
-        return read, reader.find
+        def read(message: Any) -> np.ndarray:
+            numbers, problem = find(message)
+            if problem:
+                raise MessageError(problem)
+            return np.array(numbers, float)
+
+        return read, find
 
     def _find(self, message: Any) -> tuple[list[Any], str]:
         try:

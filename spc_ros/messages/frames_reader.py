@@ -22,10 +22,10 @@ class FramesReader:
         self.where = where
         self._wanted = [(pair, *part.split(".")) for pair, part in map(split_field, fields)]
 
-    def find(self, message: Any) -> tuple[list[Any], str]:
-        """The numbers, None for those of transforms that the message lacks, and '': lacking some is no error."""
+    def find(self, message: Any) -> list[Any]:
+        """The numbers, None for those of transforms that the message lacks."""
         held = {pair_name(transform): transform for transform in message.transforms}
-        return [_number(held.get(pair), group, axis) for pair, group, axis in self._wanted], ""
+        return [_number(held.get(pair), group, axis) for pair, group, axis in self._wanted]
 
     def problem(self, message: Any) -> str:
         """What the message lacks; '' if nothing."""

@@ -345,8 +345,8 @@ class ContextEncoderNode(ManagedNode):
 
     def _compare_clocks(self, cut: Step) -> None:
         """Warn when the clocks of commands and observations differ so much that they cannot be paired."""
-        newest_ns = self._aligner.actions.newest_ns
-        if newest_ns != NO_TIME and abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
+        times = [part.newest_ns for part in self._aligner.actions if part.newest_ns != NO_TIME]
+        if any(abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS for newest_ns in times):
             self._learning.cut = FOREIGN_CLOCKS
             self.diagnostics.warn_once("foreign clocks", FOREIGN_CLOCKS)
 

@@ -191,7 +191,7 @@ def test_sim_says_why_an_episode_broke_off(nodes: NodeGroup, probe: Probe) -> No
     commands = CommandPublisher(probe.node, ARM_REACH, lockstep=True)
     probe.listen("joint_states", "sensor_msgs/msg/JointState", 10)
     states = probe.heard["joint_states"]
-    probe.until(lambda: commands.publisher.get_subscription_count() == 1, "the sim's subscription")
+    probe.until(lambda: commands.listeners == 1, "the sim's subscription")
     answer = probe.call("sim/reset", Trigger)
     start_ns = EpisodeInfo.from_json(answer.message).start_ns
     probe.until(lambda: states, "the first state")
