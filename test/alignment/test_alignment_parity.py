@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+import yaml
 
 from spc_core.alignment import NO_TIME
 from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import ACTION, REWARD, observed
+from spc_core.contract.sections import REWARD, commanded, observed
 from spc_core.contract.transforms import JUMP_NS
 from support.contracts import action_section, make_contract, stream_section
 
@@ -45,7 +46,14 @@ def reacher(target_age_s: float, joints: str = "ab", high: Sequence[float] = (9,
     )
 
 
+def with_grip(contract: Contract) -> Contract:
+    """Its action has two topics: that of the contract, and `grip`."""
+    first = yaml.safe_load(contract.text)["action"]
+    return make_contract(action=[first, action_section(["vector.z"], [4], [99], "grip", VECTOR)], base=contract)
+
+
 CONTRACTS = [cart(0.05, 0.1), cart(math.inf, 0.06), cart(math.inf, math.inf), reacher(0.08), reacher(math.inf)]
+CONTRACTS += [with_grip(cart(0.05, 0.1)), with_grip(cart(math.inf, 0.06))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +69,20 @@ class Log:
 
 
 def widths(contract: Contract) -> list[int]:
-    return [*(len(stream.names) for stream in contract.observation), contract.action_dim, 1]
+    observed, parts = contract.observation, contract.action.parts
+    return [*(len(stream.names) for stream in observed), *(len(part.fields) for part in parts), 1]
 
 
 def one_by_one(contract: Contract, log: Log) -> Iterator[tuple[list[Step], StreamingAligner]]:
     """What the streaming aligner decides at each message, and at the end."""
-    target, last = StreamingAligner(contract, PATIENCE), len(contract.observation)
+    target = StreamingAligner(contract, PATIENCE)
+    roles = [
+        *map(observed, range(len(contract.observation))),
+        *map(commanded, range(len(contract.action.parts))),
+        REWARD,
+    ]
     for stream, t_ns, values in zip(log.stream.tolist(), log.t_ns.tolist(), log.values, strict=True):
-        role = observed(stream) if stream < last else (ACTION, REWARD)[stream - last]
-        yield target.push(role, t_ns, values), target
+        yield target.push(roles[stream], t_ns, values), target
     yield target.flush(), target
 
 
@@ -297,6 +310,31 @@ def test_a_transition_pairs_an_observation_with_the_command_that_it_caused():
         (60, "pose: vector.x is not finite"),
         (80, "start"),
     ]
+
+
+def test_an_action_of_two_topics_is_complete_when_each_has_its_command():
+    """Each by itself: its first command of the period counts, whichever topic comes first."""
+    wanted = with_grip(LATCHED)  # streams: 3 push, 4 grip, 5 reward
+    states = [(1, 0, [7]), (2, 0, [8, 9])]
+    for k in range(6):
+        states += [(5, 20 * k, [-k]), (0, 20 * k, [k, k])]
+    commands = [
+        (3, 1, [5, 6]), (4, 15, [1]), (3, 16, [0, 0]),  # the second push is too late
+        (4, 22, [2]), (3, 38, [7, 8]),
+        (3, 41, [1, 1]),  # no grip
+        (4, 61, [3]),  # no push
+        (3, 81, [9, 9]), (4, 82, [np.nan]),
+    ]  # fmt: skip
+    ticks = compare(wanted, by_hand(wanted, *sorted([*states, *commands], key=lambda entry: entry[1])), [])
+    assert summary(ticks) == [
+        (0, "start"),
+        (20, [1, 1, 7, 8, 9], [5, 6, 1], -1),
+        (40, [2, 2, 7, 8, 9], [7, 8, 2], -2),
+        (60, "grip: no command in the period"),
+        (80, "push: no command in the period"),
+        (100, "grip: not finite"),
+    ]
+    assert ticks.lags_ns[1:3].tolist() == [15 * MS, 18 * MS]  # until the action is complete
 
 
 def test_a_tick_shows_its_observation_even_where_no_transition_ends():

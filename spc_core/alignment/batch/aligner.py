@@ -158,7 +158,7 @@ class BatchAligner:
         return sum(len(buffer.t_ns) for buffer in self._buffers) + len(self._frames.t_ns)
 
     def push(self, samples: Sequence[Samples]) -> Ticks:
-        """Add the next block of the log: samples of each observation stream, of each topic of the action, and any reward.
+        """Add the next block of the log: samples of each observation stream, each topic of the action, and any reward.
 
         Returns the ticks that it decides. Raises Irregular, after which the aligner must not be used.
         """
