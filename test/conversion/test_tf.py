@@ -29,11 +29,11 @@ from support.recorded_bags import (
     STORE,
     VECTOR,
     Sample,
-    header,
     joint_state,
     vector,
     write_bag,
 )
+from support.tf_messages import tf_message, transform
 
 TICKS = 40
 MS = 1_000_000
@@ -42,18 +42,8 @@ FIELDS = [f"{ODOM}.translation.x", f"{ODOM}.rotation.w", f"{MAP}.translation.y"]
 ARM = "transforms.base->arm/mount.1.translation.z"
 
 
-def transform(pair: str, t_ns: int, place: tuple[float, float, float], w: float = 1.0) -> Any:
-    parent, child = pair.split("->")
-    stamp = header(t_ns)
-    stamp.frame_id = parent
-    translation = STORE.types["geometry_msgs/msg/Vector3"](*map(float, place))
-    rotation = STORE.types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=float(w))
-    moved = STORE.types["geometry_msgs/msg/Transform"](translation=translation, rotation=rotation)
-    return STORE.types["geometry_msgs/msg/TransformStamped"](header=stamp, child_frame_id=child, transform=moved)
-
-
 def tf(receive_ns: int, *transforms: Any, topic: str = "/tf") -> Sample:
-    return Sample(topic, TF, receive_ns, STORE.types[TF](transforms=list(transforms)))
+    return Sample(topic, TF, receive_ns, tf_message(*transforms))
 
 
 def odom(k: int, t_ns: int) -> Any:

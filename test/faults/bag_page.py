@@ -5,6 +5,7 @@ from faults.bag_table import EPISODES, FILES, MESSAGES, TIMES, Fault
 from faults.bytes_table import BYTES
 from faults.commands_table import COMMANDS
 from faults.marks_table import MARKS
+from faults.spread_table import SPREAD
 
 HEAD = """# What happens when
 
@@ -19,6 +20,7 @@ SECTIONS = {
     "Times and clocks": TIMES,
     "Messages": MESSAGES,
     "Commands in arrays": COMMANDS,
+    "Transforms, several action topics": SPREAD,
     "Episodes, tasks, contract": EPISODES,
     "Marks of episodes, copied stamps": MARKS,
     "Files": FILES,

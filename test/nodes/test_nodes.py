@@ -236,8 +236,9 @@ def test_encoder_publishes_after_each_tick(nodes: NodeGroup, probe: Probe, tiny_
     robot.t_ns = probe.node.get_clock().now().nanoseconds + 3_600 * 10**9  # commands are stamped just behind it
     commands = CommandPublisher(probe.node, ARM_REACH, lockstep=True)
     nodes.wait_ready(60.0)
-    publishers = (robot.first_stream, commands.publisher)
-    probe.until(lambda: all(p.get_subscription_count() == 1 for p in publishers), "the encoder's subscriptions")
+    probe.until(
+        lambda: robot.first_stream.get_subscription_count() == commands.listeners == 1, "the encoder's subscriptions"
+    )
 
     def newest() -> tuple[int, int]:
         """(transitions, time) of the newest context."""

@@ -158,7 +158,12 @@ def test_sim_recorder_and_encoder_take_both_topics(nodes: NodeGroup, probe: Prob
     report = convert(ConvertOptions((tmp_path / "bags",), tmp_path / "dataset", workers=1), progress=False)
     (bag,) = report.bags
     if lockstep:
-        assert not bag.dropped_ticks and bag.episodes == 1, (bag.dropped_ticks, bag.cuts, bag.dropped_samples, episode())
+        assert not bag.dropped_ticks and bag.episodes == 1, (
+            bag.dropped_ticks,
+            bag.cuts,
+            bag.dropped_samples,
+            episode(),
+        )
     assert bag.transitions > 20
     (store,) = stored_tasks(tmp_path / "dataset")
     actions = np.concatenate([entry.actions for entry in store.episodes()])
