@@ -156,7 +156,8 @@ def _view(report: DoctorReport, i: int, view: View, explained: set[str]) -> str:
             figures.append(("commands", command_figure(trace, low, high, lasts)))
     for n, (name, figure) in enumerate(figures):
         if figure is not None:
-            parts.append(draw(figure, f"bag-{i}-{n}-{name}") + ("" if name in explained else _caption(name)))
+            place = f"bag-{i}-{name}" + (f"-{n}" if n > 2 else "")  # more than one topic of commands
+            parts.append(draw(figure, place) + ("" if name in explained else _caption(name)))
             explained.add(name)
     cuts = [cut for cut in bag.cuts if not cut[1].is_end_of_recording]
     if cuts:

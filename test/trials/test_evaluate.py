@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spc_core.alignment.streaming import Transition
+from spc_core.contract.sections import ActionVector
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import HYPOTHESIS_STEPS, ContextTracker, far_apart
 from spc_core.deploy.deployable import Policy
