@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from spc_ros.conversion.conversion_report import BagReport
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.doctor import diagnose
 from spc_ros.messages.contract_reader import ContractReader
-from spc_ros.messages.fields import MessageError
+from spc_ros.messages.field_writer import FieldWriter
+from spc_ros.messages.fields import MessageError, message_class
 from support.contracts import action_section, make_contract, stream_section
 from support.recorded_bags import (
     JOINT_STATE,
@@ -215,6 +217,14 @@ def test_static_transforms_with_an_age_and_commands_of_tf_are_refused() -> None:
         make_contract({"observation.1.max_age_s": 0.1}, base=contract(static=True))
     with pytest.raises(ContractError, match="moves nothing; give the topic of commands"):
         make_contract(action=action_section([FIELDS[0]], [1], [1], "tf", TF))
+
+
+def test_what_nodes_cannot_do_with_tf_is_said() -> None:
+    with pytest.raises(MessageError, match="the simulation publishes no transforms"):
+        FieldWriter(TF, FIELDS, "tf")
+    if importlib.util.find_spec("tf2_msgs") is None:
+        with pytest.raises(MessageError, match="'tf2_msgs/msg/TFMessage' is not installed here.*install tf2_msgs"):
+            message_class(TF)
 
 
 def test_the_doctor_lists_the_frames(tmp_path: Path) -> None:
