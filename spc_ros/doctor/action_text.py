@@ -53,6 +53,8 @@ def action_lines(
             lines += [f"  - {first} # {_why(topic)}", *(f"    {line}" for line in others)]
     for more in plan.more_commands:
         lines.append(f"  # not sent by this action: {relative(more.topic)} ({more.type}), {more.messages} messages")
+    if plan.more_commands:
+        lines.append("  # to send more than one, make `action` a list with such a section for each topic")
     return lines
 
 
