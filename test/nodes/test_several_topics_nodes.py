@@ -48,7 +48,7 @@ class TwoTopics:
         self.parts = [(FieldReader(part.type, part.fields, part.topic), f"{prefix}{part.topic}")
                       for part in self.contract.action.parts]  # fmt: skip
         for part, (_, topic) in zip(self.contract.action.parts, self.parts, strict=True):
-            probe.listen(topic, part.type, stream_qos(reliable=False))
+            probe.listen(topic, part.type, stream_qos(reliable=True))
         self.robot = FakeRobot(probe, self.contract)
         checkpoint = write_random_checkpoint(folder / "checkpoint", "", self.contract)
         nodes.start("policy", {"checkpoint": str(checkpoint), **params})
