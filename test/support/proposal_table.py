@@ -163,10 +163,11 @@ PROPOSALS = (
     ),
     Proposal(
         "boat with two thrusters",
-        (imu("sensors/imu/imu/data"), Observed("sensors/gps/gps/fix", FIXES, FIX)), 
+        (Observed("sensors/gps/gps/fix", FIXES, FIX), imu("sensors/imu/imu/data")), 
         (Observed("thrusters/left/thrust", "data", ("data",)), Observed("thrusters/right/thrust", "data", ("data",))),
         20, ZERO, (),
-        "Each thruster has a topic, so that the action is a list of two.",
+        "Each thruster has a topic, so that the action is a list of two. The fixes set the ticks, in step with the "
+        "commands at 20 Hz; the IMU comes at 50 Hz.",
     ),
     Proposal(
         "scan only", (scan("scan", 720),), twist("linear.x", "angular.z"), 10, ZERO,
