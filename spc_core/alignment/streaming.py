@@ -7,6 +7,7 @@ the two bitwise equal. Bags whose topics are too far out of order also take this
 Tick k is at t_k, a stamp of the contract's first observation stream, downsampled to `rate_hz`; where that stream skips
 a period, the tick is one period after the last. o_k is a zero-order hold: each stream's newest sample at or before
 t_k. a_k is the first command in (t_k, t_{k+1}], the one that o_k caused, and r_k the newest reward in (t_k, t_{k+1}].
+Of an action of several topics, each has its own first command there, and the last of them completes it.
 A command with the very stamp of a state that was seen before it answers that state, and counts as 1 ns later, since
 some controllers copy the stamp. Stale, missing, non-finite or late data cut the sequence; nothing is invented.
 
@@ -25,7 +26,7 @@ import numpy as np
 from spc_core.alignment import NO_TIME
 from spc_core.alignment.faults import Fault, FaultKind, stale
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import ACTION, REWARD, Role, Stream, observed
+from spc_core.contract.sections import REWARD, Role, Stream, commanded, observed
 from spc_core.contract.transforms import JUMP_NS
 
 FEW = 64  # up to this many numbers, Python is faster than numpy
@@ -50,7 +51,7 @@ class Transition:
     action: np.ndarray  # (A,)
     reward: float
     next_observation: np.ndarray  # (O,)
-    lag_ns: int = 0  # from t_k to the time at which the command counts; 0 for one that holds from an earlier period
+    lag_ns: int = 0  # from t_k to the time at which the last command counts; 0 if all hold from an earlier period
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -248,7 +249,7 @@ class StreamingAligner:
         self.contract = contract
         self.patience_ns = patience_ns
         self.observations = ObservationAligner(contract, patience_ns)
-        self.actions = _Stream(contract.action.topic, ACTION)
+        self.actions = [_Stream(part.topic, commanded(i)) for i, part in enumerate(contract.action.parts)]
         self.rewards = _Stream(contract.reward.topic or "reward", REWARD)
         self._answers = Answers(patience_ns)
         self._reward_function = contract.reward_function()
@@ -265,8 +266,8 @@ class StreamingAligner:
             if role.stream == 0 and self.observations.streams[0].newest_ns == t_ns:
                 self._answers.state(t_ns)
             return steps
-        stream = self.actions if role == ACTION else self.rewards
-        fault = stream.push(t_ns, values, self._answers.time_ns(t_ns) if role == ACTION else None)
+        stream = self.actions[role.part] if role.is_action else self.rewards
+        fault = stream.push(t_ns, values, self._answers.time_ns(t_ns) if role.is_action else None)
         if fault:
             self._frames.extend(self.observations.flush())
             steps = self._settle()
@@ -290,10 +291,13 @@ class StreamingAligner:
         `keep_held` keeps a command that holds, too: the robot executes it whatever becomes of the ticks.
         """
         self.observations.reset(keep_held, skip)
-        if keep_held and self.contract.action.hold:
-            self.actions.drop_before(self.actions.newest_ns + 1)  # which may count 1 ns later than its stamp
-        else:
-            self._clear_actions()
+        for stream, part in zip(self.actions, self.contract.action.parts, strict=True):
+            if keep_held and part.hold:
+                stream.drop_before(stream.newest_ns + 1)  # which may count 1 ns later than its stamp
+            else:
+                stream.clear()
+        if not (keep_held and self.contract.action.holds):
+            self._observed_ns, self._since_ns = None, NO_TIME
         self.rewards.clear()
         self._answers.clear()
         self._frames.clear()
@@ -302,7 +306,7 @@ class StreamingAligner:
     @property
     def counts(self) -> dict[str, int]:
         """Late and duplicate samples that were dropped, by topic and kind."""
-        streams = [*self.observations.streams, self.actions, self.rewards]
+        streams = [*self.observations.streams, *self.actions, self.rewards]
         return {f"{stream.name} {kind}": n for stream in streams for kind, n in stream.counts.items()}
 
     def _steps(self, now_ns: int, frames: list[Frame]) -> list[Step]:
@@ -312,8 +316,9 @@ class StreamingAligner:
             self._frames.extend(frames[: jumps[0]])
             frames = frames[jumps[0] :]
             steps = self._settle()
-            self._clear_actions()
-            self.rewards.clear()
+            for stream in (*self.actions, self.rewards):
+                stream.clear()
+            self._observed_ns, self._since_ns = None, NO_TIME
             self._answers.clear()
             self._horizon_ns = NO_TIME
         self._horizon_ns = max(self._horizon_ns, now_ns)
@@ -330,8 +335,8 @@ class StreamingAligner:
         while self._frames and (step := self._decide(self._frames[0])) is not None:
             frame = self._frames.popleft()
             self._previous = None if frame.fault else frame
-            self.actions.drop_before(frame.t_ns)
-            self.rewards.drop_before(frame.t_ns)
+            for stream in (*self.actions, self.rewards):
+                stream.drop_before(frame.t_ns)
             self._note_pause(frame)
             steps.append(step)
         return steps
@@ -343,14 +348,10 @@ class StreamingAligner:
             self._since_ns = frame.t_ns
         self._observed_ns = frame.t_ns
 
-    def _held(self, t_ns: int) -> np.ndarray | None:
+    def _held(self, stream: _Stream, t_ns: int) -> np.ndarray | None:
         """The command that holds at a time without one of its own."""
-        found = self.actions.at(t_ns) if self.contract.action.hold else None
+        found = stream.at(t_ns)
         return None if found is None or found[0] <= self._since_ns else found[1]
-
-    def _clear_actions(self) -> None:
-        self.actions.clear()
-        self._observed_ns, self._since_ns = None, NO_TIME
 
     def _decide(self, frame: Frame) -> Step | None:
         """The step that ends at `frame`, or None while one of its samples may still come."""
@@ -358,15 +359,20 @@ class StreamingAligner:
             return Step(frame.t_ns, None, frame.fault or Fault(FaultKind.START), frame.observation)
         begin_ns, end_ns = self._previous.t_ns, frame.t_ns
         over = self._horizon_ns > end_ns + self.patience_ns
-        command_ns, action = next(((t, v) for t, v in self.actions.samples if begin_ns < t <= end_ns), (0, None))
-        if action is None:
-            if not (over or self.actions.newest_ns >= end_ns):
-                return None
-            command_ns, action = begin_ns, self._held(begin_ns)
-            if action is None:
-                return Step(end_ns, None, Fault(FaultKind.NO_COMMAND, self.actions.name), frame.observation)
-        if not np.isfinite(action).all():
-            return Step(end_ns, None, Fault(FaultKind.SAMPLE_NOT_FINITE, self.actions.name), frame.observation)
+        command_ns, parts = begin_ns, []
+        for stream, section in zip(self.actions, self.contract.action.parts, strict=True):
+            part_ns, part = next(((t, v) for t, v in stream.samples if begin_ns < t <= end_ns), (begin_ns, None))
+            if part is None:
+                if not (over or stream.newest_ns >= end_ns):
+                    return None
+                part = self._held(stream, begin_ns) if section.hold else None
+            if part is None:
+                return Step(end_ns, None, Fault(FaultKind.NO_COMMAND, stream.name), frame.observation)
+            if not np.isfinite(part).all():
+                return Step(end_ns, None, Fault(FaultKind.SAMPLE_NOT_FINITE, stream.name), frame.observation)
+            command_ns = max(command_ns, part_ns)
+            parts.append(part)
+        action = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if self._reward_function is not None:
             reward = float(self._reward_function(self._previous.observation, action, frame.observation))
         else:

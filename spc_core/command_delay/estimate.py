@@ -24,7 +24,7 @@ from spc_core.command_delay.correlogram import (
     responses,
 )
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import ACTION, Role
+from spc_core.contract.sections import Role
 from spc_core.contract.transforms import JUMP_NS
 
 BLOCK_ROWS = 150  # states of a block
@@ -157,15 +157,17 @@ class DelayEstimator:
 
     def __init__(self, contract: Contract) -> None:
         self.estimate = DelayEstimate(why_not="too little was seen yet")
-        self._commands = Columns.of(contract.action.fields, MAX_COMMANDS)
+        self._commands = Columns.of(contract.action.fields[contract.action.slices[0]], MAX_COMMANDS)
         self._streams = {i: _ObservedStream(contract, i) for i in periodic_streams(contract)}
         self._command_log: deque[tuple[int, np.ndarray]] = deque(maxlen=MAX_KEPT)
         self._due: deque[tuple[_ObservedStream, list, list]] = deque(maxlen=2 * MAX_STREAMS)  # blocks waiting for work
         self._under_way: tuple[_ObservedStream, SlicedCorrelogram] | None = None
 
     def sample(self, role: Role, t_ns: int, values: np.ndarray) -> None:
-        """Add a sample of the action or of an observation stream; other roles are ignored."""
-        if role == ACTION:
+        """Add a sample of the action's first topic or of an observation stream; other roles are ignored."""
+        if role.is_action:
+            if role.part:
+                return
             last_ns = self._command_log[-1][0] if self._command_log else t_ns - 1
             if t_ns < last_ns - JUMP_NS:
                 self.cut()

@@ -29,11 +29,14 @@ Stretch = tuple[np.ndarray, np.ndarray, dict[int, tuple[np.ndarray, np.ndarray]]
 
 
 class DelaySurvey:
-    """Collects a bag's samples as they are read, and keeps the stretches with the most command activity."""
+    """Collects a bag's samples as they are read, and keeps the stretches with the most command activity.
+
+    Of an action of several topics, the first one is looked at.
+    """
 
     def __init__(self, contract: Contract) -> None:
         self._action = len(contract.observation)
-        self._commands = Columns.of(contract.action.fields, MAX_COMMANDS)
+        self._commands = Columns.of(contract.action.fields[contract.action.slices[0]], MAX_COMMANDS)
         self._streams = {
             i: Columns.of([f"{contract.observation[i].topic}.{name}" for name in contract.observation[i].names],
                           MAX_STATES)

@@ -6,15 +6,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from spc_core.contract.frames import TF, is_static, split_field
 from spc_core.contract.positional import JOINT_TRAJECTORY, hole
 from spc_core.contract.rewards import REWARDS, RewardFunction
-from spc_core.contract.sections import Action, Loss, Qos, Reward, Safety, Segments, Stream, observed_column
+from spc_core.contract.sections import (
+    Action,
+    ActionVector,
+    Loss,
+    Qos,
+    Reward,
+    Safety,
+    Segments,
+    Stream,
+    observed_column,
+)
 from spc_core.contract.transforms import TRANSFORMS, Field
 from spc_core.contract.yaml_section import Section
 
@@ -38,7 +50,7 @@ class Contract:
     rate_hz: float
     clock: str
     observation: tuple[Stream, ...]
-    action: Action
+    action: ActionVector
     reward: Reward
     task_key: str
     task_topic: str  # latched std_msgs/String with the task id; '' for none
@@ -121,7 +133,7 @@ def parse_contract(text: str, source: str) -> Contract:
         rate_hz=top.positive("rate_hz"),
         clock=clock,
         observation=tuple(_stream(section, clock) for section in top.sections("observation")),
-        action=_action(top.section("action"), clock),
+        action=_actions(top, clock),
         reward=_reward(top.section("reward"), clock),
         task_key=task.text("key"),
         task_topic=task.text("topic") if "topic" in task.values else "",
@@ -177,8 +189,23 @@ def _stream(section: Section, clock: str) -> Stream:
     if not isinstance(entries, list) or not entries:
         raise section.fail("fields", f"must be a list with at least one entry, got {entries!r}")
     observed = tuple(_field(section, f"fields[{i}]", entry) for i, entry in enumerate(entries))
-    return Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
-                  _clock(section, clock), _point(section), _on_loss(section), _qos(section))  # fmt: skip
+    stream = Stream(section.text("topic"), _message_type(section), observed, section.positive("max_age_s"),
+                    _clock(section, clock), _point(section), _on_loss(section), _qos(section))  # fmt: skip
+    for i, field in enumerate(observed):
+        _check_frames(section, f"fields[{i}]", stream.type, field.inputs)
+    if is_static(stream.topic, stream.type) and not math.isinf(stream.max_age_s):
+        problem = f"is {stream.max_age_s:g}, but what is on {stream.topic} is sent once and never ages; write .inf"
+        raise section.fail("max_age_s", problem)
+    return stream
+
+
+def _check_frames(section: Section, key: str, type_name: str, paths: Sequence[str]) -> None:
+    """Raises for the path of a transform that does not name its frames."""
+    for path in paths if type_name == TF else ():
+        try:
+            split_field(path)
+        except ValueError as error:
+            raise section.fail(key, str(error).replace(f"'{path}' ", f"is '{path}', which ", 1)) from None
 
 
 def _on_loss(stream: Section) -> Loss:
@@ -217,11 +244,30 @@ def _field(stream: Section, key: str, entry: Any) -> Field:
     return Field(section.text("field"), kind, scale, offset, clip)
 
 
+def _actions(top: Section, clock: str) -> ActionVector:
+    """The action from one section, or from a list with a section for each topic."""
+    if not isinstance(top.get("action"), list):
+        return ActionVector((_action(top.section("action"), clock),))
+    sections = top.sections("action")
+    parts = tuple(_action(section, clock) for section in sections)
+    topics = [part.topic.lstrip("/") for part in parts]
+    for i, topic in enumerate(topics):
+        if topic in topics[:i]:
+            raise sections[i].fail(
+                "topic", f"is {topic}, as in action[{topics.index(topic)}]; write all its fields in one section"
+            )
+    return ActionVector(parts)
+
+
 def _action(section: Section, clock: str) -> Action:
     if "fill_in_the_action" in section.values:  # as `spc contract init` leaves it
         raise section.fail("fill_in_the_action", "is a placeholder; replace it with topic, type, fields and limits")
     section.only("topic", "type", "fields", "low", "high", "safe", "max_rate", "clock", "point", "hold")
     fields, kind = section.texts("fields"), _message_type(section)
+    if kind == TF:
+        raise section.fail(
+            "type", f"is {TF}, which says where things are and moves nothing; give the topic of commands"
+        )
     if twice := sorted({name for name in fields if fields.count(name) > 1}):
         raise section.fail("fields", f"lists {', '.join(twice)} more than once; keep one")
     if missing := hole(kind, fields):
@@ -251,6 +297,7 @@ def _reward(section: Section, clock: str) -> Reward:
         raise section.fail("fill_in_the_reward", "is a placeholder; replace it with a reward as the comments show")
     if "function" not in section.values:
         section.only("topic", "type", "field", "clock")
+        _check_frames(section, "field", _message_type(section), [section.text("field")])
         return Reward(section.text("topic"), _message_type(section), section.text("field"), _clock(section, clock))
     section.only("function", "weights")
     function = section.choice("function", tuple(REWARDS))

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -17,9 +19,19 @@ class Role:
 
     name: str  # observation | action | reward
     stream: int | None = None  # number of the observation stream
+    part: int = 0  # number of the action's topic
+
+    @property
+    def is_action(self) -> bool:
+        return self.name == "action"
 
 
 ACTION, REWARD = Role("action"), Role("reward")
+
+
+def commanded(part: int) -> Role:
+    """The role of the action's topic number `part`."""
+    return Role("action", part=part)
 
 
 def observed(stream: int) -> Role:
@@ -115,6 +127,47 @@ class Action:
     clock: str
     point: str | float | None = None  # as in Stream
     hold: bool = False  # commands come only when they change: the last one holds until the next
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionVector:
+    """The action: the commands of one or more topics, one after the other."""
+
+    parts: tuple[Action, ...]
+
+    @functools.cached_property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the numbers, with their topics where there are several."""
+        if len(self.parts) == 1:
+            return self.parts[0].fields
+        return tuple(f"{part.topic}.{field}" for part in self.parts for field in part.fields)
+
+    @functools.cached_property
+    def low(self) -> tuple[float, ...]:
+        return tuple(value for part in self.parts for value in part.low)
+
+    @functools.cached_property
+    def high(self) -> tuple[float, ...]:
+        return tuple(value for part in self.parts for value in part.high)
+
+    @functools.cached_property
+    def safe(self) -> tuple[float, ...]:
+        return tuple(value for part in self.parts for value in part.safe)
+
+    @functools.cached_property
+    def max_rate(self) -> tuple[float, ...]:
+        return tuple(value for part in self.parts for value in part.max_rate)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the commands of a topic hold until its next."""
+        return any(part.hold for part in self.parts)
+
+    @functools.cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """Where the numbers of each topic are."""
+        ends = list(itertools.accumulate((len(part.fields) for part in self.parts), initial=0))
+        return tuple(slice(begin, end) for begin, end in itertools.pairwise(ends))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from spc_core.contract.rewards import RewardFunction
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.data.reader import dataset_contract, stored_tasks
 
-FREE = ("name", "reward", "task", "episode", "safety", "action.safe", "action.max_rate", "action.low", "action.high")
+FREE = re.compile(r"name|reward|task|episode|safety|action(\[\d+\])?\.(safe|max_rate|low|high)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def new_reward(root: Path, before: Contract, after: Contract) -> RewardFunction:
             "only; name a reward function, or convert the bags again with `spc convert --contract`"
         )
     if _fixed(before) != _fixed(after):
-        lines = [line for line in before.differences(after) if not line.startswith(FREE)]
+        lines = [line for line in before.differences(after) if not FREE.match(line)]
         raise DatasetError(
             f"{root}: the new contract defines observations, actions or time differently; convert the bags again "
             "with `spc convert --contract`. In the order dataset, new contract:\n  " + "\n  ".join(lines)
@@ -106,9 +107,11 @@ def new_reward(root: Path, before: Contract, after: Contract) -> RewardFunction:
 
 def _fixed(contract: Contract) -> tuple[object, ...]:
     """The parts that must not change: those that define the numbers in o and a, and their times."""
-    free = (0.0,) * contract.action_dim
-    action = dataclasses.replace(contract.action, low=free, high=free, safe=free, max_rate=free)
-    return contract.rate_hz, contract.clock, contract.observation, action
+    actions = []
+    for part in contract.action.parts:
+        free = (0.0,) * len(part.fields)
+        actions.append(dataclasses.replace(part, low=free, high=free, safe=free, max_rate=free))
+    return contract.rate_hz, contract.clock, contract.observation, tuple(actions)
 
 
 def _check_limits(where: str, actions: np.ndarray, before: Contract, after: Contract) -> None:

@@ -51,8 +51,8 @@ class ShadowComparison:
         self.names, self._longest_ns = action.fields, contract.tick_window_ns[1]
         self._span = np.asarray(action.high, float) - np.asarray(action.low, float)
         self._ticks: deque[_Tick] = deque(maxlen=3)
-        self._commands: deque[tuple[int, np.ndarray]] = deque(maxlen=1000)
-        self._held: np.ndarray | None = None  # the incumbent's last command before the tick
+        self._commands = tuple(deque[tuple[int, np.ndarray]](maxlen=1000) for _ in action.parts)  # by topic
+        self._held: list[np.ndarray | None] = [None] * len(action.parts)  # the last commands before the tick
         self._sum, self._absolute, self._worst = (np.zeros(len(self.names)) for _ in range(3))
         self._histogram = np.zeros((len(self.names), BINS + 1), np.int64)
         self.ticks = self.compared = self.near = self.own = self.clipped = self.silent = 0
@@ -66,16 +66,17 @@ class ShadowComparison:
         """The policy's command (A,) for the tick at `t_ns`, with the kinds of the interventions in it."""
         if self._ticks and t_ns <= self._ticks[-1].t_ns:
             if t_ns < self._ticks[-1].t_ns:
-                self._held = None  # a clock that jumped back
+                self._held = [None] * len(self._held)  # a clock that jumped back
             self._ticks.clear()  # or an answer to no tick, such as an emergency stop
-            self._commands.clear()
+            for commands in self._commands:
+                commands.clear()
         self._ticks.append(_Tick(t_ns, np.array(command, float), tuple(kinds)))
         if len(self._ticks) >= 3:
             self._settle(self._ticks.popleft(), self._ticks[0].t_ns)
 
-    def incumbent(self, t_ns: int, command: np.ndarray) -> None:
-        """A command (A,) of the controller that drives the robot."""
-        self._commands.append((t_ns, np.array(command, float)))
+    def incumbent(self, t_ns: int, command: np.ndarray, part: int = 0) -> None:
+        """A command of the controller that drives the robot, on the action's topic number `part`."""
+        self._commands[part].append((t_ns, np.array(command, float)))
 
     def finish(self) -> None:
         """Settle the ticks that still wait for a successor; the last one has none."""
@@ -94,18 +95,26 @@ class ShadowComparison:
         own = all(kind in LIMITS for kind in tick.kinds)
         self.own += own
         self.clipped += own and bool(tick.kinds)
-        while self._commands and self._commands[0][0] <= tick.t_ns:
-            self._held = self._commands.popleft()[1]
-        end_ns = min(next_ns, tick.t_ns + self._longest_ns)
-        theirs = self._held if self.contract.action.hold else None
-        if self._commands and self._commands[0][0] <= end_ns:
-            theirs = self._commands[0][1]
+        theirs = self._theirs(tick.t_ns, min(next_ns, tick.t_ns + self._longest_ns))
         if theirs is None or not np.isfinite(theirs).all():
             self.silent += 1
             return
         self.silent = 0
         if own:
             self._compare(tick, theirs)
+
+    def _theirs(self, begin_ns: int, end_ns: int) -> np.ndarray | None:
+        """The incumbent's command (A,) in a period; None where a topic has none."""
+        parts = []
+        for i, (commands, part) in enumerate(zip(self._commands, self.contract.action.parts, strict=True)):
+            while commands and commands[0][0] <= begin_ns:
+                self._held[i] = commands.popleft()[1]
+            theirs = self._held[i] if part.hold else None
+            if commands and commands[0][0] <= end_ns:
+                theirs = commands[0][1]
+            if theirs is not None:
+                parts.append(theirs)
+        return np.concatenate(parts) if len(parts) == len(self._commands) else None
 
     def _compare(self, tick: _Tick, theirs: np.ndarray) -> None:
         difference = tick.command - theirs

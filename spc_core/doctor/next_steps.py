@@ -35,6 +35,7 @@ NEXT_STEPS = {
     "limits": "in the contract: action: low and high; then spc doctor {bag} --contract FILE",
     "saturation": "in the contract: action: low and high; then spc doctor {bag} --contract FILE",
     "rate limit": "in the contract: action: max_rate; then spc doctor {bag} --contract FILE",
+    "hold": "in the contract: action: hold; then spc doctor {bag} --contract FILE",
     "command lag": "spc contract init {bag} --out proposed.yaml   # proposes the stream that sets the ticks",
     "command delay": "spc bench latency   # what of it this software takes",
     "dropped ticks": WHERE,

@@ -162,7 +162,7 @@ class MjcfEnv(TaskEnv):
     def _find_actuators(self) -> np.ndarray:
         """Number of the actuator of each action field (A,)."""
         action = self.contract.action
-        found = [self._actuator(field, action.type in BY_NAME) for field in action.fields]
+        found = [self._actuator(field, part.type in BY_NAME) for part in action.parts for field in part.fields]
         for i, actuator in enumerate(found):
             if actuator in found[:i]:
                 first = action.fields[found.index(actuator)]

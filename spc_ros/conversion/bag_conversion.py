@@ -123,17 +123,20 @@ class _BagPass:
 
     def _samples(self, index: int, source: Source, column: RawColumn) -> Samples:
         stamps, values, absent = self.readers[index].read_partial(column)
+        stamps = source.stamps(stamps, values)
         unset = stamps == 0 if source.clock == "header" else np.zeros(len(stamps), bool)
         t_ns = self.arrivals.times(index, source, column.log_index, column.receive_ns, stamps)
         if all(source.topic != before.topic for before in self.sources[:index]):
             bad = ~np.isfinite(values) if absent is None else ~(np.isfinite(values) | absent)
             if source.transforms is not None and bad.any():
-                bad &= ~(np.isinf(values) & source.transforms.clipped)
+                read = len(source.observed)
+                bad[:, :read] &= ~(np.isinf(values[:, :read]) & source.transforms.clipped)
+            counted = source.makes_sample(absent)
             nan_count = int(bad.any(axis=1).sum())
-            delays_ns = np.where(unset, 0, column.receive_ns - t_ns) if source.clock == "header" else t_ns[:0]
-            self.topics[source.topic].add(t_ns, delays_ns, nan_count, int(unset.sum()))
+            delays_ns = np.where(unset, 0, column.receive_ns - t_ns)[counted] if source.clock == "header" else t_ns[:0]
+            self.topics[source.topic].add(t_ns[counted], delays_ns, nan_count, int(unset[counted].sum()))
         samples = source.samples(column.log_index, t_ns, values, absent)
-        if index <= len(self.contract.observation):
+        if index < len(self.contract.observation) + len(self.contract.action.parts):
             self.stamped.setdefault(index, []).append((samples.t_ns, samples.log_index))
         if index == 0:
             made = slice(None) if absent is None else np.isin(column.log_index, samples.log_index)
@@ -174,12 +177,17 @@ def check_complete(aligned: Aligned, found: Sequence[Source], joints: Sequence[C
 
 def command_notes(contract: Contract, times: Mapping[int, Sequence[np.ndarray]], arrivals: Arrivals) -> list[str]:
     """Notes on the stamps of commands from the times and log indices of the sources, by their numbers."""
-    names = [*(stream.topic for stream in contract.observation), contract.action.topic]
-    aging = [i for i, stream in enumerate(contract.observation) if stream.max_age_ns is not None]
-    if len(names) - 1 not in times or 0 not in times or arrivals.by_clock(len(names) - 1):
-        return []
+    observed, parts = contract.observation, contract.action.parts
+    names = [*(stream.topic for stream in observed), *(part.topic for part in parts)]
+    aging = [i for i, stream in enumerate(observed) if stream.max_age_ns is not None]
     found = {i: Stamped(names[i], t_ns, log_index) for i, (t_ns, log_index) in times.items()}
-    return stamp_notes(found[len(names) - 1], [found[i] for i in aging if i in found])
+    notes = []
+    for i in range(len(observed), len(names)):
+        if i not in found or 0 not in found or arrivals.by_clock(i):
+            continue
+        own = stamp_notes(found[i], [found[j] for j in aging if j in found])
+        notes += [f"{names[i]}: {note}" for note in own] if len(parts) > 1 else own
+    return notes
 
 
 def align_bag(bag: BagReader, contract: Contract) -> AlignedBag:

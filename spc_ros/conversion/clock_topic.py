@@ -82,7 +82,8 @@ class Arrivals:
 
     def __init__(self, contract: Contract, clock: ClockTopic | None) -> None:
         """`clock`: by which receive times are told on the states' clock."""
-        self._action, self._hold = len(contract.observation), contract.action.hold
+        first = len(contract.observation)
+        self._holding = [first + i for i, part in enumerate(contract.action.parts) if part.hold]  # numbers of sources
         self._clock, self._simulated = clock, None if clock is None else SimulatedTime()
         self._counts: dict[int, tuple[int, int]] = {}  # of each source: messages, and those without a stamp to count by
         self._delays: dict[int, list[np.ndarray]] = {}
@@ -122,7 +123,7 @@ class Arrivals:
             t_ns[by_arrival] = self._simulated.received_ns(number, log_index[by_arrival])
         count, bare = self._counts.get(number, (0, 0))
         self._counts[number] = count + len(t_ns), bare + int(by_arrival.sum())
-        if number == 0 or (self._hold and number == self._action):
+        if number == 0 or number in self._holding:
             self._delays.setdefault(number, []).append(receive_ns - t_ns)
         return t_ns
 
@@ -145,13 +146,14 @@ class Arrivals:
                     f"of '{states}' are of another clock, as in a simulation; record /clock with the bag, stamp the "
                     "messages, or say clock: receive for all topics"
                 )
-        delay_ns = np.concatenate(self._delays.get(self._action, [np.empty(0)]))[1:]
-        if not self.by_clock(self._action) and is_apart(delay_ns, state_ns):
-            raise BagError(
-                f"commands on '{sources[self._action].topic}' hold until the next one, but their stamps are of another "
-                f"clock than those of '{states}'; set use_sim_time the same for all nodes, or say clock: receive for "
-                "all topics"
-            )
+        for number in self._holding:
+            delay_ns = np.concatenate(self._delays.get(number, [np.empty(0)]))[1:]
+            if not self.by_clock(number) and is_apart(delay_ns, state_ns):
+                raise BagError(
+                    f"commands on '{sources[number].topic}' hold until the next one, but their stamps are of another "
+                    f"clock than those of '{states}'; set use_sim_time the same for all nodes, or say clock: receive "
+                    "for all topics"
+                )
 
     def notes(self, sources: Sequence[Source]) -> list[str]:
         """What to tell of messages that count by `/clock`."""

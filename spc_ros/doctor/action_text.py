@@ -38,37 +38,53 @@ def action_lines(
     plan: Design, relative: Callable[[str], str], own_clock: Callable[[RecordedTopic, str], list[str]]
 ) -> list[str]:
     """The section as lines; a placeholder where there is no command."""
-    if plan.command is None:
+    if not plan.commands:
         return [
             f"action: # TODO: {plan.no_command}.",
             "  # Name a topic here with type, fields, low, high, safe and max_rate, as in config/contracts/*.yaml",
             "  fill_in_the_action: true",
         ]
-    topic, choice = plan.command
+    sections = [_section(plan, topic, choice, relative, own_clock) for topic, choice in plan.commands]
+    if len(sections) == 1:
+        lines = [f"action: # {_why(plan.commands[0][0], plan)}", *(f"  {line}" for line in sections[0])]
+    else:
+        lines = [f"action: # {len(sections)} topics, each with its part; a tick needs a command on each of them"]
+        for (topic, _), (first, *others) in zip(plan.commands, sections, strict=True):
+            lines += [f"  - {first} # {_why(topic, plan)}", *(f"    {line}" for line in others)]
+    for more in plan.more_commands:
+        lines.append(f"  # not sent by this action: {relative(more.topic)} ({more.type}), {more.messages} messages")
+    if plan.more_commands:
+        lines.append("  # to send more than one, make `action` a list with such a section for each topic")
+    return lines
+
+
+def _section(
+    plan: Design,
+    topic: RecordedTopic,
+    choice: Choice,
+    relative: Callable[[str], str],
+    own_clock: Callable[[RecordedTopic, str], list[str]],
+) -> list[str]:
+    """The lines of one topic, not indented."""
     bounds = [_bounds(topic, field, plan) for field in choice.fields]
     found, package = units(topic.topic, topic.type, choice.fields), topic.type.partition("/")[0]
     lines = [
-        f"action: # {_why(topic, plan)}",
-        f"  topic: {word(relative(topic.topic))}",
-        f"  type: {topic.type}",
-        *own_clock(topic, "  "),
-        f"  fields: {listed(choice.fields)}",
+        f"topic: {word(relative(topic.topic))}",
+        f"type: {topic.type}",
+        *own_clock(topic, ""),
+        f"fields: {listed(choice.fields)}",
         *_point(topic),
-        *_hold(plan),
-        f"  # units: {found or 'those of the topic, which its type does not tell'}",
-        f"  low: {numbers([each.low for each in bounds])} # {_origin(bounds)}",
-        f"  high: {numbers([each.high for each in bounds])}",
+        *_hold(plan, topic),
+        f"# units: {found or 'those of the topic, which its type does not tell'}",
+        f"low: {numbers([each.low for each in bounds])} # {_origin(bounds)}",
+        f"high: {numbers([each.high for each in bounds])}",
         *_safe(topic, choice, bounds),
-        f"  max_rate: {numbers([each.max_rate for each in bounds])} # per second; {_rate_origin(bounds)}",
+        f"max_rate: {numbers([each.max_rate for each in bounds])} # per second; {_rate_origin(bounds)}",
         *_notes(plan, topic, choice, bounds),
     ]
     if package not in PACKAGES:
         known = ", ".join(PACKAGES)
-        lines.append(
-            f"  # the policy cannot publish {package}; it knows {known}: let it publish one of these, and relay"
-        )
-    for more in plan.more_commands:
-        lines.append(f"  # not sent by this action: {relative(more.topic)} ({more.type}), {more.messages} messages")
+        lines.append(f"# the policy cannot publish {package}; it knows {known}: let it publish one of these, and relay")
     return lines
 
 
@@ -77,18 +93,19 @@ def _point(topic: RecordedTopic) -> list[str]:
     if topic.log.points < 2:
         return []
     return [
-        f"  point: last # of up to {topic.log.points}; the first is often where the robot is already. Or: first, or a "
+        f"point: last # of up to {topic.log.points}; the first is often where the robot is already. Or: first, or a "
         "time in s"
     ]
 
 
-def _hold(plan: Design) -> list[str]:
+def _hold(plan: Design, topic: RecordedTopic) -> list[str]:
     """That the last command holds, where they come only when they change."""
-    return [f"  hold: true # {plan.hold}: they come only when they change; the last one holds"] if plan.hold else []
+    found = plan.holds.get(topic.topic)
+    return [f"hold: true # {found}: they come only when they change; the last one holds"] if found else []
 
 
 def _why(topic: RecordedTopic, plan: Design) -> str:
-    regular = topic.rate_hz and not plan.hold
+    regular = topic.rate_hz and topic.topic not in plan.holds
     kind, rate = topic.type.rpartition("/")[2], f" at {topic.rate_hz:.1f} Hz" if regular else ", irregular"
     return f"the likeliest command, by its name and its type {kind}: {topic.messages} messages{rate}"
 
@@ -132,17 +149,17 @@ def _safe(topic: RecordedTopic, choice: Choice, bounds: list[Bounds]) -> list[st
     """The safe command where 0 is known to be one; else a line to fill in."""
     if all(each.kind in STILL for each in bounds):
         said = "; ".join(dict.fromkeys(STILL[each.kind] for each in bounds))
-        return [f"  safe: {numbers([0.0] * len(bounds))} # sent when anything is wrong; {said}"]
+        return [f"safe: {numbers([0.0] * len(bounds))} # sent when anything is wrong; {said}"]
     open_fields = [field for field, each in zip(choice.fields, bounds, strict=True) if each.kind not in STILL]
     places = all(each.kind in ("position", *STILL) for each in bounds)
     what = "positions: 0 is a place to go to" if places else "not known to stand still at 0"
     columns = [topic.log.values[:, topic.log.fields.index(field)] for field in choice.fields]
     middle = [float(f"{np.nanmedian(column):.3g}") for column in columns]
     return [
-        f"  # TODO: {shortened(open_fields, 3)}: {what}. The policy sends `safe` when anything",
-        f"  # is wrong, so write {len(bounds)} numbers that are safe at any time. Until then, the file is refused.",
-        f"  # The middle of what was recorded, which need not be safe: {numbers(middle)}",
-        f"  safe: {UNFILLED_SAFE}",
+        f"# TODO: {shortened(open_fields, 3)}: {what}. The policy sends `safe` when anything",
+        f"# is wrong, so write {len(bounds)} numbers that are safe at any time. Until then, the file is refused.",
+        f"# The middle of what was recorded, which need not be safe: {numbers(middle)}",
+        f"safe: {UNFILLED_SAFE}",
     ]
 
 
@@ -157,7 +174,7 @@ def _notes(plan: Design, topic: RecordedTopic, choice: Choice, bounds: list[Boun
     beyond = [field for field, each in zip(choice.fields, bounds, strict=True) if each.beyond]
     if beyond:
         lines.append(f"the bags hold commands beyond the URDF's limits: {shortened(beyond)}")
-    if plan.is_rare:
+    if plan.is_rare(topic):
         states = plan.states[0][0]
         slow = f"The policy would decide every {1 / plan.rate_hz:.3g} s, as they came."
         open_periods = "A period without a command is dropped. If the robot goes on executing the last one: hold: true"
@@ -180,4 +197,4 @@ def _notes(plan: Design, topic: RecordedTopic, choice: Choice, bounds: list[Boun
         lines.append(f"never changed, so that their limits hold them there: {shortened(still)}")
     if choice.left_out:
         lines.append(f"left out: {shortened(choice.left_out)}")
-    return [f"  # {line}" for line in lines]
+    return [f"# {line}" for line in lines]

@@ -130,7 +130,8 @@ def _topic_findings(logs: list[TopicLog], ages: Ages, contract: Contract | None,
     states = next((log for log in logs if log.role == "observation"), None)
     for log in logs:
         if log.role == "action" and contract is not None and states is not None:
-            findings += check_hold(log, states, contract.action.hold, contract.rate_hz)
+            hold = next((part.hold for part in contract.action.parts if part.topic == log.topic), False)
+            findings += check_hold(log, states, hold, contract.rate_hz)
         if log.role == "observation" and log.topic in ages:
             findings += check_ages(log, *ages[log.topic], t)
     return findings
@@ -159,7 +160,8 @@ def check_topic(log: TopicLog, contract: Contract | None, t: Thresholds) -> list
     if log.role == "other":  # without a contract nothing says what is needed
         findings = [dataclasses.replace(f, severity=at_most_warn(f.severity)) for f in findings]
     if log.role == "action" and contract is not None:
-        action = contract.action
+        named = log.topic.partition(" (")[0]  # of several logs of one topic, the name goes on with its fields
+        action = next(part for part in contract.action.parts if part.topic == named)
         findings += check_limits(log, action.low, action.high, t)
         findings += check_rate_limits(log, action.max_rate, t)
     return findings

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spc_core.contract.frames import FORM, TF
 from spc_core.doctor.command_checks import CommandPattern, command_pattern, total
 from spc_core.doctor.topic_stats import MIN_MESSAGES
 from spc_ros.bags.files import BagError
@@ -15,7 +16,15 @@ from spc_ros.bags.reader import EPISODE_TOPIC
 from spc_ros.doctor.contract_choices import ROUND_SHARE, Clocks, clocks_of_all, nominal, round_rate
 from spc_ros.doctor.field_choices import Choice, choose, choose_command, whole_array
 from spc_ros.doctor.recorded_robot import DESCRIPTION, RecordedRobot, RecordedTopic
-from spc_ros.doctor.topic_roles import GOAL_WORDS, REWARD_WORDS, STATE_WORDS, command_rank, command_score, state_score
+from spc_ros.doctor.topic_roles import (
+    GOAL_WORDS,
+    GRIPPER_WORDS,
+    REWARD_WORDS,
+    STATE_WORDS,
+    command_rank,
+    command_score,
+    state_score,
+)
 from spc_ros.doctor.urdf_limits import JointLimits
 from spc_ros.messages.fields import JOINT_ARRAYS
 from spc_ros.messages.numeric_fields import MAX_ELEMENTS
@@ -49,24 +58,23 @@ class Design:
     robot: RecordedRobot
     joints: Mapping[str, JointLimits]
     states: tuple[tuple[RecordedTopic, Choice], ...]  # the first one sets the ticks
-    command: tuple[RecordedTopic, Choice] | None
+    commands: tuple[tuple[RecordedTopic, Choice], ...]  # the topics of the action
     no_command: str  # why there is none
     more_commands: tuple[RecordedTopic, ...]  # that the action does not send
     left_out: tuple[LeftOut, ...]
     rate_hz: float
     clocks: Clocks
-    hold: CommandPattern | None = None  # of commands that come only when they change
+    holds: Mapping[str, CommandPattern]  # of commanded topics whose messages come only when they change
 
     @property
     def used(self) -> list[RecordedTopic]:
-        return [topic for topic, _ in (*self.states, *([self.command] if self.command else []))]
+        return [topic for topic, _ in (*self.states, *self.commands)]
 
-    @property
-    def is_rare(self) -> bool:
+    def is_rare(self, command: RecordedTopic) -> bool:
         """Whether there are far fewer commands than states, irregular or slow ones."""
-        if self.command is None or self.hold or (self.command[0].rate_hz or 0.0) > SLOW_HZ:
+        if command.topic in self.holds or (command.rate_hz or 0.0) > SLOW_HZ:
             return False
-        return self.command[0].messages < RARE_SHARE * self.states[0][0].messages
+        return command.messages < RARE_SHARE * self.states[0][0].messages
 
 
 def design(robot: RecordedRobot, joints: Mapping[str, JointLimits]) -> Design:
@@ -74,30 +82,42 @@ def design(robot: RecordedRobot, joints: Mapping[str, JointLimits]) -> Design:
     refused = {topic.topic: _why_no_command(topic) for topic in robot.topics}
     able = [topic for topic in robot.topics if not refused[topic.topic]]
     able.sort(key=_rank)
-    best = [topic for topic in able if command_score(topic.topic, topic.type) == _score(able)]
-    spread = len(best) > 1 and all(topic.type in SINGLE for topic in best)
-    command = (able[0], choose_command(able[0].log)) if able and not spread else None
-    states, left_out = _states(robot, joints, command[0] if command else None, refused)
+    commanded = _commanded(able)
+    states, left_out = _states(robot, joints, commanded, refused)
     if not states:
         there = "; ".join(f"{entry.topic.topic} ({entry.topic.type}): {entry.why}" for entry in left_out)
         raise BagError(f"{robot.bags[0]}: no topic looks like the robot's state; {there}; write the contract by hand")
-    pattern = _pattern(command[0], states, robot) if command else CommandPattern()
-    command_hz = command[0].rate_hz if command and not pattern.on_change else None
+    patterns = {topic.topic: _pattern(topic, states, robot) for topic in commanded}
+    holds = {name: pattern for name, pattern in patterns.items() if pattern.on_change}
+    rates = [topic.rate_hz for topic in commanded if topic.rate_hz and topic.topic not in holds]
+    command_hz = min(rates) if rates else None  # each period needs a command on each topic, unless the last one holds
     states = _ticks_first(states, command_hz)[:MAX_STREAMS]
     state_hz = states[0][0].rate_hz or 10.0
     rate_hz = tick_rate(state_hz, command_hz)
-    names = [topic.topic for topic, _ in states] + ([command[0].topic] if command else [])
+    names = [topic.topic for topic in (*(topic for topic, _ in states), *commanded)]
     clocks = clocks_of_all([[bag[name] for name in names if name in bag] for bag in robot.logs], rate_hz)
-    no_command = "" if command else _why_none(best if spread else [], refused)
-    others = tuple(able[1:] if command else ())
-    hold = pattern if pattern.on_change else None
-    return Design(robot, joints, tuple(states), command, no_command, others, tuple(left_out), rate_hz, clocks, hold)
+    commands = tuple((topic, choose_command(topic.log)) for topic in commanded)
+    others = tuple(topic for topic in able if topic not in commanded)
+    no_command = "" if commands else _why_none(refused)
+    return Design(robot, joints, tuple(states), commands, no_command, others, tuple(left_out), rate_hz, clocks, holds)
 
 
 def _pattern(command: RecordedTopic, states: Found, robot: RecordedRobot) -> CommandPattern:
     """How the commands of all bags come next to the likeliest state."""
     pairs = [(bag.get(command.topic), bag.get(states[0][0].topic)) for bag in robot.logs]
     return total(command_pattern(mine, theirs) for mine, theirs in pairs if mine is not None and theirs is not None)
+
+
+def _commanded(able: Sequence[RecordedTopic]) -> list[RecordedTopic]:
+    """The topics of the action: the likeliest, and those that move another part of the robot.
+
+    These are the others of single numbers, such as thrusters, or the gripper of an arm.
+    """
+    best = [topic for topic in able if command_score(topic.topic, topic.type) == _score(able)]
+    if len(best) > 1 and all(topic.type in SINGLE for topic in best):
+        return [topic for topic in best if topic.everywhere] or best[:1]
+    hands = [topic for topic in able[1:] if GRIPPER_WORDS.search(topic.topic) and topic.everywhere and topic.rate_hz]
+    return [*able[:1], *([] if GRIPPER_WORDS.search(able[0].topic) else hands[:1])] if able else []
 
 
 NO_COMMAND = "is not a command by its name and type"
@@ -134,13 +154,8 @@ def _why_no_command(topic: RecordedTopic) -> str:
     return ""
 
 
-def _why_none(spread: Sequence[RecordedTopic], refused: Mapping[str, str]) -> str:
+def _why_none(refused: Mapping[str, str]) -> str:
     """Why there is no action."""
-    if spread:
-        return (
-            f"the command is spread over {len(spread)} topics ({', '.join(topic.topic for topic in spread)}), and a "
-            f"contract has one action topic; publish them together, as one Float64MultiArray, and record again"
-        )
     near = [f"{topic} {why}" for topic, why in refused.items() if why not in ("", NO_COMMAND)]
     return "; ".join(near) or "no topic looks like a command, by name and type"
 
@@ -148,18 +163,18 @@ def _why_none(spread: Sequence[RecordedTopic], refused: Mapping[str, str]) -> st
 def _states(
     robot: RecordedRobot,
     joints: Mapping[str, JointLimits],
-    command: RecordedTopic | None,
+    commanded: Sequence[RecordedTopic],
     refused: Mapping[str, str],
 ) -> tuple[Found, list[LeftOut]]:
-    """(the streams to observe, the likeliest first, and all other topics but the command)."""
+    """(the streams to observe, the likeliest first, and all other topics but those of the action)."""
     found: Found = []
     left_out = []
     for topic in robot.topics:
-        if topic is command:
+        if topic in commanded:
             continue
         why = _no_stream(topic, robot)
         if not command_score(topic.topic, topic.type):
-            why = why or _of_another_robot(topic.topic, command, robot)
+            why = why or _of_another_robot(topic.topic, commanded, robot)
         if why:
             left_out.append(LeftOut(topic, why))
             continue
@@ -203,6 +218,13 @@ def _no_stream(topic: RecordedTopic, robot: RecordedRobot) -> str:
         return "the time"
     if topic.type in JOINT_ARRAYS and not (topic.logs and topic.log.fields):
         return "its messages name no joints, or fill no array of theirs"
+    if topic.type == TF:
+        example = (
+            FORM
+            if ": none" in topic.frames
+            else FORM.replace("<parent>-><child>", topic.frames.split(": ")[1].split(", ")[0])
+        )
+        return f"{topic.frames}; to observe one, write it by its frames: {example}"
     if not topic.logs or not topic.log.fields:
         return "no numbers that a state is made of (texts, images, lists or whole numbers)"
     if REWARD_WORDS.search(topic.topic):
@@ -210,9 +232,9 @@ def _no_stream(topic: RecordedTopic, robot: RecordedRobot) -> str:
     return ""
 
 
-def _of_another_robot(topic: str, command: RecordedTopic | None, robot: RecordedRobot) -> str:
+def _of_another_robot(topic: str, commanded: Sequence[RecordedTopic], robot: RecordedRobot) -> str:
     """Why a sensor is left to another robot: the commanded one has the same, in its own namespace."""
-    own, theirs = (name.strip("/").partition("/") for name in (command.topic if command else "", topic))
+    own, theirs = (name.strip("/").partition("/") for name in (commanded[0].topic if commanded else "", topic))
     twin = f"/{own[0]}/{theirs[2]}"
     if not own[2] or not theirs[2] or own[0] == theirs[0] or all(twin != other.topic for other in robot.topics):
         return ""

@@ -42,8 +42,9 @@ class _Text:
         plan, robot, first = self.plan, self.robot, self.plan.states[0][0]
         bags = f"the bag {robot.bags[0].name}" if robot.found == 1 else f"{len(robot.bags)} of {robot.found} bags"
         why = f"{first.topic} comes at {first.rate_hz or 0:.1f} Hz"
-        if plan.command and plan.command[0].rate_hz and not plan.hold:
-            why += f", the command at {plan.command[0].rate_hz:.1f} Hz"
+        rates = [topic.rate_hz for topic, _ in plan.commands if topic.rate_hz and topic.topic not in plan.holds]
+        if rates:
+            why += f", the {'slowest ' if len(rates) > 1 else ''}command at {min(rates):.1f} Hz"
             every = (first.rate_hz or 0) / plan.rate_hz
             why += f"; a tick is every {every:.0f} states, so that each period has a command" if every > 1.5 else ""
         return [

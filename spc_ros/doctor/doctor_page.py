@@ -150,20 +150,19 @@ def _view(report: DoctorReport, i: int, view: View, explained: set[str]) -> str:
     made = f", {plural(bag.episodes, 'episode')}, {plural(bag.transitions, 'transition')}" if report.contract else ""
     title = f"{chip(bag.verdict, Path(bag.path).name)}"
     parts = [f"<h3>{title}</h3><p class=caption>{bag.duration_s:.1f} s{made}{escape(_said(bag.findings))}</p>"]
-    command = next((trace for trace in traces if trace.commands), None)
-    action = report.contract.action if report.contract else None
-    limits = (action.low, action.high) if action else (None, None)
+    limits = {part.topic: (part.low, part.high) for part in report.contract.action.parts} if report.contract else {}
     figures = [
         ("timeline", timeline(traces, bag.findings, bag.cuts, lasts)),
         ("delay", delay_figure(traces, lasts) if any(f.check in ("delay", "drift") for f in bag.findings) else None),
-        (
-            "commands",
-            command_figure(command, *limits, lasts) if command else None,
-        ),
     ]
-    for name, figure in figures:
+    for trace in traces:
+        if trace.commands:
+            low, high = limits.get(trace.topic.partition(" (")[0], (None, None))
+            figures.append(("commands", command_figure(trace, low, high, lasts)))
+    for n, (name, figure) in enumerate(figures):
         if figure is not None:
-            parts.append(draw(figure, f"bag-{i}-{name}") + ("" if name in explained else _caption(name)))
+            place = f"bag-{i}-{name}" + (f"-{n}" if n > 2 else "")  # more than one topic of commands
+            parts.append(draw(figure, place) + ("" if name in explained else _caption(name)))
             explained.add(name)
     cuts = [cut for cut in bag.cuts if not cut[1].is_end_of_recording]
     if cuts:

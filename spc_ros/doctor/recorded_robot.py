@@ -33,6 +33,7 @@ class RecordedTopic:
     bags: int  # read in all
     messages: int
     problem: str = ""  # why its numbers could not be read
+    frames: str = ""  # the transforms that it holds, in words
 
     @functools.cached_property
     def log(self) -> TopicLog:
@@ -81,6 +82,7 @@ class _Bag:
     topics: dict[str, tuple[str, int, str]]  # type, messages, and why they cannot be read
     marks: Marks
     descriptions: set[str]
+    frames: dict[str, str]  # transforms in words, by topic
 
 
 def read_robot(paths: Iterable[str | Path], definitions: Mapping[str, str] | None = None) -> RecordedRobot:
@@ -98,7 +100,13 @@ def read_robot(paths: Iterable[str | Path], definitions: Mapping[str, str] | Non
     bags = list(read.values())
     logs = tuple(bag.logs for bag in bags)
     names = sorted({name for bag in bags for name in bag.topics})
-    topics = tuple(_topic(name, [bag.topics[name] for bag in bags if name in bag.topics], logs) for name in names)
+    topics = tuple(
+        dataclasses.replace(
+            _topic(name, [bag.topics[name] for bag in bags if name in bag.topics], logs),
+            frames=max((bag.frames.get(name, "") for bag in bags), key=lambda text: (len(text), text)),
+        )
+        for name in names
+    )
     errors = tuple(str(error).replace(f"{path}: ", f"{path.name}: ", 1) for path, error in failed.items())
     descriptions = Counter(text for bag in bags for text in bag.descriptions)
     description = min(descriptions, key=lambda text: (-descriptions[text], text), default="")
@@ -111,8 +119,9 @@ def _read_bag(path: Path, definitions: Mapping[str, str] | None) -> _Bag:
         found = read_topic_logs(bag, None)
         logs = {log.topic: with_beams(bag, log) for log in found.logs if len(log)}
         problems = {finding.topic: finding.text for finding in found.findings if finding.check == "topic"}
+        frames = {finding.topic: finding.text for finding in found.findings if finding.check == "frames"}
         topics = {name: (topic.type, topic.count, problems.get(name, "")) for name, topic in bag.info.topics.items()}
-        return _Bag(logs, topics, find_marks(bag, found.logs), _descriptions(bag))
+        return _Bag(logs, topics, find_marks(bag, found.logs), _descriptions(bag), frames)
 
 
 def _topic(name: str, seen: Sequence[tuple[str, int, str]], logs: Sequence[dict[str, TopicLog]]) -> RecordedTopic:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.contract.contract import Contract
+from spc_core.contract.frames import TF, no_transform, pairs_of
 from spc_core.contract.transforms import JUMP_NS
 from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, message_spans
 from spc_core.doctor.topic_looks import Unchecked
@@ -41,6 +42,7 @@ class BagLogs:
     findings: list[Finding]
     marks: Mapping[str, MarkReader]
     sources: Sequence[tuple[Source, TopicLog, np.ndarray]]  # all messages of each, and (N,) indices in the bag's log
+    named: Sequence[Collection[str]]  # by source, the joints or transforms that its messages name
     refusal: ValueError | None  # the error at which conversion stops
     arrivals: Arrivals | None  # of the contract's sources
     unchecked: list[Unchecked]
@@ -48,7 +50,7 @@ class BagLogs:
     @property
     def first(self) -> TopicLog:
         """The messages of the first stream that make a sample."""
-        return next(log for log in self.logs if log.role == "observation" and log.fields == self.sources[0][1].fields)
+        return next(log for log in self.logs if log.role == "observation" and log.fields == self.sources[0][0].observed)
 
     def aligned(self, contract: Contract) -> AlignedBag:
         """The ticks and marks of the bag, as for conversion. Raises the refusal."""
@@ -57,13 +59,12 @@ class BagLogs:
         assert self.arrivals is not None
         aligned = align(contract, self._blocks)
         self.arrivals.check([source for source, *_ in self.sources])
-        joints = [{joint for _, names in log.layouts for joint in names} for _, log, _ in self.sources]
-        aligned = check_complete(aligned, [source for source, *_ in self.sources], joints)
+        aligned = check_complete(aligned, [source for source, *_ in self.sources], self.named)
         first = self.first
         stamps = np.zeros(len(first), np.int64) if first.stamp_ns is None else first.stamp_ns
         times = FirstStream(first.receive_ns, first.time_ns, stamps)
         marks = {name: mark.marks(times, first.clock) for name, mark in self.marks.items()}
-        count = len(contract.observation) + 1
+        count = len(contract.observation) + len(contract.action.parts)
         stamped = {i: (log.time_ns, index) for i, (_, log, index) in enumerate(self.sources[:count])}
         return AlignedBag(aligned, marks, times, command_notes(contract, stamped, self.arrivals), {})
 
@@ -112,6 +113,10 @@ class _TopicReader:
         parts, self.parts = self.parts, []
         shapes, fields, none = list(self.columns.shapes), self.columns.fields, np.empty(0, np.int64)
         receive_ns, log_index, stamp_ns, shape = (np.concatenate([none, *(p[i] for p in parts)]) for i in range(4))
+        values = np.concatenate([np.empty((0, len(fields))), *(with_width(p[4], len(fields)) for p in parts)])
+        is_tf = self.type == TF
+        if is_tf and self.source is not None:
+            stamp_ns = self.source.stamps(stamp_ns, values)
         clock_ns = None
         if arrivals is not None and self.source is not None:
             clock_ns = arrivals.times(self.number, self.source, log_index, receive_ns, stamp_ns)
@@ -120,9 +125,9 @@ class _TopicReader:
             type=self.type,
             receive_ns=receive_ns,
             clock_ns=clock_ns if arrivals is not None and arrivals.simulated else None,
-            stamp_ns=stamp_ns if self.columns.has_stamp else None,
+            stamp_ns=stamp_ns if self.columns.has_stamp or (is_tf and self.source is not None) else None,
             fields=fields,
-            values=np.concatenate([np.empty((0, len(fields))), *(with_width(p[4], len(fields)) for p in parts)]),
+            values=values,
             begin_ns=begin_ns,
             lost=max(0, published - len(receive_ns)),
             recorded=max(self.recorded, len(receive_ns)),
@@ -133,20 +138,40 @@ class _TopicReader:
         )
         problems = _problems(log, shapes, shape)
         newest = self.source.newest if self.source is not None else None
-        if newest is None or log.absent is None or self.columns.error is not None:
+        if is_tf:
+            problems += _frames(log, self.columns.joints)
+        if newest is None or self.columns.error is not None or not len(log) or (log.absent is None and not is_tf):
             return log, log, log_index, problems
         newest.reset()
-        made, values = newest.complete(log.time_ns, log.values, log.absent)
+        shown = _first_fields(log, newest.width)  # without the stamps of transforms
+        absent = np.zeros(shown.values.shape, bool) if shown.absent is None else shown.absent
+        made, _, values = newest.complete(log.time_ns, log.values, log.absent)
         self.made = made
-        whole = ~(np.isnan(values) & log.absent[made]).any(axis=1)
+        whole = ~(np.isnan(values) & absent[made]).any(axis=1)
         made, values = made[whole], values[whole]
         if not len(values):
-            return log, log, log_index, problems
+            return shown, log, log_index, problems
         kept: dict[str, Any] = {"receive_ns": receive_ns[made], "values": values, "absent": None}
         kept |= {"stamp_ns": stamp_ns[made]} if log.stamp_ns is not None else {}
         kept |= {"clock_ns": log.clock_ns[made]} if log.clock_ns is not None else {}
-        samples = dataclasses.replace(log, **kept, **_joints(self.type, shapes, shape[made]))
-        return samples, log, log_index, [*problems, *_spread(log, made, t)]
+        samples = dataclasses.replace(shown, **kept, **_joints(self.type, shapes, shape[made]))
+        return samples, log, log_index, [*problems, *([] if shown.absent is None else _spread(shown, made, t))]
+
+
+def _first_fields(log: TopicLog, count: int) -> TopicLog:
+    """The log with so many of its fields."""
+    absent = None if log.absent is None else log.absent[:, :count]
+    return dataclasses.replace(log, fields=log.fields[:count], values=log.values[:, :count], absent=absent)
+
+
+def _frames(log: TopicLog, seen: Collection[str]) -> list[Finding]:
+    """Which transforms the messages of tf hold, and which of those that the contract names none of them does."""
+    missing = [pair for pair in pairs_of(log.fields) if pair not in seen]
+    if missing and len(log):
+        return [Finding("fail", log.topic, "fields", no_transform(missing, seen), 1.0)]
+    listed = ", ".join(sorted(seen)) or "none"
+    what = "transform" if len(seen) == 1 else "transforms"
+    return [Finding("ok", log.topic, "frames", f"{len(seen)} {what}, as parent->child: {listed}")]
 
 
 def _spread(log: TopicLog, made: np.ndarray, t: Thresholds) -> list[Finding]:
@@ -233,7 +258,7 @@ def read_topic_logs(
     texts = [text for _, _, text in marks[EPISODE_TOPIC].found] if EPISODE_TOPIC in marks else []
     info = parse_episode(texts, str(bag.path))
     published = {name.lstrip("/"): count for name, count in info.published.items()} if info else {}
-    logs, kept, empty, places = {}, [], {}, {}
+    logs, kept, named, empty, places = {}, [], [], {}, {}
     for reader in readers:
         published_count = published.get(reader.topic.lstrip("/"), 0)
         log, whole, log_index, problems = reader.finish(
@@ -250,6 +275,7 @@ def read_topic_logs(
         findings += problems
         if reader.source is not None:
             kept.append((reader.source, whole, log_index))
+            named.append(reader.columns.joints)
         places[reader.name] = log_index
     if arrivals is not None and contract is not None:
         findings += [Finding("ok", "", "clock", note) for note in arrivals.notes(sources(contract, check=False))]
@@ -263,7 +289,7 @@ def read_topic_logs(
     if contract is None and not logs:
         text = f"no check looked at any of its {len(unchecked)} topics; the list of topics says why"
         findings.append(Finding("warn", "", "topic", text))
-    return BagLogs(by_topic, findings, marks, kept, next(iter(errors), None), arrivals, unchecked)
+    return BagLogs(by_topic, findings, marks, kept, named, next(iter(errors), None), arrivals, unchecked)
 
 
 def _told_apart(logs: list[TopicLog]) -> list[TopicLog]:
@@ -307,16 +333,17 @@ def _of_contract(contract: Contract, errors: list[ValueError]) -> Iterator[tuple
     except MessageError as error:
         errors.append(error)
     observed = len(contract.observation)
+    commanded = range(observed, observed + len(contract.action.parts))
     for number, source in enumerate(sources(contract, check=False)):
-        known: dict[str, Any] = {"role": "action" if number == observed else "reward", "clock": source.clock}
+        known: dict[str, Any] = {"role": "action" if number in commanded else "reward", "clock": source.clock}
         if source.transforms is not None:
             known["clipped"] = source.transforms.clipped
         if number < observed:
             max_age_s = contract.observation[number].max_age_s
             known |= {"role": "observation", "max_age_s": max_age_s, "latched": math.isinf(max_age_s)}
-        if number in (0, observed, observed + 1):
+        if number == 0 or number >= observed:
             known |= {"nominal_hz": contract.rate_hz, "faster_is_fine": number < observed}
-        if number == observed and contract.action.hold:
+        if number in commanded and contract.action.parts[number - observed].hold:
             known |= {"nominal_hz": None, "latched": True}
         yield source.topic, source, known
 

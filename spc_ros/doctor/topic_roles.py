@@ -52,6 +52,7 @@ OWN_STATES = re.compile(r"/(?!.*ControllerState)\w*(Odometry|State|States|Attitu
 OWN_STATE_SCORE = 2  # of a type that a robot's own package names like a state
 SENSED = ("nav_msgs/msg/Odometry",)  # with all of sensor_msgs but JointState, what no command is made of
 REWARD_WORDS = re.compile(r"(^|[/_])(reward|rewards|return|score|cost)($|[/_])")
+GRIPPER_WORDS = re.compile(r"(^|[/_])(gripper|grippers|hand|finger|fingers|claw|grasp)($|[/_])")
 GOAL_WORDS = re.compile(r"(^|[/_])(goal|goals|target|waypoint|move_base_simple)($|[/_])")
 
 

@@ -14,7 +14,8 @@ from rosbags.typesys.store import Typestore
 
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import ACTION, REWARD, Role, observed
+from spc_core.contract.frames import TF, is_static, no_transform, pairs_of, stamp_fields
+from spc_core.contract.sections import REWARD, Role, commanded, observed
 from spc_core.contract.transforms import FieldTransforms
 from spc_ros.messages.cdr_layout import Block, Layout, make_layout
 from spc_ros.messages.cdr_walk import LayoutError, Walk
@@ -27,14 +28,19 @@ from spc_ros.messages.fields import (
     Point,
     stamp_ns,
 )
+from spc_ros.messages.frames_reader import pair_name
 from spc_ros.messages.numeric_fields import state_fields
 from spc_ros.messages.raw_column import DAMAGED, FOREIGN, BytesError, RawColumn, read_row
-from spc_ros.messages.spread import NewestValues
+from spc_ros.messages.spread import NewestTransforms, NewestValues, StaticTransforms
 
 LONGER = "longer than their definition says, by {} bytes that ROS 2 does not read either; give the right definition"
 MAX_LAYOUTS = 16  # kept from one column to the next; also useless templates before a column is read one by one
 WORTHWHILE = 32  # messages that a template must decode, or it counts as useless
-NAMES = {JOINT_STATE: frozenset({"name"}), JOINT_TRAJECTORY: frozenset({"joint_names"})}
+NAMES = {
+    JOINT_STATE: frozenset({"name"}),
+    JOINT_TRAJECTORY: frozenset({"joint_names"}),
+    TF: frozenset({"transforms"}),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Source:
 
     @property
     def _how(self) -> tuple[Point, bool, bool]:
-        return self.point, self.newest is not None, self.role == ACTION
+        return self.point, self.newest is not None, self.role.is_action
 
     def samples(
         self, log_index: np.ndarray, t_ns: np.ndarray, values: np.ndarray, absent: np.ndarray | None = None
@@ -70,14 +76,27 @@ class Source:
         `absent` (N, R) bool tells which numbers a message lacks; None: none does.
         """
         if self.newest is not None and len(t_ns):
-            made, values = self.newest.complete(t_ns, values, absent)
-            log_index, t_ns = log_index[made], t_ns[made]
+            made, t_ns, values = self.newest.complete(t_ns, values, absent)
+            log_index = log_index[made]
         if not len(t_ns):
             return self.nothing()
         return Samples(log_index, t_ns, values if self.transforms is None else self.transforms(t_ns, values))
 
     def nothing(self) -> Samples:
-        return Samples.empty(len(self.fields) if self.transforms is None else self.transforms.width)
+        return Samples.empty(len(self.observed) if self.transforms is None else self.transforms.width)
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The fields without the stamps of transforms, which are only read to tell their age."""
+        return self.fields if self.newest is None else self.fields[: self.newest.width]
+
+    def stamps(self, stamps: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """(N,) stamps of the samples of messages with these stamps and numbers (N, R): of tf, those of a transform."""
+        return self.newest.stamps(values) if isinstance(self.newest, NewestTransforms) else stamps
+
+    def makes_sample(self, absent: np.ndarray | None) -> np.ndarray | slice:
+        """Which messages have the first field, whose time is the sample's; only of tf are the others left out."""
+        return slice(None) if absent is None or self.type != TF else ~absent[:, 0]
 
     def reset(self) -> None:
         """Forget the last sample, before another pass over the log."""
@@ -89,7 +108,10 @@ class Source:
     def check_complete(self, joints: Collection[str]) -> None:
         """Raises MessageError where none of the messages, which named these joints, had one of the fields."""
         if self.newest is not None and len(never := self.newest.never):
-            lacking = dict.fromkeys(self.fields[i].partition(".")[2] for i in never.tolist())
+            fields = [self.fields[i] for i in never.tolist()]
+            if self.type == TF:
+                raise MessageError(f"topic '{self.topic}': {no_transform(pairs_of(fields), joints)}")
+            lacking = dict.fromkeys(field.partition(".")[2] for field in fields)
             raise MessageError(
                 f"topic '{self.topic}': no message has the joint {', '.join(lacking)}; they have "
                 f"{', '.join(sorted(joints)) or 'no joints at all'}; correct the contract or the driver"
@@ -104,13 +126,15 @@ def sources(contract: Contract, check: bool = True) -> list[Source]:
     found = []
     for index, stream in enumerate(contract.observation):
         transforms = None if stream.transforms.is_plain else stream.transforms
-        newest = NewestValues(len(stream.fields), stream.max_age_s) if stream.type == JOINT_STATE else None
-        where = (stream.topic, stream.type, stream.fields, stream.clock)
+        where, newest = _spread(stream.topic, stream.type, stream.fields, stream.clock, stream.max_age_s)
         found.append(Source(observed(index), *where, transforms, stream.point, newest))
-    action, reward = contract.action, contract.reward
-    found.append(Source(ACTION, action.topic, action.type, action.fields, action.clock, None, action.point))
+    for i, action in enumerate(contract.action.parts):
+        found.append(Source(commanded(i), action.topic, action.type, action.fields, action.clock, None, action.point))
+    reward = contract.reward
     if reward.topic is not None and reward.type is not None and reward.field is not None:
-        found.append(Source(REWARD, reward.topic, reward.type, (reward.field,), reward.clock, None))
+        where, newest = _spread(reward.topic, reward.type, (reward.field,), reward.clock, math.inf)
+        newest = None if reward.type == JOINT_STATE else newest
+        found.append(Source(REWARD, *where, None, None, newest))
     types: dict[str, str] = {}
     for source in found if check else ():
         if types.setdefault(source.topic, source.type) != source.type:
@@ -119,12 +143,26 @@ def sources(contract: Contract, check: bool = True) -> list[Source]:
     return found
 
 
+def _spread(
+    topic: str, type_name: str, fields: tuple[str, ...], clock: str, max_age_s: float
+) -> tuple[tuple[str, str, tuple[str, ...], str], NewestValues | None]:
+    """((topic, type, fields, clock) of a Source, what completes its messages where they may hold some fields each)."""
+    if type_name == JOINT_STATE:
+        return (topic, type_name, fields, clock), NewestValues(len(fields), max_age_s)
+    if type_name != TF:
+        return (topic, type_name, fields, clock), None
+    read = (*fields, *stamp_fields(fields))
+    if is_static(topic, type_name):
+        return (topic, type_name, read, "receive"), StaticTransforms(fields)
+    return (topic, type_name, read, clock), NewestTransforms(fields, max_age_s, clock == "header")
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """Properties that messages of one layout share."""
 
     present: tuple[int, ...] = ()  # indices of the fields that they have
-    joints: tuple[str, ...] = ()
+    joints: tuple[str, ...] = ()  # or transforms, as 'parent->child'
     lengths: tuple[int, ...] = ()  # of the arrays that go with the joints, in the order of JOINT_ARRAYS
     problem: str = ""  # why they cannot be read; joints that are absent show in `joints` and `lengths` instead
     surplus: int = 0  # bytes more than their definition says, which ROS 2 does not read
@@ -169,6 +207,7 @@ class ColumnReader:
         self.shapes: dict[Shape, int] = {}
         self.error: MessageError | None = None
         self._arrays = JOINT_ARRAYS.get(type_name, ())
+        self._named = bool(self._arrays) or type_name == TF
         self._reader = None if fields is None else FieldReader(type_name, fields, where, point, partial, whole)
         self._is_open = fields is None
         self._decisive = decisive_fields(type_name)
@@ -203,7 +242,7 @@ class ColumnReader:
 
     @property
     def joints(self) -> set[str]:
-        """All joints that the messages have named."""
+        """All joints, or transforms, that the messages have named."""
         return {joint for shape in self.shapes for joint in shape.joints}
 
     def read_all(self, column: RawColumn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -271,7 +310,7 @@ class ColumnReader:
         reader = self._fitting_reader(message)
         try:
             numbers, problem = reader.find(message) if reader.fields or not self._is_open else ([], "")
-            joints, lengths = self._joints_of(message) if self._arrays else ((), ())
+            joints, lengths = self._joints_of(message) if self._named else ((), ())
         except (AttributeError, TypeError, ValueError) as error:
             problem = (
                 f"topic '{self.where}': the bag defines {self.type_name} in another way than ROS 2 ({error}); "
@@ -280,14 +319,14 @@ class ColumnReader:
             numbers, joints, lengths = [None] * len(reader.fields), (), ()
             return Shape(problem=problem.partition(": ")[2], surplus=surplus), numbers, problem
         present = tuple(i for i, number in enumerate(numbers) if number is not None)
-        described = "" if self._arrays else problem.removeprefix(f"topic '{self.where}': ")
+        described = "" if self._named else problem.removeprefix(f"topic '{self.where}': ")
         points = len(message.points) if self.type_name == JOINT_TRAJECTORY else 1
         return Shape(present, joints, lengths, described, surplus, points), numbers, problem
 
     def _fitting_reader(self, message: Any) -> FieldReader:
-        """The reader of the requested fields, or of those of the first message and joints that appeared later."""
+        """The reader of the requested fields, or of those of the first message and what was named later."""
         reader = self._reader
-        if reader is None or (self._is_open and self._arrays):
+        if reader is None or (self._is_open and self._named):
             known = self.fields
             found = state_fields(self.typestore, self.type_name, message)
             added = [field for field in found if field not in known]
@@ -296,7 +335,9 @@ class ColumnReader:
         return reader
 
     def _joints_of(self, message: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Names of a message's joints, and lengths of the arrays that go with them."""
+        """Names of a message's joints or transforms, and lengths of the arrays that go with joints."""
+        if self.type_name == TF:
+            return tuple(pair_name(transform) for transform in message.transforms), ()
         names = message.joint_names if self.type_name == JOINT_TRAJECTORY else message.name
         holders = message.points if self.type_name == JOINT_TRAJECTORY else [message]
         lengths = (len(getattr(holders[0], array, ())) if len(holders) else 0 for array in self._arrays)

@@ -11,9 +11,11 @@ import numpy as np
 
 from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.contract.contract import Contract
+from spc_core.contract.frames import TF
 from spc_core.contract.sections import Role
 from spc_ros.messages.columns import Source, has_stamp, sources
 from spc_ros.messages.fields import NS_PER_S, FieldReader, MessageError, sample_time
+from spc_ros.messages.frames_reader import pair_name
 from spc_ros.messages.live import LiveReader
 from spc_ros.messages.message_types import distro_types
 
@@ -55,10 +57,10 @@ class ContractReader:
         self._named: dict[str, dict[str, int]] = {}  # joints by topic, and when they were first named
 
     @property
-    def action_by_arrival(self) -> bool:
-        """Whether commands count by when they are received: by the contract's choice, or for want of a header."""
-        action = self.contract.action
-        return action.clock == "receive" or not has_stamp(distro_types(), action.type)
+    def commands_by_arrival(self) -> list[str]:
+        """Topics whose commands count by when they are received: by the contract's choice, or for want of a header."""
+        parts = self.contract.action.parts
+        return [p.topic for p in parts if p.clock == "receive" or not has_stamp(distro_types(), p.type)]
 
     def route(self, topic: str) -> list[Role]:
         """The roles of a topic, by its name in the contract; empty for a topic outside the contract."""
@@ -69,8 +71,11 @@ class ContractReader:
         samples, any_unset = [], False
         for source, reader in self._readers.get(topic, ()):
             t_ns, unset = sample_time(message, receive_ns, source.clock)
+            if source.newest is None:
+                values = reader.read(message)
+            else:
+                t_ns, unset, values = self._completed(source, reader, message, t_ns, unset)
             any_unset |= unset
-            values = reader.read(message) if source.newest is None else self._completed(source, reader, message, t_ns)
             if values is None:
                 continue
             if source.transforms is not None:
@@ -79,25 +84,33 @@ class ContractReader:
         self.unset_stamps[topic] += any_unset
         return samples
 
-    def _completed(self, source: Source, reader: FieldReader, message: Any, t_ns: int) -> np.ndarray | None:
-        """The fields (R,), with the newest values of those that the message lacks; None if it makes no sample."""
+    def _completed(
+        self, source: Source, reader: FieldReader, message: Any, t_ns: int, unset: bool
+    ) -> tuple[int, bool, np.ndarray | None]:
+        """(time, whether the stamp is unset, the fields (F,) with the newest values of those that the message lacks).
+
+        `t_ns` and `unset` are those of the message. Without fields if it makes no sample.
+        """
         assert source.newest is not None
         numbers, problem = reader.find(message)
         if problem:
             raise MessageError(problem)
         absent, incomplete = np.array([[number is None for number in numbers]]), source.newest.incomplete
-        _, values = source.newest.complete(
-            np.array([t_ns]), np.array([numbers], float), absent if absent.any() else None
-        )
+        row = np.array([numbers], float)
+        if source.type == TF and source.clock == "header":
+            own_ns = int(source.stamps(np.zeros(1, np.int64), row)[0])
+            t_ns, unset = own_ns or t_ns, not own_ns and not absent[0, 0]
+        made, times, values = source.newest.complete(np.array([t_ns]), row, absent if absent.any() else None)
         if source.newest.incomplete > incomplete:
-            lacking = [field for field, number in zip(source.fields, numbers, strict=True) if number is None]
+            lacking = [field for field, number in zip(source.observed, numbers, strict=False) if number is None]
             self.incomplete[source.topic] = (
                 f"topic '{source.topic}': a message lacks {', '.join(lacking)}, and some value is older than max_age_s"
             )
-        named = self._named[source.topic] = {**dict.fromkeys(message.name, t_ns), **self._named.get(source.topic, {})}
-        if len(source.newest.never) and t_ns - min(named.values()) > MISSING_NS:
+        names = map(pair_name, message.transforms) if source.type == TF else message.name
+        named = self._named[source.topic] = {**dict.fromkeys(names, t_ns), **self._named.get(source.topic, {})}
+        if len(source.newest.never) and t_ns - min(named.values(), default=t_ns) > MISSING_NS:
             source.check_complete(named)
-        return values[0] if len(values) else None
+        return (int(times[0]), unset, values[0]) if len(made) else (t_ns, unset, None)
 
     def live_samples(
         self, topic: str, data: bytes, receive_ns: Callable[[], int], deserialize: Callable[[bytes], Any]
@@ -115,13 +128,15 @@ class ContractReader:
         stamp_ns = numbers[0] * NS_PER_S + numbers[1] if live.begin else 0
         samples, any_unset, received_ns = [], False, None
         for source, begin, end in live.parts:
-            unset = not stamp_ns and source.clock != "receive"
-            t_ns = stamp_ns
-            if not stamp_ns or source.clock == "receive":
-                t_ns = received_ns = receive_ns() if received_ns is None else received_ns
             values = np.array(numbers[begin:end], float)
+            own_ns = int(source.stamps(np.array([stamp_ns]), values[None])[0]) if source.type == TF else stamp_ns
+            unset = not own_ns and source.clock != "receive"
+            t_ns = own_ns
+            if not own_ns or source.clock == "receive":
+                t_ns = received_ns = receive_ns() if received_ns is None else received_ns
             if source.newest is not None:
-                source.newest.note(t_ns, values)
+                _, (t_ns,), (values,) = source.newest.complete(np.array([t_ns]), values[None], None)
+                t_ns = int(t_ns)
             if source.transforms is not None:
                 values = source.transforms(np.array([t_ns]), values[None])[0]
             any_unset |= unset

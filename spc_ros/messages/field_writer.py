@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.contract.frames import TF
 from spc_core.contract.positional import elements, hole
 from spc_ros.messages.fields import (
     JOINT_ARRAYS,
@@ -29,6 +30,10 @@ class FieldWriter:
         self.type_name, self.fields, self.where, self.period_ns = type_name, tuple(fields), where, period_ns
         if missing := hole(type_name, self.fields):
             raise MessageError(f"topic '{where}': the contract {missing}")
+        if type_name == TF:
+            raise MessageError(
+                f"topic '{where}': {TF} is read here and not written; the simulation publishes no transforms"
+            )
         if type_name in JOINT_ARRAYS:
             self._write = self._joint_state if type_name == JOINT_STATE else self._trajectory
             self._group(JOINT_ARRAYS[type_name])

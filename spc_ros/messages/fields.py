@@ -6,6 +6,7 @@ Field paths, as a contract writes them:
   several points, the contract's `point` says which one is meant.
 - MultiArray `data.<i>`, or an element's name: the layout's labels decide; a message without layout holds the
   elements in the contract's order.
+- TFMessage `transforms.<parent>-><child>.translation.x`: by the names of the frames.
 - all others by attribute, with numbers as list indices: `vector.x`, `pose.pose.position.x`, `ranges.3`.
 """
 
@@ -18,15 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.contract.frames import TF
 from spc_core.contract.positional import JOINT_STATE, JOINT_TRAJECTORY, elements
 from spc_core.system.config_files import suggest
+from spc_ros.messages.frames_reader import FramesReader
 
 JOINT_ARRAYS = {
     JOINT_STATE: ("position", "velocity", "effort"),
     JOINT_TRAJECTORY: ("positions", "velocities", "accelerations", "effort"),
 }
 PACKAGES = ("sensor_msgs", "std_msgs", "geometry_msgs", "nav_msgs", "trajectory_msgs",
-            "diagnostic_msgs", "rosgraph_msgs")  # fmt: skip
+            "diagnostic_msgs", "rosgraph_msgs", "tf2_msgs")  # fmt: skip
 NS_PER_S = 1_000_000_000
 Point = str | float | None
 """The point of a JointTrajectory: first, last, at a time in s, or the only one."""
@@ -58,6 +61,8 @@ class FieldReader:
         if type_name in JOINT_ARRAYS:
             joints = _JointReader(type_name, self.fields, where, point, partial)
             self.read, self.find = joints.read, joints.find
+        elif type_name == TF:
+            self.read, self.find = self._frames(partial)
         else:
             is_array = type_name.endswith("MultiArray")
             self.read, self.find = (_ArrayReader if is_array else _PathReader)(self.fields, where).read, self._find
@@ -68,6 +73,23 @@ class FieldReader:
     """A message to a (F,) float64 vector in the order of `fields`. Raises MessageError. NaN is passed on."""
     find: Callable[[Any], tuple[list[Any], str]]
     """The same as a list, None for missing numbers, and the text of the MessageError instead of an error."""
+
+    def _frames(self, partial: bool) -> tuple[Callable[[Any], np.ndarray], Callable[[Any], tuple[list[Any], str]]]:
+        try:
+            reader = FramesReader(self.fields, self.where)
+        except ValueError as error:
+            raise MessageError(f"topic '{self.where}': {error}") from None
+
+        def find(message: Any) -> tuple[list[Any], str]:
+            return reader.find(message), "" if partial else reader.problem(message)
+
+        def read(message: Any) -> np.ndarray:
+            numbers, problem = find(message)
+            if problem:
+                raise MessageError(problem)
+            return np.array(numbers, float)
+
+        return read, find
 
     def _find(self, message: Any) -> tuple[list[Any], str]:
         try:
@@ -310,7 +332,13 @@ def message_class(type_name: str) -> Any:
     package, _, name = type_name.partition("/msg/")
     if package not in PACKAGES:
         raise MessageError(f"message type '{type_name}' is not of a known package; known: {', '.join(PACKAGES)}")
-    module = importlib.import_module(f"{package}.msg")
+    try:
+        module = importlib.import_module(f"{package}.msg")
+    except ModuleNotFoundError:
+        fix = f"install {package} (on ROS: ros-<distribution>-{package.replace('_', '-')})"
+        raise MessageError(
+            f"message type '{type_name}' is not installed here, so no node can receive it; {fix}"
+        ) from None
     if not hasattr(module, name):
         raise MessageError(f"{package} has no message '{name}'{suggest(name, dir(module))}")
     return getattr(module, name)

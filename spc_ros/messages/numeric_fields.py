@@ -10,7 +10,9 @@ from typing import Any
 from rosbags.interfaces import Nodetype
 from rosbags.typesys.store import Typestore
 
+from spc_core.contract.frames import TF
 from spc_ros.messages.fields import JOINT_ARRAYS, JOINT_TRAJECTORY, array_names
+from spc_ros.messages.frames_reader import pair_name
 
 MAX_ELEMENTS = 64  # of an array; images and point clouds have millions
 HEADER = "std_msgs/msg/Header"
@@ -40,6 +42,8 @@ def numeric_fields(typestore: Typestore, type_name: str, message: Any) -> list[s
             return _joint_fields(type_name, message)
         except (AttributeError, TypeError):  # the bag defines it otherwise, which whoever reads it is told
             return []
+    if type_name == TF:
+        return _transform_fields(message)
     if type_name.endswith("MultiArray") and hasattr(message, "layout") and hasattr(message, "data"):
         return _array_fields(message)
     return list(_paths(typestore, (Nodetype.NAME, type_name), message, "", _Choice()))
@@ -48,7 +52,8 @@ def numeric_fields(typestore: Typestore, type_name: str, message: Any) -> list[s
 def state_fields(typestore: Typestore, type_name: str, message: Any) -> list[str]:
     """The numeric fields that may be a robot's state or command, at most 64 except in joint messages.
 
-    Left out are long arrays, lists of submessages and, except in std_msgs, all but floating-point numbers.
+    Left out are long arrays, lists of submessages such as transforms, and, except in std_msgs, all but floating-point
+    numbers.
     """
     if type_name in JOINT_ARRAYS or (type_name.endswith("MultiArray") and hasattr(message, "layout")):
         return numeric_fields(typestore, type_name, message)
@@ -65,6 +70,12 @@ def _joint_fields(type_name: str, message: Any) -> list[str]:
     filled = [array for array in JOINT_ARRAYS[type_name] if len(getattr(holder, array)) == len(names)]
     joints = [name for name in dict.fromkeys(names) if name][:MAX_ELEMENTS]
     return [f"{array}.{joint}" for array in filled for joint in joints]
+
+
+def _transform_fields(message: Any) -> list[str]:
+    pairs = dict.fromkeys(pair_name(transform) for transform in message.transforms)
+    parts = [*(f"translation.{axis}" for axis in "xyz"), *(f"rotation.{axis}" for axis in "xyzw")]
+    return [f"transforms.{pair}.{part}" for pair in pairs for part in parts][: 7 * MAX_ELEMENTS]
 
 
 def _array_fields(message: Any) -> list[str]:

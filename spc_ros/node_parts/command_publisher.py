@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes actions on the contract's command topic with little latency."""
+"""Publishes actions on the contract's command topics with little latency."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import struct
 from typing import Any
 
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message, serialize_message
 
 from spc_core.contract.contract import Contract
+from spc_core.contract.sections import Action
 from spc_ros.messages.cdr_walk import LayoutError
 from spc_ros.messages.field_writer import FieldWriter
 from spc_ros.messages.fields import (
@@ -27,31 +29,65 @@ from spc_ros.node_parts.topics import now_ns, stream_qos
 
 
 class CommandPublisher:
-    """Publishes actions on the contract's command topic."""
+    """Publishes actions on the contract's command topics, each its part."""
 
     def __init__(
-        self, node: Node, contract: Contract, lockstep: bool, serialised: bool = True, topic: str = ""
+        self, node: Node, contract: Contract, lockstep: bool, serialised: bool = True, prefix: str = ""
     ) -> None:
         """`serialised`: write numbers straight into a serialised message, where its type allows.
 
-        `topic` replaces the contract's.
+        `prefix` comes before the contract's topics.
         """
-        action = contract.action
+        self._topics = [
+            _TopicPublisher(node, part, contract.period_ns, lockstep, serialised, prefix)
+            for part in contract.action.parts
+        ]
+        self._slices = contract.action.slices
+
+    def send(self, action: np.ndarray, t_ns: int) -> None:
+        """Publish the command (A,) for the observation at `t_ns`, stamped now and always later than t_ns.
+
+        In lock-step, time stands still until the answer, so now is t_ns.
+        """
+        for topic, columns in zip(self._topics, self._slices, strict=True):
+            topic.send(action[columns], t_ns)
+
+    @property
+    def listeners(self) -> int:
+        """Subscribers of the topic that has the fewest."""
+        return min(topic.publisher.get_subscription_count() for topic in self._topics)
+
+    @property
+    def unheard(self) -> list[str]:
+        """Names of the topics without a subscriber."""
+        publishers = [topic.publisher for topic in self._topics]
+        return [publisher.topic_name for publisher in publishers if not publisher.get_subscription_count()]
+
+    def wait_for_all_acked(self, timeout: Duration) -> None:
+        """Wait until the subscribers have what was sent."""
+        for topic in self._topics:
+            topic.publisher.wait_for_all_acked(timeout)
+
+
+class _TopicPublisher:
+    """Publishes one topic's part of the action."""
+
+    def __init__(
+        self, node: Node, action: Action, period_ns: int, lockstep: bool, serialised: bool, prefix: str
+    ) -> None:
         self._node, self._lockstep = node, lockstep
         self._class = message_class(action.type)
         self._stamped = action.type != JOINT_TRAJECTORY  # stamp 0 of a trajectory: start at once
-        self._writer = FieldWriter(action.type, action.fields, action.topic, contract.period_ns)
+        self._writer = FieldWriter(action.type, action.fields, action.topic, period_ns)
         qos = stream_qos(reliable=True)  # a best-effort publisher would not reach a reliable controller
-        self.publisher: Publisher = node.create_publisher(self._class, topic or action.topic, qos)
+        topic = f"{prefix}{action.topic.lstrip('/')}" if prefix else action.topic
+        self.publisher: Publisher = node.create_publisher(self._class, topic, qos)
         self._has_stamp = self._stamped and hasattr(self._class(), "header")
         self._fields = FieldReader(action.type, action.fields, action.topic)
         self._fast = self._serialised_writer(action.type, np.asarray(action.safe, float)) if serialised else None
 
     def send(self, action: np.ndarray, t_ns: int) -> None:
-        """Publish the command for the observation at `t_ns`, stamped now and always later than t_ns.
-
-        In lock-step, time stands still until the answer, so now is t_ns.
-        """
+        """See CommandPublisher."""
         after_ns = t_ns + 1
         if self._fast is not None:
             stamp = ()

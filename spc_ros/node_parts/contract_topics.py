@@ -153,8 +153,10 @@ class ContractTopics:
         self._lockstep, self._simulated = reliable, bool(node.get_parameter("use_sim_time").value)
         self._newest_ns = NO_TIME  # the newest state's time
         self._arrived_ns: dict[str, int] = {}  # of each topic's last message without a stamp, in simulated time
-        self._answering = contract.action.topic if reliable and self._reader.action_by_arrival else None
-        self._answers: AnswerTimes[tuple[Callable[[bytes], Any], bytes]] = AnswerTimes()
+        answering = self._reader.commands_by_arrival if reliable else ()
+        self._answers: dict[str, AnswerTimes[tuple[Callable[[bytes], Any], bytes]]] = {
+            t: AnswerTimes() for t in answering
+        }
         self.received_s: dict[str, float] = {}  # steady time of each topic's last readable message; -inf for none
         self._subscriptions: dict[str, MatchedSubscription] = {}
         qos = {stream.topic: stream.qos for stream in contract.observation}
@@ -183,9 +185,10 @@ class ContractTopics:
         return t_ns
 
     def _on_message(self, topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
-        if topic != self._answering:
+        answers = self._answers.get(topic)
+        if answers is None:
             self._take(topic, deserialize, data, lambda: self.receive_ns(topic))
-        elif (t_ns := self._answers.time_ns((deserialize, data), time.monotonic())) is not None:
+        elif (t_ns := answers.time_ns((deserialize, data), time.monotonic())) is not None:
             self._take(topic, deserialize, data, lambda: t_ns)
 
     def _take(
@@ -210,9 +213,9 @@ class ContractTopics:
                 self._on_sample(role, t_ns, values)
             if decided := self._aligner.push(role, t_ns, values):
                 self._on_decided(decided)
-            if role.stream == 0 and self._answering is not None:
-                for answer_ns, command in self._answers.state(t_ns, time.monotonic()):
-                    self._take(self._answering, *command, lambda answer_ns=answer_ns: answer_ns)
+            for answering, answers in self._answers.items() if role.stream == 0 else ():
+                for answer_ns, command in answers.state(t_ns, time.monotonic()):
+                    self._take(answering, *command, lambda answer_ns=answer_ns: answer_ns)
 
     def missing(self, now_s: float) -> str:
         """The topics that have been silent for SILENT_S, with what is known of their publishers; empty if none is."""

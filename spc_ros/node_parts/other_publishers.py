@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks for other nodes that publish on the command topic, and so drive the robot too."""
+"""Looks for other nodes that publish on the command topics, and so drive the robot too."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
@@ -16,11 +17,13 @@ GRACE_S = 30.0  # how long a killed predecessor of this node may stay in the gra
 
 
 class OtherPublishers:
-    """Publishers of a topic that are not this node's own."""
+    """Publishers of topics that are not this node's own."""
 
-    def __init__(self, node: Node, topic: str) -> None:
-        self._node, self._topic, self._begin_s = node, topic, time.monotonic()
-        self._count, self._text = 0, ""
+    def __init__(self, node: Node, topics: Sequence[str]) -> None:
+        self._node, self._begin_s = node, time.monotonic()
+        self._known: dict[str, tuple[int, str]] = dict.fromkeys(
+            topics, (0, "")
+        )  # publishers of each, and what is said of them
         self._twin, self._twin_s = "", -math.inf  # the process of a living node of this name, and when it last spoke
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -33,12 +36,13 @@ class OtherPublishers:
         if time.monotonic() - self._twin_s < ALIVE_S:
             name = self._node.get_fully_qualified_name()
             return f"another {name} runs, as process {self._twin}: stop it, or set other_publishers to warn"
-        count = self._node.count_publishers(self._topic)
-        if count <= 1:
-            self._count, self._text = count, ""
-        elif count != self._count or not self._text:
-            self._count, self._text = count, self._describe()
-        return self._text
+        for topic, (known, text) in self._known.items():
+            count = self._node.count_publishers(topic)
+            if count <= 1:
+                self._known[topic] = count, ""
+            elif count != known or not text:
+                self._known[topic] = count, self._describe(topic)
+        return "; ".join(text for _, text in self._known.values() if text)
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         name = self._node.get_fully_qualified_name()
@@ -47,9 +51,9 @@ class OtherPublishers:
             if status.name == name and process != PROCESS:
                 self._twin, self._twin_s = process, time.monotonic()
 
-    def _describe(self) -> str:
+    def _describe(self, topic: str) -> str:
         own, names = self._node.get_fully_qualified_name(), []
-        for info in self._node.get_publishers_info_by_topic(self._topic):
+        for info in self._node.get_publishers_info_by_topic(topic):
             names.append(f"{info.node_namespace.rstrip('/')}/{info.node_name}")
         if own in names:
             names.remove(own)  # this publisher
@@ -58,6 +62,6 @@ class OtherPublishers:
         if not names:
             return ""
         return (
-            f"'{self._topic}' is also published by {', '.join(sorted(set(names)))}: stop it, remap it, or set "
+            f"'{topic}' is also published by {', '.join(sorted(set(names)))}: stop it, remap it, or set "
             "other_publishers to warn"
         )

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from rclpy.node import Node
 
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import ACTION
 from spc_core.deploy.health import Health, Level
 from spc_core.deploy.shadow import ShadowComparison
 from spc_ros.messages.contract_reader import ContractReader
@@ -22,7 +23,7 @@ PREFIX = "shadow/"
 
 
 class ShadowRun:
-    """Compares the policy's would-be commands with those on the contract's command topic."""
+    """Compares the policy's would-be commands with those on the contract's command topics."""
 
     def __init__(
         self,
@@ -31,17 +32,19 @@ class ShadowRun:
         reliable: bool,
         warn_once: Callable[[str, str], None],
         is_state: Callable[[int], bool],
-        receive_ns: Callable[[], int],
+        receive_ns: Callable[[str], int],
     ) -> None:
         """`is_state`: whether a time is the stamp of a recent state. `receive_ns`: as of ContractTopics."""
         self.comparison = ShadowComparison(contract)
         self._is_state = is_state
-        self._node, self._topic, self._warn_once = node, contract.action.topic, warn_once
+        self._node, self._warn_once = node, warn_once
+        self._topics = ", ".join(part.topic for part in contract.action.parts)
         self._reader, self._receive_ns = ContractReader(contract), receive_ns
-        kind = message_class(contract.action.type)
-        self._deserialize = deserializer(kind, self._topic)
         depth = stream_qos(reliable).depth
-        MatchedSubscription(node, kind, self._topic, self._on_command, depth, reliable, warn_once)
+        for part in contract.action.parts:
+            kind = message_class(part.type)
+            callback = functools.partial(self._on_command, part.topic, deserializer(kind, part.topic))
+            MatchedSubscription(node, kind, part.topic, callback, depth, reliable, warn_once)
 
     def would(self, action: np.ndarray, t_ns: int, kinds: list[str]) -> None:
         """A would-be command (A,) and the kinds of interventions in it."""
@@ -52,15 +55,17 @@ class ShadowRun:
         if control.level:
             return Health(Level.WARN, f"shadow: {control.reason}")
         if self.comparison.absent:
-            return Health(Level.WARN, f"shadow: nothing to compare with, since nobody commands on '{self._topic}'")
+            return Health(Level.WARN, f"shadow: nothing to compare with, since nobody commands on '{self._topics}'")
         return Health(Level.OK, "shadow: nothing is sent to the robot")
 
-    def _on_command(self, data: bytes) -> None:
+    def _on_command(self, topic: str, deserialize: Callable[[bytes], Any], data: bytes) -> None:
         try:
-            samples = self._reader.live_samples(self._topic, data, self._receive_ns, self._deserialize)
+            samples = self._reader.live_samples(topic, data, lambda: self._receive_ns(topic), deserialize)
         except MessageError as error:
             self._warn_once("unreadable", str(error))
             return
         for role, t_ns, values in samples:
-            if role == ACTION:
-                self.comparison.incumbent(t_ns + self._is_state(t_ns), values)  # counts as 1 ns after its state
+            if role.is_action:
+                self.comparison.incumbent(
+                    t_ns + self._is_state(t_ns), values, role.part
+                )  # counts as 1 ns after its state

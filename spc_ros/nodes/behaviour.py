@@ -81,7 +81,7 @@ class BehaviourNode(PlainNode):
         if frame is None or self._behaviour is None or frame.t_ns < self._start_ns:
             return
         if not self._connected:
-            found = self._commands.publisher.get_subscription_count()
+            found = self._commands.listeners
             self._connected = found >= self.params.min_subscriptions
             if not self._connected:
                 return

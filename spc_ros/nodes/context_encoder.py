@@ -22,7 +22,7 @@ from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.command_delay.estimate import DelayEstimate
 from spc_core.command_delay.online import DelayWatch, delay_of_data
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import ACTION, Role
+from spc_core.contract.sections import Role
 from spc_core.deploy.checkpoint_files import CheckpointError, model_id
 from spc_core.deploy.context_tracker import MODES, ContextTracker
 from spc_core.deploy.health import Health, LearnHealth, Level, Renewal
@@ -148,7 +148,7 @@ class ContextEncoderNode(ManagedNode):
         self._delay.sample(role, t_ns, values)
         if role.stream == 0:
             self._lag.state(t_ns)
-        if role == ACTION:
+        if role.is_action:
             state_ns = self._aligner.observations.streams[0].newest_ns
             foreign = state_ns != NO_TIME and abs(t_ns - state_ns) > FOREIGN_CLOCK_NS
             self._foreign_commands = self._foreign_commands + 1 if foreign else 0
@@ -353,10 +353,10 @@ class ContextEncoderNode(ManagedNode):
 
     def _compare_clocks(self, cut: Step) -> None:
         """Warn when the clocks of commands and observations differ so much that they cannot be paired."""
-        newest_ns = self._aligner.actions.newest_ns
-        may_be_old = self._aligner.contract.action.hold and newest_ns < cut.t_ns
-        if newest_ns != NO_TIME and not may_be_old and abs(newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
-            self._say_foreign()
+        for stream, part in zip(self._aligner.actions, self._aligner.contract.action.parts, strict=True):
+            may_be_old = part.hold and stream.newest_ns < cut.t_ns
+            if stream.newest_ns != NO_TIME and not may_be_old and abs(stream.newest_ns - cut.t_ns) > FOREIGN_CLOCK_NS:
+                self._say_foreign()
 
     def _say_foreign(self) -> None:
         self._learning.cut = FOREIGN_CLOCKS

@@ -40,7 +40,8 @@ class Target:
     """One controller: its topics and its measurements."""
 
     def __init__(self, node: Node, contract: Any, namespace: str) -> None:
-        stream, action, reward = contract.observation[0], contract.action, contract.reward
+        stream, reward = contract.observation[0], contract.reward
+        action = contract.action.parts[-1]  # published last, so that the action is whole when it comes
         self._class, self._reward_class = message_class(stream.type), message_class(reward.type)
         self._writer = FieldWriter(stream.type, stream.fields, stream.topic)
         self._reward_writer = FieldWriter(reward.type, (reward.field,), reward.topic)

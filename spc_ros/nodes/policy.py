@@ -68,14 +68,13 @@ class PolicyNode(ManagedNode):
         self._newest_ns = 0  # newest stamp of the first stream when the last frame was processed
         self._clock_of_streams = None if p.lockstep else StreamClock(self._aligner)
         self._end = EpisodeEnd(self._aligner)
-        shadow_topic = f"{PREFIX}{contract.action.topic.lstrip('/')}" if p.shadow else ""
         warn_once = self.diagnostics.warn_once
         self._shadow = None
         if p.shadow:
-            received = self._aligner.is_state, lambda: self._topics.receive_ns(contract.action.topic)
+            received = self._aligner.is_state, lambda topic: self._topics.receive_ns(topic)
             self._shadow = ShadowRun(self, contract, p.lockstep, warn_once, *received)
-        self._commands = CommandPublisher(self, contract, p.lockstep, topic=shadow_topic)
-        self._rivals = OtherPublishers(self, contract.action.topic)
+        self._commands = CommandPublisher(self, contract, p.lockstep, prefix=PREFIX if p.shadow else "")
+        self._rivals = OtherPublishers(self, [part.topic for part in contract.action.parts])
         events = f"{PREFIX if p.shadow else ''}{INTERVENTION_TOPIC}"
         self._interventions = self.create_publisher(String, events, latched_qos(depth=100))
         models = ModelSwitch(policy, number, p.probation_ticks, math.inf if p.lockstep else 1 / contract.rate_hz)
@@ -109,7 +108,7 @@ class PolicyNode(ManagedNode):
 
     def stop_safely(self) -> None:
         self.control.stop()
-        self._commands.publisher.wait_for_all_acked(ACK_TIMEOUT)
+        self._commands.wait_for_all_acked(ACK_TIMEOUT)
 
     def on_parameters(self) -> None:
         if self._control is not None:
@@ -139,8 +138,8 @@ class PolicyNode(ManagedNode):
         control = self._control.health(now_s, self._topics.missing(now_s))
         if self._shadow is not None:
             return self._shadow.health(control)
-        if self._commands.publisher.get_subscription_count() == 0:
-            text = f"'{self._commands.publisher.topic_name}' has no subscriber, so the robot gets no commands"
+        if unheard := self._commands.unheard:
+            text = f"'{', '.join(unheard)}' has no subscriber, so the robot gets no commands"
             self.diagnostics.warn_once("commands unheard", text)
             return Health(Level.ERROR, text)
         others = self._rivals.found()
@@ -169,7 +168,7 @@ class PolicyNode(ManagedNode):
 
     def has_listeners(self) -> bool:
         """See CommandSink."""
-        enough = self._commands.publisher.get_subscription_count() >= self.params.min_subscriptions
+        enough = self._commands.listeners >= self.params.min_subscriptions
         return enough or self._shadow is not None
 
     def _make_guards(self, contract: Contract) -> Guards:

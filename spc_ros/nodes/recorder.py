@@ -57,7 +57,7 @@ class RecorderNode(PlainNode):
         super().__init__("recorder", PARAMS)
         contract = load_contract(find_config("contracts", self.params.contract))
         streams = {stream.topic: stream.type for stream in contract.observation}
-        topics = {"/clock": "rosgraph_msgs/msg/Clock", contract.action.topic: contract.action.type}
+        topics = {"/clock": "rosgraph_msgs/msg/Clock", **{part.topic: part.type for part in contract.action.parts}}
         if contract.reward.topic is not None and contract.reward.type is not None:
             topics[contract.reward.topic] = contract.reward.type
         topics |= {name: kind for name, kind in map(_extra_topic, self.params.extra_topics) if name}
@@ -70,11 +70,13 @@ class RecorderNode(PlainNode):
         self._last_ns, self._received_s = 0, 0.0
         self._received: set[str] = set()  # topics with a message so far
         self._recording_since_s: float | None = None
-        self._ticks, action = map(self.resolve_topic_name, (contract.observation[0].topic, contract.action.topic))
-        self._held = {action} if contract.action.hold else set()  # of which each bag starts with the last command
-        by_arrival = self.params.lockstep and ContractReader(contract).action_by_arrival
-        self._answering = action if by_arrival else None
-        self._answers: AnswerTimes[tuple[bool, bytes]] = AnswerTimes()
+        self._ticks = self.resolve_topic_name(contract.observation[0].topic)
+        held = (part.topic for part in contract.action.parts if part.hold)
+        self._held = {*map(self.resolve_topic_name, held)}  # of which each bag starts with the last command
+        answering = ContractReader(contract).commands_by_arrival if self.params.lockstep else ()
+        self._answers: dict[str, AnswerTimes[tuple[bool, bytes]]] = {
+            self.resolve_topic_name(topic): AnswerTimes() for topic in answering
+        }
         self._simulated, self._stamp_ns = bool(self.get_parameter("use_sim_time").value), 0  # the newest header's
         recorded = {**self._types, self._episode_topic: "std_msgs/msg/String"}
         self.bags = EpisodeBags(
@@ -142,15 +144,15 @@ class RecorderNode(PlainNode):
         if stamped:
             self._stamp_ns = _stamp_ns(data)
         receive_ns, now_s = self._receive_ns(), time.monotonic()
-        if topic == self._answering:
-            answer_ns = self._answers.time_ns((stamped, data), now_s)
+        if (answers := self._answers.get(topic)) is not None:
+            answer_ns = answers.time_ns((stamped, data), now_s)
             if answer_ns is not None:
                 self._record(topic, stamped, answer_ns, data)
             return
         self._record(topic, stamped, receive_ns, data)
-        if topic == self._ticks and self._answering is not None:
-            for answer_ns, command in self._answers.state(self._stamp_ns if stamped else receive_ns, now_s):
-                self._record(self._answering, command[0], answer_ns, command[1])
+        for answering, answers in self._answers.items() if topic == self._ticks else ():
+            for answer_ns, command in answers.state(self._stamp_ns if stamped else receive_ns, now_s):
+                self._record(answering, command[0], answer_ns, command[1])
 
     def _record(self, topic: str, stamped: bool, receive_ns: int, data: bytes) -> None:
         t_ns = _stamp_ns(data) if stamped else receive_ns

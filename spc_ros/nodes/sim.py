@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -29,6 +30,7 @@ from spc_ros.node_parts.sim_parts import (
 )
 from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos, stream_qos
 from spc_ros.sim.control import PlayState, Steps
+from spc_ros.sim.joined_action import JoinedAction
 from spc_ros.sim.simulation import RealTimeFactor, State, make_simulation
 
 ACK_SLICE = Duration(seconds=0.02)  # blocks the executor
@@ -53,15 +55,15 @@ class SimNode(PlainNode):
         self.lockstep = self.params.mode == "lockstep"
         self.out = StatePublishers(self, contract, self.lockstep, self.sim.env.latched_topics)
         self.episode = self.create_publisher(String, EPISODE_TOPIC, latched_qos())
-        self._reader = FieldReader(
-            contract.action.type, contract.action.fields, contract.action.topic, contract.action.point
-        )
-        self._commands = self.create_subscription(
-            message_class(contract.action.type),
-            contract.action.topic,
-            self._on_command,
-            stream_qos(self.lockstep),
-        )
+        parts = contract.action.parts
+        self._readers = [FieldReader(part.type, part.fields, part.topic, part.point) for part in parts]
+        self._joined = JoinedAction(contract, self.lockstep, STALE_PERIODS * contract.period_ns / 1e9)
+        self._commands = [
+            self.create_subscription(
+                message_class(part.type), part.topic, functools.partial(self._on_command, i), stream_qos(self.lockstep)
+            )
+            for i, part in enumerate(parts)
+        ]
         self._safe = np.asarray(contract.action.safe)
         self._last_action = self._safe  # the last command that arrived
         self._factor = RealTimeFactor(contract.period_ns / 1e9, time.monotonic())
@@ -106,6 +108,7 @@ class SimNode(PlainNode):
         task = next_task(self.params, self.sim.env)
         self._first, self._command = self.sim.reset(task, seed, disturbance_config(self.params)), None
         self.out.counts.clear()
+        self._joined.begin()
         self._last_action = self._safe
         self._since_s, self._announced, self._stopped = time.monotonic(), False, False
         self._camera.start()
@@ -136,8 +139,7 @@ class SimNode(PlainNode):
         if not self.lockstep:
             return []
         missing = []
-        if self._commands.get_publisher_count() == 0:
-            missing.append(f"publisher of {self._commands.topic_name}")
+        missing += [f"publisher of {each.topic_name}" for each in self._commands if not each.get_publisher_count()]
         found, wanted = self.out.first_stream.get_subscription_count(), self.params.min_subscriptions
         if found < wanted:
             missing.append(f"{wanted} subscribers of {self.out.first_stream.topic_name} (only {found})")
@@ -147,7 +149,7 @@ class SimNode(PlainNode):
         """Step, publish the state, and announce the end of the episode if it was reached."""
         if self.lockstep:
             self._command = None
-            self.out.counts[self._commands.topic_name] += 1  # answered, so a recording must hold it
+            self.out.counts.update(each.topic_name for each in self._commands)  # answered, so a recording must hold it
         self._last_action = action
         while self._step(action) and self.lockstep:  # a lost state gets no command, so step again
             pass
@@ -190,11 +192,14 @@ class SimNode(PlainNode):
             self._camera.save_film()
         self.episode.publish(String(data=info.to_json()))
 
-    def _on_command(self, msg: Any) -> None:
-        action = self._reader.read(msg)
-        refusal = self.sim.refusal(stamp_ns(msg) if self.lockstep else None, action)
+    def _on_command(self, part: int, msg: Any) -> None:
+        values = self._readers[part].read(msg)
+        refusal = self.sim.refusal(stamp_ns(msg) if self.lockstep else None, values)
         if refusal or self._first is not None:
             self.diagnostics.counts[refusal or "command before the first state"] += 1
+            return
+        action = self._joined.add(part, values, time.monotonic())
+        if action is None:
             return
         if self.sim.disturbances.command_lost():
             if not self.lockstep:

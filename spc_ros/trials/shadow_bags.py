@@ -109,7 +109,9 @@ def shadow_ticks(deployed: Deployable, ticks: Ticks, path: Path, learn: bool = T
     for i, (t_ns, observation) in enumerate(zip(ticks.t_ns.tolist(), ticks.observations, strict=True)):
         now_s, known = t_ns / 1e9, bool(np.isfinite(observation).all())
         if whole[i]:
-            comparison.incumbent(int(ticks.t_ns[i - 1] + max(1, ticks.lags_ns[i])), ticks.actions[i])
+            sent_ns = int(ticks.t_ns[i - 1] + max(1, ticks.lags_ns[i]))
+            for part, columns in enumerate(contract.action.slices):
+                comparison.incumbent(sent_ns, ticks.actions[i][columns], part)
         controller.observe(
             [Frame(t_ns, observation if known else None, None if known else ticks.fault(i))], True, now_s
         )

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+import yaml
 
 from spc_core.alignment import NO_TIME
 from spc_core.alignment.batch.aligner import BatchAligner, Irregular, Ticks
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.streaming import Step, StreamingAligner
 from spc_core.contract.contract import Contract
-from spc_core.contract.sections import ACTION, REWARD, observed
+from spc_core.contract.sections import REWARD, commanded, observed
 from spc_core.contract.transforms import JUMP_NS
 from support.contracts import action_section, make_contract, stream_section
 
@@ -45,17 +46,26 @@ def reacher(target_age_s: float, joints: str = "ab", high: Sequence[float] = (9,
     )
 
 
+def with_grip(contract: Contract) -> Contract:
+    """Its action has two topics: that of the contract, and `grip`."""
+    first = yaml.safe_load(contract.text)["action"]
+    return make_contract(action=[first, action_section(["vector.z"], [4], [99], "grip", VECTOR)], base=contract)
+
+
 def holding(contract: Contract, **episode: object) -> Contract:
-    """The same with commands that hold until the next one."""
-    return make_contract({"action.hold": True}, base=contract, **({"episode": episode} if episode else {}))
+    """The same with commands that hold until the next one; of several topics, those of the last one alone."""
+    action = yaml.safe_load(contract.text)["action"]
+    held = [*action[:-1], {**action[-1], "hold": True}] if isinstance(action, list) else {**action, "hold": True}
+    return make_contract(action=held, base=contract, **({"episode": episode} if episode else {}))
 
 
 CONTRACTS = [cart(0.05, 0.1), cart(math.inf, 0.06), cart(math.inf, math.inf), reacher(0.08), reacher(math.inf)]
+CONTRACTS += [with_grip(cart(0.05, 0.1)), with_grip(cart(math.inf, 0.06))]
+GAPS_S = (0.1, 0.2, 0.06, 0.1, 0.01, 0.1, 0.06)
 HOLDING = [
     *(holding(contract) for contract in CONTRACTS),
-    *(holding(contract, segment="gap", gap_s=gap_s) for contract, gap_s in zip(CONTRACTS, (0.1, 0.2, 0.06, 0.1, 0.01),
-                                                                               strict=True)),
-]  # fmt: skip
+    *(holding(contract, segment="gap", gap_s=gap_s) for contract, gap_s in zip(CONTRACTS, GAPS_S, strict=True)),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +81,20 @@ class Log:
 
 
 def widths(contract: Contract) -> list[int]:
-    return [*(len(stream.names) for stream in contract.observation), contract.action_dim, 1]
+    observed, parts = contract.observation, contract.action.parts
+    return [*(len(stream.names) for stream in observed), *(len(part.fields) for part in parts), 1]
 
 
 def one_by_one(contract: Contract, log: Log) -> Iterator[tuple[list[Step], StreamingAligner]]:
     """What the streaming aligner decides at each message, and at the end."""
-    target, last = StreamingAligner(contract, PATIENCE), len(contract.observation)
+    target = StreamingAligner(contract, PATIENCE)
+    roles = [
+        *map(observed, range(len(contract.observation))),
+        *map(commanded, range(len(contract.action.parts))),
+        REWARD,
+    ]
     for stream, t_ns, values in zip(log.stream.tolist(), log.t_ns.tolist(), log.values, strict=True):
-        role = observed(stream) if stream < last else (ACTION, REWARD)[stream - last]
-        yield target.push(role, t_ns, values), target
+        yield target.push(roles[stream], t_ns, values), target
     yield target.flush(), target
 
 
@@ -181,7 +196,8 @@ def recording(random: np.random.Generator, contract: Contract, disorder: float) 
     messages: list[tuple[float, int, int]] = []
     for stream in range(len(widths(contract)) - (contract.reward.topic is None)):
         rates = [50, 50, 50, 48, 52, 20, 100, 250, 1000] if stream == 0 else [10, 20, 50, 50, 50, 100, 500]
-        if stream == len(contract.observation) and contract.action.hold:
+        part = stream - len(contract.observation)
+        if 0 <= part < len(contract.action.parts) and contract.action.parts[part].hold:
             rates = [1, 4, 10, 30]
         t_ns = np.round(stamps(random, seconds, rates, trouble) * 1e9 / grid_ns).astype(np.int64) * grid_ns
         waited_for = stream >= len(contract.observation) or contract.observation[stream].max_age_ns is not None
@@ -330,6 +346,31 @@ def test_a_transition_pairs_an_observation_with_the_command_that_it_caused():
     ]
 
 
+def test_an_action_of_two_topics_is_complete_when_each_has_its_command():
+    """Each by itself: its first command of the period counts, whichever topic comes first."""
+    wanted = with_grip(LATCHED)  # streams: 3 push, 4 grip, 5 reward
+    states = [(1, 0, [7]), (2, 0, [8, 9])]
+    for k in range(6):
+        states += [(5, 20 * k, [-k]), (0, 20 * k, [k, k])]
+    commands = [
+        (3, 1, [5, 6]), (4, 15, [1]), (3, 16, [0, 0]),  # the second push is too late
+        (4, 22, [2]), (3, 38, [7, 8]),
+        (3, 41, [1, 1]),  # no grip
+        (4, 61, [3]),  # no push
+        (3, 81, [9, 9]), (4, 82, [np.nan]),
+    ]  # fmt: skip
+    ticks = compare(wanted, by_hand(wanted, *sorted([*states, *commands], key=lambda entry: entry[1])), [])
+    assert summary(ticks) == [
+        (0, "start"),
+        (20, [1, 1, 7, 8, 9], [5, 6, 1], -1),
+        (40, [2, 2, 7, 8, 9], [7, 8, 2], -2),
+        (60, "grip: no command in the period"),
+        (80, "push: no command in the period"),
+        (100, "grip: not finite"),
+    ]
+    assert ticks.lags_ns[1:3].tolist() == [15 * MS, 18 * MS]  # until the action is complete
+
+
 def test_a_tick_shows_its_observation_even_where_no_transition_ends():
     log = by_hand(LATCHED, (1, 0, [7]), (2, 0, [8, 9]), (0, 0, [1, 2]), (0, 20, [3, 4]), (0, 200, [5, 6]))
     ticks = compare(LATCHED, log, [])
@@ -349,7 +390,7 @@ STILL = holding(LATCHED)
 GAPPED = holding(LATCHED, segment="gap", gap_s=0.3)
 
 
-def commanded(contract: Contract, *messages: tuple[int, float, list[float]]) -> list[tuple]:
+def told(contract: Contract, *messages: tuple[int, float, list[float]]) -> list[tuple]:
     """(ms, command, lag in ms) of each tick where a transition ends, (ms, reason) of another; states at 50 Hz."""
     log = by_hand(contract, (1, 0, [7]), (2, 0, [8, 9]), *messages)
     ticks = compare(contract, log, [3, 6])
@@ -367,7 +408,7 @@ def states(*t_ms: float) -> list[tuple[int, float, list[float]]]:
 
 def test_a_command_holds_until_the_next_one_and_has_no_lag_where_it_holds():
     messages = [*states(0, 20), (3, 25, [5, 6]), *states(40, 60), (3, 61, [7, 8]), *states(80, 100)]
-    assert commanded(STILL, *messages) == [
+    assert told(STILL, *messages) == [
         (0, "start"),
         (20, "push: no command in the period"),
         (40, [5, 6], 5),
@@ -386,7 +427,7 @@ def test_a_command_holds_over_a_cut_and_not_over_a_clock_jump():
         (3, 21, [7, 8]),
         *states(40),
     ]
-    assert commanded(STILL, *messages) == [
+    assert told(STILL, *messages) == [
         (1000, "start"),
         (1020, [5, 6], 1),
         (1040, "reward: no reward in the period"),
@@ -403,7 +444,7 @@ def test_a_command_holds_over_a_cut_and_not_over_a_clock_jump():
 
 def test_a_command_holds_over_no_pause_by_which_the_contract_parts_episodes():
     messages = [*states(0), (3, 1, [5, 6]), *states(20, 40, 340, 360), (3, 361, [7, 8]), *states(380, 400)]
-    assert commanded(GAPPED, *messages)[-5:] == [
+    assert told(GAPPED, *messages)[-5:] == [
         (100, "pose: stale, 60 ms old, allowed 50 ms"),
         (340, "start"),
         (360, [5, 6], 0),
@@ -411,7 +452,7 @@ def test_a_command_holds_over_no_pause_by_which_the_contract_parts_episodes():
         (400, [7, 8], 0),
     ]
     later = [(stream, t + 100 * (t > 40), values) for stream, t, values in messages]
-    assert commanded(GAPPED, *later)[-5:] == [
+    assert told(GAPPED, *later)[-5:] == [
         (100, "pose: stale, 60 ms old, allowed 50 ms"),
         (440, "start"),
         (460, "push: no command in the period"),
@@ -422,7 +463,7 @@ def test_a_command_holds_over_no_pause_by_which_the_contract_parts_episodes():
 
 def test_a_command_that_is_not_finite_holds_too_and_cuts():
     messages = [*states(0), (3, 1, [5, np.nan]), *states(20, 40), (3, 41, [7, 8]), *states(60)]
-    assert commanded(STILL, *messages)[1:] == [
+    assert told(STILL, *messages)[1:] == [
         (20, "push: not finite"),
         (40, "push: not finite"),
         (60, [7, 8], 1),

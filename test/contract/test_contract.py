@@ -61,14 +61,14 @@ def test_a_command_with_holes_in_an_array_without_names_is_refused(fields, missi
 
 def test_elements_in_any_order_and_joints_that_are_called_by_numbers_are_whole():
     contract = parse_contract(changed("action", {**ARRAY, "fields": ["data.1", "data.0"]}), "robot.yaml")
-    assert contract.action.fields == ("data.1", "data.0")
+    assert contract.action.parts[0].fields == ("data.1", "data.0")
     joints = {"type": "sensor_msgs/msg/JointState", "fields": ["position.3", "position.7"]}
     assert parse_contract(changed("action", {**ARRAY, **joints}), "robot.yaml").action_dim == 2
 
 
 def test_commands_hold_only_where_the_contract_says_so_and_contracts_that_differ_in_it_say_so():
     plain, holding = parse_contract(TEXT, "robot.yaml"), parse_contract(changed("action.hold", True), "robot.yaml")
-    assert (plain.action.hold, holding.action.hold) == (False, True)
+    assert (plain.action.holds, holding.action.parts[0].hold) == (False, True)
     assert plain.differences(holding) == ["action.hold: absent here, True there"]
 
 
@@ -216,4 +216,4 @@ def test_transformed_fields_are_read_and_named_apart():
 def test_a_stream_may_have_a_clock_of_its_own():
     contract = parse_contract(changed("observation.1.clock", "receive"), "a")
     assert [stream.clock for stream in contract.observation] == ["header", "receive"]
-    assert contract.action.clock == contract.reward.clock == "header"
+    assert contract.action.parts[0].clock == contract.reward.clock == "header"

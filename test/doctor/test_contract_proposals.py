@@ -104,7 +104,7 @@ def converted(bag, tmp_path, **options):
 def test_a_proposal_loads_and_converts(tmp_path, robot, shift_ns):
     text, contract, report = converted(record(tmp_path / "bag", robot, shift_ns), tmp_path, task="t")
     assert contract.rate_hz == 50 and report.transitions > 180 and report.episodes == 1
-    clocks = {contract.clock, contract.action.clock, *(stream.clock for stream in contract.observation)}
+    clocks = {contract.clock, contract.action.parts[0].clock, *(stream.clock for stream in contract.observation)}
     bare_command = robot in (states_and_arrays, odometry_and_twist)
     if robot is headerless or (bare_command and shift_ns):
         assert clocks == {"receive"}

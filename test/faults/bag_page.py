@@ -7,6 +7,7 @@ from faults.clock_table import SIMULATED
 from faults.commands_table import COMMANDS
 from faults.hold_table import HOLDS
 from faults.marks_table import MARKS
+from faults.spread_table import SPREAD
 
 HEAD = """# What happens when
 
@@ -23,6 +24,7 @@ SECTIONS = {
     "Messages": MESSAGES,
     "Commands in arrays": COMMANDS,
     "Commands that hold": HOLDS,
+    "Transforms, several action topics": SPREAD,
     "Episodes, tasks, contract": EPISODES,
     "Marks of episodes, copied stamps": MARKS,
     "Files": FILES,

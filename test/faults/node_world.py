@@ -71,7 +71,7 @@ class World:
         self._context = node.create_publisher(Float32MultiArray, "context", latched_qos())
         self.episode = node.create_publisher(String, "episode", latched_qos())
         self.commands: list[tuple[float, list[float]]] = []
-        action = CONTRACT.action
+        action = CONTRACT.action.parts[0]
         self._reader = FieldReader(action.type, action.fields, action.topic)
         self.listen()
         self._clients: dict[str, Any] = {}
@@ -112,7 +112,7 @@ class World:
         """Subscribe to the commands, as a robot's controller does."""
         self._ear = self.probe.node.create_subscription(
             JointState,
-            CONTRACT.action.topic,
+            CONTRACT.action.parts[0].topic,
             lambda m: self.commands.append((time.monotonic(), self._reader.read(m).tolist())),
             stream_qos(reliable=False),
         )

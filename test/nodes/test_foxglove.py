@@ -35,7 +35,7 @@ def topics(family: str) -> dict[str, str]:
     """Types of all that can be watched, by absolute topic."""
     contract = load_contract(find_config("contracts", family))
     named = {stream.topic: stream.type for stream in contract.observation}
-    named |= {contract.action.topic: contract.action.type}
+    named |= {contract.action.parts[0].topic: contract.action.parts[0].type}
     named |= {CONTEXT_TOPIC: "std_msgs/msg/Float32MultiArray", EPISODE_TOPIC: "std_msgs/msg/String"}
     named |= {RETURN_TOPIC: "std_msgs/msg/Float64", "diagnostics": "diagnostic_msgs/msg/DiagnosticArray"}
     return {f"/{name}": kind for name, kind in named.items()}
@@ -66,7 +66,9 @@ def test_each_path_exists(family: str) -> None:
             value = getattr(value, re.sub(r"\[\d+\]$", "", field))
         assert fields or topic == "/diagnostics", path
     contract = load_contract(find_config("contracts", family))
-    assert {f"/{name}" for name in (contract.action.topic, contract.observation[0].topic, CONTEXT_TOPIC)} <= used
+    assert {
+        f"/{name}" for name in (contract.action.parts[0].topic, contract.observation[0].topic, CONTEXT_TOPIC)
+    } <= used
 
 
 def test_context_shows_the_task_vector_only() -> None:

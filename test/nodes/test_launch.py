@@ -261,8 +261,8 @@ def test_sim_and_deploy_drive_a_robot_in_a_namespace(launch, tmp_path: Path) -> 
     with Probe(launch.domain) as probe:
         from spc_ros.node_parts.topics import stream_qos
 
-        probe.listen(f"/r1/{contract.action.topic}", contract.action.type, stream_qos(reliable=False))
-        heard = probe.heard[f"/r1/{contract.action.topic}"]
+        probe.listen(f"/r1/{contract.action.parts[0].topic}", contract.action.parts[0].type, stream_qos(reliable=False))
+        heard = probe.heard[f"/r1/{contract.action.parts[0].topic}"]
         probe.until(lambda: len(heard) > 20, "commands in the namespace", 60.0)
     for process, output in (deploy, sim):
         process.send_signal(signal.SIGINT)
@@ -300,7 +300,7 @@ def test_deploy_comes_back_after_a_crash(launch, tiny_checkpoint: Path, composed
         (pid,) = started()
         os.kill(pid, signal.SIGKILL)
         probe.until(lambda: len(started()) == 2, "another process", 30.0)
-        probe.heard[ARM_REACH.action.topic].clear()
+        probe.heard[ARM_REACH.action.parts[0].topic].clear()
         probe.until(driven, "commands of the new process", 60.0)
 
 

@@ -146,9 +146,11 @@ def test_three_robots_in_one_domain_do_not_hear_each_other(tmp_path: Path, tiny_
     names = ("red", "green", "blue")
     groups = [NodeGroup(tmp_path / name, namespace=name, environment=environment) for name in names]
     with Probe(environment) as probe, groups[0], groups[1], groups[2]:
-        reader = FieldReader(ARM_REACH.action.type, ARM_REACH.action.fields, ARM_REACH.action.topic)
+        reader = FieldReader(
+            ARM_REACH.action.parts[0].type, ARM_REACH.action.parts[0].fields, ARM_REACH.action.parts[0].topic
+        )
         for name, group in zip(names, groups, strict=True):
-            probe.listen(f"/{name}/joint_commands", ARM_REACH.action.type, stream_qos(reliable=False))
+            probe.listen(f"/{name}/joint_commands", ARM_REACH.action.parts[0].type, stream_qos(reliable=False))
             group.start("policy", {"checkpoint": str(tiny_checkpoint)})
         for group in groups:
             group.wait_ready(60.0)

@@ -191,7 +191,7 @@ def test_sim_says_why_an_episode_broke_off(nodes: NodeGroup, probe: Probe) -> No
     commands = CommandPublisher(probe.node, ARM_REACH, lockstep=True)
     probe.listen("joint_states", "sensor_msgs/msg/JointState", 10)
     states = probe.heard["joint_states"]
-    probe.until(lambda: commands.publisher.get_subscription_count() == 1, "the sim's subscription")
+    probe.until(lambda: commands.listeners == 1, "the sim's subscription")
     answer = probe.call("sim/reset", Trigger)
     start_ns = EpisodeInfo.from_json(answer.message).start_ns
     probe.until(lambda: states, "the first state")
@@ -236,8 +236,9 @@ def test_encoder_publishes_after_each_tick(nodes: NodeGroup, probe: Probe, tiny_
     robot.t_ns = probe.node.get_clock().now().nanoseconds + 3_600 * 10**9  # commands are stamped just behind it
     commands = CommandPublisher(probe.node, ARM_REACH, lockstep=True)
     nodes.wait_ready(60.0)
-    publishers = (robot.first_stream, commands.publisher)
-    probe.until(lambda: all(p.get_subscription_count() == 1 for p in publishers), "the encoder's subscriptions")
+    probe.until(
+        lambda: robot.first_stream.get_subscription_count() == commands.listeners == 1, "the encoder's subscriptions"
+    )
 
     def newest() -> tuple[int, int]:
         """(transitions, time) of the newest context."""

@@ -108,7 +108,7 @@ def test_the_robots_own_controller_is_the_scale_where_there_is_no_expert(tiny_ch
             robot.enter_context(bare_robot(environment, done_after=0))
             answered("trial/continue", Trigger)
             answered("trial/success", SetBool, SetBool.Request(data=True))
-            commands = ask.node.create_publisher(JointState, ARM_REACH.action.topic, 10)
+            commands = ask.node.create_publisher(JointState, ARM_REACH.action.parts[0].topic, 10)
             full = JointState(name=["shoulder", "elbow"], effort=list(ARM_REACH.action.high))
 
             def drive() -> None:

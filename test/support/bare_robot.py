@@ -49,7 +49,7 @@ class BareRobot(Node):
         self.contract = load_contract(find_config("contracts", family))
         self.env = make_env(family, find_task(task_id))
         self.out = StatePublishers(self, self.contract, reliable=False)
-        action = self.contract.action
+        action = self.contract.action.parts[0]
         self.reader = FieldReader(action.type, action.fields, action.topic)
         self.create_subscription(message_class(action.type), action.topic, self.on_command, stream_qos(False))
         self.done = self.create_publisher(Bool, "done", 10)

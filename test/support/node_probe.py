@@ -82,7 +82,7 @@ class Probe:
 
     def listen_commands(self, contract: Contract, reliable: bool = False) -> Callable[[], list[list[float]]]:
         """Hear the commands; returns a function that gives their values so far."""
-        action = contract.action
+        action = contract.action.parts[0]
         self.listen(action.topic, action.type, stream_qos(reliable))
         reader = FieldReader(action.type, action.fields, action.topic)
         return lambda: [reader.read(msg).tolist() for msg in self.heard[action.topic]]

@@ -26,15 +26,20 @@ class Observed:
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """What is expected for a robot; without an action topic, the reason is part of the text."""
+    """What is expected for a robot."""
 
     kind: str
     observed: tuple[Observed, ...]
-    action: Observed | None
+    action: Observed | tuple[Observed, ...]
     rate_hz: float
     safe: str
     says: tuple[str, ...] = ()  # parts of the comments
     page: str = ""  # what the page adds
+
+    @property
+    def actions(self) -> tuple[Observed, ...]:
+        """The topics of the action."""
+        return self.action if isinstance(self.action, tuple) else (self.action,)
 
     @property
     def robot(self) -> RobotKind:
@@ -96,18 +101,20 @@ PROPOSALS = (
          "never changed, so that their limits hold them there: data.0",
          "the limits of the URDF are not used, since nothing tells which element is which joint",
          "speed_scaling (Float64): nothing in it is worth observing: data (never changes)",
-         "tf (TFMessage): no numbers that a state is made of"),
+         "tf (TFMessage): 1 transform, as parent->child: odom->base; to observe one"),
         "The first joint never moved. It is commanded all the same, within limits that hold it: an array without names "
         "is whole.",
     ),
     Proposal(
         "arm and gripper", (joints([*PANDA, "panda_finger_joint1", "panda_finger_joint2"], "position", "velocity"),),
-        Observed("panda_arm_controller/joint_trajectory", "positions of 7 joints", of_joints(PANDA, "positions")),
-        50, ASKED,
+        (Observed("panda_arm_controller/joint_trajectory", "positions of 7 joints", of_joints(PANDA, "positions")),
+         Observed("panda_hand_controller/commands", "2 elements", ("data.0", "data.1"))),
+        10, ASKED,
         ("low: [-2.9, -2.9, -2.9, -2.9, -2.9, -2.9, -2.9] # from the URDF", "Limits of joints: robot_description",
-         "not sent by this action: panda_hand_controller/commands (std_msgs/msg/Float64MultiArray), 80 messages"),
-        "Limits are the URDF's. The gripper has a topic of its own, and a contract has one action topic: the text says "
-        "that this action does not move it.",
+         "action: # 2 topics, each with its part; a tick needs a command on each of them",
+         "the slowest command at 10.0 Hz"),
+        "Limits of the arm are the URDF's. The gripper has a topic of its own, so that the action is a list of two. It "
+        "is commanded at 10 Hz, and each tick needs both commands: repeat its command at 50 Hz to have the arm's rate.",
     ),
     Proposal(
         "mobile base",
@@ -156,10 +163,11 @@ PROPOSALS = (
     ),
     Proposal(
         "boat with two thrusters",
-        (imu("sensors/imu/imu/data"), Observed("sensors/gps/gps/fix", FIXES, FIX)), None, 50, "",
-        ("the command is spread over 2 topics (/wamv/thrusters/left/thrust, /wamv/thrusters/right/thrust), and a "
-         "contract has one action topic",),
-        "None: each thruster has a topic, and a contract has one action topic. The text says so, and how to go on.",
+        (Observed("sensors/gps/gps/fix", FIXES, FIX), imu("sensors/imu/imu/data")), 
+        (Observed("thrusters/left/thrust", "data", ("data",)), Observed("thrusters/right/thrust", "data", ("data",))),
+        20, ZERO, (),
+        "Each thruster has a topic, so that the action is a list of two. The fixes set the ticks, in step with the "
+        "commands at 20 Hz; the IMU comes at 50 Hz.",
     ),
     Proposal(
         "scan only", (scan("scan", 720),), twist("linear.x", "angular.z"), 10, ZERO,
@@ -206,8 +214,9 @@ def document() -> str:
     for proposal in PROPOSALS:
         recorded = ", ".join(f"`{stream.topic}`" for stream in proposal.robot.streams)
         observed = "<br>".join(f"`{stream.topic}`: {stream.words}" for stream in proposal.observed)
-        action = f"`{proposal.action.topic}`: {proposal.action.words}" if proposal.action else "none"
-        safe = proposal.safe or "none"
-        rows.append(f"| {proposal.kind} | {recorded} | {observed} | {action} | {proposal.rate_hz:g} Hz | {safe} |")
+        action = "<br>".join(f"`{part.topic}`: {part.words}" for part in proposal.actions)
+        rows.append(
+            f"| {proposal.kind} | {recorded} | {observed} | {action} | {proposal.rate_hz:g} Hz | {proposal.safe} |"
+        )
         notes.append(textwrap.fill(f"- **{proposal.kind}**: {proposal.page}", 120, subsequent_indent="  "))
     return HEAD + "\n".join(rows) + "\n\nWhat is worth knowing of each:\n\n" + "\n".join(notes) + "\n"

@@ -231,7 +231,9 @@ def text(topic: str, said: str, at_s: tuple[float, ...] = (0.0,), latched: bool 
 def transforms(topic: str, hz: float) -> Stream:
     def make(m: Moment) -> Any:
         move = T["geometry_msgs/msg/Transform"](translation=m.vector(3), rotation=m.turned())
-        one = T["geometry_msgs/msg/TransformStamped"](header=m.header, child_frame_id="base", transform=move)
+        one = T["geometry_msgs/msg/TransformStamped"](
+            header=dataclasses.replace(m.header, frame_id="odom"), child_frame_id="base", transform=move
+        )
         return T["tf2_msgs/msg/TFMessage"](transforms=[one])
 
     return Stream(topic, "tf2_msgs/msg/TFMessage", make, hz)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spc_core.alignment.streaming import Transition
+from spc_core.contract.sections import ActionVector
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.context_tracker import HYPOTHESIS_STEPS, ContextTracker, far_apart
 from spc_core.deploy.deployable import Policy
@@ -233,8 +234,8 @@ def test_safety_filter_limits_rates_and_refuses_what_is_not_finite():
 
 
 def test_safety_filter_changes_no_faster_than_allowed():
-    slow = POINT
-    slow = dataclasses.replace(slow, action=dataclasses.replace(slow.action, max_rate=(5.0, 5.0)))
+    part = dataclasses.replace(POINT.action.parts[0], max_rate=(5.0, 5.0))
+    slow = dataclasses.replace(POINT, action=ActionVector((part,)))
     safety = SafetyFilter(slow)  # at most 0.1 a tick
     steps = [safety.apply(np.array([1.0, -1.0])).tolist() for _ in range(3)]
     np.testing.assert_allclose(steps, [[0.1, -0.1], [0.2, -0.2], [0.3, -0.3]])

@@ -24,6 +24,7 @@ from spc_core.contract.transforms import JUMP_NS
 
 MAX_JUMPS = 100  # in one block: each costs a pass over the rest of the block
 START, REWARD_NOT_FINITE, NO_REWARD, ACTION_NOT_FINITE, NO_COMMAND = range(-5, 0)  # codes next to those of Frames
+NEXT_PART = -5  # from a code of one of the action's topics to that of the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,18 +110,19 @@ class BatchAligner:
         self.contract = contract
         self.patience_ns = patience_ns
         self._observations = ObservationSampler(contract, patience_ns)
-        self._actions = SampleBuffer(contract.action.topic, contract.action_dim)
+        self._actions = [SampleBuffer(part.topic, len(part.fields)) for part in contract.action.parts]
         self._rewards = SampleBuffer(contract.reward.topic or "reward", 1)
-        self._buffers = [*self._observations.buffers, self._actions, self._rewards]
+        self._buffers = [*self._observations.buffers, *self._actions, self._rewards]
         self._answers = Answers()
         self._reward_function = contract.reward_function()
         self._faults = {
             START: Fault(FaultKind.START),
-            NO_COMMAND: Fault(FaultKind.NO_COMMAND, self._actions.name),
-            ACTION_NOT_FINITE: Fault(FaultKind.SAMPLE_NOT_FINITE, self._actions.name),
             NO_REWARD: Fault(FaultKind.NO_REWARD, self._rewards.name),
             REWARD_NOT_FINITE: Fault(FaultKind.SAMPLE_NOT_FINITE, self._rewards.name),
         }
+        for i, part in enumerate(self._actions):
+            self._faults[NO_COMMAND + i * NEXT_PART] = Fault(FaultKind.NO_COMMAND, part.name)
+            self._faults[ACTION_NOT_FINITE + i * NEXT_PART] = Fault(FaultKind.SAMPLE_NOT_FINITE, part.name)
         self._grid = GridState()
         self._horizon_ns = NO_TIME
         self._last_index = NO_TIME
@@ -138,7 +140,7 @@ class BatchAligner:
         return sum(len(buffer.t_ns) for buffer in self._buffers) + len(self._frames.t_ns)
 
     def push(self, samples: Sequence[Samples]) -> Ticks:
-        """Add the next block of the log: samples of each observation stream, of the action and, if any, of the reward.
+        """Add the next block of the log: samples of each observation stream, each topic of the action, and any reward.
 
         Returns the ticks that it decides. Raises Irregular, after which the aligner must not be used.
         """
@@ -214,13 +216,12 @@ class BatchAligner:
 
     def _admit(self, block: list[Samples]) -> None:
         """Store the samples. Raises Irregular if one arrives later than patience allows."""
-        action = len(self._observations.buffers)
-        accepted = [buffer.admit(s) for buffer, s in zip(self._buffers[:action], block[:action], strict=True)]
-        self._answers.states(block[0], accepted[0])
-        accepted.append(self._actions.admit(block[action], self._answers.later_ns(block[action])))
-        accepted += [
-            buffer.admit(s) for buffer, s in zip(self._buffers[action + 1 :], block[action + 1 :], strict=True)
-        ]
+        accepted: list[np.ndarray] = []
+        for i, (buffer, samples) in enumerate(zip(self._buffers, block, strict=True)):
+            is_command = len(self._observations.buffers) <= i < len(self._buffers) - 1
+            accepted.append(buffer.admit(samples, self._answers.later_ns(samples) if is_command else None))
+            if i == 0:
+                self._answers.states(samples, accepted[0])
         for mask, stream in zip(accepted, self.contract.observation, strict=False):
             if stream.max_age_ns is None:
                 mask[:] = False  # not waited for
@@ -246,8 +247,8 @@ class BatchAligner:
         frames = self._frames
         begin_ns, end_ns = frames.t_ns[:-1], frames.t_ns[1:]
         joined = (frames.codes[:-1] == 0) & (frames.codes[1:] == 0)
-        holds = self._hold.over(frames, self.contract.hold_gap_ns) if self.contract.action.hold else None
-        command_codes, command, commanded = self._commands(begin_ns, end_ns, holds)
+        holds = self._hold.over(frames, self.contract.hold_gap_ns) if self.contract.action.holds else None
+        command_codes, commands, commanded = self._commands(begin_ns, end_ns, holds)
         reward_codes, reward, rewarded = self._topic_rewards(begin_ns, end_ns)
         known = ~joined | (end_ns < horizon_ns - self.patience_ns) | (commanded & ((command_codes != 0) | rewarded))
         count = len(known) if known.all() else int(np.argmin(known))
@@ -256,9 +257,11 @@ class BatchAligner:
         codes = np.where(joined, joined_codes, not_joined_codes)[:count]
         good = codes == 0
         actions = np.full((count, self.contract.action_dim), np.nan)
-        actions[good] = self._actions.values[command[:count][good]]
         lags_ns = np.zeros(count, np.int64)
-        lags_ns[good] = np.maximum(self._actions.t_ns[command[:count][good]] - begin_ns[:count][good], 0)
+        for buffer, row, columns in zip(self._actions, commands, self.contract.action.slices, strict=True):
+            row = row[:count][good]
+            actions[good, columns] = buffer.values[row]
+            lags_ns[good] = np.maximum(lags_ns[good], buffer.t_ns[row] - begin_ns[:count][good])
         rewards = np.full(count, np.nan)
         after = frames.observations[1 : count + 1]
         if self._reward_function is None:
@@ -272,18 +275,25 @@ class BatchAligner:
 
     def _commands(
         self, begin_ns: np.ndarray, end_ns: np.ndarray, holds: Holds | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of N periods the code of the command, its row, and whether no other can come; each (N,)."""
-        actions = self._actions
-        following = np.searchsorted(actions.t_ns, begin_ns, "right")
-        sent = np.append(actions.t_ns, END)[following] <= end_ns
-        row = following
-        if holds is not None:
-            held = ~sent & (np.append(actions.t_ns, NO_TIME)[following - 1] > holds.since_ns[:-1])
-            row, sent = np.where(held, following - 1, following), sent | held
-        finite = np.where(np.append(actions.finite, True)[row], 0, ACTION_NOT_FINITE)
-        codes = np.where(sent, finite, NO_COMMAND)
-        return codes, row, following < len(actions.t_ns)
+    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Of N periods the code of the commands, their rows by topic, and whether no other can come; each (N,).
+
+        The code is that of the first topic that has a fault; what comes on those behind it does not matter.
+        """
+        codes, rows, known = np.zeros(len(end_ns), np.int64), [], np.ones(len(end_ns), bool)
+        for i, (buffer, part) in enumerate(zip(self._actions, self.contract.action.parts, strict=True)):
+            row = following = np.searchsorted(buffer.t_ns, begin_ns, "right")
+            sent = np.append(buffer.t_ns, END)[following] <= end_ns
+            if holds is not None and part.hold:
+                held = ~sent & (np.append(buffer.t_ns, NO_TIME)[following - 1] > holds.since_ns[:-1])
+                row, sent = np.where(held, following - 1, following), sent | held
+            finite = np.where(np.append(buffer.finite, True)[row], 0, ACTION_NOT_FINITE + i * NEXT_PART)
+            own = np.where(sent, finite, NO_COMMAND + i * NEXT_PART)
+            sound = codes == 0
+            known &= ~sound | (following < len(buffer.t_ns))
+            codes = np.where(sound, own, codes)
+            rows.append(row)
+        return codes, rows, known
 
     def _topic_rewards(self, begin_ns: np.ndarray, end_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of N periods the code of the newest reward, its row, and whether no other can come; each (N,)."""
@@ -311,6 +321,6 @@ class BatchAligner:
         for buffer in self._observations.buffers:
             buffer.forget(past_ns)
         open_ns = self._frames.t_ns[0 if self._frames.codes[0] == 0 else 1 :]
-        for buffer in (self._actions, self._rewards):
+        for buffer in (*self._actions, self._rewards):
             buffer.forget(int(open_ns[0]) if len(open_ns) else past_ns)
         self._answers.forget(self._horizon_ns - self.patience_ns)
