@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -178,6 +178,7 @@ class ArmEnv(TaskEnv):
         self.dofs = int(self.model.nv)
         self.dynamics = ArmDynamics.from_model(self.model)
         self.action_low, self.action_high = self.model.actuator_ctrlrange.T.copy()
+        self._most = self.action_high.tolist()
         self.action_space = gymnasium.spaces.Box(self.action_low, self.action_high, dtype=np.float64)
         is_velocity = [name.startswith("velocity") for name in self.observation_names]
         bound = np.where(is_velocity, MAX_VELOCITY, MAX_POSITION)
@@ -225,22 +226,22 @@ class ArmEnv(TaskEnv):
         """The readings named in `observation_names`, float64."""
         return np.concatenate((self.data.qpos, self.data.qvel))
 
-    def reward(self, position: np.ndarray, next_position: np.ndarray, action: np.ndarray) -> float:
+    def reward(self, position: Sequence[float], next_position: Sequence[float], action: Sequence[float]) -> float:
         """-miss' - effort + progress_weight x (miss - miss'), with miss in [0, 1] from the distance to the target.
 
         Bounded; the progress terms of an episode add up to what the miss fell from its start to its end.
         """
         miss, next_miss = self._miss(position), self._miss(next_position)
-        effort = (action[0] / self.action_high[0]) ** 2 + (action[1] / self.action_high[1]) ** 2
-        return float(self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort)
+        effort = (action[0] / self._most[0]) ** 2 + (action[1] / self._most[1]) ** 2
+        return self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort
 
     def miss(self, distance: float) -> float:
         """The cost of a distance (rad) from the target, in [0, 1]."""
         return math.tanh(self.distance_scale * distance)
 
-    def _miss(self, position: np.ndarray) -> float:
-        target = self.target()
-        return self.miss(math.hypot(position[0] - target[0], position[1] - target[1]))
+    def _miss(self, position: Sequence[float]) -> float:
+        shoulder, elbow = self.target().tolist()
+        return self.miss(math.hypot(position[0] - shoulder, position[1] - elbow))
 
     def set_task(self, task: Task) -> None:
         if task.family != self.family:
@@ -271,15 +272,15 @@ class ArmEnv(TaskEnv):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold torques (2,) in Nm, clipped to the limits, for 20 ms; truncated from step 100 on."""
         torque = np.asarray(action, dtype=np.float64)
-        if torque.shape != (2,) or not np.isfinite(torque).all():
+        if torque.shape != (2,) or not all(map(math.isfinite, torque.tolist())):
             raise ValueError(f"action must be {len(JOINTS)} finite torques in Nm, got {action!r}")
         if self._step_count is None:
             raise RuntimeError("step() before the first reset(): call reset() to start an episode")
         torque = self.clip(torque)
         self.data.ctrl[:] = torque
-        position = self.data.qpos.copy()
+        position = self.data.qpos.tolist()
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)
-        reward = self.reward(position, self.data.qpos, torque)
+        reward = self.reward(position, self.data.qpos.tolist(), torque.tolist())
         self._step_count += 1
         self.continue_episode(self._step_count)
         return self.observation(), reward, False, self._step_count >= self.episode_steps, {}
