@@ -7,7 +7,7 @@ import numpy as np
 
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.change_detector import PENDING, ChangeDetector
-from spc_core.deploy.deployable import Deployable
+from spc_core.deploy.deployable import Deployable, Networks
 
 MODES = ("online", "collect", "frozen")
 NOTHING_KNOWN = 1.0  # uncertainty before two transitions: embeddings range over [-1, 1]
@@ -30,8 +30,9 @@ class ContextTracker:
     An agent without a context encoder counts transitions and shows zeros, or its `oracle_context`.
     """
 
-    def __init__(self, deployed: Deployable) -> None:
-        self._networks = deployed.networks()
+    def __init__(self, deployed: Deployable, networks: Networks | None = None) -> None:
+        """`networks`: those of `deployed`, if several trackers share them."""
+        self._networks = networks or deployed.networks()
         self._sum = np.zeros(self._networks.context_dim)  # of the embeddings
         self._squares = np.zeros_like(self._sum)  # of the embeddings' deviations from their mean
         self._weight = self._square_weight = 0.0  # sums of the embeddings' weights, and of their squares
@@ -46,7 +47,7 @@ class ContextTracker:
         self.restarts = 0  # since construction: reset() on request is none
         self.last_restart = ""
         self._model = deployed.vote_model if self._networks.has_encoder else None
-        self._detector = None if self._model is None else ChangeDetector(self._model)
+        self.detector = None if self._model is None else ChangeDetector(self._model)
         self._why_not = deployed.no_vote_model if self._networks.has_encoder else "the method has no context encoder"
         self._recent: list[np.ndarray] = []  # the last votes, as many as the detector can blame on a new task
         self._suspected: np.ndarray | None = None  # (N, Z) votes that look like a new task's
@@ -67,7 +68,7 @@ class ContextTracker:
         """Whether changes of the task are noticed: "on", or "off" and why."""
         if not self.detect_changes:
             return "off: switched off"
-        return "on" if self._detector is not None else f"off: {self._why_not}"
+        return "on" if self.detector is not None else f"off: {self._why_not}"
 
     @property
     def suspicious(self) -> bool:
@@ -78,8 +79,8 @@ class ContextTracker:
         """Forget all transitions: back to the prior."""
         self._forget()
         self._last_ns = None
-        if self._detector is not None:
-            self._detector.reset()
+        if self.detector is not None:
+            self.detector.reset()
 
     def _forget(self) -> None:
         self._sum[:] = 0
@@ -91,18 +92,27 @@ class ContextTracker:
 
     def update(self, transition: Transition) -> bool:
         """Add a transition unless frozen or full; returns whether it was added."""
-        if self._mode == "frozen" or (self.limit is not None and self.count >= self.limit):
+        if self.full:
             return False
-        self._watch_gap(transition.t_ns)
+        self.watch_gap(transition.t_ns)
         if self._networks.has_encoder:
-            embedding = self._networks.embed(transition)
-            self._add(embedding)
-            self._watch_task(transition, embedding)
+            vote, detector = self._networks.embed(transition), self.watching
+            self.add_vote(vote, detector.update(transition.observation, transition.action, vote) if detector else 0)
         else:
             self.count += 1
         return True
 
-    def _watch_gap(self, t_ns: int) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether transitions are no longer added."""
+        return self._mode == "frozen" or (self.limit is not None and self.count >= self.limit)
+
+    @property
+    def watching(self) -> ChangeDetector | None:
+        """The detector that each vote is shown to."""
+        return self.detector if self.detect_changes else None
+
+    def watch_gap(self, t_ns: int) -> None:
         """Start again after a pause in which anything may have happened."""
         gap_s = 0.0 if self._last_ns is None else (t_ns - self._last_ns) / 1e9
         if self.max_gap_s is not None and self.count and gap_s > self.max_gap_s:
@@ -110,12 +120,12 @@ class ContextTracker:
             self._note_restart(f"no transition for {gap_s:.1f} s")
         self._last_ns = t_ns
 
-    def _watch_task(self, transition: Transition, embedding: np.ndarray) -> None:
-        """Go on from the transitions since the task changed."""
-        if self._detector is None or not self.detect_changes:
+    def add_vote(self, vote: np.ndarray, changed: int) -> None:
+        """Add a vote (Z,), after which the detector finds that the last `changed` are of a new task, which go on."""
+        self._add(vote)
+        if self.watching is None:
             return
-        self._recent = [*self._recent[1 - PENDING :], embedding]
-        changed = self._detector.update(transition.observation, transition.action, embedding)
+        self._recent = [*self._recent[1 - PENDING :], vote]
         if changed:
             kept = self._recent[-changed:]
             before = self.count - len(kept)
@@ -124,7 +134,8 @@ class ContextTracker:
                 self._add(vote)
             self._recent = kept
             self._note_restart(f"the task changed: the last {len(kept)} transitions contradict the {before} before")
-        self._suspected = np.array(self._recent[-self._detector.suspected :]) if self._detector.suspected else None
+        suspected = self.watching.suspected
+        self._suspected = np.array(self._recent[-suspected:]) if suspected else None
 
     def _note_restart(self, reason: str) -> None:
         self.restarts += 1

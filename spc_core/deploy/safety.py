@@ -83,6 +83,10 @@ class SafetyFilter:
         """Start again from the safe action: at activation and at the start of an episode."""
         self._previous = self._rest
 
+    def continue_from(self, command: np.ndarray) -> None:
+        """Count the next change from this command, which was sent without this filter."""
+        self._previous = command.tolist()
+
     def apply(
         self, action: np.ndarray | None, fault: str | None = None, kind: InterventionKind = InterventionKind.FAULT
     ) -> np.ndarray:
