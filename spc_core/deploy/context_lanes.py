@@ -20,39 +20,53 @@ from spc_core.deploy.networks.numpy_lanes import NumpyLanes
 
 
 class ContextLanes:
-    """The trackers of N robots of one model."""
+    """The trackers of N robots of one model, without a half-life."""
 
     def __init__(self, deployed: Deployable, networks: NumpyLanes, count: int) -> None:
         shared = deployed.networks()
         self.trackers = [ContextTracker(deployed, shared) for _ in range(count)]
         self._networks, self._has_encoder = networks, shared.has_encoder
+        self._sums, self._squares = np.zeros((2, count, shared.context_dim))
+        for tracker, total, squares in zip(self.trackers, self._sums, self._squares, strict=True):
+            tracker.hold_sums(total, squares)
         detectors = [tracker.detector for tracker in self.trackers if tracker.detector is not None]
         self._changes = _Changes(detectors) if detectors else None
 
-    def update(self, transitions: Sequence[tuple[int, Transition]]) -> list[int]:
-        """Add transitions of different robots, by their numbers; returns the robots whose tracker added one.
+    def update(self, transitions: Sequence[tuple[int, Transition]]) -> list[tuple[int, np.ndarray]]:
+        """Add transitions of different robots, by their numbers; returns the contexts that may have changed.
 
         All trackers must look for changes, or none.
         """
         added = [(lane, seen) for lane, seen in transitions if not self.trackers[lane].full]
-        lanes = [lane for lane, _ in added]
-        if not self._has_encoder:
-            for lane, seen in added:
-                self.trackers[lane].update(seen)
-        elif added:
-            self._add(lanes, [seen for _, seen in added])
-        return lanes
+        if not added:
+            return []
+        if self._has_encoder:
+            return self._add([lane for lane, _ in added], [seen for _, seen in added])
+        for lane, seen in added:
+            self.trackers[lane].update(seen)
+        return []
 
-    def _add(self, lanes: list[int], transitions: list[Transition]) -> None:
+    def _add(self, lanes: list[int], transitions: list[Transition]) -> list[tuple[int, np.ndarray]]:
         trackers = [self.trackers[lane] for lane in lanes]
         for tracker, transition in zip(trackers, transitions, strict=True):
             tracker.watch_gap(transition.t_ns)
         votes = self._networks.embed(transitions)
         changes = [0] * len(lanes)
         if self._changes is not None and trackers[0].watching is not None:
-            changes = self._changes.update(np.array(lanes), transitions, votes)
+            changes = self._changes.update(lanes, transitions, votes)
+        self._sum_up(lanes, trackers, votes)
         for tracker, vote, changed in zip(trackers, votes, changes, strict=True):
-            tracker.add_vote(vote, changed)
+            tracker.remember_vote(vote, changed)
+        weights = np.array([[tracker.weight] for tracker in trackers])
+        means = (self._sums[lanes] / weights).astype(np.float32)
+        rows = zip(lanes, trackers, means, strict=True)
+        return [(lane, mean if one.shows_mean else one.context) for lane, one, mean in rows]
+
+    def _sum_up(self, lanes: list[int], trackers: list[ContextTracker], votes: np.ndarray) -> None:
+        """Welford's update, as in ContextTracker."""
+        deviations = votes - self._sums[lanes] / np.array([[tracker.weight or 1.0] for tracker in trackers])
+        self._squares[lanes] += deviations**2 * np.array([[tracker.weigh_vote()] for tracker in trackers])
+        self._sums[lanes] += votes
 
 
 class _Changes:
@@ -66,8 +80,8 @@ class _Changes:
             detector.hold_knowledge(mean, covariance)
             detector.reset()
 
-    def update(self, lanes: np.ndarray, transitions: Sequence[Transition], votes: np.ndarray) -> list[int]:
-        """ChangeDetector.update of the robots `lanes` (M,) with their votes (M, Z)."""
+    def update(self, lanes: list[int], transitions: Sequence[Transition], votes: np.ndarray) -> list[int]:
+        """ChangeDetector.update of the robots `lanes` (M) with their votes (M, Z)."""
         model, detectors = self._model, [self._detectors[lane] for lane in lanes]
         observations = np.array([[seen.observation] for seen in transitions])
         features, noise = model.features(observations, np.array([[seen.action] for seen in transitions]))
@@ -79,18 +93,18 @@ class _Changes:
         settled = [detector.settled() for detector in detectors]
         for turn in range(max(map(len, settled))):
             learning = [(lane, votes[turn]) for lane, votes in zip(lanes, settled, strict=True) if len(votes) > turn]
-            self._learn(np.array([lane for lane, _ in learning]), [vote for _, vote in learning])
+            self._learn([lane for lane, _ in learning], [vote for _, vote in learning])
         return changes
 
-    def _scores(self, lanes: np.ndarray, features: np.ndarray, noise: np.ndarray, places: np.ndarray) -> list[float]:
+    def _scores(self, lanes: list[int], features: np.ndarray, noise: np.ndarray, places: np.ndarray) -> list[float]:
         """ChangeDetector._score of (M, 1, H), (M, 1) and (M, 1, K)."""
         model, spread = self._model, self._model.spread * self._model.noise
         known = _log_likelihoods(features, noise, places, self._mean[lanes], self._covariance[lanes], spread)
         unknown = _log_likelihoods(features, noise, places, model.prior_mean, model.prior_covariance, spread)
         return [math.copysign(math.log1p(abs(more)), more) for more in (unknown - known).tolist()]
 
-    def _learn(self, lanes: np.ndarray, votes: Sequence[Seen]) -> None:
-        """ChangeDetector._learn of one vote of each of the robots `lanes` (M,)."""
+    def _learn(self, lanes: list[int], votes: Sequence[Seen]) -> None:
+        """ChangeDetector._learn of one vote of each of the robots `lanes` (M)."""
         features = np.array([vote.features for vote in votes])[:, :, None]
         noise = np.array([vote.noise for vote in votes])[:, None, None]
         places = np.array([vote.place for vote in votes])[:, None]
@@ -98,7 +112,9 @@ class _Changes:
         gain, rows = covariance @ features, features.swapaxes(1, 2)
         scale = noise + rows @ gain
         mean += gain * ((places - rows @ mean) / scale)
-        covariance -= gain * gain.swapaxes(1, 2) / scale
+        less = gain * gain.swapaxes(1, 2)
+        less /= scale
+        covariance -= less
         self._mean[lanes], self._covariance[lanes] = mean, covariance
 
 

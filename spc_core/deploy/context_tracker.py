@@ -33,9 +33,8 @@ class ContextTracker:
     def __init__(self, deployed: Deployable, networks: Networks | None = None) -> None:
         """`networks`: those of `deployed`, if several trackers share them."""
         self._networks = networks or deployed.networks()
-        self._sum = np.zeros(self._networks.context_dim)  # of the embeddings
-        self._squares = np.zeros_like(self._sum)  # of the embeddings' deviations from their mean
-        self._weight = self._square_weight = 0.0  # sums of the embeddings' weights, and of their squares
+        self.hold_sums(np.zeros(self._networks.context_dim), np.zeros(self._networks.context_dim))
+        self.weight = self._square_weight = 0.0  # sums of the embeddings' weights, and of their squares
         self.half_life: float | None = None
         self._hypotheses = far_apart(self._networks.task_means)
         self._mode = "online"
@@ -52,6 +51,10 @@ class ContextTracker:
         self._recent: list[np.ndarray] = []  # the last votes, as many as the detector can blame on a new task
         self._suspected: np.ndarray | None = None  # (N, Z) votes that look like a new task's
         self._last_ns: int | None = None  # time of the last transition
+
+    def hold_sums(self, total: np.ndarray, squares: np.ndarray) -> None:
+        """Keep the sum of the embeddings, and of the squares of their deviations from their mean, in (Z,) of zeros."""
+        self._sum, self._squares = total, squares
 
     @property
     def mode(self) -> str:
@@ -85,7 +88,7 @@ class ContextTracker:
     def _forget(self) -> None:
         self._sum[:] = 0
         self._squares[:] = 0
-        self._weight = self._square_weight = 0.0
+        self.weight = self._square_weight = 0.0
         self.count = 0
         self._recent.clear()
         self._suspected = None
@@ -123,6 +126,10 @@ class ContextTracker:
     def add_vote(self, vote: np.ndarray, changed: int) -> None:
         """Add a vote (Z,), after which the detector finds that the last `changed` are of a new task, which go on."""
         self._add(vote)
+        self.remember_vote(vote, changed)
+
+    def remember_vote(self, vote: np.ndarray, changed: int) -> None:
+        """Look back after a vote has been added to the sums."""
         if self.watching is None:
             return
         self._recent = [*self._recent[1 - PENDING :], vote]
@@ -144,15 +151,28 @@ class ContextTracker:
     def _add(self, embedding: np.ndarray) -> None:
         """Add an embedding (Z,), by Welford's update: plain sums of squares cancel where embeddings agree."""
         keep = 1.0 if self.half_life is None else 0.5 ** (1 / self.half_life)
-        deviation = embedding - self._sum / (self._weight or 1.0)
-        old = keep * self._weight
-        self._weight, self._square_weight = old + 1, keep**2 * self._square_weight + 1
+        deviation = embedding - self._sum / (self.weight or 1.0)
         if keep < 1:
             self._squares *= keep
             self._sum *= keep
-        self._squares += deviation**2 * (old / self._weight)
+        self._squares += deviation**2 * self.weigh_vote(keep)
         self._sum += embedding
+
+    def weigh_vote(self, keep: float = 1.0) -> float:
+        """Count an embedding, for which all before fall to `keep` of their weight; returns their share of the sum."""
+        old = keep * self.weight
+        self.weight, self._square_weight = old + 1, keep**2 * self._square_weight + 1
         self.count += 1
+        return old / self.weight
+
+    @property
+    def shows_mean(self) -> bool:
+        """Whether the context shown is the mean of the embeddings, once there are any."""
+        return (
+            self.oracle_context is None
+            and self._mode != "collect"
+            and (self._suspected is None or self._mode != "online")
+        )
 
     @property
     def context(self) -> np.ndarray:
@@ -165,7 +185,7 @@ class ContextTracker:
             return np.zeros(len(self._sum), np.float32)
         if self._suspected is not None and self._mode == "online":
             return self._suspected.mean(0).astype(np.float32)
-        return (self._sum / (self._weight or 1.0)).astype(np.float32)
+        return (self._sum / (self.weight or 1.0)).astype(np.float32)
 
     @property
     def uncertainty(self) -> np.ndarray:
@@ -181,9 +201,9 @@ class ContextTracker:
             count = len(self._suspected)
             error = self._suspected.std(0) / np.sqrt(max(count - 1, 1))
         else:
-            share = self._square_weight / self._weight
-            count = self._weight / share
-            error = np.sqrt(self._squares / (self._weight - share) * (share / self._weight))
+            share = self._square_weight / self.weight
+            count = self.weight / share
+            error = np.sqrt(self._squares / (self.weight - share) * (share / self.weight))
         if self._model is not None:
             error = np.maximum(error, self._model.error_of_mean(count))
         return error.astype(np.float32)

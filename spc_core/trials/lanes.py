@@ -84,8 +84,8 @@ class LaneDriver:
         observations = np.array([robot.observation for robot in robots])
         commands = self._safety.apply(active, self._networks.act(observations, self._shown[active]))
         seen = [robot.step(command) for robot, command in zip(robots, commands, strict=True)]
-        for number in self._contexts.update(list(zip(active, seen, strict=True))):
-            self._shown[number] = self._contexts.trackers[number].context
+        for number, context in self._contexts.update(list(zip(active, seen, strict=True))):
+            self._shown[number] = context
 
 
 class _Safety:
