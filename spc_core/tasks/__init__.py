@@ -11,7 +11,7 @@ from .arm import Task, TaskEnv
 from .arm_payload import ArmPayload
 from .arm_reach import ArmReach
 from .base_drive import BaseDrive
-from .physics_timers import stop_timers
+from .physics import stop_timers
 
 __all__ = [
     "SPLITS",

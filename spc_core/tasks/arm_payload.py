@@ -71,7 +71,7 @@ class ArmPayload(ArmEnv):
         model = self.model
         model.body_mass[model.body("payload").id] = params["payload"]  # a point mass
         model.actuator_gear[:, 0] = params["strength"]
-        mujoco.mj_setConst(model, mujoco.MjData(model))  # on scratch data: it leaves the data at qpos0
+        mujoco.mj_setConst(model, self.scratch)  # it leaves the data at qpos0
         model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale
 
     def start_episode(self, episode: np.random.Generator) -> None:

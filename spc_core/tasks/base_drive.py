@@ -20,6 +20,7 @@ import mujoco
 import numpy as np
 
 from .arm import Task, TaskEnv, make_task
+from .physics import new_model
 
 FAMILY = "base_drive"
 CONTROL_HZ = 25
@@ -89,8 +90,8 @@ class BaseDrive(TaskEnv):
     )
 
     def __init__(self, task: Task | None = None) -> None:
-        self.model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_suffix(".xml")))
-        self.data = mujoco.MjData(self.model)
+        self.model = new_model(Path(__file__).with_suffix(".xml"))
+        self.data, self._scratch = mujoco.MjData(self.model), mujoco.MjData(self.model)
         self.dofs = int(self.model.nv)
         self.action_space = gymnasium.spaces.Box(self.action_low, self.action_high, dtype=np.float64)
         wheels = (MAX_SPEED + MAX_TURN * TRACK_M / 2) / WHEEL_RADIUS_M
@@ -118,7 +119,7 @@ class BaseDrive(TaskEnv):
         model.body_inertia[load] = max(params["load"] * LOAD_RADIUS_SQUARED, 1e-9)
         for name, most in zip(("rolling", "turning"), resistance(params), strict=True):
             model.actuator_forcerange[model.actuator(name).id] = -most, most
-        mujoco.mj_setConst(model, mujoco.MjData(model))  # on scratch data: it leaves the data at qpos0
+        mujoco.mj_setConst(model, self._scratch)  # it leaves the data at qpos0
         model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale
 
     def reset(
