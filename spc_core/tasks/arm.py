@@ -176,7 +176,7 @@ class ArmEnv(TaskEnv):
 
     def __init__(self, task: Task | None = None) -> None:
         self.model = new_model(Path(__file__).with_name(f"{self.family}.xml"))
-        self.data, self.scratch = mujoco.MjData(self.model), mujoco.MjData(self.model)
+        self.data = mujoco.MjData(self.model)
         self.dofs = int(self.model.nv)
         self.dynamics = ArmDynamics.from_model(self.model)
         self.action_low, self.action_high = self.model.actuator_ctrlrange.T.copy()

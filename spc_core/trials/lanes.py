@@ -20,7 +20,7 @@ from spc_core.deploy.safety import SafetyFilter
 from spc_core.trials.protocol import EpisodeRequest, EpisodeResult, Trial
 from spc_core.trials.simulated_robot import Recordings, SimulatedRobot
 
-LANES = 32  # robots at once: more save little, and need more memory
+LANES = 64  # robots at once: more save little, and need more memory
 
 
 class _Lane:
