@@ -44,7 +44,7 @@ class ContextLanes:
             return self._add([lane for lane, _ in added], [seen for _, seen in added])
         for lane, seen in added:
             self.trackers[lane].update(seen)
-        return []
+        return [(lane, self.trackers[lane].context) for lane, _ in added]
 
     def _add(self, lanes: list[int], transitions: list[Transition]) -> list[tuple[int, np.ndarray]]:
         trackers = [self.trackers[lane] for lane in lanes]

@@ -105,7 +105,7 @@ class _Safety:
         before = self._before[lanes]
         least, most = np.maximum(self._low, before - self._change), np.minimum(self._high, before + self._change)
         commands = actions.copy()
-        for row in np.flatnonzero(~((actions >= least) & (actions <= most)).all(1)):  # NaN is not within
+        for row in np.flatnonzero(~((actions >= least) & (actions <= most)).all(1)).tolist():  # NaN is not within
             one = self._filters[lanes[row]]
             one.continue_from(before[row])
             commands[row] = one.apply(actions[row])
