@@ -76,8 +76,8 @@ class _Changes:
         self._detectors, self._model = detectors, detectors[0].model
         self._mean = np.empty((len(detectors), *self._model.prior_mean.shape))  # (N, H, K)
         self._covariance = np.empty((len(detectors), *self._model.prior_covariance.shape))  # (N, H, H)
-        for detector, mean, covariance in zip(detectors, self._mean, self._covariance, strict=True):
-            detector.hold_knowledge(mean, covariance)
+        for number, detector in enumerate(detectors):
+            detector.hold_knowledge(self._mean[number], self._covariance[number])
             detector.reset()
 
     def update(self, lanes: list[int], transitions: Sequence[Transition], votes: np.ndarray) -> list[int]:
