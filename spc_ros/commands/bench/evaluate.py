@@ -16,7 +16,7 @@ class BenchEvaluate:
 
     examples:
       spc bench evaluate
-      spc bench evaluate --run runs/reach --tasks 10 --episodes 1 --json evaluate.json
+      spc bench evaluate --run runs/reach --tasks 10 --json evaluate.json
     """
 
     run: Path | None = None  # training run or checkpoint; default: random weights, which look for no change of task
