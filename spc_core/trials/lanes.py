@@ -44,6 +44,7 @@ class LaneDriver:
         self._contexts = ContextLanes(checkpoint, self._networks, lanes)
         robots = [SimulatedRobot(checkpoint, family, tracker, recordings) for tracker in self._contexts.trackers]
         self._lanes = [_Lane(robot) for robot in robots]
+        self._reward = checkpoint.contract.reward_function()
         self._safety = _Safety([robot.safety for robot in robots])
         self._shown = np.array([tracker.context for tracker in self._contexts.trackers])  # (N, Z), to act on
 
@@ -83,7 +84,12 @@ class LaneDriver:
         robots = [self._lanes[number].robot for number in active]
         observations = np.array([robot.observation for robot in robots])
         commands = self._safety.apply(active, self._networks.act(observations, self._shown[active]))
-        seen = [robot.step(command) for robot, command in zip(robots, commands, strict=True)]
+        rewards = [robot.move(command) for robot, command in zip(robots, commands, strict=True)]
+        if self._reward is not None:  # the same to the bit, row by row or in bulk
+            after = np.array([robot.next_observation for robot in robots])
+            rewards = self._reward(observations, commands, after).tolist()
+        moved = zip(robots, commands, rewards, strict=True)
+        seen = [robot.arrive(command, reward) for robot, command, reward in moved]
         for number, context in self._contexts.update(list(zip(active, seen, strict=True))):
             self._shown[number] = context
 

@@ -34,7 +34,7 @@ class SimulatedRobot:
         """`recordings`: for offline contexts; default: simulated behaviour data."""
         self.tracker, self.safety = tracker, SafetyFilter(checkpoint.contract)
         self._agent, self._recordings = checkpoint.agent, recordings or behaviour_transitions
-        self._env, self._reward_function = make_env(family), checkpoint.contract.reward_function()
+        self._env, self.reward_function = make_env(family), checkpoint.contract.reward_function()
 
     def begin(self, request: EpisodeRequest) -> None:
         """Arrange the context and start an episode."""
@@ -50,16 +50,25 @@ class SimulatedRobot:
 
     def step(self, action: np.ndarray) -> Transition:
         """Execute a command; returns the transition."""
+        reward = self.move(action)
+        if self.reward_function is not None:
+            reward = float(self.reward_function(self.observation, action, self.next_observation))
+        return self.arrive(action, reward)
+
+    def move(self, action: np.ndarray) -> float:
+        """The first half of a step, until `next_observation`; returns the simulation's reward."""
         self._record_context()
-        observation = self.observation
-        self.observation, reward, terminated, truncated, _ = self._env.step(action)
-        if self._reward_function is not None:
-            reward = self._reward_function(observation, action, self.observation)
-        transition = Transition(self._steps, observation, action, float(reward), self.observation)
-        if terminated or truncated:
-            self.ended, self._reason = True, "terminated" if terminated else "time limit"
-            self._success = self._env.success(observation, self.observation)
-        self._return, self._steps = self._return + transition.reward, self._steps + 1
+        self.next_observation, reward, self._terminated, self._truncated, _ = self._env.step(action)
+        return float(reward)
+
+    def arrive(self, action: np.ndarray, reward: float) -> Transition:
+        """The second half of a step, with its reward; returns the transition."""
+        transition = Transition(self._steps, self.observation, action, reward, self.next_observation)
+        if self._terminated or self._truncated:
+            self.ended, self._reason = True, "terminated" if self._terminated else "time limit"
+            self._success = self._env.success(self.observation, self.next_observation)
+        self._return, self._steps = self._return + reward, self._steps + 1
+        self.observation = self.next_observation
         return transition
 
     def outcome(self) -> Outcome:
@@ -90,7 +99,7 @@ class SimulatedRobot:
             raise TrialError(f"{task_id}: no recorded transitions for the protocol offline; leave it out")
         mode, limit = self.tracker.mode, self.tracker.limit
         self.set_context_mode("online", None)
-        for transition in spread(seen, self._reward_function):
+        for transition in spread(seen, self.reward_function):
             self.tracker.update(transition)
         self.set_context_mode(mode, limit)
 
