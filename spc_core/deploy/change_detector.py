@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,14 @@ CAUTION, CALM = 2.0, 0.99  # after an alarm the threshold is 1 + CAUTION times a
 LEARN = 2  # pending votes learnt in a step at most, so that its cost is bounded
 
 
+class Seen(NamedTuple):
+    """A vote as the detector sees it."""
+
+    features: np.ndarray  # (H,)
+    noise: float
+    place: np.ndarray  # (K,)
+
+
 class ChangeDetector:
     """The evidence that the task changed; time and memory of a vote are constant."""
 
@@ -30,9 +39,14 @@ class ChangeDetector:
         self.model = model
         self.threshold = model.threshold
         self._noise = model.spread * model.noise
-        self._pending: deque[tuple[np.ndarray, float, np.ndarray]] = deque()
+        self._pending: deque[Seen] = deque()
         self._caution = 0.0
+        self.hold_knowledge(np.empty_like(model.prior_mean), np.empty_like(model.prior_covariance))
         self.reset()
+
+    def hold_knowledge(self, mean: np.ndarray, covariance: np.ndarray) -> None:
+        """Keep what is known of the present task in these arrays, (H, K) and (H, H), from the next reset on."""
+        self._mean, self._covariance = mean, covariance
 
     def reset(self) -> None:
         """Forget all votes."""
@@ -40,7 +54,7 @@ class ChangeDetector:
         self._seen = self._suspect = 0
         self._suspicious = False
         self._pending.clear()
-        self._mean, self._covariance = self.model.prior_mean.copy(), self.model.prior_covariance.copy()
+        self._mean[:], self._covariance[:] = self.model.prior_mean, self.model.prior_covariance
 
     @property
     def suspected(self) -> int:
@@ -53,21 +67,34 @@ class ChangeDetector:
         After a change, the detector has forgotten the votes before it.
         """
         features, noise = self.model.features(observation, action)
-        place = (vote - self.model.centre) @ self.model.basis
+        seen = Seen(features, float(noise), (vote - self.model.centre) @ self.model.basis)
+        changed = self.weigh(seen, self._score(*seen) if self.warm else 0.0)
+        for settled in self.settled():
+            self._learn(*settled)
+        return changed
+
+    @property
+    def warm(self) -> bool:
+        """Whether the next vote counts as evidence."""
+        return self._seen >= WARM
+
+    def weigh(self, seen: Seen, score: float) -> int:
+        """Add a vote and its compressed evidence; returns the same as update(), which then learns settled votes."""
         self._seen += 1
-        if self._seen > WARM:
-            self.evidence = max(0.0, self.evidence + self._score(features, float(noise), place))
+        self.evidence = max(0.0, self.evidence + score)
         self._suspect = self._suspect + 1 if self.evidence > 0 else 0
         self._suspicious = self.evidence > SUSPICION or (self._suspicious and self.evidence > 0)
-        self._pending.append((features, float(noise), place))
+        self._pending.append(seen)
         changed = 0
         self._caution *= CALM
         if self.evidence > self.threshold * (1 + self._caution):
             changed = self._start_again()
-        for _ in range(LEARN):
-            if self._pending and (self.evidence <= 0 or len(self._pending) > PENDING):
-                self._learn(*self._pending.popleft())
         return changed
+
+    def settled(self) -> list[Seen]:
+        """The oldest pending votes that have become knowledge of the present task, to be learnt in this order."""
+        ready = len(self._pending) if self.evidence <= 0 else len(self._pending) - PENDING
+        return [self._pending.popleft() for _ in range(min(ready, LEARN))]
 
     def _start_again(self) -> int:
         recent = list(self._pending)[-min(self._suspect, PENDING) :]

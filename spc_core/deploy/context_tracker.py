@@ -7,7 +7,7 @@ import numpy as np
 
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.change_detector import PENDING, ChangeDetector
-from spc_core.deploy.deployable import Deployable
+from spc_core.deploy.deployable import Deployable, Networks
 
 MODES = ("online", "collect", "frozen")
 NOTHING_KNOWN = 1.0  # uncertainty before two transitions: embeddings range over [-1, 1]
@@ -30,11 +30,11 @@ class ContextTracker:
     An agent without a context encoder counts transitions and shows zeros, or its `oracle_context`.
     """
 
-    def __init__(self, deployed: Deployable) -> None:
-        self._networks = deployed.networks()
-        self._sum = np.zeros(self._networks.context_dim)  # of the embeddings
-        self._squares = np.zeros_like(self._sum)  # of the embeddings' deviations from their mean
-        self._weight = self._square_weight = 0.0  # sums of the embeddings' weights, and of their squares
+    def __init__(self, deployed: Deployable, networks: Networks | None = None) -> None:
+        """`networks`: those of `deployed`, if several trackers share them."""
+        self._networks = networks or deployed.networks()
+        self.hold_sums(np.zeros(self._networks.context_dim), np.zeros(self._networks.context_dim))
+        self.weight = self._square_weight = 0.0  # sums of the embeddings' weights, and of their squares
         self.half_life: float | None = None
         self._hypotheses = far_apart(self._networks.task_means)
         self._mode = "online"
@@ -46,11 +46,15 @@ class ContextTracker:
         self.restarts = 0  # since construction: reset() on request is none
         self.last_restart = ""
         self._model = deployed.vote_model if self._networks.has_encoder else None
-        self._detector = None if self._model is None else ChangeDetector(self._model)
+        self.detector = None if self._model is None else ChangeDetector(self._model)
         self._why_not = deployed.no_vote_model if self._networks.has_encoder else "the method has no context encoder"
         self._recent: list[np.ndarray] = []  # the last votes, as many as the detector can blame on a new task
         self._suspected: np.ndarray | None = None  # (N, Z) votes that look like a new task's
         self._last_ns: int | None = None  # time of the last transition
+
+    def hold_sums(self, total: np.ndarray, squares: np.ndarray) -> None:
+        """Keep the sum of the embeddings, and of the squares of their deviations from their mean, in (Z,) of zeros."""
+        self._sum, self._squares = total, squares
 
     @property
     def mode(self) -> str:
@@ -67,7 +71,7 @@ class ContextTracker:
         """Whether changes of the task are noticed: "on", or "off" and why."""
         if not self.detect_changes:
             return "off: switched off"
-        return "on" if self._detector is not None else f"off: {self._why_not}"
+        return "on" if self.detector is not None else f"off: {self._why_not}"
 
     @property
     def suspicious(self) -> bool:
@@ -78,31 +82,40 @@ class ContextTracker:
         """Forget all transitions: back to the prior."""
         self._forget()
         self._last_ns = None
-        if self._detector is not None:
-            self._detector.reset()
+        if self.detector is not None:
+            self.detector.reset()
 
     def _forget(self) -> None:
         self._sum[:] = 0
         self._squares[:] = 0
-        self._weight = self._square_weight = 0.0
+        self.weight = self._square_weight = 0.0
         self.count = 0
         self._recent.clear()
         self._suspected = None
 
     def update(self, transition: Transition) -> bool:
         """Add a transition unless frozen or full; returns whether it was added."""
-        if self._mode == "frozen" or (self.limit is not None and self.count >= self.limit):
+        if self.full:
             return False
-        self._watch_gap(transition.t_ns)
+        self.watch_gap(transition.t_ns)
         if self._networks.has_encoder:
-            embedding = self._networks.embed(transition)
-            self._add(embedding)
-            self._watch_task(transition, embedding)
+            vote, detector = self._networks.embed(transition), self.watching
+            self.add_vote(vote, detector.update(transition.observation, transition.action, vote) if detector else 0)
         else:
             self.count += 1
         return True
 
-    def _watch_gap(self, t_ns: int) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether transitions are no longer added."""
+        return self._mode == "frozen" or (self.limit is not None and self.count >= self.limit)
+
+    @property
+    def watching(self) -> ChangeDetector | None:
+        """The detector that each vote is shown to."""
+        return self.detector if self.detect_changes else None
+
+    def watch_gap(self, t_ns: int) -> None:
         """Start again after a pause in which anything may have happened."""
         gap_s = 0.0 if self._last_ns is None else (t_ns - self._last_ns) / 1e9
         if self.max_gap_s is not None and self.count and gap_s > self.max_gap_s:
@@ -110,12 +123,16 @@ class ContextTracker:
             self._note_restart(f"no transition for {gap_s:.1f} s")
         self._last_ns = t_ns
 
-    def _watch_task(self, transition: Transition, embedding: np.ndarray) -> None:
-        """Go on from the transitions since the task changed."""
-        if self._detector is None or not self.detect_changes:
+    def add_vote(self, vote: np.ndarray, changed: int) -> None:
+        """Add a vote (Z,), after which the detector finds that the last `changed` are of a new task, which go on."""
+        self._add(vote)
+        self.remember_vote(vote, changed)
+
+    def remember_vote(self, vote: np.ndarray, changed: int) -> None:
+        """Look back after a vote has been added to the sums."""
+        if self.watching is None:
             return
-        self._recent = [*self._recent[1 - PENDING :], embedding]
-        changed = self._detector.update(transition.observation, transition.action, embedding)
+        self._recent = [*self._recent[1 - PENDING :], vote]
         if changed:
             kept = self._recent[-changed:]
             before = self.count - len(kept)
@@ -124,7 +141,8 @@ class ContextTracker:
                 self._add(vote)
             self._recent = kept
             self._note_restart(f"the task changed: the last {len(kept)} transitions contradict the {before} before")
-        self._suspected = np.array(self._recent[-self._detector.suspected :]) if self._detector.suspected else None
+        suspected = self.watching.suspected
+        self._suspected = np.array(self._recent[-suspected:]) if suspected else None
 
     def _note_restart(self, reason: str) -> None:
         self.restarts += 1
@@ -133,15 +151,28 @@ class ContextTracker:
     def _add(self, embedding: np.ndarray) -> None:
         """Add an embedding (Z,), by Welford's update: plain sums of squares cancel where embeddings agree."""
         keep = 1.0 if self.half_life is None else 0.5 ** (1 / self.half_life)
-        deviation = embedding - self._sum / (self._weight or 1.0)
-        old = keep * self._weight
-        self._weight, self._square_weight = old + 1, keep**2 * self._square_weight + 1
+        deviation = embedding - self._sum / (self.weight or 1.0)
         if keep < 1:
             self._squares *= keep
             self._sum *= keep
-        self._squares += deviation**2 * (old / self._weight)
+        self._squares += deviation**2 * self.weigh_vote(keep)
         self._sum += embedding
+
+    def weigh_vote(self, keep: float = 1.0) -> float:
+        """Count an embedding, for which all before fall to `keep` of their weight; returns their share of the sum."""
+        old = keep * self.weight
+        self.weight, self._square_weight = old + 1, keep**2 * self._square_weight + 1
         self.count += 1
+        return old / self.weight
+
+    @property
+    def shows_mean(self) -> bool:
+        """Whether the context shown is the mean of the embeddings, once there are any."""
+        return (
+            self.oracle_context is None
+            and self._mode != "collect"
+            and (self._suspected is None or self._mode != "online")
+        )
 
     @property
     def context(self) -> np.ndarray:
@@ -154,7 +185,7 @@ class ContextTracker:
             return np.zeros(len(self._sum), np.float32)
         if self._suspected is not None and self._mode == "online":
             return self._suspected.mean(0).astype(np.float32)
-        return (self._sum / (self._weight or 1.0)).astype(np.float32)
+        return (self._sum / (self.weight or 1.0)).astype(np.float32)
 
     @property
     def uncertainty(self) -> np.ndarray:
@@ -170,9 +201,9 @@ class ContextTracker:
             count = len(self._suspected)
             error = self._suspected.std(0) / np.sqrt(max(count - 1, 1))
         else:
-            share = self._square_weight / self._weight
-            count = self._weight / share
-            error = np.sqrt(self._squares / (self._weight - share) * (share / self._weight))
+            share = self._square_weight / self.weight
+            count = self.weight / share
+            error = np.sqrt(self._squares / (self.weight - share) * (share / self.weight))
         if self._model is not None:
             error = np.maximum(error, self._model.error_of_mean(count))
         return error.astype(np.float32)

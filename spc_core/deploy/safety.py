@@ -79,9 +79,18 @@ class SafetyFilter:
         self.counts: Counter[InterventionKind] = Counter()
         self.interventions: list[tuple[InterventionKind, str]] = []  # (kind, reason) of the last command
 
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Least and most of each action, and its most change from one tick to the next, (A,) each."""
+        return np.array(self._low), np.array(self._high), np.array(self._step)
+
     def reset(self) -> None:
         """Start again from the safe action: at activation and at the start of an episode."""
         self._previous = self._rest
+
+    def continue_from(self, command: np.ndarray) -> None:
+        """Count the next change from this command, which was sent without this filter."""
+        self._previous = command.tolist()
 
     def apply(
         self, action: np.ndarray | None, fault: str | None = None, kind: InterventionKind = InterventionKind.FAULT

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,8 @@ from typing import Any
 import gymnasium
 import mujoco
 import numpy as np
+
+from .physics import new_model
 
 JOINTS = ("shoulder", "elbow")
 CONTROL_HZ = 50
@@ -173,11 +175,12 @@ class ArmEnv(TaskEnv):
     observation_names = tuple(f"{reading}.{joint}" for reading in ("position", "velocity") for joint in JOINTS)
 
     def __init__(self, task: Task | None = None) -> None:
-        self.model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name(f"{self.family}.xml")))
+        self.model = new_model(Path(__file__).with_name(f"{self.family}.xml"))
         self.data = mujoco.MjData(self.model)
         self.dofs = int(self.model.nv)
         self.dynamics = ArmDynamics.from_model(self.model)
         self.action_low, self.action_high = self.model.actuator_ctrlrange.T.copy()
+        self._limits = self.action_low.tolist(), self.action_high.tolist()
         self.action_space = gymnasium.spaces.Box(self.action_low, self.action_high, dtype=np.float64)
         is_velocity = [name.startswith("velocity") for name in self.observation_names]
         bound = np.where(is_velocity, MAX_VELOCITY, MAX_POSITION)
@@ -225,22 +228,21 @@ class ArmEnv(TaskEnv):
         """The readings named in `observation_names`, float64."""
         return np.concatenate((self.data.qpos, self.data.qvel))
 
-    def reward(self, position: np.ndarray, next_position: np.ndarray, action: np.ndarray) -> float:
+    def reward(self, position: Sequence[float], next_position: Sequence[float], action: Sequence[float]) -> float:
         """-miss' - effort + progress_weight x (miss - miss'), with miss in [0, 1] from the distance to the target.
 
         Bounded; the progress terms of an episode add up to what the miss fell from its start to its end.
         """
-        miss, next_miss = self._miss(position), self._miss(next_position)
-        effort = (action[0] / self.action_high[0]) ** 2 + (action[1] / self.action_high[1]) ** 2
-        return float(self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort)
+        shoulder, elbow = self.target().tolist()
+        miss = self.miss(math.hypot(position[0] - shoulder, position[1] - elbow))
+        next_miss = self.miss(math.hypot(next_position[0] - shoulder, next_position[1] - elbow))
+        most = self._limits[1]
+        effort = (action[0] / most[0]) ** 2 + (action[1] / most[1]) ** 2
+        return self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort
 
     def miss(self, distance: float) -> float:
         """The cost of a distance (rad) from the target, in [0, 1]."""
         return math.tanh(self.distance_scale * distance)
-
-    def _miss(self, position: np.ndarray) -> float:
-        target = self.target()
-        return self.miss(math.hypot(position[0] - target[0], position[1] - target[1]))
 
     def set_task(self, task: Task) -> None:
         if task.family != self.family:
@@ -270,16 +272,20 @@ class ArmEnv(TaskEnv):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold torques (2,) in Nm, clipped to the limits, for 20 ms; truncated from step 100 on."""
-        torque = np.asarray(action, dtype=np.float64)
-        if torque.shape != (2,) or not np.isfinite(torque).all():
+        wanted = np.asarray(action, dtype=np.float64)
+        torque = wanted.tolist()  # a few numbers are faster without NumPy
+        if wanted.shape != (2,) or not all(map(math.isfinite, torque)):
             raise ValueError(f"action must be {len(JOINTS)} finite torques in Nm, got {action!r}")
         if self._step_count is None:
             raise RuntimeError("step() before the first reset(): call reset() to start an episode")
-        torque = self.clip(torque)
-        self.data.ctrl[:] = torque
-        position = self.data.qpos.copy()
-        mujoco.mj_step(self.model, self.data, nstep=self._substeps)
-        reward = self.reward(position, self.data.qpos, torque)
+        torque = [
+            low if t < low else high if t > high else t for t, low, high in zip(torque, *self._limits, strict=True)
+        ]
+        data = self.data
+        data.ctrl[:] = torque
+        position = data.qpos.tolist()
+        mujoco.mj_step(self.model, data, nstep=self._substeps)
+        reward = self.reward(position, data.qpos.tolist(), torque)
         self._step_count += 1
         self.continue_episode(self._step_count)
         return self.observation(), reward, False, self._step_count >= self.episode_steps, {}

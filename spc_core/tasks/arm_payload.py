@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -66,12 +67,17 @@ class ArmPayload(ArmEnv):
     def mean_task(self) -> Task:
         return MEAN_TASK
 
+    @functools.cached_property
+    def _scratch(self) -> mujoco.MjData:
+        """Data for computing the model's constants."""
+        return mujoco.MjData(self.model)
+
     def apply_params(self, params: Mapping[str, float]) -> None:
         """Set payload (kg) and strength and the constants MuJoCo derives from them; the state stays."""
         model = self.model
         model.body_mass[model.body("payload").id] = params["payload"]  # a point mass
         model.actuator_gear[:, 0] = params["strength"]
-        mujoco.mj_setConst(model, mujoco.MjData(model))  # on scratch data: it leaves the data at qpos0
+        mujoco.mj_setConst(model, self._scratch)  # it leaves the data at qpos0
         model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale
 
     def start_episode(self, episode: np.random.Generator) -> None:

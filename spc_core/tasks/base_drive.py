@@ -11,7 +11,7 @@ the rate of the odometry.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import mujoco
 import numpy as np
 
 from .arm import Task, TaskEnv, make_task
+from .physics import new_model
 
 FAMILY = "base_drive"
 CONTROL_HZ = 25
@@ -89,8 +90,8 @@ class BaseDrive(TaskEnv):
     )
 
     def __init__(self, task: Task | None = None) -> None:
-        self.model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_suffix(".xml")))
-        self.data = mujoco.MjData(self.model)
+        self.model = new_model(Path(__file__).with_suffix(".xml"))
+        self.data, self._scratch = mujoco.MjData(self.model), mujoco.MjData(self.model)
         self.dofs = int(self.model.nv)
         self.action_space = gymnasium.spaces.Box(self.action_low, self.action_high, dtype=np.float64)
         wheels = (MAX_SPEED + MAX_TURN * TRACK_M / 2) / WHEEL_RADIUS_M
@@ -98,7 +99,7 @@ class BaseDrive(TaskEnv):
         self.observation_space = gymnasium.spaces.Box(-bound, bound, dtype=np.float64)
         self._substeps = round(1 / (self.control_hz * self.model.opt.timestep))
         self._step_count: int | None = None  # until the first reset
-        self._wheels = np.zeros(2)
+        self._wheels = (0.0, 0.0)
         self.set_task(TASKS["train"][0] if task is None else task)
 
     def mean_task(self) -> Task:
@@ -118,7 +119,7 @@ class BaseDrive(TaskEnv):
         model.body_inertia[load] = max(params["load"] * LOAD_RADIUS_SQUARED, 1e-9)
         for name, most in zip(("rolling", "turning"), resistance(params), strict=True):
             model.actuator_forcerange[model.actuator(name).id] = -most, most
-        mujoco.mj_setConst(model, mujoco.MjData(model))  # on scratch data: it leaves the data at qpos0
+        mujoco.mj_setConst(model, self._scratch)  # it leaves the data at qpos0
         model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale
 
     def reset(
@@ -144,16 +145,16 @@ class BaseDrive(TaskEnv):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold a command (2,) in m/s and rad/s, clipped to the limits, for 40 ms; truncated from step 100 on."""
         command = np.asarray(action, dtype=np.float64)
-        if command.shape != (2,) or not np.isfinite(command).all():
+        if command.shape != (2,) or not all(map(math.isfinite, command.tolist())):
             raise ValueError(f"action must be a finite speed in m/s and turn in rad/s, got {action!r}")
         if self._step_count is None:
             raise RuntimeError("step() before the first reset(): call reset() to start an episode")
         command = self.clip(command)
         side = command[1] * TRACK_M / 2
         self.data.ctrl[:2] = command[0] - side, command[0] + side
-        position = self.data.qpos[:2].copy()
+        position = self.data.qpos.tolist()
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)
-        reward = self.reward(position, self.data.qpos[:2], command)
+        reward = self.reward(position, self.data.qpos.tolist(), command.tolist())
         self._step_count += 1
         if self._step_count % GOAL_STEPS == 0:
             self._goal = self._draw_goal()
@@ -179,16 +180,16 @@ class BaseDrive(TaskEnv):
 
     def observation(self) -> np.ndarray:
         """The readings named in `observation_names`, float64."""
-        x, y, yaw = self.data.qpos
+        x, y, yaw = self.data.qpos.tolist()
         speed, turn = self._speeds()
         half = 0.5 * math.remainder(yaw, 2 * math.pi)  # the quaternion with w >= 0
-        return np.array([x, y, math.sin(half), math.cos(half), speed, turn, *self._wheels, *self._goal])
+        return np.array([x, y, math.sin(half), math.cos(half), speed, turn, *self._wheels, *self._goal.tolist()])
 
-    def reward(self, position: np.ndarray, next_position: np.ndarray, action: np.ndarray) -> float:
+    def reward(self, position: Sequence[float], next_position: Sequence[float], action: Sequence[float]) -> float:
         """-miss' - effort + progress_weight x (miss - miss'), with miss = tanh(DISTANCE_SCALE x distance), 0 to 1."""
         miss, next_miss = self._miss(position), self._miss(next_position)
-        effort = (action[0] / self.action_high[0]) ** 2 + (action[1] / self.action_high[1]) ** 2
-        return float(self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort)
+        effort = (action[0] / MAX_COMMAND[0]) ** 2 + (action[1] / MAX_COMMAND[1]) ** 2
+        return self.progress_weight * (miss - next_miss) - next_miss - EFFORT_WEIGHT * effort
 
     def expert(self, observation: np.ndarray, task: Task | None = None) -> np.ndarray:
         return self._drive(observation, observation[8:10], (task or self.task).params, BANDWIDTH)
@@ -224,18 +225,19 @@ class BaseDrive(TaskEnv):
 
     def _speeds(self) -> tuple[float, float]:
         """Speed along the heading in m/s, and turn in rad/s."""
-        yaw = self.data.qpos[2]
-        vx, vy, turn = self.data.qvel
-        return float(vx * math.cos(yaw) + vy * math.sin(yaw)), float(turn)
+        yaw = self.data.qpos.tolist()[2]
+        vx, vy, turn = self.data.qvel.tolist()
+        return vx * math.cos(yaw) + vy * math.sin(yaw), turn
 
-    def _wheel_speeds(self) -> np.ndarray:
-        """Of the left and the right wheel (2,) in rad/s."""
+    def _wheel_speeds(self) -> tuple[float, float]:
+        """Of the left and the right wheel in rad/s."""
         speed, turn = self._speeds()
         side = turn * TRACK_M / 2
-        return np.array([speed - side, speed + side]) / WHEEL_RADIUS_M
+        return (speed - side) / WHEEL_RADIUS_M, (speed + side) / WHEEL_RADIUS_M
 
-    def _miss(self, position: np.ndarray) -> float:
-        return math.tanh(DISTANCE_SCALE * math.hypot(position[0] - self._goal[0], position[1] - self._goal[1]))
+    def _miss(self, position: Sequence[float]) -> float:
+        x, y = self._goal.tolist()
+        return math.tanh(DISTANCE_SCALE * math.hypot(position[0] - x, position[1] - y))
 
 
 def inertias(params: Mapping[str, float]) -> tuple[float, float]:

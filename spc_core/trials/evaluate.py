@@ -5,112 +5,54 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
-from spc_core.deploy.safety import SafetyFilter, by_name
 from spc_core.method.planner import PlannerConfig
-from spc_core.tasks import SPLITS, Task, find_task, make_env
-from spc_core.trials.offline_data import behaviour_episodes
+from spc_core.tasks import SPLITS, Task, make_env
+from spc_core.trials.lanes import LANES, LaneDriver
 from spc_core.trials.protocol import (
     BASELINE,
-    TRAJECTORY_COUNTS,
     EpisodeRequest,
     EpisodeResult,
     Outcome,
     Trial,
     TrialError,
-    arrange_context,
     protocol_label,
 )
-from spc_core.trials.recordings import episode_transitions, spread
-
-OFFLINE_EPISODES = 30  # behaviour episodes from which an offline context is drawn
-OFFLINE_SEED = 1  # their seed; with 0 they would start like scored episodes
+from spc_core.trials.simulated_robot import Recordings, SimulatedRobot
 
 
 class InProcessDriver:
-    """Runs episodes in MuJoCo with the same tracker, policy and safety filter as the nodes."""
+    """Runs episodes in MuJoCo one after the other, with the same tracker, policy and safety filter as the nodes."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         family: str,
         planning: PlannerConfig | None = None,
-        offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
+        offline_transitions: Recordings | None = None,
     ) -> None:
         """`planning`: settings of the planner; None: act by the actor network.
 
         `offline_transitions`: recordings of a task by its id; default: simulated behaviour data.
         """
-        self.offline_transitions = offline_transitions or behaviour_transitions
-        self.env = make_env(family)
-        self.agent = checkpoint.agent
         self.policy, self.tracker = Policy(checkpoint, planning), ContextTracker(checkpoint)
-        self.safety = SafetyFilter(checkpoint.contract)
-        self.reward_function = checkpoint.contract.reward_function()
+        self.robot = SimulatedRobot(checkpoint, family, self.tracker, offline_transitions)
 
     def run(self, request: EpisodeRequest) -> Outcome:
         """Run one episode; the tracker carries the context from one request to the next."""
-        tracker = self.tracker
-        if self.agent.task_scale is not None:
-            tracker.oracle_context = self.agent.oracle_context(request.task.params).numpy()
-        arrange_context(request, self)
+        robot = self.robot
         self.policy.reset()
-        self.safety.reset()
-        self.safety.counts.clear()
-        observation, _ = self.env.reset(seed=request.seed, options={"task": find_task(request.task.task_id)})
-        total, steps, ended, terminated, success = 0.0, 0, False, False, None
-        trajectory: list[tuple[int, list[float]]] = []
-        while not ended:
-            self._record_context(trajectory)
-            action = self.safety.apply(self.policy.act(observation, tracker.context))
-            next_observation, reward, terminated, truncated, _ = self.env.step(action)
-            if self.reward_function is not None:
-                reward = self.reward_function(observation, action, next_observation)
-            tracker.update(Transition(steps, observation, action, float(reward), next_observation))
-            ended = terminated or truncated
-            success = self.env.success(observation, next_observation) if ended else None
-            observation, total, steps = next_observation, total + float(reward), steps + 1
-        self._record_context(trajectory)
-        return Outcome(
-            return_=total, steps=steps, context=tracker.context.tolist(), context_count=tracker.count,
-            reason="terminated" if terminated else "time limit", interventions=by_name(self.safety.counts),
-            uncertainty=tracker.uncertainty.tolist(), success=success, trajectory=trajectory,
-        )  # fmt: skip
-
-    def _record_context(self, trajectory: list[tuple[int, list[float]]]) -> None:
-        """Add the growing context to the trajectory at a few counts."""
-        tracker = self.tracker
-        if tracker.mode == "online" and tracker.count in TRAJECTORY_COUNTS:
-            trajectory.append((tracker.count, tracker.context.tolist()))
-
-    def reset_context(self) -> None:
-        self.tracker.reset()
-
-    def set_context_mode(self, mode: str, limit: int | None) -> None:
-        self.tracker.mode, self.tracker.limit = mode, limit
-
-    def load_context(self, task_id: str) -> None:
-        seen = list(self.offline_transitions(task_id))
-        if not seen:
-            raise TrialError(f"{task_id}: no recorded transitions for the protocol offline; leave it out")
-        mode, limit = self.tracker.mode, self.tracker.limit
-        self.set_context_mode("online", None)
-        for transition in spread(seen, self.reward_function):
-            self.tracker.update(transition)
-        self.set_context_mode(mode, limit)
-
-
-def behaviour_transitions(task_id: str, episodes: int = OFFLINE_EPISODES) -> Iterator[Transition]:
-    """Simulated behaviour data of a task: experts, noisy experts and random motion in turn."""
-    for episode in behaviour_episodes(find_task(task_id), episodes, OFFLINE_SEED):
-        yield from episode_transitions(episode)
+        robot.begin(request)
+        while not robot.ended:
+            action = self.policy.act(robot.observation, self.tracker.context)
+            self.tracker.update(robot.step(robot.safety.apply(action)))
+        return robot.outcome()
 
 
 def run_in_process(
@@ -119,18 +61,32 @@ def run_in_process(
     family: str,
     progress: Callable[[int, int, str], None] | None = None,
     planning: PlannerConfig | None = None,
-    offline_transitions: Callable[[str], Iterable[Transition]] | None = None,
+    offline_transitions: Recordings | None = None,
+    one_by_one: bool = False,
 ) -> list[EpisodeResult]:
-    """Run a trial in this process; `progress` is called with scored episodes done, their total, and the latest."""
+    """Run a trial in this process; `progress` is called with scored episodes done, their total, and the latest.
+
+    Many robots act side by side, with the same rows in the same order as one alone, which is used where planning, on a
+    GPU, or with `one_by_one`.
+    """
     if BASELINE in trial.protocols:
         raise TrialError("the protocol baseline needs a robot with a controller of its own: use `spc trial --no-sim`")
-    driver = InProcessDriver(checkpoint, family, planning, offline_transitions)
     done = 0
-    for request in trial.requests():
-        result = trial.record(request, driver.run(request))
+
+    def show(result: EpisodeResult) -> None:
+        nonlocal done
         done += result.scored
         if progress is not None:
             progress(done, len(trial), f"{result.task_id} {result.protocol}")
+
+    if planning is None and checkpoint.device.type == "cpu" and not one_by_one:
+        lanes = max(1, min(LANES, len(trial.blocks())))
+        before = len(trial.results)
+        trial.results[before:] = LaneDriver(checkpoint, family, offline_transitions, lanes).run(trial, show)
+        return trial.results
+    driver = InProcessDriver(checkpoint, family, planning, offline_transitions)
+    for request in trial.requests():
+        show(trial.record(request, driver.run(request)))
     return trial.results
 
 

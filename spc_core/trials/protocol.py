@@ -185,6 +185,7 @@ class Trial:
         self.shuffle = shuffle
         self.results: list[EpisodeResult] = []
         self._done: set[tuple[str, str, int, int]] = set()  # block and episode
+        self._recorded: dict[tuple[str, str, int, int], EpisodeResult] = {}  # by request, until it is looked at
 
     def __len__(self) -> int:
         """Number of scored episodes."""
@@ -221,16 +222,21 @@ class Trial:
     def requests(self) -> Iterator[EpisodeRequest]:
         """The unfinished episodes in order; record() each one before requesting the next."""
         for block in self.blocks():
-            left = [episode for episode in range(self.episodes) if (*block.key, episode) not in self._done]
-            if left and block.protocol == "few_shot" and block.k > 0:
-                yield from self._collection(block.task, block.k)
-            for episode in left:
-                yield from self._with_retries(self._scored(block, episode, first=episode == left[0]))
+            yield from self.block_requests(block)
+
+    def block_requests(self, block: Block) -> Iterator[EpisodeRequest]:
+        """The unfinished episodes of a block in order, which do not depend on those of other blocks."""
+        left = [episode for episode in range(self.episodes) if (*block.key, episode) not in self._done]
+        if left and block.protocol == "few_shot" and block.k > 0:
+            yield from self._collection(block.task, block.k)
+        for episode in left:
+            yield from self._with_retries(self._scored(block, episode, first=episode == left[0]))
 
     def record(self, request: EpisodeRequest, outcome: Outcome) -> EpisodeResult:
         """Store the outcome of a request; returns its row."""
         result = EpisodeResult.of(request, outcome)
         self.results.append(result)
+        self._recorded[_identity(request)] = result
         return result
 
     def _scored(self, block: Block, episode: int, first: bool) -> EpisodeRequest:
@@ -268,8 +274,11 @@ class Trial:
             episode, before = episode + 1, count
 
     def _last(self, request: EpisodeRequest) -> EpisodeResult:
-        last = self.results[-1] if self.results else None
-        wanted = (request.task.task_id, request.protocol, request.k, request.episode)
-        if last is None or (last.task_id, last.protocol, last.k, last.episode) != wanted:
+        last = self._recorded.pop(_identity(request), None)
+        if last is None:
             raise TrialError("pass the last episode to record() before requesting the next")
         return last
+
+
+def _identity(request: EpisodeRequest) -> tuple[str, str, int, int]:
+    return request.task.task_id, request.protocol, request.k, request.episode

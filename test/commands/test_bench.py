@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `spc bench train` reports: shares and ratios that belong to one run, and what the numbers are of."""
+"""What `spc bench train` and `evaluate` report: shares and ratios that belong to one run, and what they are of."""
 
 import json
 
@@ -59,3 +59,19 @@ def test_command_prints_the_report_and_writes_the_numbers(tmp_path, capsys):
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="device is 'cuda:7'"):
         bench_train(tiny_config(device="cuda:7"), "tiny")
+
+
+def test_evaluation_side_by_side_is_compared_with_one_robot_at_a_time(tmp_path, capsys):
+    code = main(["bench", "evaluate", "--family", "base_drive", "--tasks", "2", "--episodes", "1", "--rounds", "1",
+                 "--json", str(tmp_path / "bench.json")])  # fmt: skip
+    assert code == 0 and "side by side" in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "bench.json").read_text())
+    slow, fast = numbers["one_by_one"], numbers["side_by_side"]
+    assert list(slow) == list(fast) == ["no_context", "zero_shot", "few_shot"]
+    assert numbers["ratio"] == pytest.approx(sum(fast.values()) / sum(slow.values()))
+    assert numbers["steps"] == 2 * 100 * (3 + 1), "one episode each, and one that collects 100 transitions"
+
+
+def test_a_benchmark_of_no_tasks_is_refused(capsys):
+    assert main(["bench", "evaluate", "--tasks", "0"]) != 0
+    assert "--tasks has 0; use a number of at least 1" in capsys.readouterr().err

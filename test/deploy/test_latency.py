@@ -17,7 +17,9 @@ from spc_core.alignment.streaming import Transition
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
+from spc_core.deploy.networks.numpy_lanes import NumpyLanes
 from spc_core.deploy.networks.numpy_rows import NumpyNetworks
+from spc_core.deploy.networks.row_plan import row_plan
 from spc_core.deploy.networks.torch_rows import TorchNetworks
 from spc_core.method.agent import Agent
 from spc_core.method.config import load_config
@@ -80,6 +82,29 @@ def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
     kept = first.copy()
     assert not np.array_equal(networks.embed(Transition(0, other, np.ones(2), 1.0, one)), kept)
     np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("size", ["tiny", "paper"])
+@pytest.mark.parametrize("method", ["spc", "spc_simnorm", "spc_continuous", "focal", "no_context"])
+def test_rows_of_many_robots_equal_those_of_one_to_the_bit(method: str, size: str, tmp_path: Path) -> None:
+    checkpoint = checkpoint_of(method, tmp_path)
+    if size == "paper":  # products in parts, whose weights leave the processor's cache
+        agent = Agent(4, 2, [{}, {}], load_config("paper", method)).eval().requires_grad_(False)
+        for weights in agent.parameters():
+            weights.normal_(0, 0.3)
+        checkpoint = dataclasses.replace(checkpoint, agent=agent)
+    plan, stats, random = row_plan(checkpoint.agent, checkpoint.stats), checkpoint.stats, np.random.default_rng(3)
+    one, many = NumpyNetworks(plan), NumpyLanes(plan)
+    for count in (1, 2, 33):
+        observations = stats.observation_mean + 3 * stats.observation_std * random.normal(size=(count, 4))
+        contexts = random.normal(size=(count, one.context_dim)).astype(np.float32)
+        alone = [one.act(*row) for row in zip(observations, contexts, strict=True)]
+        np.testing.assert_array_equal(many.act(observations, contexts), alone)
+        if one.has_encoder:
+            actions, after = random.uniform(-9, 9, (count, 2)), observations + random.normal(size=(count, 4))
+            rows = zip(observations, actions, random.normal(size=count), after, strict=True)
+            seen = [Transition(0, before, action, float(reward), next_) for before, action, reward, next_ in rows]
+            np.testing.assert_array_equal(many.embed(seen), [one.embed(transition) for transition in seen])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")

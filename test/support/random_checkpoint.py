@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 
 from spc_core.contract.contract import Contract, load_contract
-from spc_core.deploy.checkpoint import Checkpoint, save_checkpoint
+from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spc_core.deploy.vote_model import COUNTS, VoteModel
 from spc_core.method.agent import Agent
-from spc_core.method.config import ModelConfig, TrainConfig
+from spc_core.method.config import ModelConfig, TrainConfig, load_config
 from spc_core.method.normalize import Stats
 from spc_core.system.config_files import find_config
+from spc_core.tasks import tasks
 from spc_core.trials.options import TrialOptions
 
 TINY = ModelConfig(groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,))
@@ -42,3 +45,34 @@ def write_random_checkpoint(
 def trial_options(checkpoint: Path, family: str, out: Path, **options: Any) -> TrialOptions:
     """A trial of a checkpoint in a folder."""
     return TrialOptions(checkpoint=str(checkpoint), family=family, out=str(out), **options)
+
+
+def loaded_random_checkpoint(folder: Path, family: str, method: str = "spc") -> Checkpoint:
+    """As above, of any method, with slow actuators, and a vote model that finds a change of task now and then."""
+    base = load_checkpoint(write_random_checkpoint(folder, family))
+    config = dataclasses.replace(load_config("paper", method), model=TINY)
+    torch.manual_seed(1)
+    agent = Agent(base.agent.observation_dim, base.agent.action_dim, [t.params for t in tasks(family, "train")], config)
+    agent.eval().requires_grad_(False)
+    for weights in agent.parameters():
+        weights.normal_(0, 0.5)
+    if agent.task_scale is None:
+        agent.task_means.uniform_(-1, 1)
+    inputs = base.agent.observation_dim + base.agent.action_dim
+    model = random_vote_model(inputs, agent.context_dim) if agent.context_encoder is not None else None
+    action = base.contract.action
+    slow = tuple(5 * (high - low) for low, high in zip(action.low, action.high, strict=True))
+    contract = dataclasses.replace(base.contract, action=dataclasses.replace(action, max_rate=slow))
+    return dataclasses.replace(base, agent=agent, config=config, contract=contract, vote_model=model)
+
+
+def random_vote_model(inputs: int, votes: int) -> VoteModel:
+    """A vote model with seeded random weights: 8 features of 10 hidden units, 3 directions."""
+    rng = np.random.default_rng(4)
+    return VoteModel(
+        input_mean=np.zeros(inputs), input_std=np.ones(inputs), hidden_weight=rng.normal(size=(inputs, 10)),
+        hidden_bias=rng.normal(size=10), feature_weight=rng.normal(size=(10, 9)) / 3, feature_bias=rng.normal(size=9),
+        centre=np.zeros(votes), basis=rng.normal(size=(votes, 3)), prior_mean=rng.normal(size=(8, 3)),
+        prior_covariance=40 * np.eye(8), noise=np.array([0.03, 0.02, 0.01]), errors=np.full((len(COUNTS), votes), 0.01),
+        spread=1.0, threshold=6.0, hour_alarms=0.0, weights="",
+    )  # fmt: skip

@@ -17,13 +17,13 @@ from spc_core.deploy.safety import InterventionKind, SafetyFilter, by_name
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import (
     InProcessDriver,
-    behaviour_transitions,
     expert_returns,
     run_in_process,
     score,
     table,
 )
 from spc_core.trials.protocol import EpisodeResult, Trial, TrialError
+from spc_core.trials.simulated_robot import behaviour_transitions
 from support.synthetic import POINT
 
 

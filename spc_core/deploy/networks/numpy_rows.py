@@ -30,17 +30,17 @@ class NumpyNetworks:
         self.task_means = plan.task_means
         self.context_dim = plan.task_means.shape[1]
         self.has_encoder = plan.context_encoder is not None
-        self._to_latent, scale = _latent(plan.latent)
-        self._actor = _Rows(plan.actor, scale)
+        self._to_latent, scale = latent_function(plan.latent)
+        self._actor = Rows(plan.actor, scale)
         self._latent = self._actor.inputs[: plan.latent_dim]
         self._z = self._actor.inputs[plan.latent_dim :]
-        self._encoder = None if plan.encoder is None else _Rows(plan.encoder)
+        self._encoder = None if plan.encoder is None else Rows(plan.encoder)
         self._observed = self._latent if self._encoder is None else self._encoder.inputs
         stats = plan.stats
         self._observation = list(zip(stats.observation_mean.tolist(), stats.observation_std.tolist(), strict=True))
         self._actions = list(zip(stats.action_low.tolist(), stats.action_span.tolist(), strict=True))
         if plan.context_encoder is not None:
-            self._context_encoder = _Rows(plan.context_encoder)
+            self._context_encoder = Rows(plan.context_encoder)
             self._changes, self._reward = stats.change_std.tolist(), (stats.reward_mean, stats.reward_std)
 
     def act(self, observation: np.ndarray, context: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ def _normalise(values: list[float], columns: list[tuple[float, float]], row: np.
         row[column] = (value - mean) / spread
 
 
-class _Rows:
+class Rows:
     """An MLP for one row at a time: write the row into `inputs`, (I,), then `run`.
 
     The bias is one more weight, of an input that is always one. The mean that a layer norm subtracts from its input
@@ -86,40 +86,40 @@ class _Rows:
         """The first inputs are multiplied by `scale` (N,) before anything else, if given."""
         layers = (*mlp.blocks, mlp.last)
         weights = [np.concatenate([a.weight, a.bias[:, None]], 1, dtype=np.float64) for a in layers]  # (O, I + 1)
-        products = [*(_Product(weight - weight.mean(0)) for weight in weights[:-1]), _Product(weights[-1])]
+        products = [*(Product(weight - weight.mean(0)) for weight in weights[:-1]), Product(weights[-1])]
         if scale is not None:
             products[0].weight[:, : len(scale)] *= scale
         buffers = [np.ones(weight.shape[1], np.float32) for weight in weights]  # the last number stays one
         steps = zip(mlp.blocks, products[:-1], buffers[:-1], buffers[1:], strict=True)
-        self._blocks = [_Block(block, product, row, after[:-1]) for block, product, row, after in steps]
-        self._last, self._last_inputs = products[-1], buffers[-1]
+        self.blocks = [RowsBlock(block, product, row, after[:-1]) for block, product, row, after in steps]
+        self.last, self._last_inputs = products[-1], buffers[-1]
         self.inputs = buffers[0][:-1]
 
     def run(self) -> np.ndarray:
         """The last layer's (O,) float32, in the same buffer each time."""
-        for block in self._blocks:
+        for block in self.blocks:
             block.run()
-        return self._last(self._last_inputs)
+        return self.last(self._last_inputs)
 
 
-class _Block:
+class RowsBlock:
     """Linear, LayerNorm, Mish: from one buffer to another."""
 
-    def __init__(self, block: Block, product: _Product, inputs: np.ndarray, outputs: np.ndarray) -> None:
+    def __init__(self, block: Block, product: Product, inputs: np.ndarray, outputs: np.ndarray) -> None:
         """`product` gives rows of mean zero."""
-        self._product, self._inputs, self._outputs = product, inputs, outputs
-        self._gain, self._offset, self._eps, self._size = block.gain, block.offset, block.eps, len(block.bias)
-        self._gate = np.empty(self._size, np.float32)
-        largest = abs(self._gain) * math.sqrt(self._size) + abs(self._offset)  # outputs of the norm
-        self._steep = float(largest.max()) > LARGEST
+        self.product, self._inputs, self._outputs = product, inputs, outputs
+        self.gain, self.offset, self.eps, self.size = block.gain, block.offset, block.eps, len(block.bias)
+        self._gate = np.empty(self.size, np.float32)
+        largest = abs(self.gain) * math.sqrt(self.size) + abs(self.offset)  # outputs of the norm
+        self.steep = float(largest.max()) > LARGEST
 
     def run(self) -> None:
-        y, gate = self._product(self._inputs), self._gate
-        y *= 1 / math.sqrt(float(y.dot(y)) / self._size + self._eps)
-        y *= self._gain
-        y += self._offset
+        y, gate = self.product(self._inputs), self._gate
+        y *= 1 / math.sqrt(float(y.dot(y)) / self.size + self.eps)
+        y *= self.gain
+        y += self.offset
         # Mish: x n / (n + 2) with n = e^x (e^x + 2)
-        np.exp(np.minimum(y, LARGEST, out=gate) if self._steep else y, out=gate)
+        np.exp(np.minimum(y, LARGEST, out=gate) if self.steep else y, out=gate)
         np.add(gate, 2, out=self._outputs)
         gate *= self._outputs
         np.add(gate, 2, out=self._outputs)
@@ -127,7 +127,7 @@ class _Block:
         np.multiply(y, gate, out=self._outputs)
 
 
-class _Product:
+class Product:
     """A matrix (O, I) for products with one vector."""
 
     def __init__(self, weight: np.ndarray) -> None:
@@ -136,21 +136,21 @@ class _Product:
         self._result = np.empty(outputs, np.float32)
         # parts too small for a second thread of OpenBLAS, which saves 10 us but may take 20 ms on a busy machine
         rows = max(n for n in range(1, outputs + 1) if outputs % n == 0 and (n == 1 or n * inputs <= ONE_THREAD))
-        self._parts = self.weight.reshape(-1, rows, inputs)  # the same memory
-        self._results = self._result.reshape(self._parts.shape[:2])
-        few = len(self._parts) <= FEW
-        self._pairs = list(zip(self._parts, self._results, strict=True)) if few else []
+        self.parts = self.weight.reshape(-1, rows, inputs)  # the same memory
+        self._results = self._result.reshape(self.parts.shape[:2])
+        few = len(self.parts) <= FEW
+        self._pairs = list(zip(self.parts, self._results, strict=True)) if few else []
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(I,) to (O,) float32, in the same buffer each time."""
         for part, result in self._pairs:
             part.dot(x, result)
         if not self._pairs:
-            np.matmul(self._parts, x, out=self._results)
+            np.matmul(self.parts, x, out=self._results)
         return self._result
 
 
-def _latent(latent: Rounding | Simplexes | None) -> tuple[IntoRow, np.ndarray | None]:
+def latent_function(latent: Rounding | Simplexes | None) -> tuple[IntoRow, np.ndarray | None]:
     """Function from features (L,) to the unscaled latent, and the factors (L,) that scale it, if any."""
     if isinstance(latent, Rounding):
         bounds = latent.bounds

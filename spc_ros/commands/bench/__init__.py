@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure training updates, conversion or the nodes' latency on this machine."""
+"""Measure training updates, evaluation, conversion or the nodes' latency on this machine."""
 
 from __future__ import annotations
 

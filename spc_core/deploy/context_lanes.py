@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Context trackers of many simulated robots, fed together; each equals one that is fed alone, to the bit.
+
+Decisions stay in ContextTracker and ChangeDetector. The arithmetic of all votes of a step is done here at once, with
+the same products for each robot as there: see numpy_lanes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from spc_core.alignment.streaming import Transition
+from spc_core.deploy.change_detector import ChangeDetector, Seen
+from spc_core.deploy.context_tracker import ContextTracker
+from spc_core.deploy.deployable import Deployable
+from spc_core.deploy.networks.numpy_lanes import NumpyLanes
+
+
+class ContextLanes:
+    """The trackers of N robots of one model, without a half-life."""
+
+    def __init__(self, deployed: Deployable, networks: NumpyLanes, count: int) -> None:
+        shared = deployed.networks()
+        self.trackers = [ContextTracker(deployed, shared) for _ in range(count)]
+        self._networks, self._has_encoder = networks, shared.has_encoder
+        self._sums, self._squares = np.zeros((2, count, shared.context_dim))
+        for tracker, total, squares in zip(self.trackers, self._sums, self._squares, strict=True):
+            tracker.hold_sums(total, squares)
+        detectors = [tracker.detector for tracker in self.trackers if tracker.detector is not None]
+        self._changes = _Changes(detectors) if detectors else None
+
+    def update(self, transitions: Sequence[tuple[int, Transition]]) -> list[tuple[int, np.ndarray]]:
+        """Add transitions of different robots, by their numbers; returns the contexts that may have changed.
+
+        All trackers must look for changes, or none.
+        """
+        added = [(lane, seen) for lane, seen in transitions if not self.trackers[lane].full]
+        if not added:
+            return []
+        if self._has_encoder:
+            return self._add([lane for lane, _ in added], [seen for _, seen in added])
+        for lane, seen in added:
+            self.trackers[lane].update(seen)
+        return [(lane, self.trackers[lane].context) for lane, _ in added]
+
+    def _add(self, lanes: list[int], transitions: list[Transition]) -> list[tuple[int, np.ndarray]]:
+        trackers = [self.trackers[lane] for lane in lanes]
+        for tracker, transition in zip(trackers, transitions, strict=True):
+            tracker.watch_gap(transition.t_ns)
+        votes = self._networks.embed(transitions)
+        changes = [0] * len(lanes)
+        if self._changes is not None and trackers[0].watching is not None:
+            changes = self._changes.update(lanes, transitions, votes)
+        self._sum_up(lanes, trackers, votes)
+        for tracker, vote, changed in zip(trackers, votes, changes, strict=True):
+            tracker.remember_vote(vote, changed)
+        weights = np.array([[tracker.weight] for tracker in trackers])
+        means = (self._sums[lanes] / weights).astype(np.float32)
+        rows = zip(lanes, trackers, means, strict=True)
+        return [(lane, mean if one.shows_mean else one.context) for lane, one, mean in rows]
+
+    def _sum_up(self, lanes: list[int], trackers: list[ContextTracker], votes: np.ndarray) -> None:
+        """Welford's update, as in ContextTracker."""
+        deviations = votes - self._sums[lanes] / np.array([[tracker.weight or 1.0] for tracker in trackers])
+        self._squares[lanes] += deviations**2 * np.array([[tracker.weigh_vote()] for tracker in trackers])
+        self._sums[lanes] += votes
+
+
+class _Changes:
+    """The change detectors of N robots; their knowledge lies in two arrays."""
+
+    def __init__(self, detectors: Sequence[ChangeDetector]) -> None:
+        self._detectors, self._model = detectors, detectors[0].model
+        self._mean = np.empty((len(detectors), *self._model.prior_mean.shape))  # (N, H, K)
+        self._covariance = np.empty((len(detectors), *self._model.prior_covariance.shape))  # (N, H, H)
+        for number, detector in enumerate(detectors):
+            detector.hold_knowledge(self._mean[number], self._covariance[number])
+            detector.reset()
+
+    def update(self, lanes: list[int], transitions: Sequence[Transition], votes: np.ndarray) -> list[int]:
+        """ChangeDetector.update of the robots `lanes` (M) with their votes (M, Z)."""
+        model, detectors = self._model, [self._detectors[lane] for lane in lanes]
+        observations = np.array([[seen.observation] for seen in transitions])
+        features, noise = model.features(observations, np.array([[seen.action] for seen in transitions]))
+        places = (votes - model.centre)[:, None] @ model.basis  # (M, 1, K), as all rows here
+        scores = self._scores(lanes, features, noise, places)
+        seen = map(Seen, features[:, 0], noise[:, 0].tolist(), places[:, 0])
+        parts = zip(detectors, seen, scores, strict=True)
+        changes = [detector.weigh(new, score if detector.warm else 0.0) for detector, new, score in parts]
+        settled = [detector.settled() for detector in detectors]
+        for turn in range(max(map(len, settled))):
+            learning = [(lane, votes[turn]) for lane, votes in zip(lanes, settled, strict=True) if len(votes) > turn]
+            self._learn([lane for lane, _ in learning], [vote for _, vote in learning])
+        return changes
+
+    def _scores(self, lanes: list[int], features: np.ndarray, noise: np.ndarray, places: np.ndarray) -> list[float]:
+        """ChangeDetector._score of (M, 1, H), (M, 1) and (M, 1, K)."""
+        model, spread = self._model, self._model.spread * self._model.noise
+        known = _log_likelihoods(features, noise, places, self._mean[lanes], self._covariance[lanes], spread)
+        unknown = _log_likelihoods(features, noise, places, model.prior_mean, model.prior_covariance, spread)
+        return [math.copysign(math.log1p(abs(more)), more) for more in (unknown - known).tolist()]
+
+    def _learn(self, lanes: list[int], votes: Sequence[Seen]) -> None:
+        """ChangeDetector._learn of one vote of each of the robots `lanes` (M)."""
+        features = np.array([vote.features for vote in votes])[:, :, None]
+        noise = np.array([vote.noise for vote in votes])[:, None, None]
+        places = np.array([vote.place for vote in votes])[:, None]
+        mean, covariance = self._mean[lanes], self._covariance[lanes]
+        gain, rows = covariance @ features, features.swapaxes(1, 2)
+        scale = noise + rows @ gain
+        mean += gain * ((places - rows @ mean) / scale)
+        less = gain * gain.swapaxes(1, 2)
+        less /= scale
+        covariance -= less
+        self._mean[lanes], self._covariance[lanes] = mean, covariance
+
+
+def _log_likelihoods(
+    features: np.ndarray, noise: np.ndarray, places: np.ndarray, mean: np.ndarray, covariance: np.ndarray,
+    spread: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """ChangeDetector._log_likelihood of each row, (M,)."""
+    variance = (noise[..., None] + features @ covariance @ features.swapaxes(1, 2)) * spread
+    deviation = places - features @ mean
+    return -0.5 * (np.log(variance) + deviation**2 / variance).sum(-1)[:, 0]

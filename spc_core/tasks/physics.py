@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MuJoCo for many environments: models compiled once, and no timers."""
+
+# pyright: reportAttributeAccessIssue=false
+# (mujoco re-exports its compiled functions without stubs)
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import functools
+from pathlib import Path
+
+import mujoco
+
+
+def stop_timers() -> None:
+    """Let MuJoCo read no clock within a step: a third of the time of a small model, for `MjData.timer`, unread here.
+
+    The package installs a C function in the global `mjcb_time`, which set_mjcb_time(None) installs again.
+    """
+    library = ctypes.CDLL(mujoco._functions.__file__)  # looks in libmujoco too
+    ctypes.c_void_p.in_dll(library, "mjcb_time").value = None
+
+
+def new_model(file: Path) -> mujoco.MjModel:
+    """A model of its own for each caller, compiled at the first call."""
+    return copy.copy(_compiled(file))
+
+
+@functools.cache
+def _compiled(file: Path) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_path(str(file))
