@@ -25,7 +25,10 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from geometry_msgs.msg import Vector3Stamped
+from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import Reader
+from sensor_msgs.msg import JointState
 
 from faults.fuzz_bags import KINDS, STEPS, Kind, cdr, damage
 from spc_core.contract.contract import parse_contract
@@ -38,10 +41,11 @@ from spc_ros.conversion.bag_conversion import Job
 from spc_ros.doctor.bag_diagnosis import diagnose_bag
 from spc_ros.doctor.trial_conversion import DoctorJob
 from support.contracts import ARM_REACH
-from support.recorded_bags import JOINT_STATE, PERIOD_NS, STORE, VECTOR, arm_samples
+from support.recorded_bags import JOINT_STATE, PERIOD_NS, VECTOR, arm_samples
 
 DEADLINE_S = 20  # a case takes 10 ms on a quiet machine
 MEMORY_BYTES = 3 << 29  # address space of the process; numpy and rosbags alone reserve a third of it
+MESSAGES = {JOINT_STATE: JointState, VECTOR: Vector3Stamped}
 Raw = tuple[str, str, int, bytes]  # topic, type, receive_ns, CDR
 
 
@@ -55,12 +59,12 @@ def part_of(raw: Raw) -> tuple[int, bytes] | None:
     if kind not in (JOINT_STATE, VECTOR) or not topic.endswith(("joint_states", "joint_commands", "reward")):
         return None
     try:
-        found: Any = STORE.deserialize_cdr(data, kind)
+        found: Any = deserialize_message(data, MESSAGES[kind])  # what ROS 2 reads is a message
         if kind == VECTOR:
             numbers = [found.vector.x]
         else:
             arrays = (found.position, found.velocity) if topic.endswith("states") else (found.effort,)
-            numbers = [array[found.name.index(joint)] for array in arrays for joint in ("shoulder", "elbow")]
+            numbers = [array[list(found.name).index(joint)] for array in arrays for joint in ("shoulder", "elbow")]
     except Exception:  # not a message any more
         return None
     stamp = found.header.stamp
