@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import functools
@@ -17,10 +18,12 @@ import mujoco
 def stop_timers() -> None:
     """Let MuJoCo read no clock within a step: a third of the time of a small model, for `MjData.timer`, unread here.
 
-    The package installs a C function in the global `mjcb_time`, which set_mjcb_time(None) installs again.
+    The package installs a C function in the global `mjcb_time`, which set_mjcb_time(None) installs again (mujoco 4.0,
+    findings/mujoco_timer.sh).
     """
     library = ctypes.CDLL(mujoco._functions.__file__)  # looks in libmujoco too
-    ctypes.c_void_p.in_dll(library, "mjcb_time").value = None
+    with contextlib.suppress(ValueError):  # a build without the symbol keeps its timers
+        ctypes.c_void_p.in_dll(library, "mjcb_time").value = None
 
 
 def new_model(file: Path) -> mujoco.MjModel:

@@ -368,3 +368,10 @@ def test_tasks_import_no_ros():
         "sys.exit(any(name.split('.')[0] in ('rclpy', 'rosbags') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_step_reads_the_clock():
+    env = make_env("arm_reach")
+    env.reset(seed=0)
+    env.step(np.zeros(2))
+    assert env.data.time > 0 and env.data.timer[mujoco.mjtTimer.mjTIMER_STEP].duration == 0
