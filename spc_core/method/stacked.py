@@ -47,6 +47,25 @@ def stacks(config: TrainConfig, seeds: int, device_type: str) -> bool:
     return compiler and seeds * config.updates >= WORTH
 
 
+def bytes_of_update(learner: FusedLearner, batch: Batch) -> int:
+    """What the update of one learner takes: weights, gradients and averages, and what is kept for the backward pass."""
+    trial = FusedLearner(copy.deepcopy(learner.agent), torch.Generator(batch.task.device))
+    weights = sum(tensor.nbytes for tensor in trial.agent.state_dict().values())
+    kept: list[int] = []
+    for loss in (trial.model_loss, trial.policy_loss):
+        sizes: dict[int, int] = {}  # by storage, since a tensor may be kept twice
+
+        def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss(batch)
+        kept.append(sum(sizes.values()))
+    return 4 * weights + max(kept)
+
+
 class StackedLearner:
     """Trains the agents of several learners at once, each with batches, noise and optimisers of its own.
 

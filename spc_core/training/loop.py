@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from spc_core.data.sampler import rows_for
 from spc_core.method.agent import Batch
-from spc_core.method.stacked import StackedLearner, stacks
+from spc_core.method.config import ConfigError
+from spc_core.method.stacked import StackedLearner, bytes_of_update, stacks
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingError, TrainingRun
 from spc_core.training.validation import Validator
@@ -115,5 +120,34 @@ def _updater(
     if not stacks(config, len(runs), runs[0].device.type):
         (run,) = runs
         return lambda batches, number: [run.learner.update(batches[0], number)], lambda: None
+    _check_memory(runs)
     stack = StackedLearner([run.learner for run in runs], rows_for([run.sampler for run in runs]))
     return stack.update, stack.share
+
+
+def _check_memory(runs: Sequence[TrainingRun]) -> None:
+    """Say what the stack takes. Raises ConfigError where that is more than there is."""
+    run = runs[0]
+    sampler = copy.copy(run.sampler)
+    sampler.rng = np.random.default_rng(0)
+    each = bytes_of_update(run.learner, sampler.batch().to(run.device))
+    free = _free_bytes(run.device)
+    text = f"{len(runs)} seeds as one model take about {len(runs) * each / 2**20:,.0f} MiB"
+    if free is not None and len(runs) * each > free:
+        raise ConfigError(
+            f"{text}, but {free / 2**20:,.0f} MiB are free; train at most {free // each} --seeds at a time, "
+            "or with --compile off one after the other"
+        )
+    if len(runs) > 1:
+        tqdm.write(f"{text}; the compiler takes a few minutes at first")
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """Memory that is free for the stack; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

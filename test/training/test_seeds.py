@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several seeds in one training: folders, resuming, seeds that are added or fail. The compiler is left out here."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from spc_core.data.packed import load_dataset
+from spc_core.data.sampler import Sampler
+from spc_core.method.agent import Batch
 from spc_core.method.config import ConfigError
-from spc_core.method.stacked import StackedLearner
+from spc_core.method.fused import FusedLearner
+from spc_core.method.stacked import StackedLearner, bytes_of_update
+from spc_core.training import loop
+from spc_core.training.bench_train import new_agent
 from spc_core.training.run_log import BadLoss, LossWatch
 from spc_core.training.run_state import TrainingError
-from spc_core.training.train import train, train_seeds
+from spc_core.training.train import data_stats, train, train_seeds
 from support.synthetic import tiny_config, write_dataset
 
 UPDATES, SAVED = 20, 10  # of tiny_config
@@ -110,3 +118,35 @@ def test_a_seed_that_is_named_twice_is_refused(dataset, tmp_path):
     with pytest.raises(ConfigError, match="--seeds has '1' twice; name each once"):
         train_seeds(dataset, tmp_path / "out", tiny_config(), [1, 0, 1])
     assert not (tmp_path / "out").exists()
+
+
+def test_what_seeds_take_is_said_before_and_too_many_are_refused(dataset, tmp_path, monkeypatch, capsys):
+    config = tiny_config(compile="on")
+    train_seeds(dataset, tmp_path / "two", config, [0, 1])
+    said = re.search(r"2 seeds as one model take about (\d+) MiB", capsys.readouterr().out)
+    assert said is not None
+    monkeypatch.setattr(loop, "_free_bytes", lambda device: 300_000)
+    with pytest.raises(
+        ConfigError, match=r"\d+ seeds as one model take about .* MiB are free; train at most \d+ --seeds"
+    ):
+        train_seeds(dataset, tmp_path / "many", config, range(99))
+
+
+def test_the_bytes_of_an_update_are_those_of_its_weights_and_of_what_the_backward_pass_needs(dataset):
+    """Twice the batch keeps twice as much; of a model without a batch, the weights alone count four times."""
+    config = tiny_config("no_context")
+    data = load_dataset(dataset)
+    torch.manual_seed(0)
+    learner = FusedLearner(new_agent(data, config))
+    batch = Sampler(data, data_stats(data), config, 0).batch()
+    weights = 4 * sum(tensor.nbytes for tensor in learner.agent.state_dict().values())
+    once = bytes_of_update(learner, batch) - weights
+    twice = bytes_of_update(learner, doubled(batch)) - weights
+    assert once > 0 and 1.5 * once < twice < 2.1 * once
+
+
+def doubled(batch: Batch) -> Batch:
+    """The same windows once more."""
+    names = ("observations", "actions", "rewards", "terminated")
+    wide = {name: torch.cat([getattr(batch, name)] * 2, 1) for name in names}
+    return dataclasses.replace(batch, **wide, context_of=torch.cat([batch.context_of] * 2))
