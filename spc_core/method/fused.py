@@ -139,11 +139,16 @@ class FusedLearner(Learner):
         return latents, z, actions
 
 
+def is_small(config: TrainConfig) -> bool:
+    """Whether the networks are so narrow that an update is not bound by its products."""
+    return config.model.dynamics_hidden[0] < 4 * NARROW
+
+
 def uses_bfloat16(config: TrainConfig, device_type: str) -> bool:
     """Whether matrix products run in bfloat16; `auto`: for wide networks, if the processor supports it."""
     if config.precision != "auto":
         return config.precision == "bf16"
-    if config.model.dynamics_hidden[0] < 4 * NARROW:
+    if is_small(config):
         return False  # casting costs more than the products save
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported()

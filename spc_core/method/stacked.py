@@ -25,6 +25,7 @@ from spc_core.method.fused import (
     FusedLearner,
     PackedBatch,
     exponential,
+    is_small,
     pack,
     packed_contexts,
     random_bits,
@@ -38,11 +39,13 @@ WORTH = 20_000  # updates of all seeds that pay for compiling
 
 
 def stacks(config: TrainConfig, seeds: int, device_type: str) -> bool:
-    """Whether `seeds` runs of a config train as a stack: models in full precision, for which a compiler is there."""
+    """Whether `seeds` runs of a config train as a stack: small models in fp32, for which a compiler is there."""
     if uses_bfloat16(config, device_type) or config.compile == "off":
         return False
     if config.compile == "on":
         return True
+    if not is_small(config):
+        return False
     compiler = device_type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None
     return compiler and seeds * config.updates >= WORTH
 

@@ -92,6 +92,7 @@ def test_what_is_compiled():
     assert stacks(quick, WORTH // quick.updates, "cpu") and not stacks(quick, 1, "cpu"), "one is done before it pays"
     assert stacks(load_config("quick", "spc", compile="on"), 1, "cpu")
     assert not stacks(load_config("small", "spc", compile="off"), 9, "cpu")
+    assert not stacks(load_config("paper", "spc", precision="fp32"), 5, "cpu"), "bound by its products"
     assert not stacks(load_config("paper", "spc", precision="bf16", compile="on"), 5, "cpu")
 
 

@@ -150,7 +150,7 @@ def wait_until(condition, what):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_behind(dataset, tmp_path, number):
     file, out = tmp_path / "config.yaml", tmp_path / "run"
-    file.write_text(yaml.safe_dump(to_dict(tiny_config(updates=100_000, evaluate_every=10))))
+    file.write_text(yaml.safe_dump(to_dict(tiny_config(updates=100_000, evaluate_every=10, compile="off"))))
     command = [sys.executable, "-m", "spc_ros.cli", "train", str(dataset), "--preset", str(file), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
