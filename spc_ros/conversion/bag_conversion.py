@@ -150,8 +150,8 @@ class _BagPass:
     def align(self) -> AlignedBag:
         """Raises BagError and MessageError."""
         aligned = align(self.contract, self.blocks)
-        self.arrivals.check(self.sources)
         aligned = check_complete(aligned, self.sources, [reader.joints for reader in self.readers])
+        self.arrivals.check(self.sources)
         none = np.empty(0, np.int64)
         first = FirstStream(*(np.concatenate([none, *(times[i] for times in self.first)]) for i in range(3)))
         marks = {name: mark.marks(first, self.contract.observation[0].clock) for name, mark in self.marks.items()}

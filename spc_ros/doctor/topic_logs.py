@@ -59,8 +59,8 @@ class BagLogs:
             raise self.refusal
         assert self.arrivals is not None
         aligned = align(contract, self._blocks)
-        self.arrivals.check([source for source, *_ in self.sources])
         aligned = check_complete(aligned, [source for source, *_ in self.sources], self.named)
+        self.arrivals.check([source for source, *_ in self.sources])
         first = self.first
         stamps = np.zeros(len(first), np.int64) if first.stamp_ns is None else first.stamp_ns
         times = FirstStream(first.receive_ns, first.time_ns, stamps)
