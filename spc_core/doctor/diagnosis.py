@@ -186,7 +186,7 @@ class TickLog:
 
 def kind_of(text: str, bag: str = "") -> str:
     """The text without its numbers and the bag's own name: equal for texts on the same fault."""
-    text = text.replace(Path(bag).stem, "") if bag else text
+    text = re.sub(rf"(?<!\w){re.escape(Path(bag).stem)}(?=[/._'])", "", text) if bag else text
     return NUMBERS.sub("#", NUMBER.sub("#", text))
 
 

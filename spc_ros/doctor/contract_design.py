@@ -205,7 +205,7 @@ def _no_stream(topic: RecordedTopic, robot: RecordedRobot) -> str:
     """Why a topic is no stream of numbers at all; '' where it is one."""
     marks = robot.marks
     if topic.problem:
-        return f"cannot be read: {topic.problem}"
+        return f"cannot be read: {topic.problem.removeprefix('not decoded, ')}"
     if topic.topic.endswith(DESCRIPTION):
         return "the robot's description"
     if topic.topic == marks.task_topic:
