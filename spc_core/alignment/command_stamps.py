@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands whose stamps are copies of other messages' and may not say which state they answer."""
+"""Commands and rewards whose stamps are those of other messages and may not say which period they are for."""
 
 from __future__ import annotations
 
@@ -42,6 +42,25 @@ def stamp_notes(commands: Stamped, streams: Sequence[Stamped]) -> list[str]:
                 f"say clock: receive for the action, put '{stream.topic}' first, or stamp commands when they are sent"
             ]
     return []
+
+
+def reward_notes(
+    reward_ns: np.ndarray, reward_stamp_ns: np.ndarray, state_ns: np.ndarray, state_stamp_ns: np.ndarray
+) -> list[str]:
+    """What is doubtful about rewards that count by receive time, from times and stamps of them and of the states."""
+    stamp_ns, first = np.unique(state_stamp_ns, return_index=True)
+    if not len(stamp_ns):
+        return []
+    row = np.minimum(np.searchsorted(stamp_ns, reward_stamp_ns), len(stamp_ns) - 1)
+    same = (stamp_ns[row] == reward_stamp_ns) & (reward_stamp_ns > 0)
+    behind = int((same & (state_ns[first[row]] < reward_ns)).sum())
+    if behind <= FEW * len(reward_ns):
+        return []
+    return [
+        f"{behind} of {len(reward_ns)} rewards carry the stamp of a state that was received before them: by receive "
+        "time they count for the period that this state begins, not for the one that it ends; if this is not meant, "
+        "say clock: header, with /clock recorded in a simulation, or publish the reward before the state"
+    ]
 
 
 def _copies(commands: Stamped, stream: Stamped) -> tuple[int, int]:

@@ -46,11 +46,27 @@ def stamp_fields(fields: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"transforms.{pair}.{part}" for pair in pairs_of(fields) for part in STAMP)
 
 
+def _way(parent: str, child: str, seen: Collection[str]) -> list[str]:
+    """The transforms of a tree that lead down from one frame to another; none where they do not, or in one step."""
+    above = {pair.partition("->")[2]: pair for pair in seen}
+    way: list[str] = []
+    while child != parent:
+        pair = above.get(child, "")
+        if not pair or pair in way:
+            return []
+        way.insert(0, pair)
+        child = pair.partition("->")[0]
+    return way
+
+
 def no_transform(missing: Collection[str], seen: Collection[str]) -> str:
     """That no message has these transforms, with the nearest of those seen."""
     near = []
     for pair in missing:
         parent, _, child = pair.partition("->")
+        if len(missing) == 1 and (way := _way(parent, child, seen)):
+            steps = ", ".join(way)
+            return f"no message has the transform {pair}; trees are not composed: observe each on the way, {steps}"
         near += [f"{child}->{parent}"] if f"{child}->{parent}" in seen else []
         near += difflib.get_close_matches(pair, sorted(seen), n=2)
     nearest = f"; the nearest: {', '.join(dict.fromkeys(near))}" if near else ""

@@ -75,6 +75,7 @@ class Finding:
     bag: str = ""
     in_bags: tuple[str, ...] = ()  # all bags with this fault, the worst first, which the text describes
     cause: str = ""  # what tells one fault of a check from another; '': the text without its numbers
+    given: str = ""  # options that the doctor was given, for what to type next
 
     @property
     def bags(self) -> int:
@@ -89,11 +90,11 @@ class Finding:
     @property
     def next(self) -> str:
         """What to type next; '' for a note."""
-        return "" if self.severity == "ok" else next_step(self.check, self.topic, self.bag)
+        return "" if self.severity == "ok" else next_step(self.check, self.topic, self.bag, self.given)
 
     def as_dict(self) -> dict[str, Any]:
         found = without_nan(dataclasses.asdict(self))
-        del found["cause"]
+        del found["cause"], found["given"]
         return {**found, "bags": self.bags, "next": self.next}
 
 
@@ -185,7 +186,7 @@ class TickLog:
 
 def kind_of(text: str, bag: str = "") -> str:
     """The text without its numbers and the bag's own name: equal for texts on the same fault."""
-    text = text.replace(Path(bag).stem, "") if bag else text
+    text = re.sub(rf"(?<!\w){re.escape(Path(bag).stem)}(?=[/._'])", "", text) if bag else text
     return NUMBERS.sub("#", NUMBER.sub("#", text))
 
 

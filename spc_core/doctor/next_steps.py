@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-WHERE = "spc doctor {bag} --html doctor.html   # shows where in time"
+import shlex
+
+WHERE = "spc doctor {bag}{given} --html doctor.html   # shows where in time"
 PUBLISHERS = "ros2 topic info -v {topic}   # on the robot: lists its publishers and their QoS"
 STAMPS = "ros2 topic echo {topic} --field header.stamp   # on the robot; without good stamps, clock: receive"
 NEXT_STEPS = {
     "bag": "mcap recover FILE.mcap -o NEW.mcap, or ros2 bag reindex {bag}; then spc doctor NEW",
     "topic": "ros2 bag info {bag}   # then correct the contract; for a type without a definition, --types FOLDER",
     "fields": "spc contract init {bag} --out proposed.yaml   # lists the fields that there are",
-    "conversion": "spc convert {bag} --out dataset --skip-bad   # leaves it out, if it cannot be corrected as said",
-    "task": "spc convert {bag} --out dataset --task NAME   # or --task-from folder, or --manifest FILE",
+    "conversion": "spc convert {bag}{given} --out dataset --skip-bad   # leaves it out, if it cannot be corrected",
+    "task": "spc convert {bag}{given} --out dataset --task NAME   # or --task-from folder, or --manifest FILE",
     "contract": "spc convert {bag} --out dataset --contract FILE   # the one that is meant",
     "definition": "ros2 interface show TYPE   # on the robot; give its package's folder with --types",
     "rate": "ros2 topic hz {topic}   # on the robot; in the contract: rate_hz",
@@ -40,14 +42,14 @@ NEXT_STEPS = {
     "command delay": "spc bench latency   # what of it this software takes",
     "dropped ticks": WHERE,
     "jumps": WHERE,
-    "episodes": "in the contract: the section 'episode', with segment: topic or gap",
+    "episodes": "in the contract: the section 'episode', with segment: topic or gap; for stamps: clock",
     "short episodes": WHERE,
     "coverage of states": "spc describe dataset --html dataset.html   # what each task's data visit",
     "coverage of actions": "spc describe dataset --html dataset.html   # what each task's data visit",
 }
 
 
-def next_step(check: str, topic: str, bag: str) -> str:
-    """The line for a finding of a check on a topic of a bag."""
+def next_step(check: str, topic: str, bag: str, given: str = "") -> str:
+    """The line for a finding of a check on a topic of a bag; `given` are the options that the doctor was given."""
     name = topic.partition(" (")[0]  # without the fields that tell two streams of one topic apart
-    return NEXT_STEPS[check].format(topic=name or "TOPIC", bag=bag or "BAGS")
+    return NEXT_STEPS[check].format(topic=name or "TOPIC", bag=shlex.quote(bag) if bag else "BAGS", given=given)

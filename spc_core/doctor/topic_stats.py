@@ -77,11 +77,16 @@ def paced_ns(log: TopicLog) -> np.ndarray:
     """
     if not log.by_clock or len(log) < 2:
         return log.time_ns
-    lag = max(1, len(log) // 10)  # few pairs so far apart have a restart of the clock between them
-    told_ns, received_ns = (times[lag:] - times[:-lag] for times in (log.time_ns, log.receive_ns))
-    pace = float(np.median(told_ns / np.maximum(received_ns, 1)))
-    since_ns = (log.receive_ns - log.receive_ns[0]) * (pace if pace > 0 else 1.0)
+    since_ns = (log.receive_ns - log.receive_ns[0]) * stamp_pace(log.time_ns, log.receive_ns)
     return int(log.time_ns[0]) + since_ns.astype(np.int64)
+
+
+def stamp_pace(time_ns: np.ndarray, receive_ns: np.ndarray) -> float:
+    """Seconds told for each second of receive time, of two messages and more; 1 where it cannot be."""
+    lag = max(1, len(time_ns) // 10)  # few pairs so far apart have a restart of the clock between them
+    told_ns, received_ns = (times[lag:] - times[:-lag] for times in (time_ns, receive_ns))
+    pace = float(np.median(told_ns / np.maximum(received_ns, 1)))
+    return pace if pace > 0 else 1.0
 
 
 def intervals(log: TopicLog, jump_s: float = 0.5) -> Intervals | None:

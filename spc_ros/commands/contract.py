@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,6 @@ def run(options: ContractInit) -> int:
         print(text, end="")
         return 0
     write_atomic(options.out, text)
-    bags = " ".join(map(str, options.bags))
-    print(f"{options.out}: fill in what is marked TODO, then: spc doctor {bags} --contract {options.out}")
+    then = shlex.join(["spc", "doctor", *map(str, options.bags), "--contract", str(options.out)])
+    print(f"{options.out}: fill in what is marked TODO, then: {then}")
     return 0

@@ -47,6 +47,7 @@ def run(options: Doctor) -> int:
         task_from=options.task_from,
         manifest=options.manifest,
         types=options.types,
+        given=options.given,
     )
     print(report.text())
     if options.json is not None:

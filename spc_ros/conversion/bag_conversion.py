@@ -13,7 +13,7 @@ import numpy as np
 from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.command_lag import percentiles_ms
-from spc_core.alignment.command_stamps import Stamped, stamp_notes
+from spc_core.alignment.command_stamps import Stamped, reward_notes, stamp_notes
 from spc_core.alignment.episode import Segment, Segmentation, split_ticks
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract, parse_contract
@@ -100,6 +100,7 @@ class _BagPass:
         self.arrivals = Arrivals(self.contract, self.clock)
         self.stamped: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}  # times and log indices, by source
         self.first: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # receive times, times, stamps of its stream
+        self.rewards: list[tuple[np.ndarray, np.ndarray]] = []  # times, stamps of a reward topic
 
     def blocks(self) -> Iterator[list[Samples]]:
         """Start a new pass: samples of every source, block by block."""
@@ -138,6 +139,8 @@ class _BagPass:
         samples = source.samples(column.log_index, t_ns, values, absent)
         if index < len(self.contract.observation) + len(self.contract.action.parts):
             self.stamped.setdefault(index, []).append((samples.t_ns, samples.log_index))
+        if source is self.sources[-1] and self.contract.reward.topic:
+            self.rewards.append((t_ns, stamps))
         if index == 0:
             made = slice(None) if absent is None else np.isin(column.log_index, samples.log_index)
             self.first.append((column.receive_ns[made], t_ns[made], stamps[made]))
@@ -147,13 +150,16 @@ class _BagPass:
     def align(self) -> AlignedBag:
         """Raises BagError and MessageError."""
         aligned = align(self.contract, self.blocks)
-        self.arrivals.check(self.sources)
         aligned = check_complete(aligned, self.sources, [reader.joints for reader in self.readers])
+        self.arrivals.check(self.sources)
         none = np.empty(0, np.int64)
         first = FirstStream(*(np.concatenate([none, *(times[i] for times in self.first)]) for i in range(3)))
         marks = {name: mark.marks(first, self.contract.observation[0].clock) for name, mark in self.marks.items()}
         times = {i: [np.concatenate(c) for c in zip(*parts, strict=True)] for i, parts in self.stamped.items()}
         notes = [*self.arrivals.notes(self.sources), *command_notes(self.contract, times, self.arrivals)]
+        if self.rewards and self.sources[-1].clock == "receive" and self.sources[0].clock == "receive":
+            reward_ns, reward_stamp_ns = (np.concatenate(part) for part in zip(*self.rewards, strict=True))
+            notes += reward_notes(reward_ns, reward_stamp_ns, first.t_ns, first.stamp_ns)
         return AlignedBag(aligned, marks, first, notes, self.topics)
 
     def notes(self) -> list[str]:

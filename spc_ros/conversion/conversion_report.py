@@ -169,10 +169,9 @@ def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:
     lines = [f"{'topic':24} {'messages':>9} {'rate':>9} {'jitter':>9} {'gaps':>6} {'age p99':>9} {'lost':>6}"]
     for name, topic in topics.items():
         age = "" if math.isnan(topic.age_p99_ms) else f"{topic.age_p99_ms:.1f} ms"
-        lines.append(
-            f"{name:24} {topic.count:9} {topic.rate_hz:6.1f} Hz {topic.jitter_ms:6.2f} ms {topic.gaps:6} "
-            f"{age:>9} {topic.lost:6}"
-        )
+        rate = "-" if math.isnan(topic.rate_hz) else f"{topic.rate_hz:.1f} Hz"
+        jitter = "-" if math.isnan(topic.jitter_ms) else f"{topic.jitter_ms:.2f} ms"
+        lines.append(f"{name:24} {topic.count:9} {rate:>9} {jitter:>9} {topic.gaps:6} {age:>9} {topic.lost:6}")
         if topic.unset_stamps:
             lines.append(f"  {topic.unset_stamps} messages without a stamp: aligned by receive time")
         if topic.nan_count:

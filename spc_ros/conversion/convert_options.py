@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,13 @@ class BagOptions:
     manifest: Path | None = None  # YAML with tasks, parameters and labels of bags; see docs/bags.md
     types: tuple[Path, ...] = ()  # .msg files, or packages with msg/, of types that the bags do not define
     workers: int | None = None  # processes; default: one for each core
+
+    @property
+    def given(self) -> str:
+        """What to type to say the same of other bags, each option with a space before it."""
+        named = {"contract": self.contract, "task": self.task, "task-from": self.task_from, "manifest": self.manifest}
+        words = [f" --{name} {shlex.quote(str(value))}" for name, value in named.items() if value]
+        return "".join([*words, " --types " * bool(self.types) + shlex.join(map(str, self.types))])
 
 
 @dataclasses.dataclass(frozen=True)

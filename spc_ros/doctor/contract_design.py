@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from spc_core.contract.frames import FORM, TF
@@ -89,15 +89,15 @@ def design(robot: RecordedRobot, joints: Mapping[str, JointLimits]) -> Design:
         raise BagError(f"{robot.bags[0]}: no topic looks like the robot's state; {there}; write the contract by hand")
     patterns = {topic.topic: _pattern(topic, states, robot) for topic in commanded}
     holds = {name: pattern for name, pattern in patterns.items() if pattern.on_change}
-    rates = [topic.rate_hz for topic in commanded if topic.rate_hz and topic.topic not in holds]
-    command_hz = min(rates) if rates else None  # each period needs a command on each topic, unless the last one holds
-    states = _ticks_first(states, command_hz)[:MAX_STREAMS]
-    state_hz = states[0][0].rate_hz or 10.0
-    rate_hz = tick_rate(state_hz, command_hz)
+    states, rate_hz = _ticks(states, commanded, holds)
     names = [topic.topic for topic in (*(topic for topic, _ in states), *commanded)]
     clocks = clocks_of_all([[bag[name] for name in names if name in bag] for bag in robot.logs], rate_hz)
+    if clocks.clock == "receive":  # then rates in simulated time are not those of the ticks
+        commanded = [topic.received() for topic in commanded]
+        states, rate_hz = _ticks([(topic.received(), choice) for topic, choice in states], commanded, holds)
     commands = tuple((topic, choose_command(topic.log)) for topic in commanded)
-    others = tuple(topic for topic in able if topic not in commanded)
+    names = {topic.topic for topic in commanded}
+    others = tuple(topic for topic in able if topic.topic not in names)
     no_command = "" if commands else _why_none(refused)
     return Design(robot, joints, tuple(states), commands, no_command, others, tuple(left_out), rate_hz, clocks, holds)
 
@@ -205,7 +205,7 @@ def _no_stream(topic: RecordedTopic, robot: RecordedRobot) -> str:
     """Why a topic is no stream of numbers at all; '' where it is one."""
     marks = robot.marks
     if topic.problem:
-        return f"cannot be read: {topic.problem}"
+        return f"cannot be read: {topic.problem.removeprefix('not decoded, ')}"
     if topic.topic.endswith(DESCRIPTION):
         return "the robot's description"
     if topic.topic == marks.task_topic:
@@ -259,6 +259,14 @@ def _why_no_state(topic: RecordedTopic, choice: Choice, refused: str) -> tuple[s
     if GOAL_WORDS.search(topic.topic):
         return "a goal", True
     return ("", True) if state_score(topic.topic, topic.type) else (UNKNOWN, True)
+
+
+def _ticks(states: Found, commanded: Sequence[RecordedTopic], holds: Collection[str]) -> tuple[Found, float]:
+    """The streams, the one that sets the ticks in front, and the rate."""
+    rates = [topic.rate_hz for topic in commanded if topic.rate_hz and topic.topic not in holds]
+    command_hz = min(rates) if rates else None  # each period needs a command on each topic, unless the last one holds
+    states = _ticks_first(states, command_hz)[:MAX_STREAMS]
+    return states, tick_rate(states[0][0].rate_hz or 10.0, command_hz)
 
 
 def _ticks_first(states: Found, command_hz: float | None) -> Found:

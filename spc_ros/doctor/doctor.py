@@ -120,11 +120,12 @@ def diagnose(
     task_from: str = "",
     manifest: Path | None = None,
     types: Sequence[Path] = (),
+    given: str = "",
 ) -> DoctorReport:
     """Diagnose bags, or folders with bags at any depth, in `workers` processes, by default one per core.
 
     Without a contract, the one stored in the bags is used; without that one, only topics are checked. `task_from`,
-    `manifest` and `types` are those of ConvertOptions.
+    `manifest` and `types` are those of ConvertOptions, `given` is what was typed of these options.
     The report is the same for any number of processes. Raises BagError where a path holds no bag, ManifestError,
     MessageError and EngineError.
     """
@@ -146,7 +147,8 @@ def diagnose(
             collected.add(*found)
             bar.set_postfix_str(f"{number} of {len(paths)} bags", refresh=False)
         bar.update(bar.total - bar.n)
-    return collected.report()
+    report = collected.report()
+    return dataclasses.replace(report, findings=tuple(dataclasses.replace(f, given=given) for f in report.findings))
 
 
 class _Collected:

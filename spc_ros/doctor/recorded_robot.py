@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from spc_core.doctor.diagnosis import TopicLog
-from spc_core.doctor.topic_stats import intervals
+from spc_core.doctor.topic_stats import intervals, stamp_pace
 from spc_ros.bags.files import BagError, find_bags
 from spc_ros.bags.reader import BagReader
 from spc_ros.doctor.scan_beams import with_beams
@@ -20,6 +20,7 @@ from spc_ros.doctor.topic_logs import read_topic_logs
 from spc_ros.doctor.topic_roles import STRING, Marks, find_marks, merge_marks
 
 MAX_BAGS = 30  # read of a folder; they are alike, and a proposal needs no more
+SAME_PACE = 0.02  # of real time, within which stamps and receive times tell the same rate
 DESCRIPTION = "robot_description"  # latched std_msgs/String with the robot's URDF
 
 
@@ -34,6 +35,7 @@ class RecordedTopic:
     messages: int
     problem: str = ""  # why its numbers could not be read
     frames: str = ""  # the transforms that it holds, in words
+    pace: float = 1.0  # seconds of the stamps for each second of receive time, where messages count by the latter
 
     @functools.cached_property
     def log(self) -> TopicLog:
@@ -51,7 +53,7 @@ class RecordedTopic:
     @functools.cached_property
     def rate_hz(self) -> float | None:
         """The median rate; None where most bags have too few messages of it, or irregular ones."""
-        found = [known.rate_hz for log in self.logs if (known := intervals(log))]
+        found = [self.pace * known.rate_hz for log in self.logs if (known := intervals(log))]
         return float(np.median(found)) if 2 * len(found) > len(self.logs) else None
 
     @property
@@ -59,6 +61,12 @@ class RecordedTopic:
         """Messages per second of the bags, regular or not."""
         lengths = [float(log.seconds.max() - log.seconds.min()) for log in self.logs]
         return (self.messages - len(lengths)) / sum(lengths) if sum(lengths) > 0 else 0.0
+
+    def received(self) -> RecordedTopic:
+        """The topic with its rate by receive times, which come in bursts, so that its stamps tell the intervals."""
+        paces = [stamp_pace(log.time_ns, log.receive_ns) for log in self.logs if len(log) > 1]
+        pace = float(np.median(paces)) if paces else 1.0
+        return dataclasses.replace(self, pace=pace if abs(pace - 1) > SAME_PACE else 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from spc_core.alignment.batch.sampling import Samples
+from spc_core.alignment.command_stamps import reward_notes
 from spc_core.contract.contract import Contract
 from spc_core.contract.frames import TF, no_transform, pairs_of
 from spc_core.contract.transforms import JUMP_NS
@@ -58,15 +59,19 @@ class BagLogs:
             raise self.refusal
         assert self.arrivals is not None
         aligned = align(contract, self._blocks)
-        self.arrivals.check([source for source, *_ in self.sources])
         aligned = check_complete(aligned, [source for source, *_ in self.sources], self.named)
+        self.arrivals.check([source for source, *_ in self.sources])
         first = self.first
         stamps = np.zeros(len(first), np.int64) if first.stamp_ns is None else first.stamp_ns
         times = FirstStream(first.receive_ns, first.time_ns, stamps)
         marks = {name: mark.marks(times, first.clock) for name, mark in self.marks.items()}
         count = len(contract.observation) + len(contract.action.parts)
         stamped = {i: (log.time_ns, index) for i, (_, log, index) in enumerate(self.sources[:count])}
-        return AlignedBag(aligned, marks, times, command_notes(contract, stamped, self.arrivals), {})
+        notes = command_notes(contract, stamped, self.arrivals)
+        for _, log, _ in self.sources[count:]:
+            if log.stamp_ns is not None and log.clock == first.clock == "receive":
+                notes += reward_notes(log.time_ns, log.stamp_ns, first.time_ns, stamps)
+        return AlignedBag(aligned, marks, times, notes, {})
 
     def _blocks(self) -> Iterator[list[Samples]]:
         for source, *_ in self.sources:

@@ -42,7 +42,7 @@ def _why(
 ) -> str:
     topic = bag.info.topics[name]
     if name in failed:
-        return f"not decoded: {failed[name]}"
+        return f"not decoded: {failed[name].removeprefix('not decoded, ')}"
     if name in empty:
         return f"decoded {empty[name]:,} of {max(topic.count, empty[name]):,}: no number in it"
     if name in marks:

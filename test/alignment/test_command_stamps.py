@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spc_core.alignment.command_stamps import Stamped, stamp_notes
+from spc_core.alignment.command_stamps import Stamped, reward_notes, stamp_notes
 from spc_core.alignment.streaming import ObservationAligner, StreamingAligner
 from spc_core.contract.sections import ACTION, REWARD, observed
 from support.contracts import make_contract, stream_section
@@ -90,3 +90,13 @@ def test_commands_with_the_stamps_of_another_stream_are_noted():
     (note,) = stamp_notes(stamped("commands", K * PERIOD - 5 * MS, 0.3), [states, imu])
     assert "100 of 100 commands carry a stamp of 'imu', not of the first stream 'states'" in note
     assert stamp_notes(stamped("commands", K * PERIOD + MS, 0.3), [states, imu]) == []
+
+
+def test_rewards_by_receive_time_behind_the_state_of_their_stamp_are_told():
+    stamps, states_ns = K * PERIOD + 1, 7 * PERIOD + 2 * K * PERIOD
+    (note,) = reward_notes(states_ns + MS, stamps, states_ns, stamps)
+    assert note.startswith("100 of 100 rewards carry the stamp of a state that was received before them: by receive ")
+    assert reward_notes(states_ns - MS, stamps, states_ns, stamps) == []
+    assert reward_notes(states_ns + MS, stamps + MS, states_ns, stamps) == []  # of their own time
+    assert reward_notes(states_ns + MS, 0 * stamps, states_ns, 0 * stamps) == []  # without stamps
+    assert reward_notes(K[:0], K[:0], K[:0], K[:0]) == []

@@ -14,7 +14,7 @@ import pytest
 from spc_core.alignment import PATIENCE_NS
 from spc_core.alignment.streaming import StreamingAligner, Transition
 from spc_core.contract.contract import Contract, ContractError
-from spc_core.contract.frames import TF
+from spc_core.contract.frames import TF, no_transform
 from spc_core.data.dataset import Episode
 from spc_ros.conversion.bag_conversion import Job, convert_bag
 from spc_ros.conversion.conversion_report import BagReport
@@ -256,3 +256,12 @@ def test_a_reward_may_be_a_transforms_number(tmp_path: Path) -> None:
     _, (episode,) = convert(write_bag(tmp_path / "bag", log, {}), wanted)
     assert episode.rewards.tolist() == [k + 1.0 for k in range(TICKS)]
     assert np.array_equal([transition.reward for transition in live(log, wanted, raw=False)], episode.rewards)
+
+
+def test_a_transform_over_several_steps_is_refused_with_the_steps():
+    seen = ["base->tool", "map->odom", "odom->base", "loop->loop"]
+    assert no_transform(["map->tool"], seen) == (
+        "no message has the transform map->tool; trees are not composed: observe each on the way, "
+        "map->odom, odom->base, base->tool"
+    )
+    assert "on the way" not in no_transform(["tool->map"], seen) + no_transform(["map->loop"], seen)

@@ -16,7 +16,7 @@ from spc_core.doctor.clock_checks import (
     check_drift,
     check_unset_stamps,
 )
-from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, message_spans, spans, worst
+from spc_core.doctor.diagnosis import Finding, Thresholds, TickLog, TopicLog, kind_of, message_spans, spans, worst
 from spc_core.doctor.tick_checks import ages_at_ticks, check_ages, check_ticks
 from spc_core.doctor.timing_checks import (
     TIMING_CHECKS,
@@ -437,3 +437,9 @@ def test_commands_that_change_smoothly_tell_no_delay():
     assert "so smoothly" in answer.why_not
     (finding,) = check_command_delay("states", found, 0.02, T)
     assert finding.severity == "ok" and "record livelier commands" in finding.text
+
+
+def test_texts_of_bags_with_short_names_are_of_one_kind():
+    text = "has no topic 'arm'; it has: /base, 3 of {}_0.mcap"
+    assert kind_of(text.format("a"), "/bags/a") == kind_of(text.format("b"), "/bags/b")
+    assert kind_of("arm: stale", "/bags/arm") == kind_of("arm: stale", "/bags/base")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 
 import pytest
 
@@ -51,3 +52,18 @@ def test_the_command_line_passes_them_on(tmp_path):
     command = ["doctor", str(bag), "--contract", str(contract), "--task-from", "folder", "--json", str(out)]
     main([*command, "--workers", "1"])
     assert json.loads(out.read_text())["bags"][0]["task_id"] == "heavy"
+
+
+def test_what_to_type_next_has_the_options_that_were_typed(tmp_path, monkeypatch):
+    bag = unnamed(tmp_path / "heavy loads" / "run 1")
+    contract, out = tmp_path / "my arm.yaml", tmp_path / "doctor.json"
+    contract.write_text(CONTRACT.text)
+    assert main(["doctor", str(bag), "--contract", str(contract), "--json", str(out), "--workers", "1"]) == 4
+    (found,) = [entry for entry in json.loads(out.read_text())["findings"] if entry["check"] == "task"]
+    words = shlex.split(found["next"], comments=True)
+    assert words[:5] == ["spc", "convert", str(bag), "--contract", str(contract)]
+    monkeypatch.chdir(tmp_path)
+    assert main([*words[1:], "--workers", "1"]) == 0 and (tmp_path / "dataset").exists()
+    options = Doctor((bag,), task="a b", types=(tmp_path, bag))
+    assert shlex.split(options.given) == ["--task", "a b", "--types", str(tmp_path), str(bag)]
+    assert Doctor((bag,)).given == ""

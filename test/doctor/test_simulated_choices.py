@@ -29,12 +29,12 @@ def twist(speed: float) -> Any:
     return STORE.types[TWIST](vector(speed, 0.0, 0.0), vector(0.0, 0.0, 1 - speed))
 
 
-def record(path: Path, clock_ms: int | None, storage: str = "mcap") -> Path:
+def record(path: Path, clock_ms: int | None, storage: str = "mcap", pace: float = PACE) -> Path:
     """Command k follows state k, and reward k comes just before it; `/clock` every so often, or not at all."""
     samples = []
 
     def add(topic: str, kind: str, t_ns: int, after_ms: float, message: Any) -> None:
-        received_ns = RECEIVE_NS + round((t_ns - START_NS) / PACE + after_ms * MS)
+        received_ns = RECEIVE_NS + round((t_ns - START_NS) / pace + after_ms * MS)
         samples.append(Sample(topic, kind, received_ns, message))
 
     for k in range(STATES):
@@ -99,3 +99,15 @@ def test_without_a_clock_the_proposal_is_by_receive_time_and_stamps_are_refused_
         convert_bag(bag, Job(by_stamps, own_contract=True, task="t"))
     (refusal,) = [f.text for f in diagnosed(bag, by_stamps).findings if f.check == "conversion"]
     assert "record /clock with the bag" in refusal
+
+
+@pytest.mark.parametrize(("pace", "rate_hz"), [(0.5, 25), (2.0, 100), (1.3, 65)])
+def test_without_a_clock_the_ticks_are_those_of_the_receive_times_at_any_pace(tmp_path, pace, rate_hz):
+    bag = record(tmp_path / "bag", None, pace=pace)
+    text = propose(bag)
+    assert f"rate_hz: {rate_hz} # ticks; /joint_states comes at {rate_hz}.0 Hz, the command at {rate_hz}.0 Hz\n" in text
+    assert "another command" not in text
+    contract = parse_contract(completed(text, REWARD), "proposal")
+    report, entries = convert_bag(bag, Job(contract, own_contract=True, task="t"))
+    assert report.transitions == STATES - 1
+    np.testing.assert_array_equal(entries[0].episode.actions[:, 0], np.arange(STATES - 1) / STATES)

@@ -300,6 +300,7 @@ def test_a_topic_that_cannot_be_decoded_is_listed_with_the_reason(tmp_path):
     without = {t.topic: t.why for t in diagnose([bag], progress=False).unchecked}
     assert without["/scene"] == "not decoded: not serialised as CDR"
     assert without["/own"].startswith("not decoded: ") and "own_msgs" in without["/own"]
+    assert without["/own"].count("not decoded") == 1
     found, _ = findings(bag, None)
     assert found["topic", "/own"].severity == "warn"
 
