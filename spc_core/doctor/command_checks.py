@@ -35,12 +35,17 @@ class CommandPattern:
     @property
     def on_change(self) -> bool:
         """Whether they look like those of a publisher that speaks only when something changes."""
-        return (
-            self.intervals >= MIN_MESSAGES - 1
-            and self.commands < SPARSE * self.states
-            and self.repeated <= REPEATED * self.intervals
-            and self.near < UNSTEADY * self.intervals
-        )
+        return self._few and self.near < UNSTEADY * self.intervals
+
+    @property
+    def _few(self) -> bool:
+        enough = self.intervals >= MIN_MESSAGES - 1
+        return enough and self.commands < SPARSE * self.states and self.repeated <= REPEATED * self.intervals
+
+    @property
+    def may_hold(self) -> bool:
+        """Whether that cannot be excluded: few commands, hardly ever repeated, and no steady publisher."""
+        return self._few and self.near < STEADY * self.intervals
 
     @property
     def steady(self) -> bool:
@@ -68,7 +73,7 @@ def total(patterns: Iterable[CommandPattern]) -> CommandPattern:
 def check_hold(command: TopicLog, states: TopicLog, hold: bool, rate_hz: float) -> list[Finding]:
     """Commands that come only when they change under a contract without `hold`, and steady ones under one with it."""
     found = command_pattern(command, states)
-    if not hold and found.on_change:
+    if not hold and found.may_hold:
         text = (
             f"{found}: they seem to come only when they change, and each period without one is cut; if the robot goes "
             "on executing the last one, say hold: true in the contract's action"

@@ -13,6 +13,8 @@ from rclpy.node import Node
 from spc_ros.node_parts.diagnostics import PROCESS
 
 ALIVE_S = 3.0  # /diagnostics come once a second
+UNKNOWN = "_NODE_NAME_UNKNOWN_"  # of rmw, while the node of a publisher has not been discovered
+NAMELESS = "a node whose name is not known yet"
 GRACE_S = 30.0  # how long a killed predecessor of this node may stay in the graph
 
 
@@ -41,7 +43,8 @@ class OtherPublishers:
             if count <= 1:
                 self._known[topic] = count, ""
             elif count != known or not text:
-                self._known[topic] = count, self._describe(topic)
+                text = self._describe(topic)
+                self._known[topic] = -1 if NAMELESS in text else count, text
         return "; ".join(text for _, text in self._known.values() if text)
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
@@ -54,7 +57,8 @@ class OtherPublishers:
     def _describe(self, topic: str) -> str:
         own, names = self._node.get_fully_qualified_name(), []
         for info in self._node.get_publishers_info_by_topic(topic):
-            names.append(f"{info.node_namespace.rstrip('/')}/{info.node_name}")
+            known = info.node_name != UNKNOWN
+            names.append(f"{info.node_namespace.rstrip('/')}/{info.node_name}" if known else NAMELESS)
         if own in names:
             names.remove(own)  # this publisher
         if time.monotonic() - self._begin_s < GRACE_S:

@@ -184,9 +184,7 @@ def test_the_encoder_learns_from_a_single_command_that_holds(nodes: NodeGroup, p
     robot = BaseRobot(nodes, probe, tmp_path, base_contract(action={**TWIST, "hold": True}))
     robot.goal()
     robot.start("context_encoder")
-    commands = probe.node.create_publisher(Twist, "cmd_vel", VOLATILE)
-    robot.until(lambda: commands.get_subscription_count() == 2, "the encoder and the robot's own ear")
-    commands.publish(Twist())
+    probe.node.create_publisher(Twist, "cmd_vel", LATCHED).publish(Twist())  # heard whenever the encoder has matched it
     robot.until(lambda: int(robot.values("context_encoder").get("transitions", 0)) > 30, "transitions")
     assert "state to command" not in robot.values("context_encoder")
     robot.says(OK, "ok", "context_encoder")
@@ -309,9 +307,9 @@ def test_a_policy_does_not_start_beside_another_publisher(robot: BaseRobot) -> N
         robot.run(0.5)
         robot.start(activate=False)
         robot.until(lambda: robot.probe.node.count_publishers("cmd_vel") == 2, "both publishers")
-        answer = robot.activate()
-        assert not answer and robot.own() == 0
-        assert "'cmd_vel' is also published by /joystick: stop it, remap it" in robot.log("policy")
+        said = "'cmd_vel' is also published by /joystick: stop it, remap it"
+        robot.until(lambda: robot.activate() or said in robot.log("policy"), "a refusal that names the other")
+        assert not robot.activate() and robot.own() == 0
     robot.until(lambda: robot.activate(), "activation once the other is gone")
     robot.acts()
 

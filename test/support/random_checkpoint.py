@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from spc_core.contract.contract import Contract, load_contract
+from spc_core.contract.sections import ActionVector
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spc_core.deploy.vote_model import COUNTS, VoteModel
 from spc_core.method.agent import Agent
@@ -60,9 +61,10 @@ def loaded_random_checkpoint(folder: Path, family: str, method: str = "spc") -> 
         agent.task_means.uniform_(-1, 1)
     inputs = base.agent.observation_dim + base.agent.action_dim
     model = random_vote_model(inputs, agent.context_dim) if agent.context_encoder is not None else None
-    action = base.contract.action
-    slow = tuple(5 * (high - low) for low, high in zip(action.low, action.high, strict=True))
-    contract = dataclasses.replace(base.contract, action=dataclasses.replace(action, max_rate=slow))
+    (part,) = base.contract.action.parts
+    slow = tuple(5 * (high - low) for low, high in zip(part.low, part.high, strict=True))
+    action = ActionVector((dataclasses.replace(part, max_rate=slow),))
+    contract = dataclasses.replace(base.contract, action=action)
     return dataclasses.replace(base, agent=agent, config=config, contract=contract, vote_model=model)
 
 
