@@ -67,7 +67,7 @@ def train_together(seats: Sequence[Seat], stopped: list[int]) -> list[TrainingEr
             behind = min(seat.run.progress.update for seat in waiting)
             together = [seat for seat in waiting if seat.run.progress.update == behind]
             ahead = [seat.run.progress.update for seat in waiting if seat.run.progress.update > behind]
-            if not stacks(config, len(together), together[0].run.device.type):
+            if not _stacked([seat.run for seat in together]):
                 together, ahead = together[:1], []
             failed = _train_until(together, min(ahead, default=config.updates), bar, stopped)
             if failed and len(seats) == 1:
@@ -116,13 +116,18 @@ def _updater(
     runs: Sequence[TrainingRun],
 ) -> tuple[Callable[[list[Batch], int], list[dict[str, Tensor]]], Callable[[], None]]:
     """The update of all runs at once, and what must be called before they are saved."""
-    config = runs[0].config
-    if not stacks(config, len(runs), runs[0].device.type):
+    if not _stacked(runs):
         (run,) = runs
         return lambda batches, number: [run.learner.update(batches[0], number)], lambda: None
     _check_memory(runs)
     stack = StackedLearner([run.learner for run in runs], rows_for([run.sampler for run in runs]))
     return stack.update, stack.share
+
+
+def _stacked(runs: Sequence[TrainingRun]) -> bool:
+    """Whether the runs train as a stack, which does not share a batch with other processes."""
+    run = runs[0]
+    return run.group.world == 1 and stacks(run.config, len(runs), run.device.type)
 
 
 def _check_memory(runs: Sequence[TrainingRun]) -> None:

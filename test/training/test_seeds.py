@@ -17,8 +17,9 @@ from spc_core.method.fused import FusedLearner
 from spc_core.method.stacked import StackedLearner, bytes_of_update
 from spc_core.training import loop
 from spc_core.training.bench_train import new_agent
+from spc_core.training.distributed import Group
 from spc_core.training.run_log import BadLoss, LossWatch
-from spc_core.training.run_state import TrainingError
+from spc_core.training.run_state import TrainingError, TrainingRun
 from spc_core.training.train import data_stats, train, train_seeds
 from support.synthetic import tiny_config, write_dataset
 
@@ -150,3 +151,12 @@ def doubled(batch: Batch) -> Batch:
     names = ("observations", "actions", "rewards", "terminated")
     wide = {name: torch.cat([getattr(batch, name)] * 2, 1) for name in names}
     return dataclasses.replace(batch, **wide, context_of=torch.cat([batch.context_of] * 2))
+
+
+def test_a_run_of_several_processes_is_no_stack(dataset, tmp_path):
+    """Its gradients are averaged over the processes, which a stack does not do."""
+    data, config = load_dataset(dataset), tiny_config(compile="on")
+    run = TrainingRun(data, data_stats(data), tmp_path, config, Group(torch.device("cpu")))
+    assert loop._stacked([run])
+    run.group.world = 2
+    assert not loop._stacked([run])
