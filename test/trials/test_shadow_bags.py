@@ -83,7 +83,13 @@ def test_live_and_recorded_comparisons_agree(nodes: NodeGroup, probe: Probe, tmp
     def connected() -> bool:
         return episodes.get_subscription_count() == robot.listeners() == commands.get_subscription_count() - 1 == 2
 
+    def heard() -> bool:
+        return {"/wheels", "/goal", "/cmd_vel", "/reward"} <= set(
+            robot.values("recorder").get("received", "").split(", ")
+        )
+
     robot.until(connected, "policy, recorder and our own ear", each=drive)
+    robot.until(heard, "a message of each topic in the recorder", each=drive)
     robot.says(OK, "shadow: nothing is sent to the robot", each=drive)
     before = json.loads(robot.call("policy/report", Trigger).message)["shadow"]
     info = EpisodeInfo("running", "base/slow", {}, 1, 0, time.time_ns())
