@@ -46,7 +46,8 @@ def compare(plan: Plan, jobs: int, command: Sequence[str], on_finished: Callable
     if stopped:
         raise KeyboardInterrupt("all children are stopped; run the same command to resume")
     if work.failures:
-        raise CompareError("\n".join([f"{len(work.failures)} of {len(plan.runs())} runs failed", *work.failures]))
+        failed = sum(not run.finished() for run in plan.runs())
+        raise CompareError("\n".join([f"{failed} of {len(plan.runs())} runs failed", *work.failures]))
 
 
 class _Comparison:

@@ -98,12 +98,6 @@ class StackedLearner:
         losses |= self._update_policy(stack)
         return [{name: values[index] for name, values in losses.items()} for index in range(len(self.learners))]
 
-    def gradient(self, name: str, index: int) -> Tensor:
-        """The last gradient of a learner's weight, named `agent.` or `club.` and its name there."""
-        gradient = self._tensors[name].grad
-        assert gradient is not None
-        return gradient[index]
-
     def share(self) -> None:
         """Give each learner's optimisers their part of the states."""
         for index, (learner, own) in enumerate(zip(self.learners, self._own, strict=True)):

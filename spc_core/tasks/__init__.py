@@ -11,7 +11,6 @@ from .arm import Task, TaskEnv
 from .arm_payload import ArmPayload
 from .arm_reach import ArmReach
 from .base_drive import BaseDrive
-from .physics import stop_timers
 
 __all__ = [
     "SPLITS",
@@ -26,7 +25,6 @@ __all__ = [
     "tasks",
 ]
 
-stop_timers()
 
 # Settings are chosen by "val" alone; who looks at "id" or "ood" while choosing has no held-out tasks left.
 SPLITS = ("train", "val", "id", "ood")

@@ -19,6 +19,7 @@ from spc_core.contract.sections import Stream
 from spc_core.system.config_files import suggest
 
 from .arm import Task, TaskEnv
+from .physics import load_model
 
 COMPONENTS = {4: "wxyz"}  # MuJoCo writes quaternions so; every other vector is x, y, z
 ONE_NUMBER = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
@@ -227,6 +228,6 @@ def _load(path: Path) -> mujoco.MjModel:
     if not path.is_file():
         raise ModelError(f"model {path}: no such file; give the path of an MJCF")
     try:
-        return mujoco.MjModel.from_xml_path(str(path))
+        return load_model(path)
     except ValueError as error:
         raise ModelError(f"model {path}: not a model that MuJoCo can read: {error}") from None

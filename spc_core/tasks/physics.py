@@ -15,7 +15,13 @@ from pathlib import Path
 import mujoco
 
 
-def stop_timers() -> None:
+def load_model(file: Path) -> mujoco.MjModel:
+    """Compile a model. Steps of this process read no clock from then on."""
+    _stop_timers()
+    return mujoco.MjModel.from_xml_path(str(file))
+
+
+def _stop_timers() -> None:
     """Let MuJoCo read no clock within a step: a third of the time of a small model, for `MjData.timer`, unread here.
 
     The package installs a C function in the global `mjcb_time`, which set_mjcb_time(None) installs again (mujoco 4.0,
@@ -33,4 +39,4 @@ def new_model(file: Path) -> mujoco.MjModel:
 
 @functools.cache
 def _compiled(file: Path) -> mujoco.MjModel:
-    return mujoco.MjModel.from_xml_path(str(file))
+    return load_model(file)

@@ -110,7 +110,7 @@ def bench_seeds(
     def mean(values: Sequence[float]) -> float:
         return share * values[0] + (1 - share) * values[-1]
 
-    wall, cpu = ([mean([row[i].__dict__[key] for row in timings]) for i in range(3)] for key in ("wall_ms", "cpu_ms"))
+    wall, cpu = ([mean([getattr(row[i], key) for row in timings]) for i in range(3)] for key in ("wall_ms", "cpu_ms"))
     return SeedsBench(
         method=config.method.name, size=size, threads=torch.get_num_threads(), seeds=seeds,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spc_core.contract.contract import UNFILLED_SAFE
+from spc_core.contract.section_readers import UNFILLED_SAFE
 from spc_ros.doctor.contract_choices import limits, max_rate
 from spc_ros.doctor.contract_design import Design
 from spc_ros.doctor.field_choices import FLOAT_ARRAYS, Choice, unit_lengths

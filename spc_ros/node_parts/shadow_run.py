@@ -66,6 +66,5 @@ class ShadowRun:
             return
         for role, t_ns, values in samples:
             if role.is_action:
-                self.comparison.incumbent(
-                    t_ns + self._is_state(t_ns), values, role.part
-                )  # counts as 1 ns after its state
+                counts_ns = t_ns + self._is_state(t_ns)  # 1 ns after its state
+                self.comparison.incumbent(counts_ns, values, role.part)

@@ -71,8 +71,8 @@ class PolicyNode(ManagedNode):
         warn_once = self.diagnostics.warn_once
         self._shadow = None
         if p.shadow:
-            received = self._aligner.is_state, lambda topic: self._topics.receive_ns(topic)
-            self._shadow = ShadowRun(self, contract, p.lockstep, warn_once, *received)
+            is_state, receive_ns = self._aligner.is_state, lambda topic: self._topics.receive_ns(topic)
+            self._shadow = ShadowRun(self, contract, p.lockstep, warn_once, is_state, receive_ns)
         self._commands = CommandPublisher(self, contract, p.lockstep, prefix=PREFIX if p.shadow else "")
         self._rivals = OtherPublishers(self, [part.topic for part in contract.action.parts])
         events = f"{PREFIX if p.shadow else ''}{INTERVENTION_TOPIC}"

@@ -77,6 +77,16 @@ def test_the_doctor_says_what_to_write_for_a_contract_without_hold(tmp_path):
     assert said.endswith("say hold: true in the contract's action")
 
 
+def test_the_doctor_offers_hold_where_commands_are_neither_steady_nor_plainly_irregular(tmp_path):
+    """Six of ten intervals are those of a steady publisher: no proposal, but the loss of most periods is explained."""
+    steps = [15, 5, 15, 15, 25, 15, 28, 15, 15, 4] * 4
+    bag = record(tmp_path / "bag", [k for k in np.cumsum(steps).tolist() if k < STATES])
+    text = propose(bag)
+    assert "hold" not in yaml.safe_load(text)["action"]
+    (said,) = findings(bag, parse_contract(completed(text, REWARD), "proposal"))
+    assert "say hold: true in the contract's action" in said
+
+
 @pytest.mark.parametrize(
     ("at", "speed"),
     [
