@@ -144,7 +144,7 @@ def _check_memory(runs: Sequence[TrainingRun]) -> None:
             "or with --compile off one after the other"
         )
     if len(runs) > 1:
-        tqdm.write(f"{text}; the compiler takes a few minutes at first")
+        tqdm.write(f"{text}; compiling takes minutes the first time")
 
 
 def _free_bytes(device: torch.device) -> int | None:
