@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 Answer = tuple[bool, str]  # whether the request was accepted, and the effect or the reason
 
 
@@ -13,9 +15,9 @@ class TrialControl:
     running episode end. An abort ends the trial at once in any phase. None of them discards a finished episode.
     """
 
-    def __init__(self, operator: bool = False) -> None:
-        """`operator`: each episode waits for ready() and ends with judge()."""
-        self.operator = operator
+    def __init__(self, operator: bool = False, problem: Callable[[], str] = lambda: "") -> None:
+        """`operator`: each episode waits for ready() and ends with judge(); `problem`: what is wrong with the robot."""
+        self.operator, self._problem = operator, problem
         self.phase = "between"  # between | episode | verdict
         self.paused = self.aborted = self.stopped = False
         self.invalid_reason = ""  # why the running episode does not count; empty: it counts
@@ -33,6 +35,8 @@ class TrialControl:
             if self.paused:
                 return "resume: the trial is paused"
             if self.operator and not self._ready:
+                if problem := self._problem():
+                    return f"the robot, which {problem}"
                 return "the operator: bring the robot to its start, then call continue"
         return ""
 
@@ -60,16 +64,16 @@ class TrialControl:
             if self.phase == "episode":
                 self.invalid_reason = "emergency stop"
 
-    def ready(self, problem: str = "") -> Answer:
-        """Note from the operator that the robot is at its start; refused while there is a `problem` with the robot."""
+    def ready(self) -> Answer:
+        """Note from the operator that the robot is at its start."""
         if not self.operator:
             return False, "this trial runs without an operator; set the parameter operator"
         if self.phase != "between" or self._ready:
             return False, "the trial is not waiting for this now"
         if self.stopped:
             return False, "the emergency stop is pressed; release it first"
-        if problem:
-            return False, problem
+        if problem := self._problem():
+            return False, f"the robot {problem}"
         self._ready = True
         return True, self.waits_for or "the episode starts"
 

@@ -49,9 +49,9 @@ class RobotEpisodes:
 
     @property
     def problem(self) -> str:
-        """Why no episode can start on the robot now; empty: it can."""
+        """What the robot does or lacks, so that no episode can start on it now; empty: one can."""
         if self._newest_ns() <= 0 or self._silence_s() > SILENT_S:
-            return "the robot publishes no state; is it on?"
+            return "publishes no state; is it on?"
         return ""
 
     def prepare_policy(self) -> None:
@@ -74,7 +74,7 @@ class RobotEpisodes:
         self._await_recorder()
         start_ns = self._newest_ns()
         if problem := self.problem:
-            raise EpisodeBroken(problem)
+            raise EpisodeBroken(f"the robot {problem}")
         self._terminated = self._stopped = False
         self._info = EpisodeInfo("running", task_id, {}, self._info.episode + 1, seed, start_ns)
         self._publish_info()

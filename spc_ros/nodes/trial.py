@@ -74,7 +74,8 @@ class TrialNode(DriverNode):
         super().__init__("trial", PARAMS)
         p = self.params
         contract = load_contract(find_config("contracts", p.contract or p.family))
-        self.log, self.control = TrialLog(p.out), TrialControl(p.operator)
+        self.log = TrialLog(p.out)
+        self.control = TrialControl(p.operator, lambda: self._robot.problem if self._robot else "")
         try:
             options = TrialOptions.of(p)
             self.trial = make_trial(options)
@@ -269,7 +270,7 @@ class TrialNode(DriverNode):
             "pause": self.control.pause,
             "resume": self.control.resume,
             "abort": self.control.abort,
-            "continue": lambda: self.control.ready(self._robot.problem if self._robot else ""),
+            "continue": self.control.ready,
         }
         for name, act in plain.items():
             self.create_service(Trigger, f"~/{name}", lambda _, response, act=act: self._answer(response, act))

@@ -89,7 +89,7 @@ def test_a_trial_is_conducted_from_the_screen(tiny_checkpoint: Path, tmp_path: P
         terminal = Terminal(domain)
         try:
             terminal.shows("no trial found; looking for one")
-            terminal.shows("bring the robot to its start, then call continue")
+            terminal.shows("bring the robot to its start, then call continue")  # which it is told once the robot is on
             terminal.press("c")
             terminal.shows("> continue")
             terminal.shows("trial waits for: the operator's verdict")

@@ -165,11 +165,13 @@ def test_no_operator_no_questions() -> None:
 
 
 def test_the_operator_is_asked_before_and_after() -> None:
-    control = TrialControl(operator=True)
+    problem = ["is off"]
+    control = TrialControl(operator=True, problem=lambda: problem[0])
+    assert control.waits_for == "the robot, which is off" and control.ready() == (False, "the robot is off")
+    problem[0] = ""
     assert "continue" in control.waits_for
     with pytest.raises(RuntimeError, match="cannot start now"):
         control.begin()
-    assert control.ready("it is off") == (False, "it is off") and control.waits_for
     assert control.ready()[0] and not control.ready()[0] and control.waits_for == ""
     control.begin()
     assert control.judge(True)[0] is False, "not while it runs"
