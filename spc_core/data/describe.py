@@ -96,7 +96,7 @@ class Description:
         """Possible problems for training."""
         contract, whole = self.contract, self.whole
         notes = [
-            f"observation {name} never changes: training refuses it; take it out of the contract"
+            f"observation {name} never changes: training ignores it; record it where it does, or leave it out"
             for name, spread in zip(contract.observation_names, whole.observation, strict=True)
             if spread.low == spread.high
         ]

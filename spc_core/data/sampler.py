@@ -23,13 +23,16 @@ ROWS = 64  # room is a multiple of this
 class Sampler:
     """Uniform over tasks, then over a task's windows; no window crosses an episode, a cut or a task.
 
+    An episode shorter than a window has one, which the batch's `count` ends. Inner transitions are in more windows than
+    the first and last ones: `count` makes up for it, so that the policy's losses weigh all transitions of a task alike.
+
     Of `world` processes with the same seed, each draws the same batch, and gets its share of each task's windows.
     """
 
     def __init__(
         self, data: PackedDataset, stats: Stats, config: TrainConfig, seed: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Raises ConfigError for a horizon, a number of tasks or a `world` that the dataset or batch cannot give."""
+        """Raises ConfigError for a number of tasks or a `world` that the dataset or batch cannot give."""
         if config.tasks_per_batch > len(data.tasks):
             raise ConfigError(
                 f"tasks_per_batch is {config.tasks_per_batch}, but the dataset has {len(data.tasks)} tasks; "
@@ -56,31 +59,28 @@ class Sampler:
         order = np.argsort(task, kind="stable")  # all tables below are in this order, task by task
         self._episode, self._start, self._length = order, starts[order], lengths[order]
         self._first_episode = np.searchsorted(task[order], np.arange(self._task_count + 1))
-        ends = np.cumsum(np.maximum(self._length - self.config.horizon + 1, 0))
+        ends = np.cumsum(np.maximum(self._length - self.config.horizon + 1, 1))
         self._window_ends = ends  # windows up to and with each episode
         bounds = np.concatenate([[0], ends])[self._first_episode]
         self._first_window, self._window_count = bounds[:-1], np.diff(bounds)
-        for index in np.flatnonzero(self._window_count == 0)[:1]:
-            longest = self._length[self._first_episode[index] : self._first_episode[index + 1]].max(initial=0)
-            raise ConfigError(
-                f"horizon is {self.config.horizon}, but the longest episode of task {data.tasks[index].task_id} has "
-                f"{longest} transitions; use a smaller horizon or longer recordings"
-            )
+        self._windows_per_step = self._window_count / np.bincount(task, lengths, self._task_count)
 
     def batch(self) -> Batch:
         """One batch on the CPU, or this process's share of it."""
         config, stats = self.config, self.stats
         tasks = self.rng.choice(self._task_count, config.tasks_per_batch, replace=False)
-        first, episode = self._windows(tasks)
+        first, place = self._windows(tasks)
         context, weight = self._contexts(tasks)
-        first, episode = first[:, self._share, None], episode[:, self._share, None]
-        steps = first + np.arange(config.horizon)  # (T, W, H)
-        rows = first + episode + np.arange(config.horizon + 1)  # an episode has one row more than steps
+        first, place = first[:, self._share, None], place[:, self._share, None]
+        episode, end = self._episode[place], self._start[place] + self._length[place]
+        steps = np.minimum(first + np.arange(config.horizon), end - 1)  # (T, W, H)
+        rows = np.minimum(first + np.arange(config.horizon + 1), end) + episode  # one row more than steps
         return Batch(
             observations=torch.from_numpy(stats.observation(self._observations[rows])),
             actions=torch.from_numpy(stats.action(self._actions[steps])),
             rewards=torch.from_numpy(stats.reward(self._rewards[steps])),
             terminated=torch.from_numpy(self._terminated[steps].astype(np.float32)),
+            count=torch.from_numpy(self._count(tasks, first, place)),
             context=torch.from_numpy(context),
             context_weight=torch.from_numpy(weight),
             task=torch.from_numpy(tasks),
@@ -88,12 +88,20 @@ class Sampler:
         )
 
     def _windows(self, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First steps and episodes (T, W): a number among all windows of the task says both."""
+        """First steps, and places of their episodes in the tables (T, W): a number among a task's windows says both."""
         number = self._below(self._window_count[tasks][:, None], (len(tasks), self.config.windows_per_task))
         number += self._first_window[tasks][:, None]
         place = np.searchsorted(self._window_ends, number, side="right")
-        last = self._start[place] + self._length[place] - self.config.horizon
-        return last + 1 + number - self._window_ends[place], self._episode[place]
+        last = self._start[place] + np.maximum(self._length[place] - self.config.horizon, 0)
+        return last + 1 + number - self._window_ends[place], place
+
+    def _count(self, tasks: np.ndarray, first: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """How much each transition (T, W, H) counts: one over the windows that hold it; 0 after the episode's end."""
+        horizon, length = self.config.horizon, self._length[place]
+        at = first - self._start[place] + np.arange(horizon)
+        windows = np.minimum(np.minimum(at + 1, length - at), np.clip(length - horizon + 1, 1, horizon))
+        mean = horizon * self._windows_per_step[tasks][:, None, None]  # makes the count of a task 1 on average
+        return np.where(windows > 0, mean / np.maximum(windows, 1), 0).astype(np.float32)
 
     def _contexts(self, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Transitions (T, C, N, 2 O + A + 1), zero where unused, and weights (T, C, N) of the tasks' contexts."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spc_core.method.config import TrainConfig
-from spc_core.method.iql import Actor, Critic, actor_loss, bellman_loss, expectile_loss
+from spc_core.method.iql import Actor, Critic, actor_loss, bellman_loss, bellman_target, expectile_loss
 from spc_core.method.layers import ema_
 from spc_core.method.losses import ClubBound, contrastive_loss, focal_loss, mean_over_steps, step_mask
 from spc_core.method.normalize import TaskScale
@@ -32,6 +32,7 @@ class Batch:
     actions: Tensor  # (T, W, H, A)
     rewards: Tensor  # (T, W, H)
     terminated: Tensor  # (T, W, H), 0 or 1
+    count: Tensor  # (T, W, H), how much the policy's losses count a transition, 1 on average; 0 after an episode's end
     context: Tensor  # (T, C, N, 2 O + A + 1), zeros where the weight is 0
     context_weight: Tensor  # (T, C, N), 0 or 1; a row of zeros is the empty context
     task: Tensor  # (T,), index of the training task
@@ -107,8 +108,9 @@ class Learner:
 
     OPTIMIZER: dict[str, Any] = {"foreach": False}  # arguments of torch's optimisers
 
-    def __init__(self, agent: Agent) -> None:
-        self.agent, self.config = agent, agent.config
+    def __init__(self, agent: Agent, terminal_value: float = 0.0) -> None:
+        """`terminal_value`: what a terminal state is worth on the scale of the batches' rewards."""
+        self.agent, self.config, self.terminal_value = agent, agent.config, terminal_value
         config, method = agent.config, agent.config.method
         model = [p for p in agent.world_model.parameters() if p.requires_grad]
         context = [] if agent.context_encoder is None else list(agent.context_encoder.parameters())
@@ -158,7 +160,7 @@ class Learner:
         total = contexts.z.new_zeros(())
         if model.learnt:
             consistency, rewards = self._rollout(batch, contexts.z)
-            mask = step_mask(batch.terminated.flatten(0, 1))
+            mask = step_mask(batch.terminated.flatten(0, 1)) * (batch.count.flatten(0, 1) > 0)
             errors = [(reward - batch.rewards[..., t].flatten()).square() for t, reward in enumerate(rewards)]
             losses["consistency"] = mean_over_steps(consistency, mask, weights.horizon_discount)
             losses["reward"] = mean_over_steps(errors, mask, weights.horizon_discount)
@@ -242,14 +244,18 @@ class Learner:
         values = critic.values(latents, z)  # (T W, H + 1)
         value, next_value = values[:, :-1].flatten(), values[:, 1:].flatten().detach()
         target_q = critic.target_action_value(latent, actions, z_before)
-        v_loss = expectile_loss(target_q - value, loss.expectile)
+        count = batch.count.flatten()
+        v_loss = expectile_loss(target_q - value, loss.expectile, count)
 
         q = critic.action_values(latent, actions, z_before)
-        q_loss = bellman_loss(q, batch.rewards.flatten(), batch.terminated.flatten(), next_value, loss.discount)
+        ended, worth = batch.terminated.flatten(), self.terminal_value
+        target = bellman_target(batch.rewards.flatten(), ended, next_value, loss.discount, worth)
+        q_loss = bellman_loss(q, target, count)
 
         mean, log_std = self.agent.actor(latent, z_before)
         advantage = target_q - value.detach()
-        pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
+        temperature, clip = loss.advantage_temperature, loss.advantage_clip
+        pi_loss = actor_loss(mean, log_std, action, advantage, temperature, clip, count)
 
         return v_loss + q_loss + pi_loss, {"v": v_loss, "q": q_loss, "actor": pi_loss}
 

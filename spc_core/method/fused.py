@@ -58,9 +58,9 @@ class FusedLearner(Learner):
 
     OPTIMIZER = {"fused": True}
 
-    def __init__(self, agent: Agent, generator: torch.Generator | None = None) -> None:
+    def __init__(self, agent: Agent, generator: torch.Generator | None = None, terminal_value: float = 0.0) -> None:
         """`generator` gives the noise of the samples; None: torch's own."""
-        super().__init__(agent)
+        super().__init__(agent, terminal_value)
         self.generator = generator
         self.device_type = agent.task_means.device.type
         self.half = uses_bfloat16(agent.config, self.device_type)

@@ -50,21 +50,27 @@ class Critic(nn.Module):
         return self.target_q(torch.cat([latent, action, z], -1)).squeeze(-1).amin(0)
 
 
-def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
-    """Mean of |expectile - 1(difference < 0)| * difference^2, with difference = Q - V."""
-    return (torch.where(difference < 0, 1 - expectile, expectile) * difference.square()).mean()
+def expectile_loss(difference: Tensor, expectile: float, count: Tensor) -> Tensor:
+    """Mean of |expectile - 1(difference < 0)| * difference^2, with difference = Q - V; a row counts `count` (B,)."""
+    return (count * torch.where(difference < 0, 1 - expectile, expectile) * difference.square()).mean()
 
 
-def bellman_loss(q: Tensor, reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float) -> Tensor:
-    """Squared error of both Q (2, B) against r + discount (1 - terminated) V(s'); mean over batch, sum over Q."""
-    target = reward + discount * (1 - terminated) * next_value
-    return (q - target).square().mean(-1).sum()
+def bellman_loss(q: Tensor, target: Tensor, count: Tensor) -> Tensor:
+    """Squared error of both Q (2, B) against the target (B,), mean over the batch, sum over Q."""
+    return (count * (q - target).square()).mean(-1).sum()
+
+
+def bellman_target(
+    reward: Tensor, terminated: Tensor, next_value: Tensor, discount: float, terminal_value: float
+) -> Tensor:
+    """r + discount V(s'), where V of a terminal state is `terminal_value`."""
+    return reward + discount * torch.where(terminated > 0, terminal_value, next_value)
 
 
 def actor_loss(
-    mean: Tensor, log_std: Tensor, action: Tensor, advantage: Tensor, temperature: float, clip: float
+    mean: Tensor, log_std: Tensor, action: Tensor, advantage: Tensor, temperature: float, clip: float, count: Tensor
 ) -> Tensor:
     """-min(exp(temperature * advantage), clip) * log Normal(action; mean, std), mean over the batch."""
-    weight = torch.exp(temperature * advantage).clamp(max=clip)
+    weight = count * torch.exp(temperature * advantage).clamp(max=clip)
     log_likelihood = -0.5 * ((action - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
     return -(weight * log_likelihood.sum(-1)).mean()

@@ -12,6 +12,8 @@ import numpy as np
 from spc_core.contract.contract import Contract
 from spc_core.method.config import ConfigError
 
+NEVER_CHANGED = 1e30  # spread of a field that is constant in the data: on unit scale it is 0, whatever it reads later
+
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
@@ -43,8 +45,17 @@ class Stats:
         """(..., A) in [-1, 1] to the contract's units, float64."""
         return self.action_low + (np.asarray(action, np.float64) + 1) / 2 * self.action_span
 
+    @property
+    def ignored(self) -> np.ndarray:
+        """(O,) bool, the observed fields that never changed in the data, and that nothing can be learnt from."""
+        return self.observation_std >= np.float32(NEVER_CHANGED)
+
     def reward(self, reward: Any) -> Any:
         return np.float32((reward - self.reward_mean) / self.reward_std)
+
+    def terminal_value(self, discount: float) -> float:
+        """What no more rewards are worth: a shifted reward of 0, for ever. A plain 0 would pay as the mean reward."""
+        return -self.reward_mean / self.reward_std / (1 - discount)
 
     def transition(
         self, observation: np.ndarray, action: np.ndarray, reward: np.ndarray | float, next_observation: np.ndarray
@@ -140,22 +151,23 @@ class Moments:
 def compute_stats(contract: Contract, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Stats:
     """Statistics of chunks of data: pairs of consecutive observations (N, 2, O), and rewards (N,).
 
-    Raises ValueError naming a field that never changes.
+    Raises ValueError where no observation, or no reward, ever changes.
     """
     seen, change, reward = Moments(), Moments(), Moments()
     for observations, rewards in chunks:
         seen.add(observations[:, 0])
         change.add(observations[:, 1] - observations[:, 0])
         reward.add(rewards[:, None])
-    constant = [name for name, s in zip(contract.observation_names, seen.std, strict=True) if not s > 1e-8]
-    if constant:
-        raise ValueError(f"observation {', '.join(constant)} never changes in the data; remove it from the contract")
+    varies = seen.std > 1e-8
+    if not varies.any():
+        raise ValueError(f"no observation ever changes in the data: {', '.join(contract.observation_names)}")
     if not reward.std[0] > 1e-8:
         raise ValueError(f"the reward is {reward.mean[0]:g} in every transition; nothing can be learnt from it")
+    spread = np.where(varies, seen.std, NEVER_CHANGED)
     return Stats(
         observation_mean=seen.mean.astype(np.float32),
-        observation_std=seen.std.astype(np.float32),
-        change_std=np.maximum(change.std, 1e-6).astype(np.float32),
+        observation_std=spread.astype(np.float32),
+        change_std=np.where(change.std > 1e-6 * spread, change.std, spread).astype(np.float32),
         reward_mean=float(reward.mean[0]),
         reward_std=float(reward.std[0]),
         action_low=np.asarray(contract.action.low, np.float32),

@@ -219,7 +219,7 @@ class _Lane(nn.Module):
 
     def __init__(self, learner: FusedLearner) -> None:
         super().__init__()
-        self.learner = _TracedLearner(copy.deepcopy(learner.agent))
+        self.learner = _TracedLearner(copy.deepcopy(learner.agent), learner.terminal_value)
         self.agent = self.learner.agent
         if self.learner.club is not None:
             self.club = self.learner.club

@@ -56,7 +56,9 @@ class TrainingRun:
         if isinstance(latent := self.agent.world_model.latent, Raw):
             latent.scale.copy_(torch.from_numpy(stats.change_std / stats.observation_std))
         self.generator = torch.Generator(self.device)
-        self.learner = FusedLearner(self.agent, self.generator)
+        self.learner = FusedLearner(
+            self.agent, self.generator, terminal_value=stats.terminal_value(config.loss.discount)
+        )
         self._modules = {"agent": self.agent} | ({"club": self.learner.club} if self.learner.club else {})
         for module in self._modules.values():
             group.broadcast(module.state_dict().values())

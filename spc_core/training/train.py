@@ -84,6 +84,11 @@ def _train(dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: 
             torch.set_num_threads(config.threads)
         keep_freed_memory()
         stats, seats = data_stats(data), []
+        if group.is_leader and stats.ignored.any():
+            names = [name for name, none in zip(data.contract.observation_names, stats.ignored, strict=True) if none]
+            print(
+                f"{', '.join(names)} never changes in the data, so it is ignored; is that sensor meant to be observed?"
+            )
         for out, own in configs.items():
             run = TrainingRun(data, stats, out, own, group)
             _prepare(out, overwrite, group)
@@ -143,7 +148,7 @@ def _prepare(out: Path, overwrite: bool, group: Group) -> None:
 
 
 def data_stats(data: PackedDataset) -> Stats:
-    """Normalisation statistics of a dataset. Raises DatasetError for a constant field or an outlier."""
+    """Normalisation statistics of a dataset. Raises DatasetError for an outlier, or where nothing changes."""
     steps = np.unique(np.linspace(0, data.step_count - 1, STATS_STEPS).astype(np.int64))
     refuse_outliers(data, steps)
     rows = steps + np.searchsorted(data.episode_starts, steps, side="right") - 1

@@ -96,7 +96,8 @@ def test_actions_at_and_beyond_limits(tmp_path):
         and description.whole.beyond == (0.125, 0.0)
     )
     assert description.notes() == [
-        "observation joint_states.position.y never changes: training refuses it; take it out of the contract",
+        "observation joint_states.position.y never changes: training ignores it; record it where it does, "
+        "or leave it out",
         "the reward is 1 in every transition: nothing can be learnt from it",
         "action velocity.x is beyond its limits in 12.50% of transitions",
         "action velocity.x is at a limit in 38% of transitions",

@@ -67,10 +67,10 @@ def test_windows_are_uniform_over_many_episodes_of_very_different_lengths():
     """One window in a short episode is drawn as often as one in a long episode, whatever stands between."""
     data = numbered([[5], [4, 5, 1, 204, 4, 7, 5], [9]])
     sampler = make_sampler(data, windows_per_task=1000)
-    first = np.concatenate([sampler._windows(np.array([1]))[0][0] for _ in range(205)])
+    first = np.concatenate([sampler._windows(np.array([1]))[0][0] for _ in range(208)])
     counts = np.unique(first, return_counts=True)[1]
-    assert len(counts) == 1 + 200 + 3 + 1
-    assert chi_square(counts) < 272.9  # 99.9 % of chi-square with 204 degrees of freedom
+    assert len(counts) == 1 + 1 + 1 + 200 + 1 + 3 + 1
+    assert chi_square(counts) < 276.4  # 99.9 % of chi-square with 207 degrees of freedom
 
 
 def test_batches_hold_real_windows_with_their_own_next_observations(data):
@@ -116,9 +116,12 @@ def test_no_window_and_no_context_leaves_its_episode_or_task(tasks, contexts):
         assert batch.context.shape == (2, contexts, 9, 7) and batch.context_weight.shape == (2, contexts, 9)
         seen = units(batch.observations, stats.observation_mean, stats.observation_std)
         rows, episodes = seen[..., 0], seen[..., 1]
-        assert (np.diff(rows) == 1).all() and (episodes == episodes[..., :1]).all()
+        counted = batch.count.numpy() > 0
+        assert counted[..., 0].all() and (np.diff(rows)[counted] == 1).all() and (np.diff(rows)[~counted] == 0).all()
+        assert (episodes == episodes[..., :1]).all()
         assert (task_of_row[rows] == batch.task.numpy()[:, None, None]).all()
-        assert (units(batch.rewards, stats.reward_mean, stats.reward_std) + episodes[..., 1:] == rows[..., :-1]).all()
+        steps = units(batch.rewards, stats.reward_mean, stats.reward_std)
+        assert (steps + episodes[..., 1:] == rows[..., :-1])[counted].all()
         used = batch.context_weight.numpy() > 0
         rows = units(batch.context[..., :2], stats.observation_mean, stats.observation_std)
         assert (task_of_row[rows[used][:, 0]] == np.broadcast_to(batch.task[:, None, None], used.shape)[used]).all()
@@ -200,9 +203,31 @@ def test_windows_that_cannot_be_shared_are_refused_by_name(data):
         make_sampler(data, rank=2, world=2)
 
 
-def test_window_longer_than_every_episode_is_refused_by_name(data):
-    with pytest.raises(ConfigError, match="horizon is 13, but the longest episode of task point/train/00 has 12"):
-        make_sampler(data, horizon=13)
+def test_the_policy_learns_from_every_transition_of_a_task_alike():
+    """Summed over all windows of a task, each transition counts the same: first and last ones, those of short episodes
+    too; and the mean over a batch is the mean over transitions."""
+    data = numbered([[4, 5, 1, 30, 6, 2]])
+    windows = 1 + 1 + 1 + 26 + 2 + 1
+    sampler = make_sampler(data, tasks_per_batch=1, windows_per_task=windows)
+    sampler._below = lambda bound, shape: np.arange(shape[1])[None] % bound  # each window once
+    batch = sampler.batch()
+    steps = units(batch.rewards, sampler.stats.reward_mean, sampler.stats.reward_std).ravel()
+    count = np.bincount(steps, batch.count.numpy().ravel())
+    assert count.shape == (48,)
+    np.testing.assert_allclose(count, 5 * windows / 48, rtol=1e-5)
+    assert float(batch.count.mean()) == pytest.approx(1)
+
+
+def test_an_episode_shorter_than_a_window_is_one_window_that_ends_with_it():
+    data = numbered([[3], [3]])
+    data.terminated[[2, 5]] = True
+    sampler = make_sampler(data, tasks_per_batch=2)
+    batch = sampler.batch()
+    rows = units(batch.observations, sampler.stats.observation_mean, sampler.stats.observation_std)[..., 0]
+    own = 4 * batch.task.numpy()[:, None, None]
+    assert (rows - own == [0, 1, 2, 3, 3, 3]).all()
+    assert (batch.count > 0).tolist() == [[[True] * 3 + [False] * 2] * 4] * 2
+    assert batch.terminated[:, :, :3].tolist() == [[[0, 0, 1]] * 4] * 2
 
 
 def test_a_batch_of_more_tasks_than_there_are_is_refused(data):

@@ -18,8 +18,8 @@ def make_batch(empty_context: bool = False) -> Batch:
     weight = torch.zeros(3, 4, 6) if empty_context else torch.ones(3, 4, 6)
     return Batch(
         observations=torch.randn(3, 4, 6, 2), actions=torch.rand(3, 4, 5, 2) * 2 - 1, rewards=torch.randn(3, 4, 5),
-        terminated=torch.zeros(3, 4, 5), context=torch.randn(3, 4, 6, 7), context_weight=weight,
-        task=torch.tensor([2, 0, 3]), context_of=torch.arange(4),
+        terminated=torch.zeros(3, 4, 5), count=torch.ones(3, 4, 5), context=torch.randn(3, 4, 6, 7),
+        context_weight=weight, task=torch.tensor([2, 0, 3]), context_of=torch.arange(4),
     )  # fmt: skip
 
 
@@ -163,6 +163,62 @@ def test_targets_follow_by_the_target_rate():
     learner._update_policy(make_batch())
     for old, target, source in zip(before, critic.target_q.parameters(), critic.q.parameters(), strict=True):
         torch.testing.assert_close(target, old + 0.25 * (source - old))
+
+
+class TwoPlaces:
+    """At -1, a positive action earns 1 and stays, a negative one earns nothing and ends; at 1 all earn 3 and stay."""
+
+    reward_mean, reward_std, discount = 2.0, 1.0, 0.9
+
+    def batch(self, number: int) -> Batch:
+        """Steps on unit scale, where a reward of 1 is -1."""
+        torch.manual_seed(number)
+        place, action = torch.randint(2, (1, 128, 1)) * 2.0 - 1, torch.rand(1, 128, 1, 1) * 2 - 1
+        falls = ((place < 0) & (action[..., 0] < 0)).float()
+        reward = torch.where(place > 0, 3.0, 1.0 - falls)
+        return Batch(
+            observations=place[..., None].expand(1, 128, 2, 1), actions=action,
+            rewards=(reward - self.reward_mean) / self.reward_std, terminated=falls, count=torch.ones(1, 128, 1),
+            context=torch.zeros(1, 1, 1, 4), context_weight=torch.zeros(1, 1, 1),
+            task=torch.zeros(1, dtype=torch.long), context_of=torch.zeros(128, dtype=torch.long),
+        )  # fmt: skip
+
+    def learnt_action(self, terminal_value: float) -> float:
+        """What the policy does at -1 after learning."""
+        torch.manual_seed(0)
+        config = tiny_config("no_context", policy_lr=1e-2, final_lr_share=1.0,
+                             loss={"discount": self.discount, "target_rate": 0.05})  # fmt: skip
+        learner = FusedLearner(Agent(1, 1, [{}], config), terminal_value=terminal_value)
+        for number in range(200):
+            learner.update(self.batch(number), number)
+        return float(learner.agent.act(torch.tensor([[-1.0]]), torch.zeros(1, config.model.context_dim)))
+
+
+def test_ending_early_does_not_pay_where_rewards_are_above_nothing():
+    """Staying is worth 10 and falling 0, but after the shift by the mean reward staying earns -1 a step."""
+    places = TwoPlaces()
+    no_more = -places.reward_mean / places.reward_std / (1 - places.discount)
+    assert places.learnt_action(terminal_value=no_more) > 0.3
+    assert places.learnt_action(terminal_value=0.0) < -0.3, "the fault that this guards against"
+
+
+def test_transitions_that_do_not_count_move_nothing():
+    """Rows after an episode's end, whatever they hold, change no loss."""
+    batch = make_batch()
+    count = torch.ones(3, 4, 5)
+    count[..., 3:] = 0
+    noise = {name: getattr(batch, name).clone() for name in ("observations", "actions", "rewards")}
+    noise["observations"][..., 4:, :] += 7
+    noise["actions"][..., 3:, :] = 0
+    noise["rewards"][..., 3:] = 50
+    learner = make_learner("spc_continuous")
+    losses = [
+        learner.model_loss(changed)[1] | learner.policy_loss(changed)[1]
+        for changed in (dataclasses.replace(batch, count=count), dataclasses.replace(batch, count=count, **noise))
+    ]
+    assert losses[0].keys() >= {"consistency", "reward", "v", "q", "actor"}
+    for name, value in losses[0].items():
+        torch.testing.assert_close(losses[1][name], value)
 
 
 def test_model_learns_every_second_update():

@@ -12,7 +12,7 @@ from vector_quantize_pytorch import FSQ as ReferenceFSQ
 from spc_core.method.agent import Agent, Batch, Learner
 from spc_core.method.config import CONSISTENCY_OF, LossConfig, MethodConfig, ModelConfig, TrainConfig
 from spc_core.method.fused import FusedLearner
-from spc_core.method.iql import actor_loss, bellman_loss, expectile_loss
+from spc_core.method.iql import actor_loss, bellman_loss, bellman_target, expectile_loss
 from spc_core.method.latents import FSQLatent, SimNorm
 from spc_core.method.layers import FSQ, EnsembleNorm, ensemble_mlp, mlp
 from spc_core.method.losses import (
@@ -53,7 +53,7 @@ def model_losses(
     windows, transition = len(rewards), 2 * observations.shape[-1] + actions.shape[-1] + 1
     batch = Batch(
         observations[None], actions[None], rewards[None],
-        (torch.zeros_like(rewards) if terminated is None else terminated)[None],
+        (torch.zeros_like(rewards) if terminated is None else terminated)[None], torch.ones_like(rewards)[None],
         context=torch.zeros(1, 1, 1, transition), context_weight=torch.zeros(1, 1, 1),
         task=torch.zeros(1, dtype=torch.long), context_of=torch.zeros(windows, dtype=torch.long),
     )  # fmt: skip
@@ -295,14 +295,17 @@ def test_one_step_prediction_starts_from_the_real_observation(kind, open_loop, e
 
 
 def test_expectile_loss_by_hand():
-    assert float(expectile_loss(torch.tensor([1.0, -2.0]), 0.8)) == pytest.approx((0.8 * 1 + 0.2 * 4) / 2)
+    difference, count = torch.tensor([1.0, -2.0]), torch.tensor([1.0, 3.0])
+    assert float(expectile_loss(difference, 0.8, count)) == pytest.approx((0.8 * 1 + 3 * 0.2 * 4) / 2)
 
 
 def test_bellman_loss_by_hand_stops_at_terminals_only():
+    target = bellman_target(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 9.0]), 0.9, -2.0)
+    assert target.tolist() == pytest.approx([0.5 + 0.9, 0.5 - 1.8])
     q = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
-    loss = bellman_loss(q, torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 9.0]), 0.9)
-    # targets 0.5 + 0.9 = 1.4 and 0.5: ((1 - 1.4)^2 + 0.25) / 2 + ((2 - 1.4)^2 + 0.25) / 2
-    assert float(loss) == pytest.approx((0.16 + 0.25) / 2 + (0.36 + 0.25) / 2)
+    loss = bellman_loss(q, torch.tensor([1.4, 0.5]), torch.tensor([1.0, 2.0]))
+    # ((1 - 1.4)^2 + 2 x 0.25) / 2 + ((2 - 1.4)^2 + 2 x 0.25) / 2
+    assert float(loss) == pytest.approx((0.16 + 0.5) / 2 + (0.36 + 0.5) / 2)
 
 
 def test_actor_loss_by_hand_with_clipped_weight():
@@ -311,4 +314,5 @@ def test_actor_loss_by_hand_with_clipped_weight():
     half_log_tau = 0.5 * math.log(2 * math.pi)
     first = math.exp(0.3) * (-0.5 - half_log_tau)
     second = 100 * (-math.log(0.5) - half_log_tau)  # exp(15) is cut to 100
-    assert float(actor_loss(mean, log_std, action, advantage, 3.0, 100.0)) == pytest.approx(-(first + second) / 2)
+    loss = actor_loss(mean, log_std, action, advantage, 3.0, 100.0, torch.tensor([1.0, 0.5]))
+    assert float(loss) == pytest.approx(-(first + 0.5 * second) / 2)

@@ -231,14 +231,35 @@ def test_overwrite_spares_a_folder_that_is_not_a_run(dataset, run, tmp_path):
     assert precious.read_text() == "years of work"
 
 
-def test_constant_observation_is_named(tmp_path):
+def _with_constant_field(tmp_path):
+    """A dataset whose second field is always 3."""
     root = write_dataset(tmp_path / "point")
     data = load_dataset(root)
     files = list(root.glob(".packed/*/observations.npy"))
     frozen = np.array(data.observations)
     frozen[:, 1] = 3.0
     np.save(files[0], frozen)
-    with pytest.raises(DatasetError, match=r"joint_states.position.y never changes"):
+    return root
+
+
+def test_a_constant_observation_is_told_and_ignored(tmp_path, capsys):
+    """Training goes on without it, and the robot does the same whatever it reads there."""
+    folder = train(_with_constant_field(tmp_path), tmp_path / "run", tiny_config())
+    assert "joint_states.position.y never changes in the data, so it is ignored" in capsys.readouterr().out
+    checkpoint = load_checkpoint(folder)
+    stats = checkpoint.stats
+    assert stats.ignored.tolist() == [False, True]
+    seen, other = np.array([[0.1, 3.0], [0.2, 3.0]]), np.array([[0.1, -8.0], [0.2, 900.0]])
+    np.testing.assert_allclose(stats.observation(seen), stats.observation(other), atol=1e-20)
+    votes = [stats.transition(rows[0], np.zeros(2), 0.0, rows[1]) for rows in (seen, other)]
+    np.testing.assert_allclose(votes[0], votes[1], atol=1e-20)
+
+
+def test_nothing_but_constant_observations_is_refused(tmp_path):
+    root = _with_constant_field(tmp_path)
+    file = next(root.glob(".packed/*/observations.npy"))
+    np.save(file, np.full_like(np.load(file), 2.0))
+    with pytest.raises(DatasetError, match="no observation ever changes in the data: joint_states.position.x"):
         train(root, tmp_path / "run", tiny_config())
 
 
