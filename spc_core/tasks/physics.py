@@ -40,3 +40,9 @@ def new_model(file: Path) -> mujoco.MjModel:
 @functools.cache
 def _compiled(file: Path) -> mujoco.MjModel:
     return load_model(file)
+
+
+def derive_constants(model: mujoco.MjModel, scratch: mujoco.MjData) -> None:
+    """Recompute what MuJoCo derives from masses and inertias after they have changed; `scratch` is left at qpos0."""
+    mujoco.mj_setConst(model, scratch)
+    model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale
