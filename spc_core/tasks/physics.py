@@ -21,6 +21,12 @@ def load_model(file: Path) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_path(str(file))
 
 
+def model_of_text(text: str) -> mujoco.MjModel:
+    """Compile a model from its text. Steps of this process read no clock from then on."""
+    _stop_timers()
+    return mujoco.MjModel.from_xml_string(text)
+
+
 def _stop_timers() -> None:
     """Let MuJoCo read no clock within a step: a third of the time of a small model, for `MjData.timer`, unread here.
 
