@@ -17,7 +17,7 @@ def generate_launch_description() -> LaunchDescription:
     nodes_yaml = PathJoinSubstitution([FindPackageShare("spc_ros"), "config", "nodes.yaml"])
     arguments = [
         DeclareLaunchArgument("namespace", default_value="", description="the robot's namespace"),
-        DeclareLaunchArgument("family", default_value="arm_reach", description="arm_reach, arm_payload or base_drive"),
+        DeclareLaunchArgument("family", default_value="arm_reach", description="task family, or the path of its file"),
         DeclareLaunchArgument("model", default_value="", description="MJCF file of any robot; needs a contract"),
         DeclareLaunchArgument("contract", default_value="", description="contract; empty: the family's"),
         DeclareLaunchArgument("task_id", default_value="", description="task; empty: the family's first"),

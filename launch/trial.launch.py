@@ -26,8 +26,8 @@ def generate_launch_description() -> LaunchDescription:
     family = LaunchConfiguration("family")
     arguments = [
         DeclareLaunchArgument("checkpoint", description="folder of a trained checkpoint"),
-        DeclareLaunchArgument("family", default_value="arm_reach", description="arm_reach, arm_payload or base_drive"),
-        DeclareLaunchArgument("contract", default_value=family, description="contract; the family's by default"),
+        DeclareLaunchArgument("family", default_value="arm_reach", description="task family, or the path of its file"),
+        DeclareLaunchArgument("contract", default_value=family, description="contract; needed for a family's file"),
         DeclareLaunchArgument("out", default_value="trial", description="folder for episodes.jsonl and bags"),
         DeclareLaunchArgument("sim", default_value="true", description="false: a robot and an operator, no sim"),
         DeclareLaunchArgument("namespace", default_value="", description="the robot's namespace"),

@@ -20,7 +20,7 @@ from spc_core.method.config import ConfigError, TrainConfig, load_config, to_dic
 from spc_core.method.stacked import stacks
 from spc_core.system.atomic_files import write_atomic
 from spc_core.system.config_files import suggest
-from spc_core.tasks import SPLITS, families
+from spc_core.tasks import SPLITS, FamilyError, find_family
 from spc_core.trials.protocol import SIM_PROTOCOLS, EpisodeResult
 
 PLAN_FILE, LOCK_FILE = "compare.json", ".lock"
@@ -194,8 +194,10 @@ def make_plan(
     if out.exists() and not (out / PLAN_FILE).is_file() and any(p.name != LOCK_FILE for p in out.iterdir()):
         raise ConfigError(f"{out}: holds files that are not a comparison; choose another --out")
     data = load_dataset(dataset)  # also packs it, once, before several trainings start
-    family = family or data.contract.name
-    _check_list("--family", [family], families())
+    try:
+        family = find_family(family or data.contract.name).reference
+    except FamilyError as error:
+        raise ConfigError(f"--family: {error}") from None
     return Plan(
         dataset, out, tuple(chosen), tuple(seeds), preset, family, data.sha256, tuple(splits), tuple(protocols),
         tuple(few_shot_sizes) if "few_shot" in protocols else (), episodes,

@@ -13,7 +13,7 @@ from spc_core.pages.comparison_panels import headline_keys, improvement_picture,
 from spc_core.pages.comparison_svg import dot_intervals
 from spc_core.system.atomic_files import write_atomic
 from spc_core.system.json_values import without_nan
-from spc_core.tasks import tasks
+from spc_core.tasks import find_family
 from spc_core.trials.evaluate import expert_returns
 
 PICTURES = (score_picture, improvement_picture)
@@ -24,8 +24,8 @@ class CompareReport:
     """The report of a plan; call write() after each finished run."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        tried = [task for split in plan.splits for task in tasks(plan.family, split)]
+        self.plan, self.family = plan, find_family(plan.family)
+        tried = [task for split in plan.splits for task in self.family.tasks[split]]
         ends = [expert_returns(tried, range(plan.episodes), mean_task_belief=mean) for mean in (True, False)]
         self.references = References(*ends)
         names = [method.name for method in plan.methods]
@@ -43,7 +43,7 @@ class CompareReport:
             for picture in (pictures(self.rows, headline_keys(self.rows)) for pictures in PICTURES):
                 if picture.panels:
                     write_atomic(self.plan.out / f"{picture.name}.svg", dot_intervals(picture))
-            write_atomic(self.plan.out / "compare.html", compare_page(self.rows, self.plan.family, self._settings()))
+            write_atomic(self.plan.out / "compare.html", compare_page(self.rows, self.family.name, self._settings()))
 
     def text(self) -> str:
         """The table as Markdown."""

@@ -21,8 +21,7 @@ from spc_core.pages.figures import (
 from spc_core.pages.kit.html import draw, html_page, number, plural, table
 from spc_core.pages.run_figures import drift_figure, latency_figure, training_curves
 from spc_core.pages.stills import gallery
-from spc_core.tasks import families as known_families
-from spc_core.tasks import make_env
+from spc_core.tasks import is_family, make_env
 from spc_core.trials.drift import drift_scores
 from spc_core.trials.protocol import protocol_label
 
@@ -104,7 +103,7 @@ that knows its task. Scores below 0 and above 1 are possible.</p>"""
 def facts(run: FamilyRun) -> str:
     """The family, its hidden parameters, and the tasks that were tried."""
     described = run.description
-    if not described and run.family in known_families():
+    if not described and is_family(run.family):
         described = re.sub(r" \(\d+,\)", "", make_env(run.family).__doc__ or "")  # without array shapes
     tasks = {row.task_id: row for _, row in run.scored()}.values()
     params = {split: [t.params for t in tasks if t.split == split] for split in run.splits()}
@@ -269,6 +268,6 @@ def chip(name: str) -> str:
 def transitions(run: FamilyRun, k: int) -> str:
     """K transitions, and their duration if the rate is known."""
     rate_hz = run.rate_hz
-    if not rate_hz and run.family in known_families():
+    if not rate_hz and is_family(run.family):
         rate_hz = make_env(run.family).control_hz
     return plural(k, "transition") + (f" ({k / rate_hz:.1f} s)" if rate_hz else "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two-link torque arm that the arm families share: a task, the physics on paper, the environment."""
+"""The two-link torque arm that the arm families share: the physics on paper, the environment."""
 
 # pyright: reportAttributeAccessIssue=false
 # (mujoco re-exports its compiled functions without stubs)
@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import gymnasium
@@ -18,6 +17,7 @@ import mujoco
 import numpy as np
 
 from .physics import new_model
+from .task import Task, TaskEnv
 
 JOINTS = ("shoulder", "elbow")
 CONTROL_HZ = 50
@@ -26,28 +26,6 @@ EFFORT_WEIGHT = 0.01  # reward lost at ||a / a_max||^2 = 1; at most 0.02 a step
 SUCCESS_DISTANCE = 0.1  # rad from the goal at the end of an episode
 MAX_POSITION = 2 * math.pi  # rad, bounds of the observation space; joints stop at 3.1
 MAX_VELOCITY = 200.0  # rad/s, above what full torque against the joint damping can reach
-
-
-@dataclass(frozen=True)
-class Task:
-    """One member of a task family: what differs between robots or goals, and is hidden from the policy."""
-
-    task_id: str  # "arm_reach/train/07": family/split/index
-    family: str
-    split: str  # "train" | "val" | "id" | "ood"; "mean" only for TaskEnv.mean_task()
-    index: int
-    params: Mapping[str, float] = field(hash=False)  # read-only; dict(task.params) is a copy
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "params", MappingProxyType({k: float(v) for k, v in self.params.items()}))
-
-    def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be pickled
-        return Task, (self.task_id, self.family, self.split, self.index, dict(self.params))
-
-
-def make_task(family: str, split: str, index: int, **params: float) -> Task:
-    """A task whose id follows from its family, split and index."""
-    return Task(f"{family}/{split}/{index:02d}", family, split, index, params)
 
 
 @dataclass(frozen=True)
@@ -113,54 +91,6 @@ class ArmDynamics:
         return inertial + self.damping * velocity + self.gravity_torque(position, payload)
 
 
-class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A family of tasks as one environment; only `task` differs, and the observation does not show it."""
-
-    progress_weight: float
-    metadata = {"render_modes": [], "render_fps": CONTROL_HZ}
-    family: str
-    control_hz = CONTROL_HZ
-    episode_steps = EPISODE_STEPS
-    observation_names: tuple[str, ...]
-    action_names: tuple[str, ...]
-    action_low: np.ndarray  # (action_dim,), physical units
-    action_high: np.ndarray
-    noise_action: np.ndarray  # (action_dim,), strongest exploration noise (1 sigma) that keeps to the workspace
-    model: mujoco.MjModel
-    data: mujoco.MjData
-    dofs: int  # degrees of freedom that can be pushed
-    task: Task
-    latched_topics: tuple[str, ...] = ()  # observed topics that are published when they change, and kept for latecomers
-
-    def resting_topics(self) -> tuple[str, ...]:
-        """Observed topics without a new message at this tick; in between, the last one holds."""
-        return ()
-
-    def push(self, force: np.ndarray) -> None:
-        """Forces (dofs,) in N or Nm from outside, from now until the next call or reset."""
-        raise NotImplementedError
-
-    def set_task(self, task: Task) -> None:
-        """Apply a task's parameters at once, in the middle of an episode too; the robot's state stays."""
-        raise NotImplementedError
-
-    def expert(self, observation: np.ndarray, task: Task | None = None) -> np.ndarray:
-        """The privileged controller's action for `task` (default: its own), from the observation alone."""
-        raise NotImplementedError
-
-    def rest_action(self, observation: np.ndarray) -> np.ndarray:
-        """An action that lets a robot of the mean task drift slowly home: what random motion is added to."""
-        raise NotImplementedError
-
-    def mean_task(self) -> Task:
-        """The task with the mean parameters of the training tasks."""
-        raise NotImplementedError
-
-    def success(self, observation: np.ndarray, next_observation: np.ndarray) -> bool | None:
-        """Whether an episode that ended with this transition succeeded; None: not known."""
-        return None
-
-
 class ArmEnv(TaskEnv):
     """The arm in MuJoCo; a family adds its tasks, its target and its expert.
 
@@ -168,6 +98,9 @@ class ArmEnv(TaskEnv):
     """
 
     home: tuple[float, float]  # rad
+    control_hz = CONTROL_HZ
+    episode_steps = EPISODE_STEPS
+    has_expert = True
     distance_scale: float  # 1/rad, how fast the reward saturates
     start_spread = 0.4  # rad, an episode starts within home +- this
     progress_weight = 0.0  # of the reward for coming closer
@@ -191,10 +124,6 @@ class ArmEnv(TaskEnv):
 
     def default_task(self) -> Task:
         """The task of an environment that was given none."""
-        raise NotImplementedError
-
-    def apply_params(self, params: Mapping[str, float]) -> None:
-        """Write a task's parameters into the model."""
         raise NotImplementedError
 
     def start_episode(self, episode: np.random.Generator) -> None:
@@ -244,24 +173,11 @@ class ArmEnv(TaskEnv):
         """The cost of a distance (rad) from the target, in [0, 1]."""
         return math.tanh(self.distance_scale * distance)
 
-    def set_task(self, task: Task) -> None:
-        if task.family != self.family:
-            raise ValueError(f"task {task.task_id!r} belongs to family {task.family!r}, this is {self.family!r}")
-        self.apply_params(task.params)
-        self.task = task
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode near home, in options["task"] if given; the seed decides state and targets."""
-        super().reset(seed=seed)
-        unknown = set(options or {}) - {"task"}
-        if unknown:
-            raise ValueError(f"unknown reset options {sorted(unknown)}; known: ['task']")
-        if options and options.get("task") is not None:
-            self.set_task(options["task"])
-        # Each episode has a generator of its own, so its length does not change the episodes after it.
-        episode = np.random.default_rng(self.np_random.integers(2**63))
+        episode = self.begin_episode(seed, options)
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = np.asarray(self.home) + self.start_spread * episode.uniform(-1, 1, 2)
         self.data.qvel[:] = episode.uniform(-0.5, 0.5, 2)
@@ -289,9 +205,6 @@ class ArmEnv(TaskEnv):
         self._step_count += 1
         self.continue_episode(self._step_count)
         return self.observation(), reward, False, self._step_count >= self.episode_steps, {}
-
-    def push(self, force: np.ndarray) -> None:
-        self.data.qfrc_applied[:] = force
 
     def computed_torque(
         self, observation: np.ndarray, target: np.ndarray, bandwidth: float, payload: float, max_lead: float

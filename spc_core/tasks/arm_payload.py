@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 
 import mujoco
 import numpy as np
 
-from .arm import JOINTS, ArmEnv, Task, make_task
+from spc_core.system.config_files import find_config
+
+from .arm import JOINTS, ArmEnv
+from .physics import derive_constants
+from .task import Family, Task, average_task, make_task
 
 FAMILY = "arm_payload"
 HOME = (0.0, 0.3)  # rad, stretched out
@@ -49,7 +52,7 @@ TASKS = {
     "id": tuple(_inside("id", i, (i + 0.5) / 10, ((3 * i + 7) % 10 + 0.5) / 10) for i in range(10)),
     "ood": tuple(_task("ood", i, *point) for i, point in enumerate(_OUTSIDE)),
 }
-MEAN_TASK = _task("mean", 0, *(math.fsum(t.params[k] for t in TASKS["train"]) / 20 for k in ("payload", "strength")))
+MEAN_TASK = average_task(TASKS["train"])
 
 
 class ArmPayload(ArmEnv):
@@ -64,9 +67,6 @@ class ArmPayload(ArmEnv):
     def default_task(self) -> Task:
         return TASKS["train"][0]
 
-    def mean_task(self) -> Task:
-        return MEAN_TASK
-
     @functools.cached_property
     def _scratch(self) -> mujoco.MjData:
         """Data for computing the model's constants."""
@@ -77,8 +77,7 @@ class ArmPayload(ArmEnv):
         model = self.model
         model.body_mass[model.body("payload").id] = params["payload"]  # a point mass
         model.actuator_gear[:, 0] = params["strength"]
-        mujoco.mj_setConst(model, self._scratch)  # it leaves the data at qpos0
-        model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale
+        derive_constants(model, self._scratch)
 
     def start_episode(self, episode: np.random.Generator) -> None:
         self._episode = episode
@@ -110,3 +109,8 @@ class ArmPayload(ArmEnv):
         params = MEAN_TASK.params
         torque = self.computed_torque(observation, np.array(HOME), REST_BANDWIDTH, params["payload"], MAX_LEAD)
         return self.clip(torque / params["strength"])
+
+
+def family() -> Family:
+    """For the registry of families."""
+    return Family(FAMILY, ArmPayload, TASKS, find_config("contracts", FAMILY), MEAN_TASK)

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .arm import ArmEnv, Task, make_task
+from spc_core.system.config_files import find_config
+
+from .arm import ArmEnv
+from .task import Family, Task, make_task
 
 FAMILY = "arm_reach"
 HOME = (0.0, 1.4)  # rad, elbow bent
@@ -62,9 +65,6 @@ class ArmReach(ArmEnv):
     def default_task(self) -> Task:
         return TASKS["train"][0]
 
-    def mean_task(self) -> Task:
-        return MEAN_TASK
-
     def apply_params(self, params: Mapping[str, float]) -> None:
         self._goal = np.array([params["goal_shoulder"], params["goal_elbow"]])
 
@@ -80,3 +80,8 @@ class ArmReach(ArmEnv):
         return self.clip(
             self.computed_torque(observation, np.array(HOME), REST_BANDWIDTH, payload=0.0, max_lead=RADIUS)
         )
+
+
+def family() -> Family:
+    """For the registry of families."""
+    return Family(FAMILY, ArmReach, TASKS, find_config("contracts", FAMILY), MEAN_TASK)

@@ -19,8 +19,10 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from .arm import Task, TaskEnv, make_task
-from .physics import new_model
+from spc_core.system.config_files import find_config
+
+from .physics import derive_constants, new_model
+from .task import Family, Task, TaskEnv, average_task, make_task
 
 FAMILY = "base_drive"
 CONTROL_HZ = 25
@@ -68,7 +70,7 @@ TASKS = {
     "id": tuple(_inside("id", i, (i + 0.5) / 10, ((3 * i + 7) % 10 + 0.5) / 10) for i in range(10)),
     "ood": tuple(_task("ood", i, *point) for i, point in enumerate(_OUTSIDE)),
 }
-MEAN_TASK = _task("mean", 0, *(math.fsum(t.params[k] for t in TASKS["train"]) / 20 for k in ("load", "friction")))
+MEAN_TASK = average_task(TASKS["train"])
 
 
 class BaseDrive(TaskEnv):
@@ -79,6 +81,8 @@ class BaseDrive(TaskEnv):
 
     family = FAMILY
     control_hz = CONTROL_HZ
+    episode_steps = 100
+    has_expert = True
     progress_weight = 5.0  # of the reward for coming closer
     latched_topics = ("goal",)
     noise_action = np.array([1.5, 4.0])
@@ -102,16 +106,7 @@ class BaseDrive(TaskEnv):
         self._wheels = (0.0, 0.0)
         self.set_task(TASKS["train"][0] if task is None else task)
 
-    def mean_task(self) -> Task:
-        return MEAN_TASK
-
-    def set_task(self, task: Task) -> None:
-        if task.family != self.family:
-            raise ValueError(f"task {task.task_id!r} belongs to family {task.family!r}, this is {self.family!r}")
-        self._apply(task.params)
-        self.task = task
-
-    def _apply(self, params: Mapping[str, float]) -> None:
+    def apply_params(self, params: Mapping[str, float]) -> None:
         """Set load (kg) and friction and the constants MuJoCo derives from them; the state stays."""
         model = self.model
         load = model.body("load").id
@@ -119,21 +114,13 @@ class BaseDrive(TaskEnv):
         model.body_inertia[load] = max(params["load"] * LOAD_RADIUS_SQUARED, 1e-9)
         for name, most in zip(("rolling", "turning"), resistance(params), strict=True):
             model.actuator_forcerange[model.actuator(name).id] = -most, most
-        mujoco.mj_setConst(model, self._scratch)  # it leaves the data at qpos0
-        model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale
+        derive_constants(model, self._scratch)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode near the origin, in options["task"] if given; the seed decides state and goals."""
-        super().reset(seed=seed)
-        unknown = set(options or {}) - {"task"}
-        if unknown:
-            raise ValueError(f"unknown reset options {sorted(unknown)}; known: ['task']")
-        if options and options.get("task") is not None:
-            self.set_task(options["task"])
-        # Each episode has a generator of its own, so its length does not change the episodes after it.
-        self._episode = np.random.default_rng(self.np_random.integers(2**63))
+        self._episode = self.begin_episode(seed, options)
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = np.asarray(START_SPREAD) * self._episode.uniform(-1, 1, 3)
         mujoco.mj_forward(self.model, self.data)
@@ -165,9 +152,6 @@ class BaseDrive(TaskEnv):
     def resting_topics(self) -> tuple[str, ...]:
         """The wheels are read at every second tick only; in between the last reading holds."""
         return ("wheels",) if (self._step_count or 0) % WHEELS_EVERY else ()
-
-    def push(self, force: np.ndarray) -> None:
-        self.data.qfrc_applied[:] = force
 
     def target(self) -> np.ndarray:
         """The goal (2,) in m that the coming step is rewarded for."""
@@ -249,3 +233,8 @@ def resistance(params: Mapping[str, float]) -> tuple[float, float]:
     """What the floor takes at most: a force in N on driving, and a torque in Nm on turning."""
     rolling = params["friction"] * inertias(params)[0] * 9.81
     return rolling, SCRUB_M * rolling
+
+
+def family() -> Family:
+    """For the registry of families."""
+    return Family(FAMILY, BaseDrive, TASKS, find_config("contracts", FAMILY), MEAN_TASK)

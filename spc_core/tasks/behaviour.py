@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from . import tasks
-from .arm import Task
+from .families import tasks
+from .task import FamilyError, Task
 
 Kind = Literal["expert", "noisy", "random"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -28,7 +29,8 @@ class Controllable(Protocol):
 
     family: str
     task: Task
-    control_hz: int
+    control_hz: float
+    has_expert: bool
     action_low: np.ndarray
     action_high: np.ndarray
     noise_action: np.ndarray
@@ -62,6 +64,8 @@ class Behaviour:
     def __init__(self, env: Controllable, kind: str, seed: int) -> None:
         if kind not in KINDS:
             raise ValueError(f"unknown behaviour {kind!r}; known: {', '.join(KINDS)}")
+        if kind not in kinds_of(env):
+            raise FamilyError(f"family '{env.family}' has no expert, so no behaviour '{kind}'; use 'random'")
         self.env = env
         self.kind = kind
         self._rng = np.random.default_rng(seed)
@@ -97,9 +101,14 @@ class Behaviour:
         self._leg_steps -= 1
 
 
-def behaviour_mix(episode: int) -> Kind:
+def kinds_of(env: Controllable) -> tuple[Kind, ...]:
+    """The behaviours that the family has."""
+    return KINDS if env.has_expert else ("random",)
+
+
+def behaviour_mix(episode: int, kinds: Sequence[Kind] = KINDS) -> Kind:
     """The kind of the n-th recorded episode: expert, noisy, random, and again."""
-    return KINDS[episode % len(KINDS)]
+    return kinds[episode % len(kinds)]
 
 
 def episode_seed(seed: int, task_index: int, episode: int) -> int:

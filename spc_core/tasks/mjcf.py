@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from spc_core.contract.positional import BY_NAME, JOINT_STATE
 from spc_core.contract.sections import Stream
 from spc_core.system.config_files import suggest
 
-from .arm import Task, TaskEnv
 from .physics import load_model
+from .task import Task, TaskEnv
 
 COMPONENTS = {4: "wxyz"}  # MuJoCo writes quaternions so; every other vector is x, y, z
 ONE_NUMBER = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
@@ -45,6 +46,7 @@ class MjcfEnv(TaskEnv):
         self.data = mujoco.MjData(self.model)
         self.family = self.path.stem
         self.control_hz = contract.rate_hz
+        self.episode_steps = _steps_until(contract.segments.limit_s, contract.rate_hz)
         self.dofs = int(self.model.nv)
         self.observation_names = tuple(f"{s.topic}.{path}" for s in contract.observation for path in s.fields)
         self.action_names = contract.action.fields
@@ -59,9 +61,6 @@ class MjcfEnv(TaskEnv):
 
     def set_task(self, task: Task) -> None:
         self.task = task
-
-    def push(self, force: np.ndarray) -> None:
-        self.data.qfrc_applied[:] = force
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -88,7 +87,7 @@ class MjcfEnv(TaskEnv):
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)
         mujoco.mj_rnePostConstraint(self.model, self.data)
         self._steps += 1
-        truncated = self._steps / self.contract.rate_hz >= self.contract.segments.limit_s
+        truncated = self._steps >= self.episode_steps
         if any(self.data.warning[getattr(mujoco.mjtWarning, name)].number for name in DIVERGED):
             broken = f"model {self.path}: the physics diverged; take a shorter timestep or weaker actuators"
             return np.full(len(self._readings), math.nan), None, False, False, {"broken": broken}
@@ -222,6 +221,10 @@ class MjcfEnv(TaskEnv):
 
     def _error(self, text: str) -> ModelError:
         return ModelError(f"model {self.path}: {text}")
+
+
+def _steps_until(limit_s: float, rate_hz: float) -> int:
+    return sys.maxsize if math.isinf(limit_s) else math.ceil(limit_s * rate_hz * (1 - 1e-12))
 
 
 def _load(path: Path) -> mujoco.MjModel:

@@ -21,6 +21,12 @@ def load_model(file: Path) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_path(str(file))
 
 
+def model_of_text(text: str) -> mujoco.MjModel:
+    """Compile a model from its text. Steps of this process read no clock from then on."""
+    _stop_timers()
+    return mujoco.MjModel.from_xml_string(text)
+
+
 def _stop_timers() -> None:
     """Let MuJoCo read no clock within a step: a third of the time of a small model, for `MjData.timer`, unread here.
 
@@ -40,3 +46,9 @@ def new_model(file: Path) -> mujoco.MjModel:
 @functools.cache
 def _compiled(file: Path) -> mujoco.MjModel:
     return load_model(file)
+
+
+def derive_constants(model: mujoco.MjModel, scratch: mujoco.MjData) -> None:
+    """Recompute what MuJoCo derives from masses and inertias after they have changed; `scratch` is left at qpos0."""
+    mujoco.mj_setConst(model, scratch)
+    model.stat.meaninertia = model.dof_M0.mean()  # scales the solver tolerance; mj_setConst leaves it stale

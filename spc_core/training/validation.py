@@ -38,13 +38,13 @@ SCORE = "few_shot"  # the protocol that decides which checkpoint is best
 def simulated_family(name: str) -> str:
     """The task family that simulates a contract of this name. Raises ConfigError if there is none."""
     try:
-        from spc_core.tasks import families
+        from spc_core.tasks import is_family
     except ImportError as error:
         raise ConfigError(
             f"evaluate_every needs a simulation, which does not load here ({error}); "
             "install mujoco and gymnasium, or set it to 0"
         ) from None
-    if name not in families():
+    if not is_family(name):
         raise ConfigError(f"evaluate_every needs a simulation of '{name}'; set it to 0")
     return name
 

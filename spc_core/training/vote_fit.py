@@ -103,11 +103,11 @@ def simulated_errors(folder: Path, family: str, spread: np.ndarray) -> np.ndarra
     average out later than theirs.
     """
     try:
-        from spc_core.tasks import families, tasks
+        from spc_core.tasks import is_family, tasks
         from spc_core.trials.changes import context_errors
     except ImportError:
         return None
-    if family not in families():
+    if not is_family(family):
         return None
     return context_errors(load_checkpoint(folder), tasks(family, VALIDATION_SPLIT), COUNTS, spread)
 

@@ -17,8 +17,7 @@ from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.method.agent import Agent
 from spc_core.method.config import load_config
 from spc_core.method.normalize import Stats
-from spc_core.system.config_files import find_config
-from spc_core.tasks import SPLITS, make_env, tasks
+from spc_core.tasks import SPLITS, contract_file, make_env, tasks
 from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.protocol import LIVE_PROTOCOLS, EpisodeResult, Trial
 
@@ -107,7 +106,7 @@ def _step_seconds(family: str) -> float:
 
 def random_checkpoint(family: str) -> Checkpoint:
     """An untrained policy of a family, whose context does not look for changes of the task."""
-    contract, config = load_contract(find_config("contracts", family)), load_config(PRESET)
+    contract, config = load_contract(contract_file("", family)), load_config(PRESET)
     params = [dict(task.params) for task in tasks(family, "train")]
     torch.manual_seed(0)
     agent = Agent(contract.observation_dim, contract.action_dim, params, config).eval().requires_grad_(False)

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from spc_core.data.dataset import Episode
-from spc_core.tasks import make_env
-from spc_core.tasks.arm import Task, TaskEnv
-from spc_core.tasks.behaviour import Behaviour, behaviour_mix, episode_seed
+from spc_core.tasks import Task, TaskEnv, make_env
+from spc_core.tasks.behaviour import Behaviour, behaviour_mix, episode_seed, kinds_of
 
 
 def behaviour_episodes(task: Task, episodes: int, seed: int) -> Iterator[Episode]:
-    """Episodes of the usual mix: an expert, a noisy expert and random motion in turn.
+    """Episodes of the usual mix: an expert, a noisy expert and random motion in turn; the last alone without an expert.
 
     Equal to those that `spc collect --seed` records and `spc convert` aligns, except for times, sources, and the last
     bit of a reward that the contract computes from observation and action.
@@ -27,7 +26,8 @@ def behaviour_episodes(task: Task, episodes: int, seed: int) -> Iterator[Episode
     if episodes < 0 or seed < 0:
         raise ValueError(f"episodes and seed must be at least 0, got episodes {episodes}, seed {seed}")
     env = make_env(task.family, task)
-    return (_episode(env, behaviour_mix(n), episode_seed(seed, task.index, n)) for n in range(episodes))
+    kinds = kinds_of(env)
+    return (_episode(env, behaviour_mix(n, kinds), episode_seed(seed, task.index, n)) for n in range(episodes))
 
 
 def _episode(env: TaskEnv, kind: str, seed: int) -> Episode:

@@ -15,7 +15,6 @@ from typing import Any
 
 from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, model_id, weights_sha256
-from spc_core.system.config_files import find_config
 from spc_core.trials.protocol import BASELINE, LIVE_PROTOCOLS, TaskLike, Trial, TrialError
 
 
@@ -28,7 +27,7 @@ def option(default: Any, help: str, low: float | None = None, high: float | None
 class TrialSettings:
     """The options that the command and the node share."""
 
-    family: str = option("arm_reach", "task family; empty: your own robot")
+    family: str = option("arm_reach", "task family: its name, or the path of a family.yaml; empty: your own robot")
     contract: str = option("", "contract file or name; empty: the family's", plan=False)
     splits: tuple[str, ...] = option(("id",), "tasks to try, any of: train, val, id, ood", plan=False)
     tasks_per_split: int = option(0, "maximum number of tasks per split; 0: all", 0, 1000, plan=False)
@@ -150,7 +149,9 @@ def require_recordings(root: str, wanted: Sequence[TaskLike]) -> None:
 
 def make_plan(options: TrialOptions, trial: Trial) -> dict[str, Any]:
     """The values that identify a trial. Raises CheckpointError for a folder without weights."""
-    contract = load_contract(find_config("contracts", options.contract or options.family))
+    from spc_core.tasks import contract_file
+
+    contract = load_contract(contract_file(options.contract, options.family))
     return {
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.metadata["plan"]},
         "checkpoint": checkpoint_name(options.checkpoint),

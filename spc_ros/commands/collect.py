@@ -20,7 +20,7 @@ class Collect:
       spc collect arm_payload --out data --episodes 5 --split val --storage sqlite3
     """
 
-    family: tyro.conf.Positional[str]  # task family: arm_reach, arm_payload or base_drive
+    family: tyro.conf.Positional[str]  # task family, or the path of a family.yaml
     out: Path  # folder for bags/ and log/
     episodes: int = 30  # episodes of each task; expert, noisy and random drivers in turn
     split: str = "train"  # tasks to record: train, val, id or ood

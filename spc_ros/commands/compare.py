@@ -26,7 +26,7 @@ class Compare:
     methods: tuple[str, ...] = ("spc", "focal", "no_context", "oracle")  # names in config/methods, or YAML files
     seeds: tuple[int, ...] = (0, 1, 2)  # training seeds
     preset: str = "small"  # small, paper, or a YAML file
-    family: str = ""  # task family; default: the name of the dataset's contract
+    family: str = ""  # task family, or the path of a family.yaml; default: the name of the dataset's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood (or train)
     protocols: tuple[str, ...] = SIM_PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
     few_shot_sizes: tuple[int, ...] = (100,)  # transitions collected before a few-shot episode

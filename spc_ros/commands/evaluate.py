@@ -25,7 +25,7 @@ class Evaluate:
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]  # training runs or checkpoints of one family, one per seed
-    family: str = ""  # task family; default: the name of the checkpoint's contract
+    family: str = ""  # task family, or the path of a family.yaml; default: the name of the checkpoint's contract
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
     protocols: tuple[str, ...] = LIVE_PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode

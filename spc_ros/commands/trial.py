@@ -42,7 +42,7 @@ class Trial(TrialSettings):
 
     run: tyro.conf.Positional[Path]  # training run or checkpoint
     out: Path  # folder for episodes.jsonl, bags/, log/ and report.html
-    family: str = ""  # task family; default: the name of the checkpoint's contract
+    family: str = ""  # task family, or the path of a family.yaml; default: the name of the checkpoint's contract
     tasks: tuple[str, ...] = ()  # task ids, instead of splits; with --no-sim any names
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks: id, ood; val to choose settings by
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)  # transitions collected before a few-shot episode
@@ -55,7 +55,7 @@ class Trial(TrialSettings):
 def run(options: Trial) -> int:
     from spc_core.deploy.checkpoint import load_checkpoint
     from spc_core.deploy.checkpoint_files import checkpoint_folder
-    from spc_core.tasks import families
+    from spc_core.tasks import find_family, is_family
     from spc_core.tasks.camera import CameraConfig
     from spc_core.trials.evaluate import score, table
     from spc_ros.trials.provenance import command_line
@@ -63,12 +63,12 @@ def run(options: Trial) -> int:
     from spc_ros.trials.trial_report import report_trial
 
     name = options.family or load_checkpoint(options.run).contract.name
-    family = name if name in families() or options.sim else ""
+    found = find_family(name) if options.sim or is_family(name) else None
     asked = TrialOptions.of(
-        options, family=family, checkpoint=str(options.run), task_ids=options.tasks,
+        options, family=found.reference if found else "", checkpoint=str(options.run), task_ids=options.tasks,
         recordings=recordings_dataset(options.recordings, options.out),
         drift_tasks=DRIFT_TASKS if options.drift and options.sim else 0,
-        contract=options.contract or ("" if family else str(checkpoint_folder(options.run) / "contract.yaml")),
+        contract=options.contract or ("" if found else str(checkpoint_folder(options.run) / "contract.yaml")),
     )  # fmt: skip
     camera = CameraConfig(options.camera, STILLS_HZ) if options.camera else None
     with Bar(f"trial {options.run}", "episode") as bar:
@@ -77,7 +77,8 @@ def run(options: Trial) -> int:
     if "no_context" not in options.protocols:
         print("no table and no page, whose zero would be the protocol no_context")
         return 0
-    found = report_trial(options.run, name, options.out, rows, command_line("trial", options, FLAG_ORDER))
-    print(table(score(found.results, found.experts)))
+    name, command = found.name if found else name, command_line("trial", options, FLAG_ORDER)
+    report = report_trial(options.run, name, options.out, rows, command)
+    print(table(score(report.results, report.experts)))
     print(f"report: {options.out / 'report.html'}  (open it in a browser)")
     return 0

@@ -32,6 +32,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.1  # longest delay until a signal is handled
 LINGER_S = 0.1  # from a node's last message to its end
 STOP_S = 3.0  # longest time to finish work in progress
+FAMILY = "task family: its name, or the path of a family.yaml"
 READY = "ready"  # the line that spc_ros.processes waits for
 
 

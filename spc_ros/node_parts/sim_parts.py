@@ -16,13 +16,13 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-from spc_core.tasks import Task, TaskEnv, families, find_task, make_env
+from spc_core.tasks import Task, TaskEnv, find_family, find_task
 from spc_core.tasks.camera import CameraConfig, CameraError, EpisodeCamera
 from spc_core.tasks.disturbances import DisturbanceConfig, noise_std
 from spc_core.tasks.film import FORMATS
 from spc_ros.messages.fields import set_stamp
 from spc_ros.node_parts.diagnostics import Diagnostics
-from spc_ros.node_parts.plain_node import Param, PlainNode
+from spc_ros.node_parts.plain_node import FAMILY, Param, PlainNode
 from spc_ros.node_parts.topics import stream_qos
 from spc_ros.sim.control import Player, SimControl
 from spc_ros.sim.simulation import Simulation
@@ -31,7 +31,7 @@ IMAGE_TOPIC = "camera/image_raw"
 MODE = "lockstep: simulated time waits for the command | realtime: it does not"
 VIDEO_FORMAT = "mp4 | gif; mp4 needs ffmpeg (included in imageio-ffmpeg), gif needs Pillow"
 PARAMS = [
-    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
+    Param("family", "arm_reach", FAMILY, read_only=True),
     Param("model", "", "MJCF file of any robot, instead of a family; needs a contract", read_only=True),
     Param("keyframe", "", "model: initial state of episodes; empty: its first keyframe, else qpos0", read_only=True),
     Param("contract", "", "contract file or name of a shipped contract; empty: the family's", read_only=True),
@@ -75,7 +75,8 @@ def next_task(params: Any, env: TaskEnv) -> Task:
     """The task of the next episode."""
     if params.model:
         return dataclasses.replace(env.task, task_id=params.task_id or env.task.family)
-    return find_task(params.task_id) if params.task_id else make_env(params.family).task
+    family = find_family(params.family)
+    return family.find(params.task_id) if params.task_id else family.tasks["train"][0]
 
 
 def check_value(params: Any, fields: Sequence[str], name: str, value: Any) -> None:
@@ -83,9 +84,9 @@ def check_value(params: Any, fields: Sequence[str], name: str, value: Any) -> No
     if name == "noise":
         noise_std(value or (), fields)
     elif name in ("task_id", "change_task_id") and value and not params.model:
-        family = find_task(value).family
-        if family != params.family:
-            raise ValueError(f"task '{value}' is not of the family '{params.family}'")
+        family = find_family(params.family).name
+        if find_task(value).family != family:
+            raise ValueError(f"task '{value}' is not of the family '{family}'")
 
 
 def disturbance_config(params: Any) -> DisturbanceConfig:
@@ -104,7 +105,7 @@ class TaskChange:
 
     def __init__(self, node: PlainNode, sim: Simulation, announce: Callable[[], None]) -> None:
         self._params: Any = node.params
-        self._sim, self._announce = sim, announce
+        self._sim, self._announce, self._family_steps = sim, announce, sim.env.episode_steps
         node.create_service(Trigger, "~/change", self._on_change)
 
     def begin(self) -> None:
@@ -113,8 +114,7 @@ class TaskChange:
             if self._params.change_task_id or self._params.episode_steps:
                 raise ValueError("a model has one task; change_task_id and episode_steps are for task families")
             return
-        env = self._sim.env
-        env.episode_steps = self._params.episode_steps or type(env).episode_steps
+        self._sim.env.episode_steps = self._params.episode_steps or self._family_steps
 
     def step(self) -> bool:
         """After a step, change the task if it is due; return whether that was announced."""

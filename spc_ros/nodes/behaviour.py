@@ -14,17 +14,16 @@ from std_msgs.msg import String
 from spc_core.alignment.episode import EpisodeInfo
 from spc_core.alignment.streaming import Frame, ObservationAligner
 from spc_core.contract.contract import load_contract
-from spc_core.system.config_files import find_config
-from spc_core.tasks import families, find_task, make_env
+from spc_core.tasks import contract_file, find_task, make_env
 from spc_core.tasks.behaviour import KINDS, Behaviour
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.contract_topics import ContractTopics
 from spc_ros.node_parts.diagnostics import steady_timer
-from spc_ros.node_parts.plain_node import Param, PlainNode, run
+from spc_ros.node_parts.plain_node import FAMILY, Param, PlainNode, run
 from spc_ros.node_parts.topics import EPISODE_TOPIC, latched_qos
 
 PARAMS = [
-    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
+    Param("family", "arm_reach", FAMILY, read_only=True),
     Param("contract", "", "contract file or name; empty: the family's", read_only=True),
     Param("kind", "expert", "behaviour from the next episode on", choices=KINDS),
     Param("seed", 0, "seed of the next episode's noise", 0, 2**31),
@@ -41,7 +40,7 @@ class BehaviourNode(PlainNode):
 
     def __init__(self) -> None:
         super().__init__("behaviour", PARAMS)
-        self.contract = load_contract(find_config("contracts", self.params.contract or self.params.family))
+        self.contract = load_contract(contract_file(self.params.contract, self.params.family))
         self._env = make_env(self.params.family)
         self._behaviour: Behaviour | None = None  # of the running episode
         self._start_ns = 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import time
 
-from spc_core.tasks import SPLITS, families, find_task, tasks
-from spc_core.tasks.behaviour import KINDS, behaviour_mix, episode_seed
+from spc_core.tasks import SPLITS, find_family, make_env
+from spc_core.tasks.behaviour import behaviour_mix, episode_seed, kinds_of
 from spc_ros.node_parts.episode_driver import DriverNode
-from spc_ros.node_parts.plain_node import Param, run
+from spc_ros.node_parts.plain_node import FAMILY, Param, run
 
 PARAMS = [
-    Param("family", "arm_reach", "task family", choices=families(), read_only=True),
+    Param("family", "arm_reach", FAMILY, read_only=True),
     Param("split", "train", "tasks to collect", choices=SPLITS, read_only=True),
     Param("task_ids", [""], "tasks to collect instead of a split", read_only=True),
     Param("episodes", 20, "episodes of each task", 1, 100_000, read_only=True),
@@ -30,15 +30,17 @@ class CollectNode(DriverNode):
     def drive(self) -> None:
         p = self.params
         ids = [i for i in p.task_ids if i]
-        chosen = [find_task(i) for i in ids] if ids else list(tasks(p.family, p.split))
+        family = find_family(p.family)
+        chosen = [family.find(i) for i in ids] if ids else list(family.tasks[p.split])
         kinds = [k for k in p.kinds if k]
-        unknown = [k for k in kinds if k not in KINDS]
+        known = kinds_of(make_env(p.family))
+        unknown = [k for k in kinds if k not in known]
         if unknown:
-            raise ValueError(f"kinds: {', '.join(unknown)} unknown; use {', '.join(KINDS)}")
+            raise ValueError(f"kinds: {', '.join(unknown)} unknown to {family.name}; use {', '.join(known)}")
         total, done, began_s = len(chosen) * p.episodes, 0, time.monotonic()
         waiting: list[int] = []  # episodes whose bags are still being closed
         for number in range(p.episodes):
-            kind = kinds[number % len(kinds)] if kinds else behaviour_mix(number)
+            kind = kinds[number % len(kinds)] if kinds else behaviour_mix(number, known)
             if p.record:
                 self.set_on("recorder", {"behaviour": kind})
             for task in chosen:

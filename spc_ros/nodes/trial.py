@@ -21,8 +21,7 @@ from spc_core.alignment.streaming import Step, StreamingAligner, Transition
 from spc_core.contract.contract import load_contract
 from spc_core.deploy.latency_bins import latency_counts
 from spc_core.deploy.safety import InterventionKind
-from spc_core.system.config_files import find_config
-from spc_core.tasks import families, find_task, make_env
+from spc_core.tasks import contract_file, find_task, make_env
 from spc_core.trials.control import Answer, TrialControl
 from spc_core.trials.drift import DriftLog
 from spc_core.trials.log import TrialLog
@@ -49,7 +48,7 @@ from spc_ros.node_parts.topics import CONTEXT_TOPIC, LOCKSTEP_DEPTH, RECALLED_TO
 from spc_ros.processes import PROMPT
 
 PARAMS = [
-    *params_of(TrialOptions, exclude=DRIVER_PARAMS, family=(*families(), "")),
+    *params_of(TrialOptions, exclude=DRIVER_PARAMS),
     Param(
         "lockstep", True, "simulated time waits for the commands: reliable QoS; false: sensor data QoS", read_only=True
     ),
@@ -73,7 +72,7 @@ class TrialNode(DriverNode):
     def __init__(self) -> None:
         super().__init__("trial", PARAMS)
         p = self.params
-        contract = load_contract(find_config("contracts", p.contract or p.family))
+        contract = load_contract(contract_file(p.contract, p.family))
         self.log = TrialLog(p.out)
         self.control = TrialControl(p.operator, lambda: self._robot.problem if self._robot else "")
         try:

@@ -12,7 +12,7 @@ import numpy as np
 from spc_core.alignment.episode import EpisodeInfo, TaskChange
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.system.config_files import find_config
-from spc_core.tasks import Task, TaskEnv, make_env
+from spc_core.tasks import Task, TaskEnv, contract_file, make_env
 from spc_core.tasks.disturbances import DisturbanceConfig, Disturbances
 from spc_core.tasks.mjcf import MjcfEnv
 
@@ -139,7 +139,7 @@ class RealTimeFactor:
 def make_simulation(params: Any) -> Simulation:
     """The simulation described by the node's parameters. Raises ValueError: ContractError, ModelError."""
     if not params.model:
-        contract = load_contract(find_config("contracts", params.contract or params.family))
+        contract = load_contract(contract_file(params.contract, params.family))
         return Simulation(make_env(params.family), contract)
     if not params.contract:
         raise ValueError(f"parameter 'contract' is empty; give the contract of the robot in model {params.model}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spc_core.system.config_files import find_config
+from spc_core.tasks import contract_file, find_family
 from spc_ros.bags.files import find_bags
 from spc_ros.processes import NodeGroup, ProcessError, Progress
 
@@ -40,7 +40,7 @@ def collect(
     """
     out = Path(out)
     require_new(out)
-    contract = str(find_config("contracts", contract or family).resolve())
+    contract, family = str(contract_file(contract, family).resolve()), find_family(family).reference
     bags = (out / "bags").resolve()
     plan: dict[str, Any] = {"family": family, "split": split, "episodes": episodes, "seed": seed}
     plan |= {"task_ids": list(task_ids)} if task_ids else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spc_core.system.config_files import find_config
+from spc_core.tasks import contract_file
 from spc_core.tasks.camera import CameraConfig
 from spc_core.trials.log import PLAN, TrialLog, read_rows
 from spc_core.trials.options import TrialOptions, make_plan, make_trial
@@ -37,7 +38,7 @@ def run_trial(
     trial is refused and stays unchanged. Raises ProcessError.
     """
     folder = Path(options.checkpoint).resolve()
-    contract = str(find_config("contracts", options.contract or options.family).resolve())
+    contract = str(contract_file(options.contract, options.family).resolve())
     paths = {"checkpoint": str(folder), "out": str(Path(options.out).resolve()), "contract": contract}
     options = dataclasses.replace(options, **paths)
     prepare(options)

@@ -15,7 +15,7 @@ from spc_core.pages.figures import FamilyRun
 from spc_core.pages.kit.html import number
 from spc_core.pages.report import summarise, write_report, write_summary
 from spc_core.pages.stills import MAX_TASKS, Stills
-from spc_core.tasks import families, find_task
+from spc_core.tasks import find_task, is_family
 from spc_core.trials.drift import DRIFT, read_drift
 from spc_core.trials.evaluate import expert_returns
 from spc_core.trials.log import PLAN, TrialLog
@@ -33,7 +33,7 @@ def report_trial(run: Path, family: str, out: Path, rows: Sequence[EpisodeResult
     """Write the page of the trial in `out`; `command` is its command line."""
     checkpoint, log = load_checkpoint(run), run / "log.csv"
     plan = json.loads((out / PLAN).read_text())
-    simulated = plan.get("sim", True) and family in families()
+    simulated = plan.get("sim", True) and is_family(family)
     tried = [find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in rows)] if simulated else []
     found = FamilyRun(
         family=family,

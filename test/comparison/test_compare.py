@@ -174,7 +174,7 @@ def test_ticks_are_round():
         ({"protocols": ["oneshot"]}, "--protocols has 'oneshot' (did you mean"),
         ({"few_shot_sizes": []}, "--few-shot-sizes is empty"),
         ({"episodes": 0}, "--episodes has 0"),
-        ({"family": "arm_rech"}, "--family has 'arm_rech' (did you mean 'arm_reach'?)"),
+        ({"family": "arm_rech"}, "--family: unknown task family 'arm_rech' (did you mean 'arm_reach'?)"),
     ],
 )
 def test_refusals_write_nothing(options, message, dataset, tmp_path):
@@ -189,7 +189,7 @@ def test_methods_of_one_name_and_foreign_folders_are_refused(dataset, tmp_path):
         make_plan(dataset, tmp_path / "out", ["spc", own], [0])
     with pytest.raises(ConfigError, match="holds files that are not a comparison"):
         make_plan(dataset, tmp_path, ["spc"], [0])
-    with pytest.raises(ConfigError, match="--family has 'point'"):
+    with pytest.raises(ConfigError, match="--family: unknown task family 'point'"):
         make_plan(write_dataset(tmp_path / "point"), tmp_path / "out", ["spc"], [0])
 
 

@@ -176,7 +176,7 @@ def test_run_starts_a_node_with_its_arguments_and_its_exit_code(tmp_path: Path) 
         node.communicate(timeout=20.0)
     assert node.returncode == 0
     wrong = spc(domain, "run", "sim", "--ros-args", "-p", "family:=arm_reech")
-    assert wrong.returncode == 1 and "family is 'arm_reech'" in wrong.stderr
+    assert wrong.returncode == 1 and "'arm_reech' (did you mean 'arm_reach'?)" in wrong.stderr
 
 
 def test_run_names_the_nodes() -> None:

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from spc_core.tasks import SPLITS, Task, TaskEnv, families, find_task, make_env, tasks
+from spc_core.tasks import SPLITS, Task, TaskEnv, find_task, make_env, mean_task, tasks
 from spc_core.tasks.behaviour import KINDS, Behaviour, SmoothNoise, behaviour_mix
+from support.families import ARMS, WITH_EXPERT
 
-FAMILIES = families()
-ARMS = ("arm_reach", "arm_payload")
 PAYS = {"base_drive": 0.35}  # least gain of an expert that knows the task, as a share of its return; arms: half
 G = 9.81
 
@@ -45,13 +44,13 @@ def mean_return(env: TaskEnv, split: str, act) -> float:
     return float(np.mean([rollout(env, task, seed, act)[0] for task, seed in runs]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_knowing_the_task_pays(family):
     env = make_env(family)
-    mean_task = env.mean_task()
+    mean = mean_task(family)
     for split in SPLITS:
         expert = mean_return(env, split, env.expert)
-        told_mean = mean_return(env, split, lambda o: env.expert(o, mean_task))
+        told_mean = mean_return(env, split, lambda o: env.expert(o, mean))
         assert expert - told_mean >= PAYS.get(family, 0.5) * abs(expert), (split, expert, told_mean)  # asked for: 0.3
 
 
@@ -93,7 +92,7 @@ def test_same_seed_same_episode_whatever_the_task(family):
     assert not np.array_equal(a[0], first.reset(seed=6)[0])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_later_episodes_do_not_depend_on_the_length_of_earlier_ones(family):
     short, long = make_env(family), make_env(family)
     short.reset(seed=1)
@@ -101,7 +100,7 @@ def test_later_episodes_do_not_depend_on_the_length_of_earlier_ones(family):
     np.testing.assert_array_equal(short.reset()[0], long.reset()[0])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_splits_are_disjoint_and_sized(family):
     everything = [task for split in SPLITS for task in tasks(family, split)]
     assert [len(tasks(family, split)) for split in SPLITS] == [20, 10, 10, 10]
@@ -163,7 +162,7 @@ def test_val_tasks_are_those_that_settings_were_chosen_by():
 
 @pytest.mark.parametrize("family", ARMS)
 def test_mean_task_is_the_mean_of_the_training_tasks(family):
-    mean = make_env(family).mean_task()
+    mean = mean_task(family)
     for key in ("goal_shoulder", "goal_elbow") if family == "arm_reach" else ("payload", "strength"):
         assert mean.params[key] == pytest.approx(np.mean([t.params[key] for t in tasks(family, "train")]), abs=1e-12)
     assert find_task(mean.task_id) is mean
@@ -281,7 +280,7 @@ def test_observation_shows_the_target_of_the_coming_step():
     assert jumps == [50, 100]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_gymnasium_check_env(family):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -289,7 +288,7 @@ def test_gymnasium_check_env(family):
         check_env(make_env(family), skip_render_check=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_full_torque_stays_in_the_observation_space(family):
     env = make_env(family, tasks(family, "train")[0])
     rng = np.random.default_rng(0)
@@ -298,7 +297,7 @@ def test_full_torque_stays_in_the_observation_space(family):
         assert all(env.observation_space.contains(o) for o in seen)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_expert_and_behaviour_use_the_observation_alone(family):
     env, stranger = make_env(family), make_env(family)
     task = tasks(family, "train")[11]
@@ -311,7 +310,7 @@ def test_expert_and_behaviour_use_the_observation_alone(family):
         np.testing.assert_array_equal(acts[0].act(observation), acts[1].act(observation))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_behaviours_range_from_expert_to_random(family):
     env = make_env(family)
     returns = {}

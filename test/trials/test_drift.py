@@ -16,7 +16,7 @@ from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.pages.context_figures import context_path
 from spc_core.pages.figures import FamilyRun
 from spc_core.pages.run_figures import drift_figure
-from spc_core.tasks import make_env, tasks
+from spc_core.tasks import make_env, mean_task, tasks
 from spc_core.trials.drift import (
     WINDOW,
     DriftLog,
@@ -124,7 +124,7 @@ def test_the_expert_succeeds_and_who_believes_in_the_mean_task_does_so_less(fami
             env = make_env(family, task)
             seen, over, success = env.reset(seed=0)[0], False, None
             while not over:
-                following, _, _, over, _ = env.step(env.expert(seen, env.mean_task() if told_mean else task))
+                following, _, _, over, _ = env.step(env.expert(seen, mean_task(family) if told_mean else task))
                 success, seen = env.success(seen, following), following
             ended.append(success)
         return sum(ended) / len(ended)

@@ -15,11 +15,13 @@ from spc_core.deploy.context_lanes import ContextLanes
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.networks.numpy_lanes import NumpyLanes
 from spc_core.deploy.networks.row_plan import row_plan
-from spc_core.tasks import ArmReach, families, tasks
+from spc_core.tasks import tasks
+from spc_core.tasks.arm_reach import ArmReach
 from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.lanes import LaneDriver
 from spc_core.trials.protocol import SIM_PROTOCOLS, EpisodeResult, Trial, TrialError
 from spc_core.trials.simulated_robot import behaviour_transitions
+from support.families import WITH_EXPERT
 from support.random_checkpoint import loaded_random_checkpoint
 
 
@@ -41,7 +43,7 @@ def both_ways(checkpoint: Checkpoint, family: str, trial: dict, lanes: int = 0) 
     return alone
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_all_protocols_give_the_same_rows_as_one_robot_at_a_time(family: str, tmp_path: Path) -> None:
     checkpoint = loaded_random_checkpoint(tmp_path / family, family)
     sizes = (5, 10) if family == "arm_payload" else (30, 130)  # changes are found there, and empty the context

@@ -12,10 +12,11 @@ from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter, Episode
 from spc_core.data.reader import read_episodes
 from spc_core.system.config_files import find_config
-from spc_core.tasks import families, find_task, make_env, tasks
+from spc_core.tasks import find_task, make_env, tasks
 from spc_core.tasks.behaviour import KINDS, episode_seed
 from spc_core.trials.offline_data import behaviour_episodes
 from support.contracts import ARM_REACH
+from support.families import WITH_EXPERT
 
 STEPS = 100
 
@@ -26,7 +27,7 @@ def same(first: Episode, second: Episode) -> bool:
     )
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_episodes_are_whole_and_the_kinds_take_turns(family):
     contract = load_contract(find_config("contracts", family))
     made = list(behaviour_episodes(tasks(family, "id")[3], 4, seed=5))
@@ -44,7 +45,7 @@ def test_episodes_are_whole_and_the_kinds_take_turns(family):
     assert expert > random
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_task_and_seed_decide_everything(family):
     task, other = tasks(family, "val")[2], tasks(family, "id")[2]
     first, again = (list(behaviour_episodes(task, 3, seed=1)) for _ in range(2))
@@ -56,7 +57,7 @@ def test_task_and_seed_decide_everything(family):
     assert len(starts) == 3, "no two episodes start alike"
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", WITH_EXPERT)
 def test_each_transition_is_a_step_of_the_simulation(family):
     """(o_k, a_k, r_k, o_k+1): playing the actions again from the same start gives every row, with nothing shifted."""
     task = tasks(family, "ood")[7]
