@@ -30,7 +30,7 @@ setup(
     maintainer="spc_ros maintainers",
     maintainer_email="maintainers@spc-ros.invalid",
     packages=find_packages(include=["spc_core", "spc_core.*", "spc_ros", "spc_ros.*"]),
-    package_data={"spc_core.tasks": ["*.xml"]},
+    package_data={"spc_core.tasks": ["*.xml", "agents/*.safetensors"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/spc_ros"]),
         (SHARE, ["package.xml"]),

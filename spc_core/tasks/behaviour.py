@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Behaviours for recording data: an expert, a noisy expert, or smooth random motion."""
+"""Behaviours for recording data: an expert, a noisy expert, smooth random motion, or a state of a learning agent."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from .families import tasks
+from .snapshots import Snapshots
 from .task import FamilyError, Task
 
-Kind = Literal["expert", "noisy", "random"]
+Kind = Literal["expert", "noisy", "random", "snapshot"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NOISE_TIME_S = 0.25  # correlation time of the noise
 NOISE_SCALE = {
     "expert": (0.0, 0.0),
     "noisy": (0.1, 0.7),
     "random": (0.2, 1.0),
+    "snapshot": (0.0, 0.0),
 }  # of noise_action, drawn per episode
 LEG_S = (0.2, 0.7)  # a noisy expert drives in legs of so long ...
 OWN_LEG_SHARE = 0.6  # ... this share of them for its own task, the others for any training task
@@ -31,6 +33,7 @@ class Controllable(Protocol):
     task: Task
     control_hz: float
     has_expert: bool
+    snapshots: Snapshots | None
     action_low: np.ndarray
     action_high: np.ndarray
     noise_action: np.ndarray
@@ -65,7 +68,8 @@ class Behaviour:
         if kind not in KINDS:
             raise ValueError(f"unknown behaviour {kind!r}; known: {', '.join(KINDS)}")
         if kind not in kinds_of(env):
-            raise FamilyError(f"family '{env.family}' has no expert, so no behaviour '{kind}'; use 'random'")
+            known = ", ".join(kinds_of(env))
+            raise FamilyError(f"family '{env.family}' has no behaviour '{kind}', only: {known}")
         self.env = env
         self.kind = kind
         self._rng = np.random.default_rng(seed)
@@ -73,14 +77,20 @@ class Behaviour:
         self.reset()
 
     def reset(self) -> None:
-        """Draw this episode's noise scale; a noisy expert begins its first leg."""
+        """Draw this episode's noise scale, or state of the agent; a noisy expert begins its first leg."""
         self._scale = self._rng.uniform(*NOISE_SCALE[self.kind]) * self.env.noise_action
         self._noise.reset(self._rng)
         self._leg_task: Task | None = None  # None: the own one
         self._leg_steps = 0
+        if self.kind == "snapshot" and self.env.snapshots is not None:
+            self._state = int(self._rng.integers(len(self.env.snapshots)))
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """The next action (action_dim,) within its limits, in physical units."""
+        if self.kind == "snapshot":
+            assert self.env.snapshots is not None
+            share = (self.env.snapshots.act(self._state, observation, self.env.task, self._rng) + 1) / 2
+            return self.env.action_low + share * (self.env.action_high - self.env.action_low)
         if self.kind == "random":
             action = self.env.rest_action(observation)
         else:
@@ -103,12 +113,14 @@ class Behaviour:
 
 def kinds_of(env: Controllable) -> tuple[Kind, ...]:
     """The behaviours that the family has."""
-    return KINDS if env.has_expert else ("random",)
+    if env.snapshots is not None:
+        return KINDS
+    return ("expert", "noisy", "random") if env.has_expert else ("random",)
 
 
-def behaviour_mix(episode: int, kinds: Sequence[Kind] = KINDS) -> Kind:
-    """The kind of the n-th recorded episode: expert, noisy, random, and again."""
-    return kinds[episode % len(kinds)]
+def behaviour_mix(episode: int, kinds: Sequence[Kind] = ("expert", "noisy", "random")) -> Kind:
+    """The kind of the n-th recorded episode: a state of a learning agent, or else expert, noisy, random in turn."""
+    return "snapshot" if "snapshot" in kinds else kinds[episode % len(kinds)]
 
 
 def episode_seed(seed: int, task_index: int, episode: int) -> int:

@@ -23,6 +23,7 @@ import mujoco
 import numpy as np
 
 from .physics import derive_constants, load_model, model_of_text
+from .snapshots import agent_file, load_snapshots
 from .task import Task, TaskEnv, make_task
 
 ASSETS = Path(gymnasium.__file__).with_name("envs") / "mujoco" / "assets"
@@ -108,6 +109,8 @@ class LocomotionEnv(TaskEnv):
         self._step_count: int | None = None  # until the first reset
         self._mass_scale = 1.0
         self.set_task(self.first_task() if task is None else task)
+        if not self.has_expert and (path := agent_file(self.family)).is_file():
+            self.snapshots, self.has_expert = load_snapshots(path, self.family, self.observation_names), True
 
     def first_task(self) -> Task:
         """The task of an environment that was given none."""

@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import mujoco
 import numpy as np
+
+if TYPE_CHECKING:
+    from .snapshots import Snapshots
 
 # Settings are chosen by "val" alone; who looks at "id" or "ood" while choosing has no held-out tasks left.
 SPLITS = ("train", "val", "id", "ood")
@@ -118,6 +121,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     task: Task
     latched_topics: tuple[str, ...] = ()  # observed topics that are published when they change, and kept for latecomers
     has_expert = False  # whether expert() is there: the 1 of normalised scores, and the driver of recordings
+    snapshots: Snapshots | None = None  # of a learnt agent: the drivers of recordings, the best of them the expert
 
     def resting_topics(self) -> tuple[str, ...]:
         """Observed topics without a new message at this tick; in between, the last one holds."""
@@ -153,7 +157,10 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def expert(self, observation: np.ndarray, task: Task | None = None) -> np.ndarray:
         """The privileged controller's action for `task` (default: its own), from the observation alone."""
-        raise FamilyError(f"family '{self.family}' has no expert")
+        if self.snapshots is None:
+            raise FamilyError(f"family '{self.family}' has no expert; learn one with `spc behaviour {self.family}`")
+        share = (self.snapshots.act(-1, observation, task or self.task) + 1) / 2
+        return self.action_low + share * (self.action_high - self.action_low)
 
     def rest_action(self, observation: np.ndarray) -> np.ndarray:
         """An action that lets a robot of the mean task drift slowly home: what random motion is added to."""

@@ -15,8 +15,9 @@ from spc_core.tasks import Task, TaskEnv, make_env
 from spc_core.tasks.behaviour import Behaviour, behaviour_mix, episode_seed, kinds_of
 
 
-def behaviour_episodes(task: Task, episodes: int, seed: int) -> Iterator[Episode]:
-    """Episodes of the usual mix: an expert, a noisy expert and random motion in turn; the last alone without an expert.
+def behaviour_episodes(task: Task, episodes: int, seed: int, first: int = 0) -> Iterator[Episode]:
+    """Episodes of the usual mix, from number `first` on: states of a learning agent; or an expert, a noisy expert and
+    random motion in turn; or random motion alone.
 
     Equal to those that `spc collect --seed` records and `spc convert` aligns, except for times, sources, and the last
     bit of a reward that the contract computes from observation and action.
@@ -27,7 +28,8 @@ def behaviour_episodes(task: Task, episodes: int, seed: int) -> Iterator[Episode
         raise ValueError(f"episodes and seed must be at least 0, got episodes {episodes}, seed {seed}")
     env = make_env(task.family, task)
     kinds = kinds_of(env)
-    return (_episode(env, behaviour_mix(n, kinds), episode_seed(seed, task.index, n)) for n in range(episodes))
+    numbers = range(first, first + episodes)
+    return (_episode(env, behaviour_mix(n, kinds), episode_seed(seed, task.index, n)) for n in numbers)
 
 
 def _episode(env: TaskEnv, kind: str, seed: int) -> Episode:

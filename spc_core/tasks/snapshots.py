@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A learnt agent that is told its task, as it was while it learnt: who drives where no controller is known by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from spc_core.system.atomic_files import write_atomic
+
+from .task import FamilyError, Task
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshots:
+    """S states of one agent, from its worst to its best: ReLU networks from (s, task, whether told) to a Normal.
+
+    Actions are the tanh of its draw, on [-1, 1] from the lower to the upper limit.
+    """
+
+    family: str
+    observation_names: tuple[str, ...]
+    params: tuple[str, ...]  # of a task, which the agent is told on unit scale
+    params_mean: np.ndarray  # (P,)
+    params_std: np.ndarray  # (P,)
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]  # weights (S, inputs, outputs) and biases (S, outputs), float32
+    returns: tuple[float, ...]  # of each state, told its task, mean over tasks; ascending
+
+    def __len__(self) -> int:
+        return len(self.returns)
+
+    def act(
+        self, index: int, observation: np.ndarray, task: Task | None, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """What state `index` does (A,) in [-1, 1], told a task or nothing: its mean, or a draw by `rng`."""
+        told = np.zeros(len(self.params)) if task is None else self.told(task)
+        x = np.concatenate([observation, told, [float(task is not None)]]).astype(np.float32)
+        for number, (weight, bias) in enumerate(self.layers):
+            x = (x if number == 0 else np.maximum(x, 0)) @ weight[index] + bias[index]
+        mean, log_std = np.split(x, 2)
+        if rng is not None:
+            spread = np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
+            mean = mean + spread * rng.standard_normal(len(mean))
+        return np.tanh(mean)
+
+    def told(self, task: Task) -> np.ndarray:
+        """A task's parameters (P,) on unit scale."""
+        return (np.array([task.params[name] for name in self.params]) - self.params_mean) / self.params_std
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        tensors = {
+            f"{number}.{kind}": np.ascontiguousarray(array, np.float32)
+            for number, layer in enumerate(self.layers)
+            for kind, array in zip(("weight", "bias"), layer, strict=True)
+        }
+        described = {
+            "format": FORMAT,
+            "family": self.family,
+            "observation_names": self.observation_names,
+            "params": self.params,
+            "params_mean": self.params_mean.tolist(),
+            "params_std": self.params_std.tolist(),
+            "returns": self.returns,
+        }
+        write_atomic(path, safetensors.numpy.save(tensors, {"snapshots": json.dumps(described)}))
+
+
+def agent_file(family: str) -> Path:
+    """Where the agent of a family of this package lies, if it has one."""
+    return Path(__file__).parent / "agents" / f"{family}.safetensors"
+
+
+@functools.cache
+def load_snapshots(path: Path, family: str, observation_names: tuple[str, ...]) -> Snapshots:
+    """The states in a file. Raises FamilyError: missing, damaged, of another family or other observations."""
+    if not path.is_file():
+        raise FamilyError(f"{path}: no such file; write one with `spc behaviour {family}`")
+    try:
+        with safe_open(path, "numpy") as file:
+            described: dict[str, Any] = json.loads((file.metadata() or {})["snapshots"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+        format_ = described.pop("format")
+        count = len(tensors) // 2
+        layers = tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in range(count))
+        arrays = {name: np.array(described.pop(name)) for name in ("params_mean", "params_std")}
+        found = Snapshots(layers=layers, **arrays, **{name: _tuple(value) for name, value in described.items()})
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise FamilyError(
+            f"{path}: not a file of behaviour ({error}); write it anew: `spc behaviour {family}`"
+        ) from None
+    if format_ != FORMAT:
+        raise FamilyError(f"{path}: has format {format_}, this program reads {FORMAT}")
+    if found.family != family:
+        raise FamilyError(f"{path}: is of family '{found.family}', not '{family}'; use that family's own file")
+    if found.observation_names != observation_names:
+        raise FamilyError(
+            f"{path}: its agent observes {', '.join(found.observation_names)}, family '{family}' now has "
+            f"{', '.join(observation_names)}; write it anew: `spc behaviour {family}`"
+        )
+    return found
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learn who drives the recordings of a simulated task family: an agent that is told its task."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from spc_ros.progress_bar import Bar
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnBehaviour:
+    """Learn who drives the recordings of a simulated task family: one agent that is told its task, by trial and error.
+
+    Its states from random to expert make the data of `spc collect`; the best of them is the expert, the 1 of normalised
+    scores. The families of this package that need one have it already.
+
+    examples:
+      spc behaviour cheetah_vel --out agent.safetensors
+      spc behaviour hopper_mass --out agent.safetensors --steps 200000
+    """
+
+    family: tyro.conf.Positional[str]  # task family, or the path of a family.yaml
+    out: Path  # file for the agent's states
+    steps: int = 0  # simulated steps; 0: the family's usual number
+    learning_rate: float = 0.0  # of all networks; 0: the family's usual one
+    seed: int = 0  # seed of initial weights, episodes and samples
+
+
+def run(options: LearnBehaviour) -> int:
+    from spc_core.training.behaviour_agent import behaviour_config, learn_behaviour, looks_table
+
+    given = {"steps": options.steps, "learning_rate": options.learning_rate}
+    config = behaviour_config(options.family, {**{k: v for k, v in given.items() if v}, "seed": options.seed})
+    with Bar(f"behaviour {options.family}", "step") as bar:
+        agent, looks = learn_behaviour(options.family, config, bar)
+    agent.save(options.out)
+    print(looks_table(looks, agent))
+    print(f"{len(agent)} states, mean return {agent.returns[0]:.0f} to {agent.returns[-1]:.0f}: {options.out}")
+    return 0

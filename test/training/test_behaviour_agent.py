@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent that drives recordings: its densities, what it learns, and which of its states are kept."""
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, TanhTransform, TransformedDistribution
+
+from spc_core.data.packed import load_dataset
+from spc_core.tasks import make_env, tasks
+from spc_core.tasks.snapshots import load_snapshots
+from spc_core.training.behaviour_agent import behaviour_config, learn_behaviour, looks_table, spread_evenly
+from spc_core.training.soft_actor_critic import Actor
+from spc_core.trials.direct_collection import collect_directly
+from spc_core.trials.offline_data import behaviour_episodes
+
+FAMILY = "point_robot"
+
+
+def test_the_density_of_an_action_is_that_of_a_tanh_of_a_normal():
+    torch.manual_seed(0)
+    actor = Actor(np.array([1.0, -2.0], np.float32), np.array([0.5, 3.0], np.float32), 1, 2, 8)
+    observation, told, hears = torch.randn(50, 2), torch.randn(50, 1), torch.ones(50, 1)
+    action, density = actor.draw(observation, told, hears)
+    scaled = (observation - torch.tensor([1.0, -2.0])) / torch.tensor([0.5, 3.0])
+    mean, log_std = actor.network(torch.cat([scaled, told, hears], -1)).chunk(2, -1)
+    expected = TransformedDistribution(Normal(mean, log_std.exp()), [TanhTransform()])
+    torch.testing.assert_close(density, expected.log_prob(action).sum(-1, keepdim=True), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("returns", "count", "kept"),
+    [([0, 1, 2, 3, 9, 10], 3, [0, 3, 5]), ([5, 0, 10], 6, [1, 0, 2]), ([1, 1, 1], 2, [0, 1]), ([4], 3, [0])],
+)
+def test_states_are_kept_evenly_in_return(returns, count, kept):
+    """Steps between 0 and 10 are 0, 5 and 10; the nearest to 5 that is free is 3."""
+    assert spread_evenly(returns, count) == kept
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    config = behaviour_config(
+        FAMILY, {"steps": 2600, "warm_up": 400, "look_every": 700, "updates_per_step": 0.3, "hidden": 64, "batch": 128}
+    )
+    return learn_behaviour(FAMILY, config)
+
+
+def test_the_agent_learns_to_use_what_it_is_told(learnt):
+    """At the start it stands still, a metre from the goal: -40 an episode. Told nothing, it cannot do much better."""
+    agent, looks = learnt
+    assert looks[0].told == pytest.approx(-40, abs=6)
+    assert looks[-1].told > -25 and looks[-1].told > looks[-1].blind + 5
+    assert agent.returns == tuple(sorted(agent.returns)) and agent.returns[-1] == max(look.told for look in looks)
+    text = looks_table(looks, agent)
+    assert "mean task" in text and text.count("*") == len(agent)
+
+
+def test_a_kept_state_plays_as_the_agent_did_when_it_was_looked_at(learnt, tmp_path):
+    agent, _ = learnt
+    agent.save(tmp_path / "agent.safetensors")
+    env = make_env(FAMILY)
+    loaded = load_snapshots(tmp_path / "agent.safetensors", FAMILY, env.observation_names)
+    total = []
+    for task in [task for split in ("train", "val", "id", "ood") for task in tasks(FAMILY, split)][::4]:
+        observation, _ = env.reset(seed=task.index, options={"task": task})
+        total.append(0.0)
+        over = False
+        while not over:
+            observation, reward, terminated, truncated, _ = env.step(loaded.act(-1, observation, task))
+            total[-1], over = total[-1] + reward, terminated or truncated
+    assert np.mean(total) == pytest.approx(agent.returns[-1], rel=1e-4)
+
+
+def test_direct_collection_is_the_episodes_of_every_task(tmp_path):
+    """Played by two processes in parts, in order, as one process plays them."""
+    said = []
+    root = collect_directly(FAMILY, tmp_path / "data", 11, seed=3, processes=2, progress=lambda *s: said.append(s))
+    data = load_dataset(root)
+    known = tasks(FAMILY, "train")
+    assert [task.task_id for task in data.tasks] == [task.task_id for task in known]
+    assert data.episode_count == 11 * 20 and said[-1][:2] == (220, 220)
+    expected = np.concatenate([e.observations for e in behaviour_episodes(known[7], 11, 3)])
+    first = 7 * 11
+    rows = slice(data.episode_starts[first] + first, data.episode_starts[first + 11] + first + 11)
+    np.testing.assert_array_equal(data.observations[rows], expected.astype(np.float32))
+    with pytest.raises(ValueError, match="data"):
+        collect_directly(FAMILY, tmp_path / "data", 1)
