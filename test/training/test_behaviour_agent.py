@@ -49,7 +49,7 @@ def test_the_agent_learns_to_use_what_it_is_told(learnt):
     """At the start it stands still, a metre from the goal: -40 an episode. Told nothing, it cannot do much better."""
     agent, looks = learnt
     assert looks[0].told == pytest.approx(-40, abs=6)
-    assert looks[-1].told > -25 and looks[-1].told > looks[-1].blind + 5
+    assert looks[-1].told > -28 and looks[-1].told > looks[-1].blind + 5
     assert agent.returns == tuple(sorted(agent.returns)) and agent.returns[-1] == max(look.told for look in looks)
     text = looks_table(looks, agent)
     assert "mean task" in text and text.count("*") == len(agent)
