@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -87,14 +88,22 @@ class Agent(nn.Module):
         inputs = self.world_model.latent.dim + self.context_dim
         self.actor = Actor(inputs, action_dim, config.model.policy_hidden)
         self.critic = Critic(inputs, action_dim, config.model.policy_hidden)
+        self.average_actor = None  # the mean of recent actors, which scatters less than the last one
+        if config.loss.actor_average_rate:
+            self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.register_buffer("task_means", torch.zeros(len(tasks), self.context_dim))
         if self.task_scale:
             self.task_means.copy_(torch.stack([self.oracle_context(task) for task in tasks]))
 
+    @property
+    def acting(self) -> Actor:
+        """The actor that acts: the average, where there is one."""
+        return self.actor if self.average_actor is None else self.average_actor
+
     @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor) -> Tensor:
         """(..., O) on unit scale and (..., Z) to the mean action (..., A) in [-1, 1]."""
-        return self.actor(self.world_model.encode(observation), z)[0]
+        return self.acting(self.world_model.encode(observation), z)[0]
 
     def oracle_context(self, params: Mapping[str, float]) -> Tensor:
         """The true task parameters as z (Z,), for the method `oracle`."""
@@ -230,8 +239,10 @@ class Learner:
         """Train V, Q and actor by IQL on all transitions of the windows, without gradients to z and latents."""
         total, losses = self.policy_loss(batch)
         self._step("policy", total)
-        critic = self.agent.critic
-        ema_(critic.target_q.parameters(), critic.q.parameters(), self.config.loss.target_rate)
+        agent, rates = self.agent, self.config.loss
+        ema_(agent.critic.target_q.parameters(), agent.critic.q.parameters(), rates.target_rate)
+        if agent.average_actor is not None:
+            ema_(agent.average_actor.parameters(), agent.actor.parameters(), rates.actor_average_rate)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -106,6 +106,13 @@ class LossConfig:
     advantage_clip: float = 100.0  # largest weight of an action in the actor's loss
     target_rate: float = 0.005  # EMA rate of target encoder and target Q
     task_mean_rate: float = 0.005  # EMA rate of the tasks' mean vectors
+    actor_average_rate: float = 0.0  # EMA rate of the actor that acts; 0: the latest one acts
+
+    def check(self, source: str) -> None:
+        """Raises ConfigError naming an invalid value."""
+        for name in ("target_rate", "task_mean_rate", "actor_average_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{source}: loss.{name} is {getattr(self, name)}; it must be from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +180,7 @@ class TrainConfig:
                 "contexts of one task, so it needs at least 2"
             )
         self.method.check(source)
+        self.loss.check(source)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Planner:
         noise = noise.repeat(len(latent), 1, 1)
 
         def act(t: int, latent: Tensor, z: Tensor) -> Tensor:
-            mean, log_std = self._agent.actor(latent, z)
+            mean, log_std = self._agent.acting(latent, z)
             return (mean + log_std.exp() * noise[:, t]).clamp(-1, 1)
 
         return self._imagine(latent, z, count, act)

@@ -166,13 +166,14 @@ class StackedLearner:
                 self._tensors["agent.task_means"].copy_(self._each("task_means", stack, contexts))
             if "club" in self.optimizers:
                 self._step("club", self._each("club", stack, contexts))
-        self._follow("agent.world_model.target_encoder.", "agent.world_model.encoder.")
+        self._follow("agent.world_model.target_encoder.", "agent.world_model.encoder.", self.config.loss.target_rate)
         return {name: values.detach() for name, values in losses.items()}
 
     def _update_policy(self, stack: _Stack) -> dict[str, Tensor]:
         totals, losses = self._each("policy", stack)
         self._step("policy", totals)
-        self._follow("agent.critic.target_q.", "agent.critic.q.")
+        self._follow("agent.critic.target_q.", "agent.critic.q.", self.config.loss.target_rate)
+        self._follow("agent.average_actor.", "agent.actor.", self.config.loss.actor_average_rate)
         return {name: values.detach() for name, values in losses.items()}
 
     def _draw_bits(self, stack: _Stack) -> Tensor:
@@ -199,10 +200,10 @@ class StackedLearner:
         losses.sum().backward()
         optimizer.step()
 
-    def _follow(self, targets: str, sources: str) -> None:
+    def _follow(self, targets: str, sources: str, rate: float) -> None:
         names = [name.removeprefix(targets) for name in self._tensors if name.startswith(targets)]
         pairs = [(self._tensors[targets + name], self._tensors[sources + name]) for name in names]
-        ema_([target for target, _ in pairs], [source for _, source in pairs], self.config.loss.target_rate)
+        ema_([target for target, _ in pairs], [source for _, source in pairs], rate)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from spc_core.data.packed import PackedDataset
 from spc_core.data.sampler import Sampler
 from spc_core.deploy.checkpoint import Checkpoint, save_checkpoint
 from spc_core.method.agent import Agent
-from spc_core.method.config import ConfigError, TrainConfig, to_dict
+from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
 from spc_core.method.fused import FusedLearner
 from spc_core.method.latents import Raw
 from spc_core.method.normalize import Stats
@@ -194,7 +194,7 @@ def read_state(file: Path, device: torch.device, config: TrainConfig, data: Pack
         fix = "update the program" if found > FORMAT else "start again with --overwrite"
         raise TrainingError(f"{file}: has format {found}, this program reads {FORMAT}; {fix}")
     out = file.parent
-    saved, wanted = json.loads(state["config"]), to_dict(config)
+    saved, wanted = to_dict(build(TrainConfig, json.loads(state["config"]), str(file))), to_dict(config)
     changed = [key for key in wanted if key not in FREE and wanted[key] != saved.get(key)]
     if changed:
         lines = "; ".join(f"{key} was {saved.get(key)}, is {wanted[key]}" for key in changed)

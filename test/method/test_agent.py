@@ -165,6 +165,21 @@ def test_targets_follow_by_the_target_rate():
         torch.testing.assert_close(target, old + 0.25 * (source - old))
 
 
+def test_the_average_actor_follows_by_its_rate_and_acts():
+    learner = make_learner(loss={"actor_average_rate": 0.25})
+    agent, observation, z = learner.agent, torch.ones(3, 2), torch.zeros(3, 5)
+    assert agent.average_actor is not None
+    before = [p.clone() for p in agent.average_actor.parameters()]
+    learner._update_policy(make_batch())
+    for old, average, last in zip(before, agent.average_actor.parameters(), agent.actor.parameters(), strict=True):
+        torch.testing.assert_close(average, old + 0.25 * (last - old))
+    latent = agent.world_model.encode(observation)
+    assert torch.equal(agent.act(observation, z), agent.average_actor(latent, z)[0])
+    assert not torch.equal(agent.act(observation, z), agent.actor(latent, z)[0])
+    plain = make_learner().agent
+    assert plain.average_actor is None and plain.acting is plain.actor
+
+
 def test_model_learns_every_second_update():
     learner = make_learner(world_model_every=2)
     moved = [changed(learner, lambda n=n: learner.update(make_batch(), n)) for n in range(4)]

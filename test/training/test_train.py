@@ -329,8 +329,21 @@ def test_mixed_parts_of_two_checkpoints_are_refused(run, tmp_path):
 
 
 def test_networks_outside_the_agent_are_resumed_too(dataset, tmp_path):
-    train(dataset, tmp_path / "run", tiny_config(method="csro", updates=2))
-    assert set(torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["modules"]) == {"agent", "club"}
+    train(dataset, tmp_path / "run", tiny_config(method="csro", updates=2, loss={"actor_average_rate": 0.3}))
+    modules = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["modules"]
+    assert set(modules) == {"agent", "club"} and "average_actor.network.0.weight" in modules["agent"]
+    load_checkpoint(tmp_path / "run")
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(dataset, tmp_path, capsys):
+    config = tiny_config(updates=2)
+    train(dataset, tmp_path / "run", config)
+    older = to_dict(config)
+    del older["loss"]["actor_average_rate"]
+    change_state(tmp_path / "run", config=json.dumps(older))
+    train(dataset, tmp_path / "run", config)
+    with pytest.raises(ConfigError, match="holds a run with other settings .loss was"):
+        train(dataset, tmp_path / "run", tiny_config(updates=2, loss={"actor_average_rate": 0.1}))
 
 
 def change_state(out, **changes):

@@ -80,7 +80,7 @@ def row_plan(agent: Agent, stats: Stats) -> RowPlan:
         encoder=None if isinstance(model.encoder, nn.Identity) else _mlp(model.encoder),
         latent=_latent(model.latent),
         latent_dim=model.latent.dim,
-        actor=_mlp(agent.actor.network, agent.action_dim),
+        actor=_mlp(agent.acting.network, agent.action_dim),
         context_encoder=None if context_encoder is None else _mlp(context_encoder.network),
         task_means=_array(agent.task_means),
     )
