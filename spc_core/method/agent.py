@@ -51,7 +51,7 @@ class Batch:
 
 
 class Contexts(NamedTuple):
-    """z of all contexts of a batch, and the embeddings of their M transitions, if they are learnt."""
+    """z of all contexts of a batch, and the votes of their M transitions, if they are learnt."""
 
     z: Tensor  # (T, C, Z)
     embeddings: Tensor | None = None  # (M, Z)
@@ -83,7 +83,9 @@ class Agent(nn.Module):
         self.context_dim = len(self.task_scale.names) if self.task_scale else config.model.context_dim
         self.context_encoder = None
         if config.method.context == "learnt":
-            self.context_encoder = ContextEncoder(observation_dim, action_dim, config.model)
+            self.context_encoder = ContextEncoder(
+                observation_dim, action_dim, config.model, config.method.votes == "precision"
+            )
         self.world_model = WorldModel(observation_dim, action_dim, self.context_dim, config)
         inputs = self.world_model.latent.dim + self.context_dim
         self.actor = Actor(inputs, action_dim, config.model.policy_hidden)

@@ -45,6 +45,7 @@ class MethodConfig:
     open_loop: bool = True  # roll the model out over a window; off: predict one step from each observation
     contrast: str = "infonce"  # loss that separates tasks: infonce | focal | none
     context: str = "learnt"  # task vector z: learnt | none (always 0) | oracle (the true task parameters)
+    votes: str = "mean"  # z of votes: their mean | precision, weighted by what each is worth, which is learnt too
     context_l2: float = 0.0  # weight of the squared length of z
     context_club: float = 0.0  # weight of the CLUB bound on information in z about the behaviour policy
 
@@ -87,6 +88,7 @@ METHOD_CHOICES = {
     "consistency": CONSISTENCY_OF["discrete"],
     "contrast": ("infonce", "focal", "none"),
     "context": ("learnt", "none", "oracle"),
+    "votes": ("mean", "precision"),
 }
 
 

@@ -49,8 +49,8 @@ def pack(batch: Batch, rows: int = 0) -> PackedBatch:
 def packed_contexts(encoder: ContextEncoder, batch: PackedBatch, acted: int) -> Contexts:
     """The contexts of a packed batch; a transition begins with `acted` numbers of state and action."""
     embeddings = encoder.embed(batch.context)
-    z = pool(embeddings, batch.owner, batch.real, batch.context_weight.sum(-1))
-    return Contexts(z, embeddings, batch.context[:, :acted], batch.real)
+    z = pool(encoder, embeddings, batch.owner, batch.real, batch.context_weight.sum(-1))
+    return Contexts(z, encoder.votes(embeddings), batch.context[:, :acted], batch.real)
 
 
 class FusedLearner(Learner):
@@ -201,11 +201,11 @@ class _Mish(torch.autograd.Function):
         return slope.mul_(gradient)
 
 
-def pool(embeddings: Tensor, owner: Tensor, real: Tensor, sizes: Tensor) -> Tensor:
-    """Embeddings (M, Z) of transitions, each of weight `real` in the context `owner`, to means z (*sizes, Z)."""
+def pool(encoder: ContextEncoder, embeddings: Tensor, owner: Tensor, real: Tensor, sizes: Tensor) -> Tensor:
+    """Embeddings (M, E) of transitions, each of weight `real` in the context `owner`, to means z (*sizes, Z)."""
     zeros = embeddings.new_zeros(sizes.numel(), embeddings.shape[-1])
-    sums = zeros.index_add(0, owner, embeddings * real[:, None])
-    return sums.view(*sizes.shape, -1) / sizes[..., None].clamp(min=1)
+    sums = zeros.index_add(0, owner, encoder.summands(embeddings) * real[:, None])
+    return encoder.mean(sums.view(*sizes.shape, -1), sizes)
 
 
 FUSED = {nn.Linear: FusedLinear, EnsembleLinear: FusedEnsembleLinear, nn.Mish: Mish}

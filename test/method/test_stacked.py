@@ -15,12 +15,14 @@ from spc_core.method.fused import FusedLearner
 from spc_core.method.stacked import WORTH, StackedLearner, stacks
 from spc_core.system.config_files import find_config
 from spc_core.training.train import data_stats
+from support.method_options import configured
 from support.synthetic import tiny_config, write_dataset
 
 METHODS = sorted(file.stem for file in find_config("methods", "spc").parent.glob("*.yaml"))
 SEEDS = (3, 8)
 OPTIONS = {  # shared by all methods
-    "averaged actor": {"loss": {"actor_average_rate": 0.3}},
+    "averaged actor": ("", {"actor_average_rate": 0.3}),
+    "precision": ("votes=precision", {}),
 }
 
 
@@ -48,11 +50,12 @@ def gradients(learner: FusedLearner) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "method, options",
-    [(method, {}) for method in METHODS] + [(m, o) for o in OPTIONS.values() for m in ("spc", "csro")],
+    [(method, ("", {})) for method in METHODS] + [(m, o) for o in OPTIONS.values() for m in ("spc", "csro")],
     ids=[*METHODS, *(f"{m}, {o}" for o in OPTIONS for m in ("spc", "csro"))],
 )
 def test_losses_and_gradients_are_those_of_each_learner_alone(method, options, data):
-    config = tiny_config(method, contexts_per_task=2, **options)
+    choices, loss = options
+    config = configured(f"{method} {choices}", tiny_config(method, contexts_per_task=2, loss=loss))
     alone, samplers = learners_and_samplers(data, config)
     expected = [learner.update(sampler.batch(), 0) for learner, sampler in zip(alone, samplers, strict=True)]
     members, samplers = learners_and_samplers(data, config)
@@ -64,7 +67,9 @@ def test_losses_and_gradients_are_those_of_each_learner_alone(method, options, d
             torch.testing.assert_close(stack._tensors[name].grad[index], gradient, rtol=1e-3, atol=1e-6, msg=name)
         for average in ("task_means", "average_actor.network.0.weight"):
             if average in learner.agent.state_dict():
-                found_average, expected_average = (a.state_dict()[average] for a in (members[index].agent, learner.agent))
+                found_average, expected_average = (
+                    a.state_dict()[average] for a in (members[index].agent, learner.agent)
+                )
                 torch.testing.assert_close(found_average, expected_average, rtol=1e-4, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.networks.numpy_rows import LARGEST, Product, Rows, RowsBlock, latent_function
+from spc_core.deploy.networks.numpy_rows import LARGEST, Product, Rows, RowsBlock, latent_function, votes_and_weights
 from spc_core.deploy.networks.row_plan import RowPlan
 
 
@@ -23,7 +23,7 @@ class NumpyLanes:
     def __init__(self, plan: RowPlan) -> None:
         stats, self._latent_dim = plan.stats, plan.latent_dim
         self._to_latent, scale = latent_function(plan.latent)
-        self._actor = Rows(plan.actor, scale)
+        self._actor, self._precision = Rows(plan.actor, scale), plan.precision
         self._encoder = None if plan.encoder is None else Rows(plan.encoder)
         self._context_encoder = None if plan.context_encoder is None else Rows(plan.context_encoder)
         self._mean, self._spread = np.float64(stats.observation_mean), np.float64(stats.observation_std)
@@ -47,7 +47,7 @@ class NumpyLanes:
         return self._low + (unit.reshape(outputs.shape) + 1) / 2 * self._span
 
     def embed(self, transitions: Sequence[Transition]) -> np.ndarray:
-        """N transitions in the contract's units to their embeddings (N, Z) float32."""
+        """N transitions in the contract's units to their embeddings (N, E) float32: see Networks."""
         assert self._context_encoder is not None
         before = np.array([t.observation for t in transitions])
         share = 2 * ((np.array([t.action for t in transitions]) - self._low) / self._span) - 1
@@ -57,7 +57,8 @@ class NumpyLanes:
         rewards = np.array([t.reward for t in transitions])
         rows[:, fields + actions] = (rewards - self._reward[0]) / self._reward[1]
         rows[:, -fields - 1 : -1] = (np.array([t.next_observation for t in transitions]) - before) / self._changes
-        return np.tanh(_run(self._context_encoder, rows))
+        outputs = _run(self._context_encoder, rows)
+        return votes_and_weights(outputs) if self._precision else np.tanh(outputs)
 
 
 def _inputs(rows: Rows, count: int) -> np.ndarray:

@@ -68,8 +68,9 @@ class RowPlan:
     latent: Rounding | Simplexes | None  # None: the encoder's output itself
     latent_dim: int  # L
     actor: Mlp  # (L + Z) to (A)
-    context_encoder: Mlp | None  # (2 O + A + 1) to (Z)
+    context_encoder: Mlp | None  # (2 O + A + 1) to (Z), or to (2 Z) with `precision`
     task_means: np.ndarray  # (K, Z)
+    precision: bool = False  # the second half of an embedding is softplus(x + ONE), the weights of the votes
 
 
 def row_plan(agent: Agent, stats: Stats) -> RowPlan:
@@ -83,6 +84,7 @@ def row_plan(agent: Agent, stats: Stats) -> RowPlan:
         actor=_mlp(agent.acting.network, agent.action_dim),
         context_encoder=None if context_encoder is None else _mlp(context_encoder.network),
         task_means=_array(agent.task_means),
+        precision=context_encoder is not None and context_encoder.precision,
     )
 
 
