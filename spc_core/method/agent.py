@@ -147,7 +147,7 @@ class Learner:
         losses: dict[str, Tensor] = {}
         if "model" in self.optimizers and number % self.config.world_model_every == 0:
             losses |= self._update_model(batch)
-        return losses | self._update_policy(batch)
+        return losses | self._update_policy(batch, is_late(self.config, number))
 
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
         """Train world model and context encoder on consistency, reward, and the losses on z."""
@@ -237,9 +237,9 @@ class Learner:
         assert contexts.acted is not None
         return torch.randint(1, max(len(contexts.acted), 2), ())
 
-    def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
+    def _update_policy(self, batch: Batch, late: bool = True) -> dict[str, Tensor]:
         """Train V, Q and actor by IQL on all transitions of the windows, without gradients to z and latents."""
-        total, losses = self.policy_loss(batch)
+        total, losses = self.policy_loss(batch, batch.rewards.new_tensor(float(late)))
         self._step("policy", total)
         agent, rates = self.agent, self.config.loss
         ema_(agent.critic.target_q.parameters(), agent.critic.q.parameters(), rates.target_rate)
@@ -247,8 +247,11 @@ class Learner:
             ema_(agent.average_actor.parameters(), agent.actor.parameters(), rates.actor_average_rate)
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What V, Q and actor minimise, three losses with disjoint weights, and these parts."""
+    def policy_loss(self, batch: Batch, late: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What V, Q and actor minimise, three losses with disjoint weights, and these parts.
+
+        `late` is 1 once `late_from` of the training is done, before that 0.
+        """
         critic, loss, action = self.agent.critic, self.config.loss, batch.actions.flatten(0, 2)
         latents, z, actions = self._policy_inputs(batch)
         latent, z_before = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
@@ -264,7 +267,11 @@ class Learner:
         advantage = target_q - value.detach()
         pi_loss = actor_loss(mean, log_std, action, advantage, loss.advantage_temperature, loss.advantage_clip)
 
-        return v_loss + q_loss + pi_loss, {"v": v_loss, "q": q_loss, "actor": pi_loss}
+        losses = {"v": v_loss, "q": q_loss, "actor": pi_loss}
+        if loss.action_gradient:
+            losses["worth"] = critic.worth(latent, mean, z_before).mean()
+            pi_loss = pi_loss - late * loss.action_gradient * losses["worth"]
+        return v_loss + q_loss + pi_loss, losses
 
     @torch.no_grad()
     def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -286,6 +293,11 @@ class Learner:
         new = (z * sizes[..., None]).sum(1) / total.clamp(min=1)
         rate = self.config.loss.task_mean_rate * (total > 0).to(z.dtype)
         return means.index_copy(0, batch.task, means[batch.task].lerp(new, rate))
+
+
+def is_late(config: TrainConfig, number: int) -> bool:
+    """Whether what begins late in training counts in update `number`."""
+    return number >= config.loss.late_from * config.updates
 
 
 def schedule_(optimizers: Mapping[str, torch.optim.Optimizer], config: TrainConfig, number: int) -> None:

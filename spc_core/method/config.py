@@ -109,12 +109,18 @@ class LossConfig:
     target_rate: float = 0.005  # EMA rate of target encoder and target Q
     task_mean_rate: float = 0.005  # EMA rate of the tasks' mean vectors
     actor_average_rate: float = 0.0  # EMA rate of the actor that acts; 0: the latest one acts
+    action_gradient: float = 0.0  # weight of Q's slope at the actor's own action, beside the weights of recorded ones
+    late_from: float = 0.25  # share of the training after which action_gradient counts
 
     def check(self, source: str) -> None:
         """Raises ConfigError naming an invalid value."""
-        for name in ("target_rate", "task_mean_rate", "actor_average_rate"):
+        for name in ("target_rate", "task_mean_rate", "actor_average_rate", "late_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{source}: loss.{name} is {getattr(self, name)}; it must be from 0 to 1")
+        if not (math.isfinite(self.action_gradient) and self.action_gradient >= 0):
+            raise ConfigError(
+                f"{source}: loss.action_gradient is {self.action_gradient}; it must be finite and not negative"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

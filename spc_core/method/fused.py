@@ -79,9 +79,9 @@ class FusedLearner(Learner):
         with self._precision():
             return super().club_loss(contexts)
 
-    def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def policy_loss(self, batch: Batch, late: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self._precision():  # separate: autocast caches the weights that it has rounded
-            return super().policy_loss(batch)
+            return super().policy_loss(batch, late)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device_type, torch.bfloat16, enabled=self.half)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from spc_core.method.agent import Batch, Contexts, Learner, schedule_
+from spc_core.method.agent import Batch, Contexts, Learner, is_late, schedule_
 from spc_core.method.config import TrainConfig
 from spc_core.method.fused import (
     FusedLearner,
@@ -55,7 +55,8 @@ def bytes_of_update(learner: FusedLearner, batch: Batch) -> int:
     trial = FusedLearner(copy.deepcopy(learner.agent), torch.Generator(batch.task.device))
     weights = sum(tensor.nbytes for tensor in trial.agent.state_dict().values())
     kept: list[int] = []
-    for loss in (trial.model_loss, trial.policy_loss):
+    late = batch.rewards.new_ones(())
+    for loss in (trial.model_loss, lambda batch: trial.policy_loss(batch, late)):
         sizes: dict[int, int] = {}  # by storage, since a tensor may be kept twice
 
         def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
@@ -95,7 +96,7 @@ class StackedLearner:
         losses: dict[str, Tensor] = {}
         if "model" in self.optimizers and number % self.config.world_model_every == 0:
             losses |= self._update_model(stack)
-        losses |= self._update_policy(stack)
+        losses |= self._update_policy(stack, is_late(self.config, number))
         return [{name: values[index] for name, values in losses.items()} for index in range(len(self.learners))]
 
     def share(self) -> None:
@@ -169,8 +170,10 @@ class StackedLearner:
         self._follow("agent.world_model.target_encoder.", "agent.world_model.encoder.", self.config.loss.target_rate)
         return {name: values.detach() for name, values in losses.items()}
 
-    def _update_policy(self, stack: _Stack) -> dict[str, Tensor]:
-        totals, losses = self._each("policy", stack)
+    def _update_policy(self, stack: _Stack, late: bool) -> dict[str, Tensor]:
+        totals, losses = self._each(
+            "policy", stack, stack.fields["rewards"].new_full((len(self.learners),), float(late))
+        )
         self._step("policy", totals)
         self._follow("agent.critic.target_q.", "agent.critic.q.", self.config.loss.target_rate)
         self._follow("agent.average_actor.", "agent.actor.", self.config.loss.actor_average_rate)
@@ -237,7 +240,7 @@ class _Lane(nn.Module):
             self.learner.bits, self.learner.shift = [], None  # vmap's tensors must not outlive it
             return total, losses, {name: part for name, part in contexts._asdict().items() if part is not None}
         if loss == "policy":
-            return self.learner.policy_loss(batch)
+            return self.learner.policy_loss(batch, *inputs)
         contexts = Contexts(**inputs[0])
         return self.learner.club_loss(contexts) if loss == "club" else self.learner.moved_task_means(contexts, batch)
 

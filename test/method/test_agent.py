@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 
-from spc_core.method.agent import Agent, Batch, Learner
+from spc_core.method.agent import Agent, Batch, Learner, is_late
 from spc_core.method.config import ConfigError
 from spc_core.method.fused import FusedLearner
 from spc_core.system.config_files import find_config
@@ -178,6 +178,44 @@ def test_the_average_actor_follows_by_its_rate_and_acts():
     assert not torch.equal(agent.act(observation, z), agent.actor(latent, z)[0])
     plain = make_learner().agent
     assert plain.average_actor is None and plain.acting is plain.actor
+
+
+def policy_gradients(late: float, **loss: float) -> dict[str, torch.Tensor | None]:
+    learner = make_learner("dora", loss=loss)
+    for name, weights in learner.agent.named_parameters():
+        torch.manual_seed(len(name))
+        torch.nn.init.normal_(weights, std=0.3)
+    learner.policy_loss(make_batch(), torch.tensor(late))[0].backward()
+    return {name: p.grad for name, p in learner.agent.named_parameters()}
+
+
+def test_the_action_gradient_is_the_slope_of_the_smaller_q_and_moves_the_actor_alone():
+    plain, steep, early = (policy_gradients(late, action_gradient=w) for late, w in ((1, 0.0), (1, 2.0), (0, 2.0)))
+    learner = make_learner("dora")
+    for name, weights in learner.agent.named_parameters():
+        torch.manual_seed(len(name))
+        torch.nn.init.normal_(weights, std=0.3)
+    agent, (seen, z, _) = learner.agent, learner._policy_inputs(make_batch())
+    observation, z = seen[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
+    mean = agent.actor(observation, z)[0]
+    action = mean.detach().requires_grad_()
+    both = agent.critic.target_q(torch.cat([observation, action, z], -1)).squeeze(-1)
+    (slope,) = torch.autograd.grad(torch.minimum(both[0], both[1]).sum(), action)
+    (-2.0 * (slope * mean).sum(-1).mean()).backward()
+    for name, weights in agent.named_parameters():
+        if plain[name] is None:
+            assert steep[name] is None, name
+        else:
+            added = 0 if weights.grad is None else weights.grad
+            torch.testing.assert_close(steep[name], plain[name] + added, rtol=1e-4, atol=1e-6, msg=name)
+            torch.testing.assert_close(early[name], plain[name], msg=name)
+    assert any(weights.grad is not None and weights.grad.abs().max() > 1e-3 for weights in agent.actor.parameters())
+
+
+def test_what_begins_late_begins_after_its_share_of_the_updates():
+    config = make_learner(updates=20, loss={"late_from": 0.25}).config
+    assert [is_late(config, number) for number in (0, 4, 5, 19)] == [False, False, True, True]
+    assert is_late(make_learner(loss={"late_from": 0.0}).config, 0)
 
 
 def test_model_learns_every_second_update():

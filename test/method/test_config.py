@@ -66,6 +66,7 @@ def test_incompatible_choices_are_refused(values, message, tmp_path):
         ({"contexts_per_task": 3}, r"windows_per_task \(4\) must be a multiple of contexts_per_task \(3\)"),
         ({"precision": "fp16"}, "precision is 'fp16'; use auto, fp32 or bf16"),
         ({"loss": {"actor_average_rate": 1.5}}, "loss.actor_average_rate is 1.5; it must be from 0 to 1"),
+        ({"loss": {"action_gradient": -1.0}}, "loss.action_gradient is -1.0; it must be finite and not negative"),
         ({"evaluate_every": -1}, "evaluate_every is -1; it must be at least 0"),
         ({"model": {"continuous_dim": 60}}, r"continuous_dim \(60\) must be a multiple of simplex_size \(8\)"),
     ],

@@ -23,6 +23,7 @@ SEEDS = (3, 8)
 OPTIONS = {  # shared by all methods
     "averaged actor": ("", {"actor_average_rate": 0.3}),
     "precision": ("votes=precision", {}),
+    "action gradient": ("", {"action_gradient": 2.0, "late_from": 0.0}),
 }
 
 
