@@ -87,7 +87,9 @@ class Agent(nn.Module):
                 observation_dim, action_dim, config.model, config.method.votes == "precision"
             )
         self.world_model = WorldModel(observation_dim, action_dim, self.context_dim, config)
-        inputs = self.world_model.latent.dim + self.context_dim
+        latent_dim, sees = self.world_model.latent.dim, config.method.sees
+        seen = {"latent": latent_dim, "observation": observation_dim, "both": latent_dim + observation_dim}[sees]
+        inputs = seen + self.context_dim
         self.actor = Actor(inputs, action_dim, config.model.policy_hidden)
         self.critic = Critic(inputs, action_dim, config.model.policy_hidden)
         self.average_actor = None  # the mean of recent actors, which scatters less than the last one
@@ -105,7 +107,14 @@ class Agent(nn.Module):
     @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor) -> Tensor:
         """(..., O) on unit scale and (..., Z) to the mean action (..., A) in [-1, 1]."""
-        return self.acting(self.world_model.encode(observation), z)[0]
+        return self.acting(self.see(observation), z)[0]
+
+    def see(self, observation: Tensor) -> Tensor:
+        """(..., O) on unit scale to what actor and critic see beside z (..., S)."""
+        if self.config.method.sees == "observation":
+            return observation
+        latent = self.world_model.encode(observation)
+        return latent if self.config.method.sees == "latent" else torch.cat([latent, observation], -1)
 
     def oracle_context(self, params: Mapping[str, float]) -> Tensor:
         """The true task parameters as z (Z,), for the method `oracle`."""
@@ -275,9 +284,9 @@ class Learner:
 
     @torch.no_grad()
     def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (T W, H + 1, L) and z (T W, H + 1, Z) of all observations, and actions (T W H, A)."""
+        """What is seen (T W, H + 1, S) of all observations, their z (T W, H + 1, Z), and actions (T W H, A)."""
         z = batch.window_contexts(self._contexts(batch).z)[:, None].expand(-1, batch.observations.shape[2], -1)
-        return self.agent.world_model.encode(batch.observations.flatten(0, 1)), z, batch.actions.flatten(0, 2)
+        return self.agent.see(batch.observations.flatten(0, 1)), z, batch.actions.flatten(0, 2)
 
     def _step(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]

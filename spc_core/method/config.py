@@ -45,9 +45,17 @@ class MethodConfig:
     open_loop: bool = True  # roll the model out over a window; off: predict one step from each observation
     contrast: str = "infonce"  # loss that separates tasks: infonce | focal | none
     context: str = "learnt"  # task vector z: learnt | none (always 0) | oracle (the true task parameters)
+    policy_sees: str = "latent"  # the latent | observation | both, beside z; the same for raw latents
     votes: str = "mean"  # z of votes: their mean | precision, weighted by what each is worth, which is learnt too
+    collect: str = "means"  # a collecting robot acts on training tasks' means: in turn | the nearest to its z first
+    hypothesis_s: float = 0.24  # seconds for which it acts on one of them
     context_l2: float = 0.0  # weight of the squared length of z
     context_club: float = 0.0  # weight of the CLUB bound on information in z about the behaviour policy
+
+    @property
+    def sees(self) -> str:
+        """What the policy sees beside z; a raw latent is the observation."""
+        return "observation" if self.latent == "raw" else self.policy_sees
 
     @property
     def learns_model(self) -> bool:
@@ -62,6 +70,8 @@ class MethodConfig:
                 raise ConfigError(
                     f"{source}: method.{key} is '{value}'{suggest(value, known)}; use one of: {', '.join(known)}"
                 )
+        if not (math.isfinite(self.hypothesis_s) and self.hypothesis_s > 0):
+            raise ConfigError(f"{source}: method.hypothesis_s is {self.hypothesis_s}; it must be finite and above 0")
         fitting = CONSISTENCY_OF[self.latent]
         if self.consistency not in fitting:
             raise ConfigError(
@@ -88,7 +98,9 @@ METHOD_CHOICES = {
     "consistency": CONSISTENCY_OF["discrete"],
     "contrast": ("infonce", "focal", "none"),
     "context": ("learnt", "none", "oracle"),
+    "policy_sees": ("latent", "observation", "both"),
     "votes": ("mean", "precision"),
+    "collect": ("means", "nearest"),
 }
 
 

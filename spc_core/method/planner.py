@@ -150,6 +150,12 @@ def check_plannable(config: TrainConfig) -> None:
     method, name = config.method, config.method.name
     if not method.learns_model:
         raise ConfigError(f"method '{name}' has no world model to plan with; use the actor")
+    if method.latent != "raw" and method.policy_sees != "latent":
+        seen = {"observation": "observation", "both": "observation too"}[method.policy_sees]
+        raise ConfigError(
+            f"method '{name}' has a policy that sees the {seen}, which "
+            "its world model does not predict; use the actor, or train with method.policy_sees latent"
+        )
     if method.consistency == "none" and not method.open_loop:  # the reward of one step does not involve the next
         raise ConfigError(f"method '{name}' does not train its world model to predict the next state; use the actor")
     if config.loss.reward_weight == 0:

@@ -28,9 +28,20 @@ from spc_ros.cli import main
 from support.method_options import configured
 from support.random_checkpoint import TINY, write_random_checkpoint
 
-METHODS = ["spc", "spc_simnorm", "spc_continuous", "focal", "no_context", "spc votes=precision"]
+METHODS = [
+    "spc",
+    "spc_simnorm",
+    "spc_continuous",
+    "focal",
+    "no_context",
+    "spc votes=precision policy_sees=both",
+    "spc policy_sees=observation",
+]
 
-METHODS = ["spc", "spc_simnorm", "spc_continuous", "focal", "no_context", "spc votes=precision"]
+METHODS = [
+    "spc", "spc_simnorm", "spc_continuous", "focal", "no_context", "spc votes=precision policy_sees=both",
+    "spc policy_sees=observation",
+]  # fmt: skip
 
 
 def checkpoint_of(method: str, folder: Path) -> Checkpoint:

@@ -10,6 +10,7 @@ from spc_core.method.agent import Agent, Batch, Learner, is_late
 from spc_core.method.config import ConfigError
 from spc_core.method.fused import FusedLearner
 from spc_core.system.config_files import find_config
+from support.method_options import configured
 from support.synthetic import tiny_config
 
 
@@ -25,7 +26,7 @@ def make_batch(empty_context: bool = False) -> Batch:
 
 def make_learner(method: str = "spc", kind: type[Learner] = FusedLearner, **overrides: object) -> Learner:
     torch.manual_seed(1)
-    config = tiny_config(method=method, contexts_per_task=4, **overrides)
+    config = configured(method, tiny_config(method.split()[0], contexts_per_task=4, **overrides))
     return kind(Agent(2, 2, [{"goal": float(task)} for task in range(4)], config))
 
 
@@ -178,6 +179,21 @@ def test_the_average_actor_follows_by_its_rate_and_acts():
     assert not torch.equal(agent.act(observation, z), agent.actor(latent, z)[0])
     plain = make_learner().agent
     assert plain.average_actor is None and plain.acting is plain.actor
+
+
+@pytest.mark.parametrize("sees, columns", [("latent", 8), ("observation", 2), ("both", 10)])
+def test_what_the_policy_sees(sees, columns):
+    learner = make_learner(f"spc policy_sees={sees}")
+    agent, observation = learner.agent, torch.randn(3, 2)
+    parts = {"latent": agent.world_model.encode(observation), "observation": observation}
+    expected = torch.cat([parts[name] for name in ("latent", "observation") if sees in (name, "both")], -1)
+    assert torch.equal(agent.see(observation), expected) and expected.shape == (3, columns)
+    assert changed(learner, lambda: learner._update_policy(make_batch())) == {"actor", "q", "target_q", "v"}
+
+
+def test_a_raw_latent_is_the_observation_whatever_is_asked_for():
+    agents = [make_learner(f"dora policy_sees={sees}").agent for sees in ("latent", "observation", "both")]
+    assert all(torch.equal(agent.see(torch.ones(3, 2)), torch.ones(3, 2)) for agent in agents)
 
 
 def policy_gradients(late: float, **loss: float) -> dict[str, torch.Tensor | None]:

@@ -48,6 +48,8 @@ def test_quick_is_small_with_half_the_updates():
         ),
         ({"latent": "raw"}, "'cross_entropy' does not fit latent 'raw'; use one of: mse, none"),
         ({"latent": "continuous"}, "'cross_entropy' does not fit latent 'continuous'"),
+        ({"hypothesis_s": 0.0}, "method.hypothesis_s is 0.0; it must be finite and above 0"),
+        ({"collect": "nearst"}, r"method.collect is 'nearst' .did you mean 'nearest'\?.; use one of: means, nearest"),
         ({"context": "oracle"}, "'oracle' is not learnt, so contrast must be none"),
         ({"context": "none", "contrast": "none", "context_club": 0.5}, "context_club 0"),
         ({"latent": "raw", "consistency": "none", "contrast": "none"}, "nothing to learn from; set method.contrast"),

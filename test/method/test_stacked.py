@@ -23,6 +23,8 @@ SEEDS = (3, 8)
 OPTIONS = {  # shared by all methods
     "averaged actor": ("", {"actor_average_rate": 0.3}),
     "precision": ("votes=precision", {}),
+    "sees both": ("policy_sees=both", {"action_gradient": 1.0, "late_from": 0.0}),
+    "sees the observation": ("policy_sees=observation", {}),
     "action gradient": ("", {"action_gradient": 2.0, "late_from": 0.0}),
 }
 

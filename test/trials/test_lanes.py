@@ -57,7 +57,7 @@ def test_all_protocols_give_the_same_rows_as_one_robot_at_a_time(family: str, tm
         )
 
 
-@pytest.mark.parametrize("method", ["oracle", "no_context", "spc_simnorm", "spc votes=precision"])
+@pytest.mark.parametrize("method", ["oracle", "no_context", "spc_simnorm", "spc votes=precision policy_sees=both"])
 def test_other_methods_give_the_same_rows(method: str, tmp_path: Path) -> None:
     checkpoint = loaded_random_checkpoint(tmp_path / method, "arm_payload", method)
     rows = both_ways(checkpoint, "arm_payload", {"episodes": 1, "few_shot_sizes": (40,)}, lanes=3)

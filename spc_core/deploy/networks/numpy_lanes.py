@@ -21,7 +21,7 @@ class NumpyLanes:
     """Actor and context encoder of a plan for N rows; each row's result is that of NumpyNetworks."""
 
     def __init__(self, plan: RowPlan) -> None:
-        stats, self._latent_dim = plan.stats, plan.latent_dim
+        stats, self._latent_dim, self._sees_both = plan.stats, plan.latent_dim, plan.sees_both
         self._to_latent, scale = latent_function(plan.latent)
         self._actor, self._precision = Rows(plan.actor, scale), plan.precision
         self._encoder = None if plan.encoder is None else Rows(plan.encoder)
@@ -41,7 +41,9 @@ class NumpyLanes:
             rows = _inputs(self._encoder, len(observations))
             rows[:, :-1] = observed
             self._to_latent(_run(self._encoder, rows), latent)
-        inputs[:, self._latent_dim : -1] = contexts
+        if self._sees_both:
+            inputs[:, self._latent_dim : self._latent_dim + observed.shape[1]] = observed
+        inputs[:, -1 - contexts.shape[1] : -1] = contexts
         outputs = _run(self._actor, inputs)
         unit = np.array([math.tanh(value) for value in outputs.ravel().tolist()])  # np.tanh rounds differently
         return self._low + (unit.reshape(outputs.shape) + 1) / 2 * self._span

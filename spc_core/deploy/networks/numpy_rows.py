@@ -34,7 +34,7 @@ class NumpyNetworks:
         self._to_latent, scale = latent_function(plan.latent)
         self._actor = Rows(plan.actor, scale)
         self._latent = self._actor.inputs[: plan.latent_dim]
-        self._z = self._actor.inputs[plan.latent_dim :]
+        self._beside, self._z = np.split(self._actor.inputs[plan.latent_dim :], [-self.context_dim])
         self._encoder = None if plan.encoder is None else Rows(plan.encoder)
         self._observed = self._latent if self._encoder is None else self._encoder.inputs
         stats = plan.stats
@@ -49,6 +49,8 @@ class NumpyNetworks:
         """(O,) in the contract's units and (Z,) to the actor's mean action (A,) in the contract's units, float64."""
         _normalise(observation.tolist(), self._observation, self._observed)
         if self._encoder is not None:
+            if self._beside.size:
+                self._beside[:] = self._observed
             self._to_latent(self._encoder.run(), self._latent)
         self._z[:] = context
         outputs = zip(self._actor.run().tolist(), self._actions, strict=True)

@@ -24,7 +24,8 @@ def policy_graph(plan: RowPlan) -> Any:
     graph, stats = _Graph(), plan.stats
     row = graph.unit_scale("observation", stats.observation_mean, stats.observation_std)
     latent = graph.latent(row if plan.encoder is None else graph.mlp(row, plan.encoder), plan)
-    joined = graph.add("Concat", [latent, "context"], axis=1)
+    seen = [latent, row] if plan.sees_both else [latent]
+    joined = graph.add("Concat", [*seen, "context"], axis=1)
     unit = graph.add("Tanh", [graph.mlp(joined, plan.actor)])
     share = graph.add("Add", [graph.add("Cast", [unit], to=graph.DOUBLE), graph.constant(1.0)])
     half_span = graph.constant(np.float64(stats.action_span) / 2)
