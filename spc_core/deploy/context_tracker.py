@@ -8,11 +8,11 @@ import numpy as np
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.change_detector import PENDING, ChangeDetector
 from spc_core.deploy.deployable import Deployable, Networks
+from spc_core.deploy.hypotheses import Hypotheses
 from spc_core.deploy.votes import VoteSums, sums_of, weighted_mean
 
 MODES = ("online", "collect", "frozen")
 NOTHING_KNOWN = 1.0  # uncertainty before two transitions: embeddings range over [-1, 1]
-HYPOTHESIS_STEPS = 12  # transitions for which a collecting robot acts on one hypothesis
 
 
 class ContextTracker:
@@ -38,7 +38,9 @@ class ContextTracker:
         self.hold_sums(np.zeros((4, self._context_dim)))
         self.weight = self._square_weight = 0.0  # votes counted by their decay, and by its square
         self.half_life: float | None = None
-        self._hypotheses = far_apart(self._networks.task_means)
+        method, rate_hz = deployed.config.method, deployed.contract.rate_hz
+        steps = max(1, round(method.hypothesis_s * rate_hz))
+        self._hypotheses = Hypotheses(self._networks.task_means, steps, method.collect)
         self._mode = "online"
         self.limit: int | None = None
         self.oracle_context: np.ndarray | None = None  # the true task vector (Z,), for the oracle in a simulation
@@ -93,6 +95,7 @@ class ContextTracker:
         self.count = 0
         self._recent.clear()
         self._suspected = None
+        self._hypotheses.reset()
 
     def update(self, transition: Transition) -> bool:
         """Add a transition unless frozen or full; returns whether it was added."""
@@ -104,6 +107,7 @@ class ContextTracker:
             self.add_vote(vote, detector.update(transition.observation, transition.action, vote) if detector else 0)
         else:
             self.count += 1
+            self._hypotheses.advance(self.count, self._sums.mean)
         return True
 
     @property
@@ -131,8 +135,12 @@ class ContextTracker:
 
     def remember_vote(self, vote: np.ndarray, changed: int) -> None:
         """Look back after a vote has been added to the sums."""
-        if self.watching is None:
-            return
+        if self.watching is not None:
+            self._look_back(vote, changed, self.watching)
+        if self._mode == "collect":
+            self._hypotheses.advance(self.count, self._sums.mean)
+
+    def _look_back(self, vote: np.ndarray, changed: int, detector: ChangeDetector) -> None:
         self._recent = [*self._recent[1 - PENDING :], vote]
         if changed:
             kept = self._recent[-changed:]
@@ -142,7 +150,7 @@ class ContextTracker:
                 self._add(vote)
             self._recent = kept
             self._note_restart(f"the task changed: the last {len(kept)} transitions contradict the {before} before")
-        suspected = self.watching.suspected
+        suspected = detector.suspected
         self._suspected = np.array(self._recent[-suspected:]) if suspected else None
 
     def _note_restart(self, reason: str) -> None:
@@ -175,7 +183,7 @@ class ContextTracker:
         if self.oracle_context is not None:
             return self.oracle_context
         if self._mode == "collect":
-            return self._hypotheses[self.count // HYPOTHESIS_STEPS % len(self._hypotheses)]
+            return self._hypotheses.shown
         if self.count == 0:
             return np.zeros(self._context_dim, np.float32)
         if self._suspected is not None and self._mode == "online":
@@ -201,13 +209,3 @@ class ContextTracker:
         if self._model is not None:
             error = np.maximum(error, self._model.error_of_mean(count))
         return error.astype(np.float32)
-
-
-def far_apart(points: np.ndarray) -> np.ndarray:
-    """The rows of (K, D) reordered: the one farthest from the mean, then always the farthest from those before."""
-    order = [int(np.linalg.norm(points - points.mean(0), axis=1).argmax())]
-    while len(order) < len(points):
-        nearest = np.linalg.norm(points[:, None] - points[order], axis=-1).min(1)
-        nearest[order] = -1
-        order.append(int(nearest.argmax()))
-    return points[order]

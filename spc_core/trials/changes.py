@@ -70,7 +70,7 @@ class QuietTest:
         self._env, self._policy, self._safety = make_env(family), Policy(checkpoint), SafetyFilter(checkpoint.contract)
         self._reward = checkpoint.contract.reward_function()
         self._votes = _Listener(checkpoint.networks())
-        named = {"vote_model": checkpoint.vote_model, "no_vote_model": checkpoint.no_vote_model}
+        named = {name: getattr(checkpoint, name) for name in ("vote_model", "no_vote_model", "config", "contract")}
         deployed: Any = SimpleNamespace(networks=lambda: self._votes, **named)
         self.tracker = ContextTracker(deployed)
 
