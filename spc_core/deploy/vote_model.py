@@ -97,7 +97,7 @@ def place(
     that is worth nothing is likely for every task, so no evidence of another one. Within a vote, parts count by weight.
     """
     votes, weights = parts(embeddings, len(centre))
-    if isinstance(weights, float):
+    if weights is None:
         return (votes - centre) @ basis, 1.0
     ratio = weights if usual is None else weights / usual
     worth = np.maximum(ratio.mean(-1), LEAST_WORTH)

@@ -12,17 +12,17 @@ import numpy as np
 LEAST_WEIGHT = 1e-8  # as in training: below it a direction of z is not known, and the division would blow up
 
 
-def parts(embeddings: np.ndarray, context_dim: int) -> tuple[np.ndarray, np.ndarray | float]:
-    """Embeddings (..., E) to votes (..., Z) and weights, (..., Z) or 1."""
+def parts(embeddings: np.ndarray, context_dim: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Embeddings (..., E) to votes (..., Z) and weights (..., Z), if they have any."""
     if embeddings.shape[-1] == context_dim:
-        return embeddings, 1.0
+        return embeddings, None
     return embeddings[..., :context_dim], embeddings[..., context_dim:].astype(np.float64)
 
 
 def weighted_mean(embeddings: np.ndarray, context_dim: int) -> np.ndarray:
     """z (Z,) of embeddings (N, E)."""
     votes, weights = parts(embeddings, context_dim)
-    if isinstance(weights, float):
+    if weights is None:
         return votes.mean(0)
     return (votes * weights).sum(0) / np.maximum(weights.sum(0), LEAST_WEIGHT)
 
@@ -53,7 +53,8 @@ class VoteSums:
 
         Those before fall to `keep` of their weight.
         """
-        votes, weights = parts(embeddings, self.total.shape[-1])
+        votes, own = parts(embeddings, self.total.shape[-1])
+        weights = 1.0 if own is None else own
         deviations = votes - self.mean
         if keep < 1:
             self.arrays[:3] *= keep

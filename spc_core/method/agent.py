@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from spc_core.method.config import TrainConfig
+from spc_core.method.imagination import imagine_outcomes, imagine_tasks, worth_ahead
 from spc_core.method.iql import Actor, Critic, actor_loss, bellman_loss, expectile_loss
 from spc_core.method.layers import ema_
 from spc_core.method.losses import ClubBound, contrastive_loss, focal_loss, mean_over_steps, step_mask
 from spc_core.method.normalize import TaskScale
+from spc_core.method.one_step import OneStep, beta_nll
 from spc_core.method.world_model import ContextEncoder, WorldModel
 
 
@@ -109,11 +111,11 @@ class Agent(nn.Module):
         """(..., O) on unit scale and (..., Z) to the mean action (..., A) in [-1, 1]."""
         return self.acting(self.see(observation), z)[0]
 
-    def see(self, observation: Tensor) -> Tensor:
-        """(..., O) on unit scale to what actor and critic see beside z (..., S)."""
+    def see(self, observation: Tensor, encoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(..., O) on unit scale to what actor and critic see beside z (..., S), by the model's encoder or another."""
         if self.config.method.sees == "observation":
             return observation
-        latent = self.world_model.encode(observation)
+        latent = self.world_model.latent.encode((encoder or self.world_model.encoder)(observation))
         return latent if self.config.method.sees == "latent" else torch.cat([latent, observation], -1)
 
     def oracle_context(self, params: Mapping[str, float]) -> Tensor:
@@ -175,17 +177,32 @@ class Learner:
         """What world model and context encoder minimise, its parts, and the contexts that it used."""
         model, weights, losses = self.agent.world_model, self.config.loss, {}
         contexts = self._contexts(batch)
-        total = contexts.z.new_zeros(())
+        total, z = contexts.z.new_zeros(()), contexts.z
+        if weights.model_share < 1:
+            z = z.detach().lerp(z, weights.model_share)
         if model.learnt:
-            consistency, rewards = self._rollout(batch, contexts.z)
+            consistency, rewards = self._rollout(batch, z)
             mask = step_mask(batch.terminated.flatten(0, 1))
             errors = [(reward - batch.rewards[..., t].flatten()).square() for t, reward in enumerate(rewards)]
             losses["consistency"] = mean_over_steps(consistency, mask, weights.horizon_discount)
             losses["reward"] = mean_over_steps(errors, mask, weights.horizon_discount)
             total = weights.consistency_weight * losses["consistency"] + weights.reward_weight * losses["reward"]
+        if model.one_step is not None:
+            losses["one_step"] = self._one_step_loss(model.one_step, batch, z)
+            total = total + weights.one_step_weight * losses["one_step"]
         if contexts.embeddings is not None:
             total = total + self._context_losses(contexts, batch, losses)
         return total, losses, contexts
+
+    def _one_step_loss(self, heads: OneStep, batch: Batch, z: Tensor) -> Tensor:
+        """beta-NLL of all steps of the windows up to a terminal one, given z (T, C, Z)."""
+        observations, beta = batch.observations.flatten(0, 1), self.config.loss.one_step_beta
+        before, actions = observations[:, :-1], batch.actions.flatten(0, 1)
+        z = batch.window_contexts(z)[:, None].expand(-1, before.shape[1], -1)
+        mean, log_std = heads(self.agent.world_model.one_step_inputs(before, actions, z))
+        targets = heads.targets(batch.rewards.flatten(0, 1), before, observations[:, 1:])
+        mask = step_mask(batch.terminated.flatten(0, 1))
+        return (beta_nll(mean, log_std, targets, beta) * mask).sum() / mask.sum()
 
     def club_loss(self, contexts: Contexts) -> Tensor:
         """What CLUB's own network minimises: its error in predicting embeddings from (s, a)."""
@@ -248,7 +265,7 @@ class Learner:
 
     def _update_policy(self, batch: Batch, late: bool = True) -> dict[str, Tensor]:
         """Train V, Q and actor by IQL on all transitions of the windows, without gradients to z and latents."""
-        total, losses = self.policy_loss(batch, batch.rewards.new_tensor(float(late)))
+        total, losses = self.policy_loss(batch, batch.rewards.new_tensor(float(late)), self.draw_tasks(batch))
         self._step("policy", total)
         agent, rates = self.agent, self.config.loss
         ema_(agent.critic.target_q.parameters(), agent.critic.q.parameters(), rates.target_rate)
@@ -256,21 +273,25 @@ class Learner:
             ema_(agent.average_actor.parameters(), agent.actor.parameters(), rates.actor_average_rate)
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def policy_loss(self, batch: Batch, late: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def policy_loss(self, batch: Batch, late: Tensor, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What V, Q and actor minimise, three losses with disjoint weights, and these parts.
 
-        `late` is 1 once `late_from` of the training is done, before that 0.
+        `late` is 1 once `late_from` of the training is done, before that 0; `drawn` as from draw_tasks().
         """
         critic, loss, action = self.agent.critic, self.config.loss, batch.actions.flatten(0, 2)
-        latents, z, actions = self._policy_inputs(batch)
+        contexts, hit = imagine_tasks(self.agent, batch, self._contexts(batch).z.detach(), late, drawn)
+        latents, z, actions = self._policy_inputs(batch, contexts)
         latent, z_before = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
         values = critic.values(latents, z)  # (T W, H + 1)
         value, next_value = values[:, :-1].flatten(), values[:, 1:].flatten().detach()
         target_q = critic.target_action_value(latent, actions, z_before)
         v_loss = expectile_loss(target_q - value, loss.expectile)
 
+        rewards, observation = batch.rewards.flatten(), batch.observations[:, :, :-1].flatten(0, 2)
+        if hit is not None:
+            rewards, next_value = imagine_outcomes(self.agent, observation, actions, z_before, hit, rewards, next_value)
         q = critic.action_values(latent, actions, z_before)
-        q_loss = bellman_loss(q, batch.rewards.flatten(), batch.terminated.flatten(), next_value, loss.discount)
+        q_loss = bellman_loss(q, rewards, batch.terminated.flatten(), next_value, loss.discount)
 
         mean, log_std = self.agent.actor(latent, z_before)
         advantage = target_q - value.detach()
@@ -278,15 +299,25 @@ class Learner:
 
         losses = {"v": v_loss, "q": q_loss, "actor": pi_loss}
         if loss.action_gradient:
-            losses["worth"] = critic.worth(latent, mean, z_before).mean()
+            ends = batch.terminated.flatten()
+            worth = worth_ahead(self.agent, observation, mean, z_before, ends) if self.config.looks_ahead else None
+            losses["worth"] = critic.worth(latent, mean, z_before).mean() if worth is None else worth.mean()
             pi_loss = pi_loss - late * loss.action_gradient * losses["worth"]
         return v_loss + q_loss + pi_loss, losses
 
     @torch.no_grad()
-    def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _policy_inputs(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is seen (T W, H + 1, S) of all observations, their z (T W, H + 1, Z), and actions (T W H, A)."""
-        z = batch.window_contexts(self._contexts(batch).z)[:, None].expand(-1, batch.observations.shape[2], -1)
+        z = batch.window_contexts(z)[:, None].expand(-1, batch.observations.shape[2], -1)
         return self.agent.see(batch.observations.flatten(0, 1)), z, batch.actions.flatten(0, 2)
+
+    def draw_tasks(self, batch: Batch) -> Tensor:
+        """Uniform numbers (3, T, C) for imagined tasks: which other task, whether, and how far."""
+        shape = (3, *batch.context_weight.shape[:2]) if self.config.loss.imagined_share else (0,)
+        return self.draw_uniform(shape, batch.rewards)
+
+    def draw_uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return torch.rand(shape, dtype=like.dtype, device=like.device)
 
     def _step(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]

@@ -46,6 +46,7 @@ class MethodConfig:
     contrast: str = "infonce"  # loss that separates tasks: infonce | focal | none
     context: str = "learnt"  # task vector z: learnt | none (always 0) | oracle (the true task parameters)
     policy_sees: str = "latent"  # the latent | observation | both, beside z; the same for raw latents
+    action_slope: str = "q"  # what loss.action_gradient follows: the method's own q | model, its one-step heads and V
     votes: str = "mean"  # z of votes: their mean | precision, weighted by what each is worth, which is learnt too
     collect: str = "means"  # a collecting robot acts on training tasks' means: in turn | the nearest to its z first
     hypothesis_s: float = 0.24  # seconds for which it acts on one of them
@@ -99,6 +100,7 @@ METHOD_CHOICES = {
     "contrast": ("infonce", "focal", "none"),
     "context": ("learnt", "none", "oracle"),
     "policy_sees": ("latent", "observation", "both"),
+    "action_slope": ("q", "model"),
     "votes": ("mean", "precision"),
     "collect": ("means", "nearest"),
 }
@@ -122,16 +124,34 @@ class LossConfig:
     task_mean_rate: float = 0.005  # EMA rate of the tasks' mean vectors
     actor_average_rate: float = 0.0  # EMA rate of the actor that acts; 0: the latest one acts
     action_gradient: float = 0.0  # weight of Q's slope at the actor's own action, beside the weights of recorded ones
-    late_from: float = 0.25  # share of the training after which action_gradient counts
+    one_step_weight: float = 0.0  # weight of the one-step heads, which predict reward and change of s; 0: none
+    one_step_beta: float = 0.5  # the heads' likelihood: 0 plain, 1 nearly squared errors (beta-NLL)
+    model_share: float = 1.0  # share of the model losses' gradient that reaches z
+    imagined_share: float = 0.0  # share of the policy's contexts that become those of tasks between others
+    imagined_low: float = -0.3  # such a z lies from so far ...
+    imagined_high: float = 0.5  # ... to so far on the way from its own task's mean to another's
+    late_from: float = 0.25  # share of the training after which action_gradient and imagined_share count
 
     def check(self, source: str) -> None:
         """Raises ConfigError naming an invalid value."""
-        for name in ("target_rate", "task_mean_rate", "actor_average_rate", "late_from"):
+        for name in (
+            "target_rate",
+            "task_mean_rate",
+            "actor_average_rate",
+            "model_share",
+            "imagined_share",
+            "one_step_beta",
+            "late_from",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{source}: loss.{name} is {getattr(self, name)}; it must be from 0 to 1")
-        if not (math.isfinite(self.action_gradient) and self.action_gradient >= 0):
+        for name in ("action_gradient", "one_step_weight"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"{source}: loss.{name} is {getattr(self, name)}; it must be finite and not negative")
+        if not -math.inf < self.imagined_low <= self.imagined_high < math.inf:
             raise ConfigError(
-                f"{source}: loss.action_gradient is {self.action_gradient}; it must be finite and not negative"
+                f"{source}: loss.imagined_low is {self.imagined_low} and imagined_high {self.imagined_high}; the first "
+                "must not be above the second"
             )
 
 
@@ -163,6 +183,11 @@ class TrainConfig:
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
     evaluate_every: int = 0  # updates between two evaluations on validation tasks, in a separate process; 0: none
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the actor follows the slope of what the one-step heads expect."""
+        return self.loss.action_gradient > 0 and self.method.action_slope == "model"
 
     def check(self, source: str) -> None:
         """Raises ConfigError naming an invalid value."""
@@ -201,6 +226,11 @@ class TrainConfig:
             )
         self.method.check(source)
         self.loss.check(source)
+        needy = {"loss.imagined_share": self.loss.imagined_share > 0, "method.action_slope model": self.looks_ahead}
+        for name in [name for name, used in needy.items() if used and not self.loss.one_step_weight]:
+            raise ConfigError(f"{source}: {name} needs the one-step heads; set loss.one_step_weight, for example to 1")
+        if self.loss.imagined_share and self.method.context == "none":
+            raise ConfigError(f"{source}: loss.imagined_share needs task vectors, which method.context none lacks")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,9 +79,9 @@ class FusedLearner(Learner):
         with self._precision():
             return super().club_loss(contexts)
 
-    def policy_loss(self, batch: Batch, late: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def policy_loss(self, batch: Batch, late: Tensor, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self._precision():  # separate: autocast caches the weights that it has rounded
-            return super().policy_loss(batch, late)
+            return super().policy_loss(batch, late, drawn)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device_type, torch.bfloat16, enabled=self.half)
@@ -132,8 +132,11 @@ class FusedLearner(Learner):
         perturbed = (logits - torch.log(exponential(self.draw_bits(logits)))) / space.temperature
         return StraightThroughCodes.apply(perturbed, space.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
 
-    def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        latents, z, actions = super()._policy_inputs(batch)
+    def draw_uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return torch.rand(shape, dtype=like.dtype, device=like.device, generator=self.generator)
+
+    def _policy_inputs(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        latents, z, actions = super()._policy_inputs(batch, z)
         if self.half and latents.shape[-1] > NARROW:  # else each network would round them again
             return latents.bfloat16(), z.bfloat16(), actions.bfloat16()
         return latents, z, actions

@@ -55,8 +55,8 @@ def bytes_of_update(learner: FusedLearner, batch: Batch) -> int:
     trial = FusedLearner(copy.deepcopy(learner.agent), torch.Generator(batch.task.device))
     weights = sum(tensor.nbytes for tensor in trial.agent.state_dict().values())
     kept: list[int] = []
-    late = batch.rewards.new_ones(())
-    for loss in (trial.model_loss, lambda batch: trial.policy_loss(batch, late)):
+    late, drawn = batch.rewards.new_ones(()), trial.draw_tasks(batch)
+    for loss in (trial.model_loss, lambda batch: trial.policy_loss(batch, late, drawn)):
         sizes: dict[int, int] = {}  # by storage, since a tensor may be kept twice
 
         def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
@@ -96,7 +96,8 @@ class StackedLearner:
         losses: dict[str, Tensor] = {}
         if "model" in self.optimizers and number % self.config.world_model_every == 0:
             losses |= self._update_model(stack)
-        losses |= self._update_policy(stack, is_late(self.config, number))
+        drawn = [learner.draw_tasks(batch) for learner, batch in zip(self.learners, batches, strict=True)]
+        losses |= self._update_policy(stack, is_late(self.config, number), torch.stack(drawn))
         return [{name: values[index] for name, values in losses.items()} for index in range(len(self.learners))]
 
     def share(self) -> None:
@@ -170,10 +171,9 @@ class StackedLearner:
         self._follow("agent.world_model.target_encoder.", "agent.world_model.encoder.", self.config.loss.target_rate)
         return {name: values.detach() for name, values in losses.items()}
 
-    def _update_policy(self, stack: _Stack, late: bool) -> dict[str, Tensor]:
-        totals, losses = self._each(
-            "policy", stack, stack.fields["rewards"].new_full((len(self.learners),), float(late))
-        )
+    def _update_policy(self, stack: _Stack, late: bool, drawn: Tensor) -> dict[str, Tensor]:
+        rewards = stack.fields["rewards"]
+        totals, losses = self._each("policy", stack, rewards.new_full((len(rewards),), float(late)), drawn)
         self._step("policy", totals)
         self._follow("agent.critic.target_q.", "agent.critic.q.", self.config.loss.target_rate)
         self._follow("agent.average_actor.", "agent.actor.", self.config.loss.actor_average_rate)

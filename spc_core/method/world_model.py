@@ -15,6 +15,7 @@ from spc_core.method.config import ModelConfig, TrainConfig
 from spc_core.method.latents import make_latent
 from spc_core.method.layers import mlp
 from spc_core.method.losses import Consistency
+from spc_core.method.one_step import OneStep
 
 ONE = 0.5413  # its softplus is 1: the first weight of a vote
 LEAST_WEIGHT = 1e-8  # of a context in the division by its weight
@@ -91,6 +92,11 @@ class WorldModel(nn.Module):
             self.dynamics = mlp(inputs, model.dynamics_hidden, self.latent.outputs)
             self.reward = mlp(inputs, model.dynamics_hidden, 1)
             self.consistency = Consistency(self.latent, observation_dim, config)
+        self.raw = config.method.latent == "raw"
+        self.one_step = None
+        if config.loss.one_step_weight:
+            inputs = (0 if self.raw else self.latent.dim) + observation_dim + action_dim + context_dim
+            self.one_step = OneStep(inputs, observation_dim, model.dynamics_hidden)
 
     def encode(self, observation: Tensor) -> Tensor:
         """(..., O) to latents (..., L)."""
@@ -105,6 +111,10 @@ class WorldModel(nn.Module):
         """(B, L), (B, A), (B, Z) to the dynamics' outputs (B, outputs) and rewards (B,)."""
         inputs = torch.cat([latent, action, z], -1)
         return self.dynamics(inputs), self.reward(inputs).squeeze(-1)
+
+    def one_step_inputs(self, observation: Tensor, action: Tensor, z: Tensor) -> Tensor:
+        """(..., O), (..., A), (..., Z) to the inputs of the one-step heads."""
+        return torch.cat([*([] if self.raw else [self.encode(observation)]), observation, action, z], -1)
 
     def mode(self, latent: Tensor, output: Tensor) -> Tensor:
         """The most likely next latents (B, L), without noise."""

@@ -22,6 +22,7 @@ from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
 from spc_core.method.fused import FusedLearner
 from spc_core.method.latents import Raw
 from spc_core.method.normalize import Stats
+from spc_core.method.one_step import OneStep
 from spc_core.training.distributed import Group
 from spc_core.training.run_log import BadLoss, LossWatch
 
@@ -53,8 +54,10 @@ class TrainingRun:
         contract = data.contract
         params = [task.params for task in data.tasks]
         self.agent = Agent(contract.observation_dim, contract.action_dim, params, config).to(self.device)
-        if isinstance(latent := self.agent.world_model.latent, Raw):
-            latent.scale.copy_(torch.from_numpy(stats.change_std / stats.observation_std))
+        model, change = self.agent.world_model, torch.from_numpy(stats.change_std / stats.observation_std)
+        for part in (model.latent, model.one_step):
+            if isinstance(part, Raw | OneStep):
+                part.scale.copy_(change)
         self.generator = torch.Generator(self.device)
         self.learner = FusedLearner(self.agent, self.generator)
         self._modules = {"agent": self.agent} | ({"club": self.learner.club} if self.learner.club else {})

@@ -100,7 +100,7 @@ def task_votes(agent: Agent, stats: Stats, data: PackedDataset) -> list[TaskVote
                 break
         observed, acted, embeddings = (np.concatenate(column)[:MOST_STEPS] for column in zip(*runs, strict=True))
         votes, weights = split(embeddings, agent.context_dim)
-        found.append(TaskVotes(observed, acted, votes, None if isinstance(weights, float) else weights))
+        found.append(TaskVotes(observed, acted, votes, weights))
     return found
 
 

@@ -201,7 +201,7 @@ def policy_gradients(late: float, **loss: float) -> dict[str, torch.Tensor | Non
     for name, weights in learner.agent.named_parameters():
         torch.manual_seed(len(name))
         torch.nn.init.normal_(weights, std=0.3)
-    learner.policy_loss(make_batch(), torch.tensor(late))[0].backward()
+    learner.policy_loss(make_batch(), torch.tensor(late), torch.zeros(0))[0].backward()
     return {name: p.grad for name, p in learner.agent.named_parameters()}
 
 
@@ -211,7 +211,8 @@ def test_the_action_gradient_is_the_slope_of_the_smaller_q_and_moves_the_actor_a
     for name, weights in learner.agent.named_parameters():
         torch.manual_seed(len(name))
         torch.nn.init.normal_(weights, std=0.3)
-    agent, (seen, z, _) = learner.agent, learner._policy_inputs(make_batch())
+    agent, batch = learner.agent, make_batch()
+    seen, z, _ = learner._policy_inputs(batch, learner._contexts(batch).z)
     observation, z = seen[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
     mean = agent.actor(observation, z)[0]
     action = mean.detach().requires_grad_()

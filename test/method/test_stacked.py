@@ -25,6 +25,8 @@ OPTIONS = {  # shared by all methods
     "precision": ("votes=precision", {}),
     "sees both": ("policy_sees=both", {"action_gradient": 1.0, "late_from": 0.0}),
     "sees the observation": ("policy_sees=observation", {}),
+    "imagined tasks": ("", {"one_step_weight": 1.0, "imagined_share": 0.9, "model_share": 0.3, "late_from": 0.0}),
+    "ahead": ("action_slope=model", {"one_step_weight": 1.0, "action_gradient": 2.0, "late_from": 0.0}),
     "action gradient": ("", {"action_gradient": 2.0, "late_from": 0.0}),
 }
 
