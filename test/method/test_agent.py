@@ -76,6 +76,7 @@ def test_context_encoder_learns_from_each_loss_alone(name):
 WORLD_MODEL = {"encoder", "target_encoder", "dynamics", "reward"}
 LEARNS = {  # networks that each method's model update trains
     "spc": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_paper": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_continuous": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_simnorm": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_reconstruction": WORLD_MODEL | {"context_encoder", "task_means"},

@@ -24,6 +24,19 @@ def test_spc_is_the_default():
     assert load_config("paper", "spc") == load_config("paper") == TrainConfig()
 
 
+def test_the_papers_spc_overrides_every_option_of_a_preset(tmp_path):
+    """Its name stays for what it is, whatever `spc` and the presets become."""
+    preset = {
+        "method": {"votes": "precision", "policy_sees": "both", "collect": "nearest"},
+        "loss": {"actor_average_rate": 0.1, "action_gradient": 1.0, "one_step_weight": 1.0, "imagined_share": 0.5},
+    }
+    (tmp_path / "options.yaml").write_text(yaml.safe_dump(preset))
+    paper = load_config(str(tmp_path / "options.yaml"), "spc_paper")
+    assert dataclasses.replace(paper, method=dataclasses.replace(paper.method, name="spc")) == TrainConfig()
+    dora = load_config(str(tmp_path / "options.yaml"), "dora")
+    assert dora.method.votes == "precision" and dora.loss.actor_average_rate == 0.1, "and rivals take them"
+
+
 def test_a_method_overrides_the_preset_and_flags_override_both():
     assert load_config("small", "focal", contexts_per_task=2, model={"groups": 8}) == dataclasses.replace(
         load_config("small"),
