@@ -62,12 +62,13 @@ class ChangeDetector:
         return min(self._suspect, PENDING) if self._suspicious else 0
 
     def update(self, observation: np.ndarray, action: np.ndarray, vote: np.ndarray) -> int:
-        """Add a vote (Z,); returns how many of the last votes belong to a new task, 0 if the task is still the same.
+        """Add an embedding (E,); returns how many of the last votes belong to a new task, 0 if it is still the same.
 
         After a change, the detector has forgotten the votes before it.
         """
         features, noise = self.model.features(observation, action)
-        seen = Seen(features, float(noise), (vote - self.model.centre) @ self.model.basis)
+        place, worth = self.model.place(vote)
+        seen = Seen(features, float(noise / worth), place)
         changed = self.weigh(seen, self._score(*seen) if self.warm else 0.0)
         for settled in self.settled():
             self._learn(*settled)

@@ -17,6 +17,7 @@ from spc_core.deploy.change_detector import ChangeDetector, Seen
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Deployable
 from spc_core.deploy.networks.numpy_lanes import NumpyLanes
+from spc_core.deploy.votes import VoteSums
 
 
 class ContextLanes:
@@ -26,9 +27,9 @@ class ContextLanes:
         shared = deployed.networks()
         self.trackers = [ContextTracker(deployed, shared) for _ in range(count)]
         self._networks, self._has_encoder = networks, shared.has_encoder
-        self._sums, self._squares = np.zeros((2, count, shared.context_dim))
-        for tracker, total, squares in zip(self.trackers, self._sums, self._squares, strict=True):
-            tracker.hold_sums(total, squares)
+        self._sums = np.zeros((4, count, shared.context_dim))
+        for number, tracker in enumerate(self.trackers):
+            tracker.hold_sums(self._sums[:, number])
         detectors = [tracker.detector for tracker in self.trackers if tracker.detector is not None]
         self._changes = _Changes(detectors) if detectors else None
 
@@ -57,16 +58,17 @@ class ContextLanes:
         self._sum_up(lanes, trackers, votes)
         for tracker, vote, changed in zip(trackers, votes, changes, strict=True):
             tracker.remember_vote(vote, changed)
-        weights = np.array([[tracker.weight] for tracker in trackers])
-        means = (self._sums[lanes] / weights).astype(np.float32)
+        means = VoteSums(self._sums[:, lanes]).mean.astype(np.float32)
         rows = zip(lanes, trackers, means, strict=True)
         return [(lane, mean if one.shows_mean else one.context) for lane, one, mean in rows]
 
     def _sum_up(self, lanes: list[int], trackers: list[ContextTracker], votes: np.ndarray) -> None:
-        """Welford's update, as in ContextTracker."""
-        deviations = votes - self._sums[lanes] / np.array([[tracker.weight or 1.0] for tracker in trackers])
-        self._squares[lanes] += deviations**2 * np.array([[tracker.weigh_vote()] for tracker in trackers])
-        self._sums[lanes] += votes
+        """Add the embeddings (M, E)."""
+        sums = VoteSums(self._sums[:, lanes])
+        sums.add(votes)
+        self._sums[:, lanes] = sums.arrays
+        for tracker in trackers:
+            tracker.count_vote()
 
 
 class _Changes:
@@ -81,11 +83,12 @@ class _Changes:
             detector.reset()
 
     def update(self, lanes: list[int], transitions: Sequence[Transition], votes: np.ndarray) -> list[int]:
-        """ChangeDetector.update of the robots `lanes` (M) with their votes (M, Z)."""
+        """ChangeDetector.update of the robots `lanes` (M) with their embeddings (M, E)."""
         model, detectors = self._model, [self._detectors[lane] for lane in lanes]
         observations = np.array([[seen.observation] for seen in transitions])
         features, noise = model.features(observations, np.array([[seen.action] for seen in transitions]))
-        places = (votes - model.centre)[:, None] @ model.basis  # (M, 1, K), as all rows here
+        places, worth = model.place(votes[:, None])  # (M, 1, K), as all rows here
+        noise = noise / worth
         scores = self._scores(lanes, features, noise, places)
         seen = map(Seen, features[:, 0], noise[:, 0].tolist(), places[:, 0])
         parts = zip(detectors, seen, scores, strict=True)

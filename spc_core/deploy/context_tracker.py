@@ -8,10 +8,11 @@ import numpy as np
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.change_detector import PENDING, ChangeDetector
 from spc_core.deploy.deployable import Deployable, Networks
+from spc_core.deploy.hypotheses import Hypotheses
+from spc_core.deploy.votes import VoteSums, sums_of, weighted_mean
 
 MODES = ("online", "collect", "frozen")
 NOTHING_KNOWN = 1.0  # uncertainty before two transitions: embeddings range over [-1, 1]
-HYPOTHESIS_STEPS = 12  # transitions for which a collecting robot acts on one hypothesis
 
 
 class ContextTracker:
@@ -33,10 +34,13 @@ class ContextTracker:
     def __init__(self, deployed: Deployable, networks: Networks | None = None) -> None:
         """`networks`: those of `deployed`, if several trackers share them."""
         self._networks = networks or deployed.networks()
-        self.hold_sums(np.zeros(self._networks.context_dim), np.zeros(self._networks.context_dim))
-        self.weight = self._square_weight = 0.0  # sums of the embeddings' weights, and of their squares
+        self._context_dim = self._networks.context_dim
+        self.hold_sums(np.zeros((4, self._context_dim)))
+        self.weight = self._square_weight = 0.0  # votes counted by their decay, and by its square
         self.half_life: float | None = None
-        self._hypotheses = far_apart(self._networks.task_means)
+        method, rate_hz = deployed.config.method, deployed.contract.rate_hz
+        steps = max(1, round(method.hypothesis_s * rate_hz))
+        self._hypotheses = Hypotheses(self._networks.task_means, steps, method.collect)
         self._mode = "online"
         self.limit: int | None = None
         self.oracle_context: np.ndarray | None = None  # the true task vector (Z,), for the oracle in a simulation
@@ -48,13 +52,13 @@ class ContextTracker:
         self._model = deployed.vote_model if self._networks.has_encoder else None
         self.detector = None if self._model is None else ChangeDetector(self._model)
         self._why_not = deployed.no_vote_model if self._networks.has_encoder else "the method has no context encoder"
-        self._recent: list[np.ndarray] = []  # the last votes, as many as the detector can blame on a new task
-        self._suspected: np.ndarray | None = None  # (N, Z) votes that look like a new task's
+        self._recent: list[np.ndarray] = []  # the last embeddings, as many as the detector can blame on a new task
+        self._suspected: np.ndarray | None = None  # (N, E) embeddings that look like a new task's
         self._last_ns: int | None = None  # time of the last transition
 
-    def hold_sums(self, total: np.ndarray, squares: np.ndarray) -> None:
-        """Keep the sum of the embeddings, and of the squares of their deviations from their mean, in (Z,) of zeros."""
-        self._sum, self._squares = total, squares
+    def hold_sums(self, arrays: np.ndarray) -> None:
+        """Keep the sums of the votes in (4, Z) of zeros."""
+        self._sums = VoteSums(arrays)
 
     @property
     def mode(self) -> str:
@@ -86,12 +90,12 @@ class ContextTracker:
             self.detector.reset()
 
     def _forget(self) -> None:
-        self._sum[:] = 0
-        self._squares[:] = 0
+        self._sums.clear()
         self.weight = self._square_weight = 0.0
         self.count = 0
         self._recent.clear()
         self._suspected = None
+        self._hypotheses.reset()
 
     def update(self, transition: Transition) -> bool:
         """Add a transition unless frozen or full; returns whether it was added."""
@@ -103,6 +107,7 @@ class ContextTracker:
             self.add_vote(vote, detector.update(transition.observation, transition.action, vote) if detector else 0)
         else:
             self.count += 1
+            self._hypotheses.advance(self.count, self._sums.mean)
         return True
 
     @property
@@ -124,14 +129,18 @@ class ContextTracker:
         self._last_ns = t_ns
 
     def add_vote(self, vote: np.ndarray, changed: int) -> None:
-        """Add a vote (Z,), after which the detector finds that the last `changed` are of a new task, which go on."""
+        """Add an embedding (E,), after which the detector finds the last `changed` to be of a new task; these go on."""
         self._add(vote)
         self.remember_vote(vote, changed)
 
     def remember_vote(self, vote: np.ndarray, changed: int) -> None:
         """Look back after a vote has been added to the sums."""
-        if self.watching is None:
-            return
+        if self.watching is not None:
+            self._look_back(vote, changed, self.watching)
+        if self._mode == "collect":
+            self._hypotheses.advance(self.count, self._sums.mean)
+
+    def _look_back(self, vote: np.ndarray, changed: int, detector: ChangeDetector) -> None:
         self._recent = [*self._recent[1 - PENDING :], vote]
         if changed:
             kept = self._recent[-changed:]
@@ -141,7 +150,7 @@ class ContextTracker:
                 self._add(vote)
             self._recent = kept
             self._note_restart(f"the task changed: the last {len(kept)} transitions contradict the {before} before")
-        suspected = self.watching.suspected
+        suspected = detector.suspected
         self._suspected = np.array(self._recent[-suspected:]) if suspected else None
 
     def _note_restart(self, reason: str) -> None:
@@ -149,21 +158,15 @@ class ContextTracker:
         self.last_restart = reason
 
     def _add(self, embedding: np.ndarray) -> None:
-        """Add an embedding (Z,), by Welford's update: plain sums of squares cancel where embeddings agree."""
+        """Add an embedding (E,)."""
         keep = 1.0 if self.half_life is None else 0.5 ** (1 / self.half_life)
-        deviation = embedding - self._sum / (self.weight or 1.0)
-        if keep < 1:
-            self._squares *= keep
-            self._sum *= keep
-        self._squares += deviation**2 * self.weigh_vote(keep)
-        self._sum += embedding
+        self._sums.add(embedding, keep)
+        self.count_vote(keep)
 
-    def weigh_vote(self, keep: float = 1.0) -> float:
-        """Count an embedding, for which all before fall to `keep` of their weight; returns their share of the sum."""
-        old = keep * self.weight
-        self.weight, self._square_weight = old + 1, keep**2 * self._square_weight + 1
+    def count_vote(self, keep: float = 1.0) -> None:
+        """Count a vote, for which all before fall to `keep` of their weight."""
+        self.weight, self._square_weight = keep * self.weight + 1, keep**2 * self._square_weight + 1
         self.count += 1
-        return old / self.weight
 
     @property
     def shows_mean(self) -> bool:
@@ -180,40 +183,29 @@ class ContextTracker:
         if self.oracle_context is not None:
             return self.oracle_context
         if self._mode == "collect":
-            return self._hypotheses[self.count // HYPOTHESIS_STEPS % len(self._hypotheses)]
+            return self._hypotheses.shown
         if self.count == 0:
-            return np.zeros(len(self._sum), np.float32)
+            return np.zeros(self._context_dim, np.float32)
         if self._suspected is not None and self._mode == "online":
-            return self._suspected.mean(0).astype(np.float32)
-        return (self._sum / (self.weight or 1.0)).astype(np.float32)
+            return weighted_mean(self._suspected, self._context_dim).astype(np.float32)
+        return self._sums.mean.astype(np.float32)
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """Standard error of z, (Z,) float32; ones before two transitions.
+        """Standard error of z, (Z,) float32; ones before two transitions, and where no vote is worth anything.
 
-        That of independent embeddings, sqrt(sample variance / count), and with a vote model at least that of so many
-        consecutive ones in the data, which are similar and depend on where the robot is.
-        With weights w: sample variance squares / (sum w - sum w^2 / sum w), and count (sum w)^2 / sum w^2.
+        That of independent votes, each of the variance that its weight says (see votes.VoteSums), and with a vote model
+        at least that of so many consecutive ones in the data, which are similar and depend on where the robot is.
         """
         if self.count < 2 or not self._networks.has_encoder:
-            return np.full(len(self._sum), NOTHING_KNOWN, np.float32)
+            return np.full(self._context_dim, NOTHING_KNOWN, np.float32)
         if self._suspected is not None and self._mode == "online":
-            count = len(self._suspected)
-            error = self._suspected.std(0) / np.sqrt(max(count - 1, 1))
+            count = decayed = float(len(self._suspected))
+            sums = sums_of(self._suspected, self._context_dim)
         else:
-            share = self._square_weight / self.weight
-            count = self.weight / share
-            error = np.sqrt(self._squares / (self.weight - share) * (share / self.weight))
+            count, decayed, sums = self.weight**2 / self._square_weight, self.weight, self._sums
+        error = sums.error(decayed) if decayed > 1 else np.zeros(self._context_dim)
+        error = np.where(sums.known, error, NOTHING_KNOWN)
         if self._model is not None:
             error = np.maximum(error, self._model.error_of_mean(count))
         return error.astype(np.float32)
-
-
-def far_apart(points: np.ndarray) -> np.ndarray:
-    """The rows of (K, D) reordered: the one farthest from the mean, then always the farthest from those before."""
-    order = [int(np.linalg.norm(points - points.mean(0), axis=1).argmax())]
-    while len(order) < len(points):
-        nearest = np.linalg.norm(points[:, None] - points[order], axis=-1).min(1)
-        nearest[order] = -1
-        order.append(int(nearest.argmax()))
-    return points[order]

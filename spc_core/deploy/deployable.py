@@ -30,7 +30,10 @@ class Networks(Protocol):
         ...
 
     def embed(self, transition: Transition) -> np.ndarray:
-        """A transition in the contract's units to its embedding (Z,) float32; z is the mean of embeddings."""
+        """A transition in the contract's units to its embedding, float32.
+
+        That is a vote (Z,), of which z is the mean; or a vote and its weights (2 Z,), for the weighted mean.
+        """
         ...
 
 

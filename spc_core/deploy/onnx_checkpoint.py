@@ -42,14 +42,15 @@ class OnnxNetworks:
         return self._policy.run(None, feed)[0][0]
 
     def embed(self, transition: Transition) -> np.ndarray:
-        """A transition in the contract's units to its embedding (Z,) float32; z is the mean of embeddings."""
+        """A transition in the contract's units to its embedding, float32: see Networks."""
         feed = {
             "observation": np.asarray(transition.observation, np.float64)[None],
             "action": np.asarray(transition.action, np.float64)[None],
             "reward": np.array([[transition.reward]], np.float64),
             "next_observation": np.asarray(transition.next_observation, np.float64)[None],
         }
-        return self._encoder.run(None, feed)[0][0]
+        outputs = [rows[0] for rows in self._encoder.run(None, feed)]  # votes, and weights if they have any
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
 
 @dataclasses.dataclass(frozen=True)

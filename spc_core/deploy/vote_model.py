@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from spc_core.deploy.votes import parts
 from spc_core.system.atomic_files import write_atomic
 
 FILE = "votes.json"
 FORMAT = 1
 MOST_INPUT = 5.0  # inputs beyond so many standard deviations count as so many
 MOST_LOG_NOISE = 4.0
+LEAST_WORTH = 1e-3  # of a vote: those that are worth less count as worth so much
 COUNTS = tuple(2**i for i in range(11))  # transitions at which errors of z are known
 
 
@@ -50,6 +52,7 @@ class VoteModel:
     threshold: float  # of the sum of evidence
     hour_alarms: float  # alarms in 180,000 transitions without a change, expected from the data
     weights: str  # SHA-256 of the weights that cast the votes
+    usual_weight: np.ndarray | None = None  # (Z,) of a vote; None: votes have no weights
 
     def features(self, observation: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(..., O) and (..., A) in the contract's units to features (..., H) and noise factors (...)."""
@@ -57,6 +60,10 @@ class VoteModel:
         hidden = np.clip(inputs, -MOST_INPUT, MOST_INPUT) @ self.hidden_weight + self.hidden_bias
         out = _mish(hidden) @ self.feature_weight + self.feature_bias
         return np.tanh(out[..., :-1]), np.exp(MOST_LOG_NOISE * np.tanh(out[..., -1] / MOST_LOG_NOISE))
+
+    def place(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
+        """Embeddings (..., E) to votes along the directions (..., K), and their worth (...); see place()."""
+        return place(embeddings, self.centre, self.basis, self.usual_weight)
 
     def error_of_mean(self, count: float) -> np.ndarray:
         """Standard error (Z,) of a mean of `count` consecutive votes; constant beyond the last of COUNTS."""
@@ -75,9 +82,26 @@ class VoteModel:
         if values.get("format") != FORMAT:
             raise ValueError(f"the vote model has format {values.get('format')}, this program reads {FORMAT}")
         try:
-            return cls(**{field.name: _unpack(values[field.name]) for field in dataclasses.fields(cls)})
+            optional = {"usual_weight": None}  # not in files from before votes had weights
+            return cls(**{f.name: _unpack((optional | dict(values))[f.name]) for f in dataclasses.fields(cls)})
         except (KeyError, TypeError) as error:
             raise ValueError(f"the vote model lacks or damages {error}") from None
+
+
+def place(
+    embeddings: np.ndarray, centre: np.ndarray, basis: np.ndarray, usual: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """Embeddings (..., E) to votes along the directions (..., K) of `basis`, and what they are worth, (...) or 1.
+
+    The worth of a vote is its weight in units of the usual one, mean over z, by which its variance is divided: a vote
+    that is worth nothing is likely for every task, so no evidence of another one. Within a vote, parts count by weight.
+    """
+    votes, weights = parts(embeddings, len(centre))
+    if weights is None:
+        return (votes - centre) @ basis, 1.0
+    ratio = weights if usual is None else weights / usual
+    worth = np.maximum(ratio.mean(-1), LEAST_WORTH)
+    return ((votes - centre) * ratio) @ basis / worth[..., None], worth
 
 
 def save_vote_model(folder: Path, model: VoteModel) -> None:

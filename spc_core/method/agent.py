@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from spc_core.method.config import TrainConfig
+from spc_core.method.imagination import imagine_outcomes, imagine_tasks, worth_ahead
 from spc_core.method.iql import Actor, Critic, actor_loss, bellman_loss, bellman_target, expectile_loss
 from spc_core.method.layers import ema_
 from spc_core.method.losses import ClubBound, contrastive_loss, focal_loss, mean_over_steps, step_mask
 from spc_core.method.normalize import TaskScale
+from spc_core.method.one_step import OneStep, beta_nll
 from spc_core.method.world_model import ContextEncoder, WorldModel
 
 
@@ -51,7 +54,7 @@ class Batch:
 
 
 class Contexts(NamedTuple):
-    """z of all contexts of a batch, and the embeddings of their M transitions, if they are learnt."""
+    """z of all contexts of a batch, and the votes of their M transitions, if they are learnt."""
 
     z: Tensor  # (T, C, Z)
     embeddings: Tensor | None = None  # (M, Z)
@@ -83,19 +86,38 @@ class Agent(nn.Module):
         self.context_dim = len(self.task_scale.names) if self.task_scale else config.model.context_dim
         self.context_encoder = None
         if config.method.context == "learnt":
-            self.context_encoder = ContextEncoder(observation_dim, action_dim, config.model)
+            self.context_encoder = ContextEncoder(
+                observation_dim, action_dim, config.model, config.method.votes == "precision"
+            )
         self.world_model = WorldModel(observation_dim, action_dim, self.context_dim, config)
-        inputs = self.world_model.latent.dim + self.context_dim
+        latent_dim, sees = self.world_model.latent.dim, config.method.sees
+        seen = {"latent": latent_dim, "observation": observation_dim, "both": latent_dim + observation_dim}[sees]
+        inputs = seen + self.context_dim
         self.actor = Actor(inputs, action_dim, config.model.policy_hidden)
         self.critic = Critic(inputs, action_dim, config.model.policy_hidden)
+        self.average_actor = None  # the mean of recent actors, which scatters less than the last one
+        if config.loss.actor_average_rate:
+            self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.register_buffer("task_means", torch.zeros(len(tasks), self.context_dim))
         if self.task_scale:
             self.task_means.copy_(torch.stack([self.oracle_context(task) for task in tasks]))
 
+    @property
+    def acting(self) -> Actor:
+        """The actor that acts: the average, where there is one."""
+        return self.actor if self.average_actor is None else self.average_actor
+
     @torch.no_grad()
     def act(self, observation: Tensor, z: Tensor) -> Tensor:
         """(..., O) on unit scale and (..., Z) to the mean action (..., A) in [-1, 1]."""
-        return self.actor(self.world_model.encode(observation), z)[0]
+        return self.acting(self.see(observation), z)[0]
+
+    def see(self, observation: Tensor, encoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(..., O) on unit scale to what actor and critic see beside z (..., S), by the model's encoder or another."""
+        if self.config.method.sees == "observation":
+            return observation
+        latent = self.world_model.latent.encode((encoder or self.world_model.encoder)(observation))
+        return latent if self.config.method.sees == "latent" else torch.cat([latent, observation], -1)
 
     def oracle_context(self, params: Mapping[str, float]) -> Tensor:
         """The true task parameters as z (Z,), for the method `oracle`."""
@@ -138,7 +160,7 @@ class Learner:
         losses: dict[str, Tensor] = {}
         if "model" in self.optimizers and number % self.config.world_model_every == 0:
             losses |= self._update_model(batch)
-        return losses | self._update_policy(batch)
+        return losses | self._update_policy(batch, is_late(self.config, number))
 
     def _update_model(self, batch: Batch) -> dict[str, Tensor]:
         """Train world model and context encoder on consistency, reward, and the losses on z."""
@@ -157,17 +179,32 @@ class Learner:
         """What world model and context encoder minimise, its parts, and the contexts that it used."""
         model, weights, losses = self.agent.world_model, self.config.loss, {}
         contexts = self._contexts(batch)
-        total = contexts.z.new_zeros(())
+        total, z = contexts.z.new_zeros(()), contexts.z
+        if weights.model_share < 1:
+            z = z.detach().lerp(z, weights.model_share)
         if model.learnt:
-            consistency, rewards = self._rollout(batch, contexts.z)
-            mask = step_mask(batch.terminated.flatten(0, 1)) * (batch.count.flatten(0, 1) > 0)
+            consistency, rewards = self._rollout(batch, z)
+            mask = counted_steps(batch)
             errors = [(reward - batch.rewards[..., t].flatten()).square() for t, reward in enumerate(rewards)]
             losses["consistency"] = mean_over_steps(consistency, mask, weights.horizon_discount)
             losses["reward"] = mean_over_steps(errors, mask, weights.horizon_discount)
             total = weights.consistency_weight * losses["consistency"] + weights.reward_weight * losses["reward"]
+        if model.one_step is not None:
+            losses["one_step"] = self._one_step_loss(model.one_step, batch, z)
+            total = total + weights.one_step_weight * losses["one_step"]
         if contexts.embeddings is not None:
             total = total + self._context_losses(contexts, batch, losses)
         return total, losses, contexts
+
+    def _one_step_loss(self, heads: OneStep, batch: Batch, z: Tensor) -> Tensor:
+        """beta-NLL of all steps of the windows up to a terminal one, given z (T, C, Z)."""
+        observations, beta = batch.observations.flatten(0, 1), self.config.loss.one_step_beta
+        before, actions = observations[:, :-1], batch.actions.flatten(0, 1)
+        z = batch.window_contexts(z)[:, None].expand(-1, before.shape[1], -1)
+        mean, log_std = heads(self.agent.world_model.one_step_inputs(before, actions, z))
+        targets = heads.targets(batch.rewards.flatten(0, 1), before, observations[:, 1:])
+        mask = counted_steps(batch)
+        return (beta_nll(mean, log_std, targets, beta) * mask).sum() / mask.sum()
 
     def club_loss(self, contexts: Contexts) -> Tensor:
         """What CLUB's own network minimises: its error in predicting embeddings from (s, a)."""
@@ -228,18 +265,24 @@ class Learner:
         assert contexts.acted is not None
         return torch.randint(1, max(len(contexts.acted), 2), ())
 
-    def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
+    def _update_policy(self, batch: Batch, late: bool = True) -> dict[str, Tensor]:
         """Train V, Q and actor by IQL on all transitions of the windows, without gradients to z and latents."""
-        total, losses = self.policy_loss(batch)
+        total, losses = self.policy_loss(batch, batch.rewards.new_tensor(float(late)), self.draw_tasks(batch))
         self._step("policy", total)
-        critic = self.agent.critic
-        ema_(critic.target_q.parameters(), critic.q.parameters(), self.config.loss.target_rate)
+        agent, rates = self.agent, self.config.loss
+        ema_(agent.critic.target_q.parameters(), agent.critic.q.parameters(), rates.target_rate)
+        if agent.average_actor is not None:
+            ema_(agent.average_actor.parameters(), agent.actor.parameters(), rates.actor_average_rate)
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What V, Q and actor minimise, three losses with disjoint weights, and these parts."""
+    def policy_loss(self, batch: Batch, late: Tensor, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What V, Q and actor minimise, three losses with disjoint weights, and these parts.
+
+        `late` is 1 once `late_from` of the training is done, before that 0; `drawn` as from draw_tasks().
+        """
         critic, loss, action = self.agent.critic, self.config.loss, batch.actions.flatten(0, 2)
-        latents, z, actions = self._policy_inputs(batch)
+        contexts, hit = imagine_tasks(self.agent, batch, self._contexts(batch).z.detach(), late, drawn)
+        latents, z, actions = self._policy_inputs(batch, contexts)
         latent, z_before = latents[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
         values = critic.values(latents, z)  # (T W, H + 1)
         value, next_value = values[:, :-1].flatten(), values[:, 1:].flatten().detach()
@@ -247,9 +290,12 @@ class Learner:
         count = batch.count.flatten()
         v_loss = expectile_loss(target_q - value, loss.expectile, count)
 
+        rewards, observation = batch.rewards.flatten(), batch.observations[:, :, :-1].flatten(0, 2)
+        if hit is not None:
+            rewards, next_value = imagine_outcomes(self.agent, observation, actions, z_before, hit, rewards, next_value)
         q = critic.action_values(latent, actions, z_before)
-        ended, worth = batch.terminated.flatten(), self.terminal_value
-        target = bellman_target(batch.rewards.flatten(), ended, next_value, loss.discount, worth)
+        ends = batch.terminated.flatten()
+        target = bellman_target(rewards, ends, next_value, loss.discount, self.terminal_value)
         q_loss = bellman_loss(q, target, count)
 
         mean, log_std = self.agent.actor(latent, z_before)
@@ -257,13 +303,29 @@ class Learner:
         temperature, clip = loss.advantage_temperature, loss.advantage_clip
         pi_loss = actor_loss(mean, log_std, action, advantage, temperature, clip, count)
 
-        return v_loss + q_loss + pi_loss, {"v": v_loss, "q": q_loss, "actor": pi_loss}
+        losses = {"v": v_loss, "q": q_loss, "actor": pi_loss}
+        if loss.action_gradient:
+            if self.config.looks_ahead:
+                worth = worth_ahead(self.agent, observation, mean, z_before, ends)
+            else:
+                worth = critic.worth(latent, mean, z_before)
+            losses["worth"] = (count * worth).mean()
+            pi_loss = pi_loss - late * loss.action_gradient * losses["worth"]
+        return v_loss + q_loss + pi_loss, losses
 
     @torch.no_grad()
-    def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (T W, H + 1, L) and z (T W, H + 1, Z) of all observations, and actions (T W H, A)."""
-        z = batch.window_contexts(self._contexts(batch).z)[:, None].expand(-1, batch.observations.shape[2], -1)
-        return self.agent.world_model.encode(batch.observations.flatten(0, 1)), z, batch.actions.flatten(0, 2)
+    def _policy_inputs(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is seen (T W, H + 1, S) of all observations, their z (T W, H + 1, Z), and actions (T W H, A)."""
+        z = batch.window_contexts(z)[:, None].expand(-1, batch.observations.shape[2], -1)
+        return self.agent.see(batch.observations.flatten(0, 1)), z, batch.actions.flatten(0, 2)
+
+    def draw_tasks(self, batch: Batch) -> Tensor:
+        """Uniform numbers (3, T, C) for imagined tasks: which other task, whether, and how far."""
+        shape = (3, *batch.context_weight.shape[:2]) if self.config.loss.imagined_share else (0,)
+        return self.draw_uniform(shape, batch.rewards)
+
+    def draw_uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return torch.rand(shape, dtype=like.dtype, device=like.device)
 
     def _step(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
@@ -279,6 +341,16 @@ class Learner:
         new = (z * sizes[..., None]).sum(1) / total.clamp(min=1)
         rate = self.config.loss.task_mean_rate * (total > 0).to(z.dtype)
         return means.index_copy(0, batch.task, means[batch.task].lerp(new, rate))
+
+
+def counted_steps(batch: Batch) -> Tensor:
+    """(T W, H), 1 for the steps of each window that an episode has, up to and with a terminal one; else 0."""
+    return step_mask(batch.terminated.flatten(0, 1)) * (batch.count.flatten(0, 1) > 0)
+
+
+def is_late(config: TrainConfig, number: int) -> bool:
+    """Whether what begins late in training counts in update `number`."""
+    return number >= config.loss.late_from * config.updates
 
 
 def schedule_(optimizers: Mapping[str, torch.optim.Optimizer], config: TrainConfig, number: int) -> None:

@@ -45,8 +45,18 @@ class MethodConfig:
     open_loop: bool = True  # roll the model out over a window; off: predict one step from each observation
     contrast: str = "infonce"  # loss that separates tasks: infonce | focal | none
     context: str = "learnt"  # task vector z: learnt | none (always 0) | oracle (the true task parameters)
+    policy_sees: str = "latent"  # the latent | observation | both, beside z; the same for raw latents
+    action_slope: str = "q"  # what loss.action_gradient follows: the method's own q | model, its one-step heads and V
+    votes: str = "mean"  # z of votes: their mean | precision, weighted by what each is worth, which is learnt too
+    collect: str = "means"  # a collecting robot acts on training tasks' means: in turn | the nearest to its z first
+    hypothesis_s: float = 0.24  # seconds for which it acts on one of them
     context_l2: float = 0.0  # weight of the squared length of z
     context_club: float = 0.0  # weight of the CLUB bound on information in z about the behaviour policy
+
+    @property
+    def sees(self) -> str:
+        """What the policy sees beside z; a raw latent is the observation."""
+        return "observation" if self.latent == "raw" else self.policy_sees
 
     @property
     def learns_model(self) -> bool:
@@ -61,6 +71,8 @@ class MethodConfig:
                 raise ConfigError(
                     f"{source}: method.{key} is '{value}'{suggest(value, known)}; use one of: {', '.join(known)}"
                 )
+        if not (math.isfinite(self.hypothesis_s) and self.hypothesis_s > 0):
+            raise ConfigError(f"{source}: method.hypothesis_s is {self.hypothesis_s}; it must be finite and above 0")
         fitting = CONSISTENCY_OF[self.latent]
         if self.consistency not in fitting:
             raise ConfigError(
@@ -87,6 +99,10 @@ METHOD_CHOICES = {
     "consistency": CONSISTENCY_OF["discrete"],
     "contrast": ("infonce", "focal", "none"),
     "context": ("learnt", "none", "oracle"),
+    "policy_sees": ("latent", "observation", "both"),
+    "action_slope": ("q", "model"),
+    "votes": ("mean", "precision"),
+    "collect": ("means", "nearest"),
 }
 
 
@@ -106,6 +122,37 @@ class LossConfig:
     advantage_clip: float = 100.0  # largest weight of an action in the actor's loss
     target_rate: float = 0.005  # EMA rate of target encoder and target Q
     task_mean_rate: float = 0.005  # EMA rate of the tasks' mean vectors
+    actor_average_rate: float = 0.0  # EMA rate of the actor that acts; 0: the latest one acts
+    action_gradient: float = 0.0  # weight of Q's slope at the actor's own action, beside the weights of recorded ones
+    one_step_weight: float = 0.0  # weight of the one-step heads, which predict reward and change of s; 0: none
+    one_step_beta: float = 0.5  # the heads' likelihood: 0 plain, 1 nearly squared errors (beta-NLL)
+    model_share: float = 1.0  # share of the model losses' gradient that reaches z
+    imagined_share: float = 0.0  # share of the policy's contexts that become those of tasks between others
+    imagined_low: float = -0.3  # such a z lies from so far ...
+    imagined_high: float = 0.5  # ... to so far on the way from its own task's mean to another's
+    late_from: float = 0.25  # share of the training after which action_gradient and imagined_share count
+
+    def check(self, source: str) -> None:
+        """Raises ConfigError naming an invalid value."""
+        for name in (
+            "target_rate",
+            "task_mean_rate",
+            "actor_average_rate",
+            "model_share",
+            "imagined_share",
+            "one_step_beta",
+            "late_from",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{source}: loss.{name} is {getattr(self, name)}; it must be from 0 to 1")
+        for name in ("action_gradient", "one_step_weight"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"{source}: loss.{name} is {getattr(self, name)}; it must be finite and not negative")
+        if not -math.inf < self.imagined_low <= self.imagined_high < math.inf:
+            raise ConfigError(
+                f"{source}: loss.imagined_low is {self.imagined_low} and imagined_high {self.imagined_high}; the first "
+                "must not be above the second"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +183,11 @@ class TrainConfig:
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from
     evaluate_every: int = 0  # updates between two evaluations on validation tasks, in a separate process; 0: none
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the actor follows the slope of what the one-step heads expect."""
+        return self.loss.action_gradient > 0 and self.method.action_slope == "model"
 
     def check(self, source: str) -> None:
         """Raises ConfigError naming an invalid value."""
@@ -173,6 +225,12 @@ class TrainConfig:
                 "contexts of one task, so it needs at least 2"
             )
         self.method.check(source)
+        self.loss.check(source)
+        needy = {"loss.imagined_share": self.loss.imagined_share > 0, "method.action_slope model": self.looks_ahead}
+        for name in [name for name, used in needy.items() if used and not self.loss.one_step_weight]:
+            raise ConfigError(f"{source}: {name} needs the one-step heads; set loss.one_step_weight, for example to 1")
+        if self.loss.imagined_share and self.method.context == "none":
+            raise ConfigError(f"{source}: loss.imagined_share needs task vectors, which method.context none lacks")
 
 
 @dataclasses.dataclass(frozen=True)

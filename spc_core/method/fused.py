@@ -49,8 +49,8 @@ def pack(batch: Batch, rows: int = 0) -> PackedBatch:
 def packed_contexts(encoder: ContextEncoder, batch: PackedBatch, acted: int) -> Contexts:
     """The contexts of a packed batch; a transition begins with `acted` numbers of state and action."""
     embeddings = encoder.embed(batch.context)
-    z = pool(embeddings, batch.owner, batch.real, batch.context_weight.sum(-1))
-    return Contexts(z, embeddings, batch.context[:, :acted], batch.real)
+    z = pool(encoder, embeddings, batch.owner, batch.real, batch.context_weight.sum(-1))
+    return Contexts(z, encoder.votes(embeddings), batch.context[:, :acted], batch.real)
 
 
 class FusedLearner(Learner):
@@ -79,9 +79,9 @@ class FusedLearner(Learner):
         with self._precision():
             return super().club_loss(contexts)
 
-    def policy_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def policy_loss(self, batch: Batch, late: Tensor, drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with self._precision():  # separate: autocast caches the weights that it has rounded
-            return super().policy_loss(batch)
+            return super().policy_loss(batch, late, drawn)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device_type, torch.bfloat16, enabled=self.half)
@@ -132,8 +132,11 @@ class FusedLearner(Learner):
         perturbed = (logits - torch.log(exponential(self.draw_bits(logits)))) / space.temperature
         return StraightThroughCodes.apply(perturbed, space.fsq.codebook).flatten(-2)  # type: ignore[union-attr]
 
-    def _policy_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        latents, z, actions = super()._policy_inputs(batch)
+    def draw_uniform(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return torch.rand(shape, dtype=like.dtype, device=like.device, generator=self.generator)
+
+    def _policy_inputs(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        latents, z, actions = super()._policy_inputs(batch, z)
         if self.half and latents.shape[-1] > NARROW:  # else each network would round them again
             return latents.bfloat16(), z.bfloat16(), actions.bfloat16()
         return latents, z, actions
@@ -201,11 +204,11 @@ class _Mish(torch.autograd.Function):
         return slope.mul_(gradient)
 
 
-def pool(embeddings: Tensor, owner: Tensor, real: Tensor, sizes: Tensor) -> Tensor:
-    """Embeddings (M, Z) of transitions, each of weight `real` in the context `owner`, to means z (*sizes, Z)."""
+def pool(encoder: ContextEncoder, embeddings: Tensor, owner: Tensor, real: Tensor, sizes: Tensor) -> Tensor:
+    """Embeddings (M, E) of transitions, each of weight `real` in the context `owner`, to means z (*sizes, Z)."""
     zeros = embeddings.new_zeros(sizes.numel(), embeddings.shape[-1])
-    sums = zeros.index_add(0, owner, embeddings * real[:, None])
-    return sums.view(*sizes.shape, -1) / sizes[..., None].clamp(min=1)
+    sums = zeros.index_add(0, owner, encoder.summands(embeddings) * real[:, None])
+    return encoder.mean(sums.view(*sizes.shape, -1), sizes)
 
 
 FUSED = {nn.Linear: FusedLinear, EnsembleLinear: FusedEnsembleLinear, nn.Mish: Mish}

@@ -47,6 +47,10 @@ class Critic(nn.Module):
     @torch.no_grad()
     def target_action_value(self, latent: Tensor, action: Tensor, z: Tensor) -> Tensor:
         """The smaller of the two target Q (B,)."""
+        return self.worth(latent, action, z)
+
+    def worth(self, latent: Tensor, action: Tensor, z: Tensor) -> Tensor:
+        """The same, whose gradient reaches the action, and no weight, since those of the target do not learn."""
         return self.target_q(torch.cat([latent, action, z], -1)).squeeze(-1).amin(0)
 
 

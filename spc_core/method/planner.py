@@ -94,7 +94,7 @@ class Planner:
         noise = noise.repeat(len(latent), 1, 1)
 
         def act(t: int, latent: Tensor, z: Tensor) -> Tensor:
-            mean, log_std = self._agent.actor(latent, z)
+            mean, log_std = self._agent.acting(latent, z)
             return (mean + log_std.exp() * noise[:, t]).clamp(-1, 1)
 
         return self._imagine(latent, z, count, act)
@@ -150,6 +150,12 @@ def check_plannable(config: TrainConfig) -> None:
     method, name = config.method, config.method.name
     if not method.learns_model:
         raise ConfigError(f"method '{name}' has no world model to plan with; use the actor")
+    if method.latent != "raw" and method.policy_sees != "latent":
+        seen = {"observation": "observation", "both": "observation too"}[method.policy_sees]
+        raise ConfigError(
+            f"method '{name}' has a policy that sees the {seen}, which "
+            "its world model does not predict; use the actor, or train with method.policy_sees latent"
+        )
     if method.consistency == "none" and not method.open_loop:  # the reward of one step does not involve the next
         raise ConfigError(f"method '{name}' does not train its world model to predict the next state; use the actor")
     if config.loss.reward_weight == 0:

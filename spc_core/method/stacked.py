@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from spc_core.method.agent import Batch, Contexts, Learner, schedule_
+from spc_core.method.agent import Batch, Contexts, Learner, is_late, schedule_
 from spc_core.method.config import TrainConfig
 from spc_core.method.fused import (
     FusedLearner,
@@ -55,7 +55,8 @@ def bytes_of_update(learner: FusedLearner, batch: Batch) -> int:
     trial = FusedLearner(copy.deepcopy(learner.agent), torch.Generator(batch.task.device))
     weights = sum(tensor.nbytes for tensor in trial.agent.state_dict().values())
     kept: list[int] = []
-    for loss in (trial.model_loss, trial.policy_loss):
+    late, drawn = batch.rewards.new_ones(()), trial.draw_tasks(batch)
+    for loss in (trial.model_loss, lambda batch: trial.policy_loss(batch, late, drawn)):
         sizes: dict[int, int] = {}  # by storage, since a tensor may be kept twice
 
         def keep(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
@@ -95,7 +96,8 @@ class StackedLearner:
         losses: dict[str, Tensor] = {}
         if "model" in self.optimizers and number % self.config.world_model_every == 0:
             losses |= self._update_model(stack)
-        losses |= self._update_policy(stack)
+        drawn = [learner.draw_tasks(batch) for learner, batch in zip(self.learners, batches, strict=True)]
+        losses |= self._update_policy(stack, is_late(self.config, number), torch.stack(drawn))
         return [{name: values[index] for name, values in losses.items()} for index in range(len(self.learners))]
 
     def share(self) -> None:
@@ -166,13 +168,15 @@ class StackedLearner:
                 self._tensors["agent.task_means"].copy_(self._each("task_means", stack, contexts))
             if "club" in self.optimizers:
                 self._step("club", self._each("club", stack, contexts))
-        self._follow("agent.world_model.target_encoder.", "agent.world_model.encoder.")
+        self._follow("agent.world_model.target_encoder.", "agent.world_model.encoder.", self.config.loss.target_rate)
         return {name: values.detach() for name, values in losses.items()}
 
-    def _update_policy(self, stack: _Stack) -> dict[str, Tensor]:
-        totals, losses = self._each("policy", stack)
+    def _update_policy(self, stack: _Stack, late: bool, drawn: Tensor) -> dict[str, Tensor]:
+        rewards = stack.fields["rewards"]
+        totals, losses = self._each("policy", stack, rewards.new_full((len(rewards),), float(late)), drawn)
         self._step("policy", totals)
-        self._follow("agent.critic.target_q.", "agent.critic.q.")
+        self._follow("agent.critic.target_q.", "agent.critic.q.", self.config.loss.target_rate)
+        self._follow("agent.average_actor.", "agent.actor.", self.config.loss.actor_average_rate)
         return {name: values.detach() for name, values in losses.items()}
 
     def _draw_bits(self, stack: _Stack) -> Tensor:
@@ -199,10 +203,10 @@ class StackedLearner:
         losses.sum().backward()
         optimizer.step()
 
-    def _follow(self, targets: str, sources: str) -> None:
+    def _follow(self, targets: str, sources: str, rate: float) -> None:
         names = [name.removeprefix(targets) for name in self._tensors if name.startswith(targets)]
         pairs = [(self._tensors[targets + name], self._tensors[sources + name]) for name in names]
-        ema_([target for target, _ in pairs], [source for _, source in pairs], self.config.loss.target_rate)
+        ema_([target for target, _ in pairs], [source for _, source in pairs], rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +240,7 @@ class _Lane(nn.Module):
             self.learner.bits, self.learner.shift = [], None  # vmap's tensors must not outlive it
             return total, losses, {name: part for name, part in contexts._asdict().items() if part is not None}
         if loss == "policy":
-            return self.learner.policy_loss(batch)
+            return self.learner.policy_loss(batch, *inputs)
         contexts = Contexts(**inputs[0])
         return self.learner.club_loss(contexts) if loss == "club" else self.learner.moved_task_means(contexts, batch)
 

@@ -18,10 +18,11 @@ from spc_core.data.packed import PackedDataset
 from spc_core.data.sampler import Sampler
 from spc_core.deploy.checkpoint import Checkpoint, save_checkpoint
 from spc_core.method.agent import Agent
-from spc_core.method.config import ConfigError, TrainConfig, to_dict
+from spc_core.method.config import ConfigError, TrainConfig, build, to_dict
 from spc_core.method.fused import FusedLearner
 from spc_core.method.latents import Raw
 from spc_core.method.normalize import Stats
+from spc_core.method.one_step import OneStep
 from spc_core.training.distributed import Group
 from spc_core.training.run_log import BadLoss, LossWatch
 
@@ -53,8 +54,10 @@ class TrainingRun:
         contract = data.contract
         params = [task.params for task in data.tasks]
         self.agent = Agent(contract.observation_dim, contract.action_dim, params, config).to(self.device)
-        if isinstance(latent := self.agent.world_model.latent, Raw):
-            latent.scale.copy_(torch.from_numpy(stats.change_std / stats.observation_std))
+        model, change = self.agent.world_model, torch.from_numpy(stats.change_std / stats.observation_std)
+        for part in (model.latent, model.one_step):
+            if isinstance(part, Raw | OneStep):
+                part.scale.copy_(change)
         self.generator = torch.Generator(self.device)
         self.learner = FusedLearner(
             self.agent, self.generator, terminal_value=stats.terminal_value(config.loss.discount)
@@ -196,7 +199,7 @@ def read_state(file: Path, device: torch.device, config: TrainConfig, data: Pack
         fix = "update the program" if found > FORMAT else "start again with --overwrite"
         raise TrainingError(f"{file}: has format {found}, this program reads {FORMAT}; {fix}")
     out = file.parent
-    saved, wanted = json.loads(state["config"]), to_dict(config)
+    saved, wanted = to_dict(build(TrainConfig, json.loads(state["config"]), str(file))), to_dict(config)
     changed = [key for key in wanted if key not in FREE and wanted[key] != saved.get(key)]
     if changed:
         lines = "; ".join(f"{key} was {saved.get(key)}, is {wanted[key]}" for key in changed)

@@ -15,7 +15,9 @@ from spc_core.data.packed import PackedDataset
 from spc_core.deploy.change_detector import ChangeDetector
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.checkpoint_files import weights_sha256
-from spc_core.deploy.vote_model import COUNTS, MOST_INPUT, MOST_LOG_NOISE, VoteModel, save_vote_model
+from spc_core.deploy.vote_model import COUNTS, MOST_INPUT, MOST_LOG_NOISE, VoteModel, place, save_vote_model
+from spc_core.deploy.votes import LEAST_WEIGHT
+from spc_core.deploy.votes import parts as split
 from spc_core.method.agent import Agent
 from spc_core.method.normalize import Stats
 from spc_core.training.validation import VALIDATION_SPLIT
@@ -43,6 +45,24 @@ class TaskVotes:
     observations: np.ndarray  # (N, O) in the contract's units
     actions: np.ndarray  # (N, A)
     votes: np.ndarray  # (N, Z)
+    weights: np.ndarray | None = None  # (N, Z) of the votes; None: all one
+
+    @property
+    def summands(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weighted votes and weights (N, Z)."""
+        weights = np.ones_like(self.votes) if self.weights is None else self.weights
+        return self.votes * weights, weights
+
+    @property
+    def mean(self) -> np.ndarray:
+        """z (Z,)."""
+        votes, weights = self.summands
+        return votes.sum(0) / np.maximum(weights.sum(0), LEAST_WEIGHT)
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """(N, E), as a robot sees them."""
+        return self.votes if self.weights is None else np.concatenate([self.votes, self.weights], -1)
 
 
 def write_vote_model(
@@ -69,16 +89,18 @@ def task_votes(agent: Agent, stats: Stats, data: PackedDataset) -> list[TaskVote
     device = next(agent.parameters()).device
     found = []
     for number in range(len(data.tasks)):
-        parts: list[tuple[np.ndarray, ...]] = []
+        runs: list[tuple[np.ndarray, ...]] = []
         for episode in np.flatnonzero(data.episode_task == number):
             begin, end = data.episode_starts[episode], data.episode_starts[episode + 1]
             rows = np.asarray(data.observations[begin + episode : end + episode + 1], np.float64)
             actions, rewards = np.asarray(data.actions[begin:end], np.float64), data.rewards[begin:end]
             inputs = torch.from_numpy(stats.transition(rows[:-1], actions, rewards, rows[1:])).to(device)
-            parts.append((rows[:-1], actions, encoder.embed(inputs).cpu().numpy().astype(np.float64)))
-            if sum(len(part[0]) for part in parts) >= MOST_STEPS:
+            runs.append((rows[:-1], actions, encoder.embed(inputs).cpu().numpy().astype(np.float64)))
+            if sum(len(part[0]) for part in runs) >= MOST_STEPS:
                 break
-        found.append(TaskVotes(*(np.concatenate(column)[:MOST_STEPS] for column in zip(*parts, strict=True))))
+        observed, acted, embeddings = (np.concatenate(column)[:MOST_STEPS] for column in zip(*runs, strict=True))
+        votes, weights = split(embeddings, agent.context_dim)
+        found.append(TaskVotes(observed, acted, votes, weights))
     return found
 
 
@@ -86,13 +108,15 @@ def fit_vote_model(tasks: list[TaskVotes], weights: str, seed: int = 0, updates:
     """Learn features and prior, measure errors of z, and count alarms."""
     inputs = np.concatenate([np.concatenate([task.observations, task.actions], -1) for task in tasks])
     mean, std = inputs.mean(0), np.maximum(inputs.std(0), 1e-6)
-    centre, basis = directions(np.array([task.votes.mean(0) for task in tasks]))
+    centre, basis, usual = frame_of(tasks)
     devices = torch.random.fork_rng(devices=[])
     with devices:
         torch.manual_seed(seed)
         learner = _Learner(inputs.shape[1], basis.shape[1])
-        _teach(learner, tasks, (mean, std), (centre, basis), np.random.default_rng(seed), updates)
+        _teach(learner, tasks, (mean, std), (centre, basis, usual), np.random.default_rng(seed), updates)
     model = learner.vote_model(mean, std, centre, basis, mean_errors(tasks), weights)
+    if tasks[0].weights is not None:
+        model = dataclasses.replace(model, usual_weight=usual)
     return count_alarms(model, tasks)
 
 
@@ -112,6 +136,14 @@ def simulated_errors(folder: Path, family: str, spread: np.ndarray) -> np.ndarra
     return context_errors(load_checkpoint(folder), tasks(family, VALIDATION_SPLIT), COUNTS, spread)
 
 
+def frame_of(tasks: list[TaskVotes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre (Z,) and directions (Z, K) of what the tasks' votes add to z, and the usual weight (Z,) of a vote."""
+    centre = np.mean([task.mean for task in tasks], 0)
+    usual = np.mean([task.summands[1].mean(0) for task in tasks], 0)
+    added = np.array([(votes - centre * weights).mean(0) for votes, weights in (task.summands for task in tasks)])
+    return centre, directions(centre + added / usual)[1], usual
+
+
 def directions(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centre (Z,) and directions (Z, K) of the tasks' mean votes (T, Z), each scaled to unit spread."""
     values, vectors = np.linalg.eigh(np.cov(means.T) + 1e-9 * np.eye(means.shape[1]))
@@ -126,11 +158,11 @@ def mean_errors(tasks: list[TaskVotes]) -> np.ndarray:
     for count in COUNTS:
         deviations = []
         for task in tasks:
-            total = np.concatenate([np.zeros((1, task.votes.shape[1])), np.cumsum(task.votes, 0)])
+            sums = [np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(part, 0)]) for part in task.summands]
             if len(task.votes) >= 2 * count:
                 begins = np.arange(0, len(task.votes) - count + 1, max(1, count // 4))
-                means = (total[begins + count] - total[begins]) / count
-                deviations.append(np.abs(means - task.votes.mean(0)))
+                votes, weights = (total[begins + count] - total[begins] for total in sums)
+                deviations.append(np.abs(votes / np.maximum(weights, LEAST_WEIGHT) - task.mean))
         rows.append(np.quantile(np.concatenate(deviations), 0.95, axis=0) / 2 if deviations else rows[-1])
     return np.array(rows)
 
@@ -153,13 +185,20 @@ class _Learner(nn.Module):
     def precision(self) -> Tensor:
         return self.factor @ self.factor.T + JITTER * torch.eye(FEATURES)
 
-    def loss(self, seen: Tensor, votes: Tensor, asked: Tensor, answers: Tensor) -> Tensor:
-        """Of the prediction of `answers` (B, Q, K) at `asked` after `votes` (B, N, K) at `seen`, and after none."""
+    def loss(
+        self, seen: Tensor, votes: Tensor, worth: Tensor, asked: Tensor, answers: Tensor, answers_worth: Tensor
+    ) -> Tensor:
+        """Of the prediction of `answers` (B, Q, K) at `asked` after `votes` (B, N, K) at `seen`, and after none.
+
+        The variance of a vote is divided by its worth (B, ..., 1).
+        """
         (x, noise), prior = self.features(seen), self.precision
+        noise = noise / worth
         weighted = (x / noise).mT
         covariance = torch.linalg.inv(prior + weighted @ x)
         mean = covariance @ (weighted @ votes + prior @ self.prior_mean)
-        query = self.features(asked)
+        features, query_noise = self.features(asked)
+        query = features, query_noise / answers_worth
         unknown = self._negative_log_likelihood(*query, answers, self.prior_mean, torch.linalg.inv(prior))
         return self._negative_log_likelihood(*query, answers, mean, covariance) + PRIOR_WEIGHT * unknown
 
@@ -186,7 +225,7 @@ def _teach(
     learner: _Learner,
     tasks: list[TaskVotes],
     scale: tuple[np.ndarray, np.ndarray],
-    frame: tuple[np.ndarray, np.ndarray],
+    frame: tuple[np.ndarray, np.ndarray, np.ndarray],
     rng: np.random.Generator,
     updates: int,
 ) -> None:
@@ -194,8 +233,10 @@ def _teach(
     length = min(len(task.votes) for task in tasks)
     raw = np.array([np.concatenate([t.observations[:length], t.actions[:length]], -1) for t in tasks])
     inputs = torch.from_numpy(np.clip((raw - scale[0]) / scale[1], -MOST_INPUT, MOST_INPUT).astype(np.float32))
-    places = np.array([(task.votes[:length] - frame[0]) @ frame[1] for task in tasks])
-    targets = torch.from_numpy(places.astype(np.float32))
+    placed = [place(task.embeddings[:length], *frame) for task in tasks]
+    targets = torch.from_numpy(np.array([places for places, _ in placed], np.float32))
+    worths = [np.broadcast_to(worth, length) for _, worth in placed]
+    worth = torch.from_numpy(np.array(worths, np.float32))[..., None]
     longest = min(LONGEST, length - QUERIES - 1)
     optimizer = torch.optim.Adam(learner.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
@@ -206,7 +247,8 @@ def _teach(
         elsewhere = rng.integers(length - QUERIES, size=BATCH)
         query = np.where(rng.uniform(size=BATCH) < 0.5, elsewhere, begin + count)[:, None] + np.arange(QUERIES)
         context = begin[:, None] + np.arange(count)
-        loss = learner.loss(inputs[task, context], targets[task, context], inputs[task, query], targets[task, query])
+        seen, asked = ((inputs[task, at], targets[task, at], worth[task, at]) for at in (context, query))
+        loss = learner.loss(*seen, *asked)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 5.0)
@@ -223,4 +265,4 @@ def count_alarms(model: VoteModel, tasks: list[TaskVotes]) -> VoteModel:
 def alarms(model: VoteModel, task: TaskVotes) -> int:
     """How often a change is seen along the votes of one task."""
     detector = ChangeDetector(model)
-    return sum(detector.update(*row) > 0 for row in zip(task.observations, task.actions, task.votes, strict=True))
+    return sum(detector.update(*row) > 0 for row in zip(task.observations, task.actions, task.embeddings, strict=True))

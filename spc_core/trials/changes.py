@@ -15,6 +15,7 @@ from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import SafetyFilter
+from spc_core.deploy.votes import VoteSums
 from spc_core.tasks import Task, make_env
 
 HOUR = 180_000  # transitions at 50 Hz
@@ -43,16 +44,23 @@ class _Listener:
     """Networks that add up their votes."""
 
     def __init__(self, networks: Any) -> None:
-        self._networks, self.total, self.count = networks, np.zeros(networks.context_dim), 0
+        self._networks, self._sums = networks, VoteSums(np.zeros((4, networks.context_dim)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._networks, name)
 
     def embed(self, transition: Transition) -> np.ndarray:
         vote = self._networks.embed(transition)
-        self.total += vote
-        self.count += 1
+        self._sums.add(vote)
         return vote
+
+    def clear(self) -> None:
+        self._sums.clear()
+
+    @property
+    def mean(self) -> np.ndarray:
+        """z (Z,) of all votes since they were cleared."""
+        return self._sums.mean
 
 
 class QuietTest:
@@ -62,7 +70,7 @@ class QuietTest:
         self._env, self._policy, self._safety = make_env(family), Policy(checkpoint), SafetyFilter(checkpoint.contract)
         self._reward = checkpoint.contract.reward_function()
         self._votes = _Listener(checkpoint.networks())
-        named = {"vote_model": checkpoint.vote_model, "no_vote_model": checkpoint.no_vote_model}
+        named = {name: getattr(checkpoint, name) for name in ("vote_model", "no_vote_model", "config", "contract")}
         deployed: Any = SimpleNamespace(networks=lambda: self._votes, **named)
         self.tracker = ContextTracker(deployed)
 
@@ -71,11 +79,11 @@ class QuietTest:
         self.tracker.detect_changes = False
         without = self.drive(task, PAIRED, seed)[0]
         self.tracker.detect_changes = True
-        self._votes.total[:], self._votes.count = 0, 0
+        self._votes.clear()
         before = self.tracker.restarts
         reward, suspected, _ = self.drive(task, transitions, seed)
         alarms = self.tracker.restarts - before
-        truth = self._votes.total / self._votes.count
+        truth = self._votes.mean
         hits: dict[int, list[float]] = {}
         for start in range(STARTS):
             for count, (z, error) in self.drive(task, max(COUNTS), seed + 1_000 * (start + 1))[2].items():
@@ -84,10 +92,10 @@ class QuietTest:
         return QuietTask(task.task_id, transitions, alarms, suspected, reward, without, covered)
 
     def true_context(self, task: Task, transitions: int, seed: int) -> np.ndarray:
-        """The mean vote (Z,) of many transitions."""
-        self._votes.total[:], self._votes.count = 0, 0
+        """z (Z,) of many transitions."""
+        self._votes.clear()
         self.drive(task, transitions, seed)
-        return self._votes.total / self._votes.count
+        return self._votes.mean
 
     def drive(
         self, task: Task, steps: int, seed: int, counts: Sequence[int] = COUNTS

@@ -25,14 +25,30 @@ from spc_core.method.agent import Agent
 from spc_core.method.config import load_config
 from spc_core.method.normalize import Stats
 from spc_ros.cli import main
+from support.method_options import configured
 from support.random_checkpoint import TINY, write_random_checkpoint
+
+METHODS = [
+    "spc",
+    "spc_simnorm",
+    "spc_continuous",
+    "focal",
+    "no_context",
+    "spc votes=precision policy_sees=both",
+    "spc policy_sees=observation",
+]
+
+METHODS = [
+    "spc", "spc_simnorm", "spc_continuous", "focal", "no_context", "spc votes=precision policy_sees=both",
+    "spc policy_sees=observation",
+]  # fmt: skip
 
 
 def checkpoint_of(method: str, folder: Path) -> Checkpoint:
     """Random weights, and statistics far from zero and one, in which a missing normalisation would show."""
     base = load_checkpoint(write_random_checkpoint(folder / method, "arm_reach"))
     torch.manual_seed(2)
-    config = dataclasses.replace(load_config("paper", method), model=dataclasses.replace(TINY, continuous_dim=16))
+    config = dataclasses.replace(configured(method), model=dataclasses.replace(TINY, continuous_dim=16))
     agent = Agent(4, 2, [{}, {}], config).eval().requires_grad_(False)
     for weights in agent.parameters():
         weights.normal_(0, 0.5)
@@ -46,7 +62,7 @@ def by_torch(checkpoint: Checkpoint) -> TorchNetworks:
     return TorchNetworks(checkpoint.agent, checkpoint.stats, checkpoint.device)
 
 
-@pytest.mark.parametrize("method", ["spc", "spc_simnorm", "spc_continuous", "focal", "no_context"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", [Checkpoint.networks, by_torch])
 def test_rows_at_a_time_equal_the_agent(kind, method: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)

@@ -18,9 +18,10 @@ from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy, load_deployed
-from spc_core.method.config import ConfigError, PlannerConfig, load_config
+from spc_core.method.config import ConfigError, PlannerConfig
 from spc_core.method.normalize import Stats
 from spc_ros.cli import main
+from support.method_options import configured
 from support.paths import ROOT
 from support.random_checkpoint import TINY
 
@@ -63,7 +64,10 @@ def test_export_acts_and_adapts_as_the_checkpoint(tiny_checkpoint: Path, exporte
     assert card["action"] == ["effort.shoulder", "effort.elbow"] and card["opset"] == 18
 
 
-@pytest.mark.parametrize("method", ["spc_simnorm", "spc_continuous", "focal"])
+@pytest.mark.parametrize(
+    "method",
+    ["spc_simnorm", "spc_continuous", "focal", "spc votes=precision policy_sees=both", "spc policy_sees=observation"],
+)
 def test_every_kind_of_latent_is_exported(method: str, tiny_checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     """Statistics far from zero and one, in which a missing normalisation would show."""
     import torch
@@ -73,7 +77,7 @@ def test_every_kind_of_latent_is_exported(method: str, tiny_checkpoint: Path, ex
 
     torch.manual_seed(1)
     base = load_checkpoint(tiny_checkpoint)
-    config = dataclasses.replace(load_config("paper", method), model=dataclasses.replace(TINY, continuous_dim=16))
+    config = dataclasses.replace(configured(method), model=dataclasses.replace(TINY, continuous_dim=16))
     agent = Agent(4, 2, [{}, {}], config).eval().requires_grad_(False)
     for weights in agent.parameters():
         weights.normal_(0, 0.5)

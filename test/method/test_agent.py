@@ -6,10 +6,11 @@ import dataclasses
 import pytest
 import torch
 
-from spc_core.method.agent import Agent, Batch, Learner
+from spc_core.method.agent import Agent, Batch, Learner, is_late
 from spc_core.method.config import ConfigError
 from spc_core.method.fused import FusedLearner
 from spc_core.system.config_files import find_config
+from support.method_options import configured
 from support.synthetic import tiny_config
 
 
@@ -25,7 +26,7 @@ def make_batch(empty_context: bool = False) -> Batch:
 
 def make_learner(method: str = "spc", kind: type[Learner] = FusedLearner, **overrides: object) -> Learner:
     torch.manual_seed(1)
-    config = tiny_config(method=method, contexts_per_task=4, **overrides)
+    config = configured(method, tiny_config(method.split()[0], contexts_per_task=4, **overrides))
     return kind(Agent(2, 2, [{"goal": float(task)} for task in range(4)], config))
 
 
@@ -75,6 +76,7 @@ def test_context_encoder_learns_from_each_loss_alone(name):
 WORLD_MODEL = {"encoder", "target_encoder", "dynamics", "reward"}
 LEARNS = {  # networks that each method's model update trains
     "spc": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc_paper": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_continuous": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_simnorm": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_reconstruction": WORLD_MODEL | {"context_encoder", "task_means"},
@@ -211,14 +213,83 @@ def test_transitions_that_do_not_count_move_nothing():
     noise["observations"][..., 4:, :] += 7
     noise["actions"][..., 3:, :] = 0
     noise["rewards"][..., 3:] = 50
-    learner = make_learner("spc_continuous")
+    learner = make_learner("spc_continuous", loss={"one_step_weight": 1.0, "action_gradient": 1.0})
     losses = [
-        learner.model_loss(changed)[1] | learner.policy_loss(changed)[1]
+        learner.model_loss(changed)[1] | learner.policy_loss(changed, torch.tensor(1.0), torch.zeros(0))[1]
         for changed in (dataclasses.replace(batch, count=count), dataclasses.replace(batch, count=count, **noise))
     ]
-    assert losses[0].keys() >= {"consistency", "reward", "v", "q", "actor"}
+    assert losses[0].keys() >= {"consistency", "reward", "one_step", "v", "q", "actor", "worth"}
     for name, value in losses[0].items():
         torch.testing.assert_close(losses[1][name], value)
+
+
+def test_the_average_actor_follows_by_its_rate_and_acts():
+    learner = make_learner(loss={"actor_average_rate": 0.25})
+    agent, observation, z = learner.agent, torch.ones(3, 2), torch.zeros(3, 5)
+    assert agent.average_actor is not None
+    before = [p.clone() for p in agent.average_actor.parameters()]
+    learner._update_policy(make_batch())
+    for old, average, last in zip(before, agent.average_actor.parameters(), agent.actor.parameters(), strict=True):
+        torch.testing.assert_close(average, old + 0.25 * (last - old))
+    latent = agent.world_model.encode(observation)
+    assert torch.equal(agent.act(observation, z), agent.average_actor(latent, z)[0])
+    assert not torch.equal(agent.act(observation, z), agent.actor(latent, z)[0])
+    plain = make_learner().agent
+    assert plain.average_actor is None and plain.acting is plain.actor
+
+
+@pytest.mark.parametrize("sees, columns", [("latent", 8), ("observation", 2), ("both", 10)])
+def test_what_the_policy_sees(sees, columns):
+    learner = make_learner(f"spc policy_sees={sees}")
+    agent, observation = learner.agent, torch.randn(3, 2)
+    parts = {"latent": agent.world_model.encode(observation), "observation": observation}
+    expected = torch.cat([parts[name] for name in ("latent", "observation") if sees in (name, "both")], -1)
+    assert torch.equal(agent.see(observation), expected) and expected.shape == (3, columns)
+    assert changed(learner, lambda: learner._update_policy(make_batch())) == {"actor", "q", "target_q", "v"}
+
+
+def test_a_raw_latent_is_the_observation_whatever_is_asked_for():
+    agents = [make_learner(f"dora policy_sees={sees}").agent for sees in ("latent", "observation", "both")]
+    assert all(torch.equal(agent.see(torch.ones(3, 2)), torch.ones(3, 2)) for agent in agents)
+
+
+def policy_gradients(late: float, **loss: float) -> dict[str, torch.Tensor | None]:
+    learner = make_learner("dora", loss=loss)
+    for name, weights in learner.agent.named_parameters():
+        torch.manual_seed(len(name))
+        torch.nn.init.normal_(weights, std=0.3)
+    learner.policy_loss(make_batch(), torch.tensor(late), torch.zeros(0))[0].backward()
+    return {name: p.grad for name, p in learner.agent.named_parameters()}
+
+
+def test_the_action_gradient_is_the_slope_of_the_smaller_q_and_moves_the_actor_alone():
+    plain, steep, early = (policy_gradients(late, action_gradient=w) for late, w in ((1, 0.0), (1, 2.0), (0, 2.0)))
+    learner = make_learner("dora")
+    for name, weights in learner.agent.named_parameters():
+        torch.manual_seed(len(name))
+        torch.nn.init.normal_(weights, std=0.3)
+    agent, batch = learner.agent, make_batch()
+    seen, z, _ = learner._policy_inputs(batch, learner._contexts(batch).z)
+    observation, z = seen[:, :-1].flatten(0, 1), z[:, :-1].flatten(0, 1)
+    mean = agent.actor(observation, z)[0]
+    action = mean.detach().requires_grad_()
+    both = agent.critic.target_q(torch.cat([observation, action, z], -1)).squeeze(-1)
+    (slope,) = torch.autograd.grad(torch.minimum(both[0], both[1]).sum(), action)
+    (-2.0 * (slope * mean).sum(-1).mean()).backward()
+    for name, weights in agent.named_parameters():
+        if plain[name] is None:
+            assert steep[name] is None, name
+        else:
+            added = 0 if weights.grad is None else weights.grad
+            torch.testing.assert_close(steep[name], plain[name] + added, rtol=1e-4, atol=1e-6, msg=name)
+            torch.testing.assert_close(early[name], plain[name], msg=name)
+    assert any(weights.grad is not None and weights.grad.abs().max() > 1e-3 for weights in agent.actor.parameters())
+
+
+def test_what_begins_late_begins_after_its_share_of_the_updates():
+    config = make_learner(updates=20, loss={"late_from": 0.25}).config
+    assert [is_late(config, number) for number in (0, 4, 5, 19)] == [False, False, True, True]
+    assert is_late(make_learner(loss={"late_from": 0.0}).config, 0)
 
 
 def test_model_learns_every_second_update():

@@ -24,6 +24,19 @@ def test_spc_is_the_default():
     assert load_config("paper", "spc") == load_config("paper") == TrainConfig()
 
 
+def test_the_papers_spc_overrides_every_option_of_a_preset(tmp_path):
+    """Its name stays for what it is, whatever `spc` and the presets become."""
+    preset = {
+        "method": {"votes": "precision", "policy_sees": "both", "collect": "nearest"},
+        "loss": {"actor_average_rate": 0.1, "action_gradient": 1.0, "one_step_weight": 1.0, "imagined_share": 0.5},
+    }
+    (tmp_path / "options.yaml").write_text(yaml.safe_dump(preset))
+    paper = load_config(str(tmp_path / "options.yaml"), "spc_paper")
+    assert dataclasses.replace(paper, method=dataclasses.replace(paper.method, name="spc")) == TrainConfig()
+    dora = load_config(str(tmp_path / "options.yaml"), "dora")
+    assert dora.method.votes == "precision" and dora.loss.actor_average_rate == 0.1, "and rivals take them"
+
+
 def test_a_method_overrides_the_preset_and_flags_override_both():
     assert load_config("small", "focal", contexts_per_task=2, model={"groups": 8}) == dataclasses.replace(
         load_config("small"),
@@ -48,6 +61,8 @@ def test_quick_is_small_with_half_the_updates():
         ),
         ({"latent": "raw"}, "'cross_entropy' does not fit latent 'raw'; use one of: mse, none"),
         ({"latent": "continuous"}, "'cross_entropy' does not fit latent 'continuous'"),
+        ({"hypothesis_s": 0.0}, "method.hypothesis_s is 0.0; it must be finite and above 0"),
+        ({"collect": "nearst"}, r"method.collect is 'nearst' .did you mean 'nearest'\?.; use one of: means, nearest"),
         ({"context": "oracle"}, "'oracle' is not learnt, so contrast must be none"),
         ({"context": "none", "contrast": "none", "context_club": 0.5}, "context_club 0"),
         ({"latent": "raw", "consistency": "none", "contrast": "none"}, "nothing to learn from; set method.contrast"),
@@ -65,6 +80,8 @@ def test_incompatible_choices_are_refused(values, message, tmp_path):
     [
         ({"contexts_per_task": 3}, r"windows_per_task \(4\) must be a multiple of contexts_per_task \(3\)"),
         ({"precision": "fp16"}, "precision is 'fp16'; use auto, fp32 or bf16"),
+        ({"loss": {"actor_average_rate": 1.5}}, "loss.actor_average_rate is 1.5; it must be from 0 to 1"),
+        ({"loss": {"action_gradient": -1.0}}, "loss.action_gradient is -1.0; it must be finite and not negative"),
         ({"evaluate_every": -1}, "evaluate_every is -1; it must be at least 0"),
         ({"model": {"continuous_dim": 60}}, r"continuous_dim \(60\) must be a multiple of simplex_size \(8\)"),
     ],

@@ -115,16 +115,17 @@ def test_noise_from_sixteen_bits_is_exponential():
     assert noise.shape == (400_003,) and bool((noise > 0).all()) and len(noise.unique()) > 60_000
 
 
-def test_contexts_without_their_padding_have_the_same_means():
-    encoder = ContextEncoder(2, 1, TrainConfig().model)
+@pytest.mark.parametrize("precision", [False, True])
+def test_contexts_without_their_padding_have_the_same_means(precision):
+    encoder = ContextEncoder(2, 1, TrainConfig().model, precision)
     weight = (torch.rand(3, 4, 6) < 0.5).float()
     weight[0, 1] = 0
     transitions = torch.randn(3, 4, 6, 6)
     embeddings, z = encoder(transitions, weight)
     fast = encoder.embed(transitions[weight > 0])
-    torch.testing.assert_close(fast, embeddings)
+    torch.testing.assert_close(encoder.votes(fast), embeddings)
     owner = (weight > 0).flatten(0, 1).nonzero()[:, 0]
-    torch.testing.assert_close(pool(fast, owner, torch.ones(len(fast)), weight.sum(-1)), z)
+    torch.testing.assert_close(pool(encoder, fast, owner, torch.ones(len(fast)), weight.sum(-1)), z)
 
 
 def test_narrow_layers_are_never_rounded_and_keep_their_names_and_weights():

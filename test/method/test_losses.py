@@ -123,6 +123,27 @@ def test_context_is_the_mean_of_embeddings_over_those_with_weight():
     torch.testing.assert_close(shuffled[0], z[0])
 
 
+def test_votes_count_by_their_precision():
+    """Two votes of weights 1 and 3: three quarters of the way from the first to the second."""
+    encoder = ContextEncoder(2, 1, SMALL, precision=True)
+    fresh = encoder.embed(torch.zeros(1, 6))
+    torch.testing.assert_close(fresh[:, 5:], torch.ones(1, 5), rtol=1e-4, atol=0)  # at first all weigh the same
+    embeddings = torch.tensor([[0.2, 1.0], [0.6, 3.0], [9.0, 9.0]])
+    sums = encoder.summands(embeddings)[:2].sum(0)
+    torch.testing.assert_close(encoder.mean(sums[None], torch.tensor([2.0])), torch.tensor([[0.5]]))
+    transitions, mask = torch.randn(2, 3, 6), torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    for weights in encoder.parameters():
+        torch.nn.init.normal_(weights)
+    raw = encoder.network(transitions[0])[[0, 2]]
+    vote, weight = torch.tanh(raw[:, :5]), F.softplus(raw[:, 5:] + 0.5413)
+    votes, z = encoder(transitions, mask)
+    torch.testing.assert_close(votes, vote)
+    torch.testing.assert_close(z[0], (vote * weight).sum(0) / weight.sum(0))
+    assert z[1].tolist() == [0] * 5, "the empty context is the prior"
+    z.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
 def test_contrastive_loss_by_hand():
     z = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     means = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])

@@ -22,6 +22,7 @@ from spc_core.method.planner import Planner, PlannerConfig, refit, shift
 from spc_core.tasks import tasks
 from spc_core.trials.evaluate import InProcessDriver
 from spc_core.trials.protocol import EpisodeRequest
+from support.method_options import configured
 from support.synthetic import tiny_config
 
 GAIN, EFFORT, LAST, DISCOUNT = 0.5, 0.3, 2.0, 0.9
@@ -200,6 +201,13 @@ def test_refuses_methods_without_a_model(method):
     agent = Agent(3, 2, [{"mass": 1.0}, {"mass": 2.0}], tiny_config(method))
     with pytest.raises(ConfigError, match=f"method '{method}' has no world model to plan with; use the actor"):
         Planner(agent)
+
+
+def test_refuses_a_policy_that_sees_what_the_model_does_not_predict():
+    for sees, named in (("observation", "observation"), ("both", "observation too")):
+        agent = Agent(3, 2, [{}], configured(f"spc policy_sees={sees}", tiny_config()))
+        with pytest.raises(ConfigError, match=f"sees the {named}, which its world model does not predict"):
+            Planner(agent)
 
 
 def test_refuses_a_model_without_dynamics_or_reward():

@@ -15,10 +15,20 @@ from spc_core.method.fused import FusedLearner
 from spc_core.method.stacked import WORTH, StackedLearner, stacks
 from spc_core.system.config_files import find_config
 from spc_core.training.train import data_stats
+from support.method_options import configured
 from support.synthetic import tiny_config, write_dataset
 
 METHODS = sorted(file.stem for file in find_config("methods", "spc").parent.glob("*.yaml"))
 SEEDS = (3, 8)
+OPTIONS = {  # shared by all methods
+    "averaged actor": ("", {"actor_average_rate": 0.3}),
+    "precision": ("votes=precision", {}),
+    "sees both": ("policy_sees=both", {"action_gradient": 1.0, "late_from": 0.0}),
+    "sees the observation": ("policy_sees=observation", {}),
+    "imagined tasks": ("", {"one_step_weight": 1.0, "imagined_share": 0.9, "model_share": 0.3, "late_from": 0.0}),
+    "ahead": ("action_slope=model", {"one_step_weight": 1.0, "action_gradient": 2.0, "late_from": 0.0}),
+    "action gradient": ("", {"action_gradient": 2.0, "late_from": 0.0}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +53,14 @@ def gradients(learner: FusedLearner) -> dict[str, torch.Tensor]:
     return {name: gradient for name, gradient in named if gradient is not None}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_losses_and_gradients_are_those_of_each_learner_alone(method, data):
-    config = tiny_config(method, contexts_per_task=2)
+@pytest.mark.parametrize(
+    "method, options",
+    [(method, ("", {})) for method in METHODS] + [(m, o) for o in OPTIONS.values() for m in ("spc", "csro")],
+    ids=[*METHODS, *(f"{m}, {o}" for o in OPTIONS for m in ("spc", "csro"))],
+)
+def test_losses_and_gradients_are_those_of_each_learner_alone(method, options, data):
+    choices, loss = options
+    config = configured(f"{method} {choices}", tiny_config(method, contexts_per_task=2, loss=loss))
     alone, samplers = learners_and_samplers(data, config)
     expected = [learner.update(sampler.batch(), 0) for learner, sampler in zip(alone, samplers, strict=True)]
     members, samplers = learners_and_samplers(data, config)
@@ -55,12 +70,17 @@ def test_losses_and_gradients_are_those_of_each_learner_alone(method, data):
         torch.testing.assert_close(found[index], expected[index], rtol=1e-4, atol=1e-6)
         for name, gradient in gradients(learner).items():
             torch.testing.assert_close(stack._tensors[name].grad[index], gradient, rtol=1e-3, atol=1e-6, msg=name)
-        torch.testing.assert_close(members[index].agent.task_means, learner.agent.task_means)
+        for average in ("task_means", "average_actor.network.0.weight"):
+            if average in learner.agent.state_dict():
+                found_average, expected_average = (
+                    a.state_dict()[average] for a in (members[index].agent, learner.agent)
+                )
+                torch.testing.assert_close(found_average, expected_average, rtol=1e-4, atol=1e-6)
 
 
 def test_learners_go_on_alone_from_where_the_stack_was(data):
     """Weights, averages, optimisers and noise: three updates in a stack and three alone are six alone, in float64."""
-    config = tiny_config("csro", contexts_per_task=2)
+    config = tiny_config("csro", contexts_per_task=2, loss={"actor_average_rate": 0.3})
 
     def run(stacked: int) -> list[dict[str, torch.Tensor]]:
         learners, samplers = learners_and_samplers(data, config)

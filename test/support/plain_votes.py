@@ -11,6 +11,7 @@ import numpy as np
 
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.vote_model import COUNTS, VoteModel
+from spc_core.method.config import TrainConfig
 
 NOISE = 0.04  # variance of a vote within a task; tasks have unit spread
 
@@ -31,7 +32,10 @@ def deployed(model: VoteModel | None, why_not: str = "votes.json is missing") ->
     networks = SimpleNamespace(
         context_dim=2, task_means=np.eye(2), has_encoder=True, embed=lambda t: np.asarray(t.next_observation)
     )
-    return SimpleNamespace(networks=lambda: networks, vote_model=model, no_vote_model="" if model else why_not)
+    return SimpleNamespace(
+        networks=lambda: networks, vote_model=model, no_vote_model="" if model else why_not,
+        config=TrainConfig(), contract=SimpleNamespace(rate_hz=50.0),
+    )  # fmt: skip
 
 
 def votes_of(mean: float, count: int, seed: int = 0) -> np.ndarray:

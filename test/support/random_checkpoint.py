@@ -15,11 +15,12 @@ from spc_core.contract.sections import ActionVector
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spc_core.deploy.vote_model import COUNTS, VoteModel
 from spc_core.method.agent import Agent
-from spc_core.method.config import ModelConfig, TrainConfig, load_config
+from spc_core.method.config import ModelConfig, TrainConfig
 from spc_core.method.normalize import Stats
 from spc_core.system.config_files import find_config
 from spc_core.tasks import tasks
 from spc_core.trials.options import TrialOptions
+from support.method_options import configured
 
 TINY = ModelConfig(groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), context_hidden=(16,), policy_hidden=(16,))
 
@@ -51,7 +52,7 @@ def trial_options(checkpoint: Path, family: str, out: Path, **options: Any) -> T
 def loaded_random_checkpoint(folder: Path, family: str, method: str = "spc") -> Checkpoint:
     """As above, of any method, with slow actuators, and a vote model that finds a change of task now and then."""
     base = load_checkpoint(write_random_checkpoint(folder, family))
-    config = dataclasses.replace(load_config("paper", method), model=TINY)
+    config = dataclasses.replace(configured(method), model=TINY)
     torch.manual_seed(1)
     agent = Agent(base.agent.observation_dim, base.agent.action_dim, [t.params for t in tasks(family, "train")], config)
     agent.eval().requires_grad_(False)

@@ -26,6 +26,7 @@ from spc_core.method.config import ConfigError, load_config, to_dict
 from spc_core.training.run_state import TrainingError
 from spc_core.training.train import train
 from support.contracts import contract_text
+from support.method_options import configured
 from support.synthetic import POINT, tiny_config, write_dataset
 
 DEADLINE_S = 60.0
@@ -58,10 +59,16 @@ def read_log(run):
     return list(csv.DictReader((run / "log.csv").read_text().splitlines()))
 
 
+def options_config(updates):
+    """With what training may add: averages, noise of its own, parts that begin late."""
+    loss = {"actor_average_rate": 0.3, "one_step_weight": 1.0, "imagined_share": 0.5, "action_gradient": 1.0}
+    return configured("spc votes=precision policy_sees=both", tiny_config(updates=updates, loss=loss))
+
+
 def start_training(dataset, out, tmp_path, updates):
-    """A training in its own process, with the configuration of tiny_config."""
+    """A training in its own process, with the settings of options_config."""
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(to_dict(tiny_config(updates=updates))))
+    file.write_text(yaml.safe_dump(to_dict(options_config(updates))))
     command = [
         sys.executable,
         "-m",
@@ -108,7 +115,7 @@ def test_a_run_writes_all_its_files(run):
 def long_run(dataset, tmp_path_factory):
     """A run that nothing interrupted, and long enough to be interrupted."""
     out = tmp_path_factory.mktemp("runs") / "long"
-    train(dataset, out, tiny_config(updates=400))
+    train(dataset, out, options_config(400))
     return out
 
 
@@ -122,7 +129,7 @@ def test_training_killed_repeatedly_resumes_to_the_same_weights_bit_for_bit(data
         assert process.returncode == -signal.SIGKILL
         reached = torch.load(killed / "resume.pt", weights_only=True)["progress"]["update"]
         assert 0 < reached < 400
-    train(dataset, killed, tiny_config(updates=400))
+    train(dataset, killed, options_config(400))
     assert_same_run(long_run, killed)
 
 
@@ -139,7 +146,7 @@ def test_interrupted_training_saves_reports_and_resumes(dataset, long_run, tmp_p
     assert 25 <= update < 400
     load_checkpoint(interrupted)
     assert torch.load(interrupted / "resume.pt", weights_only=True)["progress"]["update"] == update
-    train(dataset, interrupted, tiny_config(updates=400))
+    train(dataset, interrupted, options_config(400))
     assert_same_run(long_run, interrupted)
 
 
@@ -350,8 +357,24 @@ def test_mixed_parts_of_two_checkpoints_are_refused(run, tmp_path):
 
 
 def test_networks_outside_the_agent_are_resumed_too(dataset, tmp_path):
-    train(dataset, tmp_path / "run", tiny_config(method="csro", updates=2))
-    assert set(torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["modules"]) == {"agent", "club"}
+    loss = {"actor_average_rate": 0.3, "one_step_weight": 1.0, "imagined_share": 0.5, "late_from": 0.0}
+    train(dataset, tmp_path / "run", tiny_config(method="csro", updates=2, loss=loss))
+    modules = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["modules"]
+    assert set(modules) == {"agent", "club"} and "average_actor.network.0.weight" in modules["agent"]
+    stats = load_checkpoint(tmp_path / "run").stats
+    change = torch.from_numpy(stats.change_std / stats.observation_std)
+    torch.testing.assert_close(modules["agent"]["world_model.one_step.scale"], change)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(dataset, tmp_path, capsys):
+    config = tiny_config(updates=2)
+    train(dataset, tmp_path / "run", config)
+    older = to_dict(config)
+    del older["loss"]["actor_average_rate"]
+    change_state(tmp_path / "run", config=json.dumps(older))
+    train(dataset, tmp_path / "run", config)
+    with pytest.raises(ConfigError, match="holds a run with other settings .loss was"):
+        train(dataset, tmp_path / "run", tiny_config(updates=2, loss={"actor_average_rate": 0.1}))
 
 
 def change_state(out, **changes):

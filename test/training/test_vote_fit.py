@@ -39,7 +39,7 @@ def model() -> VoteModel:
 def alarms(model: VoteModel, *parts: TaskVotes) -> list[int]:
     detector, found = ChangeDetector(model), []
     for part in parts:
-        found += [detector.update(*row) for row in zip(part.observations, part.actions, part.votes, strict=True)]
+        found += [detector.update(*row) for row in zip(part.observations, part.actions, part.embeddings, strict=True)]
     return np.flatnonzero(found).tolist()
 
 
@@ -79,6 +79,32 @@ def test_errors_of_means_by_hand() -> None:
         np.testing.assert_allclose(row, 1.96 / 2 / np.sqrt(count), rtol=0.15)
     short = mean_errors([dataclasses.replace(task, votes=task.votes[:100]) for task in tasks])
     np.testing.assert_array_equal(short[-1], short[5])
+
+
+def test_votes_with_weights_are_fitted_by_what_they_add_to_z() -> None:
+    """Every second vote is noise of little weight: without weights it would hide a change, or look like one."""
+
+    def with_noise(angle: float, count: int, seed: int) -> TaskVotes:
+        task, rng = recorded(angle, count, seed), np.random.default_rng(seed)
+        weights = np.where(np.arange(count) % 2, 2.0, 1e-3)[:, None] * np.ones(2)
+        noise = 5 * rng.standard_normal((count, 2))
+        return TaskVotes(task.observations, task.actions, np.where(weights < 1, noise, task.votes), weights)
+
+    tasks = [with_noise(angle, 600, number) for number, angle in enumerate(np.arange(10) * 2 * np.pi / 10)]
+    plain = [recorded(angle, 600, number) for number, angle in enumerate(np.arange(10) * 2 * np.pi / 10)]
+    np.testing.assert_allclose([t.mean for t in tasks], [t.votes[1::2].mean(0) for t in plain], atol=0.01)
+    fitted = fit_vote_model(tasks, "", seed=0, updates=400)
+    placed = [fitted.place(task.embeddings) for task in tasks]
+    added = np.array([np.average(places, axis=0, weights=worth) for places, worth in placed])
+    np.testing.assert_allclose(np.cov(added.T), np.eye(2), atol=0.01)  # tasks have unit spread
+    before, after = with_noise(0.3, 1_000, 50), with_noise(0.3 + np.pi, 300, 60)
+    assert alarms(fitted, before) == []
+    (at,) = alarms(fitted, before, after)
+    assert 1_000 < at < 1_060
+    ones = [dataclasses.replace(task, weights=np.ones_like(task.votes)) for task in plain]
+    one, other = (fit_vote_model(votes, "", seed=0, updates=5) for votes in (ones, plain))
+    np.testing.assert_allclose(one.prior_mean, other.prior_mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(one.errors, other.errors)
 
 
 def test_an_export_carries_the_vote_model_or_the_reason_why_not(tiny_checkpoint: Path, tmp_path: Path) -> None:

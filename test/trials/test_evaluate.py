@@ -11,7 +11,7 @@ import torch
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.sections import ActionVector
 from spc_core.deploy.checkpoint import load_checkpoint
-from spc_core.deploy.context_tracker import HYPOTHESIS_STEPS, ContextTracker, far_apart
+from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import InterventionKind, SafetyFilter, by_name
 from spc_core.tasks import tasks
@@ -196,9 +196,9 @@ def test_tracker_modes_and_limit(tiny_checkpoint):
     checkpoint.agent.task_means.copy_(torch.eye(2, 5))
     tracker = ContextTracker(checkpoint)
     assert not tracker.context.any(), "nothing seen: the prior"
-    tracker.mode, tracker.limit = "collect", HYPOTHESIS_STEPS + 1
+    tracker.mode, tracker.limit = "collect", 12 + 1
     shown = [tracker.context.tolist() for t in transitions(40) if tracker.update(t)]
-    assert len(shown) == HYPOTHESIS_STEPS + 1, "full at the limit"
+    assert len(shown) == 12 + 1, "full at the limit"
     assert shown[0] != shown[-1], "one hypothesis after the other"
     tracker.mode = "frozen"
     inferred = tracker.context
@@ -208,11 +208,6 @@ def test_tracker_modes_and_limit(tiny_checkpoint):
     assert not tracker.context.any() and tracker.count == 0
     with pytest.raises(ValueError, match="mode 'onlin' is unknown; use one of: online, collect, frozen"):
         tracker.mode = "onlin"
-
-
-def test_hypotheses_are_tried_from_far_to_near():
-    points = np.array([[0.0, 0.0], [0.1, 0.0], [3.0, 0.0], [-2.0, 0.0]])
-    assert far_apart(points)[:, 0].tolist() == [3.0, -2.0, 0.1, 0.0]
 
 
 def test_policy_gives_actions_in_the_contracts_units(tiny_checkpoint):

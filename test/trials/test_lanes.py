@@ -59,7 +59,7 @@ def test_all_protocols_give_the_same_rows_as_one_robot_at_a_time(family: str, tm
         )
 
 
-@pytest.mark.parametrize("method", ["oracle", "no_context", "spc_simnorm"])
+@pytest.mark.parametrize("method", ["oracle", "no_context", "spc_simnorm", "spc votes=precision policy_sees=both"])
 def test_other_methods_give_the_same_rows(method: str, tmp_path: Path) -> None:
     checkpoint = loaded_random_checkpoint(tmp_path / method, "arm_payload", method)
     rows = both_ways(checkpoint, "arm_payload", {"episodes": 1, "few_shot_sizes": (40,)}, lanes=3)
@@ -110,9 +110,10 @@ def test_missing_recordings_are_named(tiny_checkpoint: Path) -> None:
         run_in_process(load_checkpoint(tiny_checkpoint), trial, "arm_reach", offline_transitions=lambda _: [])
 
 
-def test_trackers_fed_together_equal_those_fed_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["spc", "dora votes=precision"])
+def test_trackers_fed_together_equal_those_fed_alone(method: str, tmp_path: Path) -> None:
     """With pauses, limits, resets, modes and changes of task, each at another time."""
-    checkpoint, count = loaded_random_checkpoint(tmp_path / "arm", "arm_payload"), 6
+    checkpoint, count = loaded_random_checkpoint(tmp_path / "arm", "arm_payload", method), 6
     lanes = ContextLanes(checkpoint, NumpyLanes(row_plan(checkpoint.agent, checkpoint.stats)), count)
     alone = [ContextTracker(checkpoint) for _ in range(count)]
     seen = [list(behaviour_transitions(task.task_id, episodes=3)) for task in tasks("arm_payload", "id")[:count]]

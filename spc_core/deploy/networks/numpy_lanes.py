@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.networks.numpy_rows import LARGEST, Product, Rows, RowsBlock, latent_function
+from spc_core.deploy.networks.numpy_rows import LARGEST, Product, Rows, RowsBlock, latent_function, votes_and_weights
 from spc_core.deploy.networks.row_plan import RowPlan
 
 
@@ -21,9 +21,9 @@ class NumpyLanes:
     """Actor and context encoder of a plan for N rows; each row's result is that of NumpyNetworks."""
 
     def __init__(self, plan: RowPlan) -> None:
-        stats, self._latent_dim = plan.stats, plan.latent_dim
+        stats, self._latent_dim, self._sees_both = plan.stats, plan.latent_dim, plan.sees_both
         self._to_latent, scale = latent_function(plan.latent)
-        self._actor = Rows(plan.actor, scale)
+        self._actor, self._precision = Rows(plan.actor, scale), plan.precision
         self._encoder = None if plan.encoder is None else Rows(plan.encoder)
         self._context_encoder = None if plan.context_encoder is None else Rows(plan.context_encoder)
         self._mean, self._spread = np.float64(stats.observation_mean), np.float64(stats.observation_std)
@@ -41,13 +41,15 @@ class NumpyLanes:
             rows = _inputs(self._encoder, len(observations))
             rows[:, :-1] = observed
             self._to_latent(_run(self._encoder, rows), latent)
-        inputs[:, self._latent_dim : -1] = contexts
+        if self._sees_both:
+            inputs[:, self._latent_dim : self._latent_dim + observed.shape[1]] = observed
+        inputs[:, -1 - contexts.shape[1] : -1] = contexts
         outputs = _run(self._actor, inputs)
         unit = np.array([math.tanh(value) for value in outputs.ravel().tolist()])  # np.tanh rounds differently
         return self._low + (unit.reshape(outputs.shape) + 1) / 2 * self._span
 
     def embed(self, transitions: Sequence[Transition]) -> np.ndarray:
-        """N transitions in the contract's units to their embeddings (N, Z) float32."""
+        """N transitions in the contract's units to their embeddings (N, E) float32: see Networks."""
         assert self._context_encoder is not None
         before = np.array([t.observation for t in transitions])
         share = 2 * ((np.array([t.action for t in transitions]) - self._low) / self._span) - 1
@@ -57,7 +59,8 @@ class NumpyLanes:
         rewards = np.array([t.reward for t in transitions])
         rows[:, fields + actions] = (rewards - self._reward[0]) / self._reward[1]
         rows[:, -fields - 1 : -1] = (np.array([t.next_observation for t in transitions]) - before) / self._changes
-        return np.tanh(_run(self._context_encoder, rows))
+        outputs = _run(self._context_encoder, rows)
+        return votes_and_weights(outputs) if self._precision else np.tanh(outputs)
 
 
 def _inputs(rows: Rows, count: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.networks.row_plan import Block, Mlp, Rounding, RowPlan, Simplexes
+from spc_core.method.world_model import ONE
 
 ONE_THREAD = 9215  # weights in a product; OpenBLAS takes more threads from 9216 on
 FEW = 4  # products of up to this many parts run part by part, which is faster
@@ -33,12 +34,13 @@ class NumpyNetworks:
         self._to_latent, scale = latent_function(plan.latent)
         self._actor = Rows(plan.actor, scale)
         self._latent = self._actor.inputs[: plan.latent_dim]
-        self._z = self._actor.inputs[plan.latent_dim :]
+        self._beside, self._z = np.split(self._actor.inputs[plan.latent_dim :], [-self.context_dim])
         self._encoder = None if plan.encoder is None else Rows(plan.encoder)
         self._observed = self._latent if self._encoder is None else self._encoder.inputs
         stats = plan.stats
         self._observation = list(zip(stats.observation_mean.tolist(), stats.observation_std.tolist(), strict=True))
         self._actions = list(zip(stats.action_low.tolist(), stats.action_span.tolist(), strict=True))
+        self._precision = plan.precision
         if plan.context_encoder is not None:
             self._context_encoder = Rows(plan.context_encoder)
             self._changes, self._reward = stats.change_std.tolist(), (stats.reward_mean, stats.reward_std)
@@ -47,13 +49,15 @@ class NumpyNetworks:
         """(O,) in the contract's units and (Z,) to the actor's mean action (A,) in the contract's units, float64."""
         _normalise(observation.tolist(), self._observation, self._observed)
         if self._encoder is not None:
+            if self._beside.size:
+                self._beside[:] = self._observed
             self._to_latent(self._encoder.run(), self._latent)
         self._z[:] = context
         outputs = zip(self._actor.run().tolist(), self._actions, strict=True)
         return np.array([low + (math.tanh(value) + 1) / 2 * span for value, (low, span) in outputs])
 
     def embed(self, transition: Transition) -> np.ndarray:
-        """A transition in the contract's units to its embedding (Z,) float32; z is the mean of embeddings."""
+        """A transition in the contract's units to its embedding, float32: see Networks."""
         before, after = transition.observation.tolist(), transition.next_observation.tolist()
         row = self._context_encoder.inputs
         column = len(before)
@@ -66,13 +70,22 @@ class NumpyNetworks:
         for old, new, spread in zip(before, after, self._changes, strict=True):
             column += 1
             row[column] = (new - old) / spread
-        return np.tanh(self._context_encoder.run())
+        outputs = self._context_encoder.run()
+        return votes_and_weights(outputs) if self._precision else np.tanh(outputs)
 
 
 def _normalise(values: list[float], columns: list[tuple[float, float]], row: np.ndarray) -> None:
     """Stats.observation, into the beginning of (N,) float32. A few numbers are faster without NumPy."""
     for column, (value, (mean, spread)) in enumerate(zip(values, columns, strict=True)):
         row[column] = (value - mean) / spread
+
+
+def votes_and_weights(outputs: np.ndarray) -> np.ndarray:
+    """The context encoder's last layer (..., 2 Z) to votes and their weights, as ContextEncoder.embed."""
+    weights = outputs.shape[-1] // 2
+    embeddings = np.tanh(outputs)
+    np.logaddexp(np.float32(0), outputs[..., weights:] + np.float32(ONE), out=embeddings[..., weights:])
+    return embeddings
 
 
 class Rows:

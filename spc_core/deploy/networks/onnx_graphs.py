@@ -13,6 +13,7 @@ import numpy as np
 
 from spc_core.deploy.networks.row_plan import Linear, Mlp, Rounding, RowPlan, Simplexes
 from spc_core.method.config import ConfigError
+from spc_core.method.world_model import ONE
 
 OPSET = 18  # the first with Mish; onnxruntime 1.14 and later
 IR_VERSION = 8  # the newest that onnxruntime 1.14 reads
@@ -23,7 +24,8 @@ def policy_graph(plan: RowPlan) -> Any:
     graph, stats = _Graph(), plan.stats
     row = graph.unit_scale("observation", stats.observation_mean, stats.observation_std)
     latent = graph.latent(row if plan.encoder is None else graph.mlp(row, plan.encoder), plan)
-    joined = graph.add("Concat", [latent, "context"], axis=1)
+    seen = [latent, row] if plan.sees_both else [latent]
+    joined = graph.add("Concat", [*seen, "context"], axis=1)
     unit = graph.add("Tanh", [graph.mlp(joined, plan.actor)])
     share = graph.add("Add", [graph.add("Cast", [unit], to=graph.DOUBLE), graph.constant(1.0)])
     half_span = graph.constant(np.float64(stats.action_span) / 2)
@@ -35,7 +37,10 @@ def policy_graph(plan: RowPlan) -> Any:
 
 
 def encoder_graph(plan: RowPlan) -> Any:
-    """observation, action, reward, next_observation (N, ...) double -> vote (N, Z) float; z is the mean of votes."""
+    """observation, action, reward, next_observation (N, ...) double -> vote (N, Z) float; z is the mean of votes.
+
+    With weights of votes: -> vote, weight (N, Z) float; z is the weighted mean.
+    """
     graph, stats = _Graph(), plan.stats
     assert plan.context_encoder is not None
     low, span = graph.constant(stats.action_low), graph.constant(stats.action_span)
@@ -50,7 +55,14 @@ def encoder_graph(plan: RowPlan) -> Any:
         graph.unit_scale(change, np.zeros_like(stats.change_std), stats.change_std),
     ]
     row = graph.add("Concat", parts, axis=1)
-    graph.add("Tanh", [graph.mlp(row, plan.context_encoder)], output="vote")
+    outputs, size = graph.mlp(row, plan.context_encoder), plan.task_means.shape[1]
+    ends = [("vote", "f", size)]
+    if plan.precision:
+        sizes = graph.constant([size, size], "q")
+        outputs, raw = graph.split(outputs, sizes)
+        graph.add("Softplus", [graph.add("Add", [raw, graph.constant(ONE, "f")])], output="weight")
+        ends.append(("weight", "f", size))
+    graph.add("Tanh", [outputs], output="vote")
     fields = len(stats.observation_mean)
     inputs = [
         ("observation", "d", fields),
@@ -58,7 +70,7 @@ def encoder_graph(plan: RowPlan) -> Any:
         ("reward", "d", 1),
         ("next_observation", "d", fields),
     ]
-    return graph.model("context_encoder", inputs, [("vote", "f", plan.task_means.shape[1])])
+    return graph.model("context_encoder", inputs, ends)
 
 
 class _Graph:
@@ -78,6 +90,12 @@ class _Graph:
         output = output or f"{operator.lower()}_{len(self._nodes)}"
         self._nodes.append(self._onnx.helper.make_node(operator, list(inputs), [output], **attributes))
         return output
+
+    def split(self, x: str, sizes: str) -> tuple[str, str]:
+        """Two parts (N, ...) of a result (N, ...)."""
+        parts = f"first_{len(self._nodes)}", f"second_{len(self._nodes)}"
+        self._nodes.append(self._onnx.helper.make_node("Split", [x, sizes], list(parts), axis=1))
+        return parts
 
     def constant(self, values: Any, kind: str = "d") -> str:
         name = f"constant_{len(self._constants)}"

@@ -68,21 +68,26 @@ class RowPlan:
     latent: Rounding | Simplexes | None  # None: the encoder's output itself
     latent_dim: int  # L
     actor: Mlp  # (L + Z) to (A)
-    context_encoder: Mlp | None  # (2 O + A + 1) to (Z)
+    context_encoder: Mlp | None  # (2 O + A + 1) to (Z), or to (2 Z) with `precision`
     task_means: np.ndarray  # (K, Z)
+    sees_both: bool = False  # the actor sees s beside the latent: (L + O + Z) to (A)
+    precision: bool = False  # the second half of an embedding is softplus(x + ONE), the weights of the votes
 
 
 def row_plan(agent: Agent, stats: Stats) -> RowPlan:
     """The plan of an agent whose data have the statistics `stats`."""
     model, context_encoder = agent.world_model, agent.context_encoder
+    encodes = agent.config.method.sees != "observation"
     return RowPlan(
         stats=stats,
-        encoder=None if isinstance(model.encoder, nn.Identity) else _mlp(model.encoder),
-        latent=_latent(model.latent),
-        latent_dim=model.latent.dim,
-        actor=_mlp(agent.actor.network, agent.action_dim),
+        encoder=_mlp(model.encoder) if encodes else None,
+        latent=_latent(model.latent) if encodes else None,
+        latent_dim=model.latent.dim if encodes else agent.observation_dim,
+        sees_both=agent.config.method.sees == "both",
+        actor=_mlp(agent.acting.network, agent.action_dim),
         context_encoder=None if context_encoder is None else _mlp(context_encoder.network),
         task_means=_array(agent.task_means),
+        precision=context_encoder is not None and context_encoder.precision,
     )
 
 

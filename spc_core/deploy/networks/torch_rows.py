@@ -39,7 +39,7 @@ class TorchNetworks:
         return self._stats.action_units(self._act(self._stats.observation(observation), context))
 
     def embed(self, transition: Transition) -> np.ndarray:
-        """A transition in the contract's units to its embedding (Z,) float32; z is the mean of embeddings."""
+        """A transition in the contract's units to its embedding, float32: see Networks."""
         t = transition
         return self._embed(self._stats.transition(t.observation, t.action, t.reward, t.next_observation))
 
