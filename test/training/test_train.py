@@ -19,6 +19,7 @@ import yaml
 from spc_core.alignment.streaming import Transition
 from spc_core.data.dataset import DatasetError
 from spc_core.data.packed import load_dataset
+from spc_core.data.sampler import Sampler
 from spc_core.deploy.checkpoint import CheckpointError, load_checkpoint, pick_device
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
@@ -59,16 +60,10 @@ def read_log(run):
     return list(csv.DictReader((run / "log.csv").read_text().splitlines()))
 
 
-def options_config(updates):
-    """With what training may add: averages, noise of its own, parts that begin late."""
-    loss = {"actor_average_rate": 0.3, "one_step_weight": 1.0, "imagined_share": 0.5, "action_gradient": 1.0}
-    return configured("spc votes=precision policy_sees=both", tiny_config(updates=updates, loss=loss))
-
-
 def start_training(dataset, out, tmp_path, updates):
-    """A training in its own process, with the settings of options_config."""
+    """A training in its own process, with the configuration of tiny_config."""
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(to_dict(options_config(updates))))
+    file.write_text(yaml.safe_dump(to_dict(tiny_config(updates=updates))))
     command = [
         sys.executable,
         "-m",
@@ -115,7 +110,7 @@ def test_a_run_writes_all_its_files(run):
 def long_run(dataset, tmp_path_factory):
     """A run that nothing interrupted, and long enough to be interrupted."""
     out = tmp_path_factory.mktemp("runs") / "long"
-    train(dataset, out, options_config(400))
+    train(dataset, out, tiny_config(updates=400))
     return out
 
 
@@ -129,7 +124,7 @@ def test_training_killed_repeatedly_resumes_to_the_same_weights_bit_for_bit(data
         assert process.returncode == -signal.SIGKILL
         reached = torch.load(killed / "resume.pt", weights_only=True)["progress"]["update"]
         assert 0 < reached < 400
-    train(dataset, killed, options_config(400))
+    train(dataset, killed, tiny_config(updates=400))
     assert_same_run(long_run, killed)
 
 
@@ -146,7 +141,7 @@ def test_interrupted_training_saves_reports_and_resumes(dataset, long_run, tmp_p
     assert 25 <= update < 400
     load_checkpoint(interrupted)
     assert torch.load(interrupted / "resume.pt", weights_only=True)["progress"]["update"] == update
-    train(dataset, interrupted, options_config(400))
+    train(dataset, interrupted, tiny_config(updates=400))
     assert_same_run(long_run, interrupted)
 
 
@@ -364,6 +359,25 @@ def test_networks_outside_the_agent_are_resumed_too(dataset, tmp_path):
     stats = load_checkpoint(tmp_path / "run").stats
     change = torch.from_numpy(stats.change_std / stats.observation_std)
     torch.testing.assert_close(modules["agent"]["world_model.one_step.scale"], change)
+
+
+def test_averages_noise_of_their_own_and_late_parts_resume_bit_for_bit(dataset, tmp_path, monkeypatch):
+    loss = {"actor_average_rate": 0.3, "one_step_weight": 1.0, "imagined_share": 0.5, "action_gradient": 1.0}
+    config = configured("spc votes=precision policy_sees=both", tiny_config(updates=12, log_every=4, loss=loss))
+    train(dataset, tmp_path / "whole", config)
+    drawn, batch = [], Sampler.batch
+
+    def stopped(sampler):
+        drawn.append(1)
+        if len(drawn) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(sampler)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="stopped at update 6 of 12"):
+        patch.setattr(Sampler, "batch", stopped)
+        train(dataset, tmp_path / "stopped", config)
+    train(dataset, tmp_path / "stopped", config)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(dataset, tmp_path, capsys):
