@@ -18,7 +18,7 @@ from spc_core.comparison.statistics import (
     return_grid,
 )
 from spc_core.tasks import SPLITS
-from spc_core.trials.evaluate import normalise
+from spc_core.trials.evaluate import NO_SCALE, normalise
 from spc_core.trials.protocol import PROTOCOLS, EpisodeResult, protocol_label
 
 FALLBACK = ("zero_shot", 0)  # protocol of methods with a fixed context
@@ -38,7 +38,10 @@ class MethodResults:
 
 @dataclasses.dataclass(frozen=True)
 class References:
-    """The two ends of the scale, independent of all methods: returns by (task id, episode seed)."""
+    """The two ends of the scale, independent of all methods: returns by (task id, episode seed).
+
+    Empty for a family without an expert.
+    """
 
     mean_task: Mapping[tuple[str, int], float]  # 0: the expert that assumes the mean task
     expert: Mapping[tuple[str, int], float]  # 1: the expert that knows the task
@@ -104,10 +107,10 @@ def _grids(method: MethodResults) -> dict[Key, np.ndarray]:
 
 
 def _reference_mean(methods: Sequence[MethodResults], ends: Mapping[tuple[str, int], float], split: str) -> float:
-    """The mean over the split's scored episodes, each counted once."""
+    """The mean over the split's scored episodes, each counted once; NaN for a family without an expert."""
     episodes = {(r.task_id, r.seed) for m in methods for rows in m.episodes.values() for r in rows
                 if r.scored and r.split == split}  # fmt: skip
-    return float(np.mean([ends[episode] for episode in sorted(episodes)]))
+    return float(np.mean([ends[episode] for episode in sorted(episodes)])) if ends else math.nan
 
 
 def _row(
@@ -138,7 +141,7 @@ def _row(
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as Markdown tables, one for each split and protocol, best method first."""
-    parts = [NOTE.format(reference=rows[0].reference)]
+    parts = [(SCALE if has_scale(rows) else f"{NO_SCALE}.") + NOTE.format(reference=rows[0].reference)]
     for key in dict.fromkeys(row.key for row in rows):
         chosen = ranked([row for row in rows if row.key == key])
         head = ["method", "return", "normalised", "95 %", "95 % by seed", f"P({chosen[0].reference} better)", "95 %",
@@ -149,8 +152,14 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-NOTE = """normalised: 0 is a hand-written expert that assumes the family's mean task, 1 the expert that knows the task;
-both are the same for all methods. 95 %: percentile intervals of a bootstrap stratified by task, as in arXiv 2108.13264;
+def has_scale(rows: Sequence[Row]) -> bool:
+    """Whether any return could be normalised."""
+    return any(math.isfinite(row.normalised) for row in rows)
+
+
+SCALE = """normalised: 0 is a hand-written expert that assumes the family's mean task, 1 the expert that knows the task;
+both are the same for all methods."""
+NOTE = """ 95 %: percentile intervals of a bootstrap stratified by task, as in arXiv 2108.13264;
 "by seed" redraws whole training seeds, which is wider where one agent is good or bad at all tasks.
 P({reference} better): probability that a seed of {reference} has the higher return on a task, ties half."""
 
@@ -161,9 +170,12 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _cells(row: Row) -> list[str]:
-    better = "–" if math.isnan(row.reference_better) else f"{row.reference_better:.2f}"
+    def known(value: float) -> str:
+        return "–" if math.isnan(value) else f"{value:.2f}"
+
     return [
-        row.method, f"{row.mean:.2f}", f"{row.normalised:.2f}", span(row.interval), span(row.interval_by_seed), better,
+        row.method, f"{row.mean:.2f}", known(row.normalised), span(row.interval), span(row.interval_by_seed),
+        known(row.reference_better),
         span(row.better_interval), str(row.seeds), f"{row.training_min:.1f}",
     ]  # fmt: skip
 

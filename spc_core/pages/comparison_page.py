@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spc_core.comparison.table import Row, ranked, span
+from spc_core.comparison.table import Row, has_scale, ranked, span
 from spc_core.pages.comparison_panels import (
     Mark,
     Picture,
@@ -25,6 +25,7 @@ from spc_core.pages.figures import COLOURS, SPLIT_ORDER
 from spc_core.pages.kit.html import draw, html_page, number, plural, table
 from spc_core.pages.kit.style import GREEN, INK, ORANGE, PINK, RED, SKY, band, stacked, style
 from spc_core.pages.report_page import PROTOCOL_TEXTS
+from spc_core.trials.evaluate import NO_SCALE
 from spc_core.trials.protocol import PROTOCOLS, protocol_label
 
 ACCENT = COLOURS["few_shot"]
@@ -44,13 +45,17 @@ CAPTIONS = {
 }
 
 
+SCALE = """The <b>normalised</b> return is (return − low) / (high − low), the same for all methods: low is a
+hand-written controller that assumes the family's mean task, high the one that knows the task."""
+
+
 def compare_page(rows: Sequence[Row], family: str, settings: Sequence[tuple[str, str]]) -> str:
     """The page; `settings` are names and values of the plan."""
     keys = list(dict.fromkeys(row.key for row in rows))
     reference = rows[0].reference
     pictures = (("Returns", score_picture(rows, keys)), (f"Is {reference} better?", improvement_picture(rows, keys)))
     figures = [(picture.name, title, picture_figure(picture)) for title, picture in pictures if picture.panels]
-    if len({row.k for row in rows if row.protocol == "few_shot"}) > 1:
+    if has_scale(rows) and len({row.k for row in rows if row.protocol == "few_shot"}) > 1:
         figures.append(("curves", "Return against the size of the context", curves(rows)))
     body = [_introduction(rows, family)]
     for name, title, figure in figures:
@@ -73,8 +78,7 @@ def _introduction(rows: Sequence[Row], family: str) -> str:
 <p>All are trained on recordings of training tasks only. <b>id</b> tasks lie between the training tasks, <b>ood</b>
 tasks beyond them. Protocols differ in where the context, the policy's only knowledge of its task, comes from:</p>
 {table(["protocol", "where the context comes from"], texts)}
-<p>The <b>normalised</b> return is (return − low) / (high − low), the same for all methods: low is a
-hand-written controller that assumes the family's mean task, high the one that knows the task.</p>"""
+<p>{SCALE if has_scale(rows) else f"There are {NO_SCALE}."}</p>"""
 
 
 def picture_figure(picture: Picture) -> go.Figure:

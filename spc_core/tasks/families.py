@@ -134,4 +134,12 @@ def _named(name: str) -> Family:
 
 @functools.cache
 def _in_file(path: Path) -> Family:
-    raise FamilyError(f"{path}: no such file; give the path of a family.yaml")
+    from .family_file import load_family
+
+    family = load_family(path)
+    if family.name in BUILT_IN or family.name in _plugged_in():
+        raise FamilyError(f"{path}: name is '{family.name}', as another family's; give it another name")
+    other = _from_files.setdefault(family.name, family)
+    if other is not family:
+        raise FamilyError(f"{path}: name is '{family.name}', as in {other.path}; give one of them another name")
+    return family

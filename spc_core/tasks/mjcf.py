@@ -23,6 +23,7 @@ from .physics import load_model
 from .task import Task, TaskEnv
 
 COMPONENTS = {4: "wxyz"}  # MuJoCo writes quaternions so; every other vector is x, y, z
+COUNTS = {"joint": "njnt", "sensor": "nsensor", "actuator": "nu", "key": "nkey", "body": "nbody", "geom": "ngeom"}
 ONE_NUMBER = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
 ON_JOINT = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
 DIVERGED = ("mjWARN_BADQPOS", "mjWARN_BADQVEL", "mjWARN_BADQACC")
@@ -39,10 +40,20 @@ class MjcfEnv(TaskEnv):
     does not give it as a function.
     """
 
-    def __init__(self, path: str | Path, contract: Contract, keyframe: str = "", task_id: str = "") -> None:
-        """`keyframe` "" is the model's first one, or qpos0 where it has none. Raises ModelError."""
+    def __init__(
+        self,
+        path: str | Path,
+        contract: Contract,
+        keyframe: str = "",
+        task_id: str = "",
+        model: mujoco.MjModel | None = None,
+    ) -> None:
+        """`keyframe` "" is the model's first one, or qpos0 where it has none. `model`: of `path`, if it is compiled.
+
+        Raises ModelError.
+        """
         self.path, self.contract = Path(path), contract
-        self.model = _load(self.path)
+        self.model = _load(self.path) if model is None else model
         self.data = mujoco.MjData(self.model)
         self.family = self.path.stem
         self.control_hz = contract.rate_hz
@@ -50,8 +61,10 @@ class MjcfEnv(TaskEnv):
         self.dofs = int(self.model.nv)
         self.observation_names = tuple(f"{s.topic}.{path}" for s in contract.observation for path in s.fields)
         self.action_names = contract.action.fields
+        self.action_low, self.action_high = np.array(contract.action.low), np.array(contract.action.high)
         self.task = Task(task_id or self.family, self.family, "mjcf", 0, {})
         self._readings = [self._reading(s, field) for s in contract.observation for field in s.fields]
+        self._reads_sensors = any(a is self.data.sensordata for a, _ in self._readings)
         self._actuators = self._find_actuators()
         self._substeps = self._count_substeps()
         self._key = self._find_keyframe(keyframe)
@@ -65,13 +78,13 @@ class MjcfEnv(TaskEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; nothing in it is random, and options["task"] only names it."""
-        if options and options.get("task") is not None:
-            self.set_task(options["task"])
+        """Start an episode, of options["task"] if given; the seed decides what is random in it."""
+        episode = self.begin_episode(seed, options)
         if self._key is None:
             mujoco.mj_resetData(self.model, self.data)
         else:
             mujoco.mj_resetDataKeyframe(self.model, self.data, self._key)
+        self.start_episode(episode)
         mujoco.mj_forward(self.model, self.data)
         self._steps = 0
         for transforms in self._transforms:
@@ -83,9 +96,10 @@ class MjcfEnv(TaskEnv):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float | None, bool, bool, dict[str, Any]]:  # type: ignore[override]
         """Hold an action (A,) clipped to the contract's limits for a period; `broken` in the dict ends the episode."""
         action = np.clip(action, self.contract.action.low, self.contract.action.high)
-        self.data.ctrl[self._actuators] = action
+        self.data.ctrl[self._actuators] = self.applied(action)
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)
-        mujoco.mj_rnePostConstraint(self.model, self.data)
+        if self._reads_sensors:  # which a step leaves as they were before its last physics step
+            mujoco.mj_forward(self.model, self.data)
         self._steps += 1
         truncated = self._steps >= self.episode_steps
         if any(self.data.warning[getattr(mujoco.mjtWarning, name)].number for name in DIVERGED):
@@ -93,8 +107,28 @@ class MjcfEnv(TaskEnv):
             return np.full(len(self._readings), math.nan), None, False, False, {"broken": broken}
         observation = self._observe()
         before, self._observed = self._observed, self._transformed(observation)
-        reward = None if self._reward is None else float(self._reward(before, action, self._observed))
-        return observation, reward, False, truncated, {}
+        ended = self.ended(observation)
+        return observation, self.reward(before, action), ended, truncated and not ended, {}
+
+    def start_episode(self, episode: np.random.Generator) -> None:
+        """Change the state at the start of an episode; by default nothing."""
+
+    def applied(self, action: np.ndarray) -> np.ndarray:
+        """What reaches the actuators (A,) of an action within its limits; by default all of it."""
+        return action
+
+    def ended(self, observation: np.ndarray) -> bool:
+        """Whether the task ended here; by default never."""
+        return False
+
+    def reward(self, before: np.ndarray, action: np.ndarray) -> float | None:
+        """Of the step from an observation (O,), as in a dataset; None: the contract does not give it as a function."""
+        return None if self._reward is None else float(self._reward(before, action, self._observed))
+
+    @property
+    def has_reward(self) -> bool:
+        """Whether the contract gives the reward as a function."""
+        return self._reward is not None
 
     def _observe(self) -> np.ndarray:
         return np.array([array[index] for array, index in self._readings])
@@ -215,8 +249,7 @@ class MjcfEnv(TaskEnv):
     def _names(self, kind: str) -> str:
         """All names of a kind, for errors."""
         of_kind = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
-        count = {"joint": "njnt", "sensor": "nsensor", "actuator": "nu", "key": "nkey"}[kind]
-        names = [mujoco.mj_id2name(self.model, of_kind, i) for i in range(getattr(self.model, count))]
+        names = [mujoco.mj_id2name(self.model, of_kind, i) for i in range(getattr(self.model, COUNTS[kind]))]
         return ", ".join(name or "(unnamed)" for name in names) or "none"
 
     def _error(self, text: str) -> ModelError:

@@ -26,6 +26,8 @@ from spc_core.trials.protocol import (
 )
 from spc_core.trials.simulated_robot import Recordings, SimulatedRobot
 
+NO_SCALE = "no normalised scores: there is no expert (and no baseline), so the 1 of their scale is not known"
+
 
 class InProcessDriver:
     """Runs episodes in MuJoCo one after the other, with the same tracker, policy and safety filter as the nodes."""
@@ -198,14 +200,17 @@ def normalise(value: float, low: float, high: float) -> float:
 
 
 def table(scores: Sequence[Score]) -> str:
-    """The scores as text for a terminal."""
+    """The scores as text for a terminal; a last line says why there are no normalised ones."""
     head = f"{'split':6} {'protocol':16} {'return':>9} {'+- s.e.':>8} {'normalised':>10} {'success':>8}"
     lines = [f"{head}   tasks x seeds x episodes"]
     for s in scores:
         per = s.episodes // (s.tasks * s.seeds)
         success = "-" if s.success is None else f"{s.success:.0%}"
+        score = "-" if math.isnan(s.normalised) else f"{s.normalised:.2f}"
         lines.append(
-            f"{s.split:6} {protocol_label(s.protocol, s.k):16} {s.mean:9.2f} {s.stderr:8.2f} {s.normalised:10.2f} "
+            f"{s.split:6} {protocol_label(s.protocol, s.k):16} {s.mean:9.2f} {s.stderr:8.2f} {score:>10} "
             f"{success:>8}   {s.tasks} x {s.seeds} x {per}"
         )
+    if not {s.protocol for s in scores} & {"expert", BASELINE}:
+        lines.append(f"{NO_SCALE}; compare returns")
     return "\n".join(lines)

@@ -58,7 +58,9 @@ class SimulatedRobot:
     def move(self, action: np.ndarray) -> float:
         """The first half of a step, until `next_observation`; returns the simulation's reward."""
         self._record_context()
-        self.next_observation, reward, self._terminated, self._truncated, _ = self._env.step(action)
+        self.next_observation, reward, self._terminated, self._truncated, notes = self._env.step(action)
+        if "broken" in notes:
+            raise TrialError(notes["broken"])
         return float(reward)
 
     def arrive(self, action: np.ndarray, reward: float) -> Transition:
