@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from spc_core.system.wording import plural
 from spc_ros.progress_bar import Bar
 
 
@@ -33,5 +34,5 @@ def run(options: Collect) -> int:
 
     with Bar(f"collect {options.family}", "episode") as bar:
         bags = collect(**vars(options), progress=bar)
-    print(f"{len(bags)} bags in {options.out / 'bags'}")
+    print(f"{plural(len(bags), 'bag')} in {options.out / 'bags'}")
     return 0

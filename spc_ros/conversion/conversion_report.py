@@ -17,6 +17,7 @@ from spc_core.contract.contract import Contract
 from spc_core.data.jumps import Jumps
 from spc_core.doctor.diagnosis import kind_of
 from spc_core.doctor.topic_report import TopicReport
+from spc_core.system.wording import plural
 
 NAMED_BAGS = 3
 
@@ -121,8 +122,9 @@ class ConversionReport(BagTotals):
         seconds = max(self.seconds, 1e-9)
         megabytes = sum(bag.size_bytes for bag in self.bags) / 1e6
         lines = [
-            f"{self.out}: {len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions from "
-            f"{len(self.bags) - len(self.failed)} bags in {self.seconds:.1f} s "
+            f"{self.out}: {plural(len(self.tasks), 'task')}, {plural(self.episodes, 'episode')}, "
+            f"{plural(self.transitions, 'transition')} from {plural(len(self.bags) - len(self.failed), 'bag')} in "
+            f"{self.seconds:.1f} s "
             f"({self.messages / seconds:,.0f} messages/s, {megabytes / seconds:,.1f} MB/s)",
             *topic_lines(self.topics),
             f"from command to state: {self.command_delay}",
@@ -130,18 +132,18 @@ class ConversionReport(BagTotals):
         ]
         if shifted := [bag for bag in self.bags if bag.skipped_states]:
             lines.append(
-                f"{len(shifted)} bag{'s' if len(shifted) > 1 else ''}: states are faster than the contract's rate; the "
+                f"{plural(len(shifted), 'bag')}: states are faster than the contract's rate; the "
                 "ticks are those that the commands follow soonest"
             )
         if outside := sum(bag.outside_ticks for bag in self.bags):
-            lines.append(f"{outside} ticks outside all episodes, as their marks tell: not used")
+            lines.append(f"{plural(outside, 'tick')} outside all episodes, as their marks tell: not used")
         if jumping := [bag for bag in self.bags if bag.jumps]:
-            lines.append(f"{len(jumping)} bag{'s' if len(jumping) > 1 else ''} with steps far beyond all others:")
+            lines.append(f"{plural(len(jumping), 'bag')} with steps far beyond all others:")
             kinds = [
                 (f"{jumps.guess.name} {jumps.fields}", jumps.text, bag.path) for bag in jumping for jumps in bag.jumps
             ]
             lines += [f"  {line}" for line in note_lines(kinds)]
-        lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common()]
+        lines += [f"cut {plural(n, 'time')}: {reason}" for reason, n in self._cuts().most_common()]
         lines += note_lines([(kind_of(note, bag.path), note, bag.path) for bag in self.bags for note in bag.notes])
         lines += [f"left out {bag.error}" for bag in self.failed]
         return "\n".join(lines)
@@ -160,7 +162,7 @@ def note_lines(notes: Iterable[tuple[str, str, str]]) -> list[str]:
         bags = list(dict.fromkeys(Path(bag).name for _, bag in found))
         more = f" and {len(bags) - NAMED_BAGS} more, see conversion.json" if len(bags) > NAMED_BAGS else ""
         where = f"{', '.join(bags[:NAMED_BAGS])}{more}"
-        lines.append(f"{len(bags)} bag{'s' if len(bags) > 1 else ''}: {found[0][0]} [{where}]")
+        lines.append(f"{plural(len(bags), 'bag')}: {found[0][0]} [{where}]")
     return lines
 
 
@@ -175,5 +177,5 @@ def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:
         if topic.unset_stamps:
             lines.append(f"  {topic.unset_stamps} messages without a stamp: aligned by receive time")
         if topic.nan_count:
-            lines.append(f"  {topic.nan_count} messages with NaN or infinity")
+            lines.append(f"  {plural(topic.nan_count, 'message')} with NaN or infinity")
     return lines

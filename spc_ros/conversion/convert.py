@@ -26,6 +26,7 @@ from spc_core.command_delay.survey import DelaySurvey, from_arrays, to_arrays
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.doctor.topic_report import merge_reports
+from spc_core.system.allocator import keep_freed_memory
 from spc_ros.bags.files import BagError, find_bags, stored_bytes, stored_in
 from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.bag_conversion import Job, TaskEpisode, convert_bag
@@ -99,9 +100,9 @@ def _contract_in(paths: list[Path]) -> Contract:
         return contract
     if len(unreadable) == len(paths):
         raise ConversionError("no bag can be read:\n  " + "\n  ".join(unreadable))
+    who = f"none of the {len(paths)} bags carries a" if len(paths) > 1 else f"{paths[0]} carries no"
     raise ConversionError(
-        f"none of the {len(paths)} bags carries a contract; give one with --contract, "
-        f"or have one proposed with `spc contract init {paths[0]}`"
+        f"{who} contract; give one with --contract, or have one proposed with `spc contract init {paths[0]}`"
     )
 
 
@@ -181,6 +182,7 @@ def convert_to_part(task: tuple[Path, Path], job: Job, progress: Callable[[int],
 
     task: (bag, file of the result). `progress` receives the bytes read so far.
     """
+    keep_freed_memory()  # a block is as long as the one before
     path, part = task
     survey = DelaySurvey(job.contract) if path in job.surveyed else None
     try:
