@@ -87,8 +87,8 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
     largest = int(jumps[np.argmax(np.abs(step_s[jumps]))])
     text = (
         f"the clock jumps {plural(len(jumps), 'time')}, most by {step_s[largest]:+.2f} s at "
-        f"{log.seconds[largest]:.2f} s (allowed {t.clock_jump_s} s); each jump cuts the episode; look for a restarted simulation, a time "
-        "synchronisation during the recording, or two publishers on one topic"
+        f"{log.seconds[largest]:.2f} s (allowed {t.clock_jump_s} s); each jump cuts the episode; look for a restarted "
+        "simulation, a time synchronisation during the recording, or two publishers on one topic"
     )
     places = spans(log.seconds[jumps], log.seconds[jumps + 1])
     return [*findings, Finding("fail", log.topic, "clock jump", text, float(np.abs(step_s[largest])), places)]

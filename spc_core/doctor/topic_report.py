@@ -33,7 +33,7 @@ class TopicReport:
     delay_p50_ms: float  # from stamp to receive time; NaN without stamps
     delay_p99_ms: float
     nan_count: int
-    unset_stamps: int  # of messages that count by when they were received
+    unset_stamps: int
     lost: int  # published during the episode, by its own account, but not in the bag
 
     @property

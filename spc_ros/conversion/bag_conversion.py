@@ -135,8 +135,7 @@ class _BagPass:
             counted = source.makes_sample(absent)
             nan_count = int(bad.any(axis=1).sum())
             delays_ns = np.where(unset, 0, column.receive_ns - t_ns)[counted] if source.clock == "header" else t_ns[:0]
-            received = 0 if self.arrivals.simulated else int(unset[counted].sum())  # else they count by /clock
-            self.topics[source.topic].add(t_ns[counted], delays_ns, nan_count, received)
+            self.topics[source.topic].add(t_ns[counted], delays_ns, nan_count, int(unset[counted].sum()))
         samples = source.samples(column.log_index, t_ns, values, absent)
         if index < len(self.contract.observation) + len(self.contract.action.parts):
             self.stamped.setdefault(index, []).append((samples.t_ns, samples.log_index))

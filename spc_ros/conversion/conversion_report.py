@@ -18,6 +18,7 @@ from spc_core.data.jumps import Jumps
 from spc_core.doctor.diagnosis import kind_of
 from spc_core.doctor.topic_report import TopicReport
 from spc_core.system.wording import plural
+from spc_ros.conversion.clock_topic import BY_CLOCK
 
 NAMED_BAGS = 3
 
@@ -126,7 +127,7 @@ class ConversionReport(BagTotals):
             f"{plural(self.transitions, 'transition')} from {plural(len(self.bags) - len(self.failed), 'bag')} in "
             f"{self.seconds:.1f} s "
             f"({self.messages / seconds:,.0f} messages/s, {megabytes / seconds:,.1f} MB/s)",
-            *topic_lines(self.topics),
+            *topic_lines(self.topics, any(note.startswith(BY_CLOCK) for bag in self.bags for note in bag.notes)),
             f"from command to state: {self.command_delay}",
             f"from state to command: {self.command_lag or 'too few transitions to tell'}",
         ]
@@ -166,8 +167,11 @@ def note_lines(notes: Iterable[tuple[str, str, str]]) -> list[str]:
     return lines
 
 
-def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:
-    """A table of the topics, with a line below where something is wrong."""
+def topic_lines(topics: Mapping[str, TopicReport], by_clock: bool) -> list[str]:
+    """A table of the topics, with a line below where something is wrong.
+
+    `by_clock`: a note tells that messages without a stamp count by `/clock`.
+    """
     lines = [f"{'topic':24} {'messages':>9} {'rate':>9} {'jitter':>9} {'gaps':>6} {'age p99':>9} {'lost':>6}"]
     for name, topic in topics.items():
         age = "" if math.isnan(topic.age_p99_ms) else f"{topic.age_p99_ms:.1f} ms"
@@ -175,7 +179,8 @@ def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:
         jitter = "-" if math.isnan(topic.jitter_ms) else f"{topic.jitter_ms:.2f} ms"
         lines.append(f"{name:24} {topic.count:9} {rate:>9} {jitter:>9} {topic.gaps:6} {age:>9} {topic.lost:6}")
         if topic.unset_stamps:
-            lines.append(f"  {topic.unset_stamps} messages without a stamp: aligned by receive time")
+            how = "" if by_clock else ": aligned by receive time"
+            lines.append(f"  {plural(topic.unset_stamps, 'message')} without a stamp{how}")
         if topic.nan_count:
             lines.append(f"  {plural(topic.nan_count, 'message')} with NaN or infinity")
     return lines
