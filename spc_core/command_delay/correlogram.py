@@ -23,7 +23,7 @@ MAX_ROWS = 4000  # samples used per bag; those where the commands change most
 MIN_ROWS = 50
 NEAR = 0.97  # states above this share of the best correlation count as equally good
 KNOWN_SHARE = 6  # samples per component of the states' own motion
-CHUNK_ROWS = 8000  # samples times lags per chunk, which fits a processor cache
+CHUNK_ROWS = 4000  # samples times lags per chunk, which fits a processor cache
 ROUNDING = 1e-9  # share of a command's changes below which the residual is rounding error
 MIN_CORRELATION = 0.25
 MIN_SIGMA = 6.0  # minimum peak relative to chance correlation
@@ -98,10 +98,10 @@ class SlicedCorrelogram:
         self._whole = self._steps_s < 2.5 * self._period_s  # no gap
         shifted = states - states.mean(axis=0)
         self._known = [_known_before(shifted, self._whole, k) for k in range(ORDERS)]
-        moved = [_changes(shifted, self._steps_s, self._whole, k) for k in range(ORDERS)]
+        moved = [_changes(shifted.T, self._steps_s, self._whole, k).T for k in range(ORDERS)]
         self._answers = [_without(values, known) for values, known in zip(moved, self._known, strict=True)]
         self._power_of = [np.stack([np.square(v).sum(axis=0) for v in kind], 1) for kind in (self._answers, moved)]
-        width = held.values.shape[1]
+        width = len(held.values)
         self._cross = np.empty((len(LAGS_S), width, states.shape[1], ORDERS))
         self._power = np.empty((len(LAGS_S), width, ORDERS))
         self._done = 0  # lags
@@ -133,11 +133,11 @@ class SlicedCorrelogram:
         """Process about `rows` samples times lags; returns the result after the last of them."""
         lags = slice(self._done, self._done + max(1, rows // len(self._at_s)))
         for k, integral in enumerate(self._held.integrals(self._at_s - LAGS_S[lags, None])):
-            moved = _changes(integral, self._steps_s, self._whole, k)
-            self._cross[lags, :, :, k] = moved.swapaxes(1, 2) @ self._answers[k]  # residuals only
-            whole = np.square(moved).sum(axis=1)
-            left = whole - np.square(self._known[k].T @ moved).sum(axis=1)
-            self._power[lags, :, k] = np.where(left > ROUNDING * whole, left, 0.0)
+            moved = _changes(integral, self._steps_s, self._whole, k)  # (A, lags, n)
+            self._cross[lags, :, :, k] = (moved @ self._answers[k]).swapaxes(0, 1)  # residuals only
+            whole = _power(moved)
+            left = whole - _power(moved @ self._known[k])
+            self._power[lags, :, k] = np.where(left > ROUNDING * whole, left, 0.0).T
         self._done = lags.stop
         if self._done < len(LAGS_S):
             return None
@@ -169,29 +169,33 @@ class _ZeroOrderHold:
     """A zero-order hold of a (M, A) signal, with its first and second integral at any time."""
 
     def __init__(self, at_s: np.ndarray, values: np.ndarray) -> None:
-        steps_s = np.diff(at_s)[:, None]
-        self.at_s, self.values = at_s, values
-        self.once = np.concatenate((np.zeros((1, values.shape[1])), np.cumsum(values[:-1] * steps_s, axis=0)))
-        rise = self.once[:-1] * steps_s + values[:-1] * np.square(steps_s) / 2
-        self.twice = np.concatenate((np.zeros((1, values.shape[1])), np.cumsum(rise, axis=0)))
+        steps_s, values = np.diff(at_s), np.ascontiguousarray(values.T)
+        self.at_s, self.values = at_s, values  # (M,), (A, M)
+        self.once = np.zeros_like(values)
+        self.once[:, 1:] = np.cumsum(values[:, :-1] * steps_s, axis=1)
+        self.twice = np.zeros_like(values)
+        rise = self.once[:, :-1] * steps_s + values[:, :-1] * np.square(steps_s) / 2
+        self.twice[:, 1:] = np.cumsum(rise, axis=1)
 
     def integrals(self, at_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(..., N, A) at times (..., N): the signal, its integral and the integral of that."""
+        """(A, ...) at times (...): the signal, its integral and the integral of that."""
         row = np.maximum(np.searchsorted(self.at_s, at_s, "right") - 1, 0)
-        since_s = (at_s - self.at_s[row])[..., None]
-        value, once = self.values[row], self.once[row]
-        return (
-            value,
-            once + value * since_s,
-            self.twice[row] + once * since_s + value * np.square(since_s) / 2,
-        )
+        since_s = at_s - self.at_s[row]
+        value, once, twice = (signal.take(row, axis=1) for signal in (self.values, self.once, self.twice))
+        return value, once + value * since_s, twice + (once + value * (since_s / 2)) * since_s
 
 
 def _changes(values: np.ndarray, steps_s: np.ndarray, whole: np.ndarray, order: int) -> np.ndarray:
-    """(..., n, D) differences of that order, one for orders 0 and 1; rows that touch a gap are 0."""
+    """(..., n) differences of that order in time, the last axis, one for orders 0 and 1; 0 where they touch a gap."""
     for _ in range(order - 1):
-        values = np.diff(values, axis=-2) / steps_s[: values.shape[-2] - 1, None]
-    return np.where(_usable(whole, order)[:, None], np.diff(values, axis=-2), 0.0)
+        values = np.diff(values) / steps_s[: values.shape[-1] - 1]
+    usable = _usable(whole, order)
+    return np.diff(values) if usable.all() else np.where(usable, np.diff(values), 0.0)
+
+
+def _power(values: np.ndarray) -> np.ndarray:
+    """(...) sums of the squares of (..., n)."""
+    return np.einsum("...n,...n->...", values, values)
 
 
 def _usable(whole: np.ndarray, order: int) -> np.ndarray:

@@ -77,8 +77,9 @@ class DelaySurvey:
 
     def _cut(self) -> None:
         """Divide the buffered samples into stretches."""
-        command_ns, commands = self._joined(self._action, self._commands)
-        states = {i: _downsampled(*self._joined(i, columns)) for i, columns in self._streams.items()}
+        command_ns, commands = self._joined(self._action)
+        commands = commands[:, self._commands.indices]
+        states = {i: _downsampled(*self._joined(i)) for i in self._streams}
         self._waiting, self._rows = [], 0
         tick_ns = states[min(states)][0]
         steps = np.nan_to_num(np.abs(np.diff(commands, axis=0)) / self._span[self._commands.indices]).sum(axis=1)
@@ -90,14 +91,22 @@ class DelaySurvey:
             rank = (float(moved[end - 1] - moved[first]) if end - first > 1 else -1.0, -self._number)
             if rank[0] < 0 or (len(self._best) == STRETCHES and rank < self._best[0][:2]):
                 continue
-            parts = {i: _between(*part, int(times_ns[0]), int(times_ns[-1])) for i, part in states.items()}
+            parts = {i: _between(*part, times_ns, self._streams[i].indices) for i, part in states.items()}
             kept = (*rank, (command_ns[first:end].copy(), commands[first:end].copy(), parts))
             (heapq.heappush if len(self._best) < STRETCHES else heapq.heapreplace)(self._best, kept)
 
-    def _joined(self, source: int, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-        """Times and the columns of a source, in order of time."""
-        t_ns = np.concatenate([samples[source].t_ns for samples in self._waiting])
-        values = np.concatenate([samples[source].values[:, columns.indices] for samples in self._waiting])
+    def _joined(self, source: int) -> tuple[np.ndarray, np.ndarray]:
+        """Times and values of a source, in order of time."""
+        parts = [samples[source] for samples in self._waiting]
+        if len(parts) == 1:
+            t_ns, values = parts[0].t_ns, parts[0].values
+        else:
+            t_ns, values = (
+                np.concatenate([part.t_ns for part in parts]),
+                np.concatenate([part.values for part in parts]),
+            )
+        if (t_ns[1:] >= t_ns[:-1]).all():
+            return t_ns, values
         order = np.argsort(t_ns, kind="stable")
         return t_ns[order], values[order]
 
@@ -109,9 +118,13 @@ def _downsampled(t_ns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.n
     return t_ns[::every], values[::every]
 
 
-def _between(t_ns: np.ndarray, values: np.ndarray, begin_ns: int, end_ns: int) -> tuple[np.ndarray, np.ndarray]:
-    inside = (t_ns >= begin_ns) & (t_ns <= end_ns)
-    return t_ns[inside][: 2 * BLOCK_ROWS], values[inside][: 2 * BLOCK_ROWS]
+def _between(
+    t_ns: np.ndarray, values: np.ndarray, times_ns: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The samples within a stretch of times, twice as many at most."""
+    first, end = np.searchsorted(t_ns, times_ns[0]), np.searchsorted(t_ns, times_ns[-1], "right")
+    inside = slice(first, min(end, first + 2 * BLOCK_ROWS))
+    return t_ns[inside].copy(), values[inside][:, columns]
 
 
 def to_arrays(blocks: Mapping[int, Sequence[Correlogram]]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:

@@ -31,6 +31,7 @@ from spc_core.contract.sections import (
     Stream,
 )
 from spc_core.contract.yaml_section import Section
+from spc_core.system.yaml_text import load_yaml
 
 TICK_TOLERANCE = 0.25  # share of a period by which a tick may be early or late relative to the last one
 
@@ -99,7 +100,7 @@ class Contract:
 
     def differences(self, other: Contract) -> list[str]:
         """One line for each field in which two contracts differ, but for `qos`; empty if they are equivalent."""
-        here, there = _flatten(yaml.safe_load(self.text)), _flatten(yaml.safe_load(other.text))
+        here, there = _flatten(load_yaml(self.text)), _flatten(load_yaml(other.text))
         keys = sorted(here.keys() | there.keys())
         return [f"{key}: {here.get(key, 'absent')} here, {there.get(key, 'absent')} there"
                 for key in keys if here.get(key) != there.get(key) and "].qos." not in key]  # fmt: skip
@@ -118,7 +119,7 @@ def load_contract(path: str | Path) -> Contract:
 def parse_contract(text: str, source: str) -> Contract:
     """Parse and check the text of a contract; `source` names it in errors."""
     try:
-        root = yaml.safe_load(text)
+        root = load_yaml(text)
     except yaml.YAMLError as error:
         raise ContractError(f"{source}: not valid YAML: {error}") from None
     top = Section(root, source, error=ContractError)

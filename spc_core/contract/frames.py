@@ -30,8 +30,10 @@ def split_field(field: str) -> tuple[str, str]:
         )
     pair = field.removeprefix("transforms.")
     if field.startswith("transforms.") and "->" in pair:
+        whole = f", or the whole rotation: {{field: {field}, as: rotation_6d}}" if pair.endswith(".rotation") else ""
         raise ValueError(
             f"'{field}' names no number of the transform; write {FORM}, with translation.x to .z or rotation.x to .w"
+            f"{whole}"
         )
     raise ValueError(f"'{field}' is not a field of tf; write {FORM}")
 

@@ -19,6 +19,7 @@ from spc_core.data.dataset import Episode, TaskEntry
 from spc_core.data.jumps import Guess, Jumps, find_jumps
 from spc_core.data.packed import conversion_report
 from spc_core.data.reader import dataset_contract, stored_tasks
+from spc_core.system.wording import plural
 
 ENDS = ("terminated", "truncated", "cut")
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -118,8 +119,8 @@ class Description:
         contract, whole = self.contract, self.whole
         reward = contract.reward.function or f"topic {contract.reward.topic}"
         lines = [
-            f"{self.root}: {len(self.tasks)} tasks, {whole.episodes} episodes, {whole.transitions:,} transitions, "
-            f"{whole.hours:.2f} h, from {self.sources} sources",
+            f"{self.root}: {plural(len(self.tasks), 'task')}, {plural(whole.episodes, 'episode')}, "
+            f"{whole.transitions:,} transitions, {whole.hours:.2f} h, from {plural(self.sources, 'source')}",
             f"contract {contract.name} ({contract.sha256[:12]}), {contract.rate_hz:g} Hz, reward: {reward}",
             "ends:       " + ", ".join(f"{count} {end}" for end, count in whole.ends.items()),
         ]

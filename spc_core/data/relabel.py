@@ -22,6 +22,7 @@ from spc_core.contract.contract import Contract
 from spc_core.contract.rewards import RewardFunction
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.data.reader import dataset_contract, stored_tasks
+from spc_core.system.wording import plural
 
 FREE = re.compile(r"name|reward|task|episode|safety|action(\[\d+\])?\.(safe|max_rate|low|high)")
 
@@ -39,8 +40,8 @@ class Relabelled:
 
     def summary(self) -> str:
         lines = [
-            f"{self.out}: {self.episodes} episodes, {self.transitions} transitions; mean reward {self.mean_after:.4g}, "
-            f"was {self.mean_before:.4g}",
+            f"{self.out}: {plural(self.episodes, 'episode')}, {plural(self.transitions, 'transition')}; "
+            f"mean reward {self.mean_after:.4g}, was {self.mean_before:.4g}",
             *(f"  {line}" for line in self.differences),
         ]
         return "\n".join(lines)

@@ -9,9 +9,11 @@ import numpy as np
 
 from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog, at_most_warn, message_spans, spans
 from spc_core.doctor.topic_stats import MIN_MESSAGES, delays_ns, percentiles_ms
+from spc_core.system.wording import plural
 
 SLIGHT_NS = 1_000_000  # a stamp this little ahead of the receive time is rounding
 BURST_NS, MOST_HELD = 1_000_000_000, 10  # latched messages come within this time at the start, and at most so many
+YEAR_S = 31_557_600  # what seems older is of another clock
 
 
 def offset_s(log: TopicLog, jump_s: float = 0.5) -> float:
@@ -72,21 +74,21 @@ def check_clock_jumps(log: TopicLog, t: Thresholds) -> list[Finding]:
     jumped = (step_s < -t.clock_jump_s) | (ahead_s > t.clock_jump_s)
     kept = held(log, t.clock_jump_s)
     findings = []
-    if jumped[:kept].any():
+    if jumped[:kept].any() and kept < len(log):  # else _kept_whole tells it, with the age by other topics' clock
         text = (
             f"the first {kept} messages came in a burst, stamped up to {_duration(_oldest_s(log, kept))} before: a "
             "latched publisher had kept them"
         )
         findings.append(Finding("ok", log.topic, "kept messages", text, float(kept), cause="kept"))
-        jumped[:kept] = False
+    jumped[:kept] = False
     jumps = np.flatnonzero(jumped)
     if not len(jumps):
         return findings
     largest = int(jumps[np.argmax(np.abs(step_s[jumps]))])
     text = (
-        f"the clock jumps {len(jumps)} times, most by {step_s[largest]:+.2f} s at {log.seconds[largest]:.2f} s "
-        f"(allowed {t.clock_jump_s} s); each jump cuts the episode; look for a restarted simulation, a time "
-        "synchronisation during the recording, or two publishers on one topic"
+        f"the clock jumps {plural(len(jumps), 'time')}, most by {step_s[largest]:+.2f} s at "
+        f"{log.seconds[largest]:.2f} s (allowed {t.clock_jump_s} s); each jump cuts the episode; look for a restarted "
+        "simulation, a time synchronisation during the recording, or two publishers on one topic"
     )
     places = spans(log.seconds[jumps], log.seconds[jumps + 1])
     return [*findings, Finding("fail", log.topic, "clock jump", text, float(np.abs(step_s[largest])), places)]
@@ -151,9 +153,34 @@ def check_drift(log: TopicLog, t: Thresholds) -> list[Finding]:
 
 def check_clock_domains(logs: Sequence[TopicLog], t: Thresholds) -> list[Finding]:
     """Topics that would be aligned by unrelated clocks."""
-    timed = [log for log in logs if len(log) >= 2 and not log.latched]
-    if not timed:
+    notes = _kept_whole(logs, t)
+    kept = {note.topic for note in notes}
+    timed = [log for log in logs if len(log) >= 2 and not log.latched and log.topic not in kept]
+    return [*notes, *_domains(timed, t)] if timed else notes
+
+
+def _kept_whole(logs: Sequence[TopicLog], t: Thresholds) -> list[Finding]:
+    """Notes on topics with nothing but what latched publishers had kept: few messages, at the start, stamped before."""
+    steady = [offset_s(log, t.clock_jump_s) for log in logs if len(log) > MOST_HELD]
+    if not steady:
         return []
+    usual_s, begin_ns = float(np.median(steady)), min(int(log.receive_ns[0]) for log in logs if len(log))
+    findings = []
+    for log in logs:
+        few = 0 < len(log) <= MOST_HELD and log.role == "other" and log.has_stamps
+        if not few or log.receive_ns[-1] - begin_ns > BURST_NS:
+            continue
+        ages_s = (log.receive_ns - log.time_ns) / 1e9 - usual_s
+        if t.clock_jump_s < ages_s.min() and ages_s.max() < YEAR_S:
+            text = (
+                f"{plural(len(log), 'message')}, at the start, stamped up to {_duration(float(ages_s.max()))} before: "
+                "a latched publisher had kept what it said"
+            )
+            findings.append(Finding("ok", log.topic, "kept messages", text, float(len(log)), cause="kept"))
+    return findings
+
+
+def _domains(timed: Sequence[TopicLog], t: Thresholds) -> list[Finding]:
     offsets = {log.topic: offset_s(log, t.clock_jump_s) for log in timed}
     order = sorted(offsets, key=lambda topic: offsets[topic])
     apart_s = offsets[order[-1]] - offsets[order[0]]
@@ -192,7 +219,7 @@ def _clock(group: list[str], logs: Sequence[TopicLog], offsets: dict[str, float]
 
 
 def _duration(seconds: float) -> str:
-    for unit, size in (("years", 31_557_600), ("days", 86_400), ("hours", 3_600)):
+    for unit, size in (("years", YEAR_S), ("days", 86_400), ("hours", 3_600)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.2f} s"

@@ -22,9 +22,10 @@ from spc_core.pages.comparison_panels import (
     split_title,
 )
 from spc_core.pages.figures import COLOURS, SPLIT_ORDER
-from spc_core.pages.kit.html import draw, html_page, number, plural, table
+from spc_core.pages.kit.html import draw, html_page, number, table
 from spc_core.pages.kit.style import GREEN, INK, ORANGE, PINK, RED, SKY, band, stacked, style
 from spc_core.pages.report_page import PROTOCOL_TEXTS
+from spc_core.system.wording import plural
 from spc_core.trials.evaluate import NO_SCALE
 from spc_core.trials.protocol import PROTOCOLS, protocol_label
 

@@ -17,7 +17,8 @@ from spc_core.pages.describe_figures import (
     sample_episodes,
     task_counts,
 )
-from spc_core.pages.kit.html import draw, html_page, number, plural, table
+from spc_core.pages.kit.html import draw, html_page, number, table
+from spc_core.system.wording import plural
 
 CAPTIONS = {
     "counts": "What to look for: tasks with far fewer data than others, and a kind of behaviour or end that only some "

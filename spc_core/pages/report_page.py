@@ -18,9 +18,10 @@ from spc_core.pages.figures import (
     task_bars,
     varying_params,
 )
-from spc_core.pages.kit.html import draw, html_page, number, plural, table
+from spc_core.pages.kit.html import draw, html_page, number, table
 from spc_core.pages.run_figures import drift_figure, latency_figure, training_curves
 from spc_core.pages.stills import gallery
+from spc_core.system.wording import plural
 from spc_core.tasks import is_family, make_env
 from spc_core.trials.drift import drift_scores
 from spc_core.trials.protocol import protocol_label

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from spc_core.system.wording import plural
 from spc_ros.progress_bar import Bar
 
 
@@ -46,5 +47,5 @@ def run(options: Collect) -> int:
     if options.direct:
         print(f"dataset: {options.out}")
         return 0
-    print(f"{len(bags)} bags in {options.out / 'bags'}")
+    print(f"{plural(len(bags), 'bag')} in {options.out / 'bags'}")
     return 0

@@ -17,6 +17,7 @@ from spc_ros.messages.fields import NS_PER_S, MessageError
 from spc_ros.messages.simulated_time import CLOCK, SimulatedTime
 
 APART_NS = 10_000_000_000  # stamps and receive times that differ by more are of two clocks
+BY_CLOCK = "messages without stamps count by /clock"  # begins a note
 FIELDS = ("clock.sec", "clock.nanosec")
 NO_ROWS = np.empty((0, 3), np.int64)  # as ClockTopic.read
 
@@ -158,5 +159,5 @@ class Arrivals:
     def notes(self, sources: Sequence[Source]) -> list[str]:
         """What to tell of messages that count by `/clock`."""
         bare = dict.fromkeys(source.topic for number, source in enumerate(sources) if self.by_clock(number))
-        text = f"messages without stamps count by /clock, beside the simulated time of '{sources[0].topic}'"
+        text = f"{BY_CLOCK}, beside the simulated time of '{sources[0].topic}'"
         return [f"{text}: {', '.join(bare)}"] if bare else []

@@ -17,6 +17,8 @@ from spc_core.contract.contract import Contract
 from spc_core.data.jumps import Jumps
 from spc_core.doctor.diagnosis import kind_of
 from spc_core.doctor.topic_report import TopicReport
+from spc_core.system.wording import plural
+from spc_ros.conversion.clock_topic import BY_CLOCK
 
 NAMED_BAGS = 3
 
@@ -121,27 +123,28 @@ class ConversionReport(BagTotals):
         seconds = max(self.seconds, 1e-9)
         megabytes = sum(bag.size_bytes for bag in self.bags) / 1e6
         lines = [
-            f"{self.out}: {len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions from "
-            f"{len(self.bags) - len(self.failed)} bags in {self.seconds:.1f} s "
+            f"{self.out}: {plural(len(self.tasks), 'task')}, {plural(self.episodes, 'episode')}, "
+            f"{plural(self.transitions, 'transition')} from {plural(len(self.bags) - len(self.failed), 'bag')} in "
+            f"{self.seconds:.1f} s "
             f"({self.messages / seconds:,.0f} messages/s, {megabytes / seconds:,.1f} MB/s)",
-            *topic_lines(self.topics),
+            *topic_lines(self.topics, any(note.startswith(BY_CLOCK) for bag in self.bags for note in bag.notes)),
             f"from command to state: {self.command_delay}",
             f"from state to command: {self.command_lag or 'too few transitions to tell'}",
         ]
         if shifted := [bag for bag in self.bags if bag.skipped_states]:
             lines.append(
-                f"{len(shifted)} bag{'s' if len(shifted) > 1 else ''}: states are faster than the contract's rate; the "
+                f"{plural(len(shifted), 'bag')}: states are faster than the contract's rate; the "
                 "ticks are those that the commands follow soonest"
             )
         if outside := sum(bag.outside_ticks for bag in self.bags):
-            lines.append(f"{outside} ticks outside all episodes, as their marks tell: not used")
+            lines.append(f"{plural(outside, 'tick')} outside all episodes, as their marks tell: not used")
         if jumping := [bag for bag in self.bags if bag.jumps]:
-            lines.append(f"{len(jumping)} bag{'s' if len(jumping) > 1 else ''} with steps far beyond all others:")
+            lines.append(f"{plural(len(jumping), 'bag')} with steps far beyond all others:")
             kinds = [
                 (f"{jumps.guess.name} {jumps.fields}", jumps.text, bag.path) for bag in jumping for jumps in bag.jumps
             ]
             lines += [f"  {line}" for line in note_lines(kinds)]
-        lines += [f"cut {n} times: {reason}" for reason, n in self._cuts().most_common()]
+        lines += [f"cut {plural(n, 'time')}: {reason}" for reason, n in self._cuts().most_common()]
         lines += note_lines([(kind_of(note, bag.path), note, bag.path) for bag in self.bags for note in bag.notes])
         lines += [f"left out {bag.error}" for bag in self.failed]
         return "\n".join(lines)
@@ -160,12 +163,15 @@ def note_lines(notes: Iterable[tuple[str, str, str]]) -> list[str]:
         bags = list(dict.fromkeys(Path(bag).name for _, bag in found))
         more = f" and {len(bags) - NAMED_BAGS} more, see conversion.json" if len(bags) > NAMED_BAGS else ""
         where = f"{', '.join(bags[:NAMED_BAGS])}{more}"
-        lines.append(f"{len(bags)} bag{'s' if len(bags) > 1 else ''}: {found[0][0]} [{where}]")
+        lines.append(f"{plural(len(bags), 'bag')}: {found[0][0]} [{where}]")
     return lines
 
 
-def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:
-    """A table of the topics, with a line below where something is wrong."""
+def topic_lines(topics: Mapping[str, TopicReport], by_clock: bool) -> list[str]:
+    """A table of the topics, with a line below where something is wrong.
+
+    `by_clock`: a note tells that messages without a stamp count by `/clock`.
+    """
     lines = [f"{'topic':24} {'messages':>9} {'rate':>9} {'jitter':>9} {'gaps':>6} {'age p99':>9} {'lost':>6}"]
     for name, topic in topics.items():
         age = "" if math.isnan(topic.age_p99_ms) else f"{topic.age_p99_ms:.1f} ms"
@@ -173,7 +179,8 @@ def topic_lines(topics: Mapping[str, TopicReport]) -> list[str]:
         jitter = "-" if math.isnan(topic.jitter_ms) else f"{topic.jitter_ms:.2f} ms"
         lines.append(f"{name:24} {topic.count:9} {rate:>9} {jitter:>9} {topic.gaps:6} {age:>9} {topic.lost:6}")
         if topic.unset_stamps:
-            lines.append(f"  {topic.unset_stamps} messages without a stamp: aligned by receive time")
+            how = "" if by_clock else ": aligned by receive time"
+            lines.append(f"  {plural(topic.unset_stamps, 'message')} without a stamp{how}")
         if topic.nan_count:
-            lines.append(f"  {topic.nan_count} messages with NaN or infinity")
+            lines.append(f"  {plural(topic.nan_count, 'message')} with NaN or infinity")
     return lines

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -26,12 +26,13 @@ from spc_core.command_delay.survey import DelaySurvey, from_arrays, to_arrays
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.doctor.topic_report import merge_reports
+from spc_core.system.allocator import keep_freed_memory
 from spc_ros.bags.files import BagError, find_bags, stored_bytes, stored_in
 from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.bag_conversion import Job, TaskEpisode, convert_bag
 from spc_ros.conversion.conversion_report import BagReport, ConversionReport
 from spc_ros.conversion.convert_options import ConvertOptions
-from spc_ros.conversion.engines import on_ray, run
+from spc_ros.conversion.engines import here, in_processes, on_ray, process_count
 from spc_ros.conversion.manifest import read_manifest
 from spc_ros.messages.fields import MessageError
 from spc_ros.messages.message_types import read_definitions
@@ -99,10 +100,18 @@ def _contract_in(paths: list[Path]) -> Contract:
         return contract
     if len(unreadable) == len(paths):
         raise ConversionError("no bag can be read:\n  " + "\n  ".join(unreadable))
+    who = f"none of the {len(paths)} bags carries a" if len(paths) > 1 else f"{paths[0]} carries no"
     raise ConversionError(
-        f"none of the {len(paths)} bags carries a contract; give one with --contract, "
-        f"or have one proposed with `spc contract init {paths[0]}`"
+        f"{who} contract; give one with --contract, or have one proposed with `spc contract init {paths[0]}`"
     )
+
+
+class Converted(NamedTuple):
+    """What a bag became."""
+
+    report: BagReport
+    episodes: list[TaskEpisode]
+    delay: Mapping[int, Sequence[Correlogram]]  # of command and state, by observation stream
 
 
 class _Parts:
@@ -124,9 +133,7 @@ class _Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _results(
-    paths: list[Path], job: Job, parts: _Parts, options: ConvertOptions, show: bool
-) -> Iterator[tuple[BagReport, list[TaskEpisode], dict[int, list[Correlogram]]]]:
+def _results(paths: list[Path], job: Job, parts: _Parts, options: ConvertOptions, show: bool) -> Iterator[Converted]:
     """The result of each bag in the order of `paths`, whatever the engine; earlier results are reused."""
     files = {path: parts.file(path) for path in paths}
     sizes = {path: stored_bytes(path) for path in paths}
@@ -136,14 +143,14 @@ def _results(
         work = sum(sizes[path] for path in missing)
         made = _make(list(missing.items()), work, job, bar.update, options)
         for number, path in enumerate(paths, 1):
-            if path in missing:
-                next(made)
+            found = next(made) if path in missing else None
             bar.set_postfix_str(f"{number} of {len(paths)} bags", refresh=False)
-            report, episodes, delay = load_part(files[path])
-            if report.error:
+            result = found if isinstance(found, Converted) else load_part(files[path])
+            del found
+            if result.report.error:
                 files[path].unlink()  # try again next time: the cause may lie outside the bag
-            yield report, episodes, delay
-            del episodes
+            yield result
+            del result
         next(made, None)  # let the engine shut down
         bar.update(bar.total - bar.n)
 
@@ -154,19 +161,28 @@ def _make(
     job: Job,
     progress: Callable[[int], Any],
     options: ConvertOptions,
-) -> Iterator[None]:
+) -> Iterator[Converted | None]:
+    """The result of each bag; None where another process made it, so that it is only in its file."""
     if options.engine not in ENGINES:
         raise ConversionError(f"the engine is '{options.engine}'; use one of: {', '.join(ENGINES)}")
     if options.engine == "ray":
-        return on_ray(missing, convert_to_part, job, progress)
-    return run(missing, convert_to_part, job, progress, options.workers, size_bytes)
+        return on_ray(missing, _convert_elsewhere, job, progress)
+    count = process_count(len(missing), options.workers, size_bytes)
+    if count > 1:
+        return in_processes(missing, _convert_elsewhere, job, progress, count)
+    return here(missing, convert_to_part, job, progress)
 
 
-def convert_to_part(task: tuple[Path, Path], job: Job, progress: Callable[[int], None] = lambda _: None) -> None:
+def _convert_elsewhere(task: tuple[Path, Path], job: Job, progress: Callable[[int], None]) -> None:
+    convert_to_part(task, job, progress)
+
+
+def convert_to_part(task: tuple[Path, Path], job: Job, progress: Callable[[int], None] = lambda _: None) -> Converted:
     """Convert a bag and save the result, a report with an error for a bag that cannot be converted.
 
     task: (bag, file of the result). `progress` receives the bytes read so far.
     """
+    keep_freed_memory()  # a block is as long as the one before
     path, part = task
     survey = DelaySurvey(job.contract) if path in job.surveyed else None
     try:
@@ -175,7 +191,9 @@ def convert_to_part(task: tuple[Path, Path], job: Job, progress: Callable[[int],
         report, episodes = BagReport(str(path), error=str(error)), []
     except (MessageError, ContractError, DatasetError) as error:
         report, episodes = BagReport(str(path), error=f"{path}: {error}"), []
-    save_part(part, report, episodes, {} if report.error or survey is None else survey.blocks())
+    delay = {} if report.error or survey is None else survey.blocks()
+    save_part(part, report, episodes, delay)
+    return Converted(report, episodes, delay)
 
 
 def save_part(
@@ -204,8 +222,8 @@ def save_part(
     hidden.replace(file)
 
 
-def load_part(file: Path) -> tuple[BagReport, list[TaskEpisode], dict[int, list[Correlogram]]]:
-    """(report, episodes, correlograms of command and state by observation stream), as saved."""
+def load_part(file: Path) -> Converted:
+    """What was saved."""
     with np.load(file, allow_pickle=False) as arrays:
         about = json.loads(arrays["about"].tobytes())
         delay = from_arrays(about["delay"], arrays)
@@ -220,4 +238,4 @@ def load_part(file: Path) -> tuple[BagReport, list[TaskEpisode], dict[int, list[
                           joined["times_ns"][states], **details)  # fmt: skip
         episodes.append(TaskEpisode(task_id, params, episode))
         begin += steps
-    return BagReport.from_dict(about["report"]), episodes, delay
+    return Converted(BagReport.from_dict(about["report"]), episodes, delay)

@@ -39,12 +39,16 @@ def run(
 ) -> Iterator[R]:
     """The results of `work` for each task, in their order, whatever the number of processes.
 
-    `progress` receives the bytes read since its last call. At most `workers` processes, by default one per core; fewer
-    where `size_bytes` of all bags are not worth starting them. `work` and its results must be picklable.
+    `progress` receives the bytes read since its last call. `work` and its results must be picklable.
     """
-    worth = max(len(tasks) // 4, size_bytes // START_BYTES)
-    count = min(workers or len(os.sched_getaffinity(0)), len(tasks), worth)
+    count = process_count(len(tasks), workers, size_bytes)
     return in_processes(tasks, work, job, progress, count) if count > 1 else here(tasks, work, job, progress)
+
+
+def process_count(tasks: int, workers: int | None, size_bytes: int) -> int:
+    """At most `workers`, by default one per core; fewer where `size_bytes` of all bags are not worth starting them."""
+    worth = max(tasks // 4, size_bytes // START_BYTES)
+    return min(workers or len(os.sched_getaffinity(0)), tasks, worth)
 
 
 def here(tasks: Sequence[T], work: Work[T, J, R], job: J, progress: Callable[[int], Any]) -> Iterator[R]:

@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from spc_core.contract.yaml_section import Section
+from spc_core.system.yaml_text import load_yaml
 
 Label = str | float | bool
 
@@ -48,7 +49,7 @@ NO_METADATA = BagMetadata()
 def read_manifest(file: Path, bags: Iterable[Path]) -> dict[Path, BagMetadata]:
     """The manifest's metadata of each bag. Raises ManifestError, also for an entry that matches no bag."""
     try:
-        root = yaml.safe_load(file.read_text())
+        root = load_yaml(file.read_text())
     except OSError as error:
         raise ManifestError(f"{file}: cannot be read ({error.strerror}); give the path of a manifest YAML") from None
     except yaml.YAMLError as error:

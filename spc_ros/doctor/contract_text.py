@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spc_core.contract.rewards import REWARDS
+from spc_core.system.wording import plural
 from spc_ros.doctor.action_text import action_lines
 from spc_ros.doctor.contract_choices import nominal, round_up
 from spc_ros.doctor.contract_design import Design
@@ -136,7 +137,7 @@ class _Text:
         marks = self.robot.marks
         ways = []
         if marks.episodes > 1:
-            ways.append(f"{{segment: topic}} # the topic `episode` announces {marks.episodes} episodes")
+            ways.append(f"{{segment: topic}} # the topic `episode` announces {plural(marks.episodes, 'episode')}")
         if marks.marker is not None:
             entry = f"topic: {word(self._relative(marks.marker.topic))}, type: {marks.marker.type}, field: data"
             note = f"# it is on {marks.stretches} times; what lies between is left out"

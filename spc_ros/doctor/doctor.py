@@ -21,6 +21,7 @@ from spc_core.doctor.diagnosis import SEVERITIES, Finding, Severity, Thresholds,
 from spc_core.doctor.topic_looks import Unchecked, merge_unchecked
 from spc_core.doctor.topic_stats import TopicStats, merge_stats
 from spc_core.doctor.value_checks import check_constant
+from spc_core.system.wording import plural
 from spc_ros.bags.files import find_bags, stored_bytes
 from spc_ros.bags.reader import contract_in
 from spc_ros.conversion.conversion_report import BagTotals
@@ -98,7 +99,8 @@ class DoctorReport(BagTotals):
         lines += [row(topic) for topic in self.topics]
         lines += [unchecked_row(topic, len(self.bags)) for topic in self.unchecked]
         if self.contract is not None:
-            lines.append(f"{len(self.tasks)} tasks, {self.episodes} episodes, {self.transitions} transitions")
+            made = (len(self.tasks), "task"), (self.episodes, "episode"), (self.transitions, "transition")
+            lines.append(", ".join(plural(count, noun) for count, noun in made))
             cuts = Counter(fault.summary for bag in self.bags for _, fault in bag.cuts)
             lines += [f"  cut {count} times: {reason}" for reason, count in cuts.most_common()]
         else:
@@ -107,7 +109,7 @@ class DoctorReport(BagTotals):
         lines += [finding_line(finding, len(self.bags)) for finding in self.findings]
         verdicts = Counter(bag.verdict for bag in self.bags)
         counts = ", ".join(f"{verdicts[severity]} {severity}" for severity in SEVERITIES if verdicts[severity])
-        return "\n".join([*lines, f"verdict: {self.verdict} ({len(self.bags)} bags: {counts})"])
+        return "\n".join([*lines, f"verdict: {self.verdict} ({plural(len(self.bags), 'bag')}: {counts})"])
 
 
 def diagnose(

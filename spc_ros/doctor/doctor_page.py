@@ -19,7 +19,8 @@ from spc_core.pages.doctor_figures import (
     delay_figure,
     timeline,
 )
-from spc_core.pages.kit.html import draw, html_page, number, plural, table
+from spc_core.pages.kit.html import draw, html_page, number, table
+from spc_core.system.wording import plural
 from spc_ros.doctor.doctor import DoctorReport, View
 from spc_ros.doctor.doctor_text import show_times
 

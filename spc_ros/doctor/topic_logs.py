@@ -17,6 +17,7 @@ from spc_core.contract.transforms import JUMP_NS
 from spc_core.doctor.diagnosis import Finding, Severity, Thresholds, TopicLog
 from spc_core.doctor.topic_looks import Unchecked
 from spc_core.doctor.topic_stats import MIN_MESSAGES
+from spc_core.system.wording import plural
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import EPISODE_TOPIC, BagReader, parse_episode
 from spc_ros.conversion.bag_conversion import AlignedBag, check_complete, command_notes
@@ -140,7 +141,7 @@ def read_topic_logs(
     mark_topics = [mark.topic for mark in marks.values()]
     unchecked = unchecked_topics(bag, contract, list(logs), mark_topics, failed, empty)
     if contract is None and not logs:
-        text = f"no check looked at any of its {len(unchecked)} topics; the list of topics says why"
+        text = f"no check looked at its {plural(len(unchecked), 'topic')}; the list of topics says why"
         findings.append(Finding("warn", "", "topic", text))
     return BagLogs(by_topic, findings, marks, kept, named, next(iter(errors), None), arrivals, unchecked)
 

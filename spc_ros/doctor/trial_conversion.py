@@ -52,8 +52,10 @@ def trial_conversion(
         notes = compare_contract(bag, conversion)
         report, entries = cut_episodes(bag, read.aligned(contract), conversion, notes, sha256="")
     except (BagError, MessageError, ContractError, DatasetError) as error:
-        text = f"conversion refuses this bag: {str(error).removeprefix(f'{bag.path}: ')}"
-        return BagReport(str(bag.path)), None, None, None, [Finding("fail", "", "conversion", text)]
+        why = str(error).removeprefix(f"{bag.path}: ")
+        told = any(finding.severity == "fail" and finding.text == why for finding in read.findings)
+        refusal = [] if told else [Finding("fail", "", "conversion", f"conversion refuses this bag: {why}")]
+        return BagReport(str(bag.path)), None, None, None, refusal
     findings = []
     episodes = [entry.episode for entry in entries]
     if UNNAMED in report.tasks:

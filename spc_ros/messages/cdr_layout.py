@@ -18,7 +18,7 @@ import numpy as np
 from spc_ros.messages.cdr_walk import KINDS, WIDTHS, Walk, located
 
 NEAR = 32  # bytes; numbers closer than this are gathered together
-CHUNK_BYTES = 1 << 18  # decoded at a time, to stay in the processor's cache
+CHUNK_BYTES = 1 << 19  # decoded at a time, to stay in the processor's cache
 NS_PER_S = 1_000_000_000
 
 _BOOL = KINDS.index("bool")

@@ -139,7 +139,8 @@ class PolicyNode(ManagedNode):
         if self._shadow is not None:
             return self._shadow.health(control)
         if unheard := self._commands.unheard:
-            text = f"'{', '.join(unheard)}' has no subscriber, so the robot gets no commands"
+            topics, have = ", ".join(f"'{topic}'" for topic in unheard), "has" if len(unheard) == 1 else "have"
+            text = f"{topics} {have} no subscriber, so the robot gets no commands"
             self.diagnostics.warn_once("commands unheard", text)
             return Health(Level.ERROR, text)
         others = self._rivals.found()

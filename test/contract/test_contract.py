@@ -217,3 +217,13 @@ def test_a_stream_may_have_a_clock_of_its_own():
     contract = parse_contract(changed("observation.1.clock", "receive"), "a")
     assert [stream.clock for stream in contract.observation] == ["header", "receive"]
     assert contract.action.parts[0].clock == contract.reward.clock == "header"
+
+
+def test_yaml_that_nests_too_deep_is_refused_before_it_ends_the_program():
+    with pytest.raises(ContractError, match=r"^robot\.yaml: not valid YAML: nested more than 100 levels deep$"):
+        parse_contract(f"a: {'[' * 101}{']' * 101}", "robot.yaml")
+
+
+def test_an_error_in_yaml_shows_its_line():
+    with pytest.raises(ContractError, match=r"line 2, column 1:\n    \tclock: header\n"):
+        parse_contract("name: arm\n\tclock: header\n", "robot.yaml")

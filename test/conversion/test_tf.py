@@ -199,6 +199,10 @@ def test_frames_that_are_not_there_are_refused_with_the_nearest(tmp_path: Path) 
         ("transforms.odom->base", "names no number of the transform; write transforms.<parent>-><child>.translation.x"),
         ("transforms.odom->base.transform.translation.x", None),
         ("transforms.odom.translation.x", "is not a field of tf; write transforms.<parent>-><child>.translation.x"),
+        (
+            "transforms.odom->base.rotation",
+            "or the whole rotation: {field: transforms.odom->base.rotation, as: rotation_6d}",
+        ),
         ({"field": "transforms.odom->base", "as": "yaw"}, "names no number of the transform"),
     ],
 )

@@ -237,6 +237,32 @@ def test_clock_domains_that_do_not_belong_together():
     assert check_clock_domains([log(), bare], T) == []
 
 
+def kept(topic, count=2, before_s=90.0, at_s=0.1):
+    """What latched publishers said before the bag began, received `at_s` into it."""
+    receive_ns = WALL_NS + round(at_s * 1e9) + np.arange(count) * MS
+    stamp_ns = WALL_NS - round(before_s * 1e9) + np.arange(count)
+    return dataclasses.replace(log(count), topic=topic, role="other", receive_ns=receive_ns, stamp_ns=stamp_ns)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_messages_that_latched_publishers_kept_are_told_with_their_age(count):
+    steady = log(role="other")
+    note = only(check_clock_domains([steady, kept("/tf_static", count)], T))
+    assert (note.severity, note.topic, note.check) == ("ok", "/tf_static", "kept messages")
+    assert note.text.startswith(
+        f"{count} message{'s' if count > 1 else ''}, at the start, stamped up to 90.10 s before"
+    )
+    assert check_clock_jumps(kept("/tf_static", count), T) == []
+
+
+def test_old_stamps_that_nobody_kept_are_another_clock():
+    steady = log(role="other")
+    later, years = kept("/map", at_s=3.0), kept("/map", before_s=50 * 31_557_600)
+    for other in (later, years):
+        finding = only(check_clock_domains([steady, other], T))
+        assert (finding.severity, finding.check) == ("warn", "clock domains")
+
+
 def test_nan_is_placed_and_graded_by_its_share():
     values = log().values.copy()
     values[200, 1] = np.nan

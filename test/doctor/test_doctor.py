@@ -212,6 +212,7 @@ def test_what_conversion_would_refuse_fails(tmp_path):
     record_robot(tmp_path / "silent", change=lambda s: None if s.topic == "/reward" else s)
     missing = look(tmp_path / "silent")
     assert found(missing, "topic").text.startswith("has no topic 'reward'") and missing.verdict == "fail"
+    assert [f.check for f in missing.findings if f.severity == "fail"] == ["topic"], "told once"
 
 
 def test_another_contract_is_told(tmp_path):

@@ -14,6 +14,7 @@ from spc_core.contract.contract import Contract, parse_contract
 from spc_core.doctor.diagnosis import Thresholds
 from spc_ros.bags.files import BagError
 from spc_ros.conversion.bag_conversion import Job, convert_bag
+from spc_ros.conversion.conversion_report import ConversionReport
 from spc_ros.doctor.bag_diagnosis import BagDiagnosis, DoctorJob, diagnose_bag
 from spc_ros.doctor.contract_init import propose
 from support.proposals import completed
@@ -70,6 +71,8 @@ def test_with_a_clock_the_proposal_is_by_stamps_and_converts_to_what_was_sent(tm
     assert report.notes == (
         "messages without stamps count by /clock, beside the simulated time of 'joint_states': cmd_vel, score",
     )
+    summary = ConversionReport(Path("out"), contract, (report,), report.topics, 1.0).summary()
+    assert f"{STATES} messages without a stamp\n" in summary and "receive time" not in summary, "told once, by the note"
     found = diagnosed(bag, contract)
     assert found.transitions == STATES - 1
     assert [f.text for f in found.findings if f.check in ("clock", "clock domains")] == [

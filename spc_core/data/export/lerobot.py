@@ -25,6 +25,7 @@ from spc_core.data.dataset import DatasetError, Episode, check_episode
 from spc_core.data.export.parquet_files import NAME, ParquetFiles
 from spc_core.data.reader import StoredTask, dataset_contract, stored_tasks
 from spc_core.system.atomic_files import AtomicFolder, write_atomic
+from spc_core.system.wording import plural
 
 VERSION = "v3.0"
 FILE_MB, CHUNK_FILES = 100, 1000  # LeRobot's defaults
@@ -64,8 +65,8 @@ class Exported:
 
     def summary(self) -> str:
         return (
-            f"{self.out}: LeRobotDataset {VERSION}, {self.tasks} tasks, {self.episodes} episodes, {self.frames} frames "
-            f"in {self.files} data files"
+            f"{self.out}: LeRobotDataset {VERSION}, {plural(self.tasks, 'task')}, {plural(self.episodes, 'episode')}, "
+            f"{plural(self.frames, 'frame')} in {plural(self.files, 'data file')}"
         )
 
 

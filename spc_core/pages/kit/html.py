@@ -66,10 +66,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = Fa
     return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def number(value: float | None, digits: int = 1) -> str:
     """For a table: a true minus sign, no minus zero, a dash for None."""
     return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")

@@ -105,16 +105,17 @@ class SqliteStorage(SqliteFile):
             total, numbers = 0, []
             for begin in range(0, len(self._ids), TOPICS_AT_ONCE):
                 keys = self._ids[begin : begin + TOPICS_AT_ONCE]
-                sums = ", ".join(f"sum(topic_id = {key}), max((topic_id = {key}) * length(data))" for key in keys)
+                which = (f"FILTER (WHERE topic_id = {key})" for key in keys)
+                sums = ", ".join(f"count(*) {own}, max(length(data)) {own}" for own in which)
                 found: Any = self.execute(f"SELECT count(*), {sums} FROM messages NOT INDEXED").get
                 total, numbers = found[0], [*numbers, *found[1:]]
             ends: Any = self.execute("SELECT count(*), min(timestamp), max(timestamp) FROM messages").get
             indexed, start_ns, end_ns = ends
             if indexed != total:
                 raise apsw.Error("table and index differ")
-            if total and not all(isinstance(value, int) for value in (*numbers, start_ns, end_ns)):
+            counts, largest = numbers[::2], [number or 0 for number in numbers[1::2]]
+            if total and not all(isinstance(value, int) for value in (*largest, start_ns, end_ns)):
                 raise apsw.Error("values of a wrong kind")
-            counts, largest = [number or 0 for number in numbers[::2]], [number or 0 for number in numbers[1::2]]
         except apsw.Error:
             table = self.salvage()
             sizes = [table[table[:, 0] == key, 3] for key in self._ids]
@@ -161,7 +162,7 @@ class _RowSource:
         self._row_count = rows
         self._storage, self._index_of = storage, index_of
         self._segment_rows = storage.segment_rows(index_of)
-        self._segment: tuple[Messages, bytes] | None = None
+        self._segment: tuple[Messages, list[bytes]] | None = None
         self._ties = 0  # messages delivered with the time start_ns
         self._damaged = storage.salvaged is not None
         self._segments = self._salvaged_segments() if self._damaged else self._sorted_segments()
@@ -181,24 +182,26 @@ class _RowSource:
         if self._segment is None:
             return -1
         self.share = len(self._segment[0]) / self._row_count
-        return len(self._segment[1])
+        return sum(map(len, self._segment[1]))
 
     def load(self, buffer: np.ndarray) -> tuple[Messages, int]:
         if self._segment is None:
             raise RuntimeError("load() before prepare()")
-        messages, data = self._segment
+        (messages, parts), used = self._segment, 0
         self._segment = None
-        buffer[: len(data)] = np.frombuffer(data, np.uint8)
+        for data in parts:
+            buffer[used : used + len(data)] = np.frombuffer(data, np.uint8)
+            used += len(data)
         last_ns = int(messages.log_ns[-1])
         ties = len(messages) - int(np.searchsorted(messages.log_ns, last_ns))
         self._ties = ties + (self._ties if self.start_ns == last_ns and ties == len(messages) else 0)
         self.start_ns = last_ns
-        return messages, len(data)
+        return messages, used
 
     def abandon(self, error: DamageError) -> None:
         self._storage.losses[f"messages are lost ({error})"] = None
 
-    def _sorted_segments(self) -> Iterator[tuple[Messages, bytes]]:
+    def _sorted_segments(self) -> Iterator[tuple[Messages, list[bytes]]]:
         marks = ", ".join("?" * len(self._index_of))
         where = "" if len(self._index_of) == len(self._storage.channels) else f"WHERE topic_id IN ({marks})"
         query = f"SELECT topic_id, timestamp, data FROM messages {where} ORDER BY timestamp, rowid"
@@ -220,7 +223,7 @@ class _RowSource:
                 log_ns = messages.log_ns
                 if log_ns[0] < self.start_ns or bool((log_ns[1:] < log_ns[:-1]).any()):
                     raise apsw.Error("its index is out of order")
-                yield messages, b"".join([data for _, data in parts])
+                yield messages, [data for _, data in parts]
 
     def _columns(self, rows: list[Row]) -> tuple[Messages, bytes]:
         """Rows as messages of one buffer, without those of unwanted or unknown topics and those without bytes."""
@@ -241,7 +244,7 @@ class _RowSource:
         size = np.fromiter(map(len, data), np.int64, len(rows))
         return Messages(channel, np.array(times, np.int64), np.cumsum(size) - size, size), joined
 
-    def _salvaged_segments(self) -> Iterator[tuple[Messages, bytes]]:
+    def _salvaged_segments(self) -> Iterator[tuple[Messages, list[bytes]]]:
         """The messages after those delivered, row by row, since any of them may be damaged."""
         table = self._storage.salvage()
         table = table[np.isin(table[:, 0], list(self._index_of))]
@@ -260,6 +263,7 @@ class _RowSource:
                 else:
                     lost += 1
             if rows:
-                yield self._columns(rows)
+                messages, data = self._columns(rows)
+                yield messages, [data]
         if lost:
             self._storage.losses[f"{lost:,} messages are damaged and left out"] = None
