@@ -186,7 +186,9 @@ def _loop(spent: Spent) -> tuple[float, float]:
 
 
 def _votes_s(run: Run, updates: int) -> float:
-    """Seconds in which a run's votes are learnt."""
+    """Seconds in which a run's votes are learnt; none are where the context is not."""
+    if run.method.fixed_context:
+        return 0.0
     began = time.perf_counter()
     checkpoint, data = load_checkpoint(run.folder), load_dataset(run.plan.dataset)
     with torch_threads(1):

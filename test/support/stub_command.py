@@ -26,6 +26,8 @@ for where in folders:
         (where / "checkpoint").mkdir(parents=True)
         metrics = {"update": UPDATES, "seconds": 60.0}
         (where / "checkpoint" / "metrics.json").write_text(json.dumps(metrics))
+        rows = [f"{update},{10 + update / 2}" for update in (UPDATES // 10, UPDATES)]  # 10 s, and half a second each
+        (where / "log.csv").write_text("\\n".join(["update,seconds", *rows]) + "\\n")
     else:
         pathlib.Path(arguments[arguments.index("--json") + 1]).write_text("")
 """
