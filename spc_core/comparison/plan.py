@@ -24,6 +24,7 @@ from spc_core.tasks import SPLITS, FamilyError, find_family
 from spc_core.trials.protocol import SIM_PROTOCOLS, EpisodeResult
 
 PLAN_FILE, LOCK_FILE = "compare.json", ".lock"
+WORKERS_FILE = ".workers"  # locked by processes on other machines
 FIXED_PROTOCOL = "zero_shot"  # for methods whose context does not depend on the protocol
 MACHINE_SETTINGS = ("seed", "device", "threads", "compile")  # set for each run, so not part of a method
 
@@ -57,6 +58,7 @@ class Plan:
     protocols: tuple[str, ...]
     few_shot_sizes: tuple[int, ...]
     episodes: int
+    one_by_one: bool = False  # evaluate one robot after the other: slower, the same rows
 
     def runs(self) -> list[Run]:
         """All runs, seed by seed, so that early results already compare all methods."""
@@ -140,6 +142,7 @@ class Work:
         return [
             "evaluate", str(run.folder), "--json", str(run.episodes_file), "--family", plan.family, "--splits",
             *plan.splits, "--protocols", *protocols, "--episodes", str(plan.episodes), *sizes,
+            *(["--one-by-one"] if plan.one_by_one else []),
         ]  # fmt: skip
 
 
@@ -191,7 +194,11 @@ def make_plan(
             raise ConfigError(f"{flag} has {min(values)}; use numbers of at least {minimum}")
     chosen = [Method(Path(source).stem, source, load_config(preset, source)) for source in methods]
     _check_list("names of --methods", [method.name for method in chosen])
-    if out.exists() and not (out / PLAN_FILE).is_file() and any(p.name != LOCK_FILE for p in out.iterdir()):
+    if (
+        out.exists()
+        and not (out / PLAN_FILE).is_file()
+        and any(p.name not in (LOCK_FILE, WORKERS_FILE) for p in out.iterdir())
+    ):
         raise ConfigError(f"{out}: holds files that are not a comparison; choose another --out")
     data = load_dataset(dataset)  # also packs it, once, before several trainings start
     try:

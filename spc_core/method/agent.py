@@ -263,7 +263,7 @@ class Learner:
     def draw_shift(self, contexts: Contexts) -> Tensor:
         """By how many rows CLUB's shuffled pairs are apart."""
         assert contexts.acted is not None
-        return torch.randint(1, max(len(contexts.acted), 2), ())
+        return torch.randint(1, max(len(contexts.acted), 2), (), device=contexts.acted.device)
 
     def _update_policy(self, batch: Batch, late: bool = True) -> dict[str, Tensor]:
         """Train V, Q and actor by IQL on all transitions of the windows, without gradients to z and latents."""

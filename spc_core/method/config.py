@@ -178,7 +178,7 @@ class TrainConfig:
     seed: int = 0  # seed of initial weights, batches and noise
     device: str = "auto"  # device of the networks: auto | cpu | cuda
     precision: str = "auto"  # precision of matrix products: fp32 | bf16 | auto; weights and losses stay fp32
-    threads: int = 0  # CPU threads; 0 leaves the choice to torch
+    threads: int = 0  # CPU threads; 0: one for a small model, else what torch takes, and the same when resumed
     compile: str = "auto"  # the update of a small model as compiled code: on | off | auto, where it pays for compiling
     log_every: int = 200  # updates between two log lines
     checkpoint_every: int = 2_000  # updates between two checkpoints to resume from

@@ -139,16 +139,26 @@ class StackedLearner:
         fields = {name: torch.stack([getattr(batch, name) for batch in packed]) for name in names}
         return _Stack(fields, packed[0].context_of, rows == self._rows)
 
-    def _each(self, loss: str, stack: _Stack, *inputs: Any) -> Any:
-        """A loss of `_Lane` for every seed."""
+    def _minimise(self, loss: str, stack: _Stack, *inputs: Any) -> list[Any]:
+        """Step down a loss of `_Lane`, named as its optimiser, for every seed; returns what it gave besides."""
         arguments = (self._tensors, stack.fields, stack.context_of, *inputs)
-        if self._compiles and stack.usual and loss in self._compiled:
+        given = None
+        if self._compiles and stack.usual:
             try:
-                return self._compiled[loss](*arguments)
-            except Exception as error:  # a missing or broken compiler raises anything
+                given = self._gradients(loss, self._compiled[loss], arguments)
+            except Exception as error:  # a missing or broken compiler raises anything, also in the backward pass
                 warnings.warn(f"training goes on uncompiled, which is slower: {error}", stacklevel=2)
                 self._compiles = False
-        return self._of_all(loss)(*arguments)
+        if given is None:
+            given = self._gradients(loss, self._of_all(loss), arguments)
+        self.optimizers[loss].step()
+        return given
+
+    def _gradients(self, loss: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:
+        self.optimizers[loss].zero_grad(set_to_none=True)
+        totals, *given = function(*arguments)
+        totals.sum().backward()
+        return given
 
     def _of_all(self, loss: str) -> Callable[..., Any]:
         def of_one(tensors: dict[str, Tensor], *inputs: Any) -> Any:
@@ -160,21 +170,21 @@ class StackedLearner:
         return of_all
 
     def _update_model(self, stack: _Stack) -> dict[str, Tensor]:
-        totals, losses, contexts = self._each("model", stack, self._draw_bits(stack), self._draw_shifts(stack))
-        self._step("model", totals)
+        losses, contexts = self._minimise("model", stack, self._draw_bits(stack), self._draw_shifts(stack))
         contexts = {name: part.detach() for name, part in contexts.items()}
         if "embeddings" in contexts:
+            arguments = (self._tensors, stack.fields, stack.context_of, contexts)
             with torch.no_grad():
-                self._tensors["agent.task_means"].copy_(self._each("task_means", stack, contexts))
+                self._tensors["agent.task_means"].copy_(self._of_all("task_means")(*arguments))
             if "club" in self.optimizers:
-                self._step("club", self._each("club", stack, contexts))
+                self._gradients("club", lambda *given: (self._of_all("club")(*given),), arguments)
+                self.optimizers["club"].step()
         self._follow("agent.world_model.target_encoder.", "agent.world_model.encoder.", self.config.loss.target_rate)
         return {name: values.detach() for name, values in losses.items()}
 
     def _update_policy(self, stack: _Stack, late: bool, drawn: Tensor) -> dict[str, Tensor]:
         rewards = stack.fields["rewards"]
-        totals, losses = self._each("policy", stack, rewards.new_full((len(rewards),), float(late)), drawn)
-        self._step("policy", totals)
+        (losses,) = self._minimise("policy", stack, rewards.new_full((len(rewards),), float(late)), drawn)
         self._follow("agent.critic.target_q.", "agent.critic.q.", self.config.loss.target_rate)
         self._follow("agent.average_actor.", "agent.actor.", self.config.loss.actor_average_rate)
         return {name: values.detach() for name, values in losses.items()}
@@ -196,12 +206,6 @@ class StackedLearner:
         counts = [int(real.sum()) for real in stack.fields["real"]]
         drawn = [random_shift(n, learner.generator) for n, learner in zip(counts, self.learners, strict=True)]
         return torch.stack(drawn)
-
-    def _step(self, name: str, losses: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
-        optimizer.step()
 
     def _follow(self, targets: str, sources: str, rate: float) -> None:
         names = [name.removeprefix(targets) for name in self._tensors if name.startswith(targets)]

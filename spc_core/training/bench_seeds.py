@@ -97,6 +97,8 @@ def bench_seeds(
     began_s = time.perf_counter()
     for number in (0, 1):
         updates[2](number)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     compile_s = time.perf_counter() - began_s
     kinds = (0, 1) if config.world_model_every > 1 and "model" in own[0].optimizers else (0,)
     share = 1 / config.world_model_every if len(kinds) == 2 else 1.0
@@ -117,6 +119,18 @@ def bench_seeds(
         alone_ms=wall[0], uncompiled_ms=wall[1], stacked_ms=wall[2], compile_s=compile_s, alone_cpu_ms=cpu[0],
         stacked_cpu_ms=cpu[2],
     )  # fmt: skip
+
+
+def table(reports: Sequence[SeedsBench]) -> str:
+    """Reports of several numbers of seeds as a Markdown table."""
+    lines = ["| seeds | one by one | uncompiled | stacked | times the updates a second | compiling |", "|---" * 6 + "|"]
+    for report in reports:
+        lines.append(
+            f"| {report.seeds} | {report.alone_ms:.1f} ms | {report.uncompiled_ms:.1f} ms | "
+            f"**{report.stacked_ms:.1f} ms** | {report.ratio:.2f} | {report.compile_s:.0f} s |"
+        )
+    first = reports[0]
+    return "\n".join([*lines, "", f"{first.method}, {first.size}, {first.device}, {first.threads} threads"])
 
 
 class _Least:

@@ -11,8 +11,9 @@ import dataclasses
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class TrainBench:
     without_model: Timing  # an update of the policy alone
     mean: Timing  # of both, as often as each happens
     sampling_ms: float
-    peak_mib: float  # resident memory of the process while it updates
+    peak_mib: float  # resident memory of the process while it updates; on a GPU, what its tensors take
     gflop: float  # of an update, in the mean
     gflops: float  # achieved
     matmul_gflops: dict[str, float]  # measured here, by precision
@@ -128,7 +129,7 @@ def bench_train(
     has_model = "model" in learner.optimizers
     kinds = (0, 1) if has_model and config.world_model_every > 1 else (0,)
     timings = [_time(lambda kind=kind: update(learner, kind), rounds, device) for kind in kinds]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # before later measurements add to it
+    peak = _peak_mib(device)  # before later measurements add to it
     share = 1 / config.world_model_every if len(kinds) == 2 else 1.0
     pairs = zip(dataclasses.astuple(timings[0]), dataclasses.astuple(timings[-1]), strict=True)
     mean = Timing(*(share * with_model + (1 - share) * without for with_model, without in pairs))
@@ -153,6 +154,32 @@ def bench_train(
         sampling_ms=sampling.least, peak_mib=peak, gflop=gflop, gflops=gflop / mean.least * 1e3, matmul_gflops=limits,
         baseline_ms=plain, breakdown=breakdown,
     )  # fmt: skip
+
+
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Reports of several benchmarks, as dictionaries, as the Markdown table of docs/benchmarks.md."""
+    lines = [
+        "| | with model | without | mean | plain equations | peak memory | GFLOP/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        model, policy, mean = (
+            row[key] and f"{row[key]['least']:.1f} ms" for key in ("with_model", "without_model", "mean")
+        )
+        plain = f"{row['baseline_ms']:,.1f} ms, {row['ratio']:.1f} times" if row["baseline_ms"] else ""
+        lines.append(
+            f"| {row['size']}, {row['method']} | {model or ''} | {policy} | **{mean}** | {plain} | "
+            f"{row['peak_mib']:,.0f} MiB | {row['gflops']:,.0f} |"
+        )
+    first = rows[0]
+    products = ", ".join(f"{name} {value:,.0f}" for name, value in first["matmul_gflops"].items())
+    return "\n".join([*lines, "", f"{first['device']}, {first['threads']} threads; products alone: {products} GFLOP/s"])
 
 
 def _time(work: Callable[[], object], rounds: int, device: torch.device) -> Timing:

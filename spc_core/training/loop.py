@@ -20,6 +20,7 @@ from spc_core.method.config import ConfigError
 from spc_core.method.stacked import StackedLearner, bytes_of_update, stacks
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingError, TrainingRun
+from spc_core.training.threads import torch_threads
 from spc_core.training.validation import Validator
 
 
@@ -63,13 +64,16 @@ def train_together(seats: Sequence[Seat], stopped: list[int]) -> list[TrainingEr
         disable=not seats[0].run.group.is_leader or all(seat.run.done for seat in seats),
     ) as bar:  # fmt: skip
         waiting = [seat for seat in seats if not seat.run.done]
+        if waiting and not config.threads and seats[0].run.group.is_leader:
+            tqdm.write(f"CPU threads: {waiting[0].run.threads}; --threads takes another number")
         while waiting:
             behind = min(seat.run.progress.update for seat in waiting)
             together = [seat for seat in waiting if seat.run.progress.update == behind]
             ahead = [seat.run.progress.update for seat in waiting if seat.run.progress.update > behind]
             if not _stacked([seat.run for seat in together]):
                 together, ahead = together[:1], []
-            failed = _train_until(together, min(ahead, default=config.updates), bar, stopped)
+            with torch_threads(together[0].run.threads):
+                failed = _train_until(together, min(ahead, default=config.updates), bar, stopped)
             if failed and len(seats) == 1:
                 raise failed[together[0].run]
             failures += failed.values()
@@ -80,6 +84,8 @@ def train_together(seats: Sequence[Seat], stopped: list[int]) -> list[TrainingEr
 def _train_until(seats: list[Seat], until: int, bar: tqdm, stopped: list[int]) -> dict[TrainingRun, TrainingError]:
     """Train runs that are equally far up to an update; returns after the first failure, with the others saved."""
     runs, config = [seat.run for seat in seats], seats[0].run.config
+    for run in runs:
+        run.threads = runs[0].threads
     update, share = _updater(runs)
     failed: dict[TrainingRun, TrainingError] = {}
     stop, began_s = False, time.monotonic()

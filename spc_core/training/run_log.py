@@ -34,7 +34,7 @@ class RunLog:
 
     def write(self, update: int, seconds: float, means: dict[str, float]) -> None:
         """Write a line: mean losses since the last."""
-        self._writer.writerow([update, f"{seconds:.1f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)])
+        self._writer.writerow([update, f"{seconds:.3f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)])
         self._stream.flush()
         for name, value in means.items():
             self._board.add_scalar(f"loss/{name}", value, update)

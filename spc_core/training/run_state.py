@@ -25,6 +25,7 @@ from spc_core.method.normalize import Stats
 from spc_core.method.one_step import OneStep
 from spc_core.training.distributed import Group
 from spc_core.training.run_log import BadLoss, LossWatch
+from spc_core.training.threads import usual_threads
 
 FORMAT = 2
 FREE = ("device", "threads", "compile", "evaluate_every")  # settings that do not affect the weights, so they may change
@@ -73,6 +74,7 @@ class TrainingRun:
             self.generator.manual_seed(config.seed + group.rank)
         else:
             self.generator.set_state(torch.get_rng_state())
+        self.threads = config.threads or usual_threads(config, self.device.type)
         self.progress = Progress()
         self.watch = LossWatch()
         self.last_means: dict[str, float] = {}  # losses of the last log line, for a checkpoint's metrics
@@ -152,6 +154,7 @@ class TrainingRun:
             "torch_rng": self.group.gather(torch.get_rng_state() if cuda else self.generator.get_state()),
             "cuda_rng": self.group.gather(self.generator.get_state()) if cuda else [],
             "sampler_rng": json.dumps(self.sampler.rng.bit_generator.state),
+            "threads": self.threads,
             "progress": dataclasses.asdict(self.progress),
             "losses": self.watch.state(),
         }
@@ -175,6 +178,8 @@ class TrainingRun:
         if rank < len(states):  # else there are more processes than before, and the noise of this one restarts
             self.generator.set_state(states[rank].cpu())
         self.sampler.rng.bit_generator.state = json.loads(state["sampler_rng"])
+        if not self.config.threads:
+            self.threads = state.get("threads", self.threads)  # files of before do not say it
         self.progress = Progress(**state["progress"])
         self.watch.load(state["losses"])
         self._checked = (self.progress.update, self.sampler.rng.bit_generator.state)

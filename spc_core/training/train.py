@@ -20,7 +20,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from spc_core.data.dataset import DatasetError
 from spc_core.data.outliers import refuse_outliers
@@ -36,6 +35,7 @@ from spc_core.training.distributed import Group, join_group
 from spc_core.training.loop import Seat, train_together
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingError, TrainingRun
+from spc_core.training.threads import torch_threads, usual_threads
 from spc_core.training.validation import Validator, simulated_family
 from spc_core.training.vote_fit import LEAST_UPDATES, write_vote_model
 
@@ -80,8 +80,7 @@ def _train(dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: 
             )
         if config.evaluate_every:
             simulated_family(data.contract.name)
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        opened.enter_context(torch_threads(config.threads or usual_threads(config, group.device.type)))
         keep_freed_memory()
         stats, seats = data_stats(data), []
         if group.is_leader and stats.ignored.any():
@@ -105,7 +104,8 @@ def _train(dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: 
                         "trained, but stopped before the evaluation of the final weights; the same command resumes it"
                     )
                 if run.done and group.is_leader:
-                    _learn_votes(run)
+                    with torch_threads(run.threads):
+                        _learn_votes(run)
     if failures:
         raise TrainingError("\n".join(map(str, failures)))
     return [seat.run.checkpoint_folder for seat in seats]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -31,7 +32,8 @@ class Compare:
     protocols: tuple[str, ...] = SIM_PROTOCOLS  # any of no_context, zero_shot, few_shot, offline
     few_shot_sizes: tuple[int, ...] = (100,)  # transitions collected before a few-shot episode
     episodes: int = 3  # scored episodes of each task and protocol
-    jobs: int = 2  # processes at a time, each with one thread
+    engine: Literal["processes", "ray"] = "processes"  # ray: on a Ray cluster, with dataset and out on a shared disk
+    jobs: int | None = None  # processes at a time, each with one thread; default: 2, on Ray one for each of its CPUs
 
 
 def run(options: Compare) -> int:
@@ -39,12 +41,12 @@ def run(options: Compare) -> int:
     from spc_core.comparison.run import compare
     from spc_core.pages.comparison_report import CompareReport
 
-    if options.jobs < 1:
+    if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs is {options.jobs}; use at least 1")
-    plan = make_plan(**{name: value for name, value in vars(options).items() if name != "jobs"})
+    plan = make_plan(**{name: value for name, value in vars(options).items() if name not in ("engine", "jobs")})
     report = CompareReport(plan)
     try:
-        compare(plan, options.jobs, [sys.executable, "-m", "spc_ros.cli"], report.write)
+        compare(plan, options.jobs, [sys.executable, "-m", "spc_ros.cli"], report.write, options.engine)
     finally:
         if report.rows:
             folder = options.out

@@ -32,6 +32,7 @@ class Evaluate:
     episodes: int = 3  # scored episodes of each task and protocol
     seed: int = 0  # seed of the first scored episode
     planning: bool = False  # plan with the world model instead of acting by the actor network
+    one_by_one: bool = False  # one robot after the other instead of side by side: slower, the same episodes
     drift: bool = False  # instead: change the task in mid-episode and measure how fast the context adapts
     half_life: float = 0.0  # with --drift: also test a context that halves its weights in this many steps; 0: none
     recordings: Path | None = None  # for offline: a dataset; default: simulated behaviour data
@@ -60,7 +61,7 @@ def run(options: Evaluate) -> int:
         trial = Trial(chosen, options.protocols, options.episodes, options.seed, options.few_shot_sizes)
         planning = PlannerConfig() if options.planning else None
         with Bar(f"evaluate {folder}", "episode") as bar:
-            results[number] = run_in_process(checkpoint, trial, family, bar, planning, recorded)
+            results[number] = run_in_process(checkpoint, trial, family, bar, planning, recorded, options.one_by_one)
     if options.json is not None:
         rows = [row.to_json() + "\n" for rows in results.values() for row in rows]
         write_atomic(options.json, "".join(rows))

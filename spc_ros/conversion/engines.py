@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from spc_core.system.ray_cluster import EngineError, ray_cluster
 from spc_core.system.signals import end_with_parent
 
 POLL_S = 0.2  # between updates of the progress of the workers
@@ -23,10 +24,6 @@ J = TypeVar("J")
 R = TypeVar("R")
 Work = Callable[[T, J, Callable[[int], None]], R]
 """A module's function of a task, the job, which all tasks share, and a callback for the bytes read so far."""
-
-
-class EngineError(ValueError):
-    """An engine that cannot run; the message says what to install or start."""
 
 
 def run(
@@ -84,14 +81,7 @@ def in_processes(
 
 def on_ray(tasks: Sequence[T], work: Work[T, J, R], job: J, progress: Callable[[int], Any]) -> Iterator[R]:
     """On the Ray cluster named by RAY_ADDRESS, or on this machine. Bags and dataset must be on a shared disk."""
-    try:
-        import ray
-    except ImportError:
-        raise EngineError("the engine 'ray' needs Ray; install it with pip install 'spc_ros[ray]'") from None
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
-    try:
+    with ray_cluster() as ray:
         remote: Any = ray.remote(num_cpus=1, max_retries=2)(_on_worker)
         shared_job = ray.put(job)
         waiting = [remote.remote(task, work, shared_job, os.getcwd()) for task in tasks]
@@ -99,9 +89,6 @@ def on_ray(tasks: Sequence[T], work: Work[T, J, R], job: J, progress: Callable[[
             result, bytes_read = ray.get(reference)
             progress(bytes_read)
             yield result
-    finally:
-        if started:
-            ray.shutdown()
 
 
 def _on_worker(task: T, work: Work[T, J, R], job: J, folder: str) -> tuple[R, int]:

@@ -2,6 +2,9 @@
 """What `spc bench train` and `evaluate` report: shares and ratios that belong to one run, and what they are of."""
 
 import json
+import subprocess
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +57,55 @@ def test_command_prints_the_report_and_writes_the_numbers(tmp_path, capsys):
     assert code == 0 and "plain equations" in capsys.readouterr().out
     numbers = json.loads((tmp_path / "bench.json").read_text())
     assert numbers["ratio"] == pytest.approx(numbers["baseline_ms"] / numbers["mean"]["least"])
+
+
+def test_the_whole_table_is_one_command_each_row_in_a_process_of_its_own(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def measured(command, **_):
+        words = command[command.index("bench") :]
+        asked.append(" ".join(words[2:-2]))
+        least = {"least": 12.34}
+        focal = "focal" in words
+        row = {
+            "size": words[3], "method": words[5], "device": "a GPU", "threads": 2, "with_model": least, "mean": least,
+            "without_model": least, "peak_mib": 1234.0, "gflops": 9.0, "baseline_ms": None if focal else 24.68,
+            "ratio": None if focal else 2.0, "matmul_gflops": {"fp32": 1000.0},
+        }  # fmt: skip
+        Path(words[-1]).write_text(json.dumps(row))
+        return types.SimpleNamespace(returncode=0 if "paper" in words else failure["code"])
+
+    failure = {"code": 0}
+    monkeypatch.setattr(subprocess, "run", measured)
+    arguments = ["bench", "train", "--table", "--device", "cuda", "--json", str(tmp_path / "rows.json")]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "| paper, spc | 12.3 ms | 12.3 ms | **12.3 ms** | 24.7 ms, 2.0 times | 1,234 MiB | 9 |" in shown
+    assert "| paper, focal | 12.3 ms | 12.3 ms | **12.3 ms** |  | 1,234 MiB | 9 |" in shown
+    assert "a GPU, 2 threads; products alone: fp32 1,000 GFLOP/s" in shown
+    settings = "--device cuda --threads 2 --precision auto --rounds 3 --baseline"
+    assert asked[0] == f"--size paper --method spc {settings}" and len(asked) == 4
+    assert len(json.loads((tmp_path / "rows.json").read_text())) == 4
+    failure["code"] = 1
+    assert main(arguments) == 1
+    assert "the measurement of small, spc ended with code 1" in capsys.readouterr().err
+
+
+def test_seeds_that_train_together_are_compared_with_the_same_one_by_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(yaml.safe_dump(to_dict(tiny_config(tasks_per_batch=8))))
+    arguments = ["bench", "seeds", "--size", str(preset), "--device", "cpu", "--rounds", "1", "--threads",
+                 str(torch.get_num_threads()), "--json", str(tmp_path / "seeds.json"), "--seeds"]  # fmt: skip
+    assert main([*arguments, "1", "2"]) == 0
+    shown = capsys.readouterr().out
+    numbers = json.loads((tmp_path / "seeds.json").read_text())
+    assert [row["seeds"] for row in numbers] == [1, 2]
+    for row in numbers:
+        assert row["ratio"] == pytest.approx(row["alone_ms"] / row["stacked_ms"])
+        assert f"| {row['seeds']} | {row['alone_ms']:.1f} ms | {row['uncompiled_ms']:.1f} ms |" in shown
+    assert main([*arguments, "0"]) == 1
+    assert "--seeds has 0; use at least 1" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -30,37 +30,11 @@ from spc_core.system.json_values import without_nan
 from spc_core.trials.protocol import EpisodeResult
 from spc_ros.cli import main
 from support.arm_dataset import write_arm_dataset
+from support.stub_command import stub_command
 from support.synthetic import tiny_config, write_dataset
 
 DEADLINE_S = 60.0
 UPDATES = 30
-
-# Stands in for the command line: it trains and evaluates in no time, notes its calls, and fails or dawdles by name.
-STUB = """
-import json, pathlib, sys, time
-arguments = sys.argv[1:]
-stage = arguments[0]
-if stage == "train":
-    method = pathlib.Path(arguments[arguments.index("--out") + 1])
-    seeds = arguments[arguments.index("--seeds") + 1:arguments.index("--threads")]
-    folders = [method / f"seed-{seed}" for seed in seeds]
-else:
-    folders = [pathlib.Path(arguments[1])]
-    method = folders[0].parent
-with open(method.parent / "calls.txt", "a") as calls:
-    calls.write(f"{stage} {method.name} {' '.join(folder.name for folder in folders)}\\n")
-if "slow" in str(method):
-    time.sleep(60)
-if "bad" in str(method):
-    sys.exit("the data is made of cheese")
-for where in folders:
-    if stage == "train":
-        (where / "checkpoint").mkdir(parents=True)
-        metrics = {"update": UPDATES, "seconds": 60.0}
-        (where / "checkpoint" / "metrics.json").write_text(json.dumps(metrics))
-    else:
-        pathlib.Path(arguments[arguments.index("--json") + 1]).write_text("")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +51,7 @@ def preset(tmp_path):
 
 @pytest.fixture
 def stub(tmp_path):
-    file = tmp_path / "stub.py"
-    file.write_text(STUB.replace("UPDATES", str(UPDATES)))
-    return [sys.executable, str(file)]
+    return stub_command(tmp_path, UPDATES)
 
 
 def method_file(folder, name, **settings):

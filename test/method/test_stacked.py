@@ -107,13 +107,15 @@ def in_double(batch: Batch) -> Batch:
     return type(batch)(**{k: v.double() if v.is_floating_point() else v for k, v in fields.items()})
 
 
-def test_what_is_compiled():
+def test_what_is_compiled(monkeypatch):
     quick = load_config("quick", "spc")
     assert stacks(quick, WORTH // quick.updates, "cpu") and not stacks(quick, 1, "cpu"), "one is done before it pays"
     assert stacks(load_config("quick", "spc", compile="on"), 1, "cpu")
     assert not stacks(load_config("small", "spc", compile="off"), 9, "cpu")
     assert not stacks(load_config("paper", "spc", precision="fp32"), 5, "cpu"), "bound by its products"
     assert not stacks(load_config("paper", "spc", precision="bf16", compile="on"), 5, "cpu")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not stacks(quick, 9, "cpu") and stacks(quick, 9, "cuda"), "whose kernels need no C++ compiler"
 
 
 def test_a_batch_that_does_not_fit_and_a_broken_compiler_run_uncompiled(data, monkeypatch):
@@ -136,6 +138,43 @@ def test_a_batch_that_does_not_fit_and_a_broken_compiler_run_uncompiled(data, mo
         stack.update(batches, 1)
     stack.update(batches, 2)
     assert len(calls) == 1, "and is not asked again"
+
+
+class _Broken(torch.autograd.Function):
+    """A compiled function whose backward pass is compiled later, and cannot be."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[override]
+        raise RuntimeError("g++: killed")
+
+
+def test_a_compiler_that_fails_half_way_leaves_the_update_of_no_compiler(data, monkeypatch):
+    """It fails in the third update, and only in the backward pass."""
+    calls = []
+
+    def compiler(function, **_):
+        def fused(*arguments):
+            calls.append(function)
+            totals, *rest = function(*arguments)
+            return (totals if len(calls) < 3 else _Broken.apply(totals), *rest)
+
+        return fused
+
+    def losses(compiles):
+        learners, samplers = learners_and_samplers(data, tiny_config("spc"))
+        stack = StackedLearner(learners, rows=64, compiles=compiles)
+        return [stack.update([sampler.batch() for sampler in samplers], number) for number in range(4)]
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    expected = losses(compiles=False)
+    with pytest.warns(UserWarning, match="training goes on uncompiled, which is slower: g\\+\\+: killed") as said:
+        found = losses(compiles=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert len(said) == 1 and len(calls) == 3, "said once, and not asked again"
 
 
 @pytest.mark.slow

@@ -83,6 +83,34 @@ def test_seeds_are_added_and_left_out(dataset, tmp_path, capsys):
     assert f"seed-2: already trained for {UPDATES} updates" in capsys.readouterr().out
 
 
+def test_a_stack_that_was_killed_goes_on_with_fewer_seeds_and_with_more(dataset, tmp_path, monkeypatch):
+    """The seed that is left out is kept as it is; the one that is added catches up with the others first."""
+    out, config, sizes = tmp_path / "out", tiny_config(compile="on"), []
+    update = StackedLearner.update
+
+    def watched(self, batches, number):
+        sizes.append((number, len(batches)))
+        if number == broken:
+            raise RuntimeError("killed")
+        return update(self, batches, number)
+
+    broken = SAVED + 5
+    monkeypatch.setattr(StackedLearner, "update", watched)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_seeds(dataset, out, config, [0, 1])
+    kept = (out / "seed-0" / "resume.pt").read_bytes()
+    broken = -1
+    sizes.clear()
+    train_seeds(dataset, out, config, [1])
+    assert sizes == [(number, 1) for number in range(SAVED, UPDATES)]
+    assert (out / "seed-0" / "resume.pt").read_bytes() == kept
+    sizes.clear()
+    train_seeds(dataset, out, config, [0, 1, 2])
+    assert sizes == [(n, 1) for n in range(SAVED)] + [(n, 2) for n in range(SAVED, UPDATES)]
+    train_seeds(dataset, tmp_path / "alone", config, [2])
+    torch.testing.assert_close(weights(out, 2), weights(tmp_path / "alone", 2), rtol=1e-3, atol=1e-5)
+
+
 def test_files_of_a_stack_are_as_large_as_those_of_a_run_alone(dataset, tmp_path):
     train(dataset, tmp_path / "alone", tiny_config())
     train_seeds(dataset, tmp_path / "both", tiny_config(compile="on"), [0, 1, 2])

@@ -17,12 +17,13 @@ class BenchSeeds:
 
     examples:
       spc bench seeds
-      spc bench seeds --method focal --seeds 3 --device cuda --json seeds.json
+      spc bench seeds --method focal --seeds 3 --json seeds.json
+      spc bench seeds --device cuda --seeds 1 5 20 80
     """
 
     size: str = "quick"  # preset: quick, small, or a YAML file; a paper-size model in bfloat16 is not stacked
     method: str = "spc"  # a name in config/methods, or a YAML file
-    seeds: int = 5  # how many
+    seeds: tuple[int, ...] = (5,)  # how many; several numbers give a table
     device: str = "auto"  # cpu, cuda, cuda:<n> or auto
     threads: int = 1  # CPU threads
     rounds: int = 10  # measurements of each number
@@ -30,13 +31,16 @@ class BenchSeeds:
 
 
 def run(options: BenchSeeds) -> int:
-    from spc_core.training.bench_seeds import bench_seeds
+    from spc_core.training.bench_seeds import bench_seeds, table
 
-    for name in ("seeds", "rounds"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} is {getattr(options, name)}; use at least 1")
+    for name, least in (("seeds", min(options.seeds, default=0)), ("rounds", options.rounds)):
+        if least < 1:
+            raise ValueError(f"--{name} has {least}; use at least 1")
     config = load_config(options.size, options.method, device=options.device, threads=options.threads)
     with status_line("bench") as status:
-        report = bench_seeds(config, options.size, options.seeds, options.rounds, status)
-    numbers = {**dataclasses.asdict(report), "ratio": report.ratio, "pays_after": report.pays_after}
-    return show(report.text(), numbers, options.json)
+        reports = [bench_seeds(config, options.size, seeds, options.rounds, status) for seeds in options.seeds]
+    numbers = [{**dataclasses.asdict(r), "ratio": r.ratio, "pays_after": r.pays_after} for r in reports]
+    text = "\n".join(report.text() for report in reports)
+    if len(reports) == 1:
+        return show(text, numbers[0], options.json)
+    return show(f"{text}\n\n{table(reports)}", numbers, options.json)
