@@ -20,7 +20,7 @@ def load_yaml(text: str | bytes) -> Any:
             if depth > DEEPEST:
                 break
         else:
-            return yaml.load(text, _SafeLoader)
+            return _SafeLoader(text).get_single_data()
     except (yaml.YAMLError, UnicodeEncodeError):
         return yaml.safe_load(text)  # its errors show the line
     raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep")
