@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,8 +25,9 @@ from spc_core.tasks.family_file import load_family
 from spc_core.tasks.hidden import spread
 from spc_core.tasks.mjcf import ModelError
 from spc_core.tasks.task import make_task
-from spc_core.trials.evaluate import expert_returns
+from spc_core.trials.evaluate import Score, expert_returns, table
 from spc_core.trials.offline_data import behaviour_episodes
+from spc_core.trials.options import TrialOptions, make_trial
 from spc_ros.sim.simulation import Simulation
 from support.cart_family import CART, write_cart_family
 
@@ -215,6 +218,21 @@ def test_without_an_expert_there_is_random_data_and_no_scale(tmp_path: Path) -> 
     made = list(behaviour_episodes(task, 2, seed=1))
     assert [episode.behaviour for episode in made] == ["random", "random"] and all(len(e) == 25 for e in made)
     assert np.ptp(made[0].actions) > 1, "it moves"
+    row = Score("id", "zero_shot", 0, 1.5, 0.1, math.nan, (math.nan,), 1, 1, 1)
+    lines = table([row]).splitlines()
+    assert lines[1].split()[:5] == ["id", "zero_shot", "1.50", "0.10", "-"] and "nan" not in lines[1]
+    assert lines[2].startswith("no normalised scores: there is no expert")
+    known = dataclasses.replace(row, protocol="expert", normalised=1.0)
+    assert len(table([row, known]).splitlines()) == 3, "with one, nothing is to be explained"
+
+
+def test_episodes_that_can_end_early_have_no_drift_test(tmp_path: Path) -> None:
+    path = write_cart_family(tmp_path, {"terminate": {"joint_states.position.rail": [-1, 1]}})
+    with pytest.raises(ValueError, match="they can end early here; set drift_tasks to 0"):
+        make_trial(TrialOptions(family=str(path), drift_tasks=2))
+    assert make_trial(TrialOptions(family=str(path), tasks_per_split=1)).tasks[0].task_id == "cart/id/00"
+    early = {name for name in families() if make_env(name).terminates}
+    assert early == {"cart", "ant_dir", "hopper_mass", "hopper_friction", "walker_mass", "walker_friction"}
 
 
 REFUSALS: list[tuple[Mapping[str, Any], str]] = [
