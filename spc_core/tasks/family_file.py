@@ -87,7 +87,7 @@ def _check_files(top: Section, file: Path, folder: Path, seen: set[Path]) -> Non
     try:
         root = ElementTree.fromstring(file.read_bytes())
     except OSError as error:
-        raise top.fail("model", f"is '{file}': {error.strerror}; give the path of an MJCF") from None
+        raise top.fail("model", f"is '{file}', which cannot be read ({error.strerror}); give an MJCF") from None
     except ElementTree.ParseError as error:
         raise top.fail("model", f"is '{file}', which is not XML: {error}") from None
     places = {folder / part.get(key, "") for part in root.iter("compiler") for key in FOLDERS} | {folder, file.parent}

@@ -28,8 +28,8 @@ from .task import Task, TaskEnv, make_task
 
 ASSETS = Path(gymnasium.__file__).with_name("envs") / "mujoco" / "assets"
 STEPS = 200
-# The paper's split of 40 tasks in a row. The validation tasks, which are ours, lie between training tasks too, and
-# farther from those of "id" than the training tasks do where there is room.
+# The paper's split of 40 tasks in a row. The validation tasks, which are ours, lie between training tasks too, halfway
+# between two that are neighbours but for the first.
 IN_A_ROW: Mapping[str, tuple[float, ...]] = {
     "train": tuple(i for i in range(5, 35) if i % 3),
     "val": (5.5, *(7.5 + 3 * i for i in range(9))),

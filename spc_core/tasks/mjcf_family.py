@@ -47,6 +47,7 @@ class MjcfFamilyEnv(MjcfEnv):
         """Raises FamilyError and ModelError for what is not in the model."""
         super().__init__(told.model, told.contract, told.keyframe, model=new_model(told.model))
         self.told, self.family, self.episode_steps = told, told.name, told.episode_steps
+        self.terminates = bool(told.bounds)
         self.nominal, self._scratch = new_model(told.model), mujoco.MjData(self.model)
         self.noise_action = (self.action_high - self.action_low) / 2
         self.action_space = gymnasium.spaces.Box(self.action_low, self.action_high, dtype=np.float64)

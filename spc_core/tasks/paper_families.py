@@ -97,6 +97,7 @@ class AntDir(PaperEnv):
     """Run in a direction that the observation (27,) does not show, from anywhere; only the reward reveals it."""
 
     family, body = "ant_dir", ANT
+    terminates = True
 
     def reward(self, start: np.ndarray, action: np.ndarray) -> float:
         """Speed in the wanted direction + 1 - 0.5 |a|^2."""
@@ -126,6 +127,7 @@ class Runner(PaperEnv):
 
     height: tuple[float, float]  # m, of the torso while it has not fallen
     tilt: float  # rad
+    terminates = True
 
     def reward(self, start: np.ndarray, action: np.ndarray) -> float:
         """Speed + 1 - 0.001 |a|^2."""

@@ -120,6 +120,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     dofs: int  # degrees of freedom that can be pushed
     task: Task
     latched_topics: tuple[str, ...] = ()  # observed topics that are published when they change, and kept for latecomers
+    terminates = False  # whether episodes can end before their time is up
     has_expert = False  # whether expert() is there: the 1 of normalised scores, and the driver of recordings
     snapshots: Snapshots | None = None  # of a learnt agent: the drivers of recordings, the best of them the expert
 

@@ -31,6 +31,7 @@ HALF, FOLLOWED = 0.5, 0.3  # of the distance at the change
 NOTICED = "noticed"
 STRATEGIES = ("kept", NOTICED, "reset")
 FADING = "fading"  # a fourth strategy, if a half-life is given
+NO_DRIFT = "no drift test, which needs episodes that go on: they can end early here"
 DRIFT = "drift.jsonl"
 
 T = TypeVar("T")
@@ -128,6 +129,8 @@ class DriftTest:
         """`half_life`: in steps, for the strategy `fading`; 0: without it."""
         self.before, self.after, self.half_life = before, after, half_life
         self.env = make_env(family)
+        if self.env.terminates:
+            raise ValueError(f"{self.env.family}: {NO_DRIFT}")
         self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
         self.safety = SafetyFilter(checkpoint.contract)
         self._reward = checkpoint.contract.reward_function()

@@ -94,7 +94,8 @@ class RobotTask:
 
 def make_trial(options: TrialOptions) -> Trial:
     """The trial described by the options. Raises ValueError, and TrialError for missing recordings."""
-    from spc_core.tasks import find_task, tasks  # loads the simulator, which --help does not need
+    from spc_core.tasks import find_task, make_env, tasks  # loads the simulator, which --help does not need
+    from spc_core.trials.drift import NO_DRIFT
 
     if not options.sim and not options.operator:
         raise ValueError("without a sim an operator must bring the robot to its start; set operator, or leave sim on")
@@ -115,6 +116,8 @@ def make_trial(options: TrialOptions) -> Trial:
     trial = Trial(
         chosen, options.protocols, options.episodes, options.seed, options.few_shot_sizes, options.shuffle
     )  # fmt: skip
+    if options.drift_tasks and make_env(chosen[0].task_id.split("/")[0]).terminates:
+        raise ValueError(f"{options.family}: {NO_DRIFT}; set drift_tasks to 0")
     if "offline" in options.protocols:
         require_recordings(options.recordings, chosen)
     return trial

@@ -57,6 +57,7 @@ def run(options: Trial) -> int:
     from spc_core.deploy.checkpoint_files import checkpoint_folder
     from spc_core.tasks import find_family, is_family
     from spc_core.tasks.camera import CameraConfig
+    from spc_core.trials.drift import NO_DRIFT
     from spc_core.trials.evaluate import score, table
     from spc_ros.trials.provenance import command_line
     from spc_ros.trials.trial import DRIFT_TASKS, STILLS_HZ, recordings_dataset, run_trial
@@ -64,10 +65,13 @@ def run(options: Trial) -> int:
 
     name = options.family or load_checkpoint(options.run).contract.name
     found = find_family(name) if options.sim or is_family(name) else None
+    ends_early = found is not None and found.make(None).terminates
+    if options.drift and options.sim and ends_early:
+        print(f"{name}: {NO_DRIFT}")
     asked = TrialOptions.of(
         options, family=found.reference if found else "", checkpoint=str(options.run), task_ids=options.tasks,
         recordings=recordings_dataset(options.recordings, options.out),
-        drift_tasks=DRIFT_TASKS if options.drift and options.sim else 0,
+        drift_tasks=DRIFT_TASKS if options.drift and options.sim and not ends_early else 0,
         contract=options.contract or ("" if found else str(checkpoint_folder(options.run) / "contract.yaml")),
     )  # fmt: skip
     camera = CameraConfig(options.camera, STILLS_HZ) if options.camera else None

@@ -14,19 +14,22 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import Contract, parse_contract
-from spc_core.tasks import find_task
+from spc_core.contract.contract import Contract, load_contract, parse_contract
+from spc_core.tasks import find_family, find_task
 from spc_core.tasks.film import missing
-from spc_ros.messages.fields import message_class, stamp_ns
+from spc_ros.messages.fields import FieldReader, message_class, stamp_ns
 from spc_ros.node_parts.command_publisher import CommandPublisher
 from spc_ros.node_parts.topics import stream_qos
 from spc_ros.processes import NodeGroup, NodeProcess
+from support.cart_family import write_cart_family
 from support.contracts import ARM_REACH
 from support.node_probe import Probe, own_domain
 from support.paths import ROOT
 from support.video import can_render, read_mp4
 
 pytestmark = pytest.mark.timeout(180)
+
+TERMINATES = {"terminate": {"joint_states.velocity.rail": [-1, 0.1]}}
 
 
 class Commander:
@@ -177,6 +180,38 @@ def test_any_model_with_its_contract(nodes: NodeGroup, probe: Probe, tmp_path: P
     assert other.wait(30.0) == 1
     text = other.log.read_text()
     assert "no actuator 'elbo' (did you mean 'elbow'?)" in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("family", ["hopper_mass", "a file"])
+def test_a_family_moves_over_ros_as_in_process(family: str, nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
+    """Every observation and reward, to the bit, up to the end of the episode, of which the last one tells."""
+    reference = str(write_cart_family(tmp_path / "cart", TERMINATES)) if family == "a file" else family
+    found = find_family(reference)
+    task, contract = found.tasks["id"][4], load_contract(found.contract)
+    action = np.full(contract.action_dim, 0.7)
+    probe.listen("reward", "geometry_msgs/msg/Vector3Stamped", stream_qos(reliable=True))
+    for stream in contract.observation[1:]:
+        probe.listen(stream.topic, stream.type, stream_qos(reliable=True))
+    episode, commander = probe.listen_episodes(), Commander(probe, contract, tuple(action))
+    nodes.start("sim", {"family": reference, "task_id": task.task_id, "seed": 3})
+    nodes.wait_ready(60.0)
+    info = EpisodeInfo.from_json(probe.call("sim/reset", Trigger).message)
+    assert info.task_id == task.task_id and dict(info.params) == dict(task.params)
+    probe.until(lambda: (latest := episode()) is not None and latest.state == "ended", "the end of the episode")
+    env = found.make(task)
+    observations, rewards, ended = [env.reset(seed=3)[0]], [], False
+    while not ended:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        observations, rewards = [*observations, observation], [*rewards, reward]
+        ended = terminated or truncated
+    info = episode()
+    assert info is not None and info.terminated and terminated and info.reason == "task ended"
+    probe.until(lambda: len(commander.states) == len(observations), "its last state")
+    heard = [commander.states, *(probe.heard[stream.topic] for stream in contract.observation[1:])]
+    readers = [FieldReader(stream.type, stream.fields, stream.topic) for stream in contract.observation]
+    columns = [[reader.read(message) for message in messages] for reader, messages in zip(readers, heard, strict=True)]
+    np.testing.assert_array_equal(np.concatenate(columns, axis=1), observations)
+    assert [message.vector.x for message in probe.heard["reward"]] == rewards
 
 
 def test_camera_and_film(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
