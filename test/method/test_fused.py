@@ -37,9 +37,13 @@ from spc_core.training.train import data_stats
 from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.protocol import Trial
 from support.arm_dataset import write_arm_dataset
+from support.method_options import configured
 from support.synthetic import tiny_config
 
 METHODS = ["spc", "spc_continuous", "spc_simnorm", "spc_no_contrast", "focal", "dora", "csro", "unicorn_ss", "oracle"]
+OPTIONS = {
+    "actor_average_rate": 0.1, "one_step_weight": 1.0, "imagined_share": 0.5, "action_gradient": 1.0, "late_from": 0.0,
+}  # fmt: skip
 WIDE = {  # wide enough for bfloat16 products
     "groups": 48, "context_dim": 5, "encoder_hidden": [96], "dynamics_hidden": [96], "context_hidden": [96],
     "policy_hidden": [96],
@@ -170,9 +174,13 @@ def curves(data: PackedDataset, kind: type[Learner], config: TrainConfig) -> tup
     return {name: np.array(values) for name, values in losses.items()}, learner.agent
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [*METHODS, "spc_simnorm votes=precision policy_sees=both action_slope=model", "dora votes=precision"]
+)
 def test_one_update_in_full_precision_has_the_same_losses_and_moves_the_same_weights(data, method):
-    config = tiny_config(method, horizon=1, tasks_per_batch=6, precision="fp32")  # one step: no code is drawn
+    loss = OPTIONS if "=" in method else {}
+    config = tiny_config(method.split()[0], horizon=1, tasks_per_batch=6, precision="fp32", loss=loss)
+    config = configured(method, config)  # one step: no code is drawn
     plain, fast = Learner(make_agent(data, config)), FusedLearner(make_agent(data, config))
     batch = Sampler(data, data_stats(data), config, 0).batch()
     for number in range(3):
