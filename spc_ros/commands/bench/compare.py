@@ -7,10 +7,14 @@ import dataclasses
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spc_core.trials.protocol import SIM_PROTOCOLS
 from spc_ros.commands.bench import show
 from spc_ros.progress_bar import status_line
+
+if TYPE_CHECKING:
+    from spc_core.comparison.plan import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,7 @@ class BenchCompare:
 def run(options: BenchCompare) -> int:
     from spc_core.comparison.bench_compare import bench_compare
     from spc_core.pages.comparison_report import CompareReport
+    from spc_core.training.vote_fit import LEAST_UPDATES
 
     for name in ("seeds", "jobs", "episodes"):
         if getattr(options, name) < 1:
@@ -48,6 +53,19 @@ def run(options: BenchCompare) -> int:
     with tempfile.TemporaryDirectory() as folder, status_line("bench") as status:
         report = bench_compare(
             Path(folder), options.dataset, options.size, options.methods, options.seeds, options.updates, options.jobs,
-            [sys.executable, "-m", "spc_ros.cli"], lambda plan: CompareReport(plan).write, status, **trial,
+            [sys.executable, "-m", "spc_ros.cli"], lambda plan: CompareReport(plan).write,
+            (LEAST_UPDATES, _learn_votes), status, **trial,
         )  # fmt: skip
     return show(report.text(), report.numbers(), options.json)
+
+
+def _learn_votes(run: Run, updates: int) -> None:
+    """As at the end of a run's training of so many updates."""
+    from spc_core.data.packed import load_dataset
+    from spc_core.deploy.checkpoint import load_checkpoint
+    from spc_core.training.threads import torch_threads
+    from spc_core.training.vote_fit import write_vote_model
+
+    checkpoint, data = load_checkpoint(run.folder), load_dataset(run.plan.dataset)
+    with torch_threads(1):
+        write_vote_model(run.folder / "checkpoint", checkpoint.agent, checkpoint.stats, data, run.seed, updates)
