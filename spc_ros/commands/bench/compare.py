@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 class BenchCompare:
     """Measure `spc compare` on this machine, against the same comparison seed by seed, uncompiled, robot by robot.
 
-    Runs it three times with few updates (stacked with nothing compiled before, one by one, stacked again), and works
-    out the time of all updates: a quarter of an hour on two cores.
+    Three times with few updates: stacked with nothing compiled before, one by one, and stacked again.
 
     examples:
       spc bench compare
-      spc bench compare --dataset dataset --methods spc focal --seeds 3 --json compare.json
+      spc bench compare --dataset dataset --methods spc focal --seeds 3
     """
 
     dataset: Path | None = None  # default: simulated behaviour of arm_reach
