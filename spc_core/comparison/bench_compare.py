@@ -21,14 +21,10 @@ from spc_core.comparison.plan import Plan, Run, make_plan
 from spc_core.comparison.run import Spent, compare
 from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter
-from spc_core.data.packed import load_dataset
-from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.method.config import ConfigError, load_config, to_dict
 from spc_core.method.stacked import stacks
 from spc_core.system.config_files import find_config
 from spc_core.tasks import tasks
-from spc_core.training.threads import torch_threads
-from spc_core.training.vote_fit import LEAST_UPDATES, write_vote_model
 from spc_core.trials.offline_data import behaviour_episodes
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable for the folder of compiled code
@@ -115,17 +111,18 @@ PARTS = {
 
 def bench_compare(
     folder: Path, dataset: Path | None, size: str, methods: Sequence[str], seeds: int, updates: int, jobs: int,
-    command: Sequence[str], report: Callable[[Plan], Callable[[], None]], progress: Callable[[str], None],
-    **trial: Any,
+    command: Sequence[str], report: Callable[[Plan], Callable[[], None]],
+    votes: tuple[int, Callable[[Run, int], None]], progress: Callable[[str], None], **trial: Any,
 ) -> CompareBench:  # fmt: skip
     """Run a comparison three times in `folder`: stacked with an empty cache of compiled code, one by one, stacked.
 
-    `report` makes the function that writes a plan's page. `trial`: options of make_plan. Raises ConfigError.
+    `report` makes the function that writes a plan's page. `votes`: of how many updates on a training learns votes at
+    its end, and how it does for a run of so many. `trial`: options of make_plan. Raises ConfigError.
     """
     configs = [load_config(size, method) for method in methods]
     all_updates = configs[0].updates
-    if not 2 * SLICES <= updates < min(LEAST_UPDATES, all_updates):
-        most = min(LEAST_UPDATES, all_updates) - 1
+    most = min(votes[0], all_updates) - 1
+    if not 2 * SLICES <= updates <= most:
         raise ConfigError(f"--updates has {updates}; use {2 * SLICES} to {most}, from which the rest is worked out")
     stacked = all(stacks(config, seeds, "cpu") for config in configs)
     if dataset is None:
@@ -143,7 +140,7 @@ def bench_compare(
         with _cache(folder / "compiled"):
             measured[name] = _passed(plan, jobs, command, report)
     progress("votes")
-    votes_s = seeds * sum(_votes_s(run, all_updates) for run in plan.runs()[: len(methods)])
+    votes_s = seeds * sum(_votes_s(run, all_updates, votes[1]) for run in plan.runs()[: len(methods)])
     measured = {name: measured[name] for name in (REFERENCE, FIRST, AGAIN)}
     whole = {name: passed.whole(all_updates / updates, votes_s) for name, passed in measured.items()}
     names = tuple(method.name for method in plan.methods)
@@ -185,14 +182,12 @@ def _loop(spent: Spent) -> tuple[float, float]:
     return loop_s, update_s
 
 
-def _votes_s(run: Run, updates: int) -> float:
+def _votes_s(run: Run, updates: int, learn: Callable[[Run, int], None]) -> float:
     """Seconds in which a run's votes are learnt; none are where the context is not."""
     if run.method.fixed_context:
         return 0.0
     began = time.perf_counter()
-    checkpoint, data = load_checkpoint(run.folder), load_dataset(run.plan.dataset)
-    with torch_threads(1):
-        write_vote_model(run.folder / "checkpoint", checkpoint.agent, checkpoint.stats, data, run.seed, updates)
+    learn(run, updates)
     return time.perf_counter() - began
 
 

@@ -110,15 +110,14 @@ class FusedLearner(Learner):
         targets = model.encode_target(observations[:, 1:])
         losses: list[Tensor] = []
 
-        def step(_: Tensor, output: Tensor) -> Tensor:
+        def step(latent: Tensor, output: Tensor) -> Tensor:
             t, logits = len(losses), space.logits(output)
-            last = t + 1 == targets.shape[1]
-            bits = torch.zeros_like(logits, dtype=torch.int16) if last else self.draw_bits(logits)
+            bits = self.draw_bits(logits) if t + 1 < targets.shape[1] else None
             codes, loss = SampleAndCompare.apply(  # type: ignore[misc]
                 logits, bits, space.indices(targets[:, t]), space.fsq.codebook, space.temperature
             )
             losses.append(loss)
-            return codes.flatten(-2)
+            return latent if codes is None else codes.flatten(-2)  # nobody reads the last
 
         z, open_loop = batch.window_contexts(z), self.config.method.open_loop
         return losses, [predicted.reward for predicted in model.rollout(observations, actions, z, open_loop, step)]
@@ -264,10 +263,10 @@ class StraightThroughCodes(torch.autograd.Function):
 
 
 def sample_and_compare(
-    logits: Tensor, bits: Tensor, indices: Tensor, codebook: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    logits: Tensor, bits: Tensor | None, indices: Tensor, codebook: Tensor, temperature: float
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
     """Logits and random bits (B, codes, G) and target indices (B, G) to sampled codes (B, G, C), cross-entropy (B,),
-    and the softmaxes without and with noise, in the logits' precision.
+    and the softmaxes without and with noise, in the logits' precision. Without bits, nothing is sampled.
 
     With e = exp(logits) and exponential noise E, exp(logits + Gumbel) is e / E: one exponential serves both.
     """
@@ -276,6 +275,8 @@ def sample_and_compare(
     likelihood = e / e.sum(1, keepdim=True)
     own = torch.arange(logits.shape[1], device=logits.device)[None, :, None] == indices[:, None]
     loss = -(likelihood * own).sum(1).clamp(min=1e-37).log().mean(-1)
+    if bits is None:
+        return None, loss, likelihood.to(logits.dtype), None
     noisy = e / exponential(bits)
     largest = noisy.amax(1, keepdim=True)
     hard = noisy == largest
@@ -287,16 +288,19 @@ def sample_and_compare(
 
 
 def sample_and_compare_gradient(
-    likelihood: Tensor, soft: Tensor, indices: Tensor, codebook: Tensor, temperature: float, of_codes: Tensor,
-    of_loss: Tensor,
+    likelihood: Tensor, soft: Tensor | None, indices: Tensor, codebook: Tensor, temperature: float,
+    of_codes: Tensor | None, of_loss: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Gradients of codes (B, G, C) and losses (B,) to the gradient of the logits (B, codes, G)."""
+    """Gradients of codes (B, G, C), where some were sampled, and losses (B,) to that of the logits (B, codes, G)."""
+    own = torch.arange(likelihood.shape[1], device=likelihood.device)[None, :, None] == indices[:, None]
+    share = (of_loss / indices.shape[1])[:, None, None]
+    of_logits = share * (likelihood.float() - own.float())
+    if soft is None or of_codes is None:
+        return of_logits.to(likelihood.dtype)
     exact = soft.float()
     by_code = sum(column[:, None] * of_codes[:, None, :, c].float() for c, column in enumerate(codebook.unbind(1)))
     through = exact * (by_code - (by_code * exact).sum(1, keepdim=True)) / temperature
-    own = torch.arange(soft.shape[1], device=soft.device)[None, :, None] == indices[:, None]
-    share = (of_loss / indices.shape[1])[:, None, None]
-    return (through + share * (likelihood.float() - own.float())).to(soft.dtype)
+    return (through + of_logits).to(soft.dtype)
 
 
 class SampleAndCompare(torch.autograd.Function):
@@ -307,8 +311,8 @@ class SampleAndCompare(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx, logits: Tensor, bits: Tensor, indices: Tensor, codebook: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+        ctx, logits: Tensor, bits: Tensor | None, indices: Tensor, codebook: Tensor, temperature: float
+    ) -> tuple[Tensor | None, Tensor]:
         work = compiled(sample_and_compare, logits)
         codes, loss, likelihood, soft = work(logits, bits, indices, codebook, temperature)
         ctx.save_for_backward(likelihood, soft, indices, codebook)
@@ -316,7 +320,7 @@ class SampleAndCompare(torch.autograd.Function):
         return codes, loss
 
     @staticmethod
-    def backward(ctx, of_codes: Tensor, of_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx, of_codes: Tensor | None, of_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         saved = ctx.saved_tensors
         work = compiled(sample_and_compare_gradient, saved[0])
         return work(*saved, ctx.temperature, of_codes, of_loss), None, None, None, None

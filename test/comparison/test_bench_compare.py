@@ -21,7 +21,7 @@ UPDATES = 30
 def test_parts_are_those_of_the_logs_and_the_whole_follows_from_them(tmp_path):
     dataset, size = write_arm_dataset(tmp_path / "arm", task_count=3, episodes=1), tmp_path / "tiny.yaml"
     size.write_text(yaml.safe_dump(to_dict(tiny_config(updates=WORTH))))
-    written, caches, said = [], [], []
+    written, caches, said, learnt = [], [], [], []
 
     def report(plan):
         caches.append(os.environ[CACHE])
@@ -29,10 +29,11 @@ def test_parts_are_those_of_the_logs_and_the_whole_follows_from_them(tmp_path):
 
     found = bench_compare(
         tmp_path, dataset, str(size), ["no_context", "oracle"], 2, UPDATES, 2, stub_command(tmp_path, UPDATES), report,
-        said.append, splits=["id"], episodes=1,
+        (500, lambda run, updates: learnt.append((str(run), updates))), said.append, splits=["id"], episodes=1,
     )  # fmt: skip
     assert list(found.measured) == [REFERENCE, FIRST, AGAIN]
     assert said == [FIRST, REFERENCE, AGAIN, "votes"], "with nothing compiled first"
+    assert not learnt, "as the methods have no votes"
     assert set(caches) == {str(tmp_path / "compiled")} and os.environ.get(CACHE) is None
     assert written == [False] * 5 + [True] * 5 + [False] * 5, "after each evaluation and at the end"
     for name, passed in found.measured.items():
@@ -59,7 +60,7 @@ def test_robots_of_the_reference_are_evaluated_one_by_one(tmp_path):
 @pytest.mark.parametrize("updates", [19, 500])
 def test_so_few_or_so_many_updates_are_refused(tmp_path, updates):
     with pytest.raises(ConfigError, match=f"--updates has {updates}; use 20 to 499"):
-        bench_compare(tmp_path, None, "quick", ["spc"], 1, updates, 1, [], lambda _: print, print)
+        bench_compare(tmp_path, None, "quick", ["spc"], 1, updates, 1, [], lambda _: print, (500, print), print)
 
 
 def test_a_benchmark_of_no_seeds_is_refused(capsys):

@@ -91,6 +91,11 @@ def test_sampling_and_cross_entropy_together_equal_each_alone(temperature):
     assert torch.equal(codes, plain_codes)
     torch.testing.assert_close(loss, plain_loss)
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    codes, loss = SampleAndCompare.apply(logits, None, indices, codebook, temperature)
+    assert codes is None, "the last step samples nothing"
+    torch.testing.assert_close(loss, plain_loss)
+    (expected,) = torch.autograd.grad((code_cross_entropy(logits, indices) * share).sum(), logits)
+    torch.testing.assert_close(torch.autograd.grad((loss * share).sum(), logits)[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_without_a_compiler_functions_run_as_they_are(monkeypatch):

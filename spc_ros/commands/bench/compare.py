@@ -7,22 +7,25 @@ import dataclasses
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spc_core.trials.protocol import SIM_PROTOCOLS
 from spc_ros.commands.bench import show
 from spc_ros.progress_bar import status_line
+
+if TYPE_CHECKING:
+    from spc_core.comparison.plan import Run
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchCompare:
     """Measure `spc compare` on this machine, against the same comparison seed by seed, uncompiled, robot by robot.
 
-    Runs it three times with few updates (stacked with nothing compiled before, one by one, stacked again), and works
-    out the time of all updates: a quarter of an hour on two cores.
+    Three times with few updates: stacked with nothing compiled before, one by one, and stacked again.
 
     examples:
       spc bench compare
-      spc bench compare --dataset dataset --methods spc focal --seeds 3 --json compare.json
+      spc bench compare --dataset dataset --methods spc focal --seeds 3
     """
 
     dataset: Path | None = None  # default: simulated behaviour of arm_reach
@@ -40,6 +43,7 @@ class BenchCompare:
 def run(options: BenchCompare) -> int:
     from spc_core.comparison.bench_compare import bench_compare
     from spc_core.pages.comparison_report import CompareReport
+    from spc_core.training.vote_fit import LEAST_UPDATES
 
     for name in ("seeds", "jobs", "episodes"):
         if getattr(options, name) < 1:
@@ -48,6 +52,19 @@ def run(options: BenchCompare) -> int:
     with tempfile.TemporaryDirectory() as folder, status_line("bench") as status:
         report = bench_compare(
             Path(folder), options.dataset, options.size, options.methods, options.seeds, options.updates, options.jobs,
-            [sys.executable, "-m", "spc_ros.cli"], lambda plan: CompareReport(plan).write, status, **trial,
+            [sys.executable, "-m", "spc_ros.cli"], lambda plan: CompareReport(plan).write,
+            (LEAST_UPDATES, _learn_votes), status, **trial,
         )  # fmt: skip
     return show(report.text(), report.numbers(), options.json)
+
+
+def _learn_votes(run: Run, updates: int) -> None:
+    """As at the end of a run's training of so many updates."""
+    from spc_core.data.packed import load_dataset
+    from spc_core.deploy.checkpoint import load_checkpoint
+    from spc_core.training.threads import torch_threads
+    from spc_core.training.vote_fit import write_vote_model
+
+    checkpoint, data = load_checkpoint(run.folder), load_dataset(run.plan.dataset)
+    with torch_threads(1):
+        write_vote_model(run.folder / "checkpoint", checkpoint.agent, checkpoint.stats, data, run.seed, updates)
