@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-DEEPEST = 100  # levels of nesting; PyYAML calls itself for each, and in C too many end the program
+DEEPEST = 100  # levels of nesting; PyYAML calls itself for each
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
