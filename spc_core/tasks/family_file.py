@@ -34,7 +34,7 @@ def load_family(path: Path) -> Family:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FamilyError(f"{path}: not valid YAML: {error}") from None
     top = Section(root, str(path), error=FamilyError)
-    top.only("name", "model", "contract", "episode_s", "keyframe", "parameters", "tasks", "start", "terminate")
+    top.only("name", "model", "contract", "episode_s", "keyframe", "parameters", "tasks", "start", "terminate", "agent")
     contract_path = _contract_path(top, path)
     contract = load_contract(contract_path)
     for stream in contract.observation:
@@ -56,6 +56,7 @@ def load_family(path: Path) -> Family:
         start_velocity=start.number("velocity") if "velocity" in start.values else 0.0,
         bounds=_bounds(top, contract),
         parameters=parameters,
+        agent=path.parent / top.text("agent") if "agent" in top.values else None,
     )
     tasks = _tasks(top, name, parameters)
     family = Family(name, functools.partial(_make, told, tasks), tasks, contract_path, path=path)

@@ -21,6 +21,7 @@ from .disturbances import DelayLine
 from .hidden import AXES, KINDS, Parameter
 from .mjcf import ONE_NUMBER, MjcfEnv
 from .physics import derive_constants, new_model
+from .snapshots import load_snapshots
 from .task import FamilyError, Task, TaskEnv
 
 
@@ -38,6 +39,7 @@ class MjcfFamily:
     start_velocity: float
     bounds: Mapping[str, tuple[float, float]]  # by observed field; outside them an episode terminates
     parameters: tuple[Parameter, ...]
+    agent: Path | None  # a learnt agent's file
 
 
 class MjcfFamilyEnv(MjcfEnv):
@@ -60,6 +62,8 @@ class MjcfFamilyEnv(MjcfEnv):
         self._applied = np.asarray(told.contract.action.safe, dtype=np.float64)
         self._delay = DelayLine(0.0)
         self._params: Mapping[str, float] = {}
+        if told.agent is not None:
+            self.snapshots, self.has_expert = load_snapshots(told.agent, told.name, self.observation_names), True
         self.set_task(task)
 
     def set_task(self, task: Task) -> None:

@@ -223,7 +223,7 @@ class _Field:
             for n in range(len(folded[0]))
         )
         names = self.envs[0].observation_names
-        return Snapshots(self.family, names, self.params, self.mean, self.std, layers, tuple(returns))
+        return Snapshots(self.envs[0].family, names, self.params, self.mean, self.std, layers, tuple(returns))
 
 
 def _play(env: TaskEnv, driver: Snapshots, task: Task, belief: Task | None) -> float:

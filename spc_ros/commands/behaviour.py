@@ -15,8 +15,7 @@ from spc_ros.progress_bar import Bar
 class LearnBehaviour:
     """Learn who drives the recordings of a simulated task family: one agent that is told its task, by trial and error.
 
-    Its states from random to expert make the data of `spc collect`; the best of them is the expert, the 1 of normalised
-    scores. The families of this package that need one have it already.
+    Its states from random to expert make the data of `spc collect`. The best one is the expert.
 
     examples:
       spc behaviour cheetah_vel --out agent.safetensors

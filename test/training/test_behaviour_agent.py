@@ -7,12 +7,14 @@ import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from spc_core.data.packed import load_dataset
-from spc_core.tasks import make_env, tasks
+from spc_core.tasks import FamilyError, find_family, make_env, tasks
+from spc_core.tasks.behaviour import kinds_of
 from spc_core.tasks.snapshots import load_snapshots
 from spc_core.training.behaviour_agent import behaviour_config, learn_behaviour, looks_table, spread_evenly
 from spc_core.training.soft_actor_critic import Actor
 from spc_core.trials.direct_collection import collect_directly
 from spc_core.trials.offline_data import behaviour_episodes
+from support.cart_family import write_cart_family
 
 FAMILY = "point_robot"
 
@@ -85,3 +87,16 @@ def test_direct_collection_is_the_episodes_of_every_task(tmp_path):
     np.testing.assert_array_equal(data.observations[rows], expected.astype(np.float32))
     with pytest.raises(ValueError, match="data"):
         collect_directly(FAMILY, tmp_path / "data", 1)
+
+
+def test_an_agent_of_a_family_of_ones_own_drives_its_recordings(tmp_path):
+    """Learnt without one, then named in the family.yaml; a name without its file is refused."""
+    few = {"steps": 400, "warm_up": 200, "hidden": 8, "batch": 16, "snapshots": 2}
+    path = str(write_cart_family(tmp_path / "bare"))
+    agent, _ = learn_behaviour(path, behaviour_config(path, few))
+    with pytest.raises(FamilyError, match=r"agent.safetensors: no such file; write one with `spc behaviour cart`"):
+        find_family(str(write_cart_family(tmp_path / "cart", {"agent": "agent.safetensors", "name": "cart"})))
+    agent.save(tmp_path / "cart" / "agent.safetensors")
+    env = find_family(str(tmp_path / "cart" / "family.yaml")).make(None)
+    assert env.has_expert and "snapshot" in kinds_of(env)
+    assert env.expert(np.zeros(2)).tolist() == pytest.approx((5 * agent.act(-1, np.zeros(2), env.task)).tolist())
