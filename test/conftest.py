@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,15 @@ import pytest
 if TYPE_CHECKING:  # most tests need no ROS, and some must run where there is none
     from spc_ros.processes import NodeGroup
     from support.node_probe import Probe
+
+
+@pytest.fixture(autouse=True)
+def no_family_of_a_file() -> Iterator[None]:
+    """No family of a file stays known after a test."""
+    yield
+    if (registry := sys.modules.get("spc_core.tasks.families")) is not None:
+        registry._from_files.clear()
+        registry._in_file.cache_clear()
 
 
 @pytest.fixture

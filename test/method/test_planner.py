@@ -46,11 +46,16 @@ class PointModel:
 
 def point_agent() -> Any:
     """An agent with that model, a V that is quadratic too, and an actor that dithers around zero."""
+
+    def actor(latent: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(latent), 2), torch.full((len(latent), 2), -1.0)
+
     return SimpleNamespace(
         config=SimpleNamespace(loss=LossConfig(discount=DISCOUNT), method=MethodConfig()),
         action_dim=2,
         world_model=PointModel(),
-        actor=lambda latent, z: (torch.zeros(len(latent), 2), torch.full((len(latent), 2), -1.0)),
+        actor=actor,
+        acting=actor,
         critic=SimpleNamespace(values=lambda latent, z: -LAST * (latent - z).square().sum(-1)),
     )
 

@@ -8,7 +8,7 @@ import importlib.metadata
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,14 +32,6 @@ from spc_ros.sim.simulation import Simulation
 from support.cart_family import CART, write_cart_family
 
 registry: Any = sys.modules["spc_core.tasks.families"]
-
-
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """No family of a file stays known after a test."""
-    yield
-    registry._from_files.clear()
-    registry._in_file.cache_clear()
 
 
 def test_a_family_is_found_by_name_and_by_path_and_then_its_tasks_by_id(tmp_path: Path) -> None:

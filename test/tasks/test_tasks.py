@@ -18,7 +18,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from spc_core.tasks import SPLITS, Task, TaskEnv, find_task, make_env, mean_task, tasks
-from spc_core.tasks.behaviour import KINDS, Behaviour, SmoothNoise, behaviour_mix
+from spc_core.tasks.behaviour import Behaviour, SmoothNoise, behaviour_mix, kinds_of
 from support.families import ARMS, WITH_EXPERT
 
 PAYS = {"base_drive": 0.35}  # least gain of an expert that knows the task, as a share of its return; arms: half
@@ -305,7 +305,7 @@ def test_expert_and_behaviour_use_the_observation_alone(family):
     stranger.reset(seed=9)
     np.testing.assert_array_equal(env.expert(observation), stranger.expert(observation, task))
     never_reset = make_env(family, task)  # as in a robot node
-    for kind in KINDS:
+    for kind in kinds_of(env):
         acts = [Behaviour(e, kind, seed=4) for e in (env, never_reset)]
         np.testing.assert_array_equal(acts[0].act(observation), acts[1].act(observation))
 
@@ -314,7 +314,7 @@ def test_expert_and_behaviour_use_the_observation_alone(family):
 def test_behaviours_range_from_expert_to_random(family):
     env = make_env(family)
     returns = {}
-    for kind in KINDS:
+    for kind in kinds_of(env):
         behaviour = Behaviour(env, kind, seed=0)
         runs = []
         for i, task in enumerate(tasks(family, "train")):

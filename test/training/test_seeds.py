@@ -176,7 +176,7 @@ def test_the_bytes_of_an_update_are_those_of_its_weights_and_of_what_the_backwar
 
 def doubled(batch: Batch) -> Batch:
     """The same windows once more."""
-    names = ("observations", "actions", "rewards", "terminated")
+    names = ("observations", "actions", "rewards", "terminated", "count")
     wide = {name: torch.cat([getattr(batch, name)] * 2, 1) for name in names}
     return dataclasses.replace(batch, **wide, context_of=torch.cat([batch.context_of] * 2))
 

@@ -32,6 +32,7 @@ from spc_ros.processes import NodeGroup, ProcessError
 from spc_ros.trials import trial as trial_module
 from spc_ros.trials.collect import collect
 from spc_ros.trials.trial import run_trial
+from support.cart_family import write_cart_family
 from support.node_probe import Probe, own_domain
 from support.random_checkpoint import trial_options, write_random_checkpoint
 
@@ -248,11 +249,14 @@ def test_emergency_stop_pause_operator_and_abort_over_ros(tiny_checkpoint: Path,
 
 
 def test_recorder_closes_its_bag_when_stopped(tmp_path: Path) -> None:
+    family = write_cart_family(tmp_path / "cart", {"episode_s": 60.0})  # longer than the test
     environment = own_domain()
     with NodeGroup(tmp_path / "log", environment=environment) as nodes, Probe(environment) as probe:
         episode = probe.listen_episodes()
-        nodes.start("recorder", {"contract": "arm_reach", "directory": str(tmp_path / "bags")})
-        nodes.start("sim", {"mode": "realtime"})
+        nodes.start(
+            "recorder", {"contract": str(family.with_name("contract.yaml")), "directory": str(tmp_path / "bags")}
+        )
+        nodes.start("sim", {"mode": "realtime", "family": str(family)})
         nodes.wait_ready()
         assert probe.call("sim/reset", Trigger).success
         probe.until(lambda: (info := episode()) is not None and info.state == "running", "a running episode")
