@@ -47,7 +47,7 @@ def gymnasiums() -> Any:
 
 
 def rewarded(family: str, info: Mapping[str, Any], before: np.ndarray, state: np.ndarray, action: np.ndarray) -> float:
-    """The family's reward, from what gymnasium measured; its ant reads places one physics step late."""
+    """The family's reward, from what gymnasium measured; its ant's velocity is of one physics step before."""
     effort, params = float(np.square(action).sum()), NOMINAL[family]
     if family == "cheetah_vel":
         return -abs(info["x_velocity"] - params["speed"]) - 0.05 * effort
