@@ -20,8 +20,8 @@ venv: .venv/.stamp
 demo: .venv/.stamp
 	$(BIN)/spc demo --out runs/demo
 
-# Two tests at a time, file by file. One thread each: two processes with two threads get in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest test -n 2 --dist loadfile --no-loadscope-reorder
+# One thread for each process: on two cores, nodes and networks with two threads get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest test
 
 test: .venv/.stamp
 	$(PYTEST) -m "not slow"

@@ -64,7 +64,6 @@ setup(
         "test": [
             "pytest",
             "pytest-timeout",
-            "pytest-xdist",
             "hypothesis",
             "ray",
             "onnx",
