@@ -48,6 +48,7 @@ def ray():
     signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.slow
 def test_a_cluster_gives_what_processes_give_to_the_last_digit(dataset, preset, tmp_path, monkeypatch, ray):
     monkeypatch.chdir(tmp_path)  # as users do: with paths relative to where they are
     os.symlink(dataset, "data")
