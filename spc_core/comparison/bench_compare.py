@@ -19,13 +19,9 @@ from typing import Any
 
 from spc_core.comparison.plan import Plan, Run, make_plan
 from spc_core.comparison.run import Spent, compare
-from spc_core.contract.contract import load_contract
-from spc_core.data.dataset import DatasetWriter
 from spc_core.method.config import ConfigError, load_config, to_dict
 from spc_core.method.stacked import stacks
-from spc_core.system.config_files import find_config
-from spc_core.tasks import tasks
-from spc_core.trials.offline_data import behaviour_episodes
+from spc_core.trials.direct_collection import collect_directly
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's variable for the folder of compiled code
 SLICES = 10  # log lines of a training, from which the time of an update follows
@@ -127,7 +123,7 @@ def bench_compare(
     stacked = all(stacks(config, seeds, "cpu") for config in configs)
     if dataset is None:
         progress("simulating a dataset")
-        dataset = simulated_dataset(folder / "dataset", "arm_reach")
+        dataset = collect_directly("arm_reach", folder / "dataset", EPISODES)
     measured: dict[str, Passed] = {}
     for name in (FIRST, REFERENCE, AGAIN):
         progress(name)
@@ -203,12 +199,3 @@ def _cache(folder: Path) -> Iterator[None]:
             del os.environ[CACHE]
         else:
             os.environ[CACHE] = before
-
-
-def simulated_dataset(root: Path, family: str) -> Path:
-    """Behaviour on all training tasks of a family."""
-    with DatasetWriter(root, load_contract(find_config("contracts", family))) as writer:
-        for task in tasks(family, "train"):
-            for episode in behaviour_episodes(task, EPISODES, seed=0):
-                writer.add_episode(task.task_id, task.params, episode)
-    return root

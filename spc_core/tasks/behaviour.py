@@ -10,7 +10,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from .families import tasks
-from .snapshots import Snapshots
+from .snapshots import Snapshots, within_limits
 from .task import FamilyError, Task
 
 Kind = Literal["expert", "noisy", "random", "snapshot"]
@@ -68,8 +68,7 @@ class Behaviour:
         if kind not in KINDS:
             raise ValueError(f"unknown behaviour {kind!r}; known: {', '.join(KINDS)}")
         if kind not in kinds_of(env):
-            known = ", ".join(kinds_of(env))
-            raise FamilyError(f"family '{env.family}' has no behaviour '{kind}', only: {known}")
+            raise FamilyError(f"family '{env.family}' has no behaviour '{kind}', only: {', '.join(kinds_of(env))}")
         self.env = env
         self.kind = kind
         self._rng = np.random.default_rng(seed)
@@ -89,8 +88,8 @@ class Behaviour:
         """The next action (action_dim,) within its limits, in physical units."""
         if self.kind == "snapshot":
             assert self.env.snapshots is not None
-            share = (self.env.snapshots.act(self._state, observation, self.env.task, self._rng) + 1) / 2
-            return self.env.action_low + share * (self.env.action_high - self.env.action_low)
+            action = self.env.snapshots.act(self._state, observation, self.env.task, self._rng)
+            return within_limits(action, self.env.action_low, self.env.action_high)
         if self.kind == "random":
             action = self.env.rest_action(observation)
         else:

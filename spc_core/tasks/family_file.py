@@ -15,6 +15,7 @@ import yaml
 from spc_core.contract.contract import Contract, load_contract
 from spc_core.contract.yaml_section import Section
 from spc_core.system.config_files import find_config, suggest
+from spc_core.system.yaml_text import load_yaml
 
 from .hidden import KINDS, Parameter, draw_tasks
 from .mjcf_family import MjcfFamily, MjcfFamilyEnv
@@ -28,7 +29,7 @@ FOLDERS = ("meshdir", "texturedir", "assetdir")
 def load_family(path: Path) -> Family:
     """The family in a file. Raises FamilyError, ContractError and ModelError with the file, the key and the fix."""
     try:
-        root = yaml.safe_load(path.read_text(encoding="utf-8"))
+        root = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FamilyError(f"{path}: cannot be read ({error.strerror}); give the path of a family.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

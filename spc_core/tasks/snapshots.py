@@ -42,7 +42,10 @@ class Snapshots:
     def act(
         self, index: int, observation: np.ndarray, task: Task | None, rng: np.random.Generator | None = None
     ) -> np.ndarray:
-        """What state `index` does (A,) in [-1, 1], told a task or nothing: its mean, or a draw by `rng`."""
+        """What state `index` does (A,) in [-1, 1], told a task or nothing: its mean, or a draw by `rng`.
+
+        within_limits() gives it in the robot's units.
+        """
         told = np.zeros(len(self.params)) if task is None else self.told(task)
         x = np.concatenate([observation, told, [float(task is not None)]]).astype(np.float32)
         for number, (weight, bias) in enumerate(self.layers):
@@ -74,6 +77,11 @@ class Snapshots:
             "returns": self.returns,
         }
         write_atomic(path, safetensors.numpy.save(tensors, {"snapshots": json.dumps(described)}))
+
+
+def within_limits(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(..., A) in [-1, 1] to the range from `low` to `high`, (A,)."""
+    return low + (action + 1) / 2 * (high - low)
 
 
 def agent_file(family: str) -> Path:

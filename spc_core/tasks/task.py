@@ -160,8 +160,9 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """The privileged controller's action for `task` (default: its own), from the observation alone."""
         if self.snapshots is None:
             raise FamilyError(f"family '{self.family}' has no expert; learn one with `spc behaviour {self.family}`")
-        share = (self.snapshots.act(-1, observation, task or self.task) + 1) / 2
-        return self.action_low + share * (self.action_high - self.action_low)
+        from .snapshots import within_limits  # which imports this file
+
+        return within_limits(self.snapshots.act(-1, observation, task or self.task), self.action_low, self.action_high)
 
     def rest_action(self, observation: np.ndarray) -> np.ndarray:
         """An action that lets a robot of the mean task drift slowly home: what random motion is added to."""

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spc_core.method.config import ConfigError
 from spc_core.method.normalize import Moments
 from spc_core.tasks import SPLITS, Task, TaskEnv, make_env, mean_task, tasks
 from spc_core.tasks.locomotion import LocomotionEnv
-from spc_core.tasks.snapshots import Snapshots
+from spc_core.tasks.snapshots import Snapshots, within_limits
 from spc_core.training.run_state import TrainingError
 from spc_core.training.soft_actor_critic import SoftActorCritic, SoftConfig
+from spc_core.training.threads import torch_threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +75,19 @@ def learn_behaviour(
 ) -> tuple[Snapshots, list[Look]]:
     """Learn from scratch; returns the states that were kept, and how good each look found it.
 
-    Raises TrainingError where an environment or a weight is not finite.
+    Raises ConfigError for too few steps, and TrainingError where a return is not finite.
     """
+    if config.steps <= config.warm_up:
+        raise ConfigError(f"--steps is {config.steps}; use more than {config.warm_up}, which are random, to learn from")
     torch.manual_seed(config.seed)
-    torch.set_num_threads(config.threads)
-    field, learner, began = _Field(family, config), None, time.monotonic()
+    with torch_threads(config.threads):
+        return _learn(_Field(family, config), config, progress)
+
+
+def _learn(
+    field: _Field, config: BehaviourConfig, progress: Callable[[int, int, str], None] | None
+) -> tuple[Snapshots, list[Look]]:
+    learner, began = None, time.monotonic()
     looks: list[Look] = []
     states: list[dict[str, Tensor]] = []
     owed = 0.0
@@ -94,7 +104,7 @@ def learn_behaviour(
         if not looks or field.steps - looks[-1].steps >= config.look_every or field.steps >= config.steps:
             seen = field.look(learner, time.monotonic() - began)
             if not np.isfinite(seen.told):
-                raise TrainingError(f"{family}: the agent's return is {seen.told}; lower --learning-rate")
+                raise TrainingError(f"{field.family}: the agent's return is {seen.told}; lower --learning-rate")
             looks.append(seen)
             states.append({name: tensor.clone() for name, tensor in learner.actor.state_dict().items()})
             if progress is not None:
@@ -137,6 +147,7 @@ class _Field:
         self.mean, self.std = values.mean(0), np.maximum(values.std(0), 1e-6)
         self._told = ((values - self.mean) / self.std).astype(np.float32)  # (K, P)
         self.envs = [make_env(family) for _ in range(config.environments)]
+        self._plays = [0] * config.environments  # which task
         self._hears = [True] * config.environments  # whether each is told its task in this episode
         self._observations = [self._begin(index) for index in range(len(self.envs))]
         self.relabels = config.relabelled if _differs_in_reward_alone(self.envs[0]) else 0
@@ -152,7 +163,8 @@ class _Field:
         """Start an episode of a drawn task in one environment."""
         env = self.envs[index]
         self._hears[index] = bool(self.rng.uniform() >= self.config.untold)
-        task = self.tasks[self.rng.integers(len(self.tasks))]
+        self._plays[index] = int(self.rng.integers(len(self.tasks)))
+        task = self.tasks[self._plays[index]]
         return env.reset(seed=int(self.rng.integers(2**31)), options={"task": task})[0]
 
     def step(self, learner: SoftActorCritic | None) -> None:
@@ -160,15 +172,13 @@ class _Field:
         if learner is None:
             actions = self.rng.uniform(-1, 1, (len(self.envs), self.sizes[1]))
         else:
-            which = [self.tasks.index(env.task) for env in self.envs]
             told = np.array(self._hears, np.float32)[:, None]
-            actions = learner.act(np.array(self._observations, np.float32), self._told[which] * told, told)
+            actions = learner.act(np.array(self._observations, np.float32), self._told[self._plays] * told, told)
         for index, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             before, start, own = self._observations[index], env.data.qpos.copy(), env.task
-            share = (action + 1) / 2
-            sent = env.action_low + share * (env.action_high - env.action_low)
+            sent = within_limits(action, env.action_low, env.action_high)
             observation, reward, terminated, truncated, _ = env.step(sent)
-            self._keep(before, action, observation, float(reward), terminated, self.tasks.index(own))
+            self._keep(before, action, observation, float(reward), terminated, self._plays[index])
             for _ in range(self.relabels):
                 other = int(self.rng.integers(len(self.tasks)))
                 env.task = self.tasks[other]
@@ -231,9 +241,8 @@ def _play(env: TaskEnv, driver: Snapshots, task: Task, belief: Task | None) -> f
     observation, _ = env.reset(seed=task.index, options={"task": task})
     total, over = 0.0, False
     while not over:
-        action = driver.act(0, observation, belief)
-        sent = env.action_low + (action + 1) / 2 * (env.action_high - env.action_low)
-        observation, reward, terminated, truncated, _ = env.step(sent)
+        action = within_limits(driver.act(0, observation, belief), env.action_low, env.action_high)
+        observation, reward, terminated, truncated, _ = env.step(action)
         total, over = total + float(reward), terminated or truncated
     return total
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from spc_core.contract.contract import load_contract
 from spc_core.data.dataset import DatasetWriter, Episode
-from spc_core.tasks import Task, find_family
+from spc_core.system.wording import plural
+from spc_core.tasks import Task, find_family, tasks
 from spc_core.trials.offline_data import behaviour_episodes
 
 SHARE = 10  # episodes of a task that a process plays in one go: what may be lost or waited for
@@ -31,16 +32,20 @@ def collect_directly(
     """Write `episodes` of each task of a split as a dataset, which appears whole or not at all; returns its folder.
 
     Equal to what `spc collect` records with this seed and `spc convert` aligns, but for times and sources. `processes`:
-    0 for one a core. Raises DatasetError and FamilyError.
+    0 for one a core. Raises DatasetError, FamilyError, and ValueError for a split or number without an episode.
     """
-    known = find_family(family)
-    chosen = known.tasks[split]
+    chosen = tasks(family, split)
+    if episodes < 1 or not chosen:
+        raise ValueError(
+            f"{family}: split '{split}' has {plural(len(chosen), 'task')}, of {episodes} episodes each; "
+            "nothing to collect"
+        )
     parts = [(task, first) for task in chosen for first in range(0, episodes, SHARE)]
     play = functools.partial(_play, family, episodes, seed)
     workers = min(processes or os.cpu_count() or 1, len(parts))
     done, total = 0, len(chosen) * episodes
     with (
-        DatasetWriter(out, load_contract(known.contract)) as writer,
+        DatasetWriter(out, load_contract(find_family(family).contract)) as writer,
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent) as pool,
     ):
         try:

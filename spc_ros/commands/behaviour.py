@@ -32,6 +32,8 @@ class LearnBehaviour:
 def run(options: LearnBehaviour) -> int:
     from spc_core.training.behaviour_agent import behaviour_config, learn_behaviour, looks_table
 
+    if options.out.is_dir():
+        raise ValueError(f"--out is '{options.out}', a folder; give the name of a file, such as agent.safetensors")
     given = {"steps": options.steps, "learning_rate": options.learning_rate}
     config = behaviour_config(options.family, {**{k: v for k, v in given.items() if v}, "seed": options.seed})
     with Bar(f"behaviour {options.family}", "step") as bar:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
+from spc_core.data.dataset import DatasetError
 from spc_core.data.packed import load_dataset
+from spc_core.method.config import ConfigError
 from spc_core.tasks import FamilyError, find_family, make_env, tasks
 from spc_core.tasks.behaviour import kinds_of
 from spc_core.tasks.snapshots import load_snapshots
@@ -87,8 +89,18 @@ def test_direct_collection_is_the_episodes_of_every_task(tmp_path):
     first = 7 * 11
     rows = slice(data.episode_starts[first] + first, data.episode_starts[first + 11] + first + 11)
     np.testing.assert_array_equal(data.observations[rows], expected.astype(np.float32))
-    with pytest.raises(ValueError, match="data"):
+    with pytest.raises(DatasetError, match="data"):
         collect_directly(FAMILY, tmp_path / "data", 1)
+
+
+def test_what_leaves_nothing_to_collect_or_to_learn_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown split 'test'; known: train, val, id, ood"):
+        collect_directly(FAMILY, tmp_path / "data", 1, split="test")
+    with pytest.raises(ValueError, match="split 'val' has 10 tasks, of 0 episodes each; nothing to collect"):
+        collect_directly(FAMILY, tmp_path / "data", 0, split="val")
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(ConfigError, match="--steps is 1000; use more than 4000, which are random"):
+        learn_behaviour(FAMILY, behaviour_config(FAMILY, {"steps": 1000}))
 
 
 def test_an_agent_of_a_family_of_ones_own_drives_its_recordings(tmp_path):
