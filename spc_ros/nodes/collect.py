@@ -15,9 +15,7 @@ PARAMS = [
     Param("split", "train", "tasks to collect", choices=SPLITS, read_only=True),
     Param("task_ids", [""], "tasks to collect instead of a split", read_only=True),
     Param("episodes", 20, "episodes of each task", 1, 100_000, read_only=True),
-    Param(
-        "kinds", [""], "behaviours in turn: expert, noisy, random, snapshot; empty: the usual mix", read_only=True
-    ),
+    Param("kinds", [""], "behaviours in turn: expert, noisy, random, snapshot; empty: the usual mix", read_only=True),
     Param("seed", 0, "base of the seeds of all episodes", 0, 2000, read_only=True),
     Param("record", True, "wait for a bag of each episode", read_only=True),
 ]
