@@ -23,6 +23,7 @@ from spc_core.method.fused import FusedLearner
 from spc_core.method.latents import Raw
 from spc_core.method.normalize import Stats
 from spc_core.method.one_step import OneStep
+from spc_core.training.continuing import Beginning, take_weights
 from spc_core.training.distributed import Group
 from spc_core.training.run_log import BadLoss, LossWatch
 from spc_core.training.threads import usual_threads
@@ -47,7 +48,11 @@ class Progress:
 class TrainingRun:
     """Learner, sampler, progress, and the losses since the last log line: everything that resume.pt restores."""
 
-    def __init__(self, data: PackedDataset, stats: Stats, out: Path, config: TrainConfig, group: Group) -> None:
+    def __init__(
+        self, data: PackedDataset, stats: Stats, out: Path, config: TrainConfig, group: Group,
+        beginning: Beginning | None = None,
+    ) -> None:  # fmt: skip
+        """`beginning`: the earlier run that this one goes on from, whose normalisation `stats` are."""
         self.data, self.out, self.config, self.group, self.device = data, out, config, group, group.device
         self.checkpoint_folder, self._resume_file = out / "checkpoint", out / "resume.pt"
         torch.manual_seed(config.seed)
@@ -59,6 +64,9 @@ class TrainingRun:
         for part in (model.latent, model.one_step):
             if isinstance(part, Raw | OneStep):
                 part.scale.copy_(change)
+        if beginning is not None:
+            take_weights(self.agent, beginning, data)
+        self.origin = {} if beginning is None else beginning.origin
         self.generator = torch.Generator(self.device)
         self.learner = FusedLearner(
             self.agent, self.generator, terminal_value=stats.terminal_value(config.loss.discount)
@@ -126,6 +134,7 @@ class TrainingRun:
             "contract_sha256": self.data.contract.sha256,
             "command_delay": self.data.command_delay,
             "command_lag": self.data.command_lag,
+            "from": self.origin,
             "tasks": [{"task_id": task.task_id, "params": dict(task.params)} for task in self.data.tasks],
         }
         contract = self.data.contract
@@ -149,6 +158,7 @@ class TrainingRun:
             "config": json.dumps(to_dict(self.config)),  # these three identify the run
             "contract": self.data.contract.text,
             "dataset": self.data.sha256,
+            "from": self.origin,
             "modules": _copied({name: module.state_dict() for name, module in self._modules.items()}),
             "optimizers": _copied({name: o.state_dict() for name, o in self.learner.optimizers.items()}),
             "torch_rng": self.group.gather(torch.get_rng_state() if cuda else self.generator.get_state()),
@@ -170,6 +180,11 @@ class TrainingRun:
         if not self._resume_file.is_file():
             return
         state = read_state(self._resume_file, self.device, self.config, self.data)
+        if (origin := state.get("from", {})) != self.origin:
+            raise ConfigError(
+                f"{self.out}: holds a run from {_model(origin)}, and this one is from {_model(self.origin)}; "
+                "give the same --from, choose another --out, or --overwrite"
+            )
         for name, module in self._modules.items():
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.learner.optimizers.items():
@@ -183,6 +198,10 @@ class TrainingRun:
         self.progress = Progress(**state["progress"])
         self.watch.load(state["losses"])
         self._checked = (self.progress.update, self.sampler.rng.bit_generator.state)
+
+
+def _model(origin: dict[str, Any]) -> str:
+    return f"model {origin['model']} after {origin['update']:,} updates" if origin else "scratch"
 
 
 def _copied(state: Any) -> Any:

@@ -31,7 +31,9 @@ from spc_core.method.config import ConfigError, TrainConfig
 from spc_core.method.normalize import Stats, compute_stats
 from spc_core.system.allocator import keep_freed_memory
 from spc_core.system.signals import stop_on_signals
+from spc_core.training.continuing import beginning_text, open_beginning
 from spc_core.training.distributed import Group, join_group
+from spc_core.training.fitting import batch_text, discount_text, fit_batches
 from spc_core.training.loop import Seat, train_together
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingError, TrainingRun
@@ -43,29 +45,36 @@ STATS_STEPS = 200_000  # statistics are taken over at most this many evenly spac
 STATS_CHUNK = 10_000  # steps read at a time
 
 
-def train(dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: bool = False) -> Path:
+def train(
+    dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: bool = False, earlier: Path | None = None
+) -> Path:
     """Train, or resume an interrupted run of the same dataset and config; returns the checkpoint's folder.
 
+    `earlier`: a run of the same contract and networks, from whose weights this one goes on.
     SIGINT and SIGTERM end the current update, save, and raise KeyboardInterrupt.
     Raises DatasetError, ConfigError or TrainingError.
     """
-    return _train(dataset, {Path(out): config}, overwrite)[0]
+    return _train(dataset, {Path(out): config}, overwrite, earlier)[0]
 
 
 def train_seeds(
-    dataset: str | Path, out: str | Path, config: TrainConfig, seeds: Sequence[int], overwrite: bool = False
-) -> list[Path]:
+    dataset: str | Path, out: str | Path, config: TrainConfig, seeds: Sequence[int], overwrite: bool = False,
+    earlier: Path | None = None,
+) -> list[Path]:  # fmt: skip
     """Train a run for each seed in `out`/seed-<s>, side by side where that is faster (method/stacked.py).
 
-    Each is the run of that seed alone, up to rounding. A seed that fails does not stop the others. As `train` else.
+    Each is the run of that seed alone, up to rounding, and goes on from the same seed in `earlier`. A seed that fails
+    does not stop the others. As `train` else.
     """
     if repeated := [seed for seed in seeds if list(seeds).count(seed) > 1]:
         raise ConfigError(f"--seeds has '{repeated[0]}' twice; name each once")
     runs = {Path(out) / f"seed-{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
-    return _train(dataset, runs, overwrite)
+    return _train(dataset, runs, overwrite, earlier)
 
 
-def _train(dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: bool) -> list[Path]:
+def _train(
+    dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: bool, earlier: Path | None
+) -> list[Path]:
     """Train runs that differ in their seeds alone, by folder; returns the checkpoints' folders."""
     config = next(iter(configs.values()))
     config.check("training config")
@@ -82,14 +91,24 @@ def _train(dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: 
             simulated_family(data.contract.name)
         opened.enter_context(torch_threads(config.threads or usual_threads(config, group.device.type)))
         keep_freed_memory()
-        stats, seats = data_stats(data), []
+        asked, config = config, fit_batches(config, len(data.tasks))
+        stats, seats, begun = data_stats(data), [], {}
+        if group.is_leader:
+            print(batch_text(asked, config, data), discount_text(config.loss.discount, data), sep="\n")
+        if earlier is not None:
+            begun = {out: open_beginning(_earlier_run(earlier, out, len(configs)), data, config) for out in configs}
+            first = next(iter(begun.values()))
+            if group.is_leader:
+                print(beginning_text(first, data, stats))
         if group.is_leader and stats.ignored.any():
             names = [name for name, none in zip(data.contract.observation_names, stats.ignored, strict=True) if none]
             print(
                 f"{', '.join(names)} never changes in the data, so it is ignored; is that sensor meant to be observed?"
             )
         for out, own in configs.items():
-            run = TrainingRun(data, stats, out, own, group)
+            beginning = begun.get(out)
+            own_stats = stats if beginning is None else beginning.stats
+            run = TrainingRun(data, own_stats, out, dataclasses.replace(config, seed=own.seed), group, beginning)
             _prepare(out, overwrite, group)
             run.resume()
             log = opened.enter_context(_open_log(run))
@@ -109,6 +128,18 @@ def _train(dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: 
     if failures:
         raise TrainingError("\n".join(map(str, failures)))
     return [seat.run.checkpoint_folder for seat in seats]
+
+
+def _earlier_run(earlier: Path, out: Path, runs: int) -> Path:
+    """The earlier run of the seed that `out` is for. Raises ConfigError where several would go on from one."""
+    if runs == 1 and not (earlier / out.name).is_dir():
+        return earlier
+    if not (earlier / out.name).is_dir():
+        raise ConfigError(
+            f"--from {earlier}: has no folder {out.name}; --seeds goes on from a run of each seed, as --seeds wrote "
+            "them, so train one --seed at a time, or choose other seeds"
+        )
+    return earlier / out.name
 
 
 def _learn_votes(run: TrainingRun) -> None:

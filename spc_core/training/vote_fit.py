@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +85,13 @@ def write_vote_model(
 
 
 @torch.inference_mode()
-def task_votes(agent: Agent, stats: Stats, data: PackedDataset) -> list[TaskVotes]:
-    """The first MOST_STEPS transitions of each task of a dataset, with their votes."""
+def task_votes(agent: Agent, stats: Stats, data: PackedDataset, tasks: Iterable[int] | None = None) -> list[TaskVotes]:
+    """The first MOST_STEPS transitions of each task of a dataset, or of those with these numbers, with their votes."""
     encoder = agent.context_encoder
     assert encoder is not None
     device = next(agent.parameters()).device
     found = []
-    for number in range(len(data.tasks)):
+    for number in range(len(data.tasks)) if tasks is None else tasks:
         runs: list[tuple[np.ndarray, ...]] = []
         for episode in np.flatnonzero(data.episode_task == number):
             begin, end = data.episode_starts[episode], data.episode_starts[episode + 1]

@@ -10,7 +10,10 @@ from typing import Annotated
 
 import tyro
 
-from spc_core.method.config import TrainConfig, load_config
+from spc_core.deploy.checkpoint_files import checkpoint_folder
+from spc_core.method.config import ConfigError, TrainConfig, load_config
+
+CONTINUED = 4  # of an earlier run's updates, one in so many are made when another goes on from it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Train:
       spc train dataset --out run
       spc train dataset --out run --preset paper --method focal --seed 1
       spc train dataset --out runs --seeds 0 1 2 3 4
+      spc train more --out tomorrow --from run
       torchrun --nproc-per-node 2 -m spc_ros.cli train dataset --out run
     """
 
@@ -33,14 +37,33 @@ class Train:
     preset: str = "small"  # small, quick, paper, tour, or a YAML file with any of the settings below
     method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: as the preset says
     seeds: tuple[int, ...] = ()  # several seeds side by side, each a run of its own in OUT/seed-<s>
+    earlier: Annotated[Path | None, tyro.conf.arg(name="from")] = None  # go on from this run with other recordings
     overwrite: bool = False  # start from the beginning, even if the folder holds a run
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
 
 
 def defaults(arguments: Sequence[str]) -> Train:
-    """The settings' defaults are those of the preset and method in the arguments, read before the rest."""
-    preset, method = _last(arguments, "--preset", "small"), _last(arguments, "--method", "")
+    """The settings' defaults are those of the preset and method, or the earlier run, read before the rest."""
+    preset, method = _last(arguments, "--preset", ""), _last(arguments, "--method", "")
+    if earlier := _last(arguments, "--from", ""):
+        if preset or method:
+            raise ConfigError(
+                f"--from goes on with the settings of that run, so leave out {'--preset' if preset else '--method'}"
+            )
+        return Train(tyro.MISSING, tyro.MISSING, config=_continued(Path(earlier)))
+    preset = preset or "small"
     return Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=load_config(preset, method))
+
+
+def _continued(earlier: Path) -> TrainConfig:
+    """The settings of an earlier run, or of the first of its seeds, with a share of its updates.
+
+    Where there is no run, training refuses it.
+    """
+    run = next(iter(sorted(earlier.glob("seed-*"))), earlier)
+    file = checkpoint_folder(run) / "config.yaml"
+    config = load_config(str(file) if file.is_file() else "small")
+    return dataclasses.replace(config, updates=max(1, config.updates // CONTINUED))
 
 
 def _last(arguments: Sequence[str], flag: str, default: str) -> str:
@@ -58,9 +81,11 @@ def run(options: Train) -> int:
     from spc_core.training.train import train, train_seeds
 
     if options.seeds:
-        checkpoints = train_seeds(options.dataset, options.out, options.config, options.seeds, options.overwrite)
+        checkpoints = train_seeds(
+            options.dataset, options.out, options.config, options.seeds, options.overwrite, options.earlier
+        )
     else:
-        checkpoints = [train(options.dataset, options.out, options.config, options.overwrite)]
+        checkpoints = [train(options.dataset, options.out, options.config, options.overwrite, options.earlier)]
     if is_leader():
         for checkpoint in checkpoints:
             print(f"checkpoint: {checkpoint}")
