@@ -93,13 +93,12 @@ def _train(
         keep_freed_memory()
         asked, config = config, fit_batches(config, len(data.tasks))
         stats, seats, begun = data_stats(data), [], {}
-        if group.is_leader:
-            print(batch_text(asked, config, data), discount_text(config.loss.discount, data), sep="\n")
         if earlier is not None:
             begun = {out: open_beginning(_earlier_run(earlier, out, len(configs)), data, config) for out in configs}
-            first = next(iter(begun.values()))
-            if group.is_leader:
-                print(beginning_text(first, data, stats))
+        if group.is_leader:
+            print(batch_text(asked, config, data), discount_text(config.loss.discount, data), sep="\n")
+            for beginning in list(begun.values())[:1]:
+                print(beginning_text(beginning, data, stats))
         if group.is_leader and stats.ignored.any():
             names = [name for name, none in zip(data.contract.observation_names, stats.ignored, strict=True) if none]
             print(

@@ -47,11 +47,12 @@ def test_the_tutorial_runs_as_it_is_written(tmp_path):
     assert (tmp_path / "tour/robot-trial/report.html").is_file()
 
 
-def test_the_contract_in_the_documentation_is_one():
+@pytest.mark.parametrize("page, observed, limit_s", [("bags", 1 + 2 + 1 + 6 + 1, 30), ("ros2_control", 4, 20)])
+def test_the_contract_in_the_documentation_is_one(page, observed, limit_s):
     from spc_core.contract.contract import parse_contract
 
-    text = re.search(r"```yaml\n(name: .*?)```", (ROOT / "docs/bags.md").read_text(), re.S)
+    text = re.search(r"```yaml\n(name: .*?)```", (ROOT / f"docs/{page}.md").read_text(), re.S)
     assert text is not None
-    contract = parse_contract(text.group(1), "docs/bags.md")
-    assert contract.observation_dim == 1 + 2 + 1 + 6 + 1
-    assert contract.segments.limit_s == 30
+    contract = parse_contract(text.group(1), f"docs/{page}.md")
+    assert contract.observation_dim == observed
+    assert contract.segments.limit_s == limit_s
