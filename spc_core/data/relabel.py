@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from spc_core.alignment.episode_rewards import MEND_REWARD
 from spc_core.contract.contract import Contract
-from spc_core.contract.rewards import RewardFunction
+from spc_core.contract.rewards import RewardFunction, actions_before
 from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.data.reader import dataset_contract, stored_tasks
 from spc_core.system.wording import plural
@@ -68,10 +69,12 @@ def relabel(
     done, transitions, sums = 0, 0, np.zeros(2)
     with DatasetWriter(out, contract, overwrite) as writer:
         for store in stores:
+            last = None
             for number, episode in enumerate(store.episodes()):
                 where = f"{root}: task '{store.entry.task_id}', episode {number} ({episode.source})"
                 _check_limits(where, episode.actions, before, contract)
-                rewards = step_rewards(function, episode)
+                rewards = step_rewards(function, episode, last, where)
+                last = episode
                 writer.add_episode(
                     store.entry.task_id, store.entry.params, dataclasses.replace(episode, rewards=rewards)
                 )
@@ -84,9 +87,29 @@ def relabel(
     return Relabelled(Path(out), done, transitions, float(means[0]), float(means[1]), differences)
 
 
-def step_rewards(function: RewardFunction, episode: Episode) -> np.ndarray:
-    """r_k of (o_k, a_k, o_{k+1}) for all steps, (T,) float64: bitwise equal to the aligner's."""
-    return np.asarray(function(episode.observations[:-1], episode.actions, episode.observations[1:]), np.float64)
+def step_rewards(function: RewardFunction, episode: Episode, last: Episode | None, where: str) -> np.ndarray:
+    """r_k of (o_k, a_k, o_{k+1}) for all steps, (T,) float64: bitwise equal to those of a conversion.
+
+    `last` is the episode before in the dataset. Raises DatasetError, which begins with `where`, if one is not finite.
+    """
+    rows = reward_rows(episode, last)
+    rewards = function(*rows)
+    bad = np.flatnonzero(~np.isfinite(rewards))
+    if len(bad):
+        step = int(bad[0])
+        term = function.culprit(*(row[step] for row in rows))
+        raise DatasetError(
+            f"{where}: the reward's term '{term}' is not finite at step {step}, "
+            f"{(episode.times_ns[step] - episode.times_ns[0]) / 1e9:.2f} s after its start; {MEND_REWARD}"
+        )
+    return rewards
+
+
+def reward_rows(episode: Episode, last: Episode | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of T steps the observations, actions, next observations and actions before; NaN where there was none."""
+    goes_on = last is not None and last.source == episode.source and last.times_ns[-1] == episode.times_ns[0]
+    first = last.actions[-1] if last is not None and goes_on else None
+    return episode.observations[:-1], episode.actions, episode.observations[1:], actions_before(first, episode.actions)
 
 
 def new_reward(root: Path, before: Contract, after: Contract) -> RewardFunction:
@@ -95,7 +118,7 @@ def new_reward(root: Path, before: Contract, after: Contract) -> RewardFunction:
     if function is None:
         raise DatasetError(
             f"{root}: the new contract's reward is the topic '{after.reward.topic}', whose messages are in the bags "
-            "only; name a reward function, or convert the bags again with `spc convert --contract`"
+            "only; give it terms, an expression or a function, or convert the bags again with `spc convert --contract`"
         )
     if _fixed(before) != _fixed(after):
         lines = [line for line in before.differences(after) if not FREE.match(line)]
