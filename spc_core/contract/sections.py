@@ -75,8 +75,14 @@ def observed_column(names: Sequence[str], wanted: str) -> int:
     found = [i for i, name in enumerate(names) if name == wanted or name.endswith(f".{wanted}")]
     if len(found) != 1:
         problem = "is not observed" if not found else "is observed more than once; write the topic before it"
-        raise ValueError(f"{problem}{suggest(wanted, names)}; known: {', '.join(names)}")
+        near = suggest(wanted, names) or suggest(wanted, [_ending(name, wanted.count(".")) for name in names])
+        raise ValueError(f"{problem}{near}; known: {', '.join(names)}")
     return found[0]
+
+
+def _ending(name: str, dots: int) -> str:
+    """The end of a name with so many dots."""
+    return ".".join(name.split(".")[-dots - 1 :])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spc_core.alignment.episode_rewards import MEND_REWARD
 from spc_core.contract.contract import Contract
-from spc_core.contract.rewards import RewardFunction, actions_before
-from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
+from spc_core.contract.rewards import RewardFunction
+from spc_core.data.dataset import DatasetError, DatasetWriter
+from spc_core.data.earnings import Earnings, earnings, step_rewards
 from spc_core.data.reader import dataset_contract, stored_tasks
 from spc_core.system.wording import plural
 
@@ -87,29 +87,16 @@ def relabel(
     return Relabelled(Path(out), done, transitions, float(means[0]), float(means[1]), differences)
 
 
-def step_rewards(function: RewardFunction, episode: Episode, last: Episode | None, where: str) -> np.ndarray:
-    """r_k of (o_k, a_k, o_{k+1}) for all steps, (T,) float64: bitwise equal to those of a conversion.
-
-    `last` is the episode before in the dataset. Raises DatasetError, which begins with `where`, if one is not finite.
-    """
-    rows = reward_rows(episode, last)
-    rewards = function(*rows)
-    bad = np.flatnonzero(~np.isfinite(rewards))
-    if len(bad):
-        step = int(bad[0])
-        term = function.culprit(*(row[step] for row in rows))
-        raise DatasetError(
-            f"{where}: the reward's term '{term}' is not finite at step {step}, "
-            f"{(episode.times_ns[step] - episode.times_ns[0]) / 1e9:.2f} s after its start; {MEND_REWARD}"
-        )
-    return rewards
-
-
-def reward_rows(episode: Episode, last: Episode | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of T steps the observations, actions, next observations and actions before; NaN where there was none."""
-    goes_on = last is not None and last.source == episode.source and last.times_ns[-1] == episode.times_ns[0]
-    first = last.actions[-1] if last is not None and goes_on else None
-    return episode.observations[:-1], episode.actions, episode.observations[1:], actions_before(first, episode.actions)
+def preview(
+    dataset: str | Path,
+    contract: Contract,
+    progress: Callable[[int, int, str], object] = lambda done, total, text: None,
+) -> Earnings:
+    """What the terms of the contract's reward earn in `dataset`. Raises DatasetError as `relabel` does."""
+    root = Path(dataset)
+    stores = stored_tasks(root)
+    function = new_reward(root, dataset_contract(root, stores), contract)
+    return earnings(root, stores, contract, function, progress)
 
 
 def new_reward(root: Path, before: Contract, after: Contract) -> RewardFunction:
