@@ -14,6 +14,7 @@ from spc_core.contract.yaml_section import Section
 
 SOURCES = ("topic", "function", "terms", "expression")
 MAX_TERMS = 50
+UNFILLED_TARGET = "fill_in_the_target"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -100,6 +101,9 @@ def _targets(section: Section, kind: str) -> tuple[str | float, ...]:
 
 
 def _target(section: Section, entry: Any, kind: str) -> str | float:
+    if entry == UNFILLED_TARGET:  # as `spc contract init` leaves it
+        raise section.fail("to", f"is a placeholder: where {', '.join(_names(section, 'of'))} shall be cannot be told "
+                           "from a recording; write numbers, or observed fields")  # fmt: skip
     if isinstance(entry, str) and entry:
         return entry
     if kind == "tracking":
