@@ -37,30 +37,37 @@ class Rows:
     def __init__(self, before: np.ndarray, action: np.ndarray, after: np.ndarray, previous: np.ndarray | None) -> None:
         """(..., O), (..., A), (..., O) and (..., A) float64; `previous` is NaN in rows that have none, or None."""
         self.shape = before.shape[:-1]
-        action = _flat(action)
-        if previous is None:
-            previous = action
-        else:
-            previous = _flat(previous)
-            previous = np.where(np.isnan(previous), action, previous)
-        self._arrays = {BEFORE: _flat(before), ACTION: action, AFTER: _flat(after), PREVIOUS: previous}
+        self._count = math.prod(self.shape)
+        self._given = {BEFORE: before, ACTION: action, AFTER: after, PREVIOUS: previous}
+        self._columns: dict[str, np.ndarray] = {}
 
     def column(self, place: Place) -> np.ndarray:
         """(N,) contiguous."""
-        return np.ascontiguousarray(self._arrays[place.when][:, place.column])
+        columns = self._columns.get(place.when)
+        if columns is None:
+            columns = self._columns[place.when] = self._of(place.when)
+        return columns[place.column] if self._count == 1 else np.ascontiguousarray(columns[place.column])
+
+    def _of(self, when: str) -> np.ndarray:
+        """Columns (width, N)."""
+        values = self._given[when]
+        if when == PREVIOUS:
+            action = self._given[ACTION]
+            values = action if values is None else np.where(np.isnan(values), action, values)
+        assert values is not None
+        if self._count != 1:
+            return np.asarray(values, np.float64).reshape(-1, values.shape[-1]).T
+        twice = np.empty((values.shape[-1], 2))
+        twice[:] = values.reshape(-1, 1)
+        return twice
 
     def full(self, value: float) -> np.ndarray:
         """(N,)"""
-        return np.full(len(self._arrays[ACTION]), value)
+        return np.full(2 if self._count == 1 else self._count, value)
 
     def shaped(self, values: np.ndarray) -> np.ndarray:
         """Numbers (N,) in the shape of the transitions that were given."""
-        return values[: math.prod(self.shape)].reshape(self.shape)
-
-
-def _flat(values: np.ndarray) -> np.ndarray:
-    rows = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
-    return np.concatenate([rows, rows]) if len(rows) == 1 else rows
+        return values[: self._count].reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
