@@ -25,6 +25,7 @@ class FaultKind(enum.Enum):
     NOT_FINITE = ("{topic}: {detail} is not finite", "")
     SAMPLE_NOT_FINITE = ("{topic}: not finite", "")  # of a command or reward
     NO_COMMAND = ("{topic}: no command in the period", "")
+    REWARD_NOT_FINITE = ("the reward's term '{detail}' is not finite", "")
     NO_REWARD = ("{topic}: no reward in the period", "")
     CLOCK_JUMP = ("clock jumped", " back by {s:.3f} s on {topic}")
     SILENCE = ("{topic}: no observation", " for {s:.3f} s")
@@ -58,7 +59,7 @@ class Fault:
     kind: FaultKind
     topic: str = ""
     stream: int | None = None  # number of the observation stream, if any
-    detail: str = ""  # the non-finite field, the new task, or the reason for giving up an episode
+    detail: str = ""  # the non-finite field or term, the new task, or the reason for giving up an episode
     amount_ns: int = 0  # age, backward jump, or missing time
     limit_s: float = 0.0  # maximum age
 

@@ -255,6 +255,8 @@ class StreamingAligner:
         self._reward_function = contract.reward_function()
         self._frames: deque[Frame] = deque()
         self._previous: Frame | None = None
+        self._last_action: np.ndarray | None = None  # of the period that ended at the previous tick
+        self._action: np.ndarray | None = None  # of the period that ends at the tick being decided
         self._observed_ns: int | None = None  # the last tick with an observation
         self._since_ns = NO_TIME  # no command up to here holds, since a pause came after it
         self._horizon_ns = NO_TIME
@@ -301,7 +303,7 @@ class StreamingAligner:
         self.rewards.clear()
         self._answers.clear()
         self._frames.clear()
-        self._previous, self._horizon_ns = None, NO_TIME
+        self._previous, self._last_action, self._horizon_ns = None, None, NO_TIME
 
     @property
     def counts(self) -> dict[str, int]:
@@ -335,6 +337,7 @@ class StreamingAligner:
         while self._frames and (step := self._decide(self._frames[0])) is not None:
             frame = self._frames.popleft()
             self._previous = None if frame.fault else frame
+            self._last_action, self._action = self._action, None
             for stream in (*self.actions, self.rewards):
                 stream.drop_before(frame.t_ns)
             self._note_pause(frame)
@@ -373,8 +376,13 @@ class StreamingAligner:
             command_ns = max(command_ns, part_ns)
             parts.append(part)
         action = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if self._reward_function is not None:
-            reward = float(self._reward_function(self._previous.observation, action, frame.observation))
+        if (function := self._reward_function) is not None:
+            self._action = action
+            row = self._previous.observation, action, frame.observation, self._last_action
+            reward = float(function(*row))
+            if not math.isfinite(reward):
+                fault = Fault(FaultKind.REWARD_NOT_FINITE, detail=function.culprit(*row))
+                return Step(end_ns, None, fault, frame.observation)
         else:
             if not (over or self.rewards.newest_ns >= end_ns):
                 return None

@@ -9,9 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from spc_core.contract.reward_rows import RewardFields
+from spc_core.contract.reward_terms import build_terms
 from spc_core.contract.rewards import REWARDS, RewardFunction
 from spc_core.contract.section_readers import (
     CLOCKS,
@@ -93,10 +94,17 @@ class Contract:
 
     def reward_function(self) -> RewardFunction | None:
         """The reward function of a transition, or None if a topic provides the reward."""
-        if self.reward.function is None:
+        reward = self.reward
+        if reward.topic is not None:
             return None
-        scale = np.maximum(np.abs(self.action.low), np.abs(self.action.high))
-        return REWARDS[self.reward.function].build(self.observation_names, scale, self.reward.weights)
+        fields = RewardFields(
+            self.observation_names,
+            tuple(limits for stream in self.observation for field in stream.observed for limits in field.ranges),
+            self.action.fields, self.action.low, self.action.high, 1 / self.rate_hz,
+        )  # fmt: skip
+        if reward.function is not None:
+            return RewardFunction(REWARDS[reward.function].build(fields, reward.weights))
+        return RewardFunction(build_terms(reward.terms, fields))
 
     def differences(self, other: Contract) -> list[str]:
         """One line for each field in which two contracts differ, but for `qos`; empty if they are equivalent."""

@@ -1,53 +1,127 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixed registry of reward functions: a contract names an entry, never code to import."""
+"""The reward that a contract computes: a sum of terms, its own or those of an entry of a fixed registry.
+
+A contract names terms and entries, never code to import.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-RewardFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(o_k, a_k, o_{k+1}) in the contract's units, (..., O), (..., A), (..., O), to r_k, (...).
+from spc_core.contract.reward_rows import AFTER, BEFORE, Place, RewardFields, Rows
+from spc_core.contract.reward_terms import Term, sum_of_squares
 
-Bitwise the same result row by row or in bulk.
-"""
+
+class RewardError(ValueError):
+    """A reward that is not a finite number; the message names the term."""
+
+
+class RewardFunction:
+    """The reward r_k of (o_k, a_k, o_{k+1}), in the contract's units: the sum of its terms, in their order.
+
+    Bitwise the same result row by row or in bulk.
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self._terms = tuple(terms)
+        self.names = tuple(term.name for term in terms)
+        self.uses_previous = any(term.uses_previous for term in terms)  # whether a_{k-1} matters
+        self.successes = tuple(term.name for term in terms if term.met is not None)
+
+    def __call__(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        next_observation: np.ndarray,
+        previous_action: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(..., O), (..., A), (..., O) to (...). `previous_action` (..., A) is a_{k-1}, NaN where there is none."""
+        rows = Rows(observation, action, next_observation, previous_action)
+        with np.errstate(all="ignore"):  # what is not finite is refused by name, not warned of
+            total = self._terms[0].pays(rows)
+            for term in self._terms[1:]:
+                total = total + term.pays(rows)
+        return rows.shaped(total)
+
+    def parts(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        next_observation: np.ndarray,
+        previous_action: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """What each term pays, (K, ...)."""
+        rows = Rows(observation, action, next_observation, previous_action)
+        with np.errstate(all="ignore"):
+            return np.stack([rows.shaped(term.pays(rows)) for term in self._terms])
+
+    def succeeded(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        next_observation: np.ndarray,
+        previous_action: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Whether the condition of any success term holds, (...) bool."""
+        rows = Rows(observation, action, next_observation, previous_action)
+        found = rows.full(0.0) > 0
+        with np.errstate(all="ignore"):
+            for term in self._terms:
+                if term.met is not None:
+                    found = found | term.met(rows)
+        return rows.shaped(found)
+
+    def culprit(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        next_observation: np.ndarray,
+        previous_action: np.ndarray | None = None,
+    ) -> str:
+        """The first term that is not finite in one transition, (O,), (A,), (O,); 'sum' where only the sum is not."""
+        parts = self.parts(observation, action, next_observation, previous_action)
+        bad = np.flatnonzero(~np.isfinite(parts))
+        return self.names[bad[0]] if len(bad) else "sum"
+
+
+def actions_before(previous: np.ndarray | None, actions: np.ndarray) -> np.ndarray:
+    """The action before each of an unbroken run (T, A): `previous` or NaN for the first, and then each its last."""
+    first = np.full((1, actions.shape[1]), np.nan) if previous is None else previous[None]
+    return np.concatenate([first, actions[:-1]])
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardEntry:
-    """A reward function's default weights, and its constructor from field names, action scale and weights."""
+    """A reward function's default weights, and its terms from the fields of a contract and weights."""
 
     weights: Mapping[str, float]
-    build: Callable[[tuple[str, ...], np.ndarray, Mapping[str, float]], RewardFunction]
+    build: Callable[[RewardFields, Mapping[str, float]], Sequence[Term]]
 
 
-def _reach(names: tuple[str, ...], action_scale: np.ndarray, weights: Mapping[str, float]) -> RewardFunction:
+def _reach(fields: RewardFields, weights: Mapping[str, float]) -> Sequence[Term]:
     """-distance * tanh(scale * |position' - target|) - effort * |a / action_scale|^2, joint by joint name.
 
     The target is that of o_k, since a_k responds to o_k. Bounded, so that critics stay bounded.
     """
+    names = fields.observed
     joints = [name.removeprefix("target.position.") for name in names if name.startswith("target.position.")]
     if not joints:
         raise ValueError("reward 'reach' needs observed fields target.position.<joint>; observe the topic 'target'")
-    position = [_index(names, f"joint_states.position.{joint}") for joint in joints]
-    target = [_index(names, f"target.position.{joint}") for joint in joints]
+    position = [Place(AFTER, _index(names, f"joint_states.position.{joint}")) for joint in joints]
+    target = [Place(BEFORE, _index(names, f"target.position.{joint}")) for joint in joints]
 
-    def reward(observation: np.ndarray, action: np.ndarray, next_observation: np.ndarray) -> np.ndarray:
-        distance = np.sqrt(_sum_of_squares(next_observation[..., position] - observation[..., target]))
-        effort = _sum_of_squares(action / action_scale)
-        return -weights["distance"] * np.tanh(weights["scale"] * distance) - weights["effort"] * effort
+    def distance(rows: Rows) -> np.ndarray:
+        apart = [rows.column(p) - rows.column(t) for p, t in zip(position, target, strict=True)]
+        return -weights["distance"] * np.tanh(weights["scale"] * np.sqrt(sum_of_squares(apart)))
 
-    return reward
+    def effort(rows: Rows) -> np.ndarray:
+        shares = [rows.column(Place("action", i)) / size for i, size in enumerate(fields.action_scale)]
+        return -(weights["effort"] * sum_of_squares(shares))
 
-
-def _sum_of_squares(values: np.ndarray) -> np.ndarray:
-    """Over the last axis, term by term: the order of np.sum, and so its last bit, depends on the memory layout."""
-    total = np.square(values[..., 0])
-    for i in range(1, values.shape[-1]):
-        total = total + np.square(values[..., i])
-    return total
+    return Term("distance", distance), Term("effort", effort)
 
 
 def _index(names: tuple[str, ...], name: str) -> int:

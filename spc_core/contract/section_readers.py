@@ -10,7 +10,7 @@ from typing import Any
 
 from spc_core.contract.frames import TF, is_static, split_field
 from spc_core.contract.positional import JOINT_TRAJECTORY, hole
-from spc_core.contract.rewards import REWARDS
+from spc_core.contract.reward_reader import read_computed_reward
 from spc_core.contract.sections import (
     Action,
     ActionVector,
@@ -167,18 +167,12 @@ def _action(section: Section, clock: str) -> Action:
 
 
 def read_reward(section: Section, clock: str) -> Reward:
-    if "fill_in_the_reward" in section.values:  # as `spc contract init` leaves it
-        raise section.fail("fill_in_the_reward", "is a placeholder; replace it with a reward as the comments show")
-    if "function" not in section.values:
-        section.only("topic", "type", "field", "clock")
-        _check_frames(section, "field", _message_type(section), [section.text("field")])
-        return Reward(section.text("topic"), _message_type(section), section.text("field"), _clock(section, clock))
-    section.only("function", "weights")
-    function = section.choice("function", tuple(REWARDS))
-    known = REWARDS[function].weights
-    weights = section.section("weights").only(*known) if "weights" in section.values else None
-    given = {key: weights.number(key) for key in weights.values} if weights else {}
-    return Reward(function=function, weights={**known, **given})
+    computed = read_computed_reward(section)
+    if computed is not None:
+        return computed
+    section.only("topic", "type", "field", "clock")
+    _check_frames(section, "field", _message_type(section), [section.text("field")])
+    return Reward(section.text("topic"), _message_type(section), section.text("field"), _clock(section, clock))
 
 
 def read_segments(section: Section) -> Segments:

@@ -75,8 +75,14 @@ def observed_column(names: Sequence[str], wanted: str) -> int:
     found = [i for i, name in enumerate(names) if name == wanted or name.endswith(f".{wanted}")]
     if len(found) != 1:
         problem = "is not observed" if not found else "is observed more than once; write the topic before it"
-        raise ValueError(f"{problem}{suggest(wanted, names)}; known: {', '.join(names)}")
+        near = suggest(wanted, names) or suggest(wanted, [_ending(name, wanted.count(".")) for name in names])
+        raise ValueError(f"{problem}{near}; known: {', '.join(names)}")
     return found[0]
+
+
+def _ending(name: str, dots: int) -> str:
+    """The end of a name with so many dots."""
+    return ".".join(name.split(".")[-dots - 1 :])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +177,26 @@ class ActionVector:
 
 
 @dataclasses.dataclass(frozen=True)
+class TermSpec:
+    """One term of a reward, as the contract writes it; what its kind has no use for is empty."""
+
+    name: str
+    kind: str
+    path: str  # where in the file it is
+    weight: float
+    of: tuple[str, ...] = ()
+    to: tuple[str | float, ...] = ()
+    scales: tuple[float, ...] = (1.0,)  # for each of `of`
+    shape: str = ""
+    angle: bool = False  # differences wrap into [-pi, pi)
+    near: float = 0.0  # of success with `to`: the distance that counts
+    within: tuple[float, float] | None = None  # a band
+    expression: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Reward:
-    """Either a field of a topic or a registered function with its weights."""
+    """A field of a topic, a registered function with its weights, or terms."""
 
     topic: str | None = None
     type: str | None = None
@@ -180,6 +204,18 @@ class Reward:
     clock: str = "header"
     function: str | None = None
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    terms: tuple[TermSpec, ...] = ()
+
+    def __str__(self) -> str:
+        """In a few words, for reports."""
+        if self.topic is not None:
+            return f"{self.field} of the topic {self.topic}"
+        if self.function is not None:
+            weights = ", ".join(f"{name} {value:g}" for name, value in self.weights.items())
+            return f"function {self.function} of observation and action, with {weights}"
+        if [term.name for term in self.terms] == ["expression"]:
+            return self.terms[0].expression
+        return f"terms {', '.join(term.name for term in self.terms)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Transform:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     apply: Callable[[np.ndarray], np.ndarray]
+    limits: tuple[float, float] = (-math.inf, math.inf)  # of each output
 
 
 def _rotation_matrix(q: np.ndarray) -> np.ndarray:
@@ -60,10 +61,10 @@ def _sin_cos(angle: np.ndarray) -> np.ndarray:
 
 
 TRANSFORMS: Mapping[str, Transform] = {
-    "rotation_6d": Transform(QUATERNION, tuple(f".rotation_6d.{i}" for i in range(6)), _rotation_6d),
-    "yaw": Transform(QUATERNION, (".yaw",), _yaw),
-    "wrap": Transform(("",), ("",), _wrap),
-    "sin_cos": Transform(("",), (".sin", ".cos"), _sin_cos),
+    "rotation_6d": Transform(QUATERNION, tuple(f".rotation_6d.{i}" for i in range(6)), _rotation_6d, (-1, 1)),
+    "yaw": Transform(QUATERNION, (".yaw",), _yaw, (-math.pi, math.pi)),
+    "wrap": Transform(("",), ("",), _wrap, (-math.pi, math.pi)),
+    "sin_cos": Transform(("",), (".sin", ".cos"), _sin_cos, (-1, 1)),
     "derivative": Transform(("",), (".derivative",), lambda rate: rate),  # in time: FieldTransforms computes it
 }
 
@@ -87,6 +88,14 @@ class Field:
     def outputs(self) -> tuple[str, ...]:
         """Names of the resulting numbers."""
         return tuple(f"{self.path}{end}" for end in TRANSFORMS[self.kind].outputs) if self.kind else (self.path,)
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """The lowest and the highest value of each resulting number, as far as the transform tells."""
+        low, high = TRANSFORMS[self.kind].limits if self.kind else (-math.inf, math.inf)
+        if self.clip is not None:
+            low, high = (min(max(edge, self.clip[0]), self.clip[1]) for edge in (low, high))
+        return ((low, high),) * len(self.outputs)
 
     @property
     def is_plain(self) -> bool:

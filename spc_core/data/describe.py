@@ -16,6 +16,7 @@ from spc_core.alignment.faults import Fault
 from spc_core.contract.contract import Contract
 from spc_core.data.column_stats import ColumnStats
 from spc_core.data.dataset import Episode, TaskEntry
+from spc_core.data.earnings import EarningsCounter
 from spc_core.data.jumps import Guess, Jumps, find_jumps
 from spc_core.data.packed import conversion_report
 from spc_core.data.reader import dataset_contract, stored_tasks
@@ -65,6 +66,7 @@ class Part:
     at_low: tuple[float, ...]  # shares of the actions at their lower and upper limit, and beyond either
     at_high: tuple[float, ...]
     beyond: tuple[float, ...]
+    earned: Mapping[str, float]  # by each term of a computed reward, the mean of a step
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,11 +119,10 @@ class Description:
     def text(self) -> str:
         """For people, at a terminal."""
         contract, whole = self.contract, self.whole
-        reward = contract.reward.function or f"topic {contract.reward.topic}"
         lines = [
             f"{self.root}: {plural(len(self.tasks), 'task')}, {plural(whole.episodes, 'episode')}, "
             f"{whole.transitions:,} transitions, {whole.hours:.2f} h, from {plural(self.sources, 'source')}",
-            f"contract {contract.name} ({contract.sha256[:12]}), {contract.rate_hz:g} Hz, reward: {reward}",
+            f"contract {contract.name} ({contract.sha256[:12]}), {contract.rate_hz:g} Hz, reward: {contract.reward}",
             "ends:       " + ", ".join(f"{count} {end}" for end, count in whole.ends.items()),
         ]
         if set(whole.behaviours) != {""}:
@@ -191,11 +192,12 @@ def describe(dataset: str | Path) -> Description:
     jumping: dict[Guess, list[tuple[str, Jumps]]] = {}
     samples: dict[tuple[str, str], tuple[str, Episode]] = {}
     for number, store in enumerate(stores):
-        counter = _Counter(contract)
+        counter, last = _Counter(contract), None
         for episode in store.episodes():
             end = end_of(episode)
             for part in (counter, whole):
-                part.add(episode, end)
+                part.add(episode, end, last)
+            last = episode
             lines.append(EpisodeLine(number, len(episode), float(episode.rewards.sum()), end, episode.behaviour))
             sources.add(episode.source_sha256 or episode.source)
             for jumps in find_jumps(episode.times_ns, episode.observations, np.ones(len(episode), bool), contract):
@@ -235,11 +237,17 @@ class _Counter:
         self._ends, self._behaviours = Counter[str](), Counter[str]()
         self._at = np.zeros((3, contract.action_dim), np.int64)  # lower limit, upper limit, beyond
         self._ns = 0
+        function = contract.reward_function()
+        self._terms = () if function is None else function.names
+        self._earned = None if function is None else EarningsCounter(function)
 
-    def add(self, episode: Episode, end: str) -> None:
+    def add(self, episode: Episode, end: str, last: Episode | None) -> None:
+        """`last` is the task's episode before."""
         actions = episode.actions
         self._steps.add(np.column_stack([episode.observations[:-1], actions, episode.rewards]))
         self._episodes.add(np.array([[episode.rewards.sum(), len(episode)]]))
+        if self._earned is not None:
+            self._earned.add(episode, last)
         self._ends[end] += 1
         self._behaviours[episode.behaviour] += 1
         near = AT_LIMIT * (self._high - self._low)
@@ -269,6 +277,7 @@ class _Counter:
             at_low=low,
             at_high=high,
             beyond=beyond,
+            earned={} if self._earned is None else dict(zip(self._terms, self._earned.total("").per_step, strict=True)),
         )
 
 

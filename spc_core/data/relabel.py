@@ -20,7 +20,8 @@ import numpy as np
 
 from spc_core.contract.contract import Contract
 from spc_core.contract.rewards import RewardFunction
-from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
+from spc_core.data.dataset import DatasetError, DatasetWriter
+from spc_core.data.earnings import Earnings, earnings, step_rewards
 from spc_core.data.reader import dataset_contract, stored_tasks
 from spc_core.system.wording import plural
 
@@ -68,10 +69,12 @@ def relabel(
     done, transitions, sums = 0, 0, np.zeros(2)
     with DatasetWriter(out, contract, overwrite) as writer:
         for store in stores:
+            last = None
             for number, episode in enumerate(store.episodes()):
                 where = f"{root}: task '{store.entry.task_id}', episode {number} ({episode.source})"
                 _check_limits(where, episode.actions, before, contract)
-                rewards = step_rewards(function, episode)
+                rewards = step_rewards(function, episode, last, where)
+                last = episode
                 writer.add_episode(
                     store.entry.task_id, store.entry.params, dataclasses.replace(episode, rewards=rewards)
                 )
@@ -84,9 +87,16 @@ def relabel(
     return Relabelled(Path(out), done, transitions, float(means[0]), float(means[1]), differences)
 
 
-def step_rewards(function: RewardFunction, episode: Episode) -> np.ndarray:
-    """r_k of (o_k, a_k, o_{k+1}) for all steps, (T,) float64: bitwise equal to the aligner's."""
-    return np.asarray(function(episode.observations[:-1], episode.actions, episode.observations[1:]), np.float64)
+def preview(
+    dataset: str | Path,
+    contract: Contract,
+    progress: Callable[[int, int, str], object] = lambda done, total, text: None,
+) -> Earnings:
+    """What the terms of the contract's reward earn in `dataset`. Raises DatasetError as `relabel` does."""
+    root = Path(dataset)
+    stores = stored_tasks(root)
+    function = new_reward(root, dataset_contract(root, stores), contract)
+    return earnings(root, stores, contract, function, progress)
 
 
 def new_reward(root: Path, before: Contract, after: Contract) -> RewardFunction:
@@ -95,7 +105,7 @@ def new_reward(root: Path, before: Contract, after: Contract) -> RewardFunction:
     if function is None:
         raise DatasetError(
             f"{root}: the new contract's reward is the topic '{after.reward.topic}', whose messages are in the bags "
-            "only; name a reward function, or convert the bags again with `spc convert --contract`"
+            "only; give it terms, an expression or a function, or convert the bags again with `spc convert --contract`"
         )
     if _fixed(before) != _fixed(after):
         lines = [line for line in before.differences(after) if not FREE.match(line)]

@@ -99,6 +99,21 @@ def returns(description: Description) -> go.Figure:
     return style(figure, 300, top=44)
 
 
+def earned(description: Description) -> go.Figure:
+    """What each term of a computed reward earned in a step, on average, for each task."""
+    tasks, ids = shown_tasks(description), short_ids(description)
+    figure = go.Figure()
+    for i, name in enumerate(description.whole.earned):
+        figure.add_bar(
+            x=[ids[number] for number in tasks], y=[description.tasks[number].earned[name] for number in tasks],
+            name=name, marker_color=LINE_COLOURS[i % len(LINE_COLOURS)], hovertemplate=f"{name}: %{{y:.4g}}",
+        )  # fmt: skip
+    figure.update_layout(barmode="relative", bargap=0.3, showlegend=True)
+    figure.update_yaxes(title="reward of a step, mean")
+    _task_axis(figure, 1, len(tasks))
+    return style(figure, 220, top=44)
+
+
 def drawn_episodes(description: Description, lines: Sequence[EpisodeLine]) -> list[EpisodeLine]:
     """All episodes, or a random sample if there are too many to draw."""
     if len(lines) <= MAX_DOTS:

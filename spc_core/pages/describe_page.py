@@ -12,6 +12,7 @@ from spc_core.pages.describe_figures import (
     MAX_TASKS,
     at_limits,
     coverage,
+    earned,
     lengths,
     returns,
     sample_episodes,
@@ -25,6 +26,8 @@ CAPTIONS = {
     "tasks have.",
     "returns": "One dot for each episode, and the median of each task. What to look for: does the data hold good "
     "episodes and bad ones for every task? Offline learning needs both to tell them apart.",
+    "earned": "The mean of a step, by the terms of the contract's reward. What to look for: a term beside which the "
+    "others do not count, and one that earns the same in every task.",
     "lengths": "<b>terminated</b>: the task ended; <b>truncated</b>: a time limit or the operator ended it; "
     "<b>cut</b>: the data have a gap there. Only terminated says something about the value of the last state.",
     "coverage": "A panel for each field, a group of bars for each task. What to look for: a field that hardly moves, "
@@ -41,6 +44,7 @@ def describe_page(description: Description) -> str:
     figures = [
         ("Episodes and transitions", "counts", task_counts),
         ("Returns", "returns", returns),
+        *([("What each term of the reward earned", "earned", earned)] if description.whole.earned else []),
         ("Lengths", "lengths", lengths),
         ("Coverage of the observation and action space", "coverage", coverage),
         ("Actions at their limits", "limits", at_limits),
@@ -70,7 +74,7 @@ def introduction(description: Description) -> str:
         ["rate", f"{contract.rate_hz:g} Hz"],
         ["observation", escape(", ".join(contract.observation_names))],
         ["action", escape(", ".join(contract.action.fields))],
-        ["reward", escape(_reward(description))],
+        ["reward", escape(str(contract.reward))],
         ["ends", ", ".join(f"{count} {end}" for end, count in whole.ends.items())],
         *([["cut because of", "<br>".join(cuts)]] if cuts else []),
         *([["behaviours", ", ".join(acted)]] if set(whole.behaviours) != {""} else []),
@@ -80,14 +84,6 @@ def introduction(description: Description) -> str:
     notes = f"<h3>Worth a look before training</h3><ul>{notes}</ul>" if notes else ""
     return f"""<h1>Dataset {escape(description.root.name)}</h1>
 <p class=lead>{", ".join(counts)}.</p>{table(["what", "value"], facts)}{notes}"""
-
-
-def _reward(description: Description) -> str:
-    reward = description.contract.reward
-    if reward.function is None:
-        return f"{reward.field} of the topic {reward.topic}"
-    weights = ", ".join(f"{name} {value:g}" for name, value in reward.weights.items())
-    return f"function {reward.function} of observation and action, with {weights}"
 
 
 def _omissions(description: Description, name: str) -> str:

@@ -71,6 +71,7 @@ class MjcfEnv(TaskEnv):
         self._reward = contract.reward_function()
         self._transforms = [stream.transforms for stream in contract.observation]
         self._steps, self._observed = 0, np.empty(0)
+        self._last_action: np.ndarray | None = None  # of the episode's last step
 
     def set_task(self, task: Task) -> None:
         self.task = task
@@ -90,7 +91,7 @@ class MjcfEnv(TaskEnv):
         for transforms in self._transforms:
             transforms.reset()
         observation = self._observe()
-        self._observed = self._transformed(observation)
+        self._observed, self._last_action = self._transformed(observation), None
         return observation, {"task_id": self.task.task_id}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float | None, bool, bool, dict[str, Any]]:  # type: ignore[override]
@@ -108,7 +109,8 @@ class MjcfEnv(TaskEnv):
         observation = self._observe()
         before, self._observed = self._observed, self._transformed(observation)
         ended = self.ended(observation)
-        return observation, self.reward(before, action), ended, truncated and not ended, {}
+        reward, self._last_action = self.reward(before, action), action
+        return observation, reward, ended, truncated and not ended, {}
 
     def start_episode(self, episode: np.random.Generator) -> None:
         """Change the state at the start of an episode; by default nothing."""
@@ -123,7 +125,9 @@ class MjcfEnv(TaskEnv):
 
     def reward(self, before: np.ndarray, action: np.ndarray) -> float | None:
         """Of the step from an observation (O,), as in a dataset; None: the contract does not give it as a function."""
-        return None if self._reward is None else float(self._reward(before, action, self._observed))
+        if self._reward is None:
+            return None
+        return float(self._reward(before, action, self._observed, self._last_action))
 
     @property
     def has_reward(self) -> bool:

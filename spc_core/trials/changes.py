@@ -103,20 +103,20 @@ class QuietTest:
         """Mean reward of the first PAIRED steps, suspected steps, and context with uncertainty at `counts`."""
         tracker = self.tracker
         tracker.reset()
-        rewards, suspected, shown, over = [], 0, {}, True
+        rewards, suspected, shown, over, last = [], 0, {}, True, None
         observation = np.empty(0)
         for step in range(steps):
             if over:
                 observation, _ = self._env.reset(seed=seed, options={"task": task})
                 self._policy.reset()
                 self._safety.reset()
-                seed += 1
+                seed, last = seed + 1, None
             action = self._safety.apply(self._policy.act(observation, tracker.context))
             following, reward, _, over, _ = self._env.step(action)
             if self._reward is not None:
-                reward = self._reward(observation, action, following)
+                reward = self._reward(observation, action, following, last)
             tracker.update(Transition(step, observation, action, float(reward), following))
-            observation = following
+            observation, last = following, action
             suspected += tracker.suspicious
             if step < PAIRED:
                 rewards.append(float(reward))

@@ -134,6 +134,7 @@ class DriftTest:
         self.policy, self.tracker = Policy(checkpoint), ContextTracker(checkpoint)
         self.safety = SafetyFilter(checkpoint.contract)
         self._reward = checkpoint.contract.reward_function()
+        self._last_action: np.ndarray | None = None  # of this episode
         self._settled: dict[tuple[str, int], np.ndarray] = {}
 
     def run(self, first: Task, second: Task, strategy: str, seed: int = 0) -> DriftRun:
@@ -164,6 +165,7 @@ class DriftTest:
         self.tracker.reset()
         self.policy.reset()
         self.safety.reset()
+        self._last_action = None
         return self.env.reset(seed=seed, options={"task": task})[0]
 
     def _steps(self, observation: np.ndarray, steps: int) -> tuple[list[np.ndarray], list[float]]:
@@ -173,9 +175,9 @@ class DriftTest:
             action = self.safety.apply(self.policy.act(observation, self.tracker.context))
             next_observation, reward, *_ = self.env.step(action)
             if self._reward is not None:
-                reward = self._reward(observation, action, next_observation)
+                reward = self._reward(observation, action, next_observation, self._last_action)
             self.tracker.update(Transition(step, observation, action, float(reward), next_observation))
-            observation = next_observation
+            observation, self._last_action = next_observation, action
             contexts.append(self.tracker.context)
             rewards.append(float(reward))
         self._seen = observation

@@ -87,7 +87,7 @@ class LaneDriver:
         rewards = [robot.move(command) for robot, command in zip(robots, commands, strict=True)]
         if self._reward is not None:  # the same to the bit, row by row or in bulk
             after = np.array([robot.next_observation for robot in robots])
-            rewards = self._reward(observations, commands, after).tolist()
+            rewards = self._reward(observations, commands, after, np.array([r.last_action for r in robots])).tolist()
         moved = zip(robots, commands, rewards, strict=True)
         seen = [robot.arrive(command, reward) for robot, command, reward in moved]
         for number, context in self._contexts.update(list(zip(active, seen, strict=True))):

@@ -49,9 +49,20 @@ def spread(
 ) -> list[Transition]:
     """`count` evenly spaced transitions, with the contract's reward function if it has one."""
     seen = list(transitions)
-    chosen = [seen[i] for i in np.unique(np.linspace(0, len(seen) - 1, count).round().astype(int))] if seen else []
+    chosen = np.unique(np.linspace(0, len(seen) - 1, count).round().astype(int)).tolist() if seen else []
     if reward is None:
-        return chosen
-    return [
-        dataclasses.replace(t, reward=float(reward(t.observation, t.action, t.next_observation))) for t in chosen
-    ]  # fmt: skip
+        return [seen[i] for i in chosen]
+    rewarded = []
+    for i in chosen:
+        t, previous = seen[i], _action_before(seen, i)
+        paid = float(reward(t.observation, t.action, t.next_observation, previous))
+        rewarded.append(dataclasses.replace(t, reward=paid))
+    return rewarded
+
+
+def _action_before(seen: list[Transition], i: int) -> np.ndarray | None:
+    """The action of the transition that ended where number `i` began, if it is there."""
+    if i == 0 or seen[i - 1].t_ns >= seen[i].t_ns:
+        return None
+    before = seen[i - 1]
+    return before.action if np.array_equal(before.next_observation, seen[i].observation) else None

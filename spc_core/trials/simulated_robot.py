@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -34,6 +35,7 @@ class SimulatedRobot:
         """`recordings`: for offline contexts; default: simulated behaviour data."""
         self.tracker, self.safety = tracker, SafetyFilter(checkpoint.contract)
         self._agent, self._recordings = checkpoint.agent, recordings or behaviour_transitions
+        self._actions = checkpoint.contract.action_dim
         self._env, self.reward_function = make_env(family), checkpoint.contract.reward_function()
 
     def begin(self, request: EpisodeRequest) -> None:
@@ -45,6 +47,7 @@ class SimulatedRobot:
         self.safety.counts.clear()
         task = find_task(request.task.task_id)
         self.observation, _ = self._env.reset(seed=request.seed, options={"task": task})
+        self._task_id, self.last_action = task.task_id, np.full(self._actions, np.nan)
         self._return, self._steps, self.ended, self._reason, self._success = 0.0, 0, False, "", None
         self._trajectory: list[tuple[int, list[float]]] = []
 
@@ -52,7 +55,7 @@ class SimulatedRobot:
         """Execute a command; returns the transition."""
         reward = self.move(action)
         if self.reward_function is not None:
-            reward = float(self.reward_function(self.observation, action, self.next_observation))
+            reward = float(self.reward_function(self.observation, action, self.next_observation, self.last_action))
         return self.arrive(action, reward)
 
     def move(self, action: np.ndarray) -> float:
@@ -65,12 +68,16 @@ class SimulatedRobot:
 
     def arrive(self, action: np.ndarray, reward: float) -> Transition:
         """The second half of a step, with its reward; returns the transition."""
+        if self.reward_function is not None and not math.isfinite(reward):
+            term = self.reward_function.culprit(self.observation, action, self.next_observation, self.last_action)
+            raise TrialError(f"{self._task_id}, step {self._steps}: the reward's term '{term}' is not finite; correct "
+                             "the contract's reward so that it is for every state")  # fmt: skip
         transition = Transition(self._steps, self.observation, action, reward, self.next_observation)
         if self._terminated or self._truncated:
             self.ended, self._reason = True, "terminated" if self._terminated else "time limit"
             self._success = self._env.success(self.observation, self.next_observation)
         self._return, self._steps = self._return + reward, self._steps + 1
-        self.observation = self.next_observation
+        self.observation, self.last_action = self.next_observation, action
         return transition
 
     def outcome(self) -> Outcome:

@@ -20,11 +20,13 @@ class ContractInit:
     examples:
       spc contract init bags/run_01
       spc contract init bags --urdf robot.urdf --out my_robot.yaml
+      spc contract init bags --reward terms --out my_robot.yaml
     """
 
     what: tyro.conf.Positional[Literal["init"]]  # what to do
     bags: tyro.conf.Positional[tuple[Path, ...]]  # bags of normal operation, or folders that contain them
     urdf: Path | None = None  # limits of the joints; default: a description recorded on /robot_description
+    reward: Literal["ask", "terms", "topic"] = "ask"  # ask: all ways in comments | terms: of its own | topic: recorded
     out: Path | None = None  # file to write; default: print it
     types: tuple[Path, ...] = ()  # .msg files, or packages with msg/, of types that the bag does not define
 
@@ -37,7 +39,7 @@ def run(options: ContractInit) -> int:
         raise ValueError("spc contract init: no bag given; give bags or folders that contain them")
     if options.out is not None and options.out.exists():
         raise ValueError(f"{options.out}: exists already and is not overwritten; choose another --out")
-    text = propose(options.bags, options.urdf, read_definitions(options.types))
+    text = propose(options.bags, options.urdf, read_definitions(options.types), options.reward)
     if options.out is None:
         print(text, end="")
         return 0

@@ -15,6 +15,7 @@ from spc_core.alignment.batch.sampling import Samples
 from spc_core.alignment.command_lag import percentiles_ms
 from spc_core.alignment.command_stamps import Stamped, reward_notes, stamp_notes
 from spc_core.alignment.episode import Segment, Segmentation, split_ticks
+from spc_core.alignment.episode_rewards import episode_rewards, infinite_reward
 from spc_core.command_delay.survey import DelaySurvey
 from spc_core.contract.contract import Contract, parse_contract
 from spc_core.data.dataset import Episode, check_episode
@@ -227,14 +228,17 @@ def cut_episodes(
     folder = path.resolve().parent.name if job.task_from == "folder" else ""
     metadata = metadata.over(BagMetadata(folder)).over(BagMetadata(job.task))
     segmentation = split_ticks(ticks, found.spans, contract)
+    if problem := infinite_reward(ticks, found.spans):
+        raise BagError(f"{path}: {problem}")
     if not segmentation.segments:
         dropped = segmentation.dropped
         why = max(dropped, key=lambda reason: dropped[reason], default=_no_tick(ticks, found))
         raise BagError(f"{path}: holds no transition; {why}")
     behaviour = bag.info.custom_data.get("spc.behaviour", "")
     episodes = []
+    rewards = episode_rewards(ticks, segmentation, contract)
     for segment in segmentation.segments:
-        episode = _episode(segment, ticks, path.name, sha256, behaviour, metadata)
+        episode = _episode(segment, ticks, rewards, path.name, sha256, behaviour, metadata)
         check_episode(episode, contract, str(path))
         episodes.append(
             TaskEpisode(*task_of(found.spans[segment.span], found.several, metadata, bag, contract), episode)
@@ -305,13 +309,13 @@ def compare_contract(bag: BagReader, job: Job) -> tuple[str, ...]:
 
 
 def _episode(
-    segment: Segment, ticks: Ticks, source: str, sha256: str, behaviour: str, metadata: BagMetadata
+    segment: Segment, ticks: Ticks, rewards: np.ndarray, source: str, sha256: str, behaviour: str, metadata: BagMetadata
 ) -> Episode:
     states, acts = slice(segment.first, segment.last + 1), slice(segment.first + 1, segment.last + 1)
     return Episode(
         observations=ticks.observations[states],
         actions=ticks.actions[acts],
-        rewards=ticks.rewards[acts],
+        rewards=rewards[acts],
         times_ns=ticks.t_ns[states],
         terminated=segment.terminated,
         truncated=segment.truncated,

@@ -131,6 +131,11 @@ class ConversionReport(BagTotals):
             f"from command to state: {self.command_delay}",
             f"from state to command: {self.command_lag or 'too few transitions to tell'}",
         ]
+        if topic := self.contract.reward.topic:
+            lines.append(
+                f"reward: the topic {topic}; the robot must publish it whenever a policy runs too, or the context "
+                "encoder learns nothing (a reward in the contract itself needs no topic)"
+            )
         if shifted := [bag for bag in self.bags if bag.skipped_states]:
             lines.append(
                 f"{plural(len(shifted), 'bag')}: states are faster than the contract's rate; the "

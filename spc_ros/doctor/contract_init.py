@@ -13,12 +13,16 @@ from spc_ros.doctor.urdf_limits import DescriptionError, JointLimits, read_urdf
 
 
 def propose(
-    paths: Sequence[str | Path] | str | Path, urdf: Path | None = None, definitions: Mapping[str, str] | None = None
+    paths: Sequence[str | Path] | str | Path,
+    urdf: Path | None = None,
+    definitions: Mapping[str, str] | None = None,
+    reward: str = "ask",
 ) -> str:
     """The YAML text of a contract for the robot in the bags, what a recording cannot tell left to the user.
 
     The limits come from `urdf`, else from a description in the bags. `definitions`: text of .msg files by type name,
-    for types that the bags do not define. Raises BagError and DescriptionError.
+    for types that the bags do not define. `reward`: ask for it, or propose terms, or the recorded topic.
+    Raises BagError and DescriptionError.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     robot = read_robot(paths, definitions)
@@ -34,4 +38,4 @@ def propose(
             source, joints = "robot_description", read_urdf(robot.description, "robot_description")
         except DescriptionError as error:
             source = f"none; {error}"
-    return contract_text(design(robot, joints), source)
+    return contract_text(design(robot, joints), source, reward)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from spc_core.contract.rewards import REWARDS
 from spc_core.system.wording import plural
 from spc_ros.doctor.action_text import action_lines
 from spc_ros.doctor.contract_choices import nominal, round_up
@@ -15,27 +14,31 @@ from spc_ros.doctor.contract_design import Design
 from spc_ros.doctor.field_choices import Choice
 from spc_ros.doctor.quantities import units
 from spc_ros.doctor.recorded_robot import RecordedTopic
-from spc_ros.doctor.topic_roles import REWARD_WORDS, pauses
+from spc_ros.doctor.reward_text import reward_lines
+from spc_ros.doctor.topic_roles import pauses
 from spc_ros.doctor.yaml_text import listed, number, one_line, printable, shortened, word
 from spc_ros.messages.fields import PACKAGES
 
 AGE_PERIODS = 2.5  # max_age_s in periods of a topic: one lost message is tolerated
-UNFILLED = "fill_in_the_reward"
 
 
-def contract_text(plan: Design, urdf: str) -> str:
-    """The text of the contract file; `urdf` is where limits of joints come from, '' for nowhere."""
-    return _Text(plan, urdf).text()
+def contract_text(plan: Design, urdf: str, reward: str = "ask") -> str:
+    """The text of the contract file; `urdf` is where limits of joints come from, '' for nowhere.
+
+    `reward` is one of SOURCES in reward_text.py. Raises BagError as reward_lines does.
+    """
+    return _Text(plan, urdf, reward).text()
 
 
 class _Text:
-    def __init__(self, plan: Design, urdf: str) -> None:
-        self.plan, self.robot, self.urdf = plan, plan.robot, urdf
+    def __init__(self, plan: Design, urdf: str, reward: str) -> None:
+        self.plan, self.robot, self.urdf, self.reward = plan, plan.robot, urdf, reward
         self.prefix = _namespace([topic.topic for topic in plan.used], [topic.topic for topic in plan.robot.topics])
 
     def text(self) -> str:
         action = action_lines(self.plan, self._relative, self._own_clock)
-        parts = [self._head(), self._observation(), self._not_observed(), action, self._reward()]
+        reward = reward_lines(self.plan, self._relative, self.reward)
+        parts = [self._head(), self._observation(), self._not_observed(), action, reward]
         parts += [self._task(), self._episode()]
         return "\n".join(printable(line).rstrip() for part in parts for line in part) + "\n"
 
@@ -103,21 +106,6 @@ class _Text:
         return (
             [f"{indent}clock: receive # {why}; the others' stamps are wall time, as receive times are"] if why else []
         )
-
-    def _reward(self) -> list[str]:
-        lines = ["# TODO: what is the robot to do? Replace the line below by one of these; until then, it is refused."]
-        spare = [(entry.offer is not None, entry.topic) for entry in self.plan.left_out if entry.topic.logs]
-        rewards = [topic for _, topic in spare if REWARD_WORDS.search(topic.topic) and topic.log.fields]
-        found = (rewards or [topic for offered, topic in spare if offered])[:3]
-        for topic in found:
-            name, field = word(self._relative(topic.topic)), word(topic.log.fields[0])
-            lines.append(f"# reward: {{topic: {name}, type: {topic.type}, field: {field}}}")
-        if not found:
-            lines.append("# reward: {topic: reward, type: std_msgs/msg/Float64, field: data}")
-        for name, entry in REWARDS.items():
-            weights = ", ".join(f"{key}: {value:g}" for key, value in entry.weights.items())
-            lines.append(f"# reward: {{function: {name}, weights: {{{weights}}}}}")
-        return [*lines, f"reward: {{{UNFILLED}: true}}"]
 
     def _task(self) -> list[str]:
         marks, topic = self.robot.marks, word(self._relative(self.robot.marks.task_topic))

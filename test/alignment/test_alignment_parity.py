@@ -314,6 +314,48 @@ def test_commands_that_hold_give_the_ticks_of_the_streaming_aligner():
     assert held > 2000 and sent > 200 and paused > 20
 
 
+PAID = {
+    "near": {"kind": "distance", "of": ["joint_states.position.a", "joint_states.position.b"],
+             "to": ["target.position.a", "target.position.b"], "shape": "exponential", "scale": 0.7},
+    "smooth": {"kind": "smoothness", "weight": 0.3},
+    "change": {"kind": "expression", "value": "tanh(action.effort.a - previous_action.effort.a) * dt"},
+    "ratio": {"kind": "expression", "value": "1 / max(joint_states.position.b + 1.5, 0)"},  # infinite at times
+    "root": {"kind": "expression", "value": "log(2 + joint_states.position.a)"},  # likewise
+}  # fmt: skip
+
+
+def test_terms_of_a_reward_give_the_ticks_of_the_streaming_aligner():
+    """With the command before, over gaps and restarts, and where a term is not finite."""
+    paid, infinite, contract = 0, set(), make_contract(base=reacher(0.08), reward={"terms": PAID})
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        parts = [recording(random, contract, 1.0) for _ in range(1 + 2 * (seed % 4 == 0))]
+        log = parts[0] if len(parts) == 1 else restarted(random, parts)
+        if not is_regular(contract, log):
+            continue
+        ticks = compare(contract, log, some_edges(random, len(log)))
+        paid += int(ticks.has_transition.sum())
+        infinite |= {str(fault) for fault in ticks.faults if fault is not None and "reward" in str(fault)}
+    assert paid > 200
+    assert infinite == {"the reward's term 'ratio' is not finite", "the reward's term 'root' is not finite"}
+
+
+def test_the_action_before_is_that_of_the_period_before_or_the_same():
+    """A gap breaks it; a reward that is not finite does not."""
+    change = {"value": "action.effort.a - previous_action.effort.a + 0 / (joint_states.position.a - 3)"}
+    contract = make_contract(base=reacher(0.08), reward={"terms": {"change": {"kind": "expression", **change}}})
+    messages = [(1, 0, [9, 9])]
+    for k, (state, effort) in enumerate([(0, 1), (1, 2), (2, 4), (3, 8), (4, 16), (5, 32), (6, 64)]):
+        messages.append((0, 20 * k, [state, 0]))
+        messages += [(1, 20 * k + 1, [9, 9])] + [(2, 20 * k + 1, [effort, 0])] * (k != 4)
+    ticks = compare(contract, by_hand(contract, *messages), [5])
+    assert [(str(ticks.fault(i) or ""), ticks.rewards[i]) for i in (1, 2, 4, 6)] == [
+        ("", 0.0), ("", 1.0), ("", 4.0), ("", 0.0),
+    ]  # fmt: skip
+    assert str(ticks.fault(3)) == "the reward's term 'change' is not finite"
+    assert str(ticks.fault(5)) == "push: no command in the period"
+
+
 def summary(ticks: Ticks) -> list[tuple]:
     """(ms, o, a, r) of a tick where a transition ends, (ms, reason) of another."""
     return [

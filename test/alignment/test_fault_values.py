@@ -17,6 +17,7 @@ TEXTS = [  # fault, summary, details
     (Fault(FaultKind.STALE, "force", 1, "", 60 * MS, 0.05), "force: stale", ", 60 ms old, allowed 50 ms"),
     (Fault(FaultKind.NOT_FINITE, "imu", 2, "vector.x"), "imu: vector.x is not finite", ""),
     (Fault(FaultKind.SAMPLE_NOT_FINITE, "reward"), "reward: not finite", ""),
+    (Fault(FaultKind.REWARD_NOT_FINITE, detail="ratio"), "the reward's term 'ratio' is not finite", ""),
     (Fault(FaultKind.NO_COMMAND, "joint_commands"), "joint_commands: no command in the period", ""),
     (Fault(FaultKind.NO_REWARD, "reward"), "reward: no reward in the period", ""),
     (Fault(FaultKind.CLOCK_JUMP, "force", 1, "", 5_080 * MS), "clock jumped", " back by 5.080 s on force"),

@@ -20,11 +20,13 @@ from spc_core.alignment.batch.sampling import END, Frames, GridState, Observatio
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.alignment.streaming import Step
 from spc_core.contract.contract import Contract
+from spc_core.contract.rewards import RewardFunction
 from spc_core.contract.transforms import JUMP_NS
 
 MAX_JUMPS = 100  # in one block: each costs a pass over the rest of the block
 START, REWARD_NOT_FINITE, NO_REWARD, ACTION_NOT_FINITE, NO_COMMAND = range(-5, 0)  # codes next to those of Frames
 NEXT_PART = -5  # from a code of one of the action's topics to that of the next
+TERM_NOT_FINITE = -1_000_000  # code of the reward's first term; those of the others are below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,8 @@ class BatchAligner:
         self._buffers = [*self._observations.buffers, *self._actions, self._rewards]
         self._answers = Answers()
         self._reward_function = contract.reward_function()
+        self._terms = () if self._reward_function is None else (*self._reward_function.names, "sum")
+        self._last_action = np.full(contract.action_dim, np.nan)  # of the period that ended at the last decided tick
         self._faults = {
             START: Fault(FaultKind.START),
             NO_REWARD: Fault(FaultKind.NO_REWARD, self._rewards.name),
@@ -123,6 +127,8 @@ class BatchAligner:
         for i, part in enumerate(self._actions):
             self._faults[NO_COMMAND + i * NEXT_PART] = Fault(FaultKind.NO_COMMAND, part.name)
             self._faults[ACTION_NOT_FINITE + i * NEXT_PART] = Fault(FaultKind.SAMPLE_NOT_FINITE, part.name)
+        for i, term in enumerate(self._terms):
+            self._faults[TERM_NOT_FINITE - i] = Fault(FaultKind.REWARD_NOT_FINITE, detail=term)
         self._grid = GridState()
         self._horizon_ns = NO_TIME
         self._last_index = NO_TIME
@@ -267,11 +273,32 @@ class BatchAligner:
         if self._reward_function is None:
             rewards[good] = self._rewards.values[reward[:count][good], 0]
         else:
-            rewards[good] = self._reward_function(frames.observations[:count][good], actions[good], after[good])
+            previous = self._previous_actions(actions)[good] if self._reward_function.uses_previous else None
+            rows = frames.observations[:count][good], actions[good], after[good], previous
+            rewards[good] = self._reward_function(*rows)
+            if not np.isfinite(rewards[good]).all():
+                codes[good] = self._not_finite(self._reward_function, *rows)
+                bad = codes != 0
+                actions[bad], rewards[bad], lags_ns[bad] = np.nan, np.nan, 0
         self._frames = frames.part(count)
         if holds is not None:
             self._hold = holds.at(count)
         return Ticks(end_ns[:count], after, actions, rewards, lags_ns, *self._distinct_faults(codes))
+
+    def _previous_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Of N ticks the action of the period that ended where that of each begins, (N, A); remembers the last one."""
+        before = np.concatenate([self._last_action[None], actions])
+        self._last_action = before[-1].copy()
+        return before[:-1]
+
+    @staticmethod
+    def _not_finite(
+        function: RewardFunction, before: np.ndarray, action: np.ndarray, after: np.ndarray, previous: np.ndarray | None
+    ) -> np.ndarray:
+        """The code of the first term of each of N transitions that is not finite; 0 where the reward is."""
+        parts = np.isfinite(function.parts(before, action, after, previous))
+        whole = np.isfinite(function(before, action, after, previous))
+        return np.where(whole, 0, TERM_NOT_FINITE - np.argmin(np.concatenate([parts, whole[None]]), axis=0))
 
     def _commands(
         self, begin_ns: np.ndarray, end_ns: np.ndarray, holds: Holds | None
