@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the bags of docs/your_robot.md: a mower that people drive to a beacon, on ten days of different wear and load.
+"""Writes the bags of docs/your_robot.md: a mower that people drive to a beacon, on days of different wear and load.
 
-Usage: python record.py FOLDER [episodes of each day]. The bags hold what such a robot publishes and nothing made for
-learning: no reward, no marks of episodes, no names of tasks but the folders'.
+Usage: python record.py FOLDER [runs a day]. FOLDER/bags has ten days, FOLDER/later four more. The bags hold what such a
+robot publishes and nothing made for learning: no reward, no marks of episodes, no names of tasks but the folders'.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ DAYS = [  # load of the hopper in kg, force of the left and right motor as a sha
     (2, 1.0, 1.0), (4, 1.0, 0.6), (6, 0.7, 1.0), (8, 0.9, 0.5), (10, 0.5, 0.8), (12, 1.0, 0.8), (14, 0.6, 0.6),
     (3, 0.5, 1.0), (7, 0.8, 0.8), (11, 0.7, 0.5),
 ]  # fmt: skip
+LATER = [(5, 0.6, 0.9), (9, 0.9, 0.7), (13, 0.8, 0.5), (6, 0.5, 0.6)]
 
 
 def made(name: str, **values: object) -> object:
@@ -117,17 +118,18 @@ def record(path: Path, mower: Mower, rng: np.random.Generator, t_ns: int) -> int
     return t_ns
 
 
-def bags(folder: Path, episodes: int) -> Iterator[Path]:
+def bags(folder: Path, runs: int) -> Iterator[Path]:
+    """All bags, as they are written."""
     rng, t_ns = np.random.default_rng(0), START_NS
-    for number, (load, left, right) in enumerate(DAYS):
-        mower = Mower(load, left, right)
-        for episode in range(episodes):
-            path = folder / f"day_{number:02d}" / f"run_{episode:02d}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            t_ns = record(path, mower, rng, t_ns) + 60 * 10**9
-            yield path
+    for place, days in (("bags", DAYS), ("later", LATER)):
+        for number, (load, left, right) in enumerate(days):
+            mower, day = Mower(load, left, right), folder / place / f"{'day' if days is DAYS else 'later'}_{number:02d}"
+            day.mkdir(parents=True, exist_ok=True)
+            for run in range(runs):
+                t_ns = record(day / f"run_{run:02d}", mower, rng, t_ns) + 60 * 10**9
+                yield day / f"run_{run:02d}"
 
 
 if __name__ == "__main__":
-    for written in bags(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 12):
-        print(written)
+    count = sum(1 for _ in bags(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 12))
+    print(f"{count} bags in {sys.argv[1]}")
