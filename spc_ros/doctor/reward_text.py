@@ -79,7 +79,7 @@ def _terms(plan: Design, relative: Callable[[str], str]) -> list[str]:
         return listed([f"{relative(topic.topic)}.{field}" for topic, field in fields])
 
     if goals:
-        target, why = names(goals), "the goal as observed before the step"
+        target, why = names(goals), "TODO: observe it, by removing the # above; its value before the step counts"
     else:
         ours = _places(plan)
         target, why = f"[{', '.join([UNFILLED_TARGET] * len(ours))}]", "TODO: numbers, or observed fields"
@@ -116,10 +116,12 @@ def _plain(plan: Design) -> list[Field]:
 
 
 def _pairs(plan: Design) -> tuple[list[Field], list[Field]]:
-    """Fields of the state, and those of a goal's topic that end alike."""
-    fields = _plain(plan)
-    goals = [entry for entry in fields if GOAL_WORDS.search(entry[0].topic)]
-    states = [entry for entry in fields if not GOAL_WORDS.search(entry[0].topic)]
+    """Fields of the state, and those of a goal's topic, which the proposal offers to observe, that end alike."""
+    offers = [(e.topic, e.offer) for e in plan.left_out if e.offer is not None and GOAL_WORDS.search(e.topic.topic)]
+    goals = [
+        (topic, f) for topic, choice in offers for f in choice.fields if f not in choice.how and not RATES.search(f)
+    ]
+    states = _plain(plan)
     ours, theirs = [], []
     for goal in goals:
         mates = [state for state in states if _alike(state[1], goal[1])]
