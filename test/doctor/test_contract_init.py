@@ -67,7 +67,9 @@ def test_terms_are_proposed_over_the_chosen_fields(tmp_path, arm_bag):
         parse_contract(text, "proposal")
     begin = text.index("  # - topic: target")
     offered = text[begin : text.index("action:", begin)]
-    contract = parse_contract(text.replace(offered, offered.replace("  # ", "  ")), "proposal")
+    contract = parse_contract(
+        text.replace(offered, offered.replace("\n  # ", "\n  ").replace("  # -", "  -", 1)), "proposal"
+    )
     near = contract.reward.terms[0]
     assert near.of == ("joint_states.position.elbow", "joint_states.position.shoulder")
     assert near.to == ("target.position.elbow", "target.position.shoulder")
