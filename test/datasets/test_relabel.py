@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from spc_core.data.dataset import DatasetError
+from spc_core.data.describe import describe
 from spc_core.data.reader import read_episodes
 from spc_core.data.relabel import preview, relabel
+from spc_core.pages.describe_page import describe_page
 from spc_ros.cli import main
 from spc_ros.conversion.convert import ConversionError, convert
 from spc_ros.conversion.convert_options import ConvertOptions
@@ -139,6 +141,9 @@ def test_a_preview_says_what_each_term_earns_and_writes_nothing(dataset, tmp_pat
         assert task.success == inside > 0 and task.per_step[2:] == pytest.approx((2 * inside, 0.5))
         assert task.per_step[0] == pytest.approx(-np.abs(elbows - 0.4).mean())
     assert found.notes() == ["term alive is 0.5 in every transition: nothing can be learnt from it"]
+    described = describe(tmp_path / "out")
+    assert [list(task.earned.values()) for task in described.tasks] == [list(task.per_step) for task in found.tasks]
+    assert "What each term of the reward earned" in describe_page(described) and not describe(dataset).whole.earned
     (tmp_path / "new.yaml").write_text(new.text)
     before = sorted(tmp_path.iterdir())
     command = ["relabel", str(dataset), "--contract", str(tmp_path / "new.yaml")]
