@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from spc_core.contract.rewards import REWARDS
 from spc_ros.bags.files import BagError
 from spc_ros.doctor.contract_choices import round_up
 from spc_ros.doctor.contract_design import Design
+from spc_ros.doctor.field_choices import Choice
 from spc_ros.doctor.recorded_robot import RecordedTopic
 from spc_ros.doctor.topic_roles import GOAL_WORDS, REWARD_WORDS
 from spc_ros.doctor.yaml_text import listed, number, word
@@ -79,7 +80,7 @@ def _terms(plan: Design, relative: Callable[[str], str]) -> list[str]:
         return listed([f"{relative(topic.topic)}.{field}" for topic, field in fields])
 
     if goals:
-        target, why = names(goals), "the goal as observed before the step"
+        target, why = names(goals), "TODO: observe it, by removing the # above; its value before the step counts"
     else:
         ours = _places(plan)
         target, why = f"[{', '.join([UNFILLED_TARGET] * len(ours))}]", "TODO: numbers, or observed fields"
@@ -110,16 +111,16 @@ def _terms(plan: Design, relative: Callable[[str], str]) -> list[str]:
     return [*lines, "    # alive: {kind: alive, weight: 1.0} # where an episode ends when the robot falls"]
 
 
-def _plain(plan: Design) -> list[Field]:
-    """The observed numbers that are what the message holds."""
-    return [(topic, field) for topic, choice in plan.states for field in choice.fields if field not in choice.how]
+def _plain(found: Iterable[tuple[RecordedTopic, Choice]]) -> list[Field]:
+    """The chosen numbers that are what the message holds."""
+    return [(topic, field) for topic, choice in found for field in choice.fields if field not in choice.how]
 
 
 def _pairs(plan: Design) -> tuple[list[Field], list[Field]]:
-    """Fields of the state, and those of a goal's topic that end alike."""
-    fields = _plain(plan)
-    goals = [entry for entry in fields if GOAL_WORDS.search(entry[0].topic)]
-    states = [entry for entry in fields if not GOAL_WORDS.search(entry[0].topic)]
+    """Fields of the state, and those of a goal's topic, which the proposal offers to observe, that end alike."""
+    offers = [(e.topic, e.offer) for e in plan.left_out if e.offer is not None and GOAL_WORDS.search(e.topic.topic)]
+    goals = [entry for entry in _plain(offers) if not RATES.search(entry[1])]
+    states = _plain(plan.states)
     ours, theirs = [], []
     for goal in goals:
         mates = [state for state in states if _alike(state[1], goal[1])]
@@ -135,7 +136,7 @@ def _alike(one: str, other: str) -> bool:
 
 def _places(plan: Design) -> list[Field]:
     """The first fields that say where the robot is."""
-    fields = _plain(plan)
+    fields = _plain(plan.states)
     return [entry for entry in fields if not RATES.search(entry[1])][:MOST] or fields[:MOST]
 
 

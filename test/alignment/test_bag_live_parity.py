@@ -103,6 +103,21 @@ def test_transformed_fields_are_the_same_from_a_bag_and_in_a_node(tmp_path):
     assert_equal_to_live(bag, contract, at_least=50)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_reward_of_the_contract_needs_no_topic_and_is_the_same_in_a_node(tmp_path, seed):
+    """With the command before, over lost messages."""
+    random = np.random.default_rng(seed)
+    samples = [s for s in said_nothing(arm_samples(80, seed=seed)) if s.topic != "/reward" and random.random() > 0.05]
+    terms = {
+        "near": {"kind": "distance", "of": "position.elbow", "to": 0.3, "scale": 0.2, "shape": "exponential"},
+        "smooth": {"kind": "smoothness", "weight": 0.1},
+        "closer": {"kind": "progress", "of": ["position.elbow", "position.shoulder"], "to": [0.2, 0.7]},
+        "own": {"kind": "expression", "value": "-0.1 * tanh(action.effort.elbow - previous_action.effort.shoulder)"},
+    }
+    contract = make_contract(base=ARM_REACH, reward={"terms": terms})
+    assert_equal_to_live(write_bag(tmp_path / "bag", samples, {}), contract, at_least=30)
+
+
 def test_a_derivative_begins_again_where_an_irregular_bag_is_read_twice(tmp_path):
     samples = said_nothing(arm_samples(80))
     targets = [

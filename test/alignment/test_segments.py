@@ -11,9 +11,10 @@ import pytest
 
 from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.episode import EpisodeSpan, Segment, episode_span, marker_spans, split_ticks
+from spc_core.alignment.episode_rewards import episode_rewards
 from spc_core.alignment.faults import Fault, FaultKind
 from spc_core.contract.sections import Segments
-from support.contracts import ARM_REACH
+from support.contracts import ARM_REACH, make_contract
 from support.recorded_bags import episode_info
 
 MS = 1_000_000
@@ -30,6 +31,23 @@ def ticks(reasons: str, t: list[int] | None = None) -> Ticks:
     times = np.array(t if t is not None else range(n), np.int64) * PERIOD_NS
     nothing = np.zeros((n, 4)), np.zeros((n, 2)), np.zeros(n), np.zeros(n, np.int64)
     return Ticks(times, *nothing, codes, (None, Fault(FaultKind.START), NO_COMMAND, STALE))
+
+
+def test_an_episodes_first_step_has_no_command_before_wherever_it_begins():
+    """Commands rise by 1, of 10; the second episode begins while commands go on, the third behind its time limit."""
+    smooth = {"smooth": {"kind": "smoothness", "of": ["effort.shoulder"], "shape": "absolute", "scale": 0.1}}
+    wanted = make_contract({"action.high": [10, 10], "action.low": [-10, -10]}, reward={"terms": smooth})
+    wanted = dataclasses.replace(wanted, segments=Segments(limit_s=0.08))
+    found = ticks("swwwwwwwwwww")
+    actions = np.column_stack([np.arange(12.0), np.zeros(12)])
+    rewards = np.array([np.nan, 0, *[-1.0] * 10])
+    found = dataclasses.replace(found, observations=np.zeros((12, 2)), actions=actions, rewards=rewards)
+    spans = [EpisodeSpan(0, 2 * PERIOD_NS), EpisodeSpan(4 * PERIOD_NS, 11 * PERIOD_NS)]
+    segmentation = split_ticks(found, spans, wanted)
+    own = episode_rewards(found, segmentation, wanted)
+    parts = [own[segment.first + 1 : segment.last + 1].tolist() for segment in segmentation.segments]
+    assert parts == [[0, -1], [0, -1, -1, -1], [-1, -1, -1]]
+    assert found.rewards[5] == -1, "the ticks are as they were"
 
 
 def contract(**segments):

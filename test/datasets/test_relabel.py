@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from spc_core.data.dataset import DatasetError
+from spc_core.data.describe import describe
 from spc_core.data.reader import read_episodes
-from spc_core.data.relabel import relabel
+from spc_core.data.relabel import preview, relabel
+from spc_core.pages.describe_page import describe_page
 from spc_ros.cli import main
-from spc_ros.conversion.convert import convert
+from spc_ros.conversion.convert import ConversionError, convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from support import recorded_bags
 from support.contracts import make_contract, stream_section
@@ -62,6 +64,14 @@ def dataset(bags, tmp_path_factory):
     return root
 
 
+TERMS = {
+    "near": {"kind": "distance", "of": "joint_states.position.elbow", "to": "target.position.elbow"},
+    "smooth": {"kind": "smoothness", "shape": "absolute", "weight": 50},
+    "arrived": {"kind": "success", "of": "joint_states.position.elbow", "within": [0.5, 1.0], "weight": 2},
+}
+INFINITE = {"expression": "1 / (action.effort.shoulder - 3)"}  # the fourth command of an episode is (3, -1)
+
+
 def assert_same(one, other):
     """Every field of every episode, to the bit."""
     mine, theirs = (list(read_episodes(root)) for root in (one, other))
@@ -87,6 +97,60 @@ def test_relabelled_is_equal_to_the_bit_to_a_new_conversion(bags, dataset, tmp_p
         assert text == (converted / "contract.yaml").read_text() == new.text
     ends = {(episode.terminated, episode.truncated, bool(episode.cut)) for _, episode in read_episodes(relabelled)}
     assert ends == {(True, False, False), (False, True, False), (False, False, True)}
+
+
+def test_terms_are_equal_to_the_bit_too_with_an_episodes_parts_behind_a_time_limit(bags, tmp_path):
+    """The command before the limit is the one before; at the start of a bag, and behind a gap, nothing changed."""
+    episode = {"segment": "bag", "limit_s": 0.08}  # four steps
+    old, new = contract(episode=episode), contract(episode=episode, reward={"terms": TERMS})
+    for name, with_contract in (("old", old), ("new", new)):
+        convert(ConvertOptions((bags,), tmp_path / name, workers=1), with_contract, progress=False)
+    relabel(tmp_path / "old", new, tmp_path / "relabelled")
+    assert_same(tmp_path / "relabelled", tmp_path / "new")
+    smooth = contract(episode=episode, reward={"terms": {"smooth": TERMS["smooth"]}})
+    relabel(tmp_path / "old", smooth, tmp_path / "smooth")
+    found = [e.rewards.tolist() for _, e in read_episodes(tmp_path / "smooth") if e.source == "b"]
+    assert found == [[0, -1, -1, -1], [-1] * 4, [-1] * 4]  # commands rise by one, of 50
+    cut = [e.rewards.tolist() for _, e in read_episodes(tmp_path / "smooth") if e.source == "c"]
+    assert [rewards[0] for rewards in cut] == [0, -1, 0]  # the first is longer than the limit
+
+
+def test_a_reward_that_is_not_finite_is_refused_with_its_term_and_place(bags, dataset, tmp_path):
+    new = contract(reward=INFINITE)
+    for use in (lambda: relabel(dataset, new, tmp_path / "out"), lambda: preview(dataset, new)):
+        message = r"train/00', episode 0 \(.\): the reward's term 'expression' is not finite at step 3, 0\.06 s after"
+        with pytest.raises(DatasetError, match=message):
+            use()
+    message = r"'expression' is not finite in the transition that ends at 0\.08 s \(tick 4, stamp \d+ ns\); guard div"
+    with pytest.raises(ConversionError, match=message):
+        convert(ConvertOptions((bags / "a",), tmp_path / "out", workers=1), new, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_preview_says_what_each_term_earns_and_writes_nothing(dataset, tmp_path, capsys):
+    new = contract(reward={"terms": {**TERMS, "alive": {"kind": "alive", "weight": 0.5}}})
+    found = preview(dataset, new)
+    relabel(dataset, new, tmp_path / "out")
+    after = [(entry.task_id, episode) for entry, episode in read_episodes(tmp_path / "out")]
+    assert found.terms == ("near", "smooth", "arrived", "alive") and len(found.tasks) == 2
+    for task in found.tasks:
+        rewards = np.concatenate([e.rewards for name, e in after if name == task.task_id])
+        elbows = np.concatenate([e.observations[1:, 1] for name, e in after if name == task.task_id])
+        assert (task.transitions, task.mean) == (len(rewards), pytest.approx(rewards.mean()))
+        inside = ((elbows >= 0.5) & (elbows <= 1)).mean()
+        assert task.success == inside > 0 and task.per_step[2:] == pytest.approx((2 * inside, 0.5))
+        assert task.per_step[0] == pytest.approx(-np.abs(elbows - 0.4).mean())
+    assert found.notes() == ["term alive is 0.5 in every transition: nothing can be learnt from it"]
+    described = describe(tmp_path / "out")
+    assert [list(task.earned.values()) for task in described.tasks] == [list(task.per_step) for task in found.tasks]
+    assert "What each term of the reward earned" in describe_page(described) and not describe(dataset).whole.earned
+    (tmp_path / "new.yaml").write_text(new.text)
+    before = sorted(tmp_path.iterdir())
+    command = ["relabel", str(dataset), "--contract", str(tmp_path / "new.yaml")]
+    assert main([*command, "--preview"]) == 0 and sorted(tmp_path.iterdir()) == before
+    said = capsys.readouterr().out
+    assert "nothing is written" in said and "arrived" in said and f"{found.whole.success:.1%}" in said
+    assert main(command) == 1 and main([*command, "--preview", "--out", str(tmp_path / "x")]) == 1
 
 
 def test_rewards_by_hand(dataset, tmp_path):

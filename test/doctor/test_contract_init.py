@@ -16,7 +16,7 @@ from spc_ros.doctor.contract_choices import limits, round_rate
 from spc_ros.doctor.contract_init import propose
 from spc_ros.doctor.doctor import diagnose
 from support.proposals import completed
-from support.recorded_bags import RECEIVE_NS, STORE, Sample, header, vector, write_bag
+from support.recorded_bags import JOINT_STATE, RECEIVE_NS, STORE, Sample, arm_samples, header, vector, write_bag
 from support.robot_recording import record_robot
 
 TOPIC_REWARD = "reward: {topic: reward, type: geometry_msgs/msg/Vector3Stamped, field: vector.x}\n"
@@ -48,6 +48,40 @@ def test_what_it_chooses_and_why(tmp_path):
     assert 200 < action["max_rate"][0] < 350  # steps of up to 5.4 in 20 ms
     assert "/joint_states comes at 100.0 Hz, the command at 50.0 Hz" in text
     assert "all topics carry stamps of one clock" in text
+
+
+def test_terms_are_proposed_over_the_chosen_fields(tmp_path, arm_bag):
+    """Of the goal where one is observed; else where to is for the user to say."""
+    text = propose(arm_bag, reward="terms")
+    with pytest.raises(
+        ContractError, match=r"reward\.terms\.near\.to is a placeholder: where joint_states\.position\."
+    ):
+        parse_contract(text, "proposal")
+    parse_contract(text.replace("fill_in_the_target", "0.5"), "proposal")
+    assert "fill_in_the_target" in propose(arm_bag) and "\nreward: {fill_in_the_reward: true}\n" in propose(arm_bag)
+    goal = [Sample("/target", s.type, s.receive_ns + 300, s.message) for s in arm_samples(60) if s.type == JOINT_STATE
+            and s.topic == "/joint_states"]  # fmt: skip
+    samples = sorted([*arm_samples(60), *goal], key=lambda s: s.receive_ns)
+    text = propose(write_bag(tmp_path / "goal", samples, {}), reward="terms")
+    with pytest.raises(ContractError, match=r"near\.to: 'target\.position\.elbow' is not observed"):
+        parse_contract(text, "proposal")
+    begin = text.index("  # - topic: target")
+    offered = text[begin : text.index("action:", begin)]
+    contract = parse_contract(
+        text.replace(offered, offered.replace("\n  # ", "\n  ").replace("  # -", "  -", 1)), "proposal"
+    )
+    near = contract.reward.terms[0]
+    assert near.of == ("joint_states.position.elbow", "joint_states.position.shoulder")
+    assert near.to == ("target.position.elbow", "target.position.shoulder")
+    assert [term.kind for term in contract.reward.terms] == ["distance", "effort", "smoothness"]
+
+
+def test_a_recorded_reward_is_taken_where_there_is_one(tmp_path, arm_bag):
+    assert parse_contract(propose(arm_bag, reward="topic"), "proposal").reward.topic == "reward"
+    assert "the robot must publish it whenever a policy runs too" in propose(arm_bag)
+    silent = record_robot(tmp_path / "silent", change=lambda s: None if s.topic == "/reward" else s)
+    with pytest.raises(BagError, match="no topic is called a reward; choose --reward terms.*; recorded are /"):
+        propose(silent, reward="topic")
 
 
 def test_a_function_as_reward(arm_bag):
@@ -129,7 +163,7 @@ def mobile_base_path(tmp_path):
 def test_a_bag_without_states_is_refused_with_what_it_has(tmp_path):
     samples = [Sample("/cmd_vel_x", "std_msgs/msg/String", RECEIVE_NS, STORE.types["std_msgs/msg/String"](data="go"))]
     with pytest.raises(BagError, match=r"like the robot's state; /cmd_vel_x \(std_msgs/msg/String\): no numbers that"):
-        propose(write_bag(tmp_path / "bag", samples, {}))
+        propose(write_bag(tmp_path / "goal", samples, {}))
 
 
 @pytest.mark.parametrize(("measured", "meant"), [(49.7, 50), (99.2, 100), (33.3, 33), (29.9, 30), (0.4, 1)])

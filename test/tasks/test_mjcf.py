@@ -127,6 +127,15 @@ def test_the_reward_is_the_contracts_function(tmp_path: Path) -> None:
         before = after
 
 
+def test_smoothness_is_of_an_episodes_own_commands(model: Path) -> None:
+    """None at its first step, whatever the episode before ended with."""
+    terms = {"smooth": {"kind": "smoothness", "of": ["pull"], "shape": "absolute", "scale": 0.25}}
+    env = MjcfEnv(model, contract({"reward": {"terms": terms}}))
+    for _ in range(2):
+        env.reset(seed=0)
+        assert [env.step(np.array([force, 0.0]))[1] for force in (3, 2, 2, 4)] == [0, -1, 0, -2]
+
+
 def test_transforms_of_the_contract_reach_its_reward_but_not_its_topics(tmp_path: Path) -> None:
     text = find_config("contracts", "arm_payload").read_text()
     arm = parse_contract(

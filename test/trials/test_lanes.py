@@ -10,19 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spc_core.contract.contract import load_contract
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.context_lanes import ContextLanes
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.networks.numpy_lanes import NumpyLanes
 from spc_core.deploy.networks.row_plan import row_plan
+from spc_core.system.config_files import find_config
 from spc_core.tasks import tasks
 from spc_core.tasks.arm_reach import ArmReach
 from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.lanes import LaneDriver
 from spc_core.trials.protocol import SIM_PROTOCOLS, EpisodeResult, Trial, TrialError
 from spc_core.trials.simulated_robot import behaviour_transitions
+from support.contracts import make_contract
 from support.families import WITH_EXPERT
-from support.random_checkpoint import loaded_random_checkpoint
+from support.random_checkpoint import loaded_random_checkpoint, write_random_checkpoint
 
 
 def few_recordings(task_id: str):
@@ -67,6 +70,23 @@ def test_other_methods_give_the_same_rows(method: str, tmp_path: Path) -> None:
         by_task = {row.task_id: row.context for row in rows}
         assert len(set(map(tuple, by_task.values()))) == 3, "each robot acts on the parameters of its own task"
         assert all(row.context == by_task[row.task_id] for row in rows)
+
+
+def test_terms_of_a_reward_give_the_same_rows_with_the_command_before(tmp_path: Path) -> None:
+    joints = [f"joint_states.position.{joint}" for joint in ("shoulder", "elbow")]
+    terms = {
+        "near": {"kind": "distance", "of": joints, "to": [0.3, 0.4], "shape": "exponential"},
+        "smooth": {"kind": "smoothness", "weight": 0.5},
+    }
+    contract = make_contract(base=load_contract(find_config("contracts", "arm_payload")), reward={"terms": terms})
+    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "terms", "arm_payload", contract))
+    rows = both_ways(checkpoint, "arm_payload", {"episodes": 1, "few_shot_sizes": (5,)}, lanes=2)
+    assert len({row.return_ for row in rows}) > len(rows) / 2
+    terms["odd"] = {"kind": "expression", "value": "log(0 - abs(joint_states.velocity.elbow))"}
+    contract = make_contract(base=contract, reward={"terms": terms})
+    checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "odd", "arm_payload", contract))
+    with pytest.raises(TrialError, match=r"^arm_payload/id/00, step 0: the reward's term 'odd' is not finite; correct"):
+        run_in_process(checkpoint, Trial(tasks("arm_payload", "id")[:1], ["zero_shot"]), "arm_payload")
 
 
 def test_without_a_vote_model_the_rows_are_the_same(tiny_checkpoint: Path) -> None:
