@@ -47,6 +47,16 @@ def test_the_tutorial_runs_as_it_is_written(tmp_path):
     assert (tmp_path / "tour/robot-trial/report.html").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_road_from_strange_bags_runs_as_it_is_written(tmp_path):
+    printed = run_commands("docs/your_robot.md", tmp_path)
+    assert "verdict: ok (80 bags: 80 ok)" in printed
+    assert "10 tasks, 80 episodes, 12720 transitions from 80 bags" in printed
+    assert (tmp_path / "tour/mower/trial/report.html").is_file()
+    assert "goes on from tour/mower/run" in printed
+
+
 @pytest.mark.parametrize("page, observed, limit_s", [("bags", 1 + 2 + 1 + 6 + 1, 30), ("ros2_control", 4, 20)])
 def test_the_contract_in_the_documentation_is_one(page, observed, limit_s):
     from spc_core.contract.contract import parse_contract
