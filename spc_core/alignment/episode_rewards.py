@@ -11,8 +11,7 @@ from spc_core.alignment.batch.aligner import Ticks
 from spc_core.alignment.episode import EpisodeSpan, Segmentation
 from spc_core.alignment.faults import FaultKind
 from spc_core.contract.contract import Contract
-
-MEND_REWARD = "guard divisions, roots and logarithms in the contract's reward, as in max(x, 0.001)"
+from spc_core.contract.rewards import MEND_REWARD
 
 
 def episode_rewards(ticks: Ticks, segmentation: Segmentation, contract: Contract) -> np.ndarray:

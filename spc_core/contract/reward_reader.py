@@ -104,6 +104,8 @@ def _target(section: Section, entry: Any, kind: str) -> str | float:
     if entry == UNFILLED_TARGET:  # as `spc contract init` leaves it
         raise section.fail("to", f"is a placeholder: where {', '.join(_names(section, 'of'))} shall be cannot be told "
                            "from a recording; write numbers, or observed fields")  # fmt: skip
+    if isinstance(entry, str) and _says_number(entry):
+        raise section.fail("to", f"is the text '{entry}' to YAML; write {float(entry)!r}")
     if isinstance(entry, str) and entry:
         return entry
     if kind == "tracking":
@@ -139,6 +141,14 @@ def _within(section: Section, kind: str) -> tuple[float, tuple[float, float] | N
     if not low < high:
         raise section.fail("within", f"is [{low:g}, {high:g}], upside down; the first must be below the second")
     return 0.0, (low, high)
+
+
+def _says_number(text: str) -> bool:
+    """YAML reads 1e-3 as a text."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _is_number(value: Any) -> bool:

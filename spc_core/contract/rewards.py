@@ -7,12 +7,15 @@ A contract names terms and entries, never code to import.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from spc_core.contract.reward_rows import AFTER, BEFORE, Place, RewardFields, Rows
 from spc_core.contract.reward_terms import Term, sum_of_squares
+
+MEND_REWARD = "guard divisions, roots and logarithms in the contract's reward, as in max(x, 0.001)"
 
 
 class RewardError(ValueError):
@@ -45,6 +48,20 @@ class RewardFunction:
             for term in self._terms[1:]:
                 total = total + term.pays(rows)
         return rows.shaped(total)
+
+    def paid(
+        self,
+        observation: np.ndarray,
+        action: np.ndarray,
+        next_observation: np.ndarray,
+        previous_action: np.ndarray | None = None,
+    ) -> float:
+        """The reward of one transition, (O,), (A,), (O,). Raises RewardError if it is not finite."""
+        row = observation, action, next_observation, previous_action
+        reward = float(self(*row))
+        if not math.isfinite(reward):
+            raise RewardError(f"the reward's term '{self.culprit(*row)}' is not finite; {MEND_REWARD}")
+        return reward
 
     def parts(
         self,

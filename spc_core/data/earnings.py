@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spc_core.alignment.episode_rewards import MEND_REWARD
 from spc_core.contract.contract import Contract
-from spc_core.contract.rewards import RewardFunction, actions_before
+from spc_core.contract.rewards import MEND_REWARD, RewardFunction, actions_before
 from spc_core.data.dataset import DatasetError, Episode
 from spc_core.data.reader import StoredTask
 from spc_core.system.wording import plural

@@ -114,7 +114,7 @@ class QuietTest:
             action = self._safety.apply(self._policy.act(observation, tracker.context))
             following, reward, _, over, _ = self._env.step(action)
             if self._reward is not None:
-                reward = self._reward(observation, action, following, last)
+                reward = self._reward.paid(observation, action, following, last)
             tracker.update(Transition(step, observation, action, float(reward), following))
             observation, last = following, action
             suspected += tracker.suspicious

@@ -175,7 +175,7 @@ class DriftTest:
             action = self.safety.apply(self.policy.act(observation, self.tracker.context))
             next_observation, reward, *_ = self.env.step(action)
             if self._reward is not None:
-                reward = self._reward(observation, action, next_observation, self._last_action)
+                reward = self._reward.paid(observation, action, next_observation, self._last_action)
             self.tracker.update(Transition(step, observation, action, float(reward), next_observation))
             observation, self._last_action = next_observation, action
             contexts.append(self.tracker.context)

@@ -55,7 +55,7 @@ def spread(
     rewarded = []
     for i in chosen:
         t, previous = seen[i], _action_before(seen, i)
-        paid = float(reward(t.observation, t.action, t.next_observation, previous))
+        paid = reward.paid(t.observation, t.action, t.next_observation, previous)
         rewarded.append(dataclasses.replace(t, reward=paid))
     return rewarded
 

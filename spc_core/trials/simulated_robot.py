@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
+from spc_core.contract.rewards import MEND_REWARD
 from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.safety import SafetyFilter, by_name
@@ -70,8 +71,8 @@ class SimulatedRobot:
         """The second half of a step, with its reward; returns the transition."""
         if self.reward_function is not None and not math.isfinite(reward):
             term = self.reward_function.culprit(self.observation, action, self.next_observation, self.last_action)
-            raise TrialError(f"{self._task_id}, step {self._steps}: the reward's term '{term}' is not finite; correct "
-                             "the contract's reward so that it is for every state")  # fmt: skip
+            where = f"{self._task_id}, step {self._steps}"
+            raise TrialError(f"{where}: the reward's term '{term}' is not finite; {MEND_REWARD}")
         transition = Transition(self._steps, self.observation, action, reward, self.next_observation)
         if self._terminated or self._truncated:
             self.ended, self._reason = True, "terminated" if self._terminated else "time limit"

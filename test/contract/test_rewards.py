@@ -6,12 +6,14 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spc_core.contract.contract import ContractError, parse_contract
 from spc_core.contract.reward_terms import KINDS, SHAPES
 from support.contracts import action_section, contract_text, make_contract, stream_section
+from support.paths import ROOT
 
 SECTIONS = {
     "observation": [
@@ -174,6 +176,7 @@ def refused(message, reward_section):
         ({"kind": "distance", "of": "pose.x", "to": 0, "weight": 0}, r"t\.weight is 0, so that the term pays nothing"),
         ({"kind": "distance", "of": "pose.x", "to": 0, "weight": math.nan}, r"t\.weight must be a finite number"),
         ({"kind": "distance", "of": "pose.x", "to": 0, "within": 3}, r"t\.within is not a known field"),
+        ({"kind": "distance", "of": "pose.x", "to": "1e-3"}, r"t\.to is the text '1e-3' to YAML; write 0\.001"),
         ({"kind": "tracking", "of": "pose.x", "to": 1}, r"t\.to is 1, but tracking follows a field"),
         ({"kind": "progress", "of": "before.pose.x", "to": 1}, r"progress compares a field before and after"),
         ({"kind": "effort", "of": ["effort.lift"]}, r"'effort\.lift' is not commanded \(did you mean 'effort\.left"),
@@ -258,3 +261,19 @@ def test_a_reward_has_one_source(section, message):
 def test_every_kind_and_shape_is_tried_here():
     assert {term["kind"] for term, _ in HAND} == set(KINDS)
     assert {term.get("shape", KINDS[term["kind"]].shape) for term, _ in HAND} == {*SHAPES, ""}
+
+
+def test_the_rewards_in_the_documentation_are_some():
+    """docs/reward.md, for a robot that has the fields it names."""
+    fields = ["pose.x", "pose.y", "goal.x", "goal.y", "velocity.x", "wanted.x", "turn", "height", "position.elbow"]
+    sections = {
+        "observation": [stream_section("state", fields, "a/msg/State")],
+        "action": action_section(["left", "right", "effort.elbow"], high=[1, 1, 1], max_rate=[9, 9, 9]),
+    }
+    blocks = re.findall(r"```yaml\n(reward:.*?)```", (ROOT / "docs" / "reward.md").read_text(), re.DOTALL)
+    kinds = set()
+    for block in blocks:
+        contract = make_contract(**sections, **yaml.safe_load(block))
+        kinds |= {term.kind for term in contract.reward.terms}
+        assert np.isfinite(contract.reward_function()(np.ones(9), np.zeros(3), np.zeros(9)))
+    assert len(blocks) == 2 and kinds == set(KINDS)

@@ -194,6 +194,10 @@ MESSAGES = (
     refusal("another type", "Rewards are strings; the contract says Vector3Stamped.", "Refused.",
             "topic '/reward' is std_msgs/msg/String, the contract says geometry_msgs/msg/Vector3Stamped; correct",
             adapt=inject.retyped),
+    refusal("a computed reward is infinite", "The reward is 1 / (position.shoulder - 7), which is 7 at tick 7.",
+            "Refused, with the term and the place.",
+            "the reward's term 'expression' is not finite in the transition that ends at 0.14 s (tick 7, stamp ",
+            contract={"reward": {"expression": "1 / (position.shoulder - 7)"}}),
 )  # fmt: skip
 
 EPISODES = (

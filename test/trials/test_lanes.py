@@ -85,7 +85,7 @@ def test_terms_of_a_reward_give_the_same_rows_with_the_command_before(tmp_path: 
     terms["odd"] = {"kind": "expression", "value": "log(0 - abs(joint_states.velocity.elbow))"}
     contract = make_contract(base=contract, reward={"terms": terms})
     checkpoint = load_checkpoint(write_random_checkpoint(tmp_path / "odd", "arm_payload", contract))
-    with pytest.raises(TrialError, match=r"^arm_payload/id/00, step 0: the reward's term 'odd' is not finite; correct"):
+    with pytest.raises(TrialError, match=r"^arm_payload/id/00, step 0: the reward's term 'odd' is not finite; guard"):
         run_in_process(checkpoint, Trial(tasks("arm_payload", "id")[:1], ["zero_shot"]), "arm_payload")
 
 
