@@ -31,7 +31,7 @@ class ContextLanes:
         for number, tracker in enumerate(self.trackers):
             tracker.hold_sums(self._sums[:, number])
         detectors = [tracker.detector for tracker in self.trackers if tracker.detector is not None]
-        self._changes = _Changes(detectors) if detectors else None
+        self._changes = ChangeLanes(detectors) if detectors else None
 
     def update(self, transitions: Sequence[tuple[int, Transition]]) -> list[tuple[int, np.ndarray]]:
         """Add transitions of different robots, by their numbers; returns the contexts that may have changed.
@@ -54,7 +54,8 @@ class ContextLanes:
         votes = self._networks.embed(transitions)
         changes = [0] * len(lanes)
         if self._changes is not None and trackers[0].watching is not None:
-            changes = self._changes.update(lanes, transitions, votes)
+            observations, actions = ([seen.observation for seen in transitions], [seen.action for seen in transitions])
+            changes = self._changes.update(lanes, np.array(observations), np.array(actions), votes)
         self._sum_up(lanes, trackers, votes)
         for tracker, vote, changed in zip(trackers, votes, changes, strict=True):
             tracker.remember_vote(vote, changed)
@@ -71,8 +72,8 @@ class ContextLanes:
             tracker.count_vote()
 
 
-class _Changes:
-    """The change detectors of N robots; their knowledge lies in two arrays."""
+class ChangeLanes:
+    """The change detectors of N robots of one model, from their start; their knowledge lies in two arrays."""
 
     def __init__(self, detectors: Sequence[ChangeDetector]) -> None:
         self._detectors, self._model = detectors, detectors[0].model
@@ -82,11 +83,10 @@ class _Changes:
             detector.hold_knowledge(self._mean[number], self._covariance[number])
             detector.reset()
 
-    def update(self, lanes: list[int], transitions: Sequence[Transition], votes: np.ndarray) -> list[int]:
-        """ChangeDetector.update of the robots `lanes` (M) with their embeddings (M, E)."""
+    def update(self, lanes: list[int], observations: np.ndarray, actions: np.ndarray, votes: np.ndarray) -> list[int]:
+        """ChangeDetector.update of the robots `lanes` (M) with rows (M, O), (M, A) and embeddings (M, E)."""
         model, detectors = self._model, [self._detectors[lane] for lane in lanes]
-        observations = np.array([[seen.observation] for seen in transitions])
-        features, noise = model.features(observations, np.array([[seen.action] for seen in transitions]))
+        features, noise = model.features(observations[:, None], actions[:, None])
         places, worth = model.place(votes[:, None])  # (M, 1, K), as all rows here
         noise = noise / worth
         scores = self._scores(lanes, features, noise, places)

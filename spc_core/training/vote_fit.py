@@ -15,10 +15,12 @@ from spc_core.data.packed import PackedDataset
 from spc_core.deploy.change_detector import ChangeDetector
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.checkpoint_files import weights_sha256
+from spc_core.deploy.context_lanes import ChangeLanes
 from spc_core.deploy.vote_model import COUNTS, MOST_INPUT, MOST_LOG_NOISE, VoteModel, place, save_vote_model
 from spc_core.deploy.votes import LEAST_WEIGHT
 from spc_core.deploy.votes import parts as split
 from spc_core.method.agent import Agent
+from spc_core.method.fused import Mish
 from spc_core.method.normalize import Stats
 from spc_core.training.validation import VALIDATION_SPLIT
 
@@ -170,7 +172,7 @@ def mean_errors(tasks: list[TaskVotes]) -> np.ndarray:
 class _Learner(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.hidden, self.head = nn.Linear(inputs, HIDDEN), nn.Linear(HIDDEN, FEATURES + 1)
+        self.hidden, self.mish, self.head = nn.Linear(inputs, HIDDEN), Mish(), nn.Linear(HIDDEN, FEATURES + 1)
         nn.init.zeros_(self.head.weight[-1:].data)
         self.prior_mean = nn.Parameter(torch.zeros(FEATURES, outputs))
         self.factor = nn.Parameter(torch.eye(FEATURES))  # of the prior precision
@@ -178,7 +180,7 @@ class _Learner(nn.Module):
 
     def features(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """(..., O + A) to features (..., H) and noise factors (..., 1)."""
-        out = self.head(nn.functional.mish(self.hidden(inputs)))
+        out = self.head(self.mish(self.hidden(inputs)))
         return torch.tanh(out[..., :-1]), torch.exp(MOST_LOG_NOISE * torch.tanh(out[..., -1:] / MOST_LOG_NOISE))
 
     @property
@@ -238,7 +240,7 @@ def _teach(
     worths = [np.broadcast_to(worth, length) for _, worth in placed]
     worth = torch.from_numpy(np.array(worths, np.float32))[..., None]
     longest = min(LONGEST, length - QUERIES - 1)
-    optimizer = torch.optim.Adam(learner.parameters(), LEARNING_RATE)
+    optimizer = torch.optim.Adam(learner.parameters(), LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     for _ in range(updates):
         count = int(math.exp(rng.uniform(0, math.log(longest))))
@@ -258,11 +260,10 @@ def _teach(
 
 def count_alarms(model: VoteModel, tasks: list[TaskVotes]) -> VoteModel:
     """The model with its rate of alarms on the recordings: they jump between behaviours, which a policy does not."""
-    votes, found = sum(len(task.votes) for task in tasks), sum(alarms(model, task) for task in tasks)
-    return dataclasses.replace(model, hour_alarms=found * HOUR / votes)
-
-
-def alarms(model: VoteModel, task: TaskVotes) -> int:
-    """How often a change is seen along the votes of one task."""
-    detector = ChangeDetector(model)
-    return sum(detector.update(*row) > 0 for row in zip(task.observations, task.actions, task.embeddings, strict=True))
+    detectors, found = ChangeLanes([ChangeDetector(model) for _ in tasks]), 0
+    columns = [(task.observations, task.actions, task.embeddings) for task in tasks]
+    for step in range(max(len(task.votes) for task in tasks)):
+        lanes = [lane for lane, task in enumerate(tasks) if step < len(task.votes)]
+        rows = ([column[step] for column in columns[lane]] for lane in lanes)
+        found += np.count_nonzero(detectors.update(lanes, *map(np.array, zip(*rows, strict=True))))
+    return dataclasses.replace(model, hour_alarms=found * HOUR / sum(len(task.votes) for task in tasks))

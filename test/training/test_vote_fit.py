@@ -16,7 +16,7 @@ from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import load_deployed
 from spc_core.deploy.vote_model import COUNTS, VoteModel, save_vote_model
-from spc_core.training.vote_fit import TaskVotes, directions, fit_vote_model, mean_errors
+from spc_core.training.vote_fit import TaskVotes, count_alarms, directions, fit_vote_model, mean_errors
 from spc_ros.cli import main
 from support.plain_votes import plain_model
 
@@ -59,6 +59,20 @@ def test_the_fit_repeats_and_leaves_no_trace_in_the_random_state() -> None:
     before = torch.get_rng_state()
     one, two = (fit_vote_model(tasks, "", seed=3, updates=5).to_dict() for _ in range(2))
     assert one == two and torch.equal(before, torch.get_rng_state())
+
+
+def test_alarms_are_counted_as_one_detector_after_the_other_finds_them(model: VoteModel) -> None:
+    """Tasks of different lengths, with a change and without one, and an hour of 180,000 votes."""
+    parts = [(recorded(0.3, 400, 1), recorded(3.4, 200, 2)), (recorded(1.6, 300, 3), recorded(1.6, 50, 4))]
+    tasks = [
+        TaskVotes(
+            *(np.concatenate([getattr(part, name) for part in pair]) for name in ("observations", "actions", "votes"))
+        )
+        for pair in parts
+    ]
+    found = [alarms(model, task) for task in tasks]
+    assert [len(one) for one in found] == [1, 0]
+    assert count_alarms(model, tasks).hour_alarms == 180_000 / 950
 
 
 def test_directions_are_those_in_which_tasks_differ() -> None:
