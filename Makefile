@@ -20,8 +20,9 @@ venv: .venv/.stamp
 demo: .venv/.stamp
 	$(BIN)/spc demo --out runs/demo
 
-# One thread for each process: on two cores, nodes and networks with two threads get in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest test
+# Two tests at a time; tests that start nodes come first, in turn (test/conftest.py). One thread for each process: two
+# processes with two threads get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest test -n 2 --dist loadgroup --no-loadscope-reorder
 
 test: .venv/.stamp
 	$(PYTEST) -m "not slow"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the tests that run nodes as processes."""
+"""Fixtures of the tests that run nodes as processes, and which tests may run side by side."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,32 @@ import pytest
 if TYPE_CHECKING:  # most tests need no ROS, and some must run where there is none
     from spc_ros.processes import NodeGroup
     from support.node_probe import Probe
+
+
+NODE_HELPERS = {"support.node_probe", "spc_ros.processes"}
+BEHIND = 10  # added to the niceness of what runs beside nodes
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start nodes are one group, and the first: one worker runs them in turn; other files are for anyone."""
+    files = {item.path for item in items if _starts_nodes(item)}
+    items.sort(key=lambda item: item.path not in files)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("nodes" if item.path in files else str(item.path)))
+
+
+def _starts_nodes(item: pytest.Item) -> bool:
+    module = vars(item.getparent(pytest.Module).obj)  # type: ignore[union-attr]
+    return item.get_closest_marker("nodes") is not None or any(
+        getattr(value, "__module__", None) in NODE_HELPERS for value in module.values()
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Beside nodes, which must hear each other in time, other tests come second."""
+    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("xdist_group").args != ("nodes",):  # type: ignore[union-attr]
+        os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), BEHIND))
 
 
 @pytest.fixture(autouse=True)

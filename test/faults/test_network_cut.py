@@ -14,7 +14,7 @@ import pytest
 
 from support.paths import TEST_FOLDER
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.nodes, pytest.mark.timeout(120)]
 
 
 @pytest.fixture

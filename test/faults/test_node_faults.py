@@ -20,7 +20,7 @@ from faults.node_trial import observe
 from faults.node_world import SAFE, World
 from spc_core.deploy.checkpoint_files import model_id
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from rclpy.node import Node
 
 from support.paths import ROOT
 
+pytestmark = pytest.mark.nodes
+
 BIN = Path(sys.executable).parent
 EXECUTABLES = {"sim", "recorder", "context_encoder", "policy", "trial", "behaviour", "deploy"}
 START_S = 60.0  # importing torch on a busy machine

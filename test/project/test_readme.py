@@ -13,6 +13,8 @@ import pytest
 
 from support.paths import ROOT
 
+pytestmark = pytest.mark.nodes
+
 PRODUCTS = ("tour/doctor.html", "tour/dataset.html", "tour/trial/episodes.jsonl", "tour/compare/table.md",
             "tour/lerobot/meta/info.json", "tour/my_robot.yaml")  # fmt: skip
 

@@ -11,6 +11,8 @@ import soak
 from spc_ros.processes import PARENT_VARIABLE
 from support.random_checkpoint import write_random_checkpoint
 
+pytestmark = pytest.mark.nodes
+
 
 def test_one_trial_of_the_soak_finds_nothing(tmp_path):
     result = soak.soak(tmp_path / "soak", duration_s=0.1, episodes=1)
