@@ -70,13 +70,16 @@ class Body:
         """A model of its own for each caller."""
         return copy.copy(self.nominal)
 
+    def text(self) -> str:
+        """The MJCF without the attribute settotalmass, of which MuJoCo warns; `nominal` does what it does."""
+        return re.sub(r' settotalmass="[^"]*"', "", self.mjcf.read_text(encoding="utf-8"))
+
     @functools.cached_property
     def nominal(self) -> mujoco.MjModel:
         """The model, not to be changed."""
         if not self.total_mass:
             return load_model(self.mjcf)
-        # MuJoCo warns of the attribute settotalmass, so do here what it does.
-        model = model_of_text(re.sub(r' settotalmass="[^"]*"', "", self.mjcf.read_text(encoding="utf-8")))
+        model = model_of_text(self.text())
         mujoco.mj_setTotalmass(model, self.total_mass)
         derive_constants(model, mujoco.MjData(model))
         return model
