@@ -136,8 +136,10 @@ class LocomotionEnv(TaskEnv):
 
     def observation(self) -> np.ndarray:
         """The readings named in `observation_names`, float64."""
-        limit = self.body.velocity_limit
-        return np.concatenate((self.data.qpos, self.data.qvel.clip(-limit, limit)))[self._observed]
+        limit, velocity = self.body.velocity_limit, self.data.qvel
+        if limit < math.inf:
+            velocity = velocity.clip(-limit, limit)
+        return np.concatenate((self.data.qpos, velocity))[self._observed]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -161,7 +163,7 @@ class LocomotionEnv(TaskEnv):
             raise ValueError(f"action must be {len(self.action_names)} finite shares of torque, got {action!r}")
         if self._step_count is None:
             raise RuntimeError("step() before the first reset(): call reset() to start an episode")
-        action = action.clip(self.action_low, self.action_high)
+        action = np.minimum(np.maximum(action, self.action_low), self.action_high)
         self.data.ctrl[:] = action
         start = self.data.qpos.copy()
         mujoco.mj_step(self.model, self.data, nstep=self.body.substeps)
