@@ -116,7 +116,7 @@ class SoftActorCritic:
     def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         return self._actor_steps, self._critic_steps, self._bonus_steps
 
-    def update(self, batch: tuple[Tensor, ...], reward_scale: float = 1.0) -> None:
+    def update(self, batch: tuple[Tensor, ...]) -> None:
         """`batch`: s, a, s', reward, whether it ended there, what the agent is told, and whether it is told."""
         observation, action, after, reward, ended, told, hears = batch
         scale = self.actor.mean, self.actor.std
@@ -126,7 +126,7 @@ class SoftActorCritic:
             next_action, density = self.actor.draw(after, told, hears)
             next_state = torch.cat([(after - scale[0]) / scale[1], told, hears], -1)
             value = self.targets(torch.cat([next_state, next_action], -1)).amin(0) - bonus * density
-            target = reward * reward_scale + self.config.discount * (1 - ended) * value
+            target = reward + self.config.discount * (1 - ended) * value
         q = self.critics(torch.cat([state, action], -1))
         self._critic_steps.zero_grad(set_to_none=True)
         (q - target).square().mean(1).sum().backward()
