@@ -113,7 +113,9 @@ class LocomotionEnv(TaskEnv):
         self._mass_scale = 1.0
         self.set_task(self.first_task() if task is None else task)
         if not self.has_expert and (path := agent_file(self.family)).is_file():
-            self.snapshots, self.has_expert = load_snapshots(path, self.family, self.observation_names), True
+            told = tuple(self.task.params)
+            self.snapshots = load_snapshots(path, self.family, self.observation_names, told, len(self.action_names))
+            self.has_expert = True
 
     def first_task(self) -> Task:
         """The task of an environment that was given none."""

@@ -104,7 +104,7 @@ def test_a_kept_state_plays_as_the_agent_did_when_it_was_looked_at(learnt, tmp_p
     agent, _ = learnt
     agent.save(tmp_path / "agent.safetensors")
     env = make_env(FAMILY)
-    loaded = load_snapshots(tmp_path / "agent.safetensors", FAMILY, env.observation_names)
+    loaded = load_snapshots(tmp_path / "agent.safetensors", FAMILY, env.observation_names, agent.params, 2)
     total = []
     for task in [task for split in ("train", "val", "id", "ood") for task in tasks(FAMILY, split)][::4]:
         observation, _ = env.reset(seed=task.index, options={"task": task})
