@@ -26,7 +26,7 @@ from spc_core.trials.protocol import (
 )
 from spc_core.trials.simulated_robot import Recordings, SimulatedRobot
 
-NO_SCALE = "no normalised scores: there is no expert (and no baseline), so the 1 of their scale is not known"
+NO_SCALE = "no normalised scores: there is no expert (and no baseline), or it gains nothing by knowing the task"
 
 
 class InProcessDriver:
@@ -208,6 +208,7 @@ def table(scores: Sequence[Score]) -> str:
             f"{s.split:6} {protocol_label(s.protocol, s.k):16} {s.mean:9.2f} {s.stderr:8.2f} {score:>10} "
             f"{success:>8}   {s.tasks} x {s.seeds} x {per}"
         )
-    if not {s.protocol for s in scores} & {"expert", BASELINE}:
+    scaled = {s.split for s in scores if not math.isnan(s.normalised)}
+    if {s.split for s in scores} - scaled:
         lines.append(f"{NO_SCALE}; compare returns")
     return "\n".join(lines)
