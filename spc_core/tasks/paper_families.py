@@ -117,9 +117,11 @@ class AntGoal(PaperEnv):
 
     def reward(self, start: np.ndarray, action: np.ndarray) -> float:
         """-|x - goal x| - |y - goal y| - 0.1 |a|^2."""
-        x, y = self.data.qpos[:2].tolist()
-        params = self.task.params
-        return -abs(x - params["goal_x"]) - abs(y - params["goal_y"]) - 0.1 * float(action @ action)
+        return self.potential(self.data.qpos) - 0.1 * float(action @ action)
+
+    def potential(self, positions: np.ndarray) -> float:
+        x, y = positions[:2].tolist()
+        return -abs(x - self.task.params["goal_x"]) - abs(y - self.task.params["goal_y"])
 
 
 class Runner(PaperEnv):

@@ -18,33 +18,14 @@ from torch import Tensor
 
 from spc_core.method.config import ConfigError
 from spc_core.tasks.snapshots import Snapshots
-from spc_core.training.behaviour_field import Field
+from spc_core.training.behaviour_field import BehaviourConfig, Field
 from spc_core.training.behaviour_state import check_state, family_of, read_state, write_state
 from spc_core.training.run_state import TrainingError
-from spc_core.training.soft_actor_critic import SoftActorCritic, SoftConfig
+from spc_core.training.soft_actor_critic import SoftActorCritic
 from spc_core.training.threads import torch_threads
 
 SAVE_EVERY_S = 120.0  # of learning, between two states on disk
 SHOW_EVERY = 480  # steps between two calls of progress
-
-
-@dataclasses.dataclass(frozen=True)
-class BehaviourConfig(SoftConfig):
-    """How a family's behaviour is learnt."""
-
-    steps: int = 100_000  # steps of all environments together
-    environments: int = 16  # simulated side by side
-    updates_per_step: float = 0.25  # of the critics
-    batch: int = 256  # transitions of an update
-    reward_scale: float = 1.0  # rewards are multiplied by this
-    spared: float = 0.0  # times |a|^2, added to each reward before: where effort is dear, nothing else is tried out
-    untold: float = 0.15  # share of episodes and samples in which the agent is told nothing
-    relabelled: int = 2  # further tasks for which a step's reward is computed, where tasks differ in reward alone
-    warm_up: int = 4_000  # steps with random actions, before the first update
-    snapshots: int = 6  # states that are kept, evenly in return
-    look_every: int = 5_000  # steps between two looks at how good it is
-    seed: int = 0  # seed of initial weights, episodes and samples
-    threads: int = 1  # CPU threads of the networks
 
 
 # What is not the default. Learning to run fast makes hoppers and walkers fall, so they stop early.
@@ -54,7 +35,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     **{f"hopper_{what}": HOPPER for what in ("mass", "friction")},
     **{f"walker_{what}": WALKER for what in ("mass", "friction")},
     "ant_dir": {"steps": 120_000, "spared": 0.4},
-    "ant_goal": {"steps": 120_000},
+    "ant_goal": {"steps": 120_000, "guided": 100.0, "reward_scale": 0.1},
 }
 
 
@@ -102,7 +83,7 @@ class _Learning:
 
     def __init__(self, family: str, config: BehaviourConfig, file: Path | None) -> None:
         self.config, self.file = config, file
-        self.field = Field(family, config.environments, config.steps, config.untold, config.relabelled, config.seed)
+        self.field = Field(family, config)
         self.learner: SoftActorCritic | None = None  # until there is something to learn from
         self.looks: list[Look] = []
         self.states: list[dict[str, Tensor]] = []  # of the actor, at each look

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +16,29 @@ from spc_core.method.normalize import Moments
 from spc_core.tasks import SPLITS, Task, TaskEnv, make_env, mean_task, tasks
 from spc_core.tasks.locomotion import LocomotionEnv
 from spc_core.tasks.snapshots import Snapshots, within_limits
-from spc_core.training.soft_actor_critic import SoftActorCritic
+from spc_core.training.soft_actor_critic import SoftActorCritic, SoftConfig
 
 EVERY = 4  # of how many tasks one is played to see how good the agent is
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviourConfig(SoftConfig):
+    """How a family's behaviour is learnt."""
+
+    steps: int = 100_000  # steps of all environments together
+    environments: int = 16  # simulated side by side
+    updates_per_step: float = 0.25  # of the critics
+    batch: int = 256  # transitions of an update
+    reward_scale: float = 1.0  # rewards are multiplied by this
+    spared: float = 0.0  # times |a|^2, added to each reward before: where effort is dear, nothing else is tried out
+    guided: float = 0.0  # times what the family's potential() grew, beside each reward: leads the same way, sooner seen
+    untold: float = 0.15  # share of episodes and samples in which the agent is told nothing
+    relabelled: int = 2  # further tasks for which a step's reward is computed, where tasks differ in reward alone
+    warm_up: int = 4_000  # steps with random actions, before the first update
+    snapshots: int = 6  # states that are kept, evenly in return
+    look_every: int = 5_000  # steps between two looks at how good it is
+    seed: int = 0  # seed of initial weights, episodes and samples
+    threads: int = 1  # CPU threads of the networks
 
 
 class Replay:
@@ -51,24 +72,22 @@ class Replay:
 class Field:
     """Environments side by side, each in a task drawn anew for every episode, of all splits."""
 
-    def __init__(self, family: str, environments: int, steps: int, untold: float, relabelled: int, seed: int) -> None:
-        """`untold`: share of episodes and samples in which the agent is told nothing; `relabelled`: further tasks that
-        each step's reward is computed for, where tasks differ in nothing else."""
-        self.family, self.untold = family, untold
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, family: str, config: BehaviourConfig) -> None:
+        self.family, self.config = family, config
+        self.rng = np.random.default_rng(config.seed)
         self.tasks = [task for split in SPLITS for task in tasks(family, split)]
         self.params = tuple(self.tasks[0].params)
         values = np.array([[task.params[name] for name in self.params] for task in self.tasks])
         self.mean, self.std = values.mean(0), np.maximum(values.std(0), 1e-6)
         self._told = ((values - self.mean) / self.std).astype(np.float32)  # (K, P)
-        self.envs = [make_env(family) for _ in range(environments)]
-        self._plays = [0] * environments  # which task
-        self._hears = [True] * environments  # whether each is told its task in this episode
+        self.envs = [make_env(family) for _ in range(config.environments)]
+        self._plays = [0] * config.environments  # which task
+        self._hears = [True] * config.environments  # whether each is told its task in this episode
         env = self.envs[0]
-        self.relabels = relabelled if _differs_in_reward_alone(env) else 0
+        self.relabels = config.relabelled if _differs_in_reward_alone(env) else 0
         self.steps = 0
         self.sizes = len(env.observation_names), len(env.action_names)
-        self.replay = Replay((steps + environments) * (1 + self.relabels), *self.sizes)
+        self.replay = Replay((config.steps + config.environments) * (1 + self.relabels), *self.sizes)
         self._observations: list[np.ndarray] = []  # until the first step
 
     def state(self) -> dict[str, Any]:
@@ -93,18 +112,26 @@ class Field:
             sent = within_limits(action, env.action_low, env.action_high)
             after, reward, terminated, truncated, _ = env.step(sent)
             step = {"before": before, "action": action, "after": after}
-            self.replay.add(**step, others=(float(reward), terminated, self._plays[index]))
+            reward = float(reward) + self._guide(env, start)
+            self.replay.add(**step, others=(reward, terminated, self._plays[index]))
             for _ in range(self.relabels):
                 other = int(self.rng.integers(len(self.tasks)))
                 env.task = self.tasks[other]
-                self.replay.add(**step, others=(env.reward(start, sent), terminated, other))  # type: ignore[attr-defined]
+                reward = env.reward(start, sent) + self._guide(env, start)  # type: ignore[attr-defined]
+                self.replay.add(**step, others=(reward, terminated, other))
             env.task = own
             self._observations[index] = self._begin(index) if terminated or truncated else after
         self.steps += len(self.envs)
 
+    def _guide(self, env: TaskEnv, start: np.ndarray) -> float:
+        """A reward by potential, which changes no optimum, of a step that began at the positions `start`."""
+        if not self.config.guided or not isinstance(env, LocomotionEnv):
+            return 0.0
+        return self.config.guided * (self.config.discount * env.potential(env.data.qpos) - env.potential(start))
+
     def _begin(self, index: int) -> np.ndarray:
         """Start an episode of a drawn task in one environment."""
-        self._hears[index] = bool(self.rng.uniform() >= self.untold)
+        self._hears[index] = bool(self.rng.uniform() >= self.config.untold)
         self._plays[index] = int(self.rng.integers(len(self.tasks)))
         task = self.tasks[self._plays[index]]
         return self.envs[index].reset(seed=int(self.rng.integers(2**31)), options={"task": task})[0]
@@ -119,7 +146,7 @@ class Field:
         """s, a, s' and, each (B, 1) or (B, P), reward, whether it ended there, and what the agent is told."""
         rows, arrays = self.rng.integers(self.replay.rows, size=count), self.replay.arrays
         reward, ended, task = arrays["others"][rows].T
-        told = (self.rng.uniform(size=count) >= self.untold).astype(np.float32)[:, None]
+        told = (self.rng.uniform(size=count) >= self.config.untold).astype(np.float32)[:, None]
         parts = (
             *(arrays[name][rows] for name in ("before", "action", "after")),
             *(reward[:, None], ended[:, None]),
