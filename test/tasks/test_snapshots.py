@@ -6,7 +6,8 @@ import pytest
 
 from spc_core.tasks import FamilyError, make_env, tasks
 from spc_core.tasks.behaviour import Behaviour, behaviour_mix, kinds_of
-from spc_core.tasks.snapshots import Snapshots, load_snapshots
+from spc_core.tasks.families import BUILT_IN
+from spc_core.tasks.snapshots import Snapshots, agent_file, load_snapshots
 
 FAMILY = "point_robot"
 NAMES = ("position.x", "position.y")
@@ -103,3 +104,8 @@ def test_recordings_are_driven_by_all_states_with_noise():
     assert states == {0, 1, 2} and np.std(first, 0).min() > 0.1 and np.abs(first).max() <= 1
     again = Behaviour(env, "snapshot", 5).act(np.zeros(2))
     assert np.array_equal(again, first[5]), "the seed decides"
+
+
+def test_every_family_of_the_package_has_a_driver_in_little_space():
+    assert all(make_env(family).has_expert for family in BUILT_IN)
+    assert sum(file.stat().st_size for file in agent_file("any").parent.iterdir()) < 12e6
