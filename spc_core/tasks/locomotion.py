@@ -128,10 +128,6 @@ class LocomotionEnv(TaskEnv):
         """Of a step that began at the positions `start` (NQ,)."""
         raise NotImplementedError
 
-    def potential(self, positions: np.ndarray) -> float:
-        """How good it is to be at positions (NQ,), in units of the reward, for who learns to act."""
-        return 0.0
-
     def fallen(self) -> bool:
         """Whether the episode ends here."""
         return False

@@ -34,8 +34,6 @@ WALKER = {"steps": 30_000, "look_every": 2_500}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     **{f"hopper_{what}": HOPPER for what in ("mass", "friction")},
     **{f"walker_{what}": WALKER for what in ("mass", "friction")},
-    "ant_dir": {"steps": 120_000, "spared": 0.4},
-    "ant_goal": {"steps": 120_000, "guided": 100.0, "reward_scale": 0.1},
 }
 
 
@@ -136,8 +134,7 @@ class _Learning:
         self._owed += config.updates_per_step * config.environments
         while self._owed >= 1:
             before, action, after, reward, *rest = field.sample(config.batch)
-            reward = config.reward_scale * (reward + config.spared * action.square().sum(-1, keepdim=True))
-            self.learner.update((before, action, after, reward, *rest))
+            self.learner.update((before, action, after, config.reward_scale * reward, *rest))
             self._owed -= 1
 
     def _new_learner(self, mean: np.ndarray, std: np.ndarray) -> SoftActorCritic:

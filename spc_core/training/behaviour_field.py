@@ -30,8 +30,6 @@ class BehaviourConfig(SoftConfig):
     updates_per_step: float = 0.25  # of the critics
     batch: int = 256  # transitions of an update
     reward_scale: float = 1.0  # rewards are multiplied by this
-    spared: float = 0.0  # times |a|^2, added to each reward before: where effort is dear, nothing else is tried out
-    guided: float = 0.0  # times what the family's potential() grew, beside each reward: leads the same way, sooner seen
     untold: float = 0.15  # share of episodes and samples in which the agent is told nothing
     relabelled: int = 2  # further tasks for which a step's reward is computed, where tasks differ in reward alone
     warm_up: int = 4_000  # steps with random actions, before the first update
@@ -112,22 +110,15 @@ class Field:
             sent = within_limits(action, env.action_low, env.action_high)
             after, reward, terminated, truncated, _ = env.step(sent)
             step = {"before": before, "action": action, "after": after}
-            reward = float(reward) + self._guide(env, start)
-            self.replay.add(**step, others=(reward, terminated, self._plays[index]))
+            self.replay.add(**step, others=(float(reward), terminated, self._plays[index]))
             for _ in range(self.relabels):
                 other = int(self.rng.integers(len(self.tasks)))
                 env.task = self.tasks[other]
-                reward = env.reward(start, sent) + self._guide(env, start)  # type: ignore[attr-defined]
+                reward = env.reward(start, sent)  # type: ignore[attr-defined]
                 self.replay.add(**step, others=(reward, terminated, other))
             env.task = own
             self._observations[index] = self._begin(index) if terminated or truncated else after
         self.steps += len(self.envs)
-
-    def _guide(self, env: TaskEnv, start: np.ndarray) -> float:
-        """A reward by potential, which changes no optimum, of a step that began at the positions `start`."""
-        if not self.config.guided or not isinstance(env, LocomotionEnv):
-            return 0.0
-        return self.config.guided * (self.config.discount * env.potential(env.data.qpos) - env.potential(start))
 
     def _begin(self, index: int) -> np.ndarray:
         """Start an episode of a drawn task in one environment."""
