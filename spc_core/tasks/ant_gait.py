@@ -9,17 +9,16 @@ import numpy as np
 
 LEGS = np.radians([45, 135, 225, 315])  # where legs 1 to 4 point from the torso
 OUTWARD = np.stack([np.cos(LEGS), np.sin(LEGS)], 1)  # (4, 2)
-SIDEWARD = np.stack([-np.sin(LEGS), np.cos(LEGS)], 1)
 BENDS = np.array([1.0, -1.0, -1.0, 1.0])  # the sign of each ankle's range
 PAIRS = np.exp(1j * np.array([0, np.pi, 0, np.pi]))  # opposite legs step together
 # Found by a cross-entropy search over the return of ant_dir, in a minute.
-RATE = 12.4  # rad/s
-SWEEP, REACH, LIFT, STANCE = -0.0, 0.59, 0.07, 0.82  # rad, of hips; of ankles with and across the way; their middle
-POSITION_GAIN, VELOCITY_GAIN = 0.14, 0.03  # shares of torque for each rad, and rad/s
+RATE = 12.7  # rad/s
+REACH, LIFT, STANCE = 0.7, 0.06, 0.9  # rad, of ankles: along the way, a quarter of a period later, and their middle
+POSITION_GAIN, VELOCITY_GAIN = 0.2, 0.04  # shares of torque for each rad, and rad/s
 
 
 class AntGait:
-    """All joints swing as a_j exp(i phase); the phase is the one that fits their positions and velocities best.
+    """Ankles swing as a_j exp(i phase), hips hold still; the phase is the one that fits positions and velocities best.
 
     So it needs neither clock nor memory. Amplitudes follow from the direction as the torso sees it.
     """
@@ -37,8 +36,7 @@ class AntGait:
         x, y, z, w = observation[self._turned]
         yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
         ahead, left = np.cos(yaw) * way[0] + np.sin(yaw) * way[1], np.cos(yaw) * way[1] - np.sin(yaw) * way[0]
-        swing, middle = np.empty(8, complex), np.zeros(8)  # hip and ankle of each leg
-        swing[0::2] = SWEEP * (SIDEWARD @ (ahead, left)) * PAIRS
+        swing, middle = np.zeros(8, complex), np.zeros(8)  # hip and ankle of each leg
         swing[1::2] = BENDS * (1j * LIFT + REACH * (OUTWARD @ (ahead, left))) * PAIRS
         middle[1::2] = BENDS * STANCE
         position, velocity = observation[self._positions], observation[self._velocities]
