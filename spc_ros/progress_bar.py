@@ -26,6 +26,8 @@ class Bar:
                 self._bar.write(f"{text}; the keys are in `spc operator`, in another terminal", file=sys.stderr)
             self._prompt = text
             return
+        if self._bar.total is None:  # what earlier runs did says nothing about how fast this one is
+            self._bar.initial = self._bar.n = done
         self._bar.total, self._prompt = total, ""
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(done - self._bar.n)

@@ -43,7 +43,7 @@ class References:
     Empty for a family without an expert.
     """
 
-    mean_task: Mapping[tuple[str, int], float]  # 0: the expert that assumes the mean task
+    uninformed: Mapping[tuple[str, int], float]  # 0: the expert that does not know the task
     expert: Mapping[tuple[str, int], float]  # 1: the expert that knows the task
 
 
@@ -56,7 +56,7 @@ class Row:
     protocol: str
     k: int  # transitions of a few-shot context; 0 in other protocols
     mean: float  # return per episode, over tasks, seeds and episodes
-    normalised: float  # 0: the expert that assumes the mean task; 1: the expert that knows the task
+    normalised: float  # 0: the expert that does not know the task; 1: the one that knows it
     interval: Interval  # of `normalised`; seeds redrawn separately for each task
     interval_by_seed: Interval  # the same with whole training seeds redrawn
     reference: str  # the method to compare with
@@ -88,7 +88,7 @@ def compare_rows(methods: Sequence[MethodResults], references: References, refer
             grid = found.get(key, found.get((key[0], *FALLBACK)) if method.fixed_context else None)
             if grid is not None:
                 shared[method.name] = grid
-        low, high = (_reference_mean(methods, ends, key[0]) for ends in (references.mean_task, references.expert))
+        low, high = (_reference_mean(methods, ends, key[0]) for ends in (references.uninformed, references.expert))
         for method in methods:
             if method.name in shared:
                 rows.append(_row(method, key, shared[method.name], shared.get(reference), low, high, reference))
@@ -157,8 +157,8 @@ def has_scale(rows: Sequence[Row]) -> bool:
     return any(math.isfinite(row.normalised) for row in rows)
 
 
-SCALE = """normalised: 0 is a hand-written expert that assumes the family's mean task, 1 the expert that knows the task;
-both are the same for all methods."""
+SCALE = """normalised: 1 is the expert that knows the task, 0 the one that does not: written by hand, it assumes the
+family's mean task, learnt, it is told nothing; both are the same for all methods."""
 NOTE = """ 95 %: percentile intervals of a bootstrap stratified by task, as in arXiv 2108.13264;
 "by seed" redraws whole training seeds, which is wider where one agent is good or bad at all tasks.
 P({reference} better): probability that a seed of {reference} has the higher return on a task, ties half."""

@@ -47,7 +47,8 @@ CAPTIONS = {
 
 
 SCALE = """The <b>normalised</b> return is (return − low) / (high − low), the same for all methods: low is a
-hand-written controller that assumes the family's mean task, high the one that knows the task."""
+controller that does not know the task (written by hand, it assumes the family's mean task; learnt, it is told nothing),
+high the one that knows it."""
 
 
 def compare_page(rows: Sequence[Row], family: str, settings: Sequence[tuple[str, str]]) -> str:

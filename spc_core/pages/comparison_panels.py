@@ -63,7 +63,7 @@ def score_picture(rows: Sequence[Row], keys: Sequence[Key]) -> Picture:
     """Normalised returns with their intervals."""
     shown = [row for row in rows if row.key in keys and math.isfinite(row.normalised)]
     marks = {id(row): (row.normalised, row.interval, row.interval_by_seed) for row in shown}
-    lines = ((0.0, "expert that assumes the mean task"), (1.0, "expert that knows the task"))
+    lines = ((0.0, "expert that does not know the task"), (1.0, "expert that knows the task"))
     return _picture("scores", "normalised return", lines, shown, marks)
 
 

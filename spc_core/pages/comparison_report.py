@@ -26,7 +26,7 @@ class CompareReport:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.family = plan, find_family(plan.family)
         tried = [task for split in plan.splits for task in self.family.tasks[split]]
-        ends = [expert_returns(tried, range(plan.episodes), mean_task_belief=mean) for mean in (True, False)]
+        ends = [expert_returns(tried, range(plan.episodes), informed=informed) for informed in (False, True)]
         self.references = References(*ends)
         names = [method.name for method in plan.methods]
         self.reference = REFERENCE if REFERENCE in names else names[0]

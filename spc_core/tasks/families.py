@@ -44,14 +44,25 @@ def _of_the_paper(name: str) -> Callable[[], Family]:
     return load
 
 
+def _cheetah(name: str) -> Callable[[], Family]:
+    def load() -> Family:
+        from .cheetah_families import family
+
+        return family(name)
+
+    return load
+
+
 PAPER = ("cheetah_vel", "ant_dir", "ant_goal", "hopper_mass", "hopper_friction", "walker_mass", "walker_friction",
          "point_robot")  # fmt: skip
+CHEETAHS = ("cheetah_length", "cheetah_motors")
 BUILT_IN: Mapping[str, Callable[[], Family]] = MappingProxyType(
     {
         "arm_reach": _arm_reach,
         "arm_payload": _arm_payload,
         "base_drive": _base_drive,
         **{name: _of_the_paper(name) for name in PAPER},
+        **{name: _cheetah(name) for name in CHEETAHS},
     }
 )
 _from_files: dict[str, Family] = {}  # by name

@@ -70,13 +70,16 @@ class Body:
         """A model of its own for each caller."""
         return copy.copy(self.nominal)
 
+    def text(self) -> str:
+        """The MJCF without the attribute settotalmass, of which MuJoCo warns; `nominal` does what it does."""
+        return re.sub(r' settotalmass="[^"]*"', "", self.mjcf.read_text(encoding="utf-8"))
+
     @functools.cached_property
     def nominal(self) -> mujoco.MjModel:
         """The model, not to be changed."""
         if not self.total_mass:
             return load_model(self.mjcf)
-        # MuJoCo warns of the attribute settotalmass, so do here what it does.
-        model = model_of_text(re.sub(r' settotalmass="[^"]*"', "", self.mjcf.read_text(encoding="utf-8")))
+        model = model_of_text(self.text())
         mujoco.mj_setTotalmass(model, self.total_mass)
         derive_constants(model, mujoco.MjData(model))
         return model
@@ -110,7 +113,9 @@ class LocomotionEnv(TaskEnv):
         self._mass_scale = 1.0
         self.set_task(self.first_task() if task is None else task)
         if not self.has_expert and (path := agent_file(self.family)).is_file():
-            self.snapshots, self.has_expert = load_snapshots(path, self.family, self.observation_names), True
+            told = tuple(self.task.params)
+            self.snapshots = load_snapshots(path, self.family, self.observation_names, told, len(self.action_names))
+            self.has_expert = True
 
     def first_task(self) -> Task:
         """The task of an environment that was given none."""
@@ -133,8 +138,10 @@ class LocomotionEnv(TaskEnv):
 
     def observation(self) -> np.ndarray:
         """The readings named in `observation_names`, float64."""
-        limit = self.body.velocity_limit
-        return np.concatenate((self.data.qpos, self.data.qvel.clip(-limit, limit)))[self._observed]
+        limit, velocity = self.body.velocity_limit, self.data.qvel
+        if limit < math.inf:
+            velocity = velocity.clip(-limit, limit)
+        return np.concatenate((self.data.qpos, velocity))[self._observed]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -158,7 +165,7 @@ class LocomotionEnv(TaskEnv):
             raise ValueError(f"action must be {len(self.action_names)} finite shares of torque, got {action!r}")
         if self._step_count is None:
             raise RuntimeError("step() before the first reset(): call reset() to start an episode")
-        action = action.clip(self.action_low, self.action_high)
+        action = np.minimum(np.maximum(action, self.action_low), self.action_high)
         self.data.ctrl[:] = action
         start = self.data.qpos.copy()
         mujoco.mj_step(self.model, self.data, nstep=self.body.substeps)

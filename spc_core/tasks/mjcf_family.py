@@ -63,7 +63,9 @@ class MjcfFamilyEnv(MjcfEnv):
         self._delay = DelayLine(0.0)
         self._params: Mapping[str, float] = {}
         if told.agent is not None:
-            self.snapshots, self.has_expert = load_snapshots(told.agent, told.name, self.observation_names), True
+            params, actions = tuple(task.params), len(self.action_names)
+            self.snapshots = load_snapshots(told.agent, told.name, self.observation_names, params, actions)
+            self.has_expert = True
         self.set_task(task)
 
     def set_task(self, task: Task) -> None:

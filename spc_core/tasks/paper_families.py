@@ -12,6 +12,7 @@ import numpy as np
 
 from spc_core.system.config_files import find_config
 
+from .ant_gait import AntGait
 from .locomotion import ASSETS, IN_A_ROW, Body, LocomotionEnv, tasks_in_a_row
 from .task import Family, Task, make_task
 
@@ -28,6 +29,8 @@ HOPPER = Body(ASSETS / "hopper.xml", 4, (1, 1), ALONG, 0.005, 0.005, velocity_li
 WALKER = dataclasses.replace(HOPPER, mjcf=ASSETS / "walker2d_v5.xml")
 ANT = Body(ASSETS / "ant.xml", 5, (7, 6), TORSO, 0.1, 0.1, normal_velocity=True)
 ANT_ON_A_MAP = dataclasses.replace(ANT, odom={**PLACE, **TORSO})
+NEAR_M = 0.3  # from where an ant on its way to a goal makes smaller steps
+ANT_NOISE = 0.3  # share of the torque: more would drown its gait
 POINT = Body(Path(__file__).with_name("point_robot.xml"), 1, (2, 2), PLACE, 0.1, 0.0)
 
 
@@ -93,11 +96,32 @@ class CheetahVel(PaperEnv):
         return -abs(float(self.speed(start)[0]) - self.task.params["speed"]) - 0.05 * float(action @ action)
 
 
-class AntDir(PaperEnv):
+class AntEnv(PaperEnv):
+    """An ant, whose expert is a gait written by hand."""
+
+    has_expert = True
+
+    def __init__(self, task: Task | None = None) -> None:
+        super().__init__(task)
+        self._gait = AntGait(self.observation_names, self.action_names, self.step_s)
+        self.noise_action = ANT_NOISE * self.action_high
+
+    def way(self, observation: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
+        """Where to go (2,), at most of length 1."""
+        raise NotImplementedError
+
+    def expert(self, observation: np.ndarray, task: Task | None = None) -> np.ndarray:
+        return self._gait.act(observation, self.way(observation, (task or self.task).params))
+
+
+class AntDir(AntEnv):
     """Run in a direction that the observation (27,) does not show, from anywhere; only the reward reveals it."""
 
     family, body = "ant_dir", ANT
     terminates = True
+
+    def way(self, observation: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
+        return np.array([params["direction_x"], params["direction_y"]])
 
     def reward(self, start: np.ndarray, action: np.ndarray) -> float:
         """Speed in the wanted direction + 1 - 0.5 |a|^2."""
@@ -110,16 +134,25 @@ class AntDir(PaperEnv):
         return not 0.2 <= self.data.qpos[2] <= 1.0
 
 
-class AntGoal(PaperEnv):
+class AntGoal(AntEnv):
     """Run to a goal that the observation (29,) does not show; only the reward reveals it."""
 
     family, body = "ant_goal", ANT_ON_A_MAP
+
+    def __init__(self, task: Task | None = None) -> None:
+        super().__init__(task)
+        self._place = [self.observation_names.index(name) for name in PLACE]
 
     def reward(self, start: np.ndarray, action: np.ndarray) -> float:
         """-|x - goal x| - |y - goal y| - 0.1 |a|^2."""
         x, y = self.data.qpos[:2].tolist()
         params = self.task.params
         return -abs(x - params["goal_x"]) - abs(y - params["goal_y"]) - 0.1 * float(action @ action)
+
+    def way(self, observation: np.ndarray, params: Mapping[str, float]) -> np.ndarray:
+        """Towards the goal, with full steps until it is near."""
+        way = (np.array([params["goal_x"], params["goal_y"]]) - observation[self._place]) / NEAR_M
+        return way / max(1.0, float(np.hypot(*way)))
 
 
 class Runner(PaperEnv):

@@ -50,9 +50,9 @@ class Snapshots:
         x = np.concatenate([observation, told, [float(task is not None)]]).astype(np.float32)
         for number, (weight, bias) in enumerate(self.layers):
             x = (x if number == 0 else np.maximum(x, 0)) @ weight[index] + bias[index]
-        mean, log_std = np.split(x, 2)
+        mean, log_std = x[: len(x) // 2], x[len(x) // 2 :]
         if rng is not None:
-            spread = np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
+            spread = np.exp(np.minimum(np.maximum(log_std, LOG_STD_MIN), LOG_STD_MAX))  # faster than clip
             mean = mean + spread * rng.standard_normal(len(mean))
         return np.tanh(mean)
 
@@ -90,8 +90,11 @@ def agent_file(family: str) -> Path:
 
 
 @functools.cache
-def load_snapshots(path: Path, family: str, observation_names: tuple[str, ...]) -> Snapshots:
-    """The states in a file. Raises FamilyError: missing, damaged, of another family or other observations."""
+def load_snapshots(
+    path: Path, family: str, observation_names: tuple[str, ...], params: tuple[str, ...], actions: int
+) -> Snapshots:
+    """The states in a file. Raises FamilyError: missing, damaged, of another family, or of other observations, hidden
+    parameters or a number of actions."""
     if not path.is_file():
         raise FamilyError(f"{path}: no such file; write one with `spc behaviour {family}`")
     try:
@@ -111,12 +114,33 @@ def load_snapshots(path: Path, family: str, observation_names: tuple[str, ...]) 
         raise FamilyError(f"{path}: has format {format_}, this program reads {FORMAT}")
     if found.family != family:
         raise FamilyError(f"{path}: is of family '{found.family}', not '{family}'; use that family's own file")
+    anew = f"write it anew: `spc behaviour {family}`"
     if found.observation_names != observation_names:
         raise FamilyError(
             f"{path}: its agent observes {', '.join(found.observation_names)}, family '{family}' now has "
-            f"{', '.join(observation_names)}; write it anew: `spc behaviour {family}`"
+            f"{', '.join(observation_names)}; {anew}"
         )
+    if set(found.params) != set(params):
+        raise FamilyError(
+            f"{path}: its agent is told {', '.join(found.params)}, tasks of family '{family}' now have "
+            f"{', '.join(params)}; {anew}"
+        )
+    _check_sizes(found, actions, f"{path}: {{}}; {anew}")
     return found
+
+
+def _check_sizes(agent: Snapshots, actions: int, error: str) -> None:
+    """Raises FamilyError where layers do not follow each other, do not end in `actions`, or are not finite."""
+    count, size = len(agent), len(agent.observation_names) + len(agent.params) + 1
+    for number, (weight, bias) in enumerate(agent.layers):
+        if weight.ndim != 3 or weight.shape[:2] != (count, size) or bias.shape != (count, weight.shape[2]):
+            raise FamilyError(error.format(f"layer {number} has weights {weight.shape} and biases {bias.shape}, wanted "
+                                           f"({count}, {size}, n) and ({count}, n)"))  # fmt: skip
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise FamilyError(error.format(f"layer {number} has weights that are not finite"))
+        size = weight.shape[2]
+    if size != 2 * actions:
+        raise FamilyError(error.format(f"its agent has {size / 2:g} actions, the family has {actions}"))
 
 
 def _tuple(value: Any) -> Any:

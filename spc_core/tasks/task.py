@@ -164,6 +164,17 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         return within_limits(self.snapshots.act(-1, observation, task or self.task), self.action_low, self.action_high)
 
+    def uninformed(self, observation: np.ndarray) -> np.ndarray:
+        """What the expert does that knows the family but not the task: it assumes the mean task, or, if it is learnt,
+        is told nothing."""
+        if self.snapshots is None:
+            from .families import mean_task  # which imports this file
+
+            return self.expert(observation, mean_task(self.family))
+        from .snapshots import within_limits
+
+        return within_limits(self.snapshots.act(-1, observation, None), self.action_low, self.action_high)
+
     def rest_action(self, observation: np.ndarray) -> np.ndarray:
         """An action that lets a robot of the mean task drift slowly home: what random motion is added to."""
         raise NotImplementedError

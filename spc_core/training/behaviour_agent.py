@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,41 +17,23 @@ import torch
 from torch import Tensor
 
 from spc_core.method.config import ConfigError
-from spc_core.method.normalize import Moments
-from spc_core.tasks import SPLITS, Task, TaskEnv, make_env, mean_task, tasks
-from spc_core.tasks.locomotion import LocomotionEnv
-from spc_core.tasks.snapshots import Snapshots, within_limits
+from spc_core.tasks.snapshots import Snapshots
+from spc_core.training.behaviour_field import BehaviourConfig, Field
+from spc_core.training.behaviour_state import check_state, family_of, read_state, write_state
 from spc_core.training.run_state import TrainingError
-from spc_core.training.soft_actor_critic import SoftActorCritic, SoftConfig
+from spc_core.training.soft_actor_critic import SoftActorCritic
 from spc_core.training.threads import torch_threads
 
-
-@dataclasses.dataclass(frozen=True)
-class BehaviourConfig(SoftConfig):
-    """How a family's behaviour is learnt."""
-
-    steps: int = 100_000  # steps of all environments together
-    environments: int = 16  # simulated side by side
-    updates_per_step: float = 0.25  # of the critics
-    batch: int = 256  # transitions of an update
-    reward_scale: float = 1.0  # rewards are multiplied by this
-    untold: float = 0.15  # share of episodes and samples in which the agent is told nothing
-    relabelled: int = 2  # further tasks for which a step's reward is computed, where tasks differ in reward alone
-    warm_up: int = 4_000  # steps with random actions, before the first update
-    snapshots: int = 6  # states that are kept, evenly in return
-    look_every: int = 5_000  # steps between two looks at how good it is
-    seed: int = 0  # seed of initial weights, episodes and samples
-    threads: int = 1  # CPU threads of the networks
+SAVE_EVERY_S = 120.0  # of learning, between two states on disk
+SHOW_EVERY = 480  # steps between two calls of progress
 
 
 # What is not the default. Learning to run fast makes hoppers and walkers fall, so they stop early.
-SETTINGS = {
-    "hopper_mass": {"steps": 60_000, "learning_rate": 5e-4, "reward_scale": 0.1, "updates_per_step": 0.4},
-    "hopper_friction": {"steps": 60_000, "learning_rate": 5e-4, "reward_scale": 0.1, "updates_per_step": 0.4},
-    "walker_mass": {"steps": 60_000, "learning_rate": 5e-4, "reward_scale": 0.1, "updates_per_step": 0.4},
-    "walker_friction": {"steps": 60_000, "learning_rate": 5e-4, "reward_scale": 0.1, "updates_per_step": 0.4},
-    "ant_dir": {"steps": 400_000},
-    "ant_goal": {"steps": 400_000},
+HOPPER = {"steps": 40_000, "learning_rate": 5e-4, "reward_scale": 0.1, "updates_per_step": 0.4, "look_every": 2_500}
+WALKER = {"steps": 30_000, "look_every": 2_500}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    **{f"hopper_{what}": HOPPER for what in ("mass", "friction")},
+    **{f"walker_{what}": WALKER for what in ("mass", "friction")},
 }
 
 
@@ -65,62 +48,143 @@ class Look:
 
     steps: int
     told: float  # its task
-    blind: float  # told nothing
-    mean: float  # told the mean task
-    seconds: float  # since learning began
+    seconds: float  # of learning until then
+    blind: float = float("nan")  # told nothing; of states that are kept
+    mean: float = float("nan")  # told the mean task; of states that are kept
 
 
 def learn_behaviour(
-    family: str, config: BehaviourConfig, progress: Callable[[int, int, str], None] | None = None
+    family: str,
+    config: BehaviourConfig,
+    progress: Callable[[int, int, str], None] | None = None,
+    state: Path | None = None,
+    stopped: Sequence[int] = (),
 ) -> tuple[Snapshots, list[Look]]:
-    """Learn from scratch; returns the states that were kept, and how good each look found it.
+    """Learn; returns the states of the agent that were kept, and how good each look found it.
 
-    Raises ConfigError for too few steps, and TrainingError where a return is not finite.
+    With a file `state`, which is written every two minutes and for the caller to delete at the end, learning goes on
+    where an interrupted one stopped, with new episodes. Raises KeyboardInterrupt, after writing it, once something is
+    in `stopped`; ConfigError for too few steps or a state of something else, and TrainingError where a return is not
+    finite or the state is damaged.
     """
     if config.steps <= config.warm_up:
         raise ConfigError(f"--steps is {config.steps}; use more than {config.warm_up}, which are random, to learn from")
     torch.manual_seed(config.seed)
     with torch_threads(config.threads):
-        return _learn(_Field(family, config), config, progress)
+        learning = _Learning(family, config, state)
+        learning.run(progress or (lambda done, total, text: None), stopped)
+        return learning.result()
 
 
-def _learn(
-    field: _Field, config: BehaviourConfig, progress: Callable[[int, int, str], None] | None
-) -> tuple[Snapshots, list[Look]]:
-    learner, began = None, time.monotonic()
-    looks: list[Look] = []
-    states: list[dict[str, Tensor]] = []
-    owed = 0.0
-    while field.steps < config.steps:
-        if learner is None and field.steps >= config.warm_up:
-            learner = SoftActorCritic(*field.moments(), len(field.params), field.sizes[1], config)
-        field.step(learner)
-        if learner is None:
-            continue
-        owed += config.updates_per_step * config.environments
-        while owed >= 1:
-            learner.update(field.sample())
-            owed -= 1
-        if not looks or field.steps - looks[-1].steps >= config.look_every or field.steps >= config.steps:
-            seen = field.look(learner, time.monotonic() - began)
-            if not np.isfinite(seen.told):
-                raise TrainingError(f"{field.family}: the agent's return is {seen.told}; lower --learning-rate")
-            looks.append(seen)
-            states.append({name: tensor.clone() for name, tensor in learner.actor.state_dict().items()})
-            if progress is not None:
-                progress(field.steps, config.steps, f"return {seen.told:.0f} told, {seen.blind:.0f} blind")
-    chosen = spread_evenly([seen.told for seen in looks], config.snapshots)
-    return field.snapshots([states[i] for i in chosen], [looks[i].told for i in chosen]), looks
+class _Learning:
+    """A family's agent while it learns."""
+
+    def __init__(self, family: str, config: BehaviourConfig, file: Path | None) -> None:
+        self.config, self.file = config, file
+        self.field = Field(family, config)
+        self.learner: SoftActorCritic | None = None  # until there is something to learn from
+        self.looks: list[Look] = []
+        self.states: list[dict[str, Tensor]] = []  # of the actor, at each look
+        self._owed = 0.0  # updates
+        self._before_s, self._began = 0.0, time.monotonic()  # of earlier runs, and of this one
+        self._identity = {"family": family_of(family), "settings": dataclasses.asdict(config)}
+        if file is not None and file.is_file():
+            self._load(file)
+
+    @property
+    def seconds(self) -> float:
+        return self._before_s + time.monotonic() - self._began
+
+    def run(self, progress: Callable[[int, int, str], None], stopped: Sequence[int]) -> None:
+        """To the end, or until `stopped`."""
+        config, field = self.config, self.field
+        saved_s = self.seconds
+        while field.steps < config.steps:
+            self._step()
+            done = field.steps >= config.steps
+            if self.learner is not None and (done or not self.looks or self._steps_since() >= config.look_every):
+                self._look()
+            if done or field.steps % SHOW_EVERY < config.environments:
+                progress(field.steps, config.steps, f"return {self.looks[-1].told:.0f}" if self.looks else "random")
+            stop = bool(stopped) and not done
+            if stop or self.seconds - saved_s > SAVE_EVERY_S:
+                saved_s = self.seconds
+                self._save()
+            if stop:
+                goes_on = "" if self.file is None else "; the same command resumes"
+                raise KeyboardInterrupt(f"stopped at step {field.steps} of {config.steps}{goes_on}")
+
+    def result(self) -> tuple[Snapshots, list[Look]]:
+        """The kept states, and all looks, those of kept states complete."""
+        chosen = spread_evenly([seen.told for seen in self.looks], self.config.snapshots)
+        agent = self.field.snapshots([self.states[i] for i in chosen], [self.looks[i].told for i in chosen])
+        for index, i in enumerate(chosen):
+            blind, mean = (self.field.mean_return(agent, index, belief) for belief in ("blind", "mean"))
+            self.looks[i] = dataclasses.replace(self.looks[i], blind=blind, mean=mean)
+        return agent, self.looks
+
+    def _step(self) -> None:
+        """One step of every environment, and the updates that it pays for."""
+        config, field = self.config, self.field
+        if self.learner is None and field.steps >= config.warm_up:
+            self.learner = self._new_learner(*field.moments())
+        field.step(self.learner)
+        if self.learner is None:
+            return
+        self._owed += config.updates_per_step * config.environments
+        while self._owed >= 1:
+            before, action, after, reward, *rest = field.sample(config.batch)
+            self.learner.update((before, action, after, config.reward_scale * reward, *rest))
+            self._owed -= 1
+
+    def _new_learner(self, mean: np.ndarray, std: np.ndarray) -> SoftActorCritic:
+        return SoftActorCritic(mean, std, len(self.field.params), self.field.sizes[1], self.config)
+
+    def _steps_since(self) -> int:
+        return self.field.steps - self.looks[-1].steps
+
+    def _look(self) -> None:
+        assert self.learner is not None
+        state = {name: tensor.clone() for name, tensor in self.learner.actor.state_dict().items()}
+        told = self.field.mean_return(self.field.snapshots([state], [0.0]), 0, "told")
+        if not np.isfinite(told):
+            raise TrainingError(f"{self.field.family}: the agent's return is {told}; lower --learning-rate")
+        self.looks.append(Look(self.field.steps, told, self.seconds))
+        self.states.append(state)
+
+    def _save(self) -> None:
+        if self.file is None:
+            return
+        write_state(self.file, self._identity, {
+            "field": self.field.state(),
+            "learner": None if self.learner is None else self.learner.state(),
+            "looks": [[seen.steps, seen.told, seen.seconds] for seen in self.looks],
+            "states": self.states,
+            "owed": self._owed,
+            "seconds": self.seconds,
+            "torch_rng": torch.get_rng_state(),
+        })  # fmt: skip
+
+    def _load(self, file: Path) -> None:
+        state = read_state(file)
+        check_state(file, state, self._identity)
+        self.field.load(state["field"])
+        if state["learner"] is not None:
+            actor = state["learner"]["actor"]
+            self.learner = self._new_learner(actor["mean"].numpy(), actor["std"].numpy())
+            self.learner.load(state["learner"])
+        self.looks = [Look(*numbers) for numbers in state["looks"]]
+        self.states, self._owed, self._before_s = state["states"], state["owed"], state["seconds"]
+        torch.set_rng_state(state["torch_rng"])
 
 
 def looks_table(looks: Sequence[Look], agent: Snapshots) -> str:
     """What each look saw, as text; a * marks those that are kept."""
     lines = [f"  {'steps':>9} {'told':>9} {'not told':>9} {'mean task':>9} {'minutes':>8}"]
     for seen in looks:
-        mark = "*" if seen.told in agent.returns else " "
-        lines.append(
-            f"{mark} {seen.steps:9,} {seen.told:9.1f} {seen.blind:9.1f} {seen.mean:9.1f} {seen.seconds / 60:8.1f}"
-        )
+        kept = np.isfinite(seen.blind)
+        others = f"{seen.blind:9.1f} {seen.mean:9.1f}" if kept else " " * 19
+        lines.append(f"{'*' if kept else ' '} {seen.steps:9,} {seen.told:9.1f} {others} {seen.seconds / 60:8.1f}")
     return "\n".join(lines)
 
 
@@ -133,131 +197,3 @@ def spread_evenly(returns: Sequence[float], count: int) -> list[int]:
         free = [int(i) for i in order if int(i) not in kept]
         kept.append(min(free, key=lambda i: abs(returns[i] - value)))
     return sorted(kept, key=lambda i: returns[i])
-
-
-class _Field:
-    """The environments, all tasks of the family, and every transition so far."""
-
-    def __init__(self, family: str, config: BehaviourConfig) -> None:
-        self.family, self.config = family, config
-        self.rng = np.random.default_rng(config.seed)
-        self.tasks = [task for split in SPLITS for task in tasks(family, split)]
-        self.params = tuple(self.tasks[0].params)
-        values = np.array([[task.params[name] for name in self.params] for task in self.tasks])
-        self.mean, self.std = values.mean(0), np.maximum(values.std(0), 1e-6)
-        self._told = ((values - self.mean) / self.std).astype(np.float32)  # (K, P)
-        self.envs = [make_env(family) for _ in range(config.environments)]
-        self._plays = [0] * config.environments  # which task
-        self._hears = [True] * config.environments  # whether each is told its task in this episode
-        self._observations = [self._begin(index) for index in range(len(self.envs))]
-        self.relabels = config.relabelled if _differs_in_reward_alone(self.envs[0]) else 0
-        self.steps = self.rows = 0
-        env = self.envs[0]
-        self.sizes = len(env.observation_names), len(env.action_names)
-        room = (config.steps + config.environments) * (1 + self.relabels)
-        o, a = self.sizes
-        self._seen, self._next = np.empty((room, o), np.float32), np.empty((room, o), np.float32)
-        self._acted, self._others = np.empty((room, a), np.float32), np.empty((room, 3), np.float32)  # r, ended, task
-
-    def _begin(self, index: int) -> np.ndarray:
-        """Start an episode of a drawn task in one environment."""
-        env = self.envs[index]
-        self._hears[index] = bool(self.rng.uniform() >= self.config.untold)
-        self._plays[index] = int(self.rng.integers(len(self.tasks)))
-        task = self.tasks[self._plays[index]]
-        return env.reset(seed=int(self.rng.integers(2**31)), options={"task": task})[0]
-
-    def step(self, learner: SoftActorCritic | None) -> None:
-        """One step of every environment, with random actions before there is a learner."""
-        if learner is None:
-            actions = self.rng.uniform(-1, 1, (len(self.envs), self.sizes[1]))
-        else:
-            told = np.array(self._hears, np.float32)[:, None]
-            actions = learner.act(np.array(self._observations, np.float32), self._told[self._plays] * told, told)
-        for index, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            before, start, own = self._observations[index], env.data.qpos.copy(), env.task
-            sent = within_limits(action, env.action_low, env.action_high)
-            observation, reward, terminated, truncated, _ = env.step(sent)
-            self._keep(before, action, observation, float(reward), terminated, self._plays[index])
-            for _ in range(self.relabels):
-                other = int(self.rng.integers(len(self.tasks)))
-                env.task = self.tasks[other]
-                self._keep(before, action, observation, float(env.reward(start, sent)), terminated, other)  # type: ignore[attr-defined]
-            env.task = own
-            self._observations[index] = self._begin(index) if terminated or truncated else observation
-        self.steps += len(self.envs)
-
-    def _keep(
-        self, before: np.ndarray, action: np.ndarray, after: np.ndarray, reward: float, ended: bool, task: int
-    ) -> None:
-        row = self.rows
-        self._seen[row], self._acted[row], self._next[row] = before, action, after
-        self._others[row] = reward, ended, task
-        self.rows += 1
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and spread (O,) of what was seen so far."""
-        moments = Moments()
-        moments.add(self._seen[: self.rows])
-        return moments.mean.astype(np.float32), np.maximum(moments.std, 0.1).astype(np.float32)
-
-    def sample(self) -> tuple[Tensor, ...]:
-        """s, a, s' and, each (B, 1) or (B, P), reward, whether it ended there, and what the agent is told."""
-        rows = self.rng.integers(self.rows, size=self.config.batch)
-        reward, ended, task = self._others[rows].T
-        told = (self.rng.uniform(size=len(rows)) >= self.config.untold).astype(np.float32)[:, None]
-        arrays = (
-            *(self._seen[rows], self._acted[rows], self._next[rows]),
-            *(reward[:, None] * self.config.reward_scale, ended[:, None]),
-            *(self._told[task.astype(np.int64)] * told, told),
-        )
-        return tuple(torch.from_numpy(np.asarray(array, np.float32)) for array in arrays)
-
-    def look(self, learner: SoftActorCritic, seconds: float) -> Look:
-        """Play one episode of every fourth task, told it, told nothing, and told the mean task."""
-        state = {name: tensor.clone() for name, tensor in learner.actor.state_dict().items()}
-        driver = self.snapshots([state], [0.0])
-        env, chosen = make_env(self.family), self.tasks[::4]
-        middle = mean_task(self.family)
-        told, blind, mean = (
-            float(np.mean([_play(env, driver, task, belief) for task, belief in zip(chosen, beliefs, strict=True)]))
-            for beliefs in (chosen, [None] * len(chosen), [middle] * len(chosen))
-        )
-        return Look(self.steps, told, blind, mean, seconds)
-
-    def snapshots(self, states: Sequence[dict[str, Tensor]], returns: Sequence[float]) -> Snapshots:
-        """Actors' states as networks on plain observations, in the order given."""
-        folded = [_folded(state, self.sizes[0]) for state in states]
-        layers = tuple(
-            (np.stack([layer[n][0] for layer in folded]), np.stack([layer[n][1] for layer in folded]))
-            for n in range(len(folded[0]))
-        )
-        names = self.envs[0].observation_names
-        return Snapshots(self.envs[0].family, names, self.params, self.mean, self.std, layers, tuple(returns))
-
-
-def _play(env: TaskEnv, driver: Snapshots, task: Task, belief: Task | None) -> float:
-    """The return of one deterministic episode of a task, told `belief`."""
-    observation, _ = env.reset(seed=task.index, options={"task": task})
-    total, over = 0.0, False
-    while not over:
-        action = within_limits(driver.act(0, observation, belief), env.action_low, env.action_high)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        total, over = total + float(reward), terminated or truncated
-    return total
-
-
-def _differs_in_reward_alone(env: TaskEnv) -> bool:
-    """Whether a step's reward for another task can be computed from the same step."""
-    return isinstance(env, LocomotionEnv) and type(env).apply_params is LocomotionEnv.apply_params
-
-
-def _folded(state: dict[str, Tensor], observed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights (inputs, outputs) and biases of an actor's layers; the first takes observations as they are."""
-    arrays = {name: tensor.numpy() for name, tensor in state.items()}
-    layers = [(arrays[f"network.{n}.weight"].T, arrays[f"network.{n}.bias"]) for n in (0, 2, 4)]
-    weight, bias = layers[0]
-    weight = weight.copy()
-    weight[:observed] /= arrays["std"][:, None]
-    layers[0] = weight, bias - arrays["mean"] @ weight[:observed]
-    return layers

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +95,29 @@ class SoftActorCritic:
         """Drawn actions (B, A) in [-1, 1]."""
         return self.actor.draw(*(torch.from_numpy(array) for array in (observations, told, hears)))[0].numpy()
 
+    def state(self) -> dict[str, Any]:
+        """All that learning goes on from."""
+        modules = {name: module.state_dict() for name, module in self._modules().items()}
+        steps = [optimizer.state_dict() for optimizer in self._optimizers()]
+        return {**modules, "optimizers": steps, "log_bonus": float(self._log_bonus.detach()), "updates": self._updates}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
+        for optimizer, steps in zip(self._optimizers(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(steps)
+        with torch.no_grad():
+            self._log_bonus.fill_(state["log_bonus"])
+        self._updates = state["updates"]
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"actor": self.actor, "critics": self.critics, "targets": self.targets}
+
+    def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        return self._actor_steps, self._critic_steps, self._bonus_steps
+
     def update(self, batch: tuple[Tensor, ...]) -> None:
+        """`batch`: s, a, s', reward, whether it ended there, what the agent is told, and whether it is told."""
         observation, action, after, reward, ended, told, hears = batch
         scale = self.actor.mean, self.actor.std
         state = torch.cat([(observation - scale[0]) / scale[1], told, hears], -1)

@@ -13,7 +13,7 @@ from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
 from spc_core.method.planner import PlannerConfig
-from spc_core.tasks import SPLITS, Task, make_env, mean_task
+from spc_core.tasks import SPLITS, Task, make_env
 from spc_core.trials.lanes import LANES, LaneDriver
 from spc_core.trials.protocol import (
     BASELINE,
@@ -26,7 +26,7 @@ from spc_core.trials.protocol import (
 )
 from spc_core.trials.simulated_robot import Recordings, SimulatedRobot
 
-NO_SCALE = "no normalised scores: there is no expert (and no baseline), so the 1 of their scale is not known"
+NO_SCALE = "no normalised scores: there is no expert (and no baseline), or it gains nothing by knowing the task"
 
 
 class InProcessDriver:
@@ -92,24 +92,21 @@ def run_in_process(
     return trial.results
 
 
-def expert_returns(
-    tasks: Iterable[Task], seeds: Sequence[int], mean_task_belief: bool = False
-) -> dict[tuple[str, int], float]:
-    """Returns of the privileged expert by task id and seed; none of a family without one.
-
-    With `mean_task_belief` the expert assumes the family's mean task instead of the true one.
+def expert_returns(tasks: Iterable[Task], seeds: Sequence[int], informed: bool = True) -> dict[tuple[str, int], float]:
+    """Returns of the expert by task id and seed, or of the same where it does not know the task; none of a family
+    without one.
     """
     returns = {}
     for task in tasks:
         env = make_env(task.family, task)
         if not env.has_expert:
             continue
-        believed = mean_task(task.family) if mean_task_belief else task
+        act = env.expert if informed else env.uninformed
         for seed in seeds:
             observation, _ = env.reset(seed=seed)
             total, ended = 0.0, False
             while not ended:
-                observation, reward, terminated, truncated, _ = env.step(env.expert(observation, believed))
+                observation, reward, terminated, truncated, _ = env.step(act(observation))
                 total, ended = total + float(reward), terminated or truncated
             returns[task.task_id, seed] = total
     return returns
@@ -211,6 +208,7 @@ def table(scores: Sequence[Score]) -> str:
             f"{s.split:6} {protocol_label(s.protocol, s.k):16} {s.mean:9.2f} {s.stderr:8.2f} {score:>10} "
             f"{success:>8}   {s.tasks} x {s.seeds} x {per}"
         )
-    if not {s.protocol for s in scores} & {"expert", BASELINE}:
+    scaled = {s.split for s in scores if not math.isnan(s.normalised)}
+    if {s.split for s in scores} - scaled:
         lines.append(f"{NO_SCALE}; compare returns")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from spc_core.system.signals import stop_on_signals
 from spc_ros.progress_bar import Bar
 
 
@@ -15,7 +16,8 @@ from spc_ros.progress_bar import Bar
 class LearnBehaviour:
     """Learn who drives the recordings of a simulated task family: one agent that is told its task, by trial and error.
 
-    Its states from random to expert make the data of `spc collect`. The best one is the expert.
+    Its states from random to expert make the data of `spc collect`. The best one is the expert. Stop it with Ctrl-C or
+    kill: the same command goes on from <out>.learning.
 
     examples:
       spc behaviour cheetah_vel --out agent.safetensors
@@ -36,9 +38,11 @@ def run(options: LearnBehaviour) -> int:
         raise ValueError(f"--out is '{options.out}', a folder; give the name of a file, such as agent.safetensors")
     given = {"steps": options.steps, "learning_rate": options.learning_rate}
     config = behaviour_config(options.family, {**{k: v for k, v in given.items() if v}, "seed": options.seed})
-    with Bar(f"behaviour {options.family}", "step") as bar:
-        agent, looks = learn_behaviour(options.family, config, bar)
+    state = options.out.with_name(f"{options.out.name}.learning")
+    with stop_on_signals() as stopped, Bar(f"behaviour {options.family}", "step") as bar:
+        agent, looks = learn_behaviour(options.family, config, bar, state, stopped)
     agent.save(options.out)
+    state.unlink(missing_ok=True)
     print(looks_table(looks, agent))
     print(f"{len(agent)} states, mean return {agent.returns[0]:.0f} to {agent.returns[-1]:.0f}: {options.out}")
     return 0

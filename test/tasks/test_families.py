@@ -214,6 +214,8 @@ def test_without_an_expert_there_is_random_data_and_no_scale(tmp_path: Path) -> 
     lines = table([row]).splitlines()
     assert lines[1].split()[:5] == ["id", "zero_shot", "1.50", "0.10", "-"] and "nan" not in lines[1]
     assert lines[2].startswith("no normalised scores: there is no expert")
+    poor = dataclasses.replace(row, protocol="expert")  # no better than no_context
+    assert table([row, poor]).endswith("or it gains nothing by knowing the task; compare returns")
     known = dataclasses.replace(row, protocol="expert", normalised=1.0)
     assert len(table([row, known]).splitlines()) == 3, "with one, nothing is to be explained"
 

@@ -6,10 +6,12 @@ import pytest
 
 from spc_core.tasks import FamilyError, make_env, tasks
 from spc_core.tasks.behaviour import Behaviour, behaviour_mix, kinds_of
-from spc_core.tasks.snapshots import Snapshots, load_snapshots
+from spc_core.tasks.families import BUILT_IN
+from spc_core.tasks.snapshots import Snapshots, agent_file, load_snapshots
 
 FAMILY = "point_robot"
 NAMES = ("position.x", "position.y")
+GOAL = ("goal_x", "goal_y")
 
 
 def made(states: int = 3, **changes: object) -> Snapshots:
@@ -24,7 +26,7 @@ def made(states: int = 3, **changes: object) -> Snapshots:
               (out.astype(np.float32), np.zeros((states, 4), np.float32)))  # fmt: skip
     fields = {
         "family": FAMILY, "observation_names": NAMES,
-        "params": ("goal_x", "goal_y"), "params_mean": np.array([0.0, 0.5]),
+        "params": GOAL, "params_mean": np.array([0.0, 0.5]),
         "params_std": np.array([2.0, 0.5]), "layers": layers, "returns": tuple(float(i) for i in range(states)),
     }  # fmt: skip
     return Snapshots(**{**fields, **changes})
@@ -49,7 +51,7 @@ def test_a_draw_has_the_spread_of_the_network():
 def test_a_file_gives_the_same_agent(tmp_path):
     agent = made()
     agent.save(tmp_path / "agent.safetensors")
-    loaded = load_snapshots(tmp_path / "agent.safetensors", FAMILY, NAMES)
+    loaded = load_snapshots(tmp_path / "agent.safetensors", FAMILY, NAMES, GOAL, 2)
     assert (loaded.params, loaded.returns, len(loaded)) == (agent.params, agent.returns, 3)
     task = tasks(FAMILY, "ood")[0]
     assert np.array_equal(loaded.act(1, np.ones(2), task), agent.act(1, np.ones(2), task))
@@ -60,23 +62,33 @@ def test_a_file_gives_the_same_agent(tmp_path):
     [
         ({"family": "cheetah_vel"}, "is of family 'cheetah_vel', not 'point_robot'; use that family's own file"),
         ({"observation_names": ("position.x", "speed")}, "observes position.x, speed, family 'point_robot' now has"),
+        (
+            {"params": ("goal_x", "speed")},
+            "is told goal_x, speed, tasks of family 'point_robot' now have goal_x, goal_y",
+        ),
+        ({"layers": made().layers[:1]}, "its agent has 3 actions, the family has 2; write it anew"),
+        ({"layers": made().layers[1:]}, r"layer 0 has weights \(3, 6, 4\) and biases \(3, 4\), wanted \(3, 5, n\)"),
+        ({"layers": made(2).layers}, r"layer 0 has weights \(2, 5, 6\) .* wanted \(3, 5, n\) and \(3, n\)"),
+        ({"layers": tuple((w, b + np.nan) for w, b in made().layers)}, "layer 0 has weights that are not finite"),
     ],
 )
 def test_an_agent_of_something_else_is_refused(tmp_path, changes, said):
     file = tmp_path / "agent.safetensors"
     made(**changes).save(file)
     with pytest.raises(FamilyError, match=said):
-        load_snapshots(file, FAMILY, NAMES)
+        load_snapshots(file, FAMILY, NAMES, GOAL, 2)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an agent" * 9])
+@pytest.mark.parametrize("content", [b"", b"not an agent" * 9, None])
 def test_a_file_that_is_no_agent_is_refused(tmp_path, content):
+    """Empty, of something else, and half written."""
     file = tmp_path / "agent.safetensors"
-    file.write_bytes(content)
+    made().save(file)
+    file.write_bytes(file.read_bytes()[:-40] if content is None else content)
     with pytest.raises(FamilyError, match="not a file of behaviour.*`spc behaviour point_robot`"):
-        load_snapshots(file, FAMILY, NAMES)
+        load_snapshots(file, FAMILY, NAMES, GOAL, 2)
     with pytest.raises(FamilyError, match="no such file"):
-        load_snapshots(tmp_path / "other", FAMILY, NAMES)
+        load_snapshots(tmp_path / "other", FAMILY, NAMES, GOAL, 2)
 
 
 def test_recordings_are_driven_by_all_states_with_noise():
@@ -92,3 +104,8 @@ def test_recordings_are_driven_by_all_states_with_noise():
     assert states == {0, 1, 2} and np.std(first, 0).min() > 0.1 and np.abs(first).max() <= 1
     again = Behaviour(env, "snapshot", 5).act(np.zeros(2))
     assert np.array_equal(again, first[5]), "the seed decides"
+
+
+def test_every_family_of_the_package_has_a_driver_in_little_space():
+    assert all(make_env(family).has_expert for family in BUILT_IN)
+    assert sum(file.stat().st_size for file in agent_file("any").parent.iterdir()) < 12e6

@@ -15,12 +15,15 @@ from spc_core.tasks import FamilyError, find_family, make_env, tasks
 from spc_core.tasks.behaviour import kinds_of
 from spc_core.tasks.snapshots import load_snapshots
 from spc_core.training.behaviour_agent import behaviour_config, learn_behaviour, looks_table, spread_evenly
+from spc_core.training.run_state import TrainingError
 from spc_core.training.soft_actor_critic import Actor
 from spc_core.trials.direct_collection import collect_directly
 from spc_core.trials.offline_data import behaviour_episodes
 from support.cart_family import write_cart_family
 
 FAMILY = "point_robot"
+TINY = {"steps": 1440, "warm_up": 600, "look_every": 300, "updates_per_step": 0.1, "hidden": 8, "batch": 16,
+        "snapshots": 2}  # fmt: skip
 
 
 def test_the_density_of_an_action_is_that_of_a_tanh_of_a_normal():
@@ -55,17 +58,53 @@ def test_the_agent_learns_to_use_what_it_is_told(learnt):
     """At the start it stands still, a metre from the goal: -40 an episode. Told nothing, it cannot do much better."""
     agent, looks = learnt
     assert looks[0].told == pytest.approx(-40, abs=6)
-    assert looks[-1].told > -28 and looks[-1].told > looks[-1].blind + 5
+    best = max(looks, key=lambda look: look.told)
+    assert best.told > -28 and best.told > best.blind + 5
     assert agent.returns == tuple(sorted(agent.returns)) and agent.returns[-1] == max(look.told for look in looks)
     text = looks_table(looks, agent)
     assert "mean task" in text and text.count("*") == len(agent)
+
+
+def test_what_is_interrupted_goes_on_where_it_stopped(tmp_path):
+    """Stopped before and after the first update; the steps, and what was seen before, are those of one go."""
+    config = behaviour_config(FAMILY, TINY)
+    state, said, stopped = tmp_path / "agent.learning", [], []
+    for stop_at in (480, 960):
+
+        def note(done: int, total: int, text: str, stop_at: int = stop_at) -> None:
+            said.append(done)
+            stopped.extend([2] if done >= stop_at else [])
+
+        with pytest.raises(KeyboardInterrupt, match=r"stopped at step \d+ of 1440; the same command resumes"):
+            learn_behaviour(FAMILY, config, note, state, stopped)
+        stopped.clear()
+    before = state.read_bytes()
+    agent, looks = learn_behaviour(FAMILY, config, lambda done, *_: said.append(done), state)
+    assert said == sorted(said) and said[-1] == 1440
+    assert [look.steps for look in looks] == [look.steps for look in learn_behaviour(FAMILY, config)[1]]
+    assert len(agent) == 2 and looks[-1].seconds > looks[0].seconds
+    assert state.read_bytes() == before, "who saves the agent deletes it"
+
+
+def test_a_state_of_something_else_is_refused(tmp_path):
+    state, config = tmp_path / "agent.learning", behaviour_config(FAMILY, TINY)
+    with pytest.raises(KeyboardInterrupt):
+        learn_behaviour(FAMILY, config, None, state, [2])
+    with pytest.raises(ConfigError, match=r"agent.learning: learns with other settings \(seed was 0, is 1\); choose"):
+        learn_behaviour(FAMILY, behaviour_config(FAMILY, {**TINY, "seed": 1}), None, state)
+    with pytest.raises(ConfigError, match="learns family 'point_robot', not 'cheetah_vel'; choose another --out"):
+        learn_behaviour("cheetah_vel", config, None, state)
+    for damaged in (state.read_bytes()[:900], b""):
+        state.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"agent.learning: corrupt .*; delete it to learn from scratch"):
+            learn_behaviour(FAMILY, config, None, state)
 
 
 def test_a_kept_state_plays_as_the_agent_did_when_it_was_looked_at(learnt, tmp_path):
     agent, _ = learnt
     agent.save(tmp_path / "agent.safetensors")
     env = make_env(FAMILY)
-    loaded = load_snapshots(tmp_path / "agent.safetensors", FAMILY, env.observation_names)
+    loaded = load_snapshots(tmp_path / "agent.safetensors", FAMILY, env.observation_names, agent.params, 2)
     total = []
     for task in [task for split in ("train", "val", "id", "ood") for task in tasks(FAMILY, split)][::4]:
         observation, _ = env.reset(seed=task.index, options={"task": task})
