@@ -21,7 +21,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from spc_core.assessment.assess import Settings, assess  # noqa: E402
+from spc_core.assessment.assess import assess  # noqa: E402
+from spc_core.assessment.settings import Settings  # noqa: E402
 from spc_core.data.dataset import DatasetWriter  # noqa: E402
 from spc_core.data.packed import PackedDataset, load_dataset  # noqa: E402
 from spc_core.data.reader import read_episodes  # noqa: E402

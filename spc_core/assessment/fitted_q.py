@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-RIDGE = 1e-3  # of the Gram matrix's mean diagonal
+RIDGE = 1e-4  # of the Gram matrix's mean diagonal
 BOUND_EVERY = 5  # steps
 
 

@@ -18,7 +18,6 @@ from spc_core.assessment.fitted_q import Features, Horizon, evaluate
 from spc_core.assessment.judged import Judged
 from spc_core.assessment.recordings import Recordings, TaskRecording
 
-REPLICATES = 12  # fits, each with its own features, width of the kernel, and episodes drawn with replacement
 FEATURES = 256
 WIDTHS = (0.7, 1.0, 1.4)  # of the kernel, times the median distance of two recorded transitions
 RESAMPLES = 4000  # of the tasks
@@ -35,6 +34,7 @@ class Values:
     policy: dict[str, np.ndarray]  # (B, T) for each z
     behaviour: np.ndarray  # (B, T) of what drove the recordings, by the same fits
     recorded: np.ndarray  # (T,) what the recordings earned
+    recorded_spread: float  # of single episodes, over all tasks
     episodes: tuple[int, ...]
 
     def gain(self, kind: str = "own") -> np.ndarray:
@@ -72,33 +72,35 @@ def value(
     recordings: Recordings,
     discount: float,
     seed: int = 0,
-    replicates: int = REPLICATES,
-    progress: Callable[[int, int], None] | None = None,
+    fits: int = 12,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Values:
-    """Fit and evaluate. The horizon is that of the recordings' episodes."""
+    """Evaluate by `fits` regressions, each with its own features, width of the kernel, and drawn episodes."""
     stats = judged.checkpoint.stats
     scale = stats.reward_std
     horizon = Horizon(recordings.horizon, discount, -stats.reward_mean / scale)
     tasks, weight = recordings.tasks, horizon.weight(recordings.horizon)
     sought = [_Sought.of(judged, task, zs) for task, zs in zip(tasks, zs_of(judged, tasks), strict=True)]
     width = _median_distance(torch.cat([task.rows for task in sought]), seed)
-    found = np.zeros((replicates, len(tasks), 1 + len(sought[0].starting)))
+    found = np.zeros((fits, len(tasks), 1 + len(sought[0].starting)))
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    for fit in range(replicates):
+    for fit in range(fits):
         features = Features.draw(sought[0].rows.shape[1], FEATURES, width * WIDTHS[fit % len(WIDTHS)], generator)
         for number, task in enumerate(sought):
             drawn = np.bincount(rng.integers(len(task.lengths), size=len(task.lengths)), minlength=len(task.lengths))
             found[fit, number] = task.values(features, torch.from_numpy(drawn), horizon)
         if progress is not None:
-            progress(fit + 1, replicates)
+            progress(fit + 1, fits, "value")
     units = found / weight * scale + stats.reward_mean
     kinds = KINDS if units.shape[2] > 2 else KINDS[:1]
+    earned = [_earned(task, horizon) for task in tasks]
     return Values(
         tuple(task.task_id for task in tasks),
         horizon,
         {kind: units[..., 1 + place] for place, kind in enumerate(kinds)},
         units[..., 0],
-        np.array([task.returns(horizon.steps, discount).mean() for task in tasks]) / weight,
+        np.array([one.mean() for one in earned]),
+        float(np.concatenate(earned).std()),
         tuple(len(task.starts) for task in tasks),
     )
 
@@ -110,6 +112,14 @@ def zs_of(judged: Judged, tasks: Sequence[TaskRecording]) -> list[list[np.ndarra
         return [[z] for z in own]
     far = np.linalg.norm(own[:, None] - own[None], axis=-1).argmax(1)
     return [[z, judged.no_z, own[other]] for z, other in zip(own, far, strict=True)]
+
+
+def _earned(task: TaskRecording, horizon: Horizon) -> np.ndarray:
+    """(E,) mean reward of a step of each episode; a short one that goes on counts as long as it is."""
+    ended = task.terminated[task.last]
+    steps = np.where(ended, horizon.steps, np.minimum(task.lengths, horizon.steps))
+    weights = np.array([horizon.weight(int(count)) for count in steps])
+    return task.returns(horizon.steps, horizon.discount) / weights
 
 
 @dataclasses.dataclass(frozen=True)
