@@ -32,7 +32,7 @@ from spc_core.system.atomic_files import write_atomic  # noqa: E402
 from spc_core.tasks import tasks  # noqa: E402
 from spc_core.trials.direct_collection import collect_directly  # noqa: E402
 from spc_core.trials.evaluate import InProcessDriver  # noqa: E402
-from spc_core.trials.protocol import Outcome, Trial  # noqa: E402
+from spc_core.trials.protocol import EpisodeRequest, Outcome, Trial  # noqa: E402
 from spc_core.trials.recordings import dataset_transitions  # noqa: E402
 
 EPISODES = 9  # of each task, in training as well as held out
@@ -251,8 +251,8 @@ def table(found: Sequence[Row]) -> str:
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """Rank correlation of values without ties."""
-    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (one, other)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 if __name__ == "__main__":

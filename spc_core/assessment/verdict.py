@@ -112,7 +112,10 @@ def _action_checks(actions: Actions, thresholds: Thresholds) -> list[Check]:
         f"{actions.outside:.0%} of the ticks are unlike what was done in similar situations; of recorded actions "
         f"{actions.outside_recorded:.0%}"
     )
-    fast = f"{actions.too_fast:.0%} of the ticks change faster than the contract's rates; recorded ones {actions.too_fast_recorded:.0%}"
+    fast = (
+        f"{actions.too_fast:.0%} of the ticks change faster than the contract's rates; recorded ones "
+        f"{actions.too_fast_recorded:.0%}"
+    )
     return [
         Check("within the data", PASSED if actions.outside <= thresholds.outside else FAILED, outside),
         Check("within the rates", PASSED if actions.too_fast <= thresholds.too_fast else FAILED, fast),
