@@ -39,7 +39,7 @@ EPISODES = 9  # of each task, in training as well as held out
 HELD_OUT_SEED = 1000
 SIMULATED = 5  # episodes of each task
 DISCOUNT = 0.99
-FITS = 6
+FITS = 3
 SNAPSHOTS = {  # updates of each method: those of a world model take longest
     "dora": (100, 400, 1500, 4000),
     "no_context": (100, 400, 1500),

@@ -15,7 +15,7 @@ from spc_core.assessment.identify import Identification, identify
 from spc_core.assessment.judged import Judged, load_judged
 from spc_core.assessment.recordings import Recordings, load_recordings
 from spc_core.assessment.settings import Settings, Thresholds
-from spc_core.assessment.value import Values, interval, value
+from spc_core.assessment.value import Values, value
 from spc_core.assessment.verdict import Verdict, judge, too_few
 
 
@@ -104,6 +104,7 @@ def _value_dict(values: Values) -> dict[str, Any]:
         "behaviour_by_task": values.behaviour.mean(0).tolist(),
         "recorded": values.recorded.tolist(),
         "judge_error": values.judge_error,
-        "better": dataclasses.asdict(interval(values.gain())),
+        "fitted_by_task": values.fitted.mean(0).tolist(),
+        "better": dataclasses.asdict(values.better),
         "better_by_task": values.gain().mean(0).tolist(),
     }

@@ -61,9 +61,9 @@ class Judged:
 
     @torch.no_grad()
     def act(self, observations: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """(N, O) in the contract's units and one z (Z,) to actions (N, A) in [-1, 1], float64."""
+        """(N, O) in the contract's units and z (Z,) or (N, Z) to actions (N, A) in [-1, 1], float64."""
         seen = torch.from_numpy(self.checkpoint.stats.observation(observations))
-        rows = torch.from_numpy(z.astype(np.float32)).expand(len(seen), -1)
+        rows = torch.from_numpy(np.asarray(z, np.float32)).expand(len(seen), -1)
         return self.checkpoint.agent.act(seen, rows).numpy().astype(np.float64)
 
 

@@ -13,7 +13,7 @@ class Settings:
     """How to assess."""
 
     discount: float = 0.99  # of later rewards in the value; a run's own is for learning, and may see less far
-    fits: int = 12  # of the value, each with other episodes and features; their spread is its uncertainty
+    fits: int = 4  # of the value, each with other features; their spread is part of its uncertainty
     seed: int = 0  # of fits and bootstrap
 
     def check(self) -> None:

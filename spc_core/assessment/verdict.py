@@ -72,7 +72,7 @@ def judge(
 
 
 def _value_checks(values: Values, thresholds: Thresholds) -> list[Check]:
-    better = interval(values.gain())
+    better = values.better
     on = int((values.gain().mean(0) > 0).sum())
     text = (
         f"by {better.mean:+.3g} a step (90 %: {better.low:+.3g} to {better.high:+.3g}), on {on} of "
@@ -81,8 +81,12 @@ def _value_checks(values: Values, thresholds: Thresholds) -> list[Check]:
     checks = [Check("better than the recordings", _sure(better.above, thresholds), text)]
     spread = max(values.recorded_spread, 1e-12)
     share = values.judge_error / spread
-    text = f"it is {values.judge_error:.3g} off for the recordings themselves, {share:.0%} of what episodes differ by"
+    text = f"it is {values.judge_error:.3g} off for the recorded actions, {share:.0%} of what episodes differ by"
     checks.append(Check("judge", PASSED if share <= thresholds.judge else UNSURE, text))
+    fitted = float(values.fitted.mean())
+    agrees = (fitted > 0) == (better.mean > 0)
+    text = f"fitted Q evaluation says {fitted:+.3g} a step"
+    checks.append(Check("second judge", PASSED if agrees else UNSURE, text))
     if "other" in values.policy:
         adapts = interval(values.policy["own"] - values.policy["other"])
         text = (

@@ -19,8 +19,8 @@ COLOURS = {"own": BLUE, "none": ORANGE, "other": PINK}
 LABELS = {"own": "own z", "none": "no z", "other": "another task's z"}
 CAPTIONS = {
     "value": "Mean reward of a step over an episode, later ones discounted. Each row is a task. What to look for: "
-    "own z to the right of the recordings on nearly all tasks, and of another task's z. The value is fitted from the "
-    "recordings and can be wrong where the policy acts unlike them.",
+    "own z to the right of the recordings on nearly all tasks, and of another task's z. It is what a model "
+    "that is learnt from the recordings says, and can be wrong where the policy acts unlike them.",
     "told": "Share of episodes whose z is nearest to the mean z of their own task's other episodes; dashed: chance. "
     "Right: z of a task's first episode as transitions arrive, towards its task's mean (diamond).",
     "foresight": "Squared error over the variance in the recordings: 1 is no better than the mean. What to look for: "
@@ -63,7 +63,8 @@ def _value_figure(values: Values) -> go.Figure:
     names = list(values.task_ids)
     figure.add_scatter(x=values.recorded, y=names, mode="markers", name="earned in the recordings",
                        marker={"color": INK, "symbol": "line-ns-open", "size": 14})  # fmt: skip
-    figure.add_scatter(x=values.behaviour.mean(0), y=names, mode="markers", name="recordings, by the same fits",
+    figure.add_scatter(x=values.behaviour.mean(0), y=names, mode="markers",
+                       name="recorded actions, in the judge's model",
                        marker={"color": GREEN, "size": 9})  # fmt: skip
     for kind, found in values.policy.items():
         spread = found.std(0)
@@ -76,11 +77,12 @@ def _value_figure(values: Values) -> go.Figure:
 
 def _value_table(values: Values) -> str:
     rows = [["recordings, earned", f"{values.recorded.mean():.4g}", "", "", ""]]
-    rows.append(["recordings, by the fits", f"{values.behaviour.mean():.4g}", "", "", ""])
+    rows.append(["recorded actions, in the judge's model", f"{values.behaviour.mean():.4g}", "", "", ""])
     for kind, found in values.policy.items():
-        gain = interval(values.gain(kind))
+        gain = values.better if kind == "own" else interval(values.gain(kind))
         ends = f"{gain.low:+.3g} to {gain.high:+.3g}"
         rows.append([LABELS[kind], f"{found.mean():.4g}", f"{gain.mean:+.3g}", ends, f"{gain.above:.0%}"])
+    rows.append(["own z, fitted Q evaluation", "", f"{values.fitted.mean():+.3g}", "", ""])
     return table(["policy with", "reward of a step", "more than the recordings", "90 %", "sure"], rows, numbers=True)
 
 
