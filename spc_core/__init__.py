@@ -10,5 +10,5 @@ The import order follows the picture, and each folder imports only those before 
 
 IMPORT_ORDER = (
     *("system", "contract", "alignment", "method", "command_delay", "data", "deploy"),
-    *("tasks", "trials", "training", "doctor", "comparison", "pages"),
+    *("assessment", "tasks", "trials", "training", "doctor", "comparison", "pages"),
 )

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a policy any good? Judged from recordings of tasks alone, without a simulation."""

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy that is judged: its z from transitions, and its actions, of many rows at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spc_core.assessment.recordings import TaskRecording
+from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
+from spc_core.deploy.checkpoint_files import CheckpointError
+from spc_core.deploy.votes import weighted_mean
+
+CONTEXT = 200  # transitions of a task that its z is learnt from, evenly spaced
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A checkpoint, and what a person must know about it."""
+
+    checkpoint: Checkpoint
+    notes: tuple[str, ...]
+
+    @property
+    def context(self) -> str:
+        """How it knows its task: learnt | none | oracle."""
+        return self.checkpoint.config.method.context
+
+    @property
+    def context_dim(self) -> int:
+        return self.checkpoint.agent.context_dim
+
+    @torch.no_grad()
+    def embed(self, task: TaskRecording, steps: np.ndarray) -> np.ndarray:
+        """Embeddings (N, E) of some of a task's transitions."""
+        encoder = self.checkpoint.agent.context_encoder
+        assert encoder is not None
+        seen, acted, then = task.observations[steps], task.actions[steps], task.next_observations[steps]
+        inputs = self.checkpoint.stats.transition(seen, acted, task.rewards[steps], then)
+        return encoder.embed(torch.from_numpy(inputs)).numpy().astype(np.float64)
+
+    def z(self, embeddings: np.ndarray) -> np.ndarray:
+        """z (Z,) of embeddings (N, E)."""
+        return weighted_mean(embeddings, self.context_dim)
+
+    def own_z(self, task: TaskRecording) -> np.ndarray:
+        """z (Z,) of a task as the policy would have it: from recordings, from its true parameters, or always 0."""
+        if self.context == "none":
+            return self.no_z
+        if self.context == "oracle":
+            return self.checkpoint.agent.oracle_context(task.params).numpy().astype(np.float64)
+        return self.z(self.embed(task, evenly(len(task.rewards), CONTEXT)))
+
+    @property
+    def no_z(self) -> np.ndarray:
+        """z (Z,) before the first transition."""
+        return np.zeros(self.context_dim)
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """(N, O) in the contract's units and z (Z,) or (N, Z) to actions (N, A) in [-1, 1], float64."""
+        seen = torch.from_numpy(self.checkpoint.stats.observation(observations))
+        rows = torch.from_numpy(np.asarray(z, np.float32)).expand(len(seen), -1)
+        return self.checkpoint.agent.act(seen, rows).numpy().astype(np.float64)
+
+
+def load_judged(run: str | Path) -> Judged:
+    """Load a run's checkpoint. Raises CheckpointError, also for a weight that is not finite."""
+    checkpoint = load_checkpoint(run)
+    bad = [name for name, weight in checkpoint.agent.state_dict().items() if not bool(torch.isfinite(weight).all())]
+    if bad:
+        raise CheckpointError(
+            f"{run}: the weights {bad[0]} are not all finite ({len(bad)} such); its training failed, train again"
+        )
+    done, wanted, notes = int(checkpoint.metrics.get("update", 0)), checkpoint.config.updates, []
+    if done < wanted:
+        notes.append(f"the checkpoint is of update {done:,} of {wanted:,}: training is not over, or this one was best")
+    if checkpoint.config.method.context == "none":
+        notes.append(f"the method '{checkpoint.config.method.name}' has no context encoder: z is always 0")
+    return Judged(checkpoint, tuple(notes))
+
+
+def evenly(total: int, most: int) -> np.ndarray:
+    """At most `most` evenly spaced numbers below `total`."""
+    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))

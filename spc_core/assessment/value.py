@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the policy is worth on each task, with its own z, without one and with another task's, next to the recordings.
+
+Two judges, which know the tasks by their recordings alone, so that nothing of what is judged is trusted. The first
+lets the policy act in its own model of the tasks (rollouts.py), and replays the recorded actions in it, so that errors
+of the model partly cancel. The second is fitted Q evaluation (fitted_q.py), of the policy with its own z and of what
+drove the recordings. Where they disagree, nobody knows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spc_core.assessment.fitted_q import Features, Horizon, evaluate
+from spc_core.assessment.judged import Judged
+from spc_core.assessment.recordings import Recordings, TaskRecording
+from spc_core.assessment.rollouts import Steps, TaskModels, earned
+
+FEATURES = 400
+WIDTHS = (1.0, 1.4, 0.8)  # of the kernel, times the median distance of two recorded transitions
+RESAMPLES = 4000  # of the tasks
+KINDS = ("own", "none", "other")  # z that the policy is evaluated with
+MOST_UNITS = 5.0  # an observation counts as at most so many spreads from the mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean over tasks with its interval of 90 %, over fits, tasks and what the judge may be wrong by."""
+
+    mean: float
+    low: float
+    high: float
+    above: float  # share of the bootstrap that is above 0
+
+
+def interval(differences: np.ndarray, error: float = 0.0, seed: int = 0) -> Interval:
+    """Of differences (B, T), by a bootstrap; `error` is the standard error that all tasks have in common."""
+    rng = np.random.default_rng(seed)
+    fits, tasks = differences.shape
+    fit = rng.integers(fits, size=(RESAMPLES, 1))
+    means = differences[fit, rng.integers(tasks, size=(RESAMPLES, tasks))].mean(1)
+    means = means + error * rng.standard_normal(RESAMPLES)
+    low, high = np.quantile(means, [0.05, 0.95])
+    return Interval(float(differences.mean()), float(low), float(high), float((means > 0).mean()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """Mean reward of a step over an episode, later ones discounted, by task; B fits of T tasks."""
+
+    task_ids: tuple[str, ...]
+    horizon: Horizon
+    policy: dict[str, np.ndarray]  # (B, T) for each z, in the judge's model
+    behaviour: np.ndarray  # (B, T) of the recorded actions in the same models
+    recorded: np.ndarray  # (T,) what the recordings earned
+    recorded_spread: float  # of single episodes, over all tasks
+    fitted: np.ndarray  # (B, T) own z by fitted Q evaluation, less what drove the recordings
+    episodes: tuple[int, ...]
+
+    def gain(self, kind: str = "own") -> np.ndarray:
+        """(B, T) what the policy is worth more than the recordings."""
+        return self.policy[kind] - self.behaviour
+
+    @property
+    def judge_error(self) -> float:
+        """Root mean square over tasks: recorded actions in the model, against what they earned."""
+        return float(np.sqrt(np.mean((self.behaviour.mean(0) - self.recorded) ** 2)))
+
+    @property
+    def better(self) -> Interval:
+        """The gain, as wrong as the judge is on the recorded actions, and as the two judges differ."""
+        apart = float((self.gain() - self.fitted).mean()) / 2
+        return interval(self.gain(), float(np.hypot(self.judge_error, apart)))
+
+
+def value(
+    judged: Judged,
+    recordings: Recordings,
+    discount: float,
+    seed: int = 0,
+    fits: int = 4,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Values:
+    """Evaluate by `fits` models and regressions, each with its own features and width of the kernel."""
+    stats, tasks = judged.checkpoint.stats, recordings.tasks
+    horizon = Horizon(recordings.horizon, discount, -stats.reward_mean / stats.reward_std)
+    zs = zs_of(judged, tasks)
+    known = [steps_of(judged, task) for task in tasks]
+    fitted = [_Fitted.of(judged, task, z[0], steps) for task, z, steps in zip(tasks, zs, known, strict=True)]
+    width = _median_distance(torch.cat([steps.rows for steps in known]), seed)
+    generator = torch.Generator().manual_seed(seed)
+    modelled, second = [], []
+    for fit in range(fits):
+        inputs = known[0].rows.shape[1]
+        features = Features.draw(inputs, FEATURES, width * WIDTHS[fit % len(WIDTHS)], generator)
+        models = TaskModels.fit(features, known, [torch.ones(len(steps.rows)) for steps in known])
+        modelled.append(_in_models(judged, models, known, zs, horizon))
+        second.append([task.gain(features, horizon) for task in fitted])
+        if progress is not None:
+            progress(fit + 1, fits, "value")
+    weight, scale = horizon.weight(horizon.steps), stats.reward_std
+    units = np.array(modelled) / weight * scale + stats.reward_mean  # (B, 1 + C, T)
+    paid = [_earned(task, horizon) for task in tasks]
+    return Values(
+        task_ids=tuple(task.task_id for task in tasks),
+        horizon=horizon,
+        policy={kind: units[:, 1 + place] for place, kind in enumerate(KINDS[: len(zs[0])])},
+        behaviour=units[:, 0],
+        recorded=np.array([one.mean() for one in paid]),
+        recorded_spread=float(np.concatenate(paid).std()),
+        fitted=np.array(second) / weight * scale,
+        episodes=tuple(len(task.starts) for task in tasks),
+    )
+
+
+def steps_of(judged: Judged, task: TaskRecording) -> Steps:
+    """A recording as the judge's model sees it."""
+    stats = judged.checkpoint.stats
+    seen = _seen(judged, task.observations)
+    return Steps(
+        seen=seen,
+        acted=torch.from_numpy(stats.action(task.actions)),
+        change=_seen(judged, task.next_observations) - seen,
+        rewards=torch.from_numpy(np.asarray(stats.reward(task.rewards), np.float32)),
+        terminated=torch.from_numpy(task.terminated.astype(np.float32)),
+        starts=torch.from_numpy(task.starts),
+        lengths=torch.from_numpy(task.lengths),
+    )
+
+
+def _seen(judged: Judged, observations: np.ndarray) -> Tensor:
+    """Observations (N, O') on unit scale, without fields that never change."""
+    stats = judged.checkpoint.stats
+    seen = np.clip(stats.observation(observations)[:, ~stats.ignored], -MOST_UNITS, MOST_UNITS)
+    return torch.from_numpy(seen.astype(np.float32))
+
+
+def _in_models(
+    judged: Judged, models: TaskModels, known: Sequence[Steps], zs: Sequence[Sequence[np.ndarray]], horizon: Horizon
+) -> list[list[float]]:
+    """(1 + C, T) sums of discounted rewards: of the recorded actions, and of the policy with each z."""
+    stats = judged.checkpoint.stats
+    starts = [steps.seen[steps.starts] for steps in known]
+    sizes = [len(one) for one in starts]
+
+    def recorded(_: Sequence[Tensor], step: int) -> list[Tensor]:
+        return [steps.acted[steps.starts + torch.clamp(steps.lengths - 1, max=step)] for steps in known]
+
+    def policy(place: int) -> Callable[[Sequence[Tensor], int], Sequence[Tensor]]:
+        rows = np.concatenate([np.tile(z[place], (size, 1)) for z, size in zip(zs, sizes, strict=True)])
+        whole = np.tile(stats.observation_mean.astype(np.float64), (sum(sizes), 1))
+
+        def act(seen: Sequence[Tensor], _: int) -> Sequence[Tensor]:
+            spread = stats.observation_std[~stats.ignored]
+            whole[:, ~stats.ignored] = torch.cat(list(seen)).numpy() * spread + stats.observation_mean[~stats.ignored]
+            return torch.from_numpy(judged.act(whole, rows).astype(np.float32)).split(sizes)
+
+        return act
+
+    acts = [recorded, *(policy(place) for place in range(len(zs[0])))]
+    return [[float(one.mean()) for one in earned(models, starts, act, horizon)] for act in acts]
+
+
+def zs_of(judged: Judged, tasks: Sequence[TaskRecording]) -> list[list[np.ndarray]]:
+    """For each task: its own z, none, and that of the task whose z is farthest; its own alone where z is always 0."""
+    own = np.array([judged.own_z(task) for task in tasks])
+    if judged.context == "none":
+        return [[z] for z in own]
+    far = np.linalg.norm(own[:, None] - own[None], axis=-1).argmax(1)
+    return [[z, judged.no_z, own[other]] for z, other in zip(own, far, strict=True)]
+
+
+def _earned(task: TaskRecording, horizon: Horizon) -> np.ndarray:
+    """(E,) mean reward of a step of each episode; a short one that goes on counts as long as it is."""
+    ended = task.terminated[task.last]
+    steps = np.where(ended, horizon.steps, np.minimum(task.lengths, horizon.steps))
+    weights = np.array([horizon.weight(int(count)) for count in steps])
+    return task.returns(horizon.steps, horizon.discount) / weights
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """What fitted Q evaluation of a task needs: rows are observation and action on unit scale (I,)."""
+
+    steps: Steps
+    following: Tensor  # (2, N, I) next observations with the recorded next action, and with the policy's
+    starting: Tensor  # (E, I) first observations with the policy's action
+    counted: Tensor  # (N,) 0 for the last transition of an episode that goes on: the action after it is not known
+
+    @classmethod
+    def of(cls, judged: Judged, task: TaskRecording, z: np.ndarray, steps: Steps) -> _Fitted:
+        def row(observations: np.ndarray) -> Tensor:
+            acted = torch.from_numpy(judged.act(observations, z).astype(np.float32))
+            return torch.cat([_seen(judged, observations), acted], -1)
+
+        then = task.next_observations
+        after = torch.cat([steps.acted[1:], steps.acted[-1:]])
+        return cls(
+            steps=steps,
+            following=torch.stack([torch.cat([_seen(judged, then), after], -1), row(then)]),
+            starting=row(task.observations[task.starts]),
+            counted=torch.from_numpy((~task.last | task.terminated).astype(np.float32)),
+        )
+
+    def gain(self, features: Features, horizon: Horizon) -> float:
+        """The policy's value less the behaviour's, mean over first observations."""
+        known, steps = features(self.steps.rows), self.steps
+        if not self.counted.any():
+            return 0.0
+        q = evaluate(known, features(self.following), steps.rewards, steps.terminated > 0, self.counted, horizon)
+        return float((features(self.starting) @ q[1] - known[steps.starts] @ q[0]).mean())
+
+
+def _median_distance(rows: Tensor, seed: int, pairs: int = 4000) -> float:
+    one, other = torch.from_numpy(np.random.default_rng(seed).integers(len(rows), size=(2, pairs)))
+    return float((rows[one] - rows[other]).norm(dim=-1).median())

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge a trained run by recordings alone, without a simulation."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from spc_core.assessment.settings import Settings, Thresholds
+from spc_core.system.atomic_files import write_atomic
+from spc_ros.progress_bar import Bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Assess:
+    """Judge a trained run by recordings of tasks that it was not trained on: would I let it drive?
+
+    Exit codes: 0 yes, 3 too little data to say, 4 no (1: could not run). See docs/assess.md.
+
+    examples:
+      spc assess run --recordings held_out
+      spc assess run --recordings bags/ --out assessed
+    """
+
+    run: tyro.conf.Positional[Path]  # training run or checkpoint
+    recordings: tuple[Path, ...]  # a dataset, or bags, which are converted by the run's contract
+    out: Path | None = None  # folder of assess.html and assess.json; default: RUN/assess
+    task_from: Literal["", "folder"] = ""  # folder: a bag's task is named by the folder that it is in
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    thresholds: Thresholds = dataclasses.field(default_factory=Thresholds)
+
+
+def run(options: Assess) -> int:
+    from spc_core.pages.assess_page import assess_page
+
+    with tempfile.TemporaryDirectory(prefix="spc-assess-") as scratch:
+        assessment = _assess(options, Path(scratch))
+    out = options.out or options.run / "assess"
+    write_atomic(out / "assess.json", assessment.to_json())
+    write_atomic(out / "assess.html", assess_page(assessment))
+    print(assessment.text())
+    print(f"page: {out / 'assess.html'}")
+    return assessment.verdict.code
+
+
+def _assess(options: Assess, scratch: Path):
+    """The assessment, of bags converted into `scratch` where it is not given a dataset."""
+    from spc_core.assessment.assess import assess
+    from spc_core.assessment.judged import load_judged
+
+    root = options.recordings[0]
+    if len(options.recordings) > 1 or not any(root.glob("*/*/data/metadata.json")):
+        from spc_ros.conversion.convert import convert
+        from spc_ros.conversion.convert_options import ConvertOptions
+
+        contract = load_judged(options.run).checkpoint.contract
+        root = scratch / "dataset"
+        bags = ConvertOptions(options.recordings, out=root, task_from=options.task_from)
+        print(convert(bags, contract).summary())
+    with Bar(f"assess {options.run}", "fit") as bar:
+        return assess(options.run, root, options.settings, options.thresholds, bar)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Assessing a policy from recordings: values known by construction, what is told, and what is refused."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from spc_core.assessment.assess import assess
+from spc_core.assessment.fitted_q import Features, Horizon, evaluate
+from spc_core.assessment.judged import Judged, load_judged
+from spc_core.assessment.recordings import load_recordings
+from spc_core.assessment.settings import Settings, Thresholds
+from spc_core.assessment.value import value
+from spc_core.data.dataset import DatasetError, DatasetWriter
+from spc_core.deploy.checkpoint import save_checkpoint
+from spc_core.deploy.checkpoint_files import CheckpointError
+from spc_core.training.train import train
+from spc_ros.cli import main
+from support.synthetic import POINT, episode, tiny_config, write_dataset
+
+STEPS = 25
+GOALS = {f"point/id/{n:02d}": 0.8 * np.array([math.cos(n), math.sin(n)]) for n in range(5)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of twenty updates on the tasks of the split train."""
+    folder = tmp_path_factory.mktemp("run")
+    train(write_dataset(folder / "dataset"), folder / "run", tiny_config())
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory):
+    """Random motion on five tasks of other goals."""
+    root, rng = tmp_path_factory.mktemp("held_out") / "dataset", np.random.default_rng(1)
+    with DatasetWriter(root, POINT) as writer:
+        for task, goal in GOALS.items():
+            for _ in range(12):
+                writer.add_episode(task, {}, episode(rng, goal, STEPS))
+    return root
+
+
+class Walker(Judged):
+    """Knows the goal, and walks towards it, or away from it."""
+
+    sign: int
+
+    def own_z(self, task):
+        return GOALS[task.task_id]
+
+    @property
+    def no_z(self):
+        return np.zeros(2)
+
+    def act(self, observations, z):
+        stats = self.checkpoint.stats
+        away = z - observations
+        return (
+            stats.action(self.sign * 1.0 * away / np.maximum(np.linalg.norm(away, axis=-1, keepdims=True), 1.0)) * 1.0
+        )
+
+
+class Away(Walker):
+    sign = -1
+
+
+class Towards(Walker):
+    sign = 1
+
+
+def walked(judged, recordings, discount):
+    """What the walker truly earns a step, from the recorded first observations."""
+    found, weights = [], discount ** np.arange(STEPS)
+    for task in recordings.tasks:
+        place, rewards = task.observations[task.starts], []
+        for _ in range(STEPS):
+            action = judged.checkpoint.stats.action_units(judged.act(place, GOALS[task.task_id]))
+            place = place + 0.1 * action
+            rewards.append(-np.linalg.norm(place - GOALS[task.task_id], axis=-1))
+        found.append((weights @ np.array(rewards)).mean() / weights.sum())
+    return np.array(found)
+
+
+def test_value_of_a_constant_reward_and_of_an_end_are_exact():
+    known = Features.draw(1, 30, 1.0, torch.Generator().manual_seed(0))(torch.linspace(-1, 1, 40)[:, None])
+    one, never = torch.ones(40), torch.zeros(40, dtype=torch.bool)
+    always = evaluate(known, known[None], one, never, one, Horizon(30, 0.9))
+    assert torch.allclose(known @ always[0], (1 - one * 0.9**30) / 0.1, atol=0.02)
+    ended = evaluate(known, known[None], one, ~never, one, Horizon(30, 0.9, nothing=-2.0))
+    assert torch.allclose(known @ ended[0], 1 - one * 0.9 * 2 * (1 - 0.9**29) / 0.1, atol=0.02)
+    assert Horizon(5, 1.0).weight(3) == 3
+
+
+def test_walking_to_the_goal_is_worth_more_than_the_recordings_and_away_from_it_less(run, held_out):
+    checkpoint = load_judged(run).checkpoint
+    recordings = load_recordings(held_out, checkpoint.contract, ())
+    near, far = (value(kind(checkpoint, ()), recordings, 0.97, fits=4) for kind in (Towards, Away))
+    assert near.horizon.steps == STEPS and near.task_ids == tuple(GOALS)
+    truth = walked(Towards(checkpoint, ()), recordings, 0.97)
+    better, worse = near.better, far.better
+    assert better.above > 0.95 and worse.mean < 0 and worse.above < 0.1
+    assert near.policy["own"].mean() > near.policy["none"].mean() > near.policy["other"].mean()
+    assert better.mean == pytest.approx(truth.mean() - near.recorded.mean(), abs=0.1)
+    assert near.fitted.mean() > 0 > far.fitted.mean()
+    assert near.behaviour.mean() == pytest.approx(near.recorded.mean(), abs=0.1)
+
+
+def test_a_run_is_assessed_with_a_page_and_numbers_without_nan(run, held_out, tmp_path, capsys):
+    code = main(["assess", str(run), "--recordings", str(held_out), "--out", str(tmp_path), "--settings.fits", "2"])
+    text = capsys.readouterr().out
+    found = json.loads((tmp_path / "assess.json").read_text(), parse_constant=pytest.fail)
+    assert code == found["verdict"]["code"] and code in (0, 3, 4)
+    assert f"Would I let it drive? {found['verdict']['word']}." in text and "nan" not in text.lower()
+    assert found["identification"]["counts"] == [1, 2, 5, 10, 20]
+    assert set(found["foresight"]["rewards"]) == {"own", "none", "other"}
+    page = (tmp_path / "assess.html").read_text()
+    assert f"<b>{found['verdict']['word']}</b>" in page and "What it is worth" in page
+
+
+def test_too_few_tasks_are_said_and_not_guessed(run, held_out):
+    found = assess(run, held_out, Settings(fits=2), Thresholds(least_tasks=6, told=-1, outside=1, too_fast=1))
+    assert (found.verdict.word, found.verdict.code, found.values) == ("too little data", 3, None)
+    assert "5 tasks are fewer than 6; record more, or lower least_tasks" in found.text()
+
+
+def test_training_tasks_are_told_and_alone_never_enough(run):
+    found = assess(run, run.parent / "dataset", Settings(fits=2), Thresholds(least_episodes=2))
+    assert "was trained on all 4 tasks" in found.text()
+    assert any(check.name == "held-out tasks" and check.result == "unsure" for check in found.verdict.checks)
+
+
+def test_training_tasks_among_others_are_left_out(run, held_out):
+    recordings = load_recordings(held_out, load_judged(run).checkpoint.contract, ["point/id/01"])
+    assert [task.task_id for task in recordings.tasks] == [name for name in GOALS if name != "point/id/01"]
+    assert recordings.notes == ("1 of the tasks are training tasks and are left out: point/id/01",)
+
+
+def test_another_contract_is_refused_with_the_fields_that_differ(run, tmp_path):
+    other = dataclasses.replace(POINT, text=POINT.text.replace("rate_hz: 50", "rate_hz: 40"))
+    with pytest.raises(DatasetError, match=r"another contract(.|\n)*rate_hz: 40 here, 50"):
+        load_recordings(run.parent / "dataset", other, ())
+
+
+def test_weights_that_are_not_finite_are_refused(run, tmp_path):
+    judged = load_judged(run)
+    next(judged.checkpoint.agent.actor.parameters()).fill_(math.nan)
+    save_checkpoint(tmp_path / "bad", judged.checkpoint)
+    with pytest.raises(CheckpointError, match="actor.* are not all finite"):
+        load_judged(tmp_path / "bad")
