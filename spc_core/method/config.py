@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -271,16 +272,36 @@ class PlannerConfig:
 def load_config(preset: str, method: str = "", **overrides: Any) -> TrainConfig:
     """A preset by name (`small`, `paper`) or path, then a method (`focal`, ...), then overrides by field name.
 
+    A method may have options of config/options on top, as in `dora+shared`, which is its name then.
     Raises ConfigError naming an unknown key and the nearest known one.
     """
     path = find_config("train", preset)
     values, source = _read(path), str(path)
-    if method:
-        path = find_config("methods", method)
+    for path in method_files(method):
         values, source = _merge(values, _read(path)), f"{source} with {path}"
+    if options := OPTIONS.split(method)[1:]:
+        name = "+".join([values.get("method", {}).get("name", MethodConfig.name), *options])
+        values = _merge(values, {"method": {"name": name}})
     config = build(TrainConfig, _merge(values, overrides), source)
     config.check(source)
     return config
+
+
+OPTIONS = re.compile(r"\+(?=[\w+]+$)")  # before each option at the end of a method; a path may have another +
+
+
+def method_files(method: str) -> list[Path]:
+    """The files of a method and its options, each over those before it. Raises ConfigFileError."""
+    if not method:
+        return []
+    name, *options = OPTIONS.split(method)
+    return [find_config("methods", name), *(find_config("options", option) for option in options)]
+
+
+def method_name(method: str) -> str:
+    """What tables and folders call a method: `dora+shared`, also for `my/dora.yaml+shared`."""
+    name, *options = OPTIONS.split(method)
+    return "+".join([Path(name).stem, *options])
 
 
 def _read(path: Path | str) -> dict[str, Any]:
