@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+import yaml
 
-from spc_core.method.config import TrainConfig, load_config
+from spc_core.method.config import TrainConfig, build, load_config
+
+METHOD = "spc"  # the default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Train:
     dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
     out: Path  # the run's folder
     preset: str = "small"  # small, quick, paper, tour, or a YAML file with any of the settings below
-    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: as the preset says
+    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: spc, or what the preset says
     seeds: tuple[int, ...] = ()  # several seeds side by side, each a run of its own in OUT/seed-<s>
     overwrite: bool = False  # start from the beginning, even if the folder holds a run
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
@@ -40,7 +43,20 @@ class Train:
 def defaults(arguments: Sequence[str]) -> Train:
     """The settings' defaults are those of the preset and method in the arguments, read before the rest."""
     preset, method = _last(arguments, "--preset", "small"), _last(arguments, "--method", "")
-    return Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=load_config(preset, method))
+    config = load_config(preset, method, beneath="" if method else METHOD)
+    out = _last(arguments, "--out", "")
+    if out and not method and "--overwrite" not in arguments:
+        config = _as_begun(Path(out), config)
+    return Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=config)
+
+
+def _as_begun(out: Path, config: TrainConfig) -> TrainConfig:
+    """The config with the method of the run in `out`, if there is one: the default method may have been another."""
+    files = sorted([*out.glob("checkpoint/config.yaml"), *out.glob("seed-*/checkpoint/config.yaml")])
+    if not files:
+        return config
+    begun = build(TrainConfig, yaml.safe_load(files[0].read_text()), str(files[0]))
+    return dataclasses.replace(config, method=begun.method, loss=begun.loss)
 
 
 def _last(arguments: Sequence[str], flag: str, default: str) -> str:

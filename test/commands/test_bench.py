@@ -17,7 +17,7 @@ from support.synthetic import tiny_config
 
 
 @pytest.mark.parametrize(
-    "method, model, baseline", [("spc", True, True), ("focal", True, False), ("oracle", False, False)]
+    "method, model, baseline", [("spc_paper", True, True), ("focal", True, False), ("oracle", False, False)]
 )
 def test_report_of_an_update(method, model, baseline):
     report = bench_train(tiny_config(method, contexts_per_task=4, tasks_per_batch=8), "tiny", rounds=2)

@@ -20,8 +20,15 @@ def test_every_shipped_method_fits_every_shipped_preset(preset, method):
     assert config.method.name == method
 
 
-def test_spc_is_the_default():
-    assert load_config("paper", "spc") == load_config("paper") == TrainConfig()
+def test_the_papers_spc_is_what_is_not_set():
+    assert load_config("paper", "spc_paper") == load_config("paper") == TrainConfig()
+
+
+def test_a_preset_overrides_the_method_beneath_it_alone(tmp_path):
+    (tmp_path / "own.yaml").write_text("method: {votes: mean}\nloss: {one_step_weight: 2.0}\n")
+    spc, own = load_config("paper", "spc"), load_config(str(tmp_path / "own.yaml"), beneath="spc")
+    assert own.method == dataclasses.replace(spc.method, votes="mean")
+    assert own.loss == dataclasses.replace(spc.loss, one_step_weight=2.0)
 
 
 def test_the_papers_spc_overrides_every_option_of_a_preset(tmp_path):
@@ -32,7 +39,7 @@ def test_the_papers_spc_overrides_every_option_of_a_preset(tmp_path):
     }
     (tmp_path / "options.yaml").write_text(yaml.safe_dump(preset))
     paper = load_config(str(tmp_path / "options.yaml"), "spc_paper")
-    assert dataclasses.replace(paper, method=dataclasses.replace(paper.method, name="spc")) == TrainConfig()
+    assert paper == TrainConfig()
     dora = load_config(str(tmp_path / "options.yaml"), "dora")
     assert dora.method.votes == "precision" and dora.loss.actor_average_rate == 0.1, "and rivals take them"
 
