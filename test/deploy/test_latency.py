@@ -29,8 +29,8 @@ from support.method_options import configured
 from support.random_checkpoint import TINY, write_random_checkpoint
 
 METHODS = [
-    "spc", "spc_paper", "spc_simnorm", "spc_continuous", "focal", "no_context", "spc_paper votes=precision policy_sees=both",
-    "spc_paper policy_sees=observation",
+    "spc", "spc_paper", "spc_simnorm", "spc_continuous", "focal", "no_context",
+    "spc_paper votes=precision policy_sees=both", "spc_paper policy_sees=observation",
 ]  # fmt: skip
 
 
