@@ -34,7 +34,7 @@ class Train:
     dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
     out: Path  # the run's folder
     preset: str = "small"  # small, quick, paper, tour, or a YAML file with any of the settings below
-    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: spc, or what the preset says
+    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; also dora+shared; empty: spc
     seeds: tuple[int, ...] = ()  # several seeds side by side, each a run of its own in OUT/seed-<s>
     overwrite: bool = False  # start from the beginning, even if the folder holds a run
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
