@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spc_core.data.packed import load_dataset
-from spc_core.method.config import ConfigError, TrainConfig, load_config, to_dict
+from spc_core.method.config import ConfigError, TrainConfig, load_config, method_name, to_dict
 from spc_core.method.stacked import stacks
 from spc_core.system.atomic_files import write_atomic
 from spc_core.system.config_files import suggest
@@ -192,7 +192,7 @@ def make_plan(
     ):
         if values and min(values) < minimum:
             raise ConfigError(f"{flag} has {min(values)}; use numbers of at least {minimum}")
-    chosen = [Method(Path(source).stem, source, load_config(preset, source)) for source in methods]
+    chosen = [Method(method_name(source), source, load_config(preset, source)) for source in methods]
     _check_list("names of --methods", [method.name for method in chosen])
     if (
         out.exists()

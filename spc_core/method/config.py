@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,9 +38,9 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """Latents, losses and contexts: SPC by default; its ablations and baselines are other choices (config/methods)."""
+    """Latents, losses and contexts: the paper's SPC by default; all others are choices of config/methods."""
 
-    name: str = "spc"  # name in tables and reports
+    name: str = "spc_paper"  # name in tables and reports
     latent: str = "discrete"  # latent state of the policy: discrete | simnorm | continuous, or raw for the observation
     consistency: str = "cross_entropy"  # loss of predictions: cross_entropy | mse | cosine | reconstruction | none
     open_loop: bool = True  # roll the model out over a window; off: predict one step from each observation
@@ -268,19 +269,41 @@ class PlannerConfig:
             raise ConfigError(f"{source}: max_std is 0, so that all drawn sequences are the same; raise it")
 
 
-def load_config(preset: str, method: str = "", **overrides: Any) -> TrainConfig:
+def load_config(preset: str, method: str = "", beneath: str = "", **overrides: Any) -> TrainConfig:
     """A preset by name (`small`, `paper`) or path, then a method (`focal`, ...), then overrides by field name.
 
-    Raises ConfigError naming an unknown key and the nearest known one.
+    A method may have options of config/options on top, as in `dora+shared`, which is its name then. `beneath`: a method
+    that the preset overrides. Raises ConfigError naming an unknown key and the nearest known one.
     """
     path = find_config("train", preset)
     values, source = _read(path), str(path)
-    if method:
-        path = find_config("methods", method)
+    for path in reversed(method_files(beneath)):
+        values = _merge(_read(path), values)
+    for path in method_files(method):
         values, source = _merge(values, _read(path)), f"{source} with {path}"
+    if options := OPTIONS.split(method)[1:]:
+        name = "+".join([values.get("method", {}).get("name", MethodConfig.name), *options])
+        values = _merge(values, {"method": {"name": name}})
     config = build(TrainConfig, _merge(values, overrides), source)
     config.check(source)
     return config
+
+
+OPTIONS = re.compile(r"\+(?=[\w+]+$)")  # before each option at the end of a method; a path may have another +
+
+
+def method_files(method: str) -> list[Path]:
+    """The files of a method and its options, each over those before it. Raises ConfigFileError."""
+    if not method:
+        return []
+    name, *options = OPTIONS.split(method)
+    return [find_config("methods", name), *(find_config("options", option) for option in options)]
+
+
+def method_name(method: str) -> str:
+    """What tables and folders call a method: `dora+shared`, also for `my/dora.yaml+shared`."""
+    name, *options = OPTIONS.split(method)
+    return "+".join([Path(name).stem, *options])
 
 
 def _read(path: Path | str) -> dict[str, Any]:

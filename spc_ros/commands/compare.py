@@ -24,7 +24,7 @@ class Compare:
 
     dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
     out: Path  # folder for all runs, the table and the page
-    methods: tuple[str, ...] = ("spc", "focal", "no_context", "oracle")  # names in config/methods, or YAML files
+    methods: tuple[str, ...] = ("spc", "focal", "no_context", "oracle")  # of config/methods, YAML files, dora+shared
     seeds: tuple[int, ...] = (0, 1, 2)  # training seeds
     preset: str = "small"  # small, paper, or a YAML file
     family: str = ""  # task family, or the path of a family.yaml; default: the name of the dataset's contract

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+import yaml
 
 from spc_core.deploy.checkpoint_files import checkpoint_folder
-from spc_core.method.config import ConfigError, TrainConfig, load_config
+from spc_core.method.config import ConfigError, TrainConfig, build, load_config
 
+METHOD = "spc"  # the default
 CONTINUED = 4  # of an earlier run's updates, one in so many are made when another goes on from it
 
 
@@ -35,7 +37,7 @@ class Train:
     dataset: tyro.conf.Positional[Path]  # folder that `spc convert` wrote
     out: Path  # the run's folder
     preset: str = "small"  # small, quick, paper, tour, or a YAML file with any of the settings below
-    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; empty: as the preset says
+    method: str = ""  # spc, a rival or ablation of config/methods, or a YAML file; also dora+shared; empty: spc
     seeds: tuple[int, ...] = ()  # several seeds side by side, each a run of its own in OUT/seed-<s>
     earlier: Annotated[Path | None, tyro.conf.arg(name="from")] = None  # go on from this run with other recordings
     overwrite: bool = False  # start from the beginning, even if the folder holds a run
@@ -52,7 +54,20 @@ def defaults(arguments: Sequence[str]) -> Train:
             )
         return Train(tyro.MISSING, tyro.MISSING, config=_continued(Path(earlier)))
     preset = preset or "small"
-    return Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=load_config(preset, method))
+    config = load_config(preset, method, beneath="" if method else METHOD)
+    out = _last(arguments, "--out", "")
+    if out and not method and "--overwrite" not in arguments:
+        config = _as_begun(Path(out), config)
+    return Train(tyro.MISSING, tyro.MISSING, preset=preset, method=method, config=config)
+
+
+def _as_begun(out: Path, config: TrainConfig) -> TrainConfig:
+    """The config with the method of the run in `out`, if there is one: the default method may have been another."""
+    files = sorted([*out.glob("checkpoint/config.yaml"), *out.glob("seed-*/checkpoint/config.yaml")])
+    if not files:
+        return config
+    begun = build(TrainConfig, yaml.safe_load(files[0].read_text()), str(files[0]))
+    return dataclasses.replace(config, method=begun.method, loss=begun.loss)
 
 
 def _continued(earlier: Path) -> TrainConfig:

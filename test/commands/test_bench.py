@@ -17,7 +17,7 @@ from support.synthetic import tiny_config
 
 
 @pytest.mark.parametrize(
-    "method, model, baseline", [("spc", True, True), ("focal", True, False), ("oracle", False, False)]
+    "method, model, baseline", [("spc_paper", True, True), ("focal", True, False), ("oracle", False, False)]
 )
 def test_report_of_an_update(method, model, baseline):
     report = bench_train(tiny_config(method, contexts_per_task=4, tasks_per_batch=8), "tiny", rounds=2)
@@ -80,15 +80,15 @@ def test_the_whole_table_is_one_command_each_row_in_a_process_of_its_own(tmp_pat
     arguments = ["bench", "train", "--table", "--device", "cuda", "--json", str(tmp_path / "rows.json")]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "| paper, spc | 12.3 ms | 12.3 ms | **12.3 ms** | 24.7 ms, 2.0 times | 1,234 MiB | 9 |" in shown
+    assert "| paper, spc_paper | 12.3 ms | 12.3 ms | **12.3 ms** | 24.7 ms, 2.0 times | 1,234 MiB | 9 |" in shown
     assert "| paper, focal | 12.3 ms | 12.3 ms | **12.3 ms** |  | 1,234 MiB | 9 |" in shown
     assert "a GPU, 2 threads; products alone: fp32 1,000 GFLOP/s" in shown
     settings = "--device cuda --threads 2 --precision auto --rounds 3 --baseline"
-    assert asked[0] == f"--size paper --method spc {settings}" and len(asked) == 4
+    assert asked[0] == f"--size paper --method spc_paper {settings}" and len(asked) == 4
     assert len(json.loads((tmp_path / "rows.json").read_text())) == 4
     failure["code"] = 1
     assert main(arguments) == 1
-    assert "the measurement of small, spc ended with code 1" in capsys.readouterr().err
+    assert "the measurement of small, spc_paper ended with code 1" in capsys.readouterr().err
 
 
 def test_seeds_that_train_together_are_compared_with_the_same_one_by_one(tmp_path, capsys, monkeypatch):

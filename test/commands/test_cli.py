@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import tyro
+import yaml
 
+from spc_core.method.config import load_config, to_dict
 from spc_core.method.planner import PlannerConfig
 from spc_ros.cli import COMMANDS, commands, main, parse
 from spc_ros.option_parser import parse_options
@@ -199,6 +201,23 @@ def test_train_takes_a_method_over_the_preset(flags):
         "raw",
         "infonce",
     ) and args.config.updates == 500_000
+
+
+def test_train_takes_spc_and_goes_on_with_what_a_run_began_with(tmp_path):
+    """A run keeps its method when the default becomes another one, also of several seeds."""
+    paper = load_config("small", "spc_paper", loss={"discount": 0.7})
+    for folder in ("run", "runs/seed-4"):
+        (tmp_path / folder / "checkpoint").mkdir(parents=True)
+        (tmp_path / folder / "checkpoint" / "config.yaml").write_text(yaml.safe_dump(to_dict(paper)))
+
+    def chosen(out, *flags):
+        config = parse(["train", "dataset", "--out", str(tmp_path / out), *flags]).config
+        return config.method.name, config.loss.discount
+
+    assert chosen("new") == ("spc", 0.85)
+    assert chosen("run") == chosen("runs", "--seeds", "4") == ("spc_paper", 0.7)
+    assert chosen("run", "--loss.discount", "0.9") == ("spc_paper", 0.9)
+    assert chosen("run", "--overwrite") == chosen("run", "--method", "spc") == ("spc", 0.85)
 
 
 def test_evaluate_without_the_tables_zero_writes_episodes_alone(tiny_checkpoint, tmp_path, capsys):

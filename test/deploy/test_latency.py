@@ -29,18 +29,8 @@ from support.method_options import configured
 from support.random_checkpoint import TINY, write_random_checkpoint
 
 METHODS = [
-    "spc",
-    "spc_simnorm",
-    "spc_continuous",
-    "focal",
-    "no_context",
-    "spc votes=precision policy_sees=both",
-    "spc policy_sees=observation",
-]
-
-METHODS = [
-    "spc", "spc_simnorm", "spc_continuous", "focal", "no_context", "spc votes=precision policy_sees=both",
-    "spc policy_sees=observation",
+    "spc", "spc_paper", "spc_simnorm", "spc_continuous", "focal", "no_context",
+    "spc_paper votes=precision policy_sees=both", "spc_paper policy_sees=observation",
 ]  # fmt: skip
 
 
@@ -87,7 +77,7 @@ def test_rows_at_a_time_equal_the_agent(kind, method: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", [Checkpoint.networks, by_torch])
 def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
-    networks = kind(checkpoint_of("spc", tmp_path))
+    networks = kind(checkpoint_of("spc_paper", tmp_path))
     z = np.zeros(networks.context_dim)
     first = networks.act(np.array([900.0, 0, 1, 0]), z)
     kept = first.copy()
@@ -101,7 +91,7 @@ def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["tiny", "paper"])
-@pytest.mark.parametrize("method", ["spc", "spc_simnorm", "spc_continuous", "focal", "no_context"])
+@pytest.mark.parametrize("method", ["spc_paper", "spc_simnorm", "spc_continuous", "focal", "no_context"])
 def test_rows_of_many_robots_equal_those_of_one_to_the_bit(method: str, size: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)
     if size == "paper":  # products in parts, whose weights leave the processor's cache
@@ -124,7 +114,7 @@ def test_rows_of_many_robots_equal_those_of_one_to_the_bit(method: str, size: st
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
-@pytest.mark.parametrize("method", ["spc", "spc_continuous", "focal"])
+@pytest.mark.parametrize("method", ["spc_paper", "spc_continuous", "focal"])
 def test_a_gpu_equals_the_cpu(method: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)
     here = by_torch(checkpoint)

@@ -66,7 +66,14 @@ def test_export_acts_and_adapts_as_the_checkpoint(tiny_checkpoint: Path, exporte
 
 @pytest.mark.parametrize(
     "method",
-    ["spc_simnorm", "spc_continuous", "focal", "spc votes=precision policy_sees=both", "spc policy_sees=observation"],
+    [
+        "spc_simnorm",
+        "spc_continuous",
+        "focal",
+        "spc",
+        "spc_paper votes=precision policy_sees=both",
+        "spc_paper policy_sees=observation",
+    ],
 )
 def test_every_kind_of_latent_is_exported(method: str, tiny_checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     """Statistics far from zero and one, in which a missing normalisation would show."""

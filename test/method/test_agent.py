@@ -24,7 +24,7 @@ def make_batch(empty_context: bool = False) -> Batch:
     )  # fmt: skip
 
 
-def make_learner(method: str = "spc", kind: type[Learner] = FusedLearner, **overrides: object) -> Learner:
+def make_learner(method: str = "spc_paper", kind: type[Learner] = FusedLearner, **overrides: object) -> Learner:
     torch.manual_seed(1)
     config = configured(method, tiny_config(method.split()[0], contexts_per_task=4, **overrides))
     return kind(Agent(2, 2, [{"goal": float(task)} for task in range(4)], config))
@@ -37,6 +37,7 @@ def changed(learner: Learner, work) -> set[str]:
     parts = {
         "context_encoder": agent.context_encoder, "encoder": model.encoder, "target_encoder": model.target_encoder,
         "dynamics": getattr(model, "dynamics", None), "reward": getattr(model, "reward", None),
+        "one_step": model.one_step, "average_actor": agent.average_actor,
         "actor": agent.actor, "q": agent.critic.q, "target_q": agent.critic.target_q, "v": agent.critic.v,
     }  # fmt: skip
     parts = {name: part for name, part in parts.items() if part is not None}
@@ -75,7 +76,7 @@ def test_context_encoder_learns_from_each_loss_alone(name):
 
 WORLD_MODEL = {"encoder", "target_encoder", "dynamics", "reward"}
 LEARNS = {  # networks that each method's model update trains
-    "spc": WORLD_MODEL | {"context_encoder", "task_means"},
+    "spc": {"context_encoder", "task_means", "one_step", "average_actor"},
     "spc_paper": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_continuous": WORLD_MODEL | {"context_encoder", "task_means"},
     "spc_simnorm": WORLD_MODEL | {"context_encoder", "task_means"},
@@ -240,7 +241,7 @@ def test_the_average_actor_follows_by_its_rate_and_acts():
 
 @pytest.mark.parametrize("sees, columns", [("latent", 8), ("observation", 2), ("both", 10)])
 def test_what_the_policy_sees(sees, columns):
-    learner = make_learner(f"spc policy_sees={sees}")
+    learner = make_learner(f"spc_paper policy_sees={sees}")
     agent, observation = learner.agent, torch.randn(3, 2)
     parts = {"latent": agent.world_model.encode(observation), "observation": observation}
     expected = torch.cat([parts[name] for name in ("latent", "observation") if sees in (name, "both")], -1)

@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 import yaml
 
-from spc_core.method.config import ConfigError, TrainConfig, load_config
-from spc_core.system.config_files import find_config
+from spc_core.method.config import ConfigError, TrainConfig, load_config, method_name
+from spc_core.system.config_files import ConfigFileError, find_config
 
 METHODS = sorted(file.stem for file in find_config("methods", "spc").parent.glob("*.yaml"))
 PRESETS = sorted(file.stem for file in find_config("train", "small").parent.glob("*.yaml"))
@@ -20,8 +20,15 @@ def test_every_shipped_method_fits_every_shipped_preset(preset, method):
     assert config.method.name == method
 
 
-def test_spc_is_the_default():
-    assert load_config("paper", "spc") == load_config("paper") == TrainConfig()
+def test_the_papers_spc_is_what_is_not_set():
+    assert load_config("paper", "spc_paper") == load_config("paper") == TrainConfig()
+
+
+def test_a_preset_overrides_the_method_beneath_it_alone(tmp_path):
+    (tmp_path / "own.yaml").write_text("method: {votes: mean}\nloss: {one_step_weight: 2.0}\n")
+    spc, own = load_config("paper", "spc"), load_config(str(tmp_path / "own.yaml"), beneath="spc")
+    assert own.method == dataclasses.replace(spc.method, votes="mean")
+    assert own.loss == dataclasses.replace(spc.loss, one_step_weight=2.0)
 
 
 def test_the_papers_spc_overrides_every_option_of_a_preset(tmp_path):
@@ -32,7 +39,7 @@ def test_the_papers_spc_overrides_every_option_of_a_preset(tmp_path):
     }
     (tmp_path / "options.yaml").write_text(yaml.safe_dump(preset))
     paper = load_config(str(tmp_path / "options.yaml"), "spc_paper")
-    assert dataclasses.replace(paper, method=dataclasses.replace(paper.method, name="spc")) == TrainConfig()
+    assert paper == TrainConfig()
     dora = load_config(str(tmp_path / "options.yaml"), "dora")
     assert dora.method.votes == "precision" and dora.loss.actor_average_rate == 0.1, "and rivals take them"
 
@@ -89,3 +96,24 @@ def test_incompatible_choices_are_refused(values, message, tmp_path):
 def test_invalid_values_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         load_config("small", **values)
+
+
+def test_a_method_takes_options_on_top_and_their_name(tmp_path):
+    dora, shared = load_config("quick", "dora"), load_config("quick", "dora+shared")
+    assert shared.method == dataclasses.replace(dora.method, name="dora+shared", votes="precision", collect="nearest")
+    assert shared.loss == dataclasses.replace(dora.loss, actor_average_rate=0.005, action_gradient=4.0)
+    own = tmp_path / "a+b" / "own.yaml"
+    own.parent.mkdir()
+    own.write_text("method: {name: mine}\n")
+    assert (load_config("quick", str(own)).method.name, method_name(str(own))) == ("mine", "own")
+    assert (load_config("quick", f"{own}+shared").method.name, method_name(f"{own}+shared")) == (
+        "mine+shared",
+        "own+shared",
+    )
+    with pytest.raises(ConfigFileError, match=r"no options file is called 'shard' \(did you mean 'shared'\?\)"):
+        load_config("quick", "dora+shard")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_shared_options_fit_every_method(method):
+    assert load_config("small", f"{method}+shared").loss.action_gradient == 4.0

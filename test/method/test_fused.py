@@ -40,7 +40,17 @@ from support.arm_dataset import write_arm_dataset
 from support.method_options import configured
 from support.synthetic import tiny_config
 
-METHODS = ["spc", "spc_continuous", "spc_simnorm", "spc_no_contrast", "focal", "dora", "csro", "unicorn_ss", "oracle"]
+METHODS = [
+    "spc_paper",
+    "spc_continuous",
+    "spc_simnorm",
+    "spc_no_contrast",
+    "focal",
+    "dora",
+    "csro",
+    "unicorn_ss",
+    "oracle",
+]
 OPTIONS = {
     "actor_average_rate": 0.1, "one_step_weight": 1.0, "imagined_share": 0.5, "action_gradient": 1.0, "late_from": 0.0,
 }  # fmt: skip

@@ -28,7 +28,7 @@ def make_batch() -> Batch:
     )  # fmt: skip
 
 
-def make_learner(method: str = "spc", **loss: float) -> FusedLearner:
+def make_learner(method: str = "spc_paper", **loss: float) -> FusedLearner:
     torch.manual_seed(1)
     config = configured(method, tiny_config(method.split()[0], contexts_per_task=4, loss={**HEADS, **loss}))
     agent = Agent(2, 2, [{"goal": float(task)} for task in range(4)], config)
@@ -97,7 +97,7 @@ def test_contexts_move_between_their_own_and_another_tasks_mean():
     assert imagine_tasks(make_learner().agent, batch, z, torch.tensor(1.0), drawn)[1] is None
 
 
-@pytest.mark.parametrize("method", ["spc", "spc policy_sees=both", "dora"])
+@pytest.mark.parametrize("method", ["spc_paper", "spc_paper policy_sees=both", "dora"])
 def test_imagined_outcomes_are_those_of_heads_and_v(method):
     agent = make_learner(method).agent
     observation, action, z = torch.randn(4, 2), torch.rand(4, 2), torch.randn(4, 5)
@@ -112,7 +112,7 @@ def test_imagined_outcomes_are_those_of_heads_and_v(method):
     assert not reward.requires_grad and not value.requires_grad
 
 
-@pytest.mark.parametrize("method", ["spc", "spc policy_sees=both", "spc_continuous", "dora"])
+@pytest.mark.parametrize("method", ["spc_paper", "spc_paper policy_sees=both", "spc_continuous", "dora"])
 def test_worth_ahead_teaches_the_action_and_no_network(method):
     agent = make_learner(method).agent
     observation, z, terminated = torch.randn(4, 2), torch.randn(4, 5), torch.tensor([0.0, 0, 0, 1])
@@ -147,7 +147,7 @@ def test_a_share_of_the_models_gradient_reaches_z(share):
     torch.testing.assert_close(gradient(share), share * gradient(1.0), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["spc", "dora", "oracle"])
+@pytest.mark.parametrize("method", ["spc_paper", "dora", "oracle"])
 def test_heads_learn_in_every_method_and_the_policy_does_not_teach_them(method):
     learner = make_learner(f"{method} action_slope=model", imagined_share=0.5, action_gradient=1.0, late_from=0.0)
     heads = learner.agent.world_model.one_step
@@ -163,15 +163,19 @@ def test_heads_learn_in_every_method_and_the_policy_does_not_teach_them(method):
 @pytest.mark.parametrize(
     "method, loss, message",
     [
-        ("spc", {"one_step_weight": 0.0, "imagined_share": 0.5}, "imagined_share needs the one-step heads; set loss"),
         (
-            "spc action_slope=model",
+            "spc_paper",
+            {"one_step_weight": 0.0, "imagined_share": 0.5},
+            "imagined_share needs the one-step heads; set loss",
+        ),
+        (
+            "spc_paper action_slope=model",
             {"one_step_weight": 0.0, "action_gradient": 1.0},
             "action_slope model needs the one",
         ),
         ("no_context", {"imagined_share": 0.5}, "imagined_share needs task vectors, which method.context none lacks"),
-        ("spc", {"imagined_low": 0.6}, "imagined_low is 0.6 and imagined_high 0.5; the first must not be above"),
-        ("spc", {"model_share": -0.1}, "loss.model_share is -0.1; it must be from 0 to 1"),
+        ("spc_paper", {"imagined_low": 0.6}, "imagined_low is 0.6 and imagined_high 0.5; the first must not be above"),
+        ("spc_paper", {"model_share": -0.1}, "loss.model_share is -0.1; it must be from 0 to 1"),
     ],
 )
 def test_what_needs_heads_or_contexts_says_so(method, loss, message):

@@ -188,7 +188,15 @@ def test_a_non_finite_observation_affects_one_plan():
 
 @pytest.mark.parametrize(
     "method",
-    ["spc", "spc_continuous", "spc_simnorm", "spc_reconstruction", "spc_no_consistency", "unicorn_sup", "unicorn_ss"],
+    [
+        "spc_paper",
+        "spc_continuous",
+        "spc_simnorm",
+        "spc_reconstruction",
+        "spc_no_consistency",
+        "unicorn_sup",
+        "unicorn_ss",
+    ],
 )
 def test_plans_in_every_learnt_model(method):
     torch.manual_seed(0)
@@ -201,7 +209,7 @@ def test_plans_in_every_learnt_model(method):
     assert one.isfinite().all() and one.abs().max() <= 1 and len(one.unique(dim=0)) == 4
 
 
-@pytest.mark.parametrize("method", ["focal", "csro", "dora", "no_context", "oracle"])
+@pytest.mark.parametrize("method", ["spc", "focal", "csro", "dora", "no_context", "oracle"])
 def test_refuses_methods_without_a_model(method):
     agent = Agent(3, 2, [{"mass": 1.0}, {"mass": 2.0}], tiny_config(method))
     with pytest.raises(ConfigError, match=f"method '{method}' has no world model to plan with; use the actor"):
@@ -210,7 +218,7 @@ def test_refuses_methods_without_a_model(method):
 
 def test_refuses_a_policy_that_sees_what_the_model_does_not_predict():
     for sees, named in (("observation", "observation"), ("both", "observation too")):
-        agent = Agent(3, 2, [{}], configured(f"spc policy_sees={sees}", tiny_config()))
+        agent = Agent(3, 2, [{}], configured(f"spc_paper policy_sees={sees}", tiny_config()))
         with pytest.raises(ConfigError, match=f"sees the {named}, which its world model does not predict"):
             Planner(agent)
 
@@ -220,7 +228,9 @@ def test_refuses_a_model_without_dynamics_or_reward():
     config = dataclasses.replace(config, method=dataclasses.replace(config.method, open_loop=False))
     with pytest.raises(ConfigError, match="does not train its world model to predict the next state; use the actor"):
         Planner(Agent(3, 2, [{}], config))
-    with pytest.raises(ConfigError, match="'spc' was trained with loss.reward_weight 0, so it predicts no reward; use"):
+    with pytest.raises(
+        ConfigError, match="'spc_paper' was trained with loss.reward_weight 0, so it predicts no reward; use"
+    ):
         Planner(Agent(3, 2, [{}], tiny_config(loss={"reward_weight": 0.0})))
 
 

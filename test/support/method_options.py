@@ -9,7 +9,7 @@ from spc_core.method.config import MethodConfig, TrainConfig, load_config
 
 
 def configured(text: str, config: TrainConfig | None = None) -> TrainConfig:
-    """The `paper` preset, or `config`, with a method and its options, as in "spc votes=precision"."""
+    """The `paper` preset, or `config`, with a method and its options, as in "dora votes=precision"."""
     name, *options = text.split()
     config = config or load_config("paper", name)
     values = dict(option.split("=") for option in options)

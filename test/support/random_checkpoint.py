@@ -49,7 +49,7 @@ def trial_options(checkpoint: Path, family: str, out: Path, **options: Any) -> T
     return TrialOptions(checkpoint=str(checkpoint), family=family, out=str(out), **options)
 
 
-def loaded_random_checkpoint(folder: Path, family: str, method: str = "spc") -> Checkpoint:
+def loaded_random_checkpoint(folder: Path, family: str, method: str = "spc_paper") -> Checkpoint:
     """As above, of any method, with slow actuators, and a vote model that finds a change of task now and then."""
     base = load_checkpoint(write_random_checkpoint(folder, family))
     config = dataclasses.replace(configured(method), model=TINY)

@@ -134,10 +134,10 @@ def test_reach_id_goals_stand_in_gaps_of_their_own():
     gap = 2 * math.pi / 20
     turns = {split: np.array([t.params["angle"] / gap for t in tasks("arm_reach", split)]) for split in SPLITS}
     assert np.floor(turns["val"]).tolist() == list(range(0, 20, 2))
-    assert np.floor(turns["id"]).tolist() == list(range(1, 20, 2))
+    assert np.floor(turns["id"]).tolist() == list(range(0, 20, 2))
     places = turns["id"] % 1
-    assert len(set(places.round(6))) == 10 and (abs(places - 0.5) > 0.01).all()
-    assert (places.min(), places.max()) == pytest.approx((0.25, 0.75))
+    assert len(set(places.round(6))) == 10 and (abs(places - 0.5) >= 0.2 - 1e-9).all()
+    assert (places.min(), places.max()) == pytest.approx((0.25 + 0.05 / 9, 0.75))
 
 
 def test_payload_lattices_use_every_row_and_column_once():
@@ -150,6 +150,21 @@ def test_payload_lattices_use_every_row_and_column_once():
         assert [sorted(cells[:, axis]) for axis in (0, 1)] == [list(range(10))] * 2
         points[split] = params
     assert np.linalg.norm(points["val"][:, None] - points["id"], axis=-1).min() > 0.14
+
+
+def test_held_out_tasks_are_none_of_those_that_were_looked_at():
+    """The id and ood tasks of before, by their rules and numbers."""
+    gap = 2 * math.pi / 20
+    seen = np.array([2 * i + 1 + 0.25 + 0.5 * ((3 * i + 1) % 10) / 9 for i in range(10)])
+    turns = {split: np.array([t.params["angle"] / gap for t in tasks("arm_reach", split)]) for split in ("id", "ood")}
+    assert abs(turns["id"][:, None] - seen).min() > 0.4
+    assert abs(turns["ood"][:, None] - [2 * i + 1.5 for i in range(10)]).min() == pytest.approx(1.0)
+    outside = [(2.0, 0.7), (2.0, 1.0), (2.2, 1.3), (1.8, 0.85), (0.3, 0.42), (0.9, 0.4), (0.3, 1.7), (1.1, 1.75),
+               (1.8, 0.45), (2.2, 1.7)]  # fmt: skip
+    seen = np.array([*outside, *((0.075 + 0.15 * i, 0.55 + (3 * i + 7) % 10 / 10) for i in range(10))])
+    for split in ("id", "ood"):
+        points = np.array([(t.params["payload"], t.params["strength"]) for t in tasks("arm_payload", split)])
+        assert np.linalg.norm(points[:, None] - seen, axis=-1).min() > 0.09
 
 
 def test_val_tasks_are_those_that_settings_were_chosen_by():
@@ -247,10 +262,10 @@ def test_paper_dynamics_equal_mujoco(family):
 
 
 def test_strength_scales_the_torque():
-    env = make_env("arm_payload", tasks("arm_payload", "ood")[4])  # strength 0.42
+    env = make_env("arm_payload", tasks("arm_payload", "ood")[5])  # strength 0.43
     env.reset(seed=0)
     env.step(np.array([5.0, -2.0]))
-    np.testing.assert_allclose(env.data.qfrc_actuator, [5.0 * 0.42, -2.0 * 0.42])
+    np.testing.assert_allclose(env.data.qfrc_actuator, [5.0 * 0.43, -2.0 * 0.43])
 
 
 def test_reward_by_hand():

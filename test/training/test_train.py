@@ -363,7 +363,7 @@ def test_networks_outside_the_agent_are_resumed_too(dataset, tmp_path):
 
 def test_averages_noise_of_their_own_and_late_parts_resume_bit_for_bit(dataset, tmp_path, monkeypatch):
     loss = {"actor_average_rate": 0.3, "one_step_weight": 1.0, "imagined_share": 0.5, "action_gradient": 1.0}
-    config = configured("spc votes=precision policy_sees=both", tiny_config(updates=12, log_every=4, loss=loss))
+    config = configured("spc_paper votes=precision policy_sees=both", tiny_config(updates=12, log_every=4, loss=loss))
     train(dataset, tmp_path / "whole", config)
     drawn, batch = [], Sampler.batch
 

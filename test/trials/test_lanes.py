@@ -130,7 +130,7 @@ def test_missing_recordings_are_named(tiny_checkpoint: Path) -> None:
         run_in_process(load_checkpoint(tiny_checkpoint), trial, "arm_reach", offline_transitions=lambda _: [])
 
 
-@pytest.mark.parametrize("method", ["spc", "dora votes=precision"])
+@pytest.mark.parametrize("method", ["spc_paper", "spc"])
 def test_trackers_fed_together_equal_those_fed_alone(method: str, tmp_path: Path) -> None:
     """With pauses, limits, resets, modes and changes of task, each at another time."""
     checkpoint, count = loaded_random_checkpoint(tmp_path / "arm", "arm_payload", method), 6

@@ -30,7 +30,7 @@ class BenchCompare:
 
     dataset: Path | None = None  # default: simulated behaviour of arm_reach
     size: str = "quick"  # preset: quick, small, or a YAML file
-    methods: tuple[str, ...] = ("spc", "focal", "no_context", "oracle")  # names in config/methods, or YAML files
+    methods: tuple[str, ...] = ("spc_paper", "focal", "no_context", "oracle")  # names in config/methods, or YAML files
     seeds: int = 5  # how many
     updates: int = 400  # of each run
     splits: tuple[str, ...] = ("id", "ood")  # held-out tasks that are evaluated

@@ -22,7 +22,7 @@ class BenchSeeds:
     """
 
     size: str = "quick"  # preset: quick, small, or a YAML file; a paper-size model in bfloat16 is not stacked
-    method: str = "spc"  # a name in config/methods, or a YAML file
+    method: str = "spc_paper"  # a name in config/methods, or a YAML file
     seeds: tuple[int, ...] = (5,)  # how many; several numbers give a table
     device: str = "auto"  # cpu, cuda, cuda:<n> or auto
     threads: int = 1  # CPU threads

@@ -16,7 +16,12 @@ from spc_core.method.config import load_config
 from spc_ros.commands.bench import show
 from spc_ros.progress_bar import status_line
 
-TABLE = (("paper", "spc"), ("paper", "spc_continuous"), ("paper", "focal"), ("small", "spc"))  # docs/benchmarks.md
+TABLE = (
+    ("paper", "spc_paper"),
+    ("paper", "spc_continuous"),
+    ("paper", "focal"),
+    ("small", "spc_paper"),
+)  # docs/benchmarks.md
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,7 @@ class BenchTrain:
     """
 
     size: str = "paper"  # preset: paper, small, or a YAML file
-    method: str = "spc"  # a name in config/methods, or a YAML file
+    method: str = "spc_paper"  # a name in config/methods, or a YAML file
     device: str = "auto"  # cpu, cuda, cuda:<n> or auto
     threads: int = 2  # CPU threads
     precision: str = "auto"  # precision of matrix products: fp32, bf16, or auto
