@@ -180,6 +180,7 @@ def test_a_compiler_that_fails_half_way_leaves_the_update_of_no_compiler(data, m
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # compiling took more than 300 s on a busy machine
 @pytest.mark.parametrize("method", ["spc_paper", "spc"])
 def test_compiled_losses_are_the_uncompiled_ones(method, data):
     """For real, with the compiler of this machine, with everything that begins late."""
