@@ -29,7 +29,7 @@ SHOW_EVERY = 480  # steps between two calls of progress
 
 
 # What is not the default. Learning to run fast makes hoppers and walkers fall, so they stop early.
-HOPPER = {"steps": 40_000, "learning_rate": 5e-4, "reward_scale": 0.1, "updates_per_step": 0.4, "look_every": 2_500}
+HOPPER = {"steps": 30_000, "learning_rate": 5e-4, "reward_scale": 0.1, "updates_per_step": 0.4, "look_every": 2_500}
 WALKER = {"steps": 30_000, "look_every": 2_500}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     **{f"hopper_{what}": HOPPER for what in ("mass", "friction")},
