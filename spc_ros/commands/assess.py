@@ -55,7 +55,9 @@ def _assess(options: Assess, scratch: Path) -> Assessment:
     from spc_core.assessment.assess import assess
     from spc_core.assessment.judged import load_judged
 
-    root = options.recordings[0]
+    if not options.recordings:
+        raise ValueError("--recordings is empty; name a dataset, or bags")
+    given = root = options.recordings[0]
     if len(options.recordings) > 1 or not any(root.glob("*/*/data/metadata.json")):
         from spc_ros.conversion.convert import convert
         from spc_ros.conversion.convert_options import ConvertOptions
@@ -66,4 +68,4 @@ def _assess(options: Assess, scratch: Path) -> Assessment:
         print(convert(bags, contract).summary())
     with Bar(f"assess {options.run}", "fit") as bar:
         found = assess(options.run, root, options.settings, options.thresholds, bar)
-    return dataclasses.replace(found, recordings=dataclasses.replace(found.recordings, root=options.recordings[0]))
+    return dataclasses.replace(found, recordings=dataclasses.replace(found.recordings, root=given))
