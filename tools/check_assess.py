@@ -227,7 +227,7 @@ def rows(folder: Path) -> list[Row]:
 def table(found: Sequence[Row]) -> str:
     """All checkpoints, best first, and how well assess ranks them."""
     lines = [
-        "| family | checkpoint | simulated reward | value by assess | simulated gain | gain by assess, spread | verdict |",
+        "| family | checkpoint | simulated reward | value by assess | simulated gain | spread by assess | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(found, key=lambda row: (row.family, -row.return_)):
