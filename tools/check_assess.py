@@ -192,13 +192,13 @@ class Row:
     return_: float  # simulated, mean reward of a step
     gain: float  # simulated, discounted, over what the recordings earned
     value: float  # by assess
-    interval: tuple[float, float]  # of the gain, by assess
+    spread: tuple[float, float]  # of the gain, by assess
     verdict: str
     reasons: tuple[str, ...]
 
     @property
     def holds(self) -> bool:
-        return self.interval[0] <= self.gain <= self.interval[1]
+        return self.spread[0] <= self.gain <= self.spread[1]
 
 
 def rows(folder: Path) -> list[Row]:
@@ -227,11 +227,11 @@ def rows(folder: Path) -> list[Row]:
 def table(found: Sequence[Row]) -> str:
     """All checkpoints, best first, and how well assess ranks them."""
     lines = [
-        "| family | checkpoint | simulated reward | value by assess | simulated gain | interval by assess | verdict |",
+        "| family | checkpoint | simulated reward | value by assess | simulated gain | spread by assess | verdict |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(found, key=lambda row: (row.family, -row.return_)):
-        low, high = row.interval
+        low, high = row.spread
         lines.append(
             f"| {row.family} | {row.name} | {row.return_:.3f} | {row.value:.3f} | {row.gain:+.3f} "
             f"| {low:+.3f} to {high:+.3f}{'' if row.holds else ' (misses)'} "
@@ -241,10 +241,10 @@ def table(found: Sequence[Row]) -> str:
         own = [row for row in found if row.family == family]
         rank = spearman([row.return_ for row in own], [row.value for row in own])
         held = sum(row.holds for row in own)
-        signs = sum(low * row.gain > 0 or high * row.gain > 0 for row in own for low, high in [row.interval])
+        signs = sum(low * row.gain > 0 or high * row.gain > 0 for row in own for low, high in [row.spread])
         lines.append(
-            f"\n{family}: Spearman {rank:.2f} over {len(own)} checkpoints; the interval holds the truth for {held}, "
-            f"and does not exclude its sign for {signs}"
+            f"\n{family}: Spearman {rank:.2f} over {len(own)} checkpoints; the spread holds the truth for {held}, "
+            f"and allows its sign for {signs}"
         )
     return "\n".join(lines)
 

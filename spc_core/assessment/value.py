@@ -30,7 +30,10 @@ MOST_UNITS = 5.0  # an observation counts as at most so many spreads from the me
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean over tasks with its interval of 90 %, over fits, tasks and what the judge may be wrong by."""
+    """A mean over tasks, and 90 % of its spread over fits, tasks and what the judges differ by.
+
+    What both judges get wrong is not in it: docs/results.md has how often it holds the truth.
+    """
 
     mean: float
     low: float

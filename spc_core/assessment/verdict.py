@@ -75,7 +75,7 @@ def _value_checks(values: Values, thresholds: Thresholds) -> list[Check]:
     better = values.better
     on = int((values.gain().mean(0) > 0).sum())
     text = (
-        f"by {better.mean:+.3g} a step (90 %: {better.low:+.3g} to {better.high:+.3g}), on {on} of "
+        f"by {better.mean:+.3g} a step (spread {better.low:+.3g} to {better.high:+.3g}), on {on} of "
         f"{len(values.task_ids)} tasks; sure to {better.above:.0%}"
     )
     checks = [Check("better than the recordings", _sure(better.above, thresholds), text)]
@@ -90,7 +90,7 @@ def _value_checks(values: Values, thresholds: Thresholds) -> list[Check]:
     if "other" in values.policy:
         adapts = interval(values.policy["own"] - values.policy["other"])
         text = (
-            f"its own z is worth {adapts.mean:+.3g} a step more than another task's (90 %: {adapts.low:+.3g} to "
+            f"its own z is worth {adapts.mean:+.3g} a step more than another task's (spread {adapts.low:+.3g} to "
             f"{adapts.high:+.3g}); sure to {adapts.above:.0%}"
         )
         checks.append(Check("adapts", _sure(adapts.above, thresholds), text))

@@ -83,7 +83,7 @@ def _value_table(values: Values) -> str:
         ends = f"{gain.low:+.3g} to {gain.high:+.3g}"
         rows.append([LABELS[kind], f"{found.mean():.4g}", f"{gain.mean:+.3g}", ends, f"{gain.above:.0%}"])
     rows.append(["own z, fitted Q evaluation", "", f"{values.fitted.mean():+.3g}", "", ""])
-    return table(["policy with", "reward of a step", "more than the recordings", "90 %", "sure"], rows, numbers=True)
+    return table(["policy with", "reward of a step", "more than the recordings", "spread", "sure"], rows, numbers=True)
 
 
 def _actions_table(assessment: Assessment) -> str:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from spc_core.assessment.settings import Settings, Thresholds
 from spc_core.system.atomic_files import write_atomic
 from spc_ros.progress_bar import Bar
+
+if TYPE_CHECKING:
+    from spc_core.assessment.assess import Assessment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +50,14 @@ def run(options: Assess) -> int:
     return assessment.verdict.code
 
 
-def _assess(options: Assess, scratch: Path):
+def _assess(options: Assess, scratch: Path) -> Assessment:
     """The assessment, of bags converted into `scratch` where it is not given a dataset."""
     from spc_core.assessment.assess import assess
     from spc_core.assessment.judged import load_judged
 
-    root = options.recordings[0]
+    if not options.recordings:
+        raise ValueError("--recordings is empty; name a dataset, or bags")
+    given = root = options.recordings[0]
     if len(options.recordings) > 1 or not any(root.glob("*/*/data/metadata.json")):
         from spc_ros.conversion.convert import convert
         from spc_ros.conversion.convert_options import ConvertOptions
@@ -62,4 +67,5 @@ def _assess(options: Assess, scratch: Path):
         bags = ConvertOptions(options.recordings, out=root, task_from=options.task_from)
         print(convert(bags, contract).summary())
     with Bar(f"assess {options.run}", "fit") as bar:
-        return assess(options.run, root, options.settings, options.thresholds, bar)
+        found = assess(options.run, root, options.settings, options.thresholds, bar)
+    return dataclasses.replace(found, recordings=dataclasses.replace(found.recordings, root=given))
