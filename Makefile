@@ -22,7 +22,7 @@ demo: .venv/.stamp
 
 # Two tests at a time; tests that start nodes come first, in turn (test/conftest.py). One thread for each process: two
 # processes with two threads get in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest test -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest test -n 2 --dist loadscope --no-loadscope-reorder
 
 test: .venv/.stamp
 	$(PYTEST) -m "not slow"

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,30 +18,41 @@ if TYPE_CHECKING:  # most tests need no ROS, and some must run where there is no
     from support.node_probe import Probe
 
 
-NODE_HELPERS = {"support.node_probe", "spc_ros.processes"}
-BEHIND = 10  # added to the niceness of what runs beside nodes
+NODE_FILE = re.compile(r"support\.node_probe|spc_ros\.processes|pytest\.mark\.nodes")
+BEHIND = 10  # the niceness of what runs beside nodes
 
 
-@pytest.hookimpl(tryfirst=True)
+@functools.cache
+def starts_nodes(file: Path) -> bool:
+    """Whether a file of tests starts nodes, by what it imports or says."""
+    return NODE_FILE.search(file.read_text()) is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start nodes are one group, and the first: one worker runs them in turn; other files are for anyone."""
-    files = {item.path for item in items if _starts_nodes(item)}
-    items.sort(key=lambda item: item.path not in files)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("nodes" if item.path in files else str(item.path)))
-
-
-def _starts_nodes(item: pytest.Item) -> bool:
-    module = vars(item.getparent(pytest.Module).obj)  # type: ignore[union-attr]
-    return item.get_closest_marker("nodes") is not None or any(
-        getattr(value, "__module__", None) in NODE_HELPERS for value in module.values()
-    )
+    """Files that start nodes come first."""
+    items.sort(key=lambda item: not starts_nodes(item.path))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Beside nodes, which must hear each other in time, other tests come second."""
-    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("xdist_group").args != ("nodes",):  # type: ignore[union-attr]
+    if "PYTEST_XDIST_WORKER" in os.environ and not starts_nodes(item.path):
         os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), BEHIND))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2`: one worker runs all files that start nodes, in turn; other files are for anyone.
+
+    pytest-xdist's own groups (loadgroup) are not heard of with pytest 9.2: findings/pytest_xdist_groups.sh.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class NodesInTurn(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "nodes" if starts_nodes(config.rootpath / file) else file
+
+    return NodesInTurn(config, log)
 
 
 @pytest.fixture(autouse=True)
