@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:  # most tests need no ROS, and some must run where there is no
 
 
 NODE_FILE = re.compile(r"support\.node_probe|spc_ros\.processes|pytest\.mark\.nodes")
-BEHIND = 10  # the niceness of what runs beside nodes
 
 
 @functools.cache
@@ -28,31 +26,13 @@ def starts_nodes(file: Path) -> bool:
     return NODE_FILE.search(file.read_text()) is not None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start nodes come first."""
-    items.sort(key=lambda item: not starts_nodes(item.path))
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Beside nodes, which must hear each other in time, other tests come second."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not starts_nodes(item.path):
-        os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), BEHIND))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2`: one worker runs all files that start nodes, in turn; other files are for anyone.
-
-    pytest-xdist's own groups (loadgroup) are not heard of with pytest 9.2: findings/pytest_xdist_groups.sh.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class NodesInTurn(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "nodes" if starts_nodes(config.rootpath / file) else file
-
-    return NodesInTurn(config, log)
+@pytest.hookimpl(wrapper=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark what starts nodes, which must hear each other in time: `make test` runs it with nothing beside it."""
+    for item in items:
+        if starts_nodes(item.path):
+            item.add_marker(pytest.mark.nodes)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

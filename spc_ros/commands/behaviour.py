@@ -16,8 +16,9 @@ from spc_ros.progress_bar import Bar
 class LearnBehaviour:
     """Learn who drives the recordings of a simulated task family: one agent that is told its task, by trial and error.
 
-    Its states from random to expert make the data of `spc collect`. The best one is the expert. Stop it with Ctrl-C or
-    kill: the same command goes on from <out>.learning.
+    Its states from random to expert make the data of `spc collect`, and the best one is the expert.
+
+    Stop it with Ctrl-C or kill: the same command goes on from OUT.learning.
 
     examples:
       spc behaviour cheetah_vel --out agent.safetensors

@@ -256,7 +256,7 @@ def test_readme_commands_exist():
         for line in block.splitlines()
     ]
     named = {line.split()[1] for line in lines if line.startswith("spc ")}
-    assert named == set(commands()) - {"behaviour", "demo", "relabel", "run", "operator"}
+    assert named == set(commands()) - {"assess", "behaviour", "demo", "relabel", "run", "operator"}
     targets = {line.split()[1] for line in lines if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
     assert targets == {"demo", "test"} and all(f"\n{target}:" in makefile for target in targets)
