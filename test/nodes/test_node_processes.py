@@ -160,7 +160,7 @@ def test_three_robots_in_one_domain_do_not_hear_each_other(tmp_path: Path, tiny_
             before = {name: len(probe.heard[f"/{name}/joint_commands"]) for name in names}
 
             def answered(speaker: str = speaker, robot: FakeRobot = robot, before: dict = before) -> bool:
-                robot.say()
+                robot.keep_saying()
                 probe.executor.spin_once(timeout_sec=0.02)
                 new = probe.heard[f"/{speaker}/joint_commands"][before[speaker] :]
                 return sum(reader.read(msg).tolist() != SAFE for msg in new) >= 5

@@ -74,7 +74,7 @@ def drive_policy(nodes: NodeGroup, probe: Probe, checkpoint: Path, **params: obj
     nodes.wait_ready(60.0)
 
     def answered() -> bool:
-        robot.say()
+        robot.keep_saying()
         probe.executor.spin_once(timeout_sec=0.02)
         return any(command != SAFE for command in commands())
 
@@ -112,7 +112,7 @@ def test_policy_plans_when_asked_to(nodes: NodeGroup, probe: Probe, tiny_checkpo
     robot, _ = drive_policy(nodes, probe, tiny_checkpoint, planning=True)
 
     def planned() -> bool:
-        robot.say()
+        robot.keep_saying()
         values = {v.key: v.value for m in probe.heard["/diagnostics"] for s in m.status for v in s.values}
         return int(values.get("plans", 0)) > 0 and int(values["plans cut short"]) <= int(values["plans"])
 
@@ -144,7 +144,7 @@ def test_lifecycle_by_hand(nodes: NodeGroup, probe: Probe, tiny_checkpoint: Path
         return probe.call("policy/get_state", GetState).current_state.label
 
     def answers() -> bool:
-        robot.say()
+        robot.keep_saying()
         probe.executor.spin_once(timeout_sec=0.02)
         return bool(commands()) and commands()[-1] != SAFE
 

@@ -62,7 +62,7 @@ class TwoTopics:
         """Wait for commands that are not the safe ones on both topics."""
 
         def answered() -> bool:
-            self.robot.say()
+            self.robot.keep_saying()
             self.probe.executor.spin_once(timeout_sec=0.02)
             return all(any(value != safe for value in values) for values, safe in zip(self.heard(), SAFE, strict=True))
 
@@ -112,19 +112,14 @@ def test_another_publisher_of_the_second_topic_stops_the_policy(nodes: NodeGroup
     probe.node.create_publisher(Float64MultiArray, "elbow_commands", 10)
 
     def stopped() -> bool:
-        robot.robot.say()
+        robot.robot.keep_saying()
         return any(
             "'elbow_commands' is also published by /probe" in value.value or "elbow_commands" in status.message
             for msg in probe.heard["/diagnostics"] for status in msg.status for value in status.values
         )  # fmt: skip
 
     probe.until(stopped, "the other publisher on /diagnostics")
-
-    def safe() -> bool:
-        robot.robot.say()  # a robot goes on to publish its state
-        return robot.is_safe()
-
-    probe.until(safe, "the safe action on both topics", 5.0)
+    probe.until(robot.is_safe, "the safe action on both topics", 5.0)
 
 
 def test_a_shadow_publishes_both_topics_beside_the_robots(nodes: NodeGroup, probe: Probe, tmp_path: Path) -> None:
