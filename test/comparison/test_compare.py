@@ -222,8 +222,10 @@ def test_a_signal_ends_all_children_and_the_folder_is_free_again(dataset, preset
     plan = make_plan(dataset, out, [method_file(tmp_path, "slow"), "spc"], [0, 1], preset)
 
     def interrupt():
+        deadline_s = time.monotonic() + DEADLINE_S
         while not (out / "calls.txt").is_file() or len(calls(out)) < 2:
-            time.sleep(0.02)  # until both children run
+            assert time.monotonic() < deadline_s, "both children run"
+            time.sleep(0.02)
         with pytest.raises(ConfigError, match=r"another comparison.*is running there \(processes \d+, \d+, \d+\)"):
             compare(plan, 2, stub, lambda: None)
         os.kill(os.getpid(), signal.SIGTERM)

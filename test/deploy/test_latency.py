@@ -91,7 +91,7 @@ def test_results_are_not_overwritten_by_the_next(kind, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["tiny", "paper"])
-@pytest.mark.parametrize("method", ["spc_paper", "spc_simnorm", "spc_continuous", "focal", "no_context"])
+@pytest.mark.parametrize("method", ["spc", "spc_paper", "spc_simnorm", "spc_continuous", "focal", "no_context"])
 def test_rows_of_many_robots_equal_those_of_one_to_the_bit(method: str, size: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)
     if size == "paper":  # products in parts, whose weights leave the processor's cache
@@ -114,7 +114,7 @@ def test_rows_of_many_robots_equal_those_of_one_to_the_bit(method: str, size: st
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
-@pytest.mark.parametrize("method", ["spc_paper", "spc_continuous", "focal"])
+@pytest.mark.parametrize("method", ["spc", "spc_paper", "spc_continuous", "focal"])
 def test_a_gpu_equals_the_cpu(method: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(method, tmp_path)
     here = by_torch(checkpoint)
