@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from spc_core.assessment.recordings import Recordings, load_recordings
 from spc_core.assessment.settings import Settings, Thresholds
@@ -25,7 +26,7 @@ TASKS = 5  # evenly spaced ones of the split
 FEW_SHOT = 100  # transitions collected before a few-shot episode
 EPISODES = 1  # of each task and protocol
 PROTOCOLS = ("zero_shot", "few_shot")
-GAIN = "gain_over_recordings"
+GAIN, OUTSIDE = "gain_over_recordings", "outside_data"
 
 Progress = Callable[[int, int, str], None]
 
@@ -36,9 +37,12 @@ class Simulation:
 
     family: str
     columns = PROTOCOLS
-    best_by = "few_shot"
     unit = "episode"
     name = "simulation"
+
+    def rank(self, row: Mapping[str, Any]) -> tuple[bool, float]:
+        """Of a line in validation.jsonl: the highest is best."""
+        return True, row["few_shot"]
 
     def score(self, snapshot: Path, progress: Progress) -> dict[str, float]:
         """Mean return of each protocol, in this process."""
@@ -61,8 +65,7 @@ class ByRecordings:
     """What the policy is worth more than recordings of held-out tasks, as `spc assess` judges it."""
 
     held_out: HeldOut
-    columns = (GAIN,)
-    best_by = GAIN
+    columns = (GAIN, OUTSIDE)
     unit = "fit"
 
     @property
@@ -71,8 +74,13 @@ class ByRecordings:
         what = json.dumps([self.held_out.sha256, *self.held_out.tasks])
         return f"recordings {hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
+    def rank(self, row: Mapping[str, Any]) -> tuple[bool, float]:
+        """The highest is best: the gain, but that of a policy that leaves the data is not to be believed."""
+        return row[OUTSIDE] <= Thresholds().outside, row[GAIN]
+
     def score(self, snapshot: Path, progress: Progress) -> dict[str, float]:
-        """Mean gain of a step, in this process. Raises ValueError if it is not finite."""
+        """Mean gain of a step, and the share of ticks outside the data. Raises ValueError if it is not finite."""
+        from spc_core.assessment.actions import compare_actions
         from spc_core.assessment.judged import load_judged
         from spc_core.assessment.value import gain_over_recordings
 
@@ -82,7 +90,10 @@ class ByRecordings:
         gains = gain_over_recordings(judged, found, settings.discount, settings.seed, settings.fits, progress)
         if not math.isfinite(mean := float(gains.mean())):
             raise ValueError(f"the gain over the recordings is {mean}")
-        return {GAIN: mean, "tasks": gains.shape[1], "tasks_better": int((gains.mean(0) > 0).sum())}
+        better = int((gains.mean(0) > 0).sum())
+        return {
+            GAIN: mean, OUTSIDE: compare_actions(judged, found).outside, "tasks": gains.shape[1], "tasks_better": better
+        }  # fmt: skip
 
 
 Judge = Simulation | ByRecordings
@@ -202,4 +213,4 @@ def judge_text(judge: Judge) -> str:
     """Who scores checkpoints."""
     if isinstance(judge, Simulation):
         return f"evaluations: by simulation of {judge.family}"
-    return "evaluations: by the held-out recordings, the gain over them a step"
+    return "evaluations: by the held-out recordings; best is what gains most over them, within the data"

@@ -132,7 +132,7 @@ class Validator:
                 return
             aside = self._snapshots / str(json.loads((self._best / "metrics.json").read_text())["update"])
             best = self.score(int(aside.name))
-            if aside != snapshot and (best is None or row[self.judge.best_by] > best[self.judge.best_by]):
+            if aside != snapshot and (best is None or self.judge.rank(row) > self.judge.rank(best)):
                 self._best.rename(aside)  # under its number: after a kill here, the next start compares both again
                 snapshot.rename(self._best)
                 snapshot = aside
