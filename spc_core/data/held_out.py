@@ -96,6 +96,8 @@ def _named(asked: Sequence[str], task_ids: Sequence[str], known: Collection[str]
         raise DatasetError(
             f"--hold-out: '{missing[0]}' is no task of the dataset, nor a number of tasks or a fold as 1/5; "
             f"its {len(task_ids)} tasks: {shown}"
+            + "; what --from's run held out stays so, 0 holds out none"
+            * bool(known)
         )
     if learnt := [name for name in asked if name in known]:
         raise DatasetError(

@@ -26,6 +26,7 @@ TASKS = 5  # evenly spaced ones of the split
 FEW_SHOT = 100  # transitions collected before a few-shot episode
 EPISODES = 1  # of each task and protocol
 PROTOCOLS = ("zero_shot", "few_shot")
+NAMED = 20  # held-out tasks that are printed; a checkpoint's metrics name all
 GAIN, OUTSIDE = "gain_over_recordings", "outside_data"
 
 Progress = Callable[[int, int, str], None]
@@ -151,13 +152,14 @@ def pick_judge(judge: str, name: str, held_out: HeldOut | None, too_little: str)
 
     Raises ConfigError where nobody can.
     """
-    if judge == "simulation" or (judge == "auto" and held_out is None):
-        return Simulation(simulated_family(name))
-    if judge == "auto":
+    if judge != "recordings":
         try:
             return Simulation(simulated_family(name))
-        except ConfigError:
-            pass
+        except ConfigError as error:
+            if held_out is None:
+                raise ConfigError(f"{error}, hold tasks out to judge by (--hold-out 4), or set it to 0") from None
+            if judge == "simulation":
+                raise ConfigError(f"{error}, leave out --judge simulation, or set it to 0") from None
     if held_out is None:
         raise ConfigError(
             "--judge recordings needs recordings of held-out tasks: --hold-out keeps some tasks out of training, "
@@ -172,18 +174,16 @@ def pick_judge(judge: str, name: str, held_out: HeldOut | None, too_little: str)
 
 def simulated_family(name: str) -> str:
     """The task family that simulates a contract of this name. Raises ConfigError if there is none."""
-    instead = "hold tasks out of training to judge by their recordings (--hold-out 4), or set it to 0"
     try:
         from spc_core.tasks import is_family
     except ImportError as error:
         raise ConfigError(
-            f"evaluate_every needs a simulation, which does not load here ({error}); "
-            f"install mujoco and gymnasium, {instead}"
+            f"evaluate_every needs a simulation, which does not load here ({error}); install mujoco and gymnasium"
         ) from None
     if not is_family(name):
         raise ConfigError(
-            f"evaluate_every needs a simulation of '{name}', and no task family has that name; "
-            f"add one (docs/families.md), {instead}"
+            f"evaluate_every needs a simulation of '{name}', and no task family has that name; add one "
+            "(docs/families.md)"
         )
     return name
 
@@ -203,9 +203,8 @@ def held_out_text(held_out: HeldOut, recordings: Recordings, too_little: str) ->
     """What is held out, and what it is too little for."""
     episodes = sum(len(task.starts) for task in recordings.tasks)
     where = f" of {held_out.dataset}" if held_out.separate else ""
-    text = (
-        f"held out, to assess by: {len(held_out.tasks)} tasks{where}, {episodes} episodes: {', '.join(held_out.tasks)}"
-    )
+    named = ", ".join(held_out.tasks[:NAMED]) + (", ..." if len(held_out.tasks) > NAMED else "")
+    text = f"held out, to assess by: {len(held_out.tasks)} tasks{where}, {episodes} episodes: {named}"
     return f"{text}\n{too_little}: too little to say what a policy is worth" if too_little else text
 
 

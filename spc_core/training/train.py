@@ -180,6 +180,11 @@ def _judge(
         too_little = too_little_text(recordings)
         said.append(held_out_text(held_out, recordings, too_little))
     if not config.evaluate_every:
+        if judging.judge != "auto":
+            raise ConfigError(
+                f"--judge {judging.judge} says who scores checkpoints, but evaluate_every is 0; set it, or leave out "
+                "--judge"
+            )
         return said, None
     judge = pick_judge(judging.judge, data.contract.name, held_out, too_little)
     return [*said, judge_text(judge)], judge

@@ -202,7 +202,7 @@ def test_a_known_family_is_simulated_unless_recordings_are_asked_for(dataset: Pa
     assert isinstance(pick_judge("auto", "point", held_out, ""), ByRecordings)
     with pytest.raises(ConfigError, match="--judge recordings needs .*--hold-out.*--recordings"):
         pick_judge("recordings", "arm_reach", None, "")
-    with pytest.raises(ConfigError, match="a simulation of 'point'"):
+    with pytest.raises(ConfigError, match="a simulation of 'point'.*, leave out --judge simulation"):
         pick_judge("simulation", "point", held_out, "")
 
 
@@ -213,6 +213,8 @@ def test_too_few_held_out_tasks_train_with_a_word_but_score_nothing(
     with pytest.raises(ConfigError, match="evaluate_every needs more held-out recordings: 3 tasks are fewer than 4;"):
         train(dataset, tmp_path / "no", tiny_config(evaluate_every=5), judging=three)
     assert not (tmp_path / "no").exists()
+    with pytest.raises(ConfigError, match="--judge recordings says who scores checkpoints, but evaluate_every is 0"):
+        train(dataset, tmp_path / "no", tiny_config(), judging=BY_FOUR)
     train(dataset, tmp_path / "run", tiny_config(updates=2), judging=three)
     assert "3 tasks are fewer than 4: too little to say what a policy is worth" in capsys.readouterr().out
 
@@ -275,6 +277,9 @@ def test_a_run_that_goes_on_holds_out_the_same_and_nothing_that_was_learnt(
     with DatasetWriter(tmp_path / "new", POINT) as writer:
         for task in range(2):
             writer.add_episode(f"new/{task}", {"goal": 0.0}, episode(np.random.default_rng(task), np.ones(2), 12))
+    new = ["train", str(tmp_path / "new"), "--from", str(run), "--out", str(tmp_path / "no")]
+    assert main(new) == 1
+    assert "what --from's run held out stays so, 0 holds out none" in capsys.readouterr().err
     train(tmp_path / "new", tmp_path / "later", tiny_config(updates=1), earlier=run)
     assert set(TASKS[::2]) <= set(trained_on(metrics(tmp_path / "later/checkpoint"))), "what was learnt stays known"
 
