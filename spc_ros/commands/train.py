@@ -27,7 +27,8 @@ class Train:
     """Train on a dataset. The same command resumes a run that was interrupted.
 
     OUT/checkpoint is the last state; with --evaluate-every, OUT/best is the best by simulation or held-out recordings.
-    With --hold-out or --recordings, the end is an assessment, as of `spc assess`, in OUT/assess.
+
+    With --hold-out or --recordings, training ends with an assessment, as by `spc assess`, in OUT/assess.
 
     Defaults of the settings are those of the preset and method given.
 
