@@ -91,6 +91,9 @@ def assess(
     if recordings is None:
         own = _own_recordings(run, metrics)
         recordings, only = own.dataset, own.tasks
+        if among := metrics.get("chosen_among"):
+            note = f"the best of {among} checkpoints by these same recordings, so it looks a little better than it is"
+            judged = dataclasses.replace(judged, notes=(*judged.notes, note))
     found = load_recordings(recordings, judged.checkpoint.contract, trained_on(metrics), only)
     values = None
     if not too_few(found, thresholds):

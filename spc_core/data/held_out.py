@@ -40,12 +40,16 @@ def held_out_of(metrics: Mapping[str, Any]) -> HeldOut | None:
     return HeldOut(Path(found["dataset"]), tuple(found["tasks"]), found["sha256"], found["separate"])
 
 
-def name_held_out(checkpoint: Path, held_out: HeldOut) -> None:
-    """Have a checkpoint name these recordings, which may have come, or moved, since it was written."""
+def name_held_out(checkpoint: Path, held_out: HeldOut, chosen_among: int = 0) -> None:
+    """Have a checkpoint name these recordings, which may have come, or moved, since it was written.
+
+    `chosen_among`: how many checkpoints they have scored, of which this is the best.
+    """
     file = checkpoint / "metrics.json"
     metrics = json.loads(file.read_text())
-    if metrics.get("held_out") != held_out.as_dict():
-        write_atomic(file, json.dumps({**metrics, "held_out": held_out.as_dict()}, indent=1))
+    now = metrics | {"held_out": held_out.as_dict()} | ({"chosen_among": chosen_among} if chosen_among else {})
+    if now != metrics:
+        write_atomic(file, json.dumps(now, indent=1))
 
 
 def trained_on(metrics: Mapping[str, Any]) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from spc_core.training.continuing import beginning_text, open_beginning
 from spc_core.training.distributed import Group, join_group
 from spc_core.training.fitting import batch_text, discount_text, fit_batches
 from spc_core.training.judges import (
+    ByRecordings,
     Judge,
     held_out_recordings,
     held_out_text,
@@ -139,9 +140,8 @@ def _train(
                 if run.done and group.is_leader:
                     with torch_threads(run.threads):
                         _learn_votes(run)
-                    for folder in (run.checkpoint_folder, run.out / "best"):
-                        if held_out is not None and folder.is_dir():
-                            name_held_out(folder, held_out)
+                    if held_out is not None:
+                        _name_held_out(run, held_out, validator)
     if failures:
         raise TrainingError("\n".join(map(str, failures)))
     return [seat.run.checkpoint_folder for seat in seats]
@@ -188,6 +188,14 @@ def _judge(
         return said, None
     judge = pick_judge(judging.judge, data.contract.name, held_out, too_little)
     return [*said, judge_text(judge)], judge
+
+
+def _name_held_out(run: TrainingRun, held_out: HeldOut, validator: Validator | None) -> None:
+    """Have the run's checkpoints name what they are assessed by, and the best how it was chosen."""
+    name_held_out(run.checkpoint_folder, held_out)
+    if (best := run.out / "best").is_dir():
+        rows = validator.scores() if validator is not None and isinstance(validator.judge, ByRecordings) else []
+        name_held_out(best, held_out, len(rows))
 
 
 def _open_log(run: TrainingRun, judge: Judge | None) -> RunLog | nullcontext[None]:

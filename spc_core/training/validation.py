@@ -66,12 +66,15 @@ class Validator:
             self._wait(stopped)
         return not stopped
 
-    def score(self, update: int) -> dict[str, Any] | None:
-        """The line of an update in validation.jsonl, by this judge."""
+    def scores(self) -> list[dict[str, Any]]:
+        """The lines of validation.jsonl by this judge."""
         lines = self._results.read_text().splitlines() if self._results.is_file() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]  # a full disk may leave half a line
-        own = (row for row in rows if row.get("judge", Simulation.name) == self.judge.name)  # older lines name none
-        return next((row for row in own if row["update"] == update), None)
+        return [row for row in rows if row.get("judge", Simulation.name) == self.judge.name]  # older lines name none
+
+    def score(self, update: int) -> dict[str, Any] | None:
+        """The line of an update."""
+        return next((row for row in self.scores() if row["update"] == update), None)
 
     def _start(self, update: int, save: Callable[[Path], None]) -> None:
         snapshot = self._snapshots / str(update)

@@ -168,6 +168,8 @@ def test_the_best_survives_a_kill_and_is_compared_with_later_ones(
     train(dataset, out, config, judging=FOUR)
     ranked = {row["update"]: (row["outside_data"] <= 0.3, row["gain_over_recordings"]) for row in scores(out)}
     assert list(ranked) == [10, 20] and metrics(out / "best")["update"] == max(ranked, key=ranked.__getitem__)
+    found = assess(out / "best", settings=Settings(fits=2))
+    assert "the best of 2 checkpoints by these same recordings, so it looks a little better" in found.text()
 
 
 @pytest.mark.parametrize(
