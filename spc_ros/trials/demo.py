@@ -43,9 +43,9 @@ RECORD = "wall_time_s.json"  # of all finished stages; identifies a demo's folde
 class DemoConfig:
     """Settings of the demo; `config/demo/<preset>.yaml` holds the differences."""
 
-    families: tuple[str, ...] = ("arm_reach", "arm_payload")
+    families: tuple[str, ...] = ("arm_reach", "arm_payload", "point_robot")  # two arms, and one of the paper's families
     episodes: int = 30  # recorded for each training task
-    train_preset: str = "small"
+    train_preset: str = "quick"
     updates: int = 0  # in each training; 0: as in the preset
     train_seeds: int = 2
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)
