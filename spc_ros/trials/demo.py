@@ -31,9 +31,9 @@ from spc_core.pages.report import FamilyRun, summarise, write_report, write_summ
 from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task, make_env
 from spc_core.trials.drift import DRIFT, read_drift
-from spc_core.trials.evaluate import expert_returns, score, table
 from spc_core.trials.log import EPISODES, read_rows
 from spc_core.trials.protocol import in_order
+from spc_core.trials.scores import expert_returns, score, table
 from spc_ros.trials.provenance import setup, versions
 
 RECORD = "wall_time_s.json"  # of all finished stages; identifies a demo's folder
