@@ -15,6 +15,12 @@ from types import ModuleType
 from typing import Any
 
 COMMANDS = Path(__file__).parent / "commands"
+EXTRAS = {
+    "sim": ("mujoco", "gymnasium"),
+    "train": ("minari", "PIL", "tqdm", "tensorboard", "tyro", "plotly"),
+    "onnx": ("onnx", "onnxruntime"),
+    "ray": ("ray",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"{name}: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "spc_").partition(".")[0]
+        if package.startswith("spc_"):
+            raise
+        print(f"{name}: needs {package}, which is not installed here; {how_to_install(package)}", file=sys.stderr)
+        return 1
     except (ValueError, RuntimeError, OSError) as error:  # refusals; a bug shows its traceback
         if type(error) in (ValueError, RuntimeError) and not str(error):
             raise
@@ -67,6 +79,14 @@ def parse(arguments: Sequence[str]) -> Any:
     if hasattr(command, "parse"):  # it passes arguments on
         return command.parse(rest)
     return parse_options(command, " ".join(["spc", *words]), rest)
+
+
+def how_to_install(package: str) -> str:
+    """What to type to get a package that a command needs."""
+    if package == "rclpy" or package.endswith("_msgs"):
+        return "source a ROS 2 workspace, or pip install 'spc_ros[ros-jazzy]'"
+    extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
+    return f"pip install {package}" if extra is None else f"pip install 'spc_ros[{extra}]'"
 
 
 def _module(words: Sequence[str]) -> ModuleType:

@@ -18,8 +18,8 @@ from spc_core.comparison.statistics import (
     return_grid,
 )
 from spc_core.tasks import SPLITS
-from spc_core.trials.evaluate import NO_SCALE, normalise
 from spc_core.trials.protocol import PROTOCOLS, EpisodeResult, protocol_label
+from spc_core.trials.scores import NO_SCALE, normalise
 
 FALLBACK = ("zero_shot", 0)  # protocol of methods with a fixed context
 

@@ -26,8 +26,8 @@ from spc_core.pages.kit.html import draw, html_page, number, table
 from spc_core.pages.kit.style import GREEN, INK, ORANGE, PINK, RED, SKY, band, stacked, style
 from spc_core.pages.report_page import PROTOCOL_TEXTS
 from spc_core.system.wording import plural
-from spc_core.trials.evaluate import NO_SCALE
 from spc_core.trials.protocol import PROTOCOLS, protocol_label
+from spc_core.trials.scores import NO_SCALE
 
 ACCENT = COLOURS["few_shot"]
 OTHERS = (ORANGE, SKY, GREEN, RED, PINK, "#666666")  # without the accent

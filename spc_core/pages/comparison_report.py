@@ -14,7 +14,7 @@ from spc_core.pages.comparison_svg import dot_intervals
 from spc_core.system.atomic_files import write_atomic
 from spc_core.system.json_values import without_nan
 from spc_core.tasks import find_family
-from spc_core.trials.evaluate import expert_returns
+from spc_core.trials.scores import expert_returns
 
 PICTURES = (score_picture, improvement_picture)
 REFERENCE = "spc"  # the method to compare with; without it, the first one

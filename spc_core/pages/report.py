@@ -17,8 +17,8 @@ from spc_core.pages.run_figures import SHARES, all_latency
 from spc_core.system.atomic_files import write_atomic
 from spc_core.system.json_values import without_nan
 from spc_core.trials.drift import drift_scores
-from spc_core.trials.evaluate import score
 from spc_core.trials.protocol import protocol_label
+from spc_core.trials.scores import score
 
 __all__ = ["FamilyRun", "summarise", "write_report", "write_summary"]
 
@@ -35,7 +35,7 @@ def summarise(
     """Results for JSON, where a number that is not finite becomes None.
 
     `figures`: other measurements. `setup`: further facts needed to reproduce the study.
-    families -> name -> splits -> split -> a list of scores with the fields of spc_core.trials.evaluate.Score.
+    families -> name -> splits -> split -> a list of scores with the fields of spc_core.trials.scores.Score.
     Raises ValueError if a family has no scored episode.
     """
     summary: dict[str, Any] = {"families": {}}

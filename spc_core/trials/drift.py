@@ -13,17 +13,19 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.checkpoint import Checkpoint
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import SafetyFilter
 from spc_core.system.atomic_files import write_atomic
 from spc_core.tasks import Task, make_env
+
+if TYPE_CHECKING:
+    from spc_core.deploy.checkpoint import Checkpoint
 
 BEFORE, AFTER = 100, 500  # steps on the first and on the second task
 WINDOW = 25  # steps over which rewards are averaged

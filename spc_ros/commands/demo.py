@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the chain for two task families, from recording to a report."""
+"""Run the chain for three task families, from recording to a report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Run the chain for two task families: collect, convert, train, trial, report.
+    """Run the chain for two arms and a family of the paper: collect, convert, train, trial, report.
 
     The same command resumes a demo that was interrupted.
 
@@ -19,7 +19,7 @@ class Demo:
     """
 
     out: Path = Path("runs/demo")  # folder for everything; a finished stage is not run again
-    preset: str = "demo"  # demo, or smoke (a minute, learns nothing)
+    preset: str = "demo"  # demo, or smoke (minutes, learns nothing)
     overwrite: bool = False  # start from the beginning
 
 

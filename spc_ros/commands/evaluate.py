@@ -43,9 +43,10 @@ def run(options: Evaluate) -> int:
     from spc_core.deploy.checkpoint import load_checkpoint
     from spc_core.method.planner import PlannerConfig
     from spc_core.tasks import tasks
-    from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
+    from spc_core.trials.evaluate import run_in_process
     from spc_core.trials.protocol import Trial
     from spc_core.trials.recordings import dataset_transitions
+    from spc_core.trials.scores import expert_returns, score, table
 
     if options.drift:
         return _drift(options)

@@ -53,17 +53,17 @@ class Trial(TrialSettings):
 
 
 def run(options: Trial) -> int:
-    from spc_core.deploy.checkpoint import load_checkpoint
     from spc_core.deploy.checkpoint_files import checkpoint_folder
+    from spc_core.deploy.deployable import load_deployed
     from spc_core.tasks import find_family, is_family
     from spc_core.tasks.camera import CameraConfig
     from spc_core.trials.drift import NO_DRIFT
-    from spc_core.trials.evaluate import score, table
+    from spc_core.trials.scores import score, table
     from spc_ros.trials.provenance import command_line
     from spc_ros.trials.trial import DRIFT_TASKS, STILLS_HZ, recordings_dataset, run_trial
     from spc_ros.trials.trial_report import report_trial
 
-    name = options.family or load_checkpoint(options.run).contract.name
+    name = options.family or load_deployed(options.run).contract.name
     found = find_family(name) if options.sim or is_family(name) else None
     ends_early = found is not None and found.make(None).terminates
     if options.drift and options.sim and ends_early:

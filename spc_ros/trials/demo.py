@@ -31,9 +31,9 @@ from spc_core.pages.report import FamilyRun, summarise, write_report, write_summ
 from spc_core.system.config_files import find_config
 from spc_core.tasks import find_task, make_env
 from spc_core.trials.drift import DRIFT, read_drift
-from spc_core.trials.evaluate import expert_returns, score, table
 from spc_core.trials.log import EPISODES, read_rows
 from spc_core.trials.protocol import in_order
+from spc_core.trials.scores import expert_returns, score, table
 from spc_ros.trials.provenance import setup, versions
 
 RECORD = "wall_time_s.json"  # of all finished stages; identifies a demo's folder
@@ -43,9 +43,9 @@ RECORD = "wall_time_s.json"  # of all finished stages; identifies a demo's folde
 class DemoConfig:
     """Settings of the demo; `config/demo/<preset>.yaml` holds the differences."""
 
-    families: tuple[str, ...] = ("arm_reach", "arm_payload")
+    families: tuple[str, ...] = ("arm_reach", "arm_payload", "point_robot")  # two arms, and one of the paper's families
     episodes: int = 30  # recorded for each training task
-    train_preset: str = "small"
+    train_preset: str = "quick"
     updates: int = 0  # in each training; 0: as in the preset
     train_seeds: int = 2
     few_shot_sizes: tuple[int, ...] = (25, 100, 200)

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.deploy.checkpoint import load_checkpoint
+from spc_core.deploy.deployable import load_deployed
 from spc_core.pages.figures import FamilyRun
 from spc_core.pages.kit.html import number
 from spc_core.pages.report import summarise, write_report, write_summary
 from spc_core.pages.stills import MAX_TASKS, Stills
 from spc_core.tasks import find_task, is_family
 from spc_core.trials.drift import DRIFT, read_drift
-from spc_core.trials.evaluate import expert_returns
 from spc_core.trials.log import PLAN, TrialLog
 from spc_core.trials.options import checkpoint_name
 from spc_core.trials.protocol import EpisodeResult
+from spc_core.trials.scores import expert_returns
 from spc_ros.bags.files import BagError
 from spc_ros.bags.reader import BagReader
 from spc_ros.trials.provenance import setup, versions
@@ -31,7 +31,7 @@ ENCODING = "rgb8"
 
 def report_trial(run: Path, family: str, out: Path, rows: Sequence[EpisodeResult], command: str = "") -> FamilyRun:
     """Write the page of the trial in `out`; `command` is its command line."""
-    checkpoint, log = load_checkpoint(run), run / "log.csv"
+    checkpoint, log = load_deployed(run), run / "log.csv"
     plan = json.loads((out / PLAN).read_text())
     simulated = plan.get("sim", True) and is_family(family)
     tried = [find_task(task_id) for task_id in dict.fromkeys(row.task_id for row in rows)] if simulated else []

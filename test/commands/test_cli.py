@@ -17,8 +17,9 @@ import yaml
 
 from spc_core.method.config import load_config, to_dict
 from spc_core.method.planner import PlannerConfig
-from spc_ros.cli import COMMANDS, commands, main, parse
+from spc_ros.cli import COMMANDS, commands, how_to_install, main, parse
 from spc_ros.option_parser import parse_options
+from support.no_torch import without_torch
 from support.paths import ROOT
 from support.synthetic import write_dataset
 
@@ -156,6 +157,15 @@ def test_refusals_name_the_reason_and_write_nothing(arguments, message, tmp_path
     error = capsys.readouterr().err
     assert f"spc {arguments[0]}: " in error and message in error and "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_what_installs_it(tmp_path):
+    command = [sys.executable, "-m", "spc_ros.cli", "evaluate", str(tmp_path)]
+    done = subprocess.run(command, env=without_torch(tmp_path), capture_output=True, text=True)
+    said = "spc evaluate: needs torch, which is not installed here; pip install torch\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    assert how_to_install("minari") == "pip install 'spc_ros[train]'"
+    assert how_to_install("rclpy").startswith("source a ROS 2 workspace")
 
 
 @pytest.mark.parametrize("arguments", [["collect", "arm_reach"], ["trial"]])

@@ -53,7 +53,7 @@ def test_demo_from_nothing_to_report_and_again_without_work(tmp_path):
 
 
 def test_shipped_demo_presets_load_and_others_are_refused():
-    assert load_demo_config("demo").families == ("arm_reach", "arm_payload")
+    assert load_demo_config("demo").families == ("arm_reach", "arm_payload", "point_robot")
     assert load_demo_config("smoke").updates == 60
     with pytest.raises(ConfigFileError, match="no demo file is called 'smok'"):
         load_demo_config("smok")

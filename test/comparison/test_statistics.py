@@ -13,7 +13,7 @@ from spc_core.comparison.statistics import (
     redraw,
     return_grid,
 )
-from spc_core.trials.evaluate import normalise
+from spc_core.trials.scores import normalise
 
 
 def test_a_grid_averages_episodes_and_refuses_holes():

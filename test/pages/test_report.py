@@ -15,7 +15,7 @@ from spc_core.pages.figures import adaptation_curve, cell_grid, task_bars, varyi
 from spc_core.pages.report import FamilyRun, summarise, write_report, write_summary
 from spc_core.pages.run_figures import log_ticks, training_curves
 from spc_core.tasks import tasks
-from spc_core.trials.evaluate import score
+from spc_core.trials.scores import score
 from support.invented_trials import invented_run
 
 VERSIONS = {"python": "3.12.3", "torch": "2.9.0", "mujoco": "3.4.0", "rclpy": "7.1.4", "numpy": "2.3.1"}

@@ -25,9 +25,9 @@ from spc_core.tasks.family_file import load_family
 from spc_core.tasks.hidden import spread
 from spc_core.tasks.mjcf import ModelError
 from spc_core.tasks.task import make_task
-from spc_core.trials.evaluate import Score, expert_returns, table
 from spc_core.trials.offline_data import behaviour_episodes
 from spc_core.trials.options import TrialOptions, make_trial
+from spc_core.trials.scores import Score, expert_returns, table
 from spc_ros.sim.simulation import Simulation
 from support.cart_family import CART, write_cart_family
 

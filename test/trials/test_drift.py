@@ -27,8 +27,9 @@ from spc_core.trials.drift import (
     run_drift,
     steps_until,
 )
-from spc_core.trials.evaluate import expert_returns, run_in_process, score, table
+from spc_core.trials.evaluate import run_in_process
 from spc_core.trials.protocol import Trial, in_order
+from spc_core.trials.scores import expert_returns, score, table
 from spc_ros.cli import main
 from spc_ros.trials.trial_report import report_trial
 

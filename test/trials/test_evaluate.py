@@ -15,14 +15,9 @@ from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import InterventionKind, SafetyFilter, by_name
 from spc_core.tasks import tasks
-from spc_core.trials.evaluate import (
-    InProcessDriver,
-    expert_returns,
-    run_in_process,
-    score,
-    table,
-)
+from spc_core.trials.evaluate import InProcessDriver, run_in_process
 from spc_core.trials.protocol import EpisodeResult, Trial, TrialError
+from spc_core.trials.scores import expert_returns, score, table
 from spc_core.trials.simulated_robot import behaviour_transitions
 from support.synthetic import POINT
 

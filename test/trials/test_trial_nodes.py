@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from spc_core.trials.log import read_rows
 from spc_core.trials.offline_data import behaviour_episodes
 from spc_core.trials.protocol import EpisodeResult, Trial, in_order
 from spc_ros.bags.reader import BagReader
+from spc_ros.cli import main
 from spc_ros.messages.contract_reader import ContractReader
 from spc_ros.node_parts.context_message import decode_context
 from spc_ros.processes import NodeGroup, ProcessError
@@ -33,6 +36,7 @@ from spc_ros.trials import trial as trial_module
 from spc_ros.trials.collect import collect
 from spc_ros.trials.trial import run_trial
 from support.cart_family import write_cart_family
+from support.no_torch import without_torch
 from support.node_probe import Probe, own_domain
 from support.random_checkpoint import trial_options, write_random_checkpoint
 
@@ -268,3 +272,20 @@ def test_recorder_closes_its_bag_when_stopped(tmp_path: Path) -> None:
     with BagReader(path) as bag:
         info = EpisodeInfo.from_json(bag.info.custom_data["spc.episode"])
     assert not info.terminated and not info.truncated and "stopped" in info.reason
+
+
+def test_a_robot_without_torch_runs_a_trial(tmp_path: Path) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "point_robot")
+    exported, out = tmp_path / "exported", tmp_path / "trial"
+    assert main(["export", str(checkpoint), "--format", "onnx", "--out", str(exported)]) == 0
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "spc_ros.cli", "trial", str(exported), "--out", str(out), "--tasks",
+            "point_robot/id/00", "--few-shot-sizes", "40", "--episodes", "1", "--no-drift",
+        ],
+        env={**without_torch(tmp_path), **own_domain()}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "few_shot(40)" in done.stdout and "No module named 'torch'" not in done.stderr
+    assert (out / "report.html").is_file() and len(read_rows(out / "episodes.jsonl")) == 4

@@ -24,10 +24,10 @@ from spc_core.pages.report import summarise
 from spc_core.pages.report_page import page
 from spc_core.pages.run_figures import latency_figure
 from spc_core.pages.stills import Stills
-from spc_core.trials.evaluate import score
 from spc_core.trials.log import TrialLog
 from spc_core.trials.options import checkpoint_name, make_plan, make_trial, robot_task
 from spc_core.trials.protocol import EpisodeResult, Trial
+from spc_core.trials.scores import score
 from spc_ros.bags.writer import BagWriter
 from spc_ros.cli import parse
 from spc_ros.commands.trial import FLAG_ORDER
