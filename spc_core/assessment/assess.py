@@ -17,6 +17,8 @@ from spc_core.assessment.recordings import Recordings, load_recordings
 from spc_core.assessment.settings import Settings, Thresholds
 from spc_core.assessment.value import Values, value
 from spc_core.assessment.verdict import Verdict, judge, too_few
+from spc_core.data.dataset import DatasetError
+from spc_core.data.held_out import HeldOut, held_out_of, trained_on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +75,47 @@ class Assessment:
 
 def assess(
     run: str | Path,
-    recordings: str | Path,
+    recordings: str | Path | None = None,
     settings: Settings | None = None,
     thresholds: Thresholds | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Assessment:
-    """Assess a run's checkpoint. Raises CheckpointError, DatasetError or ConfigError for what cannot be assessed."""
+    """Assess a run's checkpoint by a dataset, or else by the tasks that were held out of its training.
+
+    Raises CheckpointError, DatasetError or ConfigError for what cannot be assessed.
+    """
     settings, thresholds = settings or Settings(), thresholds or Thresholds()
     settings.check()
     judged = load_judged(run)
-    trained_on = [task["task_id"] for task in judged.checkpoint.metrics["tasks"]]
-    found = load_recordings(recordings, judged.checkpoint.contract, trained_on)
+    metrics, only = judged.checkpoint.metrics, ()
+    if recordings is None:
+        own = _own_recordings(run, metrics)
+        recordings, only = own.dataset, own.tasks
+        if among := metrics.get("chosen_among"):
+            note = f"the best of {among} checkpoints by these same recordings, so it looks a little better than it is"
+            judged = dataclasses.replace(judged, notes=(*judged.notes, note))
+    found = load_recordings(recordings, judged.checkpoint.contract, trained_on(metrics), only)
     values = None
     if not too_few(found, thresholds):
         values = value(judged, found, settings.discount, settings.seed, settings.fits, progress)
     actions, identification = compare_actions(judged, found), identify(judged, found)
     verdict = judge(found, values, actions, identification, thresholds)
     return Assessment(str(run), judged, found, values, actions, identification, foresee(judged, found), verdict)
+
+
+def _own_recordings(run: str | Path, metrics: dict[str, Any]) -> HeldOut:
+    own = held_out_of(metrics)
+    if own is None:
+        raise DatasetError(
+            f"{run}: no task was held out of its training; give --recordings of tasks that it was not trained on, or "
+            "train with --hold-out"
+        )
+    if not own.dataset.is_dir():
+        raise DatasetError(
+            f"{run}: {len(own.tasks)} tasks were held out, but their dataset {own.dataset} is not there; give "
+            "--recordings"
+        )
+    return own
 
 
 def _value_dict(values: Values) -> dict[str, Any]:

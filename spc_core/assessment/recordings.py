@@ -77,18 +77,24 @@ class Recordings:
         return int(np.quantile(lengths or ended, LIMITING, method="lower"))
 
 
-def load_recordings(root: str | Path, contract: Contract, trained_on: Sequence[str]) -> Recordings:
+def load_recordings(
+    root: str | Path, contract: Contract, trained_on: Sequence[str], only: Sequence[str] = ()
+) -> Recordings:
     """Tasks of a dataset that are not among those `trained_on`; those alone where there are no others.
 
-    Raises DatasetError for an unreadable dataset, or one of another contract, with the fields that differ.
+    `only`: no other tasks than these. Raises DatasetError for an unreadable dataset, one that lacks a task, or one of
+    another contract, with the fields that differ.
     """
     root = Path(root)
     stores = stored_tasks(root)
+    if missing := [name for name in only if name not in {store.entry.task_id for store in stores}]:
+        raise DatasetError(f"{root}: has no task {_named(missing)} any more, which was held out; give --recordings")
     if lines := contract.differences(dataset_contract(root, stores)):
         raise DatasetError(
             f"{root}: was converted by another contract than the run's; convert its bags again by the run's:\n"
             + "\n".join(f"  {line}" for line in lines)
         )
+    stores = [store for store in stores if not only or store.entry.task_id in only]
     known = tuple(store.entry.task_id for store in stores if store.entry.task_id in trained_on)
     held_out = [store for store in stores if store.entry.task_id not in known and store.step_count]
     notes = []

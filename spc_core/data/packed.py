@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class PackedDataset:
     episode_task: np.ndarray  # (E,) int64, index into tasks
     command_delay: Mapping[str, Any] | None = None  # of DelayEstimate, from command to state; None: not known
     command_lag: Mapping[str, Any] | None = None  # of CommandLag, from state to command; None: not known
+    held_out: tuple[str, ...] = ()  # tasks that are in none of the above but the checksum and the command timing
 
     @property
     def step_count(self) -> int:
@@ -59,15 +60,15 @@ class PackedDataset:
 ARRAYS = ("observations", "actions", "rewards", "terminated", "episode_starts", "episode_task")
 
 
-def load_dataset(root: str | Path) -> PackedDataset:
-    """Open a dataset for training; packs it on first use. Raises DatasetError."""
+def load_dataset(root: str | Path, held_out: Sequence[str] = ()) -> PackedDataset:
+    """Open a dataset for training, without the tasks `held_out`; packs it on first use. Raises DatasetError."""
     root = Path(root)
     stores = stored_tasks(root)
     contract = dataset_contract(root, stores)
-    folder = root / ".packed" / _fingerprint(root)
+    folder = root / ".packed" / _fingerprint(root, held_out)
     if not folder.is_dir():
         try:
-            _pack(folder, root, stores, contract)
+            _pack(folder, root, stores, contract, held_out)
         except OSError as error:
             raise DatasetError(f"{root}: cannot be packed ({error}); make room or make it writable") from None
     summary = json.loads((folder / "summary.json").read_text())
@@ -75,7 +76,15 @@ def load_dataset(root: str | Path) -> PackedDataset:
     tasks = tuple(TaskEntry(task["task_id"], task["params"]) for task in summary["tasks"])
     report = conversion_report(root)
     timing = {name: report.get(name) for name in ("command_delay", "command_lag")}
-    return PackedDataset(root=root, contract=contract, tasks=tasks, sha256=summary["sha256"], **timing, **arrays)
+    return PackedDataset(
+        root=root,
+        contract=contract,
+        tasks=tasks,
+        sha256=summary["sha256"],
+        held_out=tuple(held_out),
+        **timing,
+        **arrays,
+    )
 
 
 def conversion_report(root: Path) -> dict[str, Any]:
@@ -89,9 +98,10 @@ def conversion_report(root: Path) -> dict[str, Any]:
         raise DatasetError(f"{file}: damaged ({error}); copy it again, or convert again") from None
 
 
-def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract) -> None:
+def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract, held_out: Sequence[str]) -> None:
     """Write the arrays of PackedDataset into `folder`, which appears whole or not."""
-    steps, episodes = sum(s.step_count for s in stores), sum(s.episode_count for s in stores)
+    packed = [store for store in stores if store.entry.task_id not in held_out]
+    steps, episodes = sum(s.step_count for s in packed), sum(s.episode_count for s in packed)
     step_bytes, row_bytes = 4 * contract.action_dim + 4 + 1, 4 * contract.observation_dim
     needed = steps * step_bytes + (steps + episodes) * row_bytes + 16 * episodes
     if shutil.disk_usage(root).free < needed + 1_000_000:  # report it now, not after an hour of work
@@ -99,8 +109,8 @@ def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract
     folder.parent.mkdir(exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
     try:
-        digest = _write_arrays(partial, stores, contract, steps, episodes)
-        tasks = [{"task_id": store.entry.task_id, "params": dict(store.entry.params)} for store in stores]
+        digest = _write_arrays(partial, stores, contract, steps, episodes, held_out)
+        tasks = [{"task_id": store.entry.task_id, "params": dict(store.entry.params)} for store in packed]
         summary = json.dumps({"sha256": digest, "tasks": tasks}, indent=1)
         (partial / "summary.json").write_text(summary, encoding="utf-8")
         os.chmod(partial, 0o755)
@@ -112,33 +122,40 @@ def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_arrays(folder: Path, stores: list[StoredTask], contract: Contract, steps: int, episodes: int) -> str:
-    """Write the arrays, one episode in memory at a time; returns the digest of the content."""
+def _write_arrays(
+    folder: Path, stores: list[StoredTask], contract: Contract, steps: int, episodes: int, held_out: Sequence[str]
+) -> str:
+    """Write the arrays, one episode in memory at a time; returns the digest of the content, held-out tasks included."""
     digest = hashlib.sha256(contract.sha256.encode())
     lengths: list[int] = []
     episode_task: list[int] = []
+    packed = 0
     with contextlib.ExitStack() as files:
         rows = (steps + episodes, contract.observation_dim)
         observations = files.enter_context(_ArrayFile(folder, "observations", rows))
         actions = files.enter_context(_ArrayFile(folder, "actions", (steps, contract.action_dim)))
         rewards = files.enter_context(_ArrayFile(folder, "rewards", (steps,)))
         terminated = files.enter_context(_ArrayFile(folder, "terminated", (steps,), np.bool_))
-        for number, store in enumerate(stores):
+        for store in stores:
+            held = store.entry.task_id in held_out
             digest.update(json.dumps([store.entry.task_id, store.entry.params], sort_keys=True).encode())
             for index, episode in enumerate(store.episodes()):
                 source = f"{store.data}: task '{store.entry.task_id}', episode {index} ({episode.source})"
                 check_episode(episode, contract, source)
                 flags = np.zeros(len(episode), np.bool_)
                 flags[-1] = episode.terminated
+                for array in (episode.observations, episode.actions, episode.rewards):
+                    digest.update(np.ascontiguousarray(array).tobytes())
+                digest.update(bytes([episode.terminated]))
+                if held:
+                    continue
                 observations.write(episode.observations)
                 actions.write(episode.actions)
                 rewards.write(episode.rewards)
                 terminated.write(flags)
-                for array in (episode.observations, episode.actions, episode.rewards):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-                digest.update(bytes([episode.terminated]))
                 lengths.append(len(episode))
-                episode_task.append(number)
+                episode_task.append(packed)
+            packed += not held
     np.save(folder / "episode_starts.npy", np.cumsum([0, *lengths], dtype=np.int64))
     np.save(folder / "episode_task.npy", np.array(episode_task, np.int64))
     return digest.hexdigest()
@@ -163,7 +180,7 @@ class _ArrayFile:
         self._stream.close()
 
 
-def _fingerprint(root: Path) -> str:
+def _fingerprint(root: Path, held_out: Sequence[str]) -> str:
     """Changes whenever a file of the dataset does; cheap, since it looks at names, sizes and times only."""
     digest = hashlib.sha256(f"{PACK_VERSION}".encode())
     for folder, folders, files in os.walk(root):
@@ -173,6 +190,8 @@ def _fingerprint(root: Path) -> str:
                 status = os.stat(os.path.join(folder, name))
                 place = os.path.relpath(folder, root)
                 digest.update(f"{place}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    if held_out:
+        digest.update(json.dumps(sorted(held_out)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -14,6 +15,7 @@ from spc_core.assessment.identify import Identification
 from spc_core.assessment.value import Values, interval
 from spc_core.pages.kit.html import draw, html_page, table
 from spc_core.pages.kit.style import BLUE, GREEN, INK, ORANGE, PINK, SERIES, stacked, style
+from spc_core.system.atomic_files import write_atomic
 
 COLOURS = {"own": BLUE, "none": ORANGE, "other": PINK}
 LABELS = {"own": "own z", "none": "no z", "other": "another task's z"}
@@ -26,6 +28,13 @@ CAPTIONS = {
     "foresight": "Squared error over the variance in the recordings: 1 is no better than the mean. What to look for: "
     "own z below the others; else the model does not use its task.",
 }
+
+
+def write_assessment(assessment: Assessment, out: Path) -> str:
+    """Write assess.json and assess.html into a folder; returns what to print."""
+    write_atomic(out / "assess.json", assessment.to_json())
+    write_atomic(out / "assess.html", assess_page(assessment))
+    return f"{assessment.text()}\npage: {out / 'assess.html'}"
 
 
 def assess_page(assessment: Assessment) -> str:

@@ -46,6 +46,7 @@ def training_curves(run: FamilyRun) -> go.Figure | None:
             figure.add_scatter(
                 x=log["update"], y=[v if math.isfinite(v) else None for v in log.get(name, [])], mode="lines",
                 line={"width": 1.2, "color": shade}, name=f"training seed {seed}", legendgroup=str(seed),
+                connectgaps=True,  # lines of a score have no loss, and the other way round
                 showlegend=number == 0, row=row, col=column,
             )  # fmt: skip
         values = np.array([v for log in logs.values() for v in log.get(name, []) if math.isfinite(v)])

@@ -6,9 +6,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -20,29 +20,51 @@ LOSSES = ("consistency", "reward", "contrast", "v", "q", "actor")
 class RunLog:
     """log.csv and TensorBoard; drops rows after `update`, from which the run resumes."""
 
-    def __init__(self, out: Path, update: int) -> None:
-        file = out / "log.csv"
-        rows = list(csv.reader(file.read_text().splitlines())) if file.is_file() else []
-        kept = [row for row in rows[1:] if len(row) == len(LOSSES) + 2 and int(row[0]) <= update]
-        partial = out / ".log.csv.partial"
-        with partial.open("w", newline="") as stream:
-            csv.writer(stream).writerows([["update", "seconds", *LOSSES], *kept])
-        partial.replace(file)
-        self._stream = file.open("a", newline="")
-        self._writer = csv.writer(self._stream)
+    def __init__(self, out: Path, update: int, scores: Sequence[str] = ()) -> None:
+        """`scores`: columns for those of checkpoints, beside those that the file has already."""
+        self._file = out / "log.csv"
+        names, rows = self._read()
+        self._names = list(dict.fromkeys(["update", "seconds", *LOSSES, *names, *scores]))
+        self._stream = self._rewrite([row for row in rows if int(row["update"]) <= update])
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=update + 1 if update else None)
 
     def write(self, update: int, seconds: float, means: dict[str, float]) -> None:
         """Write a line: mean losses since the last."""
-        self._writer.writerow([update, f"{seconds:.3f}", *(f"{means.get(name, math.nan):.6g}" for name in LOSSES)])
+        losses = {name: f"{means.get(name, math.nan):.6g}" for name in LOSSES}
+        self._writer.writerow({"update": update, "seconds": f"{seconds:.3f}", **losses})
         self._stream.flush()
         for name, value in means.items():
             self._board.add_scalar(f"loss/{name}", value, update)
 
     def write_scores(self, update: int, scores: Mapping[str, float]) -> None:
-        """Returns on validation tasks, for TensorBoard alone; validation.jsonl has the numbers."""
+        """Scores of a checkpoint, in the line of its update: earlier ones than the last, since scoring takes a while.
+
+        They are means over few tasks, and validation.jsonl has the numbers in full.
+        """
         for name, value in scores.items():
             self._board.add_scalar(f"validation/{name}", value, update)
+        rows = {int(row["update"]): row for row in self._read()[1]}
+        rows[update] = rows.get(update, {"update": str(update)}) | {name: f"{v:.6g}" for name, v in scores.items()}
+        self._stream.close()
+        self._stream = self._rewrite([rows[number] for number in sorted(rows)])
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        """Names of the columns and whole rows; a full disk may leave half a row."""
+        if not self._file.is_file():
+            return [], []
+        names, *rows = list(csv.reader(self._file.read_text().splitlines())) or [[]]
+        return names, [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+
+    def _rewrite(self, rows: Sequence[Mapping[str, str]]) -> TextIO:
+        partial = self._file.with_name(f".{self._file.name}.partial")
+        with partial.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, self._names)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self._file)
+        stream = self._file.open("a", newline="")
+        self._writer = csv.DictWriter(stream, self._names)
+        return stream
 
     def __enter__(self) -> RunLog:
         return self

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from spc_core.contract.contract import parse_contract
 from spc_core.data.dataset import DatasetError
+from spc_core.data.held_out import HeldOut, trained_on
 from spc_core.data.outliers import describe
 from spc_core.data.packed import PackedDataset
 from spc_core.data.sampler import Sampler
@@ -50,9 +51,12 @@ class TrainingRun:
 
     def __init__(
         self, data: PackedDataset, stats: Stats, out: Path, config: TrainConfig, group: Group,
-        beginning: Beginning | None = None,
+        beginning: Beginning | None = None, held_out: HeldOut | None = None,
     ) -> None:  # fmt: skip
-        """`beginning`: the earlier run that this one goes on from, whose normalisation `stats` are."""
+        """`beginning`: the earlier run that this one goes on from, whose normalisation `stats` are.
+
+        `held_out`: recordings that it is assessed by, which its checkpoints name.
+        """
         self.data, self.out, self.config, self.group, self.device = data, out, config, group, group.device
         self.checkpoint_folder, self._resume_file = out / "checkpoint", out / "resume.pt"
         torch.manual_seed(config.seed)
@@ -67,6 +71,8 @@ class TrainingRun:
         if beginning is not None:
             take_weights(self.agent, beginning, data)
         self.origin = {} if beginning is None else beginning.origin
+        self._trained_before = () if beginning is None else trained_on(beginning.checkpoint.metrics)
+        self.held_out = held_out
         self.generator = torch.Generator(self.device)
         self.learner = FusedLearner(
             self.agent, self.generator, terminal_value=stats.terminal_value(config.loss.discount)
@@ -135,6 +141,8 @@ class TrainingRun:
             "command_delay": self.data.command_delay,
             "command_lag": self.data.command_lag,
             "from": self.origin,
+            "trained_before": list(self._trained_before),
+            "held_out": None if self.held_out is None else self.held_out.as_dict(),
             "tasks": [{"task_id": task.task_id, "params": dict(task.params)} for task in self.data.tasks],
         }
         contract = self.data.contract
@@ -155,9 +163,10 @@ class TrainingRun:
         cuda = self.device.type == "cuda"
         state = {
             "format": FORMAT,
-            "config": json.dumps(to_dict(self.config)),  # these three identify the run
+            "config": json.dumps(to_dict(self.config)),  # these four identify the run
             "contract": self.data.contract.text,
             "dataset": self.data.sha256,
+            "held_out": json.dumps(self.data.held_out),
             "from": self.origin,
             "modules": _copied({name: module.state_dict() for name, module in self._modules.items()}),
             "optimizers": _copied({name: o.state_dict() for name, o in self.learner.optimizers.items()}),
@@ -236,4 +245,11 @@ def read_state(file: Path, device: torch.device, config: TrainConfig, data: Pack
         )
     if state["dataset"] != data.sha256:
         raise DatasetError(f"{out}: holds a run on a different dataset; choose another --out or --overwrite")
+    held_out = tuple(json.loads(state.get("held_out", "[]")))  # files of before do not say it
+    if held_out != data.held_out:
+        was, now = (", ".join(names) or "no task" for names in (held_out, data.held_out))
+        raise ConfigError(
+            f"{out}: holds a run that held out {was}, and this one holds out {now}; give the same --hold-out, choose "
+            "another --out, or --overwrite"
+        )
     return state

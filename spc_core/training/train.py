@@ -2,7 +2,7 @@
 """Training: dataset in, run folder out. It can be stopped at any moment and resumes where it stopped.
 
 RUN/checkpoint/       the latest agent, ready to run (deploy/checkpoint.py); votes.json is added at the end of training
-RUN/best/             the agent with the best return on validation tasks, if `evaluate_every` is set (validation.py)
+RUN/best/             the agent with the best score, if `evaluate_every` is set (validation.py, judges.py)
 RUN/resume.pt         weights, optimisers and random states, written every `checkpoint_every` updates
 RUN/log.csv           mean losses every `log_every` updates; RUN/tensorboard/ has their curves
 
@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from spc_core.data.dataset import DatasetError
+from spc_core.data.held_out import HeldOut, name_held_out, trained_on
 from spc_core.data.outliers import refuse_outliers
-from spc_core.data.packed import PackedDataset, load_dataset, rows_of
+from spc_core.data.packed import PackedDataset, rows_of
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.vote_model import load_vote_model
@@ -34,32 +35,46 @@ from spc_core.system.signals import stop_on_signals
 from spc_core.training.continuing import beginning_text, open_beginning
 from spc_core.training.distributed import Group, join_group
 from spc_core.training.fitting import batch_text, discount_text, fit_batches
+from spc_core.training.judges import (
+    ByRecordings,
+    Judge,
+    held_out_recordings,
+    held_out_text,
+    judge_text,
+    open_data,
+    pick_judge,
+    too_little_text,
+)
+from spc_core.training.judging import Judging
 from spc_core.training.loop import Seat, train_together
 from spc_core.training.run_log import RunLog
 from spc_core.training.run_state import TrainingError, TrainingRun
 from spc_core.training.threads import torch_threads, usual_threads
-from spc_core.training.validation import Validator, simulated_family
+from spc_core.training.validation import Validator
 from spc_core.training.vote_fit import LEAST_UPDATES, write_vote_model
 
 STATS_STEPS = 200_000  # statistics are taken over at most this many evenly spaced steps
 STATS_CHUNK = 10_000  # steps read at a time
+NOT_JUDGED = Judging()
 
 
 def train(
-    dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: bool = False, earlier: Path | None = None
-) -> Path:
+    dataset: str | Path, out: str | Path, config: TrainConfig, overwrite: bool = False, earlier: Path | None = None,
+    judging: Judging = NOT_JUDGED,
+) -> Path:  # fmt: skip
     """Train, or resume an interrupted run of the same dataset and config; returns the checkpoint's folder.
 
     `earlier`: a run of the same contract and networks, from whose weights this one goes on.
+    `judging`: tasks that are held out of training, and who scores the checkpoints.
     SIGINT and SIGTERM end the current update, save, and raise KeyboardInterrupt.
     Raises DatasetError, ConfigError or TrainingError.
     """
-    return _train(dataset, {Path(out): config}, overwrite, earlier)[0]
+    return _train(dataset, {Path(out): config}, overwrite, earlier, judging)[0]
 
 
 def train_seeds(
     dataset: str | Path, out: str | Path, config: TrainConfig, seeds: Sequence[int], overwrite: bool = False,
-    earlier: Path | None = None,
+    earlier: Path | None = None, judging: Judging = NOT_JUDGED,
 ) -> list[Path]:  # fmt: skip
     """Train a run for each seed in `out`/seed-<s>, side by side where that is faster (method/stacked.py).
 
@@ -69,17 +84,19 @@ def train_seeds(
     if repeated := [seed for seed in seeds if list(seeds).count(seed) > 1]:
         raise ConfigError(f"--seeds has '{repeated[0]}' twice; name each once")
     runs = {Path(out) / f"seed-{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
-    return _train(dataset, runs, overwrite, earlier)
+    return _train(dataset, runs, overwrite, earlier, judging)
 
 
 def _train(
-    dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: bool, earlier: Path | None
+    dataset: str | Path, configs: Mapping[Path, TrainConfig], overwrite: bool, earlier: Path | None, judging: Judging
 ) -> list[Path]:
     """Train runs that differ in their seeds alone, by folder; returns the checkpoints' folders."""
     config = next(iter(configs.values()))
     config.check("training config")
     with join_group(config.device) as group, contextlib.ExitStack() as opened:
-        data = group.leader_first(lambda: load_dataset(dataset))
+        begun_from = {} if earlier is None else {out: _earlier_run(earlier, out, len(configs)) for out in configs}
+        known = {task for run in begun_from.values() for task in trained_on(load_checkpoint(run).metrics)}
+        data, held_out = group.leader_first(lambda: open_data(dataset, judging, known))
         if group.world > 1 and len(configs) > 1:
             raise ConfigError("--seeds trains in one process; under torchrun, train one --seed at a time")
         if len(data.tasks) < 2:
@@ -87,16 +104,14 @@ def _train(
                 f"{dataset}: holds {len(data.tasks)} task; adaptation is learnt from differences between tasks, "
                 "so record at least two"
             )
-        if config.evaluate_every:
-            simulated_family(data.contract.name)
+        said, judge = _judge(data, held_out, known, config, judging)
         opened.enter_context(torch_threads(config.threads or usual_threads(config, group.device.type)))
         keep_freed_memory()
         asked, config = config, fit_batches(config, len(data.tasks))
-        stats, seats, begun = data_stats(data), [], {}
-        if earlier is not None:
-            begun = {out: open_beginning(_earlier_run(earlier, out, len(configs)), data, config) for out in configs}
+        stats, seats = data_stats(data), []
+        begun = {out: open_beginning(folder, data, config) for out, folder in begun_from.items()}
         if group.is_leader:
-            print(batch_text(asked, config, data), discount_text(config.loss.discount, data), sep="\n")
+            print(*said, batch_text(asked, config, data), discount_text(config.loss.discount, data), sep="\n")
             for beginning in list(begun.values())[:1]:
                 print(beginning_text(beginning, data, stats))
         if group.is_leader and stats.ignored.any():
@@ -107,11 +122,12 @@ def _train(
         for out, own in configs.items():
             beginning = begun.get(out)
             own_stats = stats if beginning is None else beginning.stats
-            run = TrainingRun(data, own_stats, out, dataclasses.replace(config, seed=own.seed), group, beginning)
+            seeded = dataclasses.replace(config, seed=own.seed)
+            run = TrainingRun(data, own_stats, out, seeded, group, beginning, held_out)
             _prepare(out, overwrite, group)
             run.resume()
-            log = opened.enter_context(_open_log(run))
-            seats.append(Seat(run, log, opened.enter_context(_open_validator(run, log))))
+            log = opened.enter_context(_open_log(run, judge))
+            seats.append(Seat(run, log, opened.enter_context(_open_validator(run, log, judge))))
         with stop_on_signals() as stopped:
             failures = train_together(seats, stopped)
             group.close()  # other processes need not wait for the last evaluation
@@ -124,6 +140,8 @@ def _train(
                 if run.done and group.is_leader:
                     with torch_threads(run.threads):
                         _learn_votes(run)
+                    if held_out is not None:
+                        _name_held_out(run, held_out, validator)
     if failures:
         raise TrainingError("\n".join(map(str, failures)))
     return [seat.run.checkpoint_folder for seat in seats]
@@ -152,17 +170,43 @@ def _learn_votes(run: TrainingRun) -> None:
                 print(f"{folder}: {said}")
 
 
-def _open_log(run: TrainingRun) -> RunLog | nullcontext[None]:
+def _judge(
+    data: PackedDataset, held_out: HeldOut | None, known: set[str], config: TrainConfig, judging: Judging
+) -> tuple[list[str], Judge | None]:
+    """What is said of the held-out recordings and of the judge, and the judge, where checkpoints are to be scored."""
+    said, too_little = [], ""
+    if held_out is not None:
+        recordings = held_out_recordings(held_out, data, known)
+        too_little = too_little_text(recordings)
+        said.append(held_out_text(held_out, recordings, too_little))
+    if not config.evaluate_every:
+        if judging.judge != "auto":
+            raise ConfigError(
+                f"--judge {judging.judge} says who scores checkpoints, but evaluate_every is 0; set it, or leave out "
+                "--judge"
+            )
+        return said, None
+    judge = pick_judge(judging.judge, data.contract.name, held_out, too_little)
+    return [*said, judge_text(judge)], judge
+
+
+def _name_held_out(run: TrainingRun, held_out: HeldOut, validator: Validator | None) -> None:
+    """Have the run's checkpoints name what they are assessed by, and the best how it was chosen."""
+    name_held_out(run.checkpoint_folder, held_out)
+    if (best := run.out / "best").is_dir():
+        rows = validator.scores() if validator is not None and isinstance(validator.judge, ByRecordings) else []
+        name_held_out(best, held_out, len(rows))
+
+
+def _open_log(run: TrainingRun, judge: Judge | None) -> RunLog | nullcontext[None]:
     """The run's log, in the leading process if there is anything to log."""
-    wanted = run.group.is_leader and (run.config.evaluate_every or run.progress.update < run.config.updates)
-    return RunLog(run.out, run.progress.update) if wanted else nullcontext()
+    wanted = run.group.is_leader and (judge is not None or run.progress.update < run.config.updates)
+    return RunLog(run.out, run.progress.update, () if judge is None else judge.columns) if wanted else nullcontext()
 
 
-def _open_validator(run: TrainingRun, log: RunLog | None) -> Validator | nullcontext[None]:
+def _open_validator(run: TrainingRun, log: RunLog | None, judge: Judge | None) -> Validator | nullcontext[None]:
     """The process that scores checkpoints, if the run has one."""
-    if log is None or not run.config.evaluate_every:
-        return nullcontext()
-    return Validator(run.out, simulated_family(run.data.contract.name), log.write_scores)
+    return nullcontext() if log is None or judge is None else Validator(run.out, judge, log.write_scores)
 
 
 def _prepare(out: Path, overwrite: bool, group: Group) -> None:

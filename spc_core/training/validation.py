@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores checkpoints of a training run on validation tasks, in a separate process, so that updates do not wait.
+"""Scores checkpoints of a training run in a separate process, so that updates do not wait. judges.py says how.
 
 RUN/.snapshots/<update>/   checkpoints without a score yet
-RUN/validation.jsonl       a line for each score: update, mean returns of zero_shot and few_shot, tasks, seconds
-RUN/best/                  the checkpoint with the best few_shot return so far
+RUN/validation.jsonl       a line for each score: update, the judge's columns, tasks, judge, seconds
+RUN/best/                  the checkpoint with the best score of this judge so far
 
-`python -m spc_core.training.validation SNAPSHOT RESULTS FAMILY` scores one; it ends when its standard input closes.
+`python -m spc_core.training.validation SNAPSHOT RESULTS JUDGE` scores one; it ends when its standard input closes.
 """
 
 from __future__ import annotations
@@ -24,37 +24,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spc_core.method.config import ConfigError
+from spc_core.training.judges import Judge, Simulation, from_json, to_json
 
-VALIDATION_SPLIT = "val"
-TASKS = 5  # evenly spaced ones of the split
-FEW_SHOT = 100  # transitions collected before a few-shot episode
-EPISODES = 1  # of each task and protocol
 NICENESS = 10  # of the process: it uses only time that training leaves
-PROTOCOLS = ("zero_shot", "few_shot")
-SCORE = "few_shot"  # the protocol that decides which checkpoint is best
-
-
-def simulated_family(name: str) -> str:
-    """The task family that simulates a contract of this name. Raises ConfigError if there is none."""
-    try:
-        from spc_core.tasks import is_family
-    except ImportError as error:
-        raise ConfigError(
-            f"evaluate_every needs a simulation, which does not load here ({error}); "
-            "install mujoco and gymnasium, or set it to 0"
-        ) from None
-    if not is_family(name):
-        raise ConfigError(f"evaluate_every needs a simulation of '{name}'; set it to 0")
-    return name
 
 
 class Validator:
     """Scores snapshots one at a time, and keeps the best. A context manager, which ends its process."""
 
-    def __init__(self, out: Path, family: str, on_score: Callable[[int, dict[str, float]], None]) -> None:
-        """`on_score` is called once with each score: the update and the mean return of each protocol."""
-        self.out, self.family, self._on_score = out, family, on_score
+    def __init__(self, out: Path, judge: Judge, on_score: Callable[[int, dict[str, float]], None]) -> None:
+        """`on_score` is called once with each score: the update and the judge's columns."""
+        self.out, self.judge, self._on_score = out, judge, on_score
         self._snapshots, self._results, self._best = out / ".snapshots", out / "validation.jsonl", out / "best"
         self._process: subprocess.Popen[bytes] | None = None
         self._update = 0  # the update that the process scores
@@ -86,21 +66,25 @@ class Validator:
             self._wait(stopped)
         return not stopped
 
-    def score(self, update: int) -> dict[str, Any] | None:
-        """The line of an update in validation.jsonl."""
+    def scores(self) -> list[dict[str, Any]]:
+        """The lines of validation.jsonl by this judge."""
         lines = self._results.read_text().splitlines() if self._results.is_file() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]  # a full disk may leave half a line
-        return next((row for row in rows if row["update"] == update), None)
+        return [row for row in rows if row.get("judge", Simulation.name) == self.judge.name]  # older lines name none
+
+    def score(self, update: int) -> dict[str, Any] | None:
+        """The line of an update."""
+        return next((row for row in self.scores() if row["update"] == update), None)
 
     def _start(self, update: int, save: Callable[[Path], None]) -> None:
         snapshot = self._snapshots / str(update)
         save(snapshot)
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        command = [sys.executable, "-m", "spc_core.training.validation", str(snapshot), str(self._results), self.family]
+        command = [sys.executable, "-m", "spc_core.training.validation", str(snapshot), str(self._results)]
         with (self.out / "validation.log").open("wb") as log:
             self._process = subprocess.Popen(
-                command,
+                [*command, to_json(self.judge)],
                 stdin=subprocess.PIPE,  # closes however this process ends
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -119,7 +103,7 @@ class Validator:
         process = self._process
         if process is None or process.stdout is None:
             return
-        with tqdm(desc=f"evaluate update {self._update}", unit="episode") as bar:
+        with tqdm(desc=f"evaluate update {self._update}", unit=self.judge.unit) as bar:
             while not stopped:
                 if select.select([process.stdout], [], [], 0.2)[0]:
                     line = process.stdout.readline().split()
@@ -151,14 +135,14 @@ class Validator:
                 return
             aside = self._snapshots / str(json.loads((self._best / "metrics.json").read_text())["update"])
             best = self.score(int(aside.name))
-            if aside != snapshot and (best is None or row[SCORE] > best[SCORE]):
+            if aside != snapshot and (best is None or self.judge.rank(row) > self.judge.rank(best)):
                 self._best.rename(aside)  # under its number: after a kill here, the next start compares both again
                 snapshot.rename(self._best)
                 snapshot = aside
         shutil.rmtree(snapshot, ignore_errors=True)
 
     def _report(self, row: dict[str, Any]) -> None:
-        self._on_score(row["update"], {name: row[name] for name in PROTOCOLS})
+        self._on_score(row["update"], {name: row[name] for name in self.judge.columns})
 
     def _recover(self) -> None:
         """Handle snapshots of a killed process: one with a score may be the best, others are deleted."""
@@ -187,30 +171,14 @@ class Validator:
         shutil.rmtree(self._snapshots, ignore_errors=True)
 
 
-def score_snapshot(snapshot: Path, family: str, progress: Callable[[int, int, str], None]) -> dict[str, float]:
-    """Mean return of each protocol on the validation tasks, in this process."""
-    from spc_core.deploy.checkpoint import load_checkpoint
-    from spc_core.tasks import tasks
-    from spc_core.trials.evaluate import run_in_process
-    from spc_core.trials.protocol import Trial
-
-    known = tasks(family, VALIDATION_SPLIT)
-    count = min(TASKS, len(known))
-    chosen = [known[number * len(known) // count] for number in range(count)]
-    trial = Trial(chosen, PROTOCOLS, episodes=EPISODES, few_shot_sizes=(FEW_SHOT,))
-    rows = [row for row in run_in_process(load_checkpoint(snapshot), trial, family, progress) if row.scored]
-    returns = {name: [row.return_ for row in rows if row.protocol == name] for name in PROTOCOLS}
-    return {name: sum(values) / len(values) for name, values in returns.items()} | {"tasks": count}
-
-
 def main(arguments: list[str]) -> None:
-    """Score one snapshot, and append its line to the results: snapshot folder, results file, task family."""
-    snapshot, results, family = Path(arguments[0]), Path(arguments[1]), arguments[2]
+    """Score one snapshot, and append its line to the results: snapshot folder, results file, judge as JSON."""
+    snapshot, results, judge = Path(arguments[0]), Path(arguments[1]), from_json(arguments[2])
     os.nice(NICENESS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     began = time.monotonic()
-    scores = score_snapshot(snapshot, family, lambda done, total, _: print(done, total, flush=True))
-    row = {"update": int(snapshot.name), **scores, "seconds": round(time.monotonic() - began, 1)}
+    scores = judge.score(snapshot, lambda done, total, _: print(done, total, flush=True))
+    row = {"update": int(snapshot.name), **scores, "judge": judge.name, "seconds": round(time.monotonic() - began, 1)}
     with results.open("ab", buffering=0) as stream:  # one write: the line is there or not
         stream.write((json.dumps(row) + "\n").encode())
 

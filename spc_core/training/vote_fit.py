@@ -23,7 +23,7 @@ from spc_core.deploy.votes import parts as split
 from spc_core.method.agent import Agent
 from spc_core.method.fused import Mish
 from spc_core.method.normalize import Stats
-from spc_core.training.validation import VALIDATION_SPLIT
+from spc_core.training.judges import VALIDATION_SPLIT
 
 MOST_STEPS = 6_000  # of a task
 LEAST_STEPS = 120  # of a task, or there is no vote model

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from spc_core.assessment.settings import Settings, Thresholds
-from spc_core.system.atomic_files import write_atomic
 from spc_ros.progress_bar import Bar
 
 if TYPE_CHECKING:
@@ -25,12 +24,13 @@ class Assess:
     Exit codes: 0 yes, 3 too little data to say, 4 no (1: could not run). See docs/assess.md.
 
     examples:
+      spc assess run
       spc assess run --recordings held_out
       spc assess run --recordings bags/ --out assessed
     """
 
     run: tyro.conf.Positional[Path]  # training run or checkpoint
-    recordings: tuple[Path, ...]  # a dataset, or bags, which are converted by the run's contract
+    recordings: tuple[Path, ...] = ()  # a dataset, or bags, which are converted; default: the run's own held-out tasks
     out: Path | None = None  # folder of assess.html and assess.json; default: RUN/assess
     task_from: Literal["", "folder"] = ""  # folder: a bag's task is named by the folder that it is in
     settings: Settings = dataclasses.field(default_factory=Settings)
@@ -38,25 +38,22 @@ class Assess:
 
 
 def run(options: Assess) -> int:
-    from spc_core.pages.assess_page import assess_page
+    from spc_core.pages.assess_page import write_assessment
 
     with tempfile.TemporaryDirectory(prefix="spc-assess-") as scratch:
         assessment = _assess(options, Path(scratch))
-    out = options.out or options.run / "assess"
-    write_atomic(out / "assess.json", assessment.to_json())
-    write_atomic(out / "assess.html", assess_page(assessment))
-    print(assessment.text())
-    print(f"page: {out / 'assess.html'}")
+    print(write_assessment(assessment, options.out or options.run / "assess"))
     return assessment.verdict.code
 
 
 def _assess(options: Assess, scratch: Path) -> Assessment:
-    """The assessment, of bags converted into `scratch` where it is not given a dataset."""
+    """The assessment: by the run's own held-out tasks, by a dataset, or by bags, which are converted into `scratch`."""
     from spc_core.assessment.assess import assess
     from spc_core.assessment.judged import load_judged
 
     if not options.recordings:
-        raise ValueError("--recordings is empty; name a dataset, or bags")
+        with Bar(f"assess {options.run}", "fit") as bar:
+            return assess(options.run, None, options.settings, options.thresholds, bar)
     given = root = options.recordings[0]
     if len(options.recordings) > 1 or not any(root.glob("*/*/data/metadata.json")):
         from spc_ros.conversion.convert import convert

@@ -16,7 +16,8 @@ import yaml
 from spc_core.data.dataset import DatasetWriter, Episode
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.method.config import ConfigError, to_dict
-from spc_core.training import validation
+from spc_core.training import judges
+from spc_core.training.judges import Simulation
 from spc_core.training.train import train
 from spc_core.training.validation import Validator
 from support.contracts import ARM_REACH
@@ -24,6 +25,7 @@ from support.random_checkpoint import write_random_checkpoint
 from support.synthetic import tiny_config, write_dataset
 
 DEADLINE_S = 60.0
+ARM = Simulation("arm_reach")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_the_best_and_the_last_are_kept_and_updates_are_untouched(dataset, tmp_p
 
 def test_a_robot_without_simulation_is_refused_at_the_start(tmp_path):
     root = write_dataset(tmp_path / "point")
-    with pytest.raises(ConfigError, match="evaluate_every needs a simulation of 'point'; set it to 0"):
+    with pytest.raises(ConfigError, match=r"simulation of 'point'.*families.md.*--hold-out 4"):
         train(root, tmp_path / "run", tiny_config(evaluate_every=5))
     assert not (tmp_path / "run").exists()
 
@@ -105,7 +107,7 @@ def test_a_killed_process_loses_no_best(tmp_path, best, left, kept):
             write_row(tmp_path, update, score)
     (tmp_path / ".snapshots" / ".30.123").mkdir()
     reported = {}
-    with Validator(tmp_path, "arm_reach", reported.__setitem__):
+    with Validator(tmp_path, ARM, reported.__setitem__):
         assert update_of(tmp_path / "best") == kept
         assert not list((tmp_path / ".snapshots").iterdir())
     assert reported == {u: {"zero_shot": 0.0, "few_shot": s} for u, s in left.items() if s is not None}
@@ -116,7 +118,7 @@ def test_a_failed_evaluation_is_reported_and_harmless(tmp_path, capsys):
         snapshot(folder, 10)
         (folder / "stats.json").unlink()
 
-    with Validator(tmp_path, "arm_reach", lambda *_: None) as validator:
+    with Validator(tmp_path, ARM, lambda *_: None) as validator:
         assert validator.finish(10, save, [])
         assert not validator.finish(10, save, [signal.SIGTERM]), "nothing starts after a stop"
     output = capsys.readouterr().out
@@ -165,9 +167,9 @@ def test_no_process_is_left_behind(dataset, tmp_path, number):
 
 
 def test_validation_tasks_are_spread_over_the_split(tmp_path):
-    assert validation.TASKS == 5
+    assert judges.TASKS == 5
     folder = write_random_checkpoint(tmp_path / "random", "arm_reach")
     progress = []
-    scores = validation.score_snapshot(folder, "arm_reach", lambda done, total, _: progress.append((done, total)))
+    scores = ARM.score(folder, lambda done, total, _: progress.append((done, total)))
     assert set(scores) == {"zero_shot", "few_shot", "tasks"} and np.isfinite(list(scores.values())).all()
     assert progress[-1] == (10, 10)
