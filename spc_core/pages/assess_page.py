@@ -123,7 +123,9 @@ def _told_figure(found: Identification) -> go.Figure:
                            row=1, col=2)  # fmt: skip
         figure.add_scatter(x=[mean[0]], y=[mean[1]], mode="markers", marker={"color": colour, "symbol": "diamond"},
                            name=name, showlegend=False, row=1, col=2)  # fmt: skip
-    figure.update_xaxes(type="log", title_text="transitions", row=1, col=1)
+    ticks = list(found.counts)
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks], title_text="transitions",
+                        row=1, col=1)  # fmt: skip
     figure.update_yaxes(range=[0, 1.05], row=1, col=1)
     return style(figure, 320, top=44)
 
