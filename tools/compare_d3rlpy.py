@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fitted Q evaluation by d3rlpy of the checkpoints of tools/check_assess.py, next to what `spc assess` says.
 
-    python tools/compare_d3rlpy.py OUT/arm_reach [--tasks 3] [--updates 5000]
+    python tools/compare_d3rlpy.py OUT/arm_reach [--tasks 3]
 
 Runs in an environment of its own, since d3rlpy pins an older gymnasium: `pip install d3rlpy==2.8.1`, then
 `pip install -c constraints.txt safetensors pyyaml 'minari[arrow]' mujoco`, torch of constraints.txt before both. The
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 
 import d3rlpy  # type: ignore[import-not-found]
 import numpy as np
+import structlog  # type: ignore[import-not-found]
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,45 +33,52 @@ from spc_core.assessment.judged import Judged, load_judged  # noqa: E402
 from spc_core.assessment.recordings import TaskRecording, load_recordings  # noqa: E402
 from spc_core.system.atomic_files import write_atomic  # noqa: E402
 
+KINDS = ("simulated", "assess", "second judge", "d3rlpy")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a family's folder of tools/check_assess.py")
-    parser.add_argument("--tasks", type=int, default=3, help="held-out tasks, of the first")
-    parser.add_argument("--updates", type=int, default=5000)
-    parser.add_argument("--target-every", type=int, default=50, help="updates between two targets: steps looked ahead")
+    parser.add_argument("--checkpoints", nargs="+", default=[], help="by name; default: all")
+    parser.add_argument("--tasks", type=int, default=3, help="held-out tasks, the first ones")
+    parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--target-every", type=int, default=20, help="updates; each target looks one step further")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| checkpoint | simulated reward | assess | d3rlpy | its tasks | s |\n|---|---|---|---|---|---|")
-    rows = [row for path in checkpoints(options.folder) if (row := compare(options, path)) is not None]
-    for place, name in ((1, "assess"), (2, "d3rlpy")):
-        print(f"{name}: Spearman {spearman([row[0] for row in rows], [row[place] for row in rows]):.2f}")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    print(f"| checkpoint | {' | '.join(KINDS)} | s of CPU |\n" + "|---" * 6 + "|")
+    rows = []
+    for path in checkpoints(options.folder):
+        judged = (options.folder / "judged" / f"{path.name}.json").exists()
+        if judged and (not options.checkpoints or path.name in options.checkpoints):
+            rows.append(compare(options, path))
+    for kind in KINDS[1:]:
+        print(f"{kind}: Spearman {spearman([row['simulated'] for row in rows], [row[kind] for row in rows]):.2f}")
 
 
-def compare(options: argparse.Namespace, path: Path) -> tuple[float, float, float] | None:
-    """Simulated reward of a step, the value by assess, and by d3rlpy, on the same tasks; None: not judged yet."""
-    said = options.folder / "judged" / f"{path.name}.json"
-    if not said.exists():
-        return None
-    value, truth = json.loads(said.read_text())["value"], json.loads((options.folder / "truth" / said.name).read_text())
+def compare(options: argparse.Namespace, path: Path) -> dict[str, float]:
+    """Reward of a step, later ones discounted, on the same tasks: simulated, by assess's two judges, and by d3rlpy."""
+    value = json.loads((options.folder / "judged" / f"{path.name}.json").read_text())["value"]
+    truth = json.loads((options.folder / "truth" / f"{path.name}.json").read_text())
     names = value["tasks"][: options.tasks]
     out = options.folder / "d3rlpy" / f"{path.name}-{options.updates}-{options.target_every}.json"
-    if not out.exists():
-        judged, began = load_judged(path), time.perf_counter()
+    if not out.exists() or not set(names) <= set(json.loads(out.read_text())["values"]):
+        judged, began = load_judged(path), time.process_time()
         known = load_recordings(options.folder / "held_out", judged.checkpoint.contract, []).tasks
         found = {task.task_id: fitted(judged, task, options) for task in known if task.task_id in names}
-        write_atomic(out, json.dumps({"values": found, "seconds": time.perf_counter() - began}))
+        write_atomic(out, json.dumps({"values": found, "seconds": time.process_time() - began}))
     mine = json.loads(out.read_text())
-    own = value["policy_by_task"]["own"]
-    row = (
-        float(np.mean([truth[name][1] for name in names])),
-        float(np.mean([own[value["tasks"].index(name)] for name in names])),
-        float(np.mean([mine["values"][name] for name in names])),
-    )
-    each = ", ".join(f"{truth[name][1]:.2f} {mine['values'][name]:.2f}" for name in names)
-    print(f"| {path.name} | {row[0]:.3f} | {row[1]:.3f} | {row[2]:.3f} | {each} | {mine['seconds']:.0f} |", flush=True)
-    return row
+    places = [value["tasks"].index(name) for name in names]
+    found = {
+        "simulated": [truth[name][1] for name in names],
+        "assess": [value["policy_by_task"]["own"][place] for place in places],
+        "second judge": [value["recorded"][place] + value["fitted_by_task"][place] for place in places],
+        "d3rlpy": [mine["values"][name] for name in names],
+    }
+    cells = [f"{np.mean(one):.3f} ({', '.join(f'{each:.2f}' for each in one)})" for one in found.values()]
+    print(f"| {path.name} | {' | '.join(cells)} | {mine['seconds']:.0f} |", flush=True)
+    return {kind: float(np.mean(one)) for kind, one in found.items()}
 
 
 class FixedPolicy:
