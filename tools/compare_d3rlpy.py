@@ -3,9 +3,9 @@
 
     python tools/compare_d3rlpy.py OUT/arm_reach [--tasks 3]
 
-Runs in an environment of its own, since d3rlpy pins an older gymnasium: `pip install d3rlpy==2.8.1`, then
-`pip install -c constraints.txt safetensors pyyaml 'minari[arrow]' mujoco`, torch of constraints.txt before both. The
-same command resumes. Each task is evaluated by its own recordings, of the policy with the z that `assess` gives it.
+Runs in an environment of its own, since d3rlpy pins an older gymnasium: the torch of constraints.txt, `pip install
+d3rlpy==2.8.1`, then `pip install -c constraints.txt safetensors pyyaml 'minari[arrow]' mujoco pillow`. The same command
+resumes. Each task is evaluated by its own recordings, of the policy with the z that `assess` gives it.
 """
 
 from __future__ import annotations
