@@ -96,6 +96,8 @@ def _fold(number: int, folds: int, free: list[str], text: str) -> tuple[str, ...
 
 def _named(asked: Sequence[str], task_ids: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     if missing := [name for name in asked if name not in task_ids]:
+        if len(asked) > 1 and all(NUMBER.fullmatch(name) or FOLD.fullmatch(name) for name in missing):
+            raise DatasetError(f"--hold-out {' '.join(asked)}: give one number of tasks, one fold as 1/5, or task ids")
         shown = ", ".join(sorted(task_ids)[:5]) + (", ..." if len(task_ids) > 5 else "")
         raise DatasetError(
             f"--hold-out: '{missing[0]}' is no task of the dataset, nor a number of tasks or a fold as 1/5; "

@@ -54,6 +54,8 @@ class Train:
 
 def defaults(arguments: Sequence[str]) -> Train:
     """The settings' defaults are those of the preset and method, or the earlier run, read before the rest."""
+    if (value := _last(arguments, "--hold-out", "0")).startswith("--") or not value:  # tyro takes none for ()
+        raise ConfigError("--hold-out is given nothing; say how many tasks, a fold as 1/5, or task ids (0: none)")
     preset, method = _last(arguments, "--preset", ""), _last(arguments, "--method", "")
     if earlier := _last(arguments, "--from", ""):
         if preset or method:
