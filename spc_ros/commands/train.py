@@ -13,7 +13,7 @@ import tyro
 import yaml
 
 from spc_core.data.held_out import held_out_of
-from spc_core.deploy.checkpoint_files import checkpoint_folder
+from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder
 from spc_core.method.config import ConfigError, TrainConfig, build, load_config
 from spc_core.training.judging import Judging
 from spc_ros.progress_bar import Bar
@@ -92,9 +92,15 @@ def _continued(earlier: Path) -> TrainConfig:
 
 
 def _held_out_before(earlier: Path) -> Judging:
-    """What the earlier run was assessed by, which this one is assessed by, too."""
+    """What the earlier run was assessed by, which this one is assessed by, too.
+
+    Raises CheckpointError for a damaged file.
+    """
     file = _first_run(earlier) / "metrics.json"
-    held_out = held_out_of(json.loads(file.read_text())) if file.is_file() else None
+    try:
+        held_out = held_out_of(json.loads(file.read_text())) if file.is_file() else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: corrupt: {error}; copy it again or train again") from None
     if held_out is None:
         return Judging()
     return Judging(recordings=held_out.dataset) if held_out.separate else Judging(hold_out=held_out.tasks)

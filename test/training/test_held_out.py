@@ -208,26 +208,6 @@ def test_a_known_family_is_simulated_unless_recordings_are_asked_for(dataset: Pa
         pick_judge("simulation", "point", held_out, "")
 
 
-@pytest.mark.parametrize("nothing", [["--hold-out"], ["--hold-out", "--updates", "2"], ["--hold-out="]])
-def test_a_hold_out_of_nothing_is_not_taken_for_none(
-    dataset: Path, tmp_path: Path, nothing: list[str], capsys: pytest.CaptureFixture
-) -> None:
-    assert main(["train", str(dataset), "--out", str(tmp_path / "run"), "--preset", "tour", *nothing]) == 1
-    assert "--hold-out is given nothing; say how many tasks" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_recordings_that_changed_since_training_are_told(dataset: Path, tmp_path: Path) -> None:
-    here, out = tmp_path / "here", tmp_path / "run"
-    shutil.copytree(dataset, here)
-    train(here, out, tiny_config(updates=2), judging=FOUR)
-    assert not [note for note in assess(out, settings=Settings(fits=2)).notes if "has changed" in note]
-    shutil.rmtree(here)
-    changed(dataset, here, lambda entry, one: dataclasses.replace(one, rewards=one.rewards + 1))
-    found = assess(out, settings=Settings(fits=2)).text()
-    assert f"note: {here} has changed, or was copied, since training: these may be other recordings" in found
-
-
 def test_too_few_held_out_tasks_train_with_a_word_but_score_nothing(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
