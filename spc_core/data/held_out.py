@@ -103,8 +103,7 @@ def _named(asked: Sequence[str], task_ids: Sequence[str], known: Collection[str]
             f"--hold-out: '{missing[0]}' is no task of the dataset, nor a number of tasks or a fold as 1/5; "
             f"its {len(task_ids)} tasks: {shown}"
             + "; without --hold-out, it is what --from's run held out, so convert old and new bags together, name "
-            "--recordings, or give --hold-out 0"
-            * bool(known)
+            "--recordings, or give --hold-out 0" * bool(known)
         )
     if learnt := [name for name in asked if name in known]:
         raise DatasetError(

@@ -13,6 +13,7 @@ from spc_core.assessment.assess import assess
 from spc_core.assessment.settings import Settings
 from spc_core.data.dataset import DatasetWriter
 from spc_core.data.reader import read_episodes
+from spc_core.pages.assess_page import write_assessment
 from spc_core.training.judging import Judging
 from spc_core.training.train import train
 from spc_ros.cli import main
@@ -34,10 +35,13 @@ def test_damaged_metrics_of_the_earlier_run_are_named(tmp_path: Path, capsys: py
     assert f"{file}: corrupt: Expecting value" in capsys.readouterr().err
 
 
-def test_recordings_that_changed_since_training_are_told(tmp_path: Path) -> None:
+def test_recordings_that_changed_are_told_and_no_answer_is_lost_on_a_full_disk(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", task_count=8, lengths=(12, 12))
     train(dataset, tmp_path / "run", tiny_config(updates=2), judging=Judging(hold_out=("4",)))
     assert not [note for note in assess(tmp_path / "run", settings=Settings(fits=2)).notes if "has changed" in note]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Would I let it drive(.|\n)*file/sub: cannot be written .*; give another"):
+        write_assessment(assess(tmp_path / "run", settings=Settings(fits=2)), tmp_path / "file/sub")
     dataset.rename(tmp_path / "before")
     with DatasetWriter(dataset, POINT) as writer:
         for entry, one in read_episodes(tmp_path / "before"):
