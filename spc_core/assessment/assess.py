@@ -19,6 +19,7 @@ from spc_core.assessment.value import Values, value
 from spc_core.assessment.verdict import Verdict, judge, too_few
 from spc_core.data.dataset import DatasetError
 from spc_core.data.held_out import HeldOut, held_out_of, trained_on
+from spc_core.data.packed import packed_sha256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +91,17 @@ def assess(
     metrics, only = judged.checkpoint.metrics, ()
     if recordings is None:
         own = _own_recordings(run, metrics)
-        recordings, only = own.dataset, own.tasks
+        recordings, only, notes = own.dataset, own.tasks, list(judged.notes)
         if among := metrics.get("chosen_among"):
-            note = f"the best of {among} checkpoints by these same recordings, so it looks a little better than it is"
-            judged = dataclasses.replace(judged, notes=(*judged.notes, note))
+            notes.append(
+                f"the best of {among} checkpoints by these same recordings, so it looks a little better than it is"
+            )
+        if packed_sha256(own.dataset, () if own.separate else own.tasks) != own.sha256:
+            notes.append(
+                f"{own.dataset} has changed, or was copied, since training: these may be other recordings than those "
+                "held out then"
+            )
+        judged = dataclasses.replace(judged, notes=tuple(notes))
     found = load_recordings(recordings, judged.checkpoint.contract, trained_on(metrics), only)
     values = None
     if not too_few(found, thresholds):

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from spc_core.contract.contract import Contract
-from spc_core.data.dataset import DatasetError, Episode
-from spc_core.data.reader import dataset_contract, stored_tasks
+from spc_core.data.dataset import DatasetError, Episode, check_episode
+from spc_core.data.reader import StoredTask, dataset_contract, stored_tasks
 
 MOST_STEPS = 20_000  # of a task; later ones are left out
 LIMITING = 0.5  # share of the episodes that may be shorter than the horizon without having terminated
@@ -107,7 +107,7 @@ def load_recordings(
         )
     tasks = []
     for store in held_out or [store for store in stores if store.step_count]:
-        tasks.append(task_recording(store.entry.task_id, store.entry.params, store.episodes()))
+        tasks.append(task_recording(store.entry.task_id, store.entry.params, _checked(store, contract)))
         if (left := store.step_count - len(tasks[-1].rewards)) > 0:
             notes.append(f"{store.entry.task_id}: the last {left:,} of {store.step_count:,} transitions are left out")
     return Recordings(root, contract, tuple(tasks), known, tuple(notes))
@@ -134,6 +134,13 @@ def task_recording(task_id: str, params: Mapping[str, float], episodes: Iterable
         terminated=terminated,
         episode=np.repeat(np.arange(len(kept)), lengths),
     )
+
+
+def _checked(store: StoredTask, contract: Contract) -> Iterator[Episode]:
+    """A task's episodes. Raises DatasetError for a number that is not finite, and the like."""
+    for index, episode in enumerate(store.episodes()):
+        check_episode(episode, contract, f"{store.data}: task '{store.entry.task_id}', episode {index}")
+        yield episode
 
 
 def _named(names: Sequence[str], most: int = 5) -> str:

@@ -41,13 +41,18 @@ def too_few(recordings: Recordings, thresholds: Thresholds) -> str:
     tasks = recordings.tasks
     fewest = min(tasks, key=lambda task: len(task.starts))
     if len(tasks) < thresholds.least_tasks:
-        return f"{len(tasks)} tasks are fewer than {thresholds.least_tasks}; record more, or lower least_tasks"
+        count = "1 task is" if len(tasks) == 1 else f"{len(tasks)} tasks are"
+        return f"{count} fewer than {thresholds.least_tasks}; record more, or lower least_tasks"
     if len(fewest.starts) < thresholds.least_episodes:
         return (
-            f"task '{fewest.task_id}' has {len(fewest.starts)} episodes, fewer than {thresholds.least_episodes}; "
+            f"task '{fewest.task_id}' has {_episodes(len(fewest.starts))}, fewer than {thresholds.least_episodes}; "
             "record more, or lower least_episodes"
         )
     return ""
+
+
+def _episodes(count: int) -> str:
+    return "1 episode" if count == 1 else f"{count} episodes"
 
 
 def judge(

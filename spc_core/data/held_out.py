@@ -96,12 +96,14 @@ def _fold(number: int, folds: int, free: list[str], text: str) -> tuple[str, ...
 
 def _named(asked: Sequence[str], task_ids: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
     if missing := [name for name in asked if name not in task_ids]:
+        if len(asked) > 1 and all(NUMBER.fullmatch(name) or FOLD.fullmatch(name) for name in missing):
+            raise DatasetError(f"--hold-out {' '.join(asked)}: give one number of tasks, one fold as 1/5, or task ids")
         shown = ", ".join(sorted(task_ids)[:5]) + (", ..." if len(task_ids) > 5 else "")
         raise DatasetError(
             f"--hold-out: '{missing[0]}' is no task of the dataset, nor a number of tasks or a fold as 1/5; "
             f"its {len(task_ids)} tasks: {shown}"
-            + "; what --from's run held out stays so, 0 holds out none"
-            * bool(known)
+            + "; without --hold-out, it is what --from's run held out, so convert old and new bags together, name "
+            "--recordings, or give --hold-out 0" * bool(known)
         )
     if learnt := [name for name in asked if name in known]:
         raise DatasetError(

@@ -87,6 +87,12 @@ def load_dataset(root: str | Path, held_out: Sequence[str] = ()) -> PackedDatase
     )
 
 
+def packed_sha256(root: Path, held_out: Sequence[str] = ()) -> str | None:
+    """The checksum of a dataset that is packed as it is now; None where it has changed since, or was copied."""
+    file = root / ".packed" / _fingerprint(root, held_out) / "summary.json"
+    return json.loads(file.read_text())["sha256"] if file.is_file() else None
+
+
 def conversion_report(root: Path) -> dict[str, Any]:
     """The report stored next to the tasks; empty for older datasets, which have none."""
     file = root / "conversion.json"

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from spc_core.contract.contract import Contract, ContractError, load_contract
-from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder, weights_sha256
+from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder, no_checkpoint, weights_sha256
 from spc_core.deploy.networks.numpy_rows import NumpyNetworks
 from spc_core.deploy.networks.row_plan import row_plan
 from spc_core.deploy.networks.torch_rows import RowPlanner, TorchNetworks
@@ -95,9 +95,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     folder = checkpoint_folder(Path(folder))
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(
-            f"{folder}: not a checkpoint, {', '.join(missing)} missing; pass the folder that `spc train` wrote"
-        )
+        raise no_checkpoint(folder, missing)
     picked = pick_device(device)
     try:
         metrics = json.loads((folder / "metrics.json").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 ONNX_CARD = "export.json"  # only an export has this file
@@ -19,13 +20,23 @@ def checkpoint_folder(folder: Path) -> Path:
     return folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
 
 
+def no_checkpoint(folder: Path, missing: Sequence[str]) -> CheckpointError:
+    """The refusal of a folder that lacks files of a checkpoint, with what to pass in its place."""
+    seeds = sorted(folder.glob("seed-*"))
+    if (folder / ONNX_CARD).is_file():
+        fix = "this is an export to ONNX, so pass the run that it was made of"
+    elif seeds:
+        fix = f"it has runs of several seeds, so pass one of them, such as {seeds[0]}"
+    else:
+        fix = "pass the folder that `spc train` wrote"
+    return CheckpointError(f"{folder}: not a checkpoint, {', '.join(missing)} missing; {fix}")
+
+
 def weights_sha256(folder: str | Path) -> str:
     """SHA-256 of the weights in a checkpoint's or training run's folder. Raises CheckpointError if there are none."""
     file = checkpoint_folder(Path(folder)) / "weights.safetensors"
     if not file.is_file():
-        raise CheckpointError(
-            f"{folder}: not a checkpoint, weights.safetensors missing; pass the folder that `spc train` wrote"
-        )
+        raise no_checkpoint(Path(folder), ["weights.safetensors"])
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

@@ -31,9 +31,15 @@ CAPTIONS = {
 
 
 def write_assessment(assessment: Assessment, out: Path) -> str:
-    """Write assess.json and assess.html into a folder; returns what to print."""
-    write_atomic(out / "assess.json", assessment.to_json())
-    write_atomic(out / "assess.html", assess_page(assessment))
+    """Write assess.json and assess.html into a folder; returns what to print.
+
+    Raises OSError where they cannot be written, with the answers, which took a while.
+    """
+    try:
+        write_atomic(out / "assess.json", assessment.to_json())
+        write_atomic(out / "assess.html", assess_page(assessment))
+    except OSError as error:
+        raise OSError(f"{assessment.text()}\n{out}: cannot be written ({error}); give another folder, --out") from None
     return f"{assessment.text()}\npage: {out / 'assess.html'}"
 
 

@@ -157,9 +157,11 @@ def pick_judge(judge: str, name: str, held_out: HeldOut | None, too_little: str)
             return Simulation(simulated_family(name))
         except ConfigError as error:
             if held_out is None:
-                raise ConfigError(f"{error}, hold tasks out to judge by (--hold-out 4), or set it to 0") from None
+                raise ConfigError(
+                    f"{error}, hold tasks out to judge by (--hold-out 4), or give --evaluate-every 0"
+                ) from None
             if judge == "simulation":
-                raise ConfigError(f"{error}, leave out --judge simulation, or set it to 0") from None
+                raise ConfigError(f"{error}, leave out --judge simulation, or give --evaluate-every 0") from None
     if held_out is None:
         raise ConfigError(
             "--judge recordings needs recordings of held-out tasks: --hold-out keeps some tasks out of training, "
@@ -167,7 +169,8 @@ def pick_judge(judge: str, name: str, held_out: HeldOut | None, too_little: str)
         )
     if too_little:
         raise ConfigError(
-            f"evaluate_every needs more held-out recordings: {too_little}; hold out or record more, or set it to 0"
+            f"evaluate_every needs more held-out recordings: {too_little}; hold out or record more, or give "
+            "--evaluate-every 0"
         )
     return ByRecordings(held_out)
 

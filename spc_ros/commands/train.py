@@ -13,7 +13,7 @@ import tyro
 import yaml
 
 from spc_core.data.held_out import held_out_of
-from spc_core.deploy.checkpoint_files import checkpoint_folder
+from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder
 from spc_core.method.config import ConfigError, TrainConfig, build, load_config
 from spc_core.training.judging import Judging
 from spc_ros.progress_bar import Bar
@@ -54,6 +54,8 @@ class Train:
 
 def defaults(arguments: Sequence[str]) -> Train:
     """The settings' defaults are those of the preset and method, or the earlier run, read before the rest."""
+    if (value := _last(arguments, "--hold-out", "0")).startswith("--") or not value:  # tyro takes none for ()
+        raise ConfigError("--hold-out is given nothing; say how many tasks, a fold as 1/5, or task ids (0: none)")
     preset, method = _last(arguments, "--preset", ""), _last(arguments, "--method", "")
     if earlier := _last(arguments, "--from", ""):
         if preset or method:
@@ -90,9 +92,15 @@ def _continued(earlier: Path) -> TrainConfig:
 
 
 def _held_out_before(earlier: Path) -> Judging:
-    """What the earlier run was assessed by, which this one is assessed by, too."""
+    """What the earlier run was assessed by, which this one is assessed by, too.
+
+    Raises CheckpointError for a damaged file.
+    """
     file = _first_run(earlier) / "metrics.json"
-    held_out = held_out_of(json.loads(file.read_text())) if file.is_file() else None
+    try:
+        held_out = held_out_of(json.loads(file.read_text())) if file.is_file() else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file}: corrupt: {error}; copy it again or train again") from None
     if held_out is None:
         return Judging()
     return Judging(recordings=held_out.dataset) if held_out.separate else Judging(hold_out=held_out.tasks)

@@ -152,3 +152,16 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     save_checkpoint(tmp_path / "bad", judged.checkpoint)
     with pytest.raises(CheckpointError, match="actor.* are not all finite"):
         load_judged(tmp_path / "bad")
+
+
+def test_a_reward_that_is_not_finite_is_named(run, tmp_path, monkeypatch, capsys):
+    """The writer refuses it, but other programs write such datasets, too."""
+    monkeypatch.setattr("spc_core.data.dataset.check_episode", lambda *_: None)
+    with DatasetWriter(tmp_path / "nan", POINT) as writer:
+        for task in range(4):
+            for number in range(2):
+                one = episode(np.random.default_rng(task), np.ones(2), 12)
+                one.rewards[3] = np.nan if (task, number) == (2, 1) else one.rewards[3]
+                writer.add_episode(f"t/{task}", {}, one)
+    assert main(["assess", str(run), "--recordings", str(tmp_path / "nan")]) == 1
+    assert "task 't/2', episode 1: reward is nan at step 3, which cannot be used" in capsys.readouterr().err

@@ -43,6 +43,8 @@ def test_every_task_is_in_one_fold_and_a_task_called_as_a_number_is_named() -> N
         (("1/1",), "a fold is k/n with n at least 2"),
         (("9/9",), "this fold of 8 tasks is empty; use fewer folds"),
         (("point/train/1", TASKS[0]), "'point/train/1' is no task of the dataset.*its 8 tasks: point/train/00, "),
+        (("4", "5"), "--hold-out 4 5: give one number of tasks, one fold as 1/5, or task ids"),
+        ((TASKS[0], "1/5"), "give one number of tasks, one fold as 1/5, or task ids"),
         (("half",), "'half' is no task of the dataset, nor a number of tasks or a fold"),
     ],
 )

@@ -281,7 +281,7 @@ def test_a_run_that_goes_on_holds_out_the_same_and_nothing_that_was_learnt(
             writer.add_episode(f"new/{task}", {"goal": 0.0}, episode(np.random.default_rng(task), np.ones(2), 12))
     new = ["train", str(tmp_path / "new"), "--from", str(run), "--out", str(tmp_path / "no")]
     assert main(new) == 1
-    assert "what --from's run held out stays so, 0 holds out none" in capsys.readouterr().err
+    assert "what --from's run held out, so convert old and new bags together, name" in capsys.readouterr().err
     train(tmp_path / "new", tmp_path / "later", tiny_config(updates=1), earlier=run)
     assert set(TASKS[::2]) <= set(trained_on(metrics(tmp_path / "later/checkpoint"))), "what was learnt stays known"
 

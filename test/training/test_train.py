@@ -315,6 +315,13 @@ def test_checkpoint_runs_by_itself(run, tmp_path):
 def test_bad_checkpoints_are_refused_with_the_cause(run, tmp_path):
     with pytest.raises(CheckpointError, match="not a checkpoint, weights.safetensors, .* missing; pass the folder"):
         load_checkpoint(tmp_path)
+    (tmp_path / "seeds/seed-3").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="runs of several seeds, so pass one of them, such as .*/seeds/seed-3"):
+        load_checkpoint(tmp_path / "seeds")
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported/export.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="an export to ONNX, so pass the run that it was made of"):
+        load_checkpoint(tmp_path / "exported")
     missing = copy_checkpoint(run, tmp_path / "missing")
     (missing / "stats.json").unlink()
     with pytest.raises(CheckpointError, match="stats.json missing"):
