@@ -11,7 +11,6 @@ from spc_core.data.packed import PackedDataset
 from spc_core.method.config import TrainConfig
 
 SPARSE = 0.9  # share of transitions with one and the same reward from which rewards are called sparse
-FEW = 10  # tasks, below which methods differed most (docs/results.md, "Few tasks")
 SAMPLED = 200_000  # transitions whose rewards are looked at
 
 
@@ -36,16 +35,6 @@ def batch_text(config: TrainConfig, fitted: TrainConfig, data: PackedDataset) ->
         return text
     asked = f"{config.windows_per_task} of each of {config.tasks_per_batch}"
     return f"{text} (the settings ask for {asked}, the dataset has {len(data.tasks)} tasks)"
-
-
-def few_tasks_text(method: str, tasks: int) -> str:
-    """What else to try where a dataset has few tasks; empty where it has not, or another method was chosen."""
-    if method != "spc" or tasks >= FEW:
-        return ""
-    return (
-        f"{tasks} tasks are few: with five, spc was the better method where dynamics differ (payload, motors), "
-        "dora+shared where goals do; try --method dora+shared, too, and compare"
-    )
 
 
 def discount_text(discount: float, data: PackedDataset) -> str:

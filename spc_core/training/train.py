@@ -34,7 +34,7 @@ from spc_core.system.allocator import keep_freed_memory
 from spc_core.system.signals import stop_on_signals
 from spc_core.training.continuing import beginning_text, open_beginning
 from spc_core.training.distributed import Group, join_group
-from spc_core.training.fitting import batch_text, discount_text, few_tasks_text, fit_batches
+from spc_core.training.fitting import batch_text, discount_text, fit_batches
 from spc_core.training.judges import (
     ByRecordings,
     Judge,
@@ -112,8 +112,6 @@ def _train(
         begun = {out: open_beginning(folder, data, config) for out, folder in begun_from.items()}
         if group.is_leader:
             print(*said, batch_text(asked, config, data), discount_text(config.loss.discount, data), sep="\n")
-            if text := few_tasks_text(config.method.name, len(data.tasks)):
-                print(text)
             for beginning in list(begun.values())[:1]:
                 print(beginning_text(beginning, data, stats))
         if group.is_leader and stats.ignored.any():

@@ -12,7 +12,7 @@ import yaml
 
 from spc_core.data.packed import load_dataset
 from spc_core.method.config import load_config
-from spc_core.training.fitting import batch_text, discount_text, few_tasks_text, fit_batches
+from spc_core.training.fitting import batch_text, discount_text, fit_batches
 from spc_core.training.train import train
 from support.synthetic import tiny_config, write_dataset
 
@@ -51,8 +51,3 @@ def test_how_often_data_is_drawn_and_how_far_a_discount_looks(tmp_path: Path) ->
     )
     assert "sparse" not in discount_text(0.9, sparse)  # looks as far as an episode
     assert discount_text(1.0, data).startswith("discount 1: looks inf steps")
-
-
-def test_few_tasks_are_told_to_who_took_the_default():
-    assert few_tasks_text("spc", 9).startswith("9 tasks are few") and "--method dora+shared" in few_tasks_text("spc", 9)
-    assert few_tasks_text("spc", 10) == few_tasks_text("dora", 2) == ""
