@@ -125,7 +125,7 @@ def test_a_run_is_assessed_with_a_page_and_numbers_without_nan(run, held_out, tm
 def test_too_few_tasks_are_said_and_not_guessed(run, held_out):
     found = assess(run, held_out, Settings(fits=2), Thresholds(least_tasks=6, told=-1, outside=1, too_fast=1))
     assert (found.verdict.word, found.verdict.code, found.values) == ("too little data", 3, None)
-    assert "5 tasks are fewer than 6; record more, or lower least_tasks" in found.text()
+    assert "5 tasks are fewer than 6; record more, or lower spc assess's --thresholds.least-tasks" in found.text()
 
 
 def test_training_tasks_are_told_and_alone_never_enough(run):
