@@ -42,7 +42,10 @@ def too_few(recordings: Recordings, thresholds: Thresholds) -> str:
     fewest = min(tasks, key=lambda task: len(task.starts))
     if len(tasks) < thresholds.least_tasks:
         count = "1 task is" if len(tasks) == 1 else f"{len(tasks)} tasks are"
-        return f"{count} fewer than {thresholds.least_tasks}; record more, or lower spc assess's --thresholds.least-tasks"
+        return (
+            f"{count} fewer than {thresholds.least_tasks}; "
+            "record more, or lower spc assess's --thresholds.least-tasks"
+        )
     if len(fewest.starts) < thresholds.least_episodes:
         return (
             f"task '{fewest.task_id}' has {_episodes(len(fewest.starts))}, fewer than {thresholds.least_episodes}; "
