@@ -43,8 +43,7 @@ def too_few(recordings: Recordings, thresholds: Thresholds) -> str:
     if len(tasks) < thresholds.least_tasks:
         count = "1 task is" if len(tasks) == 1 else f"{len(tasks)} tasks are"
         return (
-            f"{count} fewer than {thresholds.least_tasks}; "
-            "record more, or lower spc assess's --thresholds.least-tasks"
+            f"{count} fewer than {thresholds.least_tasks}; record more, or lower spc assess's --thresholds.least-tasks"
         )
     if len(fewest.starts) < thresholds.least_episodes:
         return (
