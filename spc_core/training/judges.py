@@ -15,7 +15,7 @@ from spc_core.assessment.recordings import Recordings, load_recordings
 from spc_core.assessment.settings import Settings, Thresholds
 from spc_core.assessment.verdict import too_few
 from spc_core.data.dataset import DatasetError
-from spc_core.data.held_out import HeldOut, choose_held_out, trained_on
+from spc_core.data.held_out import HeldOut, choose_held_out, held_out_of, trained_on
 from spc_core.data.packed import PackedDataset, load_dataset
 from spc_core.data.reader import stored_tasks
 from spc_core.method.config import ConfigError
@@ -111,8 +111,9 @@ def from_json(text: str) -> Judge:
     values = json.loads(text)
     if "family" in values:
         return Simulation(values["family"])
-    held = values["held_out"]
-    return ByRecordings(HeldOut(**held | {"dataset": Path(held["dataset"]), "tasks": tuple(held["tasks"])}))
+    held_out = held_out_of(values)
+    assert held_out is not None
+    return ByRecordings(held_out)
 
 
 def open_data(
