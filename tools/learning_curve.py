@@ -27,8 +27,9 @@ from spc_core.method.config import load_config  # noqa: E402
 from spc_core.system.atomic_files import write_atomic  # noqa: E402
 from spc_core.tasks import tasks  # noqa: E402
 from spc_core.trials.direct_collection import collect_directly  # noqa: E402
-from spc_core.trials.evaluate import expert_returns, normalise, run_in_process  # noqa: E402
+from spc_core.trials.evaluate import run_in_process  # noqa: E402
 from spc_core.trials.protocol import Trial  # noqa: E402
+from spc_core.trials.scores import expert_returns, normalise  # noqa: E402
 
 CONTEXT = 100  # transitions of own experience
 SCORED = 2  # episodes of each val task
