@@ -14,12 +14,9 @@ from collections.abc import Callable
 import numpy as np
 
 from spc_core.alignment.streaming import Transition
-from spc_core.deploy.networks.row_plan import Block, Mlp, Rounding, RowPlan, Simplexes
+from spc_core.deploy.networks.mlp import Rows
+from spc_core.deploy.networks.row_plan import Rounding, RowPlan, Simplexes
 from spc_core.method.world_model import ONE
-
-ONE_THREAD = 9215  # weights in a product; OpenBLAS takes more threads from 9216 on
-FEW = 4  # products of up to this many parts run part by part, which is faster
-LARGEST = 43.0  # largest x for which exp(x)^2 fits in float32
 
 IntoRow = Callable[[np.ndarray, np.ndarray], object]  # reads one row, which it may overwrite, and writes another
 
@@ -86,81 +83,6 @@ def votes_and_weights(outputs: np.ndarray) -> np.ndarray:
     embeddings = np.tanh(outputs)
     np.logaddexp(np.float32(0), outputs[..., weights:] + np.float32(ONE), out=embeddings[..., weights:])
     return embeddings
-
-
-class Rows:
-    """An MLP for one row at a time: write the row into `inputs`, (I,), then `run`.
-
-    The bias is one more weight, of an input that is always one. The mean that a layer norm subtracts from its input
-    is subtracted from the weights once: then each row has mean zero.
-    """
-
-    def __init__(self, mlp: Mlp, scale: np.ndarray | None = None) -> None:
-        """The first inputs are multiplied by `scale` (N,) before anything else, if given."""
-        layers = (*mlp.blocks, mlp.last)
-        weights = [np.concatenate([a.weight, a.bias[:, None]], 1, dtype=np.float64) for a in layers]  # (O, I + 1)
-        products = [*(Product(weight - weight.mean(0)) for weight in weights[:-1]), Product(weights[-1])]
-        if scale is not None:
-            products[0].weight[:, : len(scale)] *= scale
-        buffers = [np.ones(weight.shape[1], np.float32) for weight in weights]  # the last number stays one
-        steps = zip(mlp.blocks, products[:-1], buffers[:-1], buffers[1:], strict=True)
-        self.blocks = [RowsBlock(block, product, row, after[:-1]) for block, product, row, after in steps]
-        self.last, self._last_inputs = products[-1], buffers[-1]
-        self.inputs = buffers[0][:-1]
-
-    def run(self) -> np.ndarray:
-        """The last layer's (O,) float32, in the same buffer each time."""
-        for block in self.blocks:
-            block.run()
-        return self.last(self._last_inputs)
-
-
-class RowsBlock:
-    """Linear, LayerNorm, Mish: from one buffer to another."""
-
-    def __init__(self, block: Block, product: Product, inputs: np.ndarray, outputs: np.ndarray) -> None:
-        """`product` gives rows of mean zero."""
-        self.product, self._inputs, self._outputs = product, inputs, outputs
-        self.gain, self.offset, self.eps, self.size = block.gain, block.offset, block.eps, len(block.bias)
-        self._gate = np.empty(self.size, np.float32)
-        largest = abs(self.gain) * math.sqrt(self.size) + abs(self.offset)  # outputs of the norm
-        self.steep = float(largest.max()) > LARGEST
-
-    def run(self) -> None:
-        y, gate = self.product(self._inputs), self._gate
-        y *= 1 / math.sqrt(float(y.dot(y)) / self.size + self.eps)
-        y *= self.gain
-        y += self.offset
-        # Mish: x n / (n + 2) with n = e^x (e^x + 2)
-        np.exp(np.minimum(y, LARGEST, out=gate) if self.steep else y, out=gate)
-        np.add(gate, 2, out=self._outputs)
-        gate *= self._outputs
-        np.add(gate, 2, out=self._outputs)
-        gate /= self._outputs
-        np.multiply(y, gate, out=self._outputs)
-
-
-class Product:
-    """A matrix (O, I) for products with one vector."""
-
-    def __init__(self, weight: np.ndarray) -> None:
-        self.weight = np.ascontiguousarray(weight, np.float32)
-        outputs, inputs = weight.shape
-        self._result = np.empty(outputs, np.float32)
-        # parts too small for a second thread of OpenBLAS, which saves 10 us but may take 20 ms on a busy machine
-        rows = max(n for n in range(1, outputs + 1) if outputs % n == 0 and (n == 1 or n * inputs <= ONE_THREAD))
-        self.parts = self.weight.reshape(-1, rows, inputs)  # the same memory
-        self._results = self._result.reshape(self.parts.shape[:2])
-        few = len(self.parts) <= FEW
-        self._pairs = list(zip(self.parts, self._results, strict=True)) if few else []
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """(I,) to (O,) float32, in the same buffer each time."""
-        for part, result in self._pairs:
-            part.dot(x, result)
-        if not self._pairs:
-            np.matmul(self.parts, x, out=self._results)
-        return self._result
 
 
 def latent_function(latent: Rounding | Simplexes | None) -> tuple[IntoRow, np.ndarray | None]:

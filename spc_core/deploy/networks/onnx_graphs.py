@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from spc_core.deploy.networks.row_plan import Linear, Mlp, Rounding, RowPlan, Simplexes
+from spc_core.deploy.networks.mlp import Linear, Mlp
+from spc_core.deploy.networks.row_plan import Rounding, RowPlan, Simplexes
 from spc_core.method.config import ConfigError
 from spc_core.method.world_model import ONE
 

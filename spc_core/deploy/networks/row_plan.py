@@ -11,34 +11,10 @@ import dataclasses
 import numpy as np
 from torch import Tensor, nn
 
+from spc_core.deploy.networks.mlp import Block, Linear, Mlp
 from spc_core.method.agent import Agent
 from spc_core.method.latents import Continuous, FSQLatent, SimNorm
 from spc_core.method.normalize import Stats
-
-
-@dataclasses.dataclass(frozen=True)
-class Linear:
-    """weight (O, I) and bias (O,)."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Block(Linear):
-    """A linear layer, then LayerNorm with gain and offset (O,), then Mish."""
-
-    gain: np.ndarray
-    offset: np.ndarray
-    eps: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Mlp:
-    """layers.mlp: blocks and a last linear layer."""
-
-    blocks: tuple[Block, ...]
-    last: Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +56,18 @@ def row_plan(agent: Agent, stats: Stats) -> RowPlan:
     encodes = agent.config.method.sees != "observation"
     return RowPlan(
         stats=stats,
-        encoder=_mlp(model.encoder) if encodes else None,
+        encoder=mlp_of(model.encoder) if encodes else None,
         latent=_latent(model.latent) if encodes else None,
         latent_dim=model.latent.dim if encodes else agent.observation_dim,
         sees_both=agent.config.method.sees == "both",
-        actor=_mlp(agent.acting.network, agent.action_dim),
-        context_encoder=None if context_encoder is None else _mlp(context_encoder.network),
+        actor=mlp_of(agent.acting.network, agent.action_dim),
+        context_encoder=None if context_encoder is None else mlp_of(context_encoder.network),
         task_means=_array(agent.task_means),
         precision=context_encoder is not None and context_encoder.precision,
     )
 
 
-def _mlp(network: nn.Module, outputs: int | None = None) -> Mlp:
+def mlp_of(network: nn.Module, outputs: int | None = None) -> Mlp:
     """The arrays of layers.mlp; only the first `outputs` of the last layer if given."""
     assert isinstance(network, nn.Sequential)
     *modules, last = list(network)
