@@ -19,6 +19,7 @@ from spc_core.deploy.checkpoint_files import CheckpointError, checkpoint_folder,
 from spc_core.deploy.networks.numpy_rows import NumpyNetworks
 from spc_core.deploy.networks.row_plan import row_plan
 from spc_core.deploy.networks.torch_rows import RowPlanner, TorchNetworks
+from spc_core.deploy.task_belief import NO_BELIEF, TaskBelief, load_task_belief
 from spc_core.deploy.vote_model import VoteModel, load_vote_model
 from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig, build, to_dict
@@ -41,6 +42,8 @@ class Checkpoint:
     device: torch.device
     vote_model: VoteModel | None = None
     no_vote_model: str = "the checkpoint was not loaded from files"
+    task_belief: TaskBelief | None = None
+    no_task_belief: str = "the checkpoint was not loaded from files"
 
     def networks(self) -> NumpyNetworks | TorchNetworks:
         """NumPy on a CPU, torch on a GPU."""
@@ -119,10 +122,14 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     _load_weights(agent, folder / "weights.safetensors")
     fuse_(agent)
     agent.to(picked).eval().requires_grad_(False)
-    votes = load_vote_model(folder, weights_sha256(folder))
-    if isinstance(votes, str):
-        return Checkpoint(agent, config, contract, stats, metrics, picked, None, votes)
-    return Checkpoint(agent, config, contract, stats, metrics, picked, votes, "")
+    weights = weights_sha256(folder)
+    votes = load_vote_model(folder, weights)
+    belief = load_task_belief(folder, weights) if config.method.task_belief else NO_BELIEF
+    return Checkpoint(
+        agent, config, contract, stats, metrics, picked,
+        *((None, votes) if isinstance(votes, str) else (votes, "")),
+        *((None, belief) if isinstance(belief, str) else (belief, "")),
+    )  # fmt: skip
 
 
 def _load_weights(agent: Agent, file: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from spc_core.alignment.streaming import Transition
 from spc_core.deploy.change_detector import ChangeDetector, Seen
-from spc_core.deploy.context_tracker import ContextTracker
+from spc_core.deploy.context_tracker import ContextTracker, Said, evidence_of
 from spc_core.deploy.deployable import Deployable
 from spc_core.deploy.networks.numpy_lanes import NumpyLanes
 from spc_core.deploy.votes import VoteSums
@@ -56,20 +56,23 @@ class ContextLanes:
         if self._changes is not None and trackers[0].watching is not None:
             observations, actions = ([seen.observation for seen in transitions], [seen.action for seen in transitions])
             changes = self._changes.update(lanes, np.array(observations), np.array(actions), votes)
-        self._sum_up(lanes, trackers, votes)
-        for tracker, vote, changed in zip(trackers, votes, changes, strict=True):
-            tracker.remember_vote(vote, changed)
+        said = [Said(*pair) for pair in zip(votes, evidence_of(trackers[0].belief, transitions), strict=True)]
+        self._sum_up(lanes, trackers, votes, said)
+        for tracker, one, changed in zip(trackers, said, changes, strict=True):
+            tracker.remember(one, changed)
         means = VoteSums(self._sums[:, lanes]).mean.astype(np.float32)
         rows = zip(lanes, trackers, means, strict=True)
         return [(lane, mean if one.shows_mean else one.context) for lane, one, mean in rows]
 
-    def _sum_up(self, lanes: list[int], trackers: list[ContextTracker], votes: np.ndarray) -> None:
-        """Add the embeddings (M, E)."""
+    def _sum_up(
+        self, lanes: list[int], trackers: list[ContextTracker], votes: np.ndarray, said: Sequence[Said]
+    ) -> None:
+        """Add the embeddings (M, E), and what else is said."""
         sums = VoteSums(self._sums[:, lanes])
         sums.add(votes)
         self._sums[:, lanes] = sums.arrays
-        for tracker in trackers:
-            tracker.count_vote()
+        for tracker, one in zip(trackers, said, strict=True):
+            tracker.count_in(one)
 
 
 class ChangeLanes:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task vector z on a robot, as a running mean that starts again when the task changes: no gradient, no history."""
+"""The task vector z on a robot, from running sums that start again when the task changes: no gradient, no history."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,19 +12,33 @@ from spc_core.alignment.streaming import Transition
 from spc_core.deploy.change_detector import PENDING, ChangeDetector
 from spc_core.deploy.deployable import Deployable, Networks
 from spc_core.deploy.hypotheses import Hypotheses
-from spc_core.deploy.votes import VoteSums, sums_of, weighted_mean
+from spc_core.deploy.task_belief import TaskBelief
+from spc_core.deploy.votes import VoteSums, sums_of
 
 MODES = ("online", "collect", "frozen")
 NOTHING_KNOWN = 1.0  # uncertainty before two transitions: embeddings range over [-1, 1]
 
 
+class Said(NamedTuple):
+    """What a transition says of the task."""
+
+    embedding: np.ndarray  # (E,), its vote
+    evidence: np.ndarray  # (K,) its log-likelihood under each candidate of the belief, without one (0,)
+
+
+def evidence_of(belief: TaskBelief | None, transitions: Sequence[Transition]) -> np.ndarray:
+    """Log-likelihoods of N transitions under each candidate (N, K), without a belief (N, 0)."""
+    return np.zeros((len(transitions), 0)) if belief is None else belief.log_likelihoods(transitions)
+
+
 class ContextTracker:
     """The task vector z from the transitions seen so far; the cost of a transition does not grow with the history.
 
+    z is the mean of the transitions' votes; with a `belief`, joined with the tasks that best explain them (TaskBelief).
     Modes: `online` adds each transition and shows the result at once; `collect` adds, but shows the prior, as one
     hypothesis after another, for informative motion; `frozen` adds nothing. At most `limit`
     transitions are added (None: no limit). Before the first transition, `online` and `frozen` show zeros.
-    `uncertainty` measures how well the transitions determine z, in every mode.
+    `uncertainty` measures how well the votes determine z, in every mode.
     With a `half_life`, a transition counts half as much after that many newer ones. None: all count the same.
     With `detect_changes`, the context continues with the transitions since a change of the task, where `detection` is
     "on": where the checkpoint has a vote model. While a change is only suspected, `online` shows the mean of the
@@ -36,6 +53,9 @@ class ContextTracker:
         self._networks = networks or deployed.networks()
         self._context_dim = self._networks.context_dim
         self.hold_sums(np.zeros((4, self._context_dim)))
+        self.belief = deployed.task_belief if self._networks.has_encoder else None
+        self._no_belief = deployed.no_task_belief if self._networks.has_encoder else "the method has no context encoder"
+        self._evidence = np.zeros(0 if self.belief is None else len(self.belief.candidates))
         self.weight = self._square_weight = 0.0  # votes counted by their decay, and by its square
         self.half_life: float | None = None
         method, rate_hz = deployed.config.method, deployed.contract.rate_hz
@@ -52,8 +72,8 @@ class ContextTracker:
         self._model = deployed.vote_model if self._networks.has_encoder else None
         self.detector = None if self._model is None else ChangeDetector(self._model)
         self._why_not = deployed.no_vote_model if self._networks.has_encoder else "the method has no context encoder"
-        self._recent: list[np.ndarray] = []  # the last embeddings, as many as the detector can blame on a new task
-        self._suspected: np.ndarray | None = None  # (N, E) embeddings that look like a new task's
+        self._recent: list[Said] = []  # of the last transitions, as many as the detector can blame on a new task
+        self._suspected: list[Said] = []  # of those that look like a new task's
         self._last_ns: int | None = None  # time of the last transition
 
     def hold_sums(self, arrays: np.ndarray) -> None:
@@ -78,9 +98,14 @@ class ContextTracker:
         return "on" if self.detector is not None else f"off: {self._why_not}"
 
     @property
+    def judging(self) -> str:
+        """Whether the world model judges which task it is: "on", or "off" and why."""
+        return "on" if self.belief is not None else f"off: {self._no_belief}"
+
+    @property
     def suspicious(self) -> bool:
         """Whether the context shown is that of transitions suspected to be a new task's."""
-        return self._suspected is not None
+        return bool(self._suspected)
 
     def reset(self) -> None:
         """Forget all transitions: back to the prior."""
@@ -91,10 +116,10 @@ class ContextTracker:
 
     def _forget(self) -> None:
         self._sums.clear()
+        self._evidence[:] = 0
         self.weight = self._square_weight = 0.0
         self.count = 0
-        self._recent.clear()
-        self._suspected = None
+        self._recent, self._suspected = [], []
         self._hypotheses.reset()
 
     def update(self, transition: Transition) -> bool:
@@ -104,7 +129,10 @@ class ContextTracker:
         self.watch_gap(transition.t_ns)
         if self._networks.has_encoder:
             vote, detector = self._networks.embed(transition), self.watching
-            self.add_vote(vote, detector.update(transition.observation, transition.action, vote) if detector else 0)
+            said = Said(vote, evidence_of(self.belief, [transition])[0])
+            changed = detector.update(transition.observation, transition.action, vote) if detector else 0
+            self._add(said)
+            self.remember(said, changed)
         else:
             self.count += 1
             self._hypotheses.advance(self.count, self._sums.mean)
@@ -128,54 +156,63 @@ class ContextTracker:
             self._note_restart(f"no transition for {gap_s:.1f} s")
         self._last_ns = t_ns
 
-    def add_vote(self, vote: np.ndarray, changed: int) -> None:
-        """Add an embedding (E,), after which the detector finds the last `changed` to be of a new task; these go on."""
-        self._add(vote)
-        self.remember_vote(vote, changed)
-
-    def remember_vote(self, vote: np.ndarray, changed: int) -> None:
-        """Look back after a vote has been added to the sums."""
+    def remember(self, said: Said, changed: int) -> None:
+        """Look back after a transition has been added, after which the last `changed` are of a new task; they go on."""
         if self.watching is not None:
-            self._look_back(vote, changed, self.watching)
+            self._look_back(said, changed, self.watching)
         if self._mode == "collect":
-            self._hypotheses.advance(self.count, self._sums.mean)
+            self._hypotheses.advance(self.count, self._estimate)
 
-    def _look_back(self, vote: np.ndarray, changed: int, detector: ChangeDetector) -> None:
-        self._recent = [*self._recent[1 - PENDING :], vote]
+    def _look_back(self, said: Said, changed: int, detector: ChangeDetector) -> None:
+        self._recent = [*self._recent[1 - PENDING :], said]
         if changed:
             kept = self._recent[-changed:]
             before = self.count - len(kept)
             self._forget()
-            for vote in kept:
-                self._add(vote)
+            for one in kept:
+                self._add(one)
             self._recent = kept
             self._note_restart(f"the task changed: the last {len(kept)} transitions contradict the {before} before")
         suspected = detector.suspected
-        self._suspected = np.array(self._recent[-suspected:]) if suspected else None
+        self._suspected = self._recent[-suspected:] if suspected else []
 
     def _note_restart(self, reason: str) -> None:
         self.restarts += 1
         self.last_restart = reason
 
-    def _add(self, embedding: np.ndarray) -> None:
-        """Add an embedding (E,)."""
+    def _add(self, said: Said) -> None:
         keep = 1.0 if self.half_life is None else 0.5 ** (1 / self.half_life)
-        self._sums.add(embedding, keep)
-        self.count_vote(keep)
+        self._sums.add(said.embedding, keep)
+        self.count_in(said, keep)
 
-    def count_vote(self, keep: float = 1.0) -> None:
-        """Count a vote, for which all before fall to `keep` of their weight."""
+    def count_in(self, said: Said, keep: float = 1.0) -> None:
+        """Count a transition whose vote is in the sums; all before fall to `keep` of their weight."""
         self.weight, self._square_weight = keep * self.weight + 1, keep**2 * self._square_weight + 1
         self.count += 1
+        self._evidence *= keep
+        self._evidence += said.evidence
 
     @property
     def shows_mean(self) -> bool:
-        """Whether the context shown is the mean of the embeddings, once there are any."""
+        """Whether the context shown is the mean of the votes, once there are any."""
         return (
-            self.oracle_context is None
+            self.belief is None
+            and self.oracle_context is None
             and self._mode != "collect"
-            and (self._suspected is None or self._mode != "online")
+            and not self._shows_suspected
         )
+
+    @property
+    def _shows_suspected(self) -> bool:
+        """Whether the context is that of the suspected transitions alone."""
+        return self.suspicious and self._mode == "online"
+
+    @property
+    def _shown_sums(self) -> VoteSums:
+        """Of the votes behind the context shown."""
+        if not self._shows_suspected:
+            return self._sums
+        return sums_of(np.array([one.embedding for one in self._suspected]), self._context_dim)
 
     @property
     def context(self) -> np.ndarray:
@@ -186,24 +223,33 @@ class ContextTracker:
             return self._hypotheses.shown
         if self.count == 0:
             return np.zeros(self._context_dim, np.float32)
-        if self._suspected is not None and self._mode == "online":
-            return weighted_mean(self._suspected, self._context_dim).astype(np.float32)
-        return self._sums.mean.astype(np.float32)
+        return self._estimate.astype(np.float32)
+
+    @property
+    def _estimate(self) -> np.ndarray:
+        """z (Z,) of the transitions, of the suspected ones alone where these are shown."""
+        sums = self._shown_sums
+        if self.belief is None:
+            return sums.mean
+        evidence, count = self._evidence, self.weight
+        if self._shows_suspected:
+            evidence, count = np.sum([one.evidence for one in self._suspected], 0), len(self._suspected)
+        return self.belief.joined(evidence, count, sums.mean, self.uncertainty)
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """Standard error of z, (Z,) float32; ones before two transitions, and where no vote is worth anything.
+        """Standard error of z by the votes, (Z,) float32; ones before two, and where no vote is worth anything.
 
         That of independent votes, each of the variance that its weight says (see votes.VoteSums), and with a vote model
         at least that of so many consecutive ones in the data, which are similar and depend on where the robot is.
         """
         if self.count < 2 or not self._networks.has_encoder:
             return np.full(self._context_dim, NOTHING_KNOWN, np.float32)
-        if self._suspected is not None and self._mode == "online":
+        if self._shows_suspected:
             count = decayed = float(len(self._suspected))
-            sums = sums_of(self._suspected, self._context_dim)
         else:
-            count, decayed, sums = self.weight**2 / self._square_weight, self.weight, self._sums
+            count, decayed = self.weight**2 / self._square_weight, self.weight
+        sums = self._shown_sums
         error = sums.error(decayed) if decayed > 1 else np.zeros(self._context_dim)
         error = np.where(sums.known, error, NOTHING_KNOWN)
         if self._model is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
+from spc_core.deploy.task_belief import TaskBelief
 from spc_core.deploy.vote_model import VoteModel
 from spc_core.method.config import PlannerConfig, TrainConfig
 
@@ -50,6 +51,13 @@ class Deployable(Protocol):
     def vote_model(self) -> VoteModel | None: ...
     @property
     def no_vote_model(self) -> str:
+        """Why there is none."""
+        ...
+
+    @property
+    def task_belief(self) -> TaskBelief | None: ...
+    @property
+    def no_task_belief(self) -> str:
         """Why there is none."""
         ...
 

@@ -15,6 +15,7 @@ import yaml
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.deploy.checkpoint_files import ONNX_CARD, CheckpointError
+from spc_core.deploy.task_belief import NO_BELIEF, TaskBelief
 from spc_core.deploy.vote_model import VoteModel
 from spc_core.method.config import ConfigError, PlannerConfig, TrainConfig, build, to_dict
 from spc_core.system.atomic_files import AtomicFolder
@@ -63,6 +64,8 @@ class OnnxCheckpoint:
     metrics: dict[str, Any]  # of the checkpoint that was exported
     vote_model: VoteModel | None = None
     no_vote_model: str = ""
+    task_belief: TaskBelief | None = None
+    no_task_belief: str = ""
 
     def networks(self) -> OnnxNetworks:
         return self.sessions
@@ -88,6 +91,7 @@ def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> Onnx
         task_means = np.array(card["task_means"], np.float32)
         files = [POLICY, *([ENCODER] if card["has_encoder"] else [])]
         votes = None if card.get("votes") is None else VoteModel.from_dict(card["votes"])
+        belief = None if card.get("belief") is None else TaskBelief.from_dict(card["belief"])
     except CheckpointError:
         raise
     except KeyError as error:
@@ -103,7 +107,16 @@ def load_onnx(folder: str | Path, device: str = "cpu", threads: int = 1) -> Onnx
         )
     networks = OnnxNetworks(sessions[0], sessions[1] if card["has_encoder"] else None, task_means)
     why_not = "" if votes else card.get("no_votes", "exported before there were vote models; export it again")
-    return OnnxCheckpoint(networks, config, contract, card["metrics"], votes, why_not)
+    return OnnxCheckpoint(
+        networks,
+        config,
+        contract,
+        card["metrics"],
+        votes,
+        why_not,
+        belief,
+        "" if belief else card.get("no_belief", NO_BELIEF),
+    )
 
 
 def _session(file: Path, threads: int) -> Any:
@@ -155,6 +168,8 @@ def export_onnx(checkpoint: Checkpoint, out: Path, overwrite: bool = False, mode
         "metrics": checkpoint.metrics,
         "votes": None if checkpoint.vote_model is None else checkpoint.vote_model.to_dict(),
         "no_votes": checkpoint.no_vote_model,
+        "no_belief": checkpoint.no_task_belief,
+        "belief": None if checkpoint.task_belief is None else checkpoint.task_belief.to_dict(),
     }
     folder = AtomicFolder(out, overwrite, ONNX_CARD, "an export to ONNX")
     try:

@@ -9,7 +9,6 @@ regression of votes on features of observation and action, whose prior is learnt
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import numpy as np
 
 from spc_core.deploy.votes import parts
 from spc_core.system.atomic_files import write_atomic
+from spc_core.system.json_arrays import pack, unpack
 
 FILE = "votes.json"
 FORMAT = 1
@@ -74,7 +74,7 @@ class VoteModel:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: arrays as shape and base64 of little-endian float32."""
-        return {"format": FORMAT} | {field.name: _pack(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {"format": FORMAT} | {field.name: pack(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VoteModel:
@@ -83,7 +83,7 @@ class VoteModel:
             raise ValueError(f"the vote model has format {values.get('format')}, this program reads {FORMAT}")
         try:
             optional = {"usual_weight": None}  # not in files from before votes had weights
-            return cls(**{f.name: _unpack((optional | dict(values))[f.name]) for f in dataclasses.fields(cls)})
+            return cls(**{f.name: unpack((optional | dict(values))[f.name]) for f in dataclasses.fields(cls)})
         except (KeyError, TypeError) as error:
             raise ValueError(f"the vote model lacks or damages {error}") from None
 
@@ -125,16 +125,3 @@ def load_vote_model(folder: Path, weights: str) -> VoteModel | str:
 
 def _mish(x: np.ndarray) -> np.ndarray:
     return x * np.tanh(np.logaddexp(0.0, x))
-
-
-def _pack(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    data = np.ascontiguousarray(value, "<f4")
-    return {"shape": list(data.shape), "float32": base64.b64encode(data.tobytes()).decode()}
-
-
-def _unpack(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    return np.frombuffer(base64.b64decode(value["float32"]), "<f4").reshape(value["shape"]).astype(np.float64)

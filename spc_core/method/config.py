@@ -49,6 +49,7 @@ class MethodConfig:
     policy_sees: str = "latent"  # the latent | observation | both, beside z; the same for raw latents
     action_slope: str = "q"  # what loss.action_gradient follows: the method's own q | model, its one-step heads and V
     votes: str = "mean"  # z of votes: their mean | precision, weighted by what each is worth, which is learnt too
+    task_belief: bool = False  # z also of the tasks under which the one-step heads best explain what happened
     collect: str = "means"  # a collecting robot acts on training tasks' means: in turn | the nearest to its z first
     hypothesis_s: float = 0.24  # seconds for which it acts on one of them
     context_l2: float = 0.0  # weight of the squared length of z
@@ -227,9 +228,19 @@ class TrainConfig:
             )
         self.method.check(source)
         self.loss.check(source)
-        needy = {"loss.imagined_share": self.loss.imagined_share > 0, "method.action_slope model": self.looks_ahead}
+        needy = {
+            "loss.imagined_share": self.loss.imagined_share > 0,
+            "method.action_slope model": self.looks_ahead,
+            "method.task_belief": self.method.task_belief,
+        }
         for name in [name for name, used in needy.items() if used and not self.loss.one_step_weight]:
             raise ConfigError(f"{source}: {name} needs the one-step heads; set loss.one_step_weight, for example to 1")
+        if self.method.task_belief and (self.method.context != "learnt" or self.method.latent != "raw"):
+            raise ConfigError(
+                f"{source}: method.task_belief needs a learnt context and heads that read the observation itself; set "
+                f"method.context learnt and method.latent raw, not {self.method.context} and {self.method.latent}, or "
+                "method.task_belief false"
+            )
         if self.loss.imagined_share and self.method.context == "none":
             raise ConfigError(f"{source}: loss.imagined_share needs task vectors, which method.context none lacks")
 

@@ -18,7 +18,7 @@ from spc_core.method.config import ConfigError, TrainConfig, to_dict
 from spc_core.method.normalize import Stats
 from spc_core.training.vote_fit import task_votes
 
-OF_THE_ROBOT = ("collect", "hypothesis_s")  # settings of a method that do not concern its weights
+OF_THE_ROBOT = ("collect", "hypothesis_s", "task_belief")  # settings of a method that do not concern its weights
 WIDER, MOVED = 2.0, 2.0  # a field's spread, and its mean in spreads, from which its normalisation no longer fits
 TASK_MEANS = "task_means"
 

@@ -27,11 +27,13 @@ from spc_core.data.outliers import refuse_outliers
 from spc_core.data.packed import PackedDataset, rows_of
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.checkpoint_files import weights_sha256
+from spc_core.deploy.task_belief import belief_is_for
 from spc_core.deploy.vote_model import load_vote_model
 from spc_core.method.config import ConfigError, TrainConfig
 from spc_core.method.normalize import Stats, compute_stats
 from spc_core.system.allocator import keep_freed_memory
 from spc_core.system.signals import stop_on_signals
+from spc_core.training.belief_fit import write_task_belief
 from spc_core.training.continuing import beginning_text, open_beginning
 from spc_core.training.distributed import Group, join_group
 from spc_core.training.fitting import batch_text, discount_text, fit_batches
@@ -140,6 +142,7 @@ def _train(
                 if run.done and group.is_leader:
                     with torch_threads(run.threads):
                         _learn_votes(run)
+                        _learn_belief(run)
                     if held_out is not None:
                         _name_held_out(run, held_out, validator)
     if failures:
@@ -167,6 +170,17 @@ def _learn_votes(run: TrainingRun) -> None:
         if folder.is_dir() and isinstance(load_vote_model(folder, weights_sha256(folder)), str):
             agent = load_checkpoint(folder).agent  # of its own weights, on the CPU
             if said := write_vote_model(folder, agent, run.stats, run.data, run.config.seed, run.config.updates):
+                print(f"{folder}: {said}")
+
+
+def _learn_belief(run: TrainingRun) -> None:
+    """Add the task belief, by which a running robot asks the world model for its task, to checkpoints that lack it."""
+    if run.config.updates < LEAST_UPDATES:
+        return
+    for folder in (run.checkpoint_folder, run.out / "best"):
+        if folder.is_dir() and not belief_is_for(folder, weights_sha256(folder)):
+            agent = load_checkpoint(folder).agent
+            if said := write_task_belief(folder, agent, run.stats, run.data, run.config.seed):
                 print(f"{folder}: {said}")
 
 

@@ -178,6 +178,7 @@ class ContextEncoderNode(ManagedNode):
         values |= {"state to command": str(lag)} if lag is not None else {}
         if self._tracker is not None:
             values["detection of changes"] = self._tracker.detection
+            values["task belief"] = self._tracker.judging
             values |= {"context restarts": self._tracker.restarts, "last restart": self._tracker.last_restart or "none"}
         return values | (self._delay.values() if self._tracker else {})
 

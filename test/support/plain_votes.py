@@ -34,6 +34,7 @@ def deployed(model: VoteModel | None, why_not: str = "votes.json is missing") ->
     )
     return SimpleNamespace(
         networks=lambda: networks, vote_model=model, no_vote_model="" if model else why_not,
+        task_belief=None, no_task_belief="",
         config=TrainConfig(), contract=SimpleNamespace(rate_hz=50.0),
     )  # fmt: skip
 
