@@ -71,11 +71,12 @@ def run(options: Trial) -> int:
     ends_early = found is not None and found.make(None).terminates
     if options.drift and options.sim and ends_early:
         print(f"{name}: {NO_DRIFT}")
+    trained_by = checkpoint_folder(options.run) / "contract.yaml"
     asked = TrialOptions.of(
         options, family=found.reference if found else "", checkpoint=str(options.run), task_ids=options.tasks,
-        recordings=recordings_dataset(options.recordings, options.out),
+        recordings=recordings_dataset(options.recordings, options.out, trained_by),
         drift_tasks=DRIFT_TASKS if options.drift and options.sim and not ends_early else 0,
-        contract=options.contract or ("" if found else str(checkpoint_folder(options.run) / "contract.yaml")),
+        contract=options.contract or ("" if found else str(trained_by)),
     )  # fmt: skip
     camera = None
     if options.camera:

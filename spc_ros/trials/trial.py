@@ -64,18 +64,17 @@ def prepare(options: TrialOptions) -> None:
         raise ProcessError(str(error)) from None
 
 
-def recordings_dataset(recordings: Path | None, out: Path) -> str:
+def recordings_dataset(recordings: Path | None, out: Path, contract: Path) -> str:
     """The dataset of recordings for the protocol offline; bags are converted once, into a folder next to `out`."""
     if recordings is None:
         return ""
-    if any(recordings.glob("*/*/data/metadata.json")):
+    from spc_ros.conversion.recordings import convert_recordings, is_dataset  # loads Minari, which a robot may lack
+
+    if is_dataset(recordings):
         return str(recordings.resolve())
     dataset = out.with_name(f"{out.name}-recordings").resolve()
     if not dataset.exists():
-        from spc_ros.conversion.convert import convert  # loads Minari, which a robot may lack
-        from spc_ros.conversion.convert_options import ConvertOptions
-
-        convert(ConvertOptions((recordings,), dataset))
+        convert_recordings([recordings], dataset, contract)
     return str(dataset)
 
 
