@@ -96,7 +96,7 @@ def assess(
             notes.append(
                 f"the best of {among} checkpoints by these same recordings, so it looks a little better than it is"
             )
-        if packed_sha256(own.dataset, () if own.separate else own.tasks) != own.sha256:
+        if packed_sha256(own.dataset) != own.sha256:
             notes.append(
                 f"{own.dataset} has changed, or was copied, since training: these may be other recordings than those "
                 "held out then"
