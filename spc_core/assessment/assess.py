@@ -105,7 +105,7 @@ def assess(
     found = load_recordings(recordings, judged.checkpoint.contract, trained_on(metrics), only)
     values = None
     if not too_few(found, thresholds):
-        values = value(judged, found, settings.discount, settings.seed, settings.fits, progress)
+        values = value(judged, found, settings, progress)
     actions, identification = compare_actions(judged, found), identify(judged, found)
     verdict = judge(found, values, actions, identification, thresholds)
     return Assessment(str(run), judged, found, values, actions, identification, foresee(judged, found), verdict)
