@@ -96,7 +96,7 @@ def assess(
             notes.append(
                 f"the best of {among} checkpoints by these same recordings, so it looks a little better than it is"
             )
-        if packed_sha256(own.dataset, () if own.separate else own.tasks) != own.sha256:
+        if packed_sha256(own.dataset) != own.sha256:
             notes.append(
                 f"{own.dataset} has changed, or was copied, since training: these may be other recordings than those "
                 "held out then"
@@ -105,7 +105,7 @@ def assess(
     found = load_recordings(recordings, judged.checkpoint.contract, trained_on(metrics), only)
     values = None
     if not too_few(found, thresholds):
-        values = value(judged, found, settings.discount, settings.seed, settings.fits, progress)
+        values = value(judged, found, settings, progress)
     actions, identification = compare_actions(judged, found), identify(judged, found)
     verdict = judge(found, values, actions, identification, thresholds)
     return Assessment(str(run), judged, found, values, actions, identification, foresee(judged, found), verdict)

@@ -20,6 +20,9 @@ from spc_core.assessment.fitted_q import Features, Horizon, evaluate
 from spc_core.assessment.judged import Judged
 from spc_core.assessment.recordings import Recordings, TaskRecording
 from spc_core.assessment.rollouts import Steps, TaskModels, earned
+from spc_core.assessment.settings import Settings
+
+Progress = Callable[[int, int, str], None]
 
 FEATURES = 400
 WIDTHS = (1.0, 1.4, 0.8)  # of the kernel, times the median distance of two recorded transitions
@@ -81,22 +84,15 @@ class Values:
         return interval(self.gain(), float(np.hypot(self.judge_error, apart)))
 
 
-def value(
-    judged: Judged,
-    recordings: Recordings,
-    discount: float,
-    seed: int = 0,
-    fits: int = 4,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> Values:
-    """Evaluate by `fits` models and regressions, each with its own features and width of the kernel."""
+def value(judged: Judged, recordings: Recordings, settings: Settings, progress: Progress | None = None) -> Values:
+    """Evaluate by several models and regressions, each with its own features and width of the kernel."""
     stats, tasks = judged.checkpoint.stats, recordings.tasks
-    horizon = _horizon(judged, recordings, discount)
+    horizon = _horizon(judged, recordings, settings.discount)
     zs = zs_of(judged, tasks)
     known = [steps_of(judged, task) for task in tasks]
     fitted = [_Fitted.of(judged, task, z[0], steps) for task, z, steps in zip(tasks, zs, known, strict=True)]
     modelled, second = [], []
-    for models in _fits(known, seed, fits, progress):
+    for models in _fits(known, settings, progress):
         modelled.append(_in_models(judged, models, known, zs, horizon))
         second.append([task.gain(models.features, horizon) for task in fitted])
     weight, scale = horizon.weight(horizon.steps), stats.reward_std
@@ -115,18 +111,13 @@ def value(
 
 
 def gain_over_recordings(
-    judged: Judged,
-    recordings: Recordings,
-    discount: float,
-    seed: int = 0,
-    fits: int = 4,
-    progress: Callable[[int, int, str], None] | None = None,
+    judged: Judged, recordings: Recordings, settings: Settings, progress: Progress | None = None
 ) -> np.ndarray:
     """(B, T) the gain of `value` with the policy's own z, alone: less than half of its work."""
-    horizon = _horizon(judged, recordings, discount)
+    horizon = _horizon(judged, recordings, settings.discount)
     own = [zs[:1] for zs in zs_of(judged, recordings.tasks)]
     known = [steps_of(judged, task) for task in recordings.tasks]
-    found = [_in_models(judged, models, known, own, horizon) for models in _fits(known, seed, fits, progress)]
+    found = [_in_models(judged, models, known, own, horizon) for models in _fits(known, settings, progress)]
     behaviour, policy = np.moveaxis(np.array(found), 1, 0)
     return (policy - behaviour) / horizon.weight(horizon.steps) * judged.checkpoint.stats.reward_std
 
@@ -136,18 +127,16 @@ def _horizon(judged: Judged, recordings: Recordings, discount: float) -> Horizon
     return Horizon(recordings.horizon, discount, -stats.reward_mean / stats.reward_std)
 
 
-def _fits(
-    known: Sequence[Steps], seed: int, fits: int, progress: Callable[[int, int, str], None] | None
-) -> Iterator[TaskModels]:
+def _fits(known: Sequence[Steps], settings: Settings, progress: Progress | None) -> Iterator[TaskModels]:
     """Models of the tasks, each of other features; `progress` hears of each that has been used."""
-    width = _median_distance(torch.cat([steps.rows for steps in known]), seed)
-    generator = torch.Generator().manual_seed(seed)
-    for fit in range(fits):
+    width = _median_distance(torch.cat([steps.rows for steps in known]), settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    for fit in range(settings.fits):
         inputs = known[0].rows.shape[1]
         features = Features.draw(inputs, FEATURES, width * WIDTHS[fit % len(WIDTHS)], generator)
         yield TaskModels.fit(features, known, [torch.ones(len(steps.rows)) for steps in known])
         if progress is not None:
-            progress(fit + 1, fits, "value")
+            progress(fit + 1, settings.fits, "value")
 
 
 def steps_of(judged: Judged, task: TaskRecording) -> Steps:

@@ -15,6 +15,7 @@ import numpy as np
 from spc_core.contract.reward_rows import AFTER, BEFORE, Place, RewardFields, Rows
 from spc_core.contract.reward_terms import Term, sum_of_squares
 
+Array = np.ndarray
 MEND_REWARD = "guard divisions, roots and logarithms in the contract's reward, as in max(x, 0.001)"
 
 
@@ -34,56 +35,32 @@ class RewardFunction:
         self.uses_previous = any(term.uses_previous for term in terms)  # whether a_{k-1} matters
         self.successes = tuple(term.name for term in terms if term.met is not None)
 
-    def __call__(
-        self,
-        observation: np.ndarray,
-        action: np.ndarray,
-        next_observation: np.ndarray,
-        previous_action: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """(..., O), (..., A), (..., O) to (...). `previous_action` (..., A) is a_{k-1}, NaN where there is none."""
-        rows = Rows(observation, action, next_observation, previous_action)
+    def __call__(self, before: Array, action: Array, after: Array, previous: Array | None = None) -> Array:
+        """(..., O), (..., A), (..., O) to (...). `previous` (..., A) is a_{k-1}, NaN where there is none."""
+        rows = Rows(before, action, after, previous)
         with np.errstate(all="ignore"):  # what is not finite is refused by name, not warned of
             total = self._terms[0].pays(rows)
             for term in self._terms[1:]:
                 total = total + term.pays(rows)
         return rows.shaped(total)
 
-    def paid(
-        self,
-        observation: np.ndarray,
-        action: np.ndarray,
-        next_observation: np.ndarray,
-        previous_action: np.ndarray | None = None,
-    ) -> float:
+    def paid(self, before: Array, action: Array, after: Array, previous: Array | None = None) -> float:
         """The reward of one transition, (O,), (A,), (O,). Raises RewardError if it is not finite."""
-        row = observation, action, next_observation, previous_action
+        row = before, action, after, previous
         reward = float(self(*row))
         if not math.isfinite(reward):
             raise RewardError(f"the reward's term '{self.culprit(*row)}' is not finite; {MEND_REWARD}")
         return reward
 
-    def parts(
-        self,
-        observation: np.ndarray,
-        action: np.ndarray,
-        next_observation: np.ndarray,
-        previous_action: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def parts(self, before: Array, action: Array, after: Array, previous: Array | None = None) -> Array:
         """What each term pays, (K, ...)."""
-        rows = Rows(observation, action, next_observation, previous_action)
+        rows = Rows(before, action, after, previous)
         with np.errstate(all="ignore"):
             return np.stack([rows.shaped(term.pays(rows)) for term in self._terms])
 
-    def succeeded(
-        self,
-        observation: np.ndarray,
-        action: np.ndarray,
-        next_observation: np.ndarray,
-        previous_action: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def succeeded(self, before: Array, action: Array, after: Array, previous: Array | None = None) -> Array:
         """Whether the condition of any success term holds, (...) bool."""
-        rows = Rows(observation, action, next_observation, previous_action)
+        rows = Rows(before, action, after, previous)
         found = rows.full(0.0) > 0
         with np.errstate(all="ignore"):
             for term in self._terms:
@@ -91,15 +68,9 @@ class RewardFunction:
                     found = found | term.met(rows)
         return rows.shaped(found)
 
-    def culprit(
-        self,
-        observation: np.ndarray,
-        action: np.ndarray,
-        next_observation: np.ndarray,
-        previous_action: np.ndarray | None = None,
-    ) -> str:
+    def culprit(self, before: Array, action: Array, after: Array, previous: Array | None = None) -> str:
         """The first term that is not finite in one transition, (O,), (A,), (O,); 'sum' where only the sum is not."""
-        parts = self.parts(observation, action, next_observation, previous_action)
+        parts = self.parts(before, action, after, previous)
         bad = np.flatnonzero(~np.isfinite(parts))
         return self.names[bad[0]] if len(bad) else "sum"
 

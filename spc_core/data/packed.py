@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A dataset packed into a few memory-mapped arrays, for training: ROOT/.packed/<fingerprint>/*.npy; rows are read from
-memory or from disk, so that memory does not grow with the dataset."""
+memory or from disk, so that memory does not grow with the dataset.
+
+A copy without held-out tasks is one of its own. Who packs removes the copies that no process uses: each user holds a
+shared lock (flock) on its copy's folder.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +70,8 @@ def load_dataset(root: str | Path, held_out: Sequence[str] = ()) -> PackedDatase
     root = Path(root)
     stores = stored_tasks(root)
     contract = dataset_contract(root, stores)
-    folder = root / ".packed" / _fingerprint(root, held_out)
-    if not folder.is_dir():
+    folder = root / ".packed" / _copy_name(root, held_out)
+    while (lock := _hold(folder)) is None:
         try:
             _pack(folder, root, stores, contract, held_out)
         except OSError as error:
@@ -76,7 +81,7 @@ def load_dataset(root: str | Path, held_out: Sequence[str] = ()) -> PackedDatase
     tasks = tuple(TaskEntry(task["task_id"], task["params"]) for task in summary["tasks"])
     report = conversion_report(root)
     timing = {name: report.get(name) for name in ("command_delay", "command_lag")}
-    return PackedDataset(
+    data = PackedDataset(
         root=root,
         contract=contract,
         tasks=tasks,
@@ -85,12 +90,54 @@ def load_dataset(root: str | Path, held_out: Sequence[str] = ()) -> PackedDatase
         **timing,
         **arrays,
     )
+    weakref.finalize(data, os.close, lock)
+    return data
 
 
-def packed_sha256(root: Path, held_out: Sequence[str] = ()) -> str | None:
+def packed_sha256(root: Path) -> str | None:
     """The checksum of a dataset that is packed as it is now; None where it has changed since, or was copied."""
-    file = root / ".packed" / _fingerprint(root, held_out) / "summary.json"
-    return json.loads(file.read_text())["sha256"] if file.is_file() else None
+    for file in root.glob(f".packed/{_fingerprint(root)}*/summary.json"):  # the same whatever is held out
+        return json.loads(file.read_text())["sha256"]
+    return None
+
+
+def _hold(folder: Path) -> int | None:
+    """A lock that keeps a packed copy from being removed, until it is closed; None where there is no such copy."""
+    if not folder.is_dir():
+        return None
+    with _alone(folder.parent):
+        return _locked(folder, fcntl.LOCK_SH) if folder.is_dir() else None
+
+
+def _remove_unused(packed: Path) -> None:
+    """Remove the copies that no process holds, and what is left of a packing that was killed."""
+    with _alone(packed):
+        for folder in packed.iterdir():
+            with contextlib.suppress(OSError):  # it is in use, not ours, or on a disk without locks
+                lock = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    hidden = folder.rename(packed / f".{folder.name}")  # nobody opens it, should this be killed
+                    shutil.rmtree(hidden)
+                finally:
+                    os.close(lock)
+
+
+@contextlib.contextmanager
+def _alone(packed: Path) -> Iterator[None]:
+    """No other process takes or removes a packed copy meanwhile."""
+    lock = _locked(packed, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _locked(folder: Path, kind: int) -> int:
+    lock = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a disk without locks, where nothing is removed either
+        fcntl.flock(lock, kind)
+    return lock
 
 
 def conversion_report(root: Path) -> dict[str, Any]:
@@ -106,14 +153,17 @@ def conversion_report(root: Path) -> dict[str, Any]:
 
 def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract, held_out: Sequence[str]) -> None:
     """Write the arrays of PackedDataset into `folder`, which appears whole or not."""
+    folder.parent.mkdir(exist_ok=True)
+    _remove_unused(folder.parent)
     packed = [store for store in stores if store.entry.task_id not in held_out]
     steps, episodes = sum(s.step_count for s in packed), sum(s.episode_count for s in packed)
     step_bytes, row_bytes = 4 * contract.action_dim + 4 + 1, 4 * contract.observation_dim
     needed = steps * step_bytes + (steps + episodes) * row_bytes + 16 * episodes
     if shutil.disk_usage(root).free < needed + 1_000_000:  # report it now, not after an hour of work
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed")
-    folder.parent.mkdir(exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    with _alone(folder.parent):
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+        lock = _locked(partial, fcntl.LOCK_SH)
     try:
         digest = _write_arrays(partial, stores, contract, steps, episodes, held_out)
         tasks = [{"task_id": store.entry.task_id, "params": dict(store.entry.params)} for store in packed]
@@ -125,6 +175,7 @@ def _pack(folder: Path, root: Path, stores: list[StoredTask], contract: Contract
         if not folder.is_dir():
             raise DatasetError(f"{root}: could not put the packed arrays at {folder}; is the disk full?")
     finally:
+        os.close(lock)
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -186,7 +237,13 @@ class _ArrayFile:
         self._stream.close()
 
 
-def _fingerprint(root: Path, held_out: Sequence[str]) -> str:
+def _copy_name(root: Path, held_out: Sequence[str]) -> str:
+    """The folder of a packed copy."""
+    chosen = hashlib.sha256(json.dumps(sorted(held_out)).encode()).hexdigest()[:8]
+    return f"{_fingerprint(root)}-without-{chosen}" if held_out else _fingerprint(root)
+
+
+def _fingerprint(root: Path) -> str:
     """Changes whenever a file of the dataset does; cheap, since it looks at names, sizes and times only."""
     digest = hashlib.sha256(f"{PACK_VERSION}".encode())
     for folder, folders, files in os.walk(root):
@@ -196,8 +253,6 @@ def _fingerprint(root: Path, held_out: Sequence[str]) -> str:
                 status = os.stat(os.path.join(folder, name))
                 place = os.path.relpath(folder, root)
                 digest.update(f"{place}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    if held_out:
-        digest.update(json.dumps(sorted(held_out)).encode())
     return digest.hexdigest()[:16]
 
 

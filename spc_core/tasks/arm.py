@@ -17,7 +17,8 @@ import mujoco
 import numpy as np
 
 from .physics import new_model
-from .task import Task, TaskEnv
+from .task import Task
+from .task_env import TaskEnv
 
 JOINTS = ("shoulder", "elbow")
 CONTROL_HZ = 50

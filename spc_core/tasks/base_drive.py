@@ -22,7 +22,8 @@ import numpy as np
 from spc_core.system.config_files import find_config
 
 from .physics import derive_constants, new_model
-from .task import Family, Task, TaskEnv, average_task, make_task
+from .task import Family, Task, average_task, make_task
+from .task_env import TaskEnv
 
 FAMILY = "base_drive"
 CONTROL_HZ = 25

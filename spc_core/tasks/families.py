@@ -9,10 +9,14 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from spc_core.system.config_files import find_config, suggest
 
-from .task import SPLITS, Family, FamilyError, Task, TaskEnv
+from .task import SPLITS, Family, FamilyError, Task
+
+if TYPE_CHECKING:
+    from .task_env import TaskEnv
 
 ENTRY_POINTS = "spc_ros.families"  # each names a Family, or a function that returns one
 
@@ -89,6 +93,17 @@ def find_family(name: str) -> Family:
     raise FamilyError(
         f"unknown task family '{name}'{suggest(name, families())}; known: {', '.join(families())}, "
         "or give the path of a family.yaml"
+    )
+
+
+def family_of(contract: str) -> Family:
+    """The family that has a contract's name. Raises FamilyError."""
+    if is_family(contract):
+        return find_family(contract)
+    raise FamilyError(
+        f"no task family is named '{contract}', as the contract is{suggest(contract, families())}; to simulate, give "
+        "--family a name or the path of a family.yaml; on a robot use `spc trial` with --no-sim --operator --tasks "
+        "light heavy; recordings alone are enough for `spc assess`"
     )
 
 

@@ -24,7 +24,8 @@ import numpy as np
 
 from .physics import derive_constants, load_model, model_of_text
 from .snapshots import agent_file, load_snapshots
-from .task import Task, TaskEnv, make_task
+from .task import Task, make_task
+from .task_env import TaskEnv
 
 ASSETS = Path(gymnasium.__file__).with_name("envs") / "mujoco" / "assets"
 STEPS = 200

@@ -20,7 +20,8 @@ from spc_core.contract.sections import Stream
 from spc_core.system.config_files import suggest
 
 from .physics import load_model
-from .task import Task, TaskEnv
+from .task import Task
+from .task_env import TaskEnv
 
 COMPONENTS = {4: "wxyz"}  # MuJoCo writes quaternions so; every other vector is x, y, z
 COUNTS = {"joint": "njnt", "sensor": "nsensor", "actuator": "nu", "key": "nkey", "body": "nbody", "geom": "ngeom"}

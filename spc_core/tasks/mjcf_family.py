@@ -22,7 +22,8 @@ from .hidden import AXES, KINDS, Parameter
 from .mjcf import ONE_NUMBER, MjcfEnv
 from .physics import derive_constants, new_model
 from .snapshots import load_snapshots
-from .task import FamilyError, Task, TaskEnv
+from .task import FamilyError, Task
+from .task_env import TaskEnv
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from spc_core.method.normalize import Moments
-from spc_core.tasks import SPLITS, Task, TaskEnv, make_env, mean_task, tasks
+from spc_core.tasks import SPLITS, Task, make_env, mean_task, tasks
 from spc_core.tasks.locomotion import LocomotionEnv
 from spc_core.tasks.snapshots import Snapshots, within_limits
+from spc_core.tasks.task_env import TaskEnv
 from spc_core.training.soft_actor_critic import SoftActorCritic, SoftConfig
 
 EVERY = 4  # of how many tasks one is played to see how good the agent is

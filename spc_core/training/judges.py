@@ -85,10 +85,10 @@ class ByRecordings:
         from spc_core.assessment.judged import load_judged
         from spc_core.assessment.value import gain_over_recordings
 
-        judged, settings = load_judged(snapshot), Settings()
-        checkpoint, held_out = judged.checkpoint, self.held_out
+        judged, held_out = load_judged(snapshot), self.held_out
+        checkpoint = judged.checkpoint
         found = load_recordings(held_out.dataset, checkpoint.contract, trained_on(checkpoint.metrics), held_out.tasks)
-        gains = gain_over_recordings(judged, found, settings.discount, settings.seed, settings.fits, progress)
+        gains = gain_over_recordings(judged, found, Settings(), progress)
         if not math.isfinite(mean := float(gains.mean())):
             raise ValueError(f"the gain over the recordings is {mean}")
         better = int((gains.mean(0) > 0).sum())

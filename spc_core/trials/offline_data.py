@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from spc_core.data.dataset import Episode
-from spc_core.tasks import Task, TaskEnv, make_env
+from spc_core.tasks import Task, make_env
 from spc_core.tasks.behaviour import Behaviour, behaviour_mix, episode_seed, kinds_of
+from spc_core.tasks.task_env import TaskEnv
 
 
 def behaviour_episodes(task: Task, episodes: int, seed: int, first: int = 0) -> Iterator[Episode]:

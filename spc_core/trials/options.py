@@ -98,7 +98,10 @@ def make_trial(options: TrialOptions) -> Trial:
     from spc_core.trials.drift import NO_DRIFT
 
     if not options.sim and not options.operator:
-        raise ValueError("without a sim an operator must bring the robot to its start; set operator, or leave sim on")
+        raise ValueError(
+            "without a sim an operator must bring the robot to its start; set operator (spc trial: --operator), or "
+            "leave sim on"
+        )
     if not options.sim and options.drift_tasks:
         raise ValueError("the drift test needs a sim, which can change the task; set drift_tasks to 0")
     if options.sim and BASELINE in options.protocols:
@@ -112,7 +115,10 @@ def make_trial(options: TrialOptions) -> Trial:
         limit = options.tasks_per_split or None
         chosen = [task for split in options.splits for task in tasks(options.family, split)[:limit]]
     else:
-        raise ValueError("neither a family nor a task is given; set task_ids, such as bench/light bench/heavy")
+        raise ValueError(
+            "neither a family nor a task is given; set task_ids (spc trial: --tasks) to names of your own, such as "
+            "bench/light bench/heavy"
+        )
     trial = Trial(
         chosen, options.protocols, options.episodes, options.seed, options.few_shot_sizes, options.shuffle
     )  # fmt: skip

@@ -50,19 +50,17 @@ def _assess(options: Assess, scratch: Path) -> Assessment:
     """The assessment: by the run's own held-out tasks, by a dataset, or by bags, which are converted into `scratch`."""
     from spc_core.assessment.assess import assess
     from spc_core.assessment.judged import load_judged
+    from spc_core.deploy.checkpoint_files import checkpoint_folder
+    from spc_ros.conversion.recordings import convert_recordings, is_dataset
 
     if not options.recordings:
         with Bar(f"assess {options.run}", "fit") as bar:
             return assess(options.run, None, options.settings, options.thresholds, bar)
     given = root = options.recordings[0]
-    if len(options.recordings) > 1 or not any(root.glob("*/*/data/metadata.json")):
-        from spc_ros.conversion.convert import convert
-        from spc_ros.conversion.convert_options import ConvertOptions
-
-        contract = load_judged(options.run).checkpoint.contract
-        root = scratch / "dataset"
-        bags = ConvertOptions(options.recordings, out=root, task_from=options.task_from)
-        print(convert(bags, contract).summary())
+    if len(options.recordings) > 1 or not is_dataset(root):
+        load_judged(options.run)  # which may refuse it, before the bags are converted
+        contract, root = checkpoint_folder(options.run) / "contract.yaml", scratch / "dataset"
+        print(convert_recordings(options.recordings, root, contract, options.task_from))
     with Bar(f"assess {options.run}", "fit") as bar:
         found = assess(options.run, root, options.settings, options.thresholds, bar)
     return dataclasses.replace(found, recordings=dataclasses.replace(found.recordings, root=given))

@@ -42,7 +42,7 @@ class Evaluate:
 def run(options: Evaluate) -> int:
     from spc_core.deploy.checkpoint import load_checkpoint
     from spc_core.method.planner import PlannerConfig
-    from spc_core.tasks import tasks
+    from spc_core.tasks import family_of, tasks
     from spc_core.trials.evaluate import run_in_process
     from spc_core.trials.protocol import Trial
     from spc_core.trials.recordings import dataset_transitions
@@ -57,7 +57,7 @@ def run(options: Evaluate) -> int:
     chosen = []
     for number, folder in enumerate(options.runs):
         checkpoint = load_checkpoint(folder)
-        family = options.family or checkpoint.contract.name
+        family = options.family or family_of(checkpoint.contract.name).name
         chosen = [task for split in options.splits for task in tasks(family, split)]
         trial = Trial(chosen, options.protocols, options.episodes, options.seed, options.few_shot_sizes)
         planning = PlannerConfig() if options.planning else None
@@ -77,13 +77,13 @@ def run(options: Evaluate) -> int:
 def _drift(options: Evaluate) -> int:
     """Run the drift test of each run."""
     from spc_core.deploy.checkpoint import load_checkpoint
-    from spc_core.tasks import tasks
+    from spc_core.tasks import family_of, tasks
     from spc_core.trials.drift import drift_scores, drift_table, run_drift
 
     runs = []
     for folder in options.runs:
         checkpoint = load_checkpoint(folder)
-        family = options.family or checkpoint.contract.name
+        family = options.family or family_of(checkpoint.contract.name).name
         for split in options.splits:
             with Bar(f"drift {folder} {split}", "change") as bar:
                 runs += run_drift(checkpoint, family, tasks(family, split), (options.seed,), bar, options.half_life)

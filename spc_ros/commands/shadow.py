@@ -26,6 +26,7 @@ class Shadow:
 
     run: tyro.conf.Positional[Path]  # training run, checkpoint, or its export to ONNX
     bags: tyro.conf.Positional[tuple[Path, ...]]  # bags, or folders that hold bags at any depth
+    types: tuple[Path, ...] = ()  # .msg files, or packages with msg/, of types that the bags do not define
     learn: bool = True  # learn the context from each recording; else act on the prior
     html: Path | None = None  # also write a self-contained page with plots here
     json: Path | None = None  # also write the numbers here
@@ -33,10 +34,12 @@ class Shadow:
 
 def run(options: Shadow) -> int:
     from spc_core.pages.shadow_page import shadow_page, shadow_text
+    from spc_ros.messages.message_types import read_definitions
     from spc_ros.trials.shadow_bags import shadow_bags
 
+    types = read_definitions(options.types)
     with Bar(f"shadow {options.run}", "bag") as bar:
-        contract, found = shadow_bags(options.run, options.bags, bar, options.learn)
+        contract, found = shadow_bags(options.run, options.bags, bar, options.learn, types)
     recordings = [(bag.path.name, bag.comparison, bag.transitions) for bag in found]
     print(shadow_text(recordings))
     if options.json is not None:

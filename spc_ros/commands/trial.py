@@ -55,8 +55,7 @@ class Trial(TrialSettings):
 def run(options: Trial) -> int:
     from spc_core.deploy.checkpoint_files import checkpoint_folder
     from spc_core.deploy.deployable import load_deployed
-    from spc_core.tasks import find_family, is_family
-    from spc_core.tasks.camera import CameraConfig
+    from spc_core.tasks import family_of, find_family, is_family
     from spc_core.trials.drift import NO_DRIFT
     from spc_core.trials.scores import score, table
     from spc_ros.trials.provenance import command_line
@@ -64,17 +63,26 @@ def run(options: Trial) -> int:
     from spc_ros.trials.trial_report import report_trial
 
     name = options.family or load_deployed(options.run).contract.name
-    found = find_family(name) if options.sim or is_family(name) else None
+    found = None  # of a robot outside the families
+    if options.family:
+        found = find_family(options.family)
+    elif options.sim or is_family(name):
+        found = family_of(name)
     ends_early = found is not None and found.make(None).terminates
     if options.drift and options.sim and ends_early:
         print(f"{name}: {NO_DRIFT}")
+    trained_by = checkpoint_folder(options.run) / "contract.yaml"
     asked = TrialOptions.of(
         options, family=found.reference if found else "", checkpoint=str(options.run), task_ids=options.tasks,
-        recordings=recordings_dataset(options.recordings, options.out),
+        recordings=recordings_dataset(options.recordings, options.out, trained_by),
         drift_tasks=DRIFT_TASKS if options.drift and options.sim and not ends_early else 0,
-        contract=options.contract or ("" if found else str(checkpoint_folder(options.run) / "contract.yaml")),
+        contract=options.contract or ("" if found else str(trained_by)),
     )  # fmt: skip
-    camera = CameraConfig(options.camera, STILLS_HZ) if options.camera else None
+    camera = None
+    if options.camera:
+        from spc_core.tasks.camera import CameraConfig  # loads the simulator, which a robot lacks
+
+        camera = CameraConfig(options.camera, STILLS_HZ)
     with Bar(f"trial {options.run}", "episode") as bar:
         rows = run_trial(asked, options.device, camera, progress=bar)
     print(f"episodes: {options.out / 'episodes.jsonl'}, bags: {options.out / 'bags'}")

@@ -44,7 +44,11 @@ ARRAYS = ("observations", "actions", "rewards", "times_ns")
 
 
 class ConversionError(ValueError):
-    """Bags that cannot be converted; the message lists each of them with its reason."""
+    """Bags that cannot be converted; the message lists each of them with its reason, and `bags` only these."""
+
+    def __init__(self, text: str, bags: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.bags = tuple(bags)
 
 
 def convert(options: ConvertOptions, contract: Contract | None = None, progress: bool = True) -> ConversionReport:
@@ -89,9 +93,9 @@ def _refuse_bad(reports: list[BagReport], skip_bad: bool, parts: _Parts) -> None
     head, lines = f"{len(failed)} of {len(reports)} bags cannot be converted", "\n  ".join(failed)
     if len(failed) == len(reports):
         parts.remove()
-        raise ConversionError(f"{head}; nothing is left:\n  {lines}")
+        raise ConversionError(f"{head}; nothing is left:\n  {lines}", failed)
     advice = "correct them or leave them out (--skip-bad)"
-    raise ConversionError(f"{head}; {advice}:\n  {lines}\nthe others are done and wait in {parts.folder}")
+    raise ConversionError(f"{head}; {advice}:\n  {lines}\nthe others are done and wait in {parts.folder}", failed)
 
 
 def _contract_in(paths: list[Path]) -> Contract:

@@ -16,7 +16,6 @@ from std_srvs.srv import Trigger
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.contract import Contract
 from spc_core.deploy.model_swap import BackgroundLoad, SwapError
-from spc_core.trials.recordings import dataset_transitions, spread
 from spc_ros.node_parts.diagnostics import steady_timer
 from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.topics import RECALLED_TOPIC, SWAP_TOPIC, latched_qos
@@ -125,6 +124,8 @@ class LoadContextServer:
             self._report(0, "the context was reset, or the model changed, while recordings were read")
 
     def _read(self) -> list[Transition]:
+        from spc_core.trials.recordings import dataset_transitions, spread  # loads Minari, which a robot may lack
+
         p = self._node.params
         seen = dataset_transitions(p.recordings, p.recordings_task, self._contract)
         return spread(seen, self._contract.reward_function())

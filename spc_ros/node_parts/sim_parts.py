@@ -16,10 +16,11 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
-from spc_core.tasks import Task, TaskEnv, find_family, find_task
+from spc_core.tasks import Task, find_family, find_task
 from spc_core.tasks.camera import CameraConfig, CameraError, EpisodeCamera
 from spc_core.tasks.disturbances import DisturbanceConfig, noise_std
 from spc_core.tasks.film import FORMATS
+from spc_core.tasks.task_env import TaskEnv
 from spc_ros.messages.fields import set_stamp
 from spc_ros.node_parts.diagnostics import Diagnostics
 from spc_ros.node_parts.plain_node import FAMILY, Param, PlainNode

@@ -12,9 +12,10 @@ import numpy as np
 from spc_core.alignment.episode import EpisodeInfo, TaskChange
 from spc_core.contract.contract import Contract, ContractError, load_contract
 from spc_core.system.config_files import find_config
-from spc_core.tasks import Task, TaskEnv, contract_file, make_env
+from spc_core.tasks import Task, contract_file, make_env
 from spc_core.tasks.disturbances import DisturbanceConfig, Disturbances
 from spc_core.tasks.mjcf import MjcfEnv
+from spc_core.tasks.task_env import TaskEnv
 
 RESET_GAP_NS = 1_000_000_000  # simulated time between two episodes: a gap, so that aligners restart
 FACTOR_WINDOW_S = 5.0

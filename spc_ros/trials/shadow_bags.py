@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +66,11 @@ def shadow_bags(
     paths: Sequence[Path],
     progress: Callable[[int, int, str], None] | None = None,
     learn: bool = True,
+    types: Mapping[str, str] | None = None,
 ) -> tuple[Contract, list[ShadowBag]]:
     """The checkpoint's contract, and a comparison for each bag.
 
-    The context starts from the prior in each, and stays there unless `learn`.
+    The context starts from the prior in each, and stays there unless `learn`. `types`: definitions that the bags lack.
 
     Raises BagError, MessageError and CheckpointError.
     """
@@ -79,7 +80,7 @@ def shadow_bags(
     for number, path in enumerate(bags):
         if progress is not None:
             progress(number, len(bags), path.name)
-        with BagReader(path) as bag:
+        with BagReader(path, types) as bag:
             ticks = align_bag(bag, deployed.contract).aligned.ticks
         found.append(shadow_ticks(deployed, ticks, path, learn))
     if progress is not None:

@@ -6,18 +6,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spc_core.system.config_files import find_config
 from spc_core.tasks import contract_file
-from spc_core.tasks.camera import CameraConfig
 from spc_core.trials.log import PLAN, TrialLog, read_rows
 from spc_core.trials.options import TrialOptions, make_plan, make_trial
 from spc_core.trials.protocol import EpisodeResult, TrialError, in_order
-from spc_ros.conversion.convert import convert
-from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.processes import NodeGroup, ProcessError, Progress
 from spc_ros.trials.collect import require_new
+
+if TYPE_CHECKING:
+    from spc_core.tasks.camera import CameraConfig  # which loads the simulator
 
 DRIFT_TASKS = 6  # tasks that change into one another
 STILLS_HZ = 2.0  # camera rate; rendering without a GPU takes longer than many ticks
@@ -64,15 +64,17 @@ def prepare(options: TrialOptions) -> None:
         raise ProcessError(str(error)) from None
 
 
-def recordings_dataset(recordings: Path | None, out: Path) -> str:
+def recordings_dataset(recordings: Path | None, out: Path, contract: Path) -> str:
     """The dataset of recordings for the protocol offline; bags are converted once, into a folder next to `out`."""
     if recordings is None:
         return ""
-    if any(recordings.glob("*/*/data/metadata.json")):
+    from spc_ros.conversion.recordings import convert_recordings, is_dataset  # loads Minari, which a robot may lack
+
+    if is_dataset(recordings):
         return str(recordings.resolve())
     dataset = out.with_name(f"{out.name}-recordings").resolve()
     if not dataset.exists():
-        convert(ConvertOptions((recordings,), dataset))
+        convert_recordings([recordings], dataset, contract)
     return str(dataset)
 
 

@@ -99,7 +99,7 @@ def test_value_of_a_constant_reward_and_of_an_end_are_exact():
 def test_walking_to_the_goal_is_worth_more_than_the_recordings_and_away_from_it_less(run, held_out):
     checkpoint = load_judged(run).checkpoint
     recordings = load_recordings(held_out, checkpoint.contract, ())
-    near, far = (value(kind(checkpoint, ()), recordings, 0.97, fits=4) for kind in (Towards, Away))
+    near, far = (value(kind(checkpoint, ()), recordings, Settings(discount=0.97)) for kind in (Towards, Away))
     assert near.horizon.steps == STEPS and near.task_ids == tuple(GOALS)
     truth = walked(Towards(checkpoint, ()), recordings, 0.97)
     better, worse = near.better, far.better

@@ -19,7 +19,7 @@ from spc_core.method.config import load_config, to_dict
 from spc_core.method.planner import PlannerConfig
 from spc_ros.cli import COMMANDS, commands, how_to_install, main, parse
 from spc_ros.option_parser import parse_options
-from support.no_torch import without_torch
+from support.lacking import without_torch
 from support.paths import ROOT
 from support.synthetic import write_dataset
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from spc_core.data import dataset as dataset_module
+from spc_core.data import packed as packed_module
 from spc_core.data import reader as dataset_reader
 from spc_core.data.dataset import DatasetError, DatasetWriter
-from spc_core.data.packed import Rows, load_dataset, rows_of
+from spc_core.data.packed import Rows, load_dataset, packed_sha256, rows_of
 from spc_core.method.normalize import Moments
 from spc_core.training.train import data_stats
 from support.paths import TEST_FOLDER
@@ -111,6 +112,74 @@ def test_a_small_change_far_from_zero_is_measured_and_a_constant_is_exactly_cons
         moments.add(piece)
     np.testing.assert_allclose(moments.mean, [1e6 + 0.25, np.float32(0.1)])
     assert moments.std.tolist() == [0.25, 0.0]
+
+
+HELD = [("point/train/00",), ("point/train/01", "point/train/02"), ("point/train/03",)]
+
+
+def packed(root):
+    return sorted(os.listdir(root / ".packed"))
+
+
+def test_another_choice_of_held_out_tasks_replaces_the_copy(tmp_path):
+    root = write_dataset(tmp_path / "point")
+    whole = load_dataset(root).sha256
+    for held_out in HELD:
+        data = load_dataset(root, held_out)
+        assert not {task.task_id for task in data.tasks} & {*held_out} and len(data.tasks) == 4 - len(held_out)
+        assert data.sha256 == packed_sha256(root) == whole
+        del data
+        assert len(packed(root)) == 1
+    (copy,) = packed(root)
+    load_dataset(root, HELD[-1])
+    assert packed(root) == [copy]
+
+
+USER = """
+import sys
+from spc_core.data.packed import load_dataset
+data = load_dataset(sys.argv[1], sys.argv[2:])
+print("open", flush=True)
+sys.stdin.readline()
+print(load_dataset(sys.argv[1], sys.argv[2:]).rewards.sum() == data.rewards.sum())
+sys.stdin.readline()
+"""
+
+
+def test_a_copy_that_a_process_uses_stays_until_that_ends_however(tmp_path):
+    root = write_dataset(tmp_path / "point")
+    with subprocess.Popen(
+        [sys.executable, "-c", USER, str(root), *HELD[0]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as user:
+        try:
+            assert user.stdin and user.stdout and user.stdout.readline() == "open\n"
+            (used,) = packed(root)
+            for held_out in HELD[1:]:
+                load_dataset(root, held_out)
+                assert len(packed(root)) == 2 and used in packed(root)
+            user.stdin.write("\n")
+            user.stdin.flush()
+            assert user.stdout.readline() == "True\n"
+        finally:
+            user.kill()
+    (root / ".packed" / "partial-of-a-packing-that-was-killed").mkdir()
+    load_dataset(root)
+    assert len(packed(root)) == 1 and used not in packed(root)
+
+
+def test_a_copy_in_the_making_is_left_alone(tmp_path, monkeypatch):
+    root = write_dataset(tmp_path / "point")
+    write, seen = packed_module._write_arrays, []
+
+    def write_while_another_packs(folder, *arguments):
+        if not seen:
+            seen.append(folder)
+            load_dataset(root, HELD[0])
+            assert folder.is_dir()
+        return write(folder, *arguments)
+
+    monkeypatch.setattr(packed_module, "_write_arrays", write_while_another_packs)
+    assert load_dataset(root).step_count == 104 and len(packed(root)) == 2
 
 
 MEMORY = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from std_srvs.srv import SetBool, Trigger
 
 from spc_core.alignment.episode import EpisodeInfo
-from spc_core.contract.contract import parse_contract
+from spc_core.contract.contract import ContractError, load_contract, parse_contract
 from spc_core.method.planner import PlannerConfig
 from spc_ros.messages.fields import message_class
 from spc_ros.node_parts.command_publisher import CommandPublisher
@@ -57,6 +59,25 @@ def test_configure_names_the_differing_fields(name: str, tiny_checkpoint: Path, 
 def test_configure_says_what_is_missing(tmp_path: Path) -> None:
     assert "parameter 'checkpoint' is empty" in refusal(tmp_path, "policy", {})
     assert "not a checkpoint" in refusal(tmp_path, "policy", {"checkpoint": str(tmp_path)})
+
+
+@pytest.mark.parametrize("name", ["policy", "context_encoder", "recorder", "trial", "sim"])
+def test_a_reward_that_cannot_be_computed_is_refused_as_by_a_conversion(
+    name: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(tiny_checkpoint, tmp_path / "run")
+    file = next(run.rglob("contract.yaml"))
+    bad = yaml.safe_load(file.read_text())
+    bad["reward"] = {"terms": {"near": {"kind": "distance", "of": ["position.shoulder"], "to": [0, 0]}}}
+    file.write_text(yaml.safe_dump(bad))
+    with pytest.raises(ContractError) as error:
+        load_contract(file)
+    assert "reward.terms.near.to has 2 entries, but of has 1; give one for each" in str(error.value)
+    params = {"policy": {"checkpoint": str(run)}, "context_encoder": {"checkpoint": str(run)}}
+    assert str(error.value) in refusal(tmp_path, name, params.get(name, {"contract": str(file)}))
+    if name == "context_encoder":
+        own = {"checkpoint": str(tiny_checkpoint), "contract": str(file)}
+        assert str(error.value) in refusal(tmp_path, name, own)
 
 
 def test_start_refuses_bad_parameters(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,8 +18,11 @@ from lifecycle_msgs.srv import GetState
 from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
+from spc_core.contract.contract import parse_contract
+from spc_core.trials.log import read_rows
 from spc_core.trials.protocol import EpisodeResult
 from spc_ros.bags.reader import BagReader
+from spc_ros.cli import main
 from spc_ros.conversion.convert import convert
 from spc_ros.conversion.convert_options import ConvertOptions
 from spc_ros.messages.fields import set_stamp
@@ -25,8 +31,9 @@ from spc_ros.trials.trial import run_trial
 from spc_ros.trials.trial_report import report_trial
 from support.bare_robot import bare_robot
 from support.contracts import ARM_REACH
+from support.lacking import SIMULATOR, without
 from support.node_probe import Probe, own_domain
-from support.random_checkpoint import trial_options
+from support.random_checkpoint import trial_options, write_random_checkpoint
 
 pytestmark = pytest.mark.timeout(120)
 LIMIT_S = 0.8
@@ -127,6 +134,54 @@ def test_the_robots_own_controller_is_the_scale_where_there_is_no_expert(tiny_ch
     assert rows[1].steps > 20 and rows[1].interventions == {}
     report_trial(tiny_checkpoint, "bench", out, rows)
     assert "the robot's own controller drives, and the policy rests" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["export", "checkpoint"])
+def test_a_robot_outside_the_families_is_tried_without_a_simulator(tmp_path: Path, kind: str) -> None:
+    """`spc trial` where neither MuJoCo nor Minari is installed, of an export without torch either."""
+    contract = parse_contract(ARM_REACH.text.replace("name: arm_reach", "name: bench_arm"), "bench.yaml")
+    run, out, environment = tmp_path / "run", tmp_path / "trial", own_domain()
+    write_random_checkpoint(run, "arm_reach", contract)
+    lacking = SIMULATOR
+    if kind == "export":
+        assert main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "export")]) == 0
+        run, lacking = tmp_path / "export", (*SIMULATOR, "torch")
+    command = [
+        sys.executable, "-m", "spc_ros.cli", "trial", str(run), "--out", str(out), "--no-sim", "--operator",
+        "--tasks", "light", "--protocols", "no_context", "--episodes", "1", "--time-limit-s", str(LIMIT_S),
+    ]  # fmt: skip
+    lean = {**without(tmp_path, *lacking), **environment}
+    with (
+        bare_robot(environment, done_after=0),
+        Probe(environment) as ask,
+        subprocess.Popen(command, env=lean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as trial,
+    ):
+        try:
+            agreed(ask, "trial/continue", Trigger)
+            agreed(ask, "trial/success", SetBool, SetBool.Request(data=True))
+        finally:
+            said = trial.communicate(timeout=40.0)[0]
+    assert trial.returncode == 0, said
+    (row,) = read_rows(out / "episodes.jsonl")
+    assert (row.task_id, row.success, row.aborted) == ("light", True, "") and row.steps > 10
+    assert "no_context" in said and (out / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no task family is named 'bench_arm', as the contract is; .*--family .*--no-sim --operator --tasks"),
+        (["--no-sim"], "without a sim an operator must .*spc trial: --operator"),
+        (["--no-sim", "--operator"], "neither a family nor a task is given; .*spc trial: --tasks"),
+        (["--no-sim", "--operator", "--family", "arm_reech"], "unknown task family 'arm_reech' .did you mean"),
+    ],
+)
+def test_a_trial_of_a_robot_says_what_it_lacks(tmp_path: Path, capsys, flags: list[str], message: str) -> None:
+    contract = parse_contract(ARM_REACH.text.replace("name: arm_reach", "name: bench_arm"), "bench.yaml")
+    run = write_random_checkpoint(tmp_path / "run", "arm_reach", contract)
+    assert main(["trial", str(run), "--out", str(tmp_path / "out"), *flags]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 def outcome(answer: Trigger.Response) -> tuple[bool, str]:

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from spc_core.tasks import SPLITS, Task, TaskEnv, find_task, make_env, mean_task, tasks
+from spc_core.tasks import SPLITS, Task, find_task, make_env, mean_task, tasks
 from spc_core.tasks.behaviour import Behaviour, SmoothNoise, behaviour_mix, kinds_of
+from spc_core.tasks.task_env import TaskEnv
 from support.families import ARMS, WITH_EXPERT
 
 PAYS = {"base_drive": 0.35}  # least gain of an expert that knows the task, as a share of its return; arms: half

@@ -36,7 +36,7 @@ from spc_ros.trials import trial as trial_module
 from spc_ros.trials.collect import collect
 from spc_ros.trials.trial import run_trial
 from support.cart_family import write_cart_family
-from support.no_torch import without_torch
+from support.lacking import without_torch
 from support.node_probe import Probe, own_domain
 from support.random_checkpoint import trial_options, write_random_checkpoint
 
