@@ -23,7 +23,7 @@ from spc_core.method.normalize import Stats
 from spc_ros.cli import main
 from support.method_options import configured
 from support.paths import ROOT
-from support.random_checkpoint import TINY
+from support.random_checkpoint import TINY, random_task_belief
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,8 @@ def test_every_kind_of_latent_is_exported(method: str, tiny_checkpoint: Path, ex
         weights.normal_(0, 0.5)
     four = np.float32([1000, -2, 0.5, 30])
     stats = Stats(four, abs(four) / 3 + 0.1, abs(four) / 50, -3, 2.5, base.stats.action_low, base.stats.action_high)
-    checkpoint = dataclasses.replace(base, agent=agent, config=config, stats=stats)
+    belief = random_task_belief(agent, stats) if config.method.task_belief else None
+    checkpoint = dataclasses.replace(base, agent=agent, config=config, stats=stats, task_belief=belief)
     assert_alike(checkpoint, export_onnx(checkpoint, tmp_path / method))
 
 

@@ -13,10 +13,13 @@ import torch
 from spc_core.contract.contract import Contract, load_contract
 from spc_core.contract.sections import ActionVector
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spc_core.deploy.networks.row_plan import mlp_of
+from spc_core.deploy.task_belief import TaskBelief
 from spc_core.deploy.vote_model import COUNTS, VoteModel
 from spc_core.method.agent import Agent
 from spc_core.method.config import ModelConfig, TrainConfig
 from spc_core.method.normalize import Stats
+from spc_core.method.one_step import LOG_STD_FIRST, LOG_STD_MIDDLE, LOG_STD_RANGE
 from spc_core.system.config_files import find_config
 from spc_core.tasks import tasks
 from spc_core.trials.options import TrialOptions
@@ -66,7 +69,23 @@ def loaded_random_checkpoint(folder: Path, family: str, method: str = "spc_paper
     slow = tuple(5 * (high - low) for low, high in zip(part.low, part.high, strict=True))
     action = ActionVector((dataclasses.replace(part, max_rate=slow),))
     contract = dataclasses.replace(base.contract, action=action)
-    return dataclasses.replace(base, agent=agent, config=config, contract=contract, vote_model=model)
+    belief = random_task_belief(agent, base.stats) if config.method.task_belief else None
+    return dataclasses.replace(
+        base, agent=agent, config=config, contract=contract, vote_model=model, task_belief=belief
+    )  # fmt: skip
+
+
+def random_task_belief(agent: Agent, stats: Stats) -> TaskBelief:
+    """Six seeded random candidates, which an agent's one-step heads are trusted to tell apart."""
+    assert agent.world_model.one_step is not None
+    rng, outputs = np.random.default_rng(5), 1 + agent.observation_dim
+    candidates = rng.uniform(-1, 1, size=(6, agent.context_dim))
+    return TaskBelief(
+        candidates=candidates, grain=np.full(agent.context_dim, 0.02), trust=rng.uniform(0.01, 0.05, outputs),
+        memory=5.0, rewards_tell=0.5, changes_tell=0.5, heads=mlp_of(agent.world_model.one_step.network),
+        log_std=np.array([LOG_STD_MIDDLE, LOG_STD_RANGE, LOG_STD_FIRST]), change_scale=np.full(outputs - 1, 0.2),
+        stats=stats, weights="",
+    )  # fmt: skip
 
 
 def random_vote_model(inputs: int, votes: int) -> VoteModel:
