@@ -87,6 +87,7 @@ def take(source: Path, out: Path, count: int, episodes: int) -> None:
 
 def train(dataset: Path, out: Path, updates: int, seed: int) -> None:
     """The default method, as `spc train --preset quick` trains it, without a model of votes."""
+    from spc_core.training.belief_fit import write_task_belief
     from spc_core.training.distributed import join_group
     from spc_core.training.fitting import fit_batches
     from spc_core.training.run_state import TrainingRun
@@ -101,6 +102,7 @@ def train(dataset: Path, out: Path, updates: int, seed: int) -> None:
             run.learner.update(run.sampler.batch(), number)
             run.progress.update += 1
         run.snapshot(out)
+    write_task_belief(out, load_checkpoint(out).agent, run.stats, data, seed)
 
 
 def few_shot(family: str, run: Path) -> dict[str, float]:
