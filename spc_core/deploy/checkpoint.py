@@ -124,7 +124,10 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Checkpoint:
     agent.to(picked).eval().requires_grad_(False)
     weights = weights_sha256(folder)
     votes = load_vote_model(folder, weights)
-    belief = load_task_belief(folder, weights) if config.method.task_belief else NO_BELIEF
+    try:
+        belief = load_task_belief(folder, weights) if config.method.task_belief else NO_BELIEF
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: corrupt: {error}; copy it again or train again") from None
     return Checkpoint(
         agent, config, contract, stats, metrics, picked,
         *((None, votes) if isinstance(votes, str) else (votes, "")),

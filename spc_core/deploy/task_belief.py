@@ -132,14 +132,17 @@ def save_task_belief(folder: Path, belief: TaskBelief) -> None:
 
 
 def load_task_belief(folder: Path, weights: str) -> TaskBelief | str:
-    """The task belief of a checkpoint, or why there is none; `weights` is the SHA-256 of its weights."""
+    """The task belief of a checkpoint, or why there is none; `weights` is the SHA-256 of its weights.
+
+    Raises ValueError for a damaged file.
+    """
     file = folder / FILE
     if not file.is_file():
         return f"{FILE} is missing: training was interrupted, or a single task was recorded"
     try:
         belief = TaskBelief.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        return f"{FILE} is damaged: {error}"
+        raise ValueError(f"{FILE}: {error}") from None
     if belief.weights != weights:
         return f"{FILE} belongs to other weights: training went on after it"
     if not belief.trust.any():

@@ -143,12 +143,13 @@ def test_a_stored_belief_is_the_same_and_a_wrong_one_says_why(belief: TaskBelief
     )
     values = json.loads((tmp_path / FILE).read_text())
     for broken, why in [
-        ({"format": 9}, "is damaged: the task belief has format 9, this program reads 1"),
-        ({"heads": [{}]}, "is damaged: the task belief lacks or damages"),
-        ({"grain": {"shape": [3], "float32": ""}}, "is damaged"),
+        ({"format": 9}, "belief.json: the task belief has format 9, this program reads 1"),
+        ({"heads": [{}]}, "belief.json: the task belief lacks or damages"),
+        ({"grain": {"shape": [3], "float32": ""}}, "belief.json: cannot reshape"),
     ]:
         (tmp_path / FILE).write_text(json.dumps({**values, **broken}))
-        assert why in str(load_task_belief(tmp_path, "mine"))
+        with pytest.raises(ValueError, match=why):
+            load_task_belief(tmp_path, "mine")
     (tmp_path / FILE).unlink()
     assert "is missing" in str(load_task_belief(tmp_path, "mine")) and not belief_is_for(tmp_path, "mine")
 
