@@ -13,11 +13,12 @@ import torch
 from spc_core.contract.contract import Contract, load_contract
 from spc_core.contract.sections import ActionVector
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.networks.row_plan import mlp_of
-from spc_core.deploy.task_belief import TaskBelief
+from spc_core.deploy.task_belief import TaskBelief, save_task_belief
 from spc_core.deploy.vote_model import COUNTS, VoteModel
 from spc_core.method.agent import Agent
-from spc_core.method.config import ModelConfig, TrainConfig
+from spc_core.method.config import ModelConfig
 from spc_core.method.normalize import Stats
 from spc_core.method.one_step import LOG_STD_FIRST, LOG_STD_MIDDLE, LOG_STD_RANGE
 from spc_core.system.config_files import find_config
@@ -29,12 +30,15 @@ TINY = ModelConfig(groups=8, encoder_hidden=(16,), dynamics_hidden=(16,), contex
 
 
 def write_random_checkpoint(
-    folder: Path, family: str, contract: Contract | None = None, model: ModelConfig = TINY
+    folder: Path, family: str, contract: Contract | None = None, model: ModelConfig = TINY, method: str = "spc_paper"
 ) -> Path:
-    """A checkpoint with seeded random weights; its task vector and actions vary with their inputs."""
+    """A checkpoint with seeded random weights; its task vector and actions vary with their inputs.
+
+    A method with a task belief has a random one.
+    """
     contract = contract or load_contract(find_config("contracts", family))
     torch.manual_seed(0)
-    config = TrainConfig(model=model)
+    config = dataclasses.replace(configured(method), model=model)
     agent = Agent(contract.observation_dim, contract.action_dim, [{}, {}], config)
     with torch.no_grad():
         for weights in agent.parameters():  # biases and last layers too, which a fresh network may have at zero
@@ -44,6 +48,9 @@ def write_random_checkpoint(
     stats = Stats(0 * ones, ones, 0.1 * ones, -0.5, 0.3, low, high)
     metrics = {"tasks": [{"task_id": name, "params": {}} for name in "ab"], "update": 0}
     save_checkpoint(folder, Checkpoint(agent, config, contract, stats, metrics, torch.device("cpu")))
+    if config.method.task_belief:
+        belief = random_task_belief(agent, stats)
+        save_task_belief(folder, dataclasses.replace(belief, weights=weights_sha256(folder)))
     return folder
 
 

@@ -84,9 +84,11 @@ def test_collection_is_what_the_behaviour_does_in_process(tmp_path: Path) -> Non
         np.testing.assert_allclose([t.reward for t in seen], alone.rewards, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", ["arm_reach", "arm_payload", "base_drive"])
-def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path, family: str) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", family)
+@pytest.mark.parametrize(
+    ("family", "method"), [("arm_reach", "spc_paper"), ("arm_payload", "spc"), ("base_drive", "spc_paper")]
+)
+def test_trial_over_ros_equals_the_trial_in_process(tmp_path: Path, family: str, method: str) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", family, method=method)
     task_ids = [f"{family}/id/02", f"{family}/ood/05"]
     results = run_trial(
         trial_options(checkpoint, family, tmp_path / "out", task_ids=task_ids, episodes=2, few_shot_sizes=(130,)),
@@ -275,7 +277,7 @@ def test_recorder_closes_its_bag_when_stopped(tmp_path: Path) -> None:
 
 
 def test_a_robot_without_torch_runs_a_trial(tmp_path: Path) -> None:
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "point_robot")
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", "point_robot", method="spc")
     exported, out = tmp_path / "exported", tmp_path / "trial"
     assert main(["export", str(checkpoint), "--format", "onnx", "--out", str(exported)]) == 0
     done = subprocess.run(
@@ -288,4 +290,9 @@ def test_a_robot_without_torch_runs_a_trial(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "few_shot(40)" in done.stdout and "No module named 'torch'" not in done.stderr
-    assert (out / "report.html").is_file() and len(read_rows(out / "episodes.jsonl")) == 4
+    rows = read_rows(out / "episodes.jsonl")
+    assert (out / "report.html").is_file() and len(rows) == 4
+    trial = Trial([find_task("point_robot/id/00")], ["few_shot"], 1, few_shot_sizes=(40,))
+    alone = run_in_process(load_checkpoint(checkpoint), trial, "point_robot")  # with torch, and the task belief
+    z = next(row.context for row in rows if row.protocol == "few_shot")
+    np.testing.assert_allclose(z, next(row.context for row in alone if row.protocol == "few_shot"), atol=1e-4)
