@@ -86,8 +86,7 @@ def take(source: Path, out: Path, count: int, episodes: int) -> None:
 
 
 def train(dataset: Path, out: Path, updates: int, seed: int) -> None:
-    """The default method, as `spc train --preset quick` trains it, without a model of votes."""
-    from spc_core.training.belief_fit import write_task_belief
+    """The default method, as `spc train --preset quick` trains it, with z of votes alone: without a vote model."""
     from spc_core.training.distributed import join_group
     from spc_core.training.fitting import fit_batches
     from spc_core.training.run_state import TrainingRun
@@ -102,7 +101,6 @@ def train(dataset: Path, out: Path, updates: int, seed: int) -> None:
             run.learner.update(run.sampler.batch(), number)
             run.progress.update += 1
         run.snapshot(out)
-    write_task_belief(out, load_checkpoint(out).agent, run.stats, data, seed)
 
 
 def few_shot(family: str, run: Path) -> dict[str, float]:

@@ -31,6 +31,17 @@ def evidence_of(belief: TaskBelief | None, transitions: Sequence[Transition]) ->
     return np.zeros((len(transitions), 0)) if belief is None else belief.log_likelihoods(transitions)
 
 
+def _belief_of(deployed: Deployable, has_encoder: bool) -> tuple[TaskBelief | None, str]:
+    """The belief, or why there is none."""
+    if not has_encoder:
+        return None, "the method has no context encoder"
+    if deployed.task_belief is None:
+        return None, deployed.no_task_belief
+    if deployed.vote_model is None:  # consecutive votes are alike: without it their mean seems certain after two
+        return None, f"the error of the votes is not known: {deployed.no_vote_model}"
+    return deployed.task_belief, ""
+
+
 class ContextTracker:
     """The task vector z from the transitions seen so far; the cost of a transition does not grow with the history.
 
@@ -41,7 +52,7 @@ class ContextTracker:
     `uncertainty` measures how well the votes determine z, in every mode.
     With a `half_life`, a transition counts half as much after that many newer ones. None: all count the same.
     With `detect_changes`, the context continues with the transitions since a change of the task, where `detection` is
-    "on": where the checkpoint has a vote model. While a change is only suspected, `online` shows the mean of the
+    "on": where the checkpoint has a vote model. While a change is only suspected, `online` shows the z of the
     suspected transitions, and returns to that of all if the suspicion passes. A pause of more than `max_gap_s` (None:
     any) starts it again.
     `restarts` counts both, and `last_restart` tells why.
@@ -53,8 +64,7 @@ class ContextTracker:
         self._networks = networks or deployed.networks()
         self._context_dim = self._networks.context_dim
         self.hold_sums(np.zeros((4, self._context_dim)))
-        self.belief = deployed.task_belief if self._networks.has_encoder else None
-        self._no_belief = deployed.no_task_belief if self._networks.has_encoder else "the method has no context encoder"
+        self.belief, self._no_belief = _belief_of(deployed, self._networks.has_encoder)
         self._evidence = np.zeros(0 if self.belief is None else len(self.belief.candidates))
         self.weight = self._square_weight = 0.0  # votes counted by their decay, and by its square
         self.half_life: float | None = None

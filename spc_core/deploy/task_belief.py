@@ -114,6 +114,8 @@ class TaskBelief:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskBelief:
         """Raises ValueError for another format, and for missing or damaged entries."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"the task belief is {type(values).__name__}, not a table of entries")
         if values.get("format") != FORMAT:
             raise ValueError(f"the task belief has format {values.get('format')}, this program reads {FORMAT}")
         try:
@@ -121,9 +123,28 @@ class TaskBelief:
             *blocks, last = [{name: unpack(value) for name, value in layer.items()} for layer in values["heads"]]
             made["heads"] = Mlp(tuple(Block(**block) for block in blocks), Linear(**last))
             made["stats"] = Stats.from_dict(values["stats"])
-            return cls(**made)
-        except (KeyError, TypeError) as error:
+            belief = cls(**made)
+            shapes = belief._shapes()
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the task belief lacks or damages {error}") from None
+        for name, (found, wanted) in shapes.items():
+            if found != wanted:
+                raise ValueError(f"the task belief's {name} has the shape {found}, its other entries require {wanted}")
+        return belief
+
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Of the arrays that must fit: the shape found, and that which the statistics and candidates require."""
+        seen, acts, (count, width) = len(self.stats.observation_mean), len(self.stats.action_low), self.candidates.shape
+        first = (*self.heads.blocks, self.heads.last)[0]
+        return {
+            "candidates": (self.candidates.shape, (max(count, 1), width)),
+            "grain": (self.grain.shape, (width,)),
+            "trust": (self.trust.shape, (1 + seen,)),
+            "change_scale": (self.change_scale.shape, (seen,)),
+            "log_std": (self.log_std.shape, (3,)),
+            "heads": (first.weight.shape[1:], (seen + acts + width,)),
+            "heads' outputs": (self.heads.last.weight.shape[:1], (2 * (1 + seen),)),
+        }
 
 
 def save_task_belief(folder: Path, belief: TaskBelief) -> None:
@@ -138,13 +159,14 @@ def load_task_belief(folder: Path, weights: str) -> TaskBelief | str:
     """
     file = folder / FILE
     if not file.is_file():
-        return f"{FILE} is missing: training was interrupted, or a single task was recorded"
+        return f"{FILE} is missing: trained for less than 500 updates, or interrupted (the same `spc train` adds it)"
     try:
-        belief = TaskBelief.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(values, Mapping) and values.get("weights", weights) != weights:
+            return f"{FILE} belongs to other weights: training went on after it"
+        belief = TaskBelief.from_dict(values)
     except ValueError as error:
         raise ValueError(f"{FILE}: {error}") from None
-    if belief.weights != weights:
-        return f"{FILE} belongs to other weights: training went on after it"
     if not belief.trust.any():
         return (
             f"the world model hardly tells the recorded tasks apart: {belief.rewards_tell:.0%} by rewards, "

@@ -26,7 +26,8 @@ from spc_core.method.agent import Agent
 from spc_core.method.normalize import Stats
 from spc_core.method.one_step import LOG_STD_FIRST, LOG_STD_MIDDLE, LOG_STD_RANGE
 
-CANDIDATES = 64  # at least: the training tasks' means, and points on lines through two of them
+CANDIDATES, MOST_MEANS = 64, 32  # in all; so many training tasks' means, and points on lines through two of them
+MOST_TASKS = 40  # that pieces are told apart of
 BEYOND = 0.5  # a candidate lies at most so far from a mean, in distances to the other mean
 PIECES, SHORTEST, LONGEST = 60, 2, 100  # of each task, and their transitions, which are of one episode
 STEPS, LEARNING_RATE = 300, 0.05
@@ -88,12 +89,16 @@ def fit_task_belief(agent: Agent, stats: Stats, data: PackedDataset, weights: st
 
 
 def recorded_pieces(agent: Agent, stats: Stats, data: PackedDataset, rng: np.random.Generator) -> Pieces:
-    """PIECES pieces of each task's episodes, of lengths between SHORTEST and LONGEST, short ones more often."""
+    """PIECES pieces of each of at most MOST_TASKS tasks, of SHORTEST to LONGEST transitions, short ones more often."""
+    tasks = np.arange(len(data.tasks))
+    if len(tasks) > MOST_TASKS:
+        tasks = np.sort(rng.choice(tasks, MOST_TASKS, replace=False))
+    means = agent.task_means[torch.from_numpy(tasks)]
     likely, own, lengths = [], [], []
-    for task in range(len(data.tasks)):
+    for number, task in enumerate(tasks.tolist()):
         pieces = task_pieces(stats, data, task, rng)
-        likely += summed_likelihoods(agent, pieces)
-        own += [task] * len(pieces)
+        likely += summed_likelihoods(agent, pieces, means)
+        own += [number] * len(pieces)
         lengths += [len(piece) for piece in pieces]
     return Pieces(torch.stack(likely), torch.tensor(own), torch.tensor(lengths, dtype=torch.float32))
 
@@ -113,9 +118,9 @@ def task_pieces(stats: Stats, data: PackedDataset, task: int, rng: np.random.Gen
 
 
 @torch.no_grad()
-def summed_likelihoods(agent: Agent, pieces: Sequence[np.ndarray]) -> list[Tensor]:
-    """Log-likelihoods (T, D) of each piece under each training task's mean z, summed over its transitions."""
-    heads, means = agent.world_model.one_step, agent.task_means
+def summed_likelihoods(agent: Agent, pieces: Sequence[np.ndarray], means: Tensor) -> list[Tensor]:
+    """Log-likelihoods (T, D) of each piece under each z of `means` (T, Z), summed over its transitions."""
+    heads = agent.world_model.one_step
     assert heads is not None
     seen, acts, count = agent.observation_dim, agent.action_dim, len(means)
     found = []
@@ -147,8 +152,10 @@ def learn_trust(pieces: Pieces, outputs: Tensor) -> Trust:
 
 
 def candidates_of(means: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The tasks' means (T, Z), and points between and beyond two of them, at least CANDIDATES (K, Z) in all."""
-    tasks, more = len(means), max(0, CANDIDATES - len(means))
+    """At most MOST_MEANS of the tasks' means (T, Z), and points between and beyond two of them, (CANDIDATES, Z)."""
+    if len(means) > MOST_MEANS:
+        means = means[rng.choice(len(means), MOST_MEANS, replace=False)]
+    tasks, more = len(means), CANDIDATES - len(means)
     one = rng.integers(tasks, size=more)
     other = (one + 1 + rng.integers(tasks - 1, size=more)) % tasks
     far = rng.uniform(-BEYOND, BEYOND, size=(more, 1))

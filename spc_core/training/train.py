@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training: dataset in, run folder out. It can be stopped at any moment and resumes where it stopped.
 
-RUN/checkpoint/       the latest agent, ready to run (deploy/checkpoint.py); votes.json is added at the end of training
+RUN/checkpoint/       the latest agent, ready to run (deploy/checkpoint.py); votes.json and belief.json come at the end
 RUN/best/             the agent with the best score, if `evaluate_every` is set (validation.py, judges.py)
 RUN/resume.pt         weights, optimisers and random states, written every `checkpoint_every` updates
 RUN/log.csv           mean losses every `log_every` updates; RUN/tensorboard/ has their curves
@@ -27,6 +27,7 @@ from spc_core.data.outliers import refuse_outliers
 from spc_core.data.packed import PackedDataset, rows_of
 from spc_core.deploy.checkpoint import load_checkpoint
 from spc_core.deploy.checkpoint_files import weights_sha256
+from spc_core.deploy.task_belief import FILE as BELIEF_FILE
 from spc_core.deploy.task_belief import belief_is_for
 from spc_core.deploy.vote_model import load_vote_model
 from spc_core.method.config import ConfigError, TrainConfig
@@ -141,6 +142,7 @@ def _train(
                     )
                 if run.done and group.is_leader:
                     with torch_threads(run.threads):
+                        _forget_belief(run)
                         _learn_votes(run)
                         _learn_belief(run)
                     if held_out is not None:
@@ -160,6 +162,13 @@ def _earlier_run(earlier: Path, out: Path, runs: int) -> Path:
             "them, so train one --seed at a time, or choose other seeds"
         )
     return earlier / out.name
+
+
+def _forget_belief(run: TrainingRun) -> None:
+    """Remove what was measured of other weights, or is damaged, which would keep a checkpoint from being loaded."""
+    for folder in (run.checkpoint_folder, run.out / "best"):
+        if folder.is_dir() and not belief_is_for(folder, weights_sha256(folder)):
+            (folder / BELIEF_FILE).unlink(missing_ok=True)
 
 
 def _learn_votes(run: TrainingRun) -> None:

@@ -40,7 +40,7 @@ class QuietTask:
     covered: tuple[tuple[int, float], ...]  # transitions in the context, share of z within ERRORS of the true one
 
 
-TRACKED = ("vote_model", "no_vote_model", "task_belief", "no_task_belief", "config", "contract")  # by ContextTracker
+TRACKED = ("vote_model", "no_vote_model", "config", "contract")  # by ContextTracker
 
 
 class _Listener:
@@ -67,13 +67,14 @@ class _Listener:
 
 
 class QuietTest:
-    """Runs a policy on one task for long, episode after episode, with a context that is never reset."""
+    """Runs a policy on one task for long, episode after episode, with a context of votes alone that is never reset."""
 
     def __init__(self, checkpoint: Checkpoint, family: str) -> None:
         self._env, self._policy, self._safety = make_env(family), Policy(checkpoint), SafetyFilter(checkpoint.contract)
         self._reward = checkpoint.contract.reward_function()
         self._votes = _Listener(checkpoint.networks())
         named = {name: getattr(checkpoint, name) for name in TRACKED}
+        named |= {"task_belief": None, "no_task_belief": "votes and their errors are measured alone"}
         deployed: Any = SimpleNamespace(networks=lambda: self._votes, **named)
         self.tracker = ContextTracker(deployed)
 

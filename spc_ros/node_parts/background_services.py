@@ -21,7 +21,7 @@ from spc_ros.node_parts.lifecycle import ManagedNode
 from spc_ros.node_parts.topics import RECALLED_TOPIC, SWAP_TOPIC, latched_qos
 
 POLL_S = 0.02
-BATCH = 50  # recorded transitions between two callbacks, so that a tick does not wait long
+BATCH = 10  # recorded transitions between two callbacks, so that a tick does not wait long
 
 L = TypeVar("L", bound=tuple[Any, ...])
 

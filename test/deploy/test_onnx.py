@@ -23,7 +23,8 @@ from spc_core.method.normalize import Stats
 from spc_ros.cli import main
 from support.method_options import configured
 from support.paths import ROOT
-from support.random_checkpoint import TINY, random_task_belief
+from support.plain_votes import without_alarms
+from support.random_checkpoint import TINY, random_task_belief, random_vote_model
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def transitions(count: int) -> list[Transition]:
 def assert_alike(checkpoint: Checkpoint, folder: Path) -> None:
     deployed = load_deployed(folder)
     original, export = ContextTracker(checkpoint), ContextTracker(deployed)
+    assert original.judging == export.judging
     actors = Policy(checkpoint), Policy(deployed)
     for transition in transitions(50):
         assert original.update(transition) and export.update(transition)
@@ -91,7 +93,11 @@ def test_every_kind_of_latent_is_exported(method: str, tiny_checkpoint: Path, ex
     four = np.float32([1000, -2, 0.5, 30])
     stats = Stats(four, abs(four) / 3 + 0.1, abs(four) / 50, -3, 2.5, base.stats.action_low, base.stats.action_high)
     belief = random_task_belief(agent, stats) if config.method.task_belief else None
-    checkpoint = dataclasses.replace(base, agent=agent, config=config, stats=stats, task_belief=belief)
+    votes = without_alarms(random_vote_model(6, agent.context_dim)) if belief else None
+    checkpoint = dataclasses.replace(
+        base, agent=agent, config=config, stats=stats, task_belief=belief, vote_model=votes
+    )
+    assert (ContextTracker(checkpoint).judging == "on") == (method == "spc")
     assert_alike(checkpoint, export_onnx(checkpoint, tmp_path / method))
 
 

@@ -19,7 +19,7 @@ from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError
 from spc_core.method.normalize import Stats
 from support.method_options import configured
-from support.plain_votes import deployed, plain_model, transitions, votes_of
+from support.plain_votes import deployed, plain_model, transitions, votes_of, without_alarms
 from support.random_checkpoint import TINY, random_task_belief
 
 
@@ -105,7 +105,9 @@ def rewarded(votes: np.ndarray, reward: float, start: int = 0) -> list[Transitio
 
 
 def test_evidence_is_kept_and_forgotten_as_votes_are() -> None:
-    tracker = ContextTracker(SimpleNamespace(**{**vars(deployed(None)), "task_belief": _ByReward()}))
+    tracker = ContextTracker(
+        SimpleNamespace(**{**vars(deployed(without_alarms(plain_model()))), "task_belief": _ByReward()})
+    )
     assert tracker.judging == "on" and not tracker.shows_mean
     for row in rewarded(votes_of(0.0, 3), 2.0):
         tracker.update(row)
@@ -115,6 +117,16 @@ def test_evidence_is_kept_and_forgotten_as_votes_are() -> None:
     np.testing.assert_array_equal(tracker.context, [4.0, 2.5])
     tracker.reset()
     np.testing.assert_array_equal(tracker.context, [0.0, 0.0])
+
+
+def test_without_a_vote_model_votes_alone_count() -> None:
+    """The error of two consecutive votes, which are alike, would say that they know the task."""
+    tracker = ContextTracker(SimpleNamespace(**{**vars(deployed(None)), "task_belief": _ByReward()}))
+    assert tracker.judging == "off: the error of the votes is not known: votes.json is missing"
+    rows = rewarded(votes_of(0.3, 3), 2.0)
+    for row in rows:
+        tracker.update(row)
+    np.testing.assert_allclose(tracker.context, np.mean([row.next_observation for row in rows], 0), rtol=1e-6)
 
 
 def test_after_a_change_only_the_new_tasks_evidence_is_left() -> None:
@@ -146,10 +158,14 @@ def test_a_stored_belief_is_the_same_and_a_wrong_one_says_why(belief: TaskBelief
         ({"format": 9}, "belief.json: the task belief has format 9, this program reads 1"),
         ({"heads": [{}]}, "belief.json: the task belief lacks or damages"),
         ({"grain": {"shape": [3], "float32": ""}}, "belief.json: cannot reshape"),
+        ({"grain": values["candidates"]}, r"belief.json: the task belief's grain has the shape \(6, 5\), .* \(5,\)"),
     ]:
         (tmp_path / FILE).write_text(json.dumps({**values, **broken}))
         with pytest.raises(ValueError, match=why):
             load_task_belief(tmp_path, "mine")
+    (tmp_path / FILE).write_text("[]")
+    with pytest.raises(ValueError, match="belief.json: the task belief is list, not a table"):
+        load_task_belief(tmp_path, "mine")
     (tmp_path / FILE).unlink()
     assert "is missing" in str(load_task_belief(tmp_path, "mine")) and not belief_is_for(tmp_path, "mine")
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from spc_core.deploy.checkpoint_files import weights_sha256
 from spc_core.deploy.networks.row_plan import mlp_of
 from spc_core.deploy.task_belief import TaskBelief, save_task_belief
-from spc_core.deploy.vote_model import COUNTS, VoteModel
+from spc_core.deploy.vote_model import COUNTS, VoteModel, save_vote_model
 from spc_core.method.agent import Agent
 from spc_core.method.config import ModelConfig
 from spc_core.method.normalize import Stats
@@ -34,7 +35,7 @@ def write_random_checkpoint(
 ) -> Path:
     """A checkpoint with seeded random weights; its task vector and actions vary with their inputs.
 
-    A method with a task belief has a random one.
+    A method with a task belief has a random one, and a vote model that finds no change.
     """
     contract = contract or load_contract(find_config("contracts", family))
     torch.manual_seed(0)
@@ -49,8 +50,10 @@ def write_random_checkpoint(
     metrics = {"tasks": [{"task_id": name, "params": {}} for name in "ab"], "update": 0}
     save_checkpoint(folder, Checkpoint(agent, config, contract, stats, metrics, torch.device("cpu")))
     if config.method.task_belief:
-        belief = random_task_belief(agent, stats)
-        save_task_belief(folder, dataclasses.replace(belief, weights=weights_sha256(folder)))
+        belief, votes = random_task_belief(agent, stats), random_vote_model(len(ones) + len(low), agent.context_dim)
+        weights = weights_sha256(folder)
+        save_task_belief(folder, dataclasses.replace(belief, weights=weights))
+        save_vote_model(folder, dataclasses.replace(votes, weights=weights, threshold=math.inf))
     return folder
 
 

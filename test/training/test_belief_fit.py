@@ -16,7 +16,7 @@ from spc_core.deploy.task_belief import TaskBelief
 from spc_core.method.agent import Agent
 from spc_core.method.normalize import Stats
 from spc_core.method.one_step import beta_nll
-from spc_core.training.belief_fit import candidates_of, fit_task_belief, grain_of
+from spc_core.training.belief_fit import candidates_of, fit_task_belief, grain_of, summed_likelihoods, task_pieces
 from support.method_options import configured
 from support.random_checkpoint import TINY
 
@@ -54,18 +54,18 @@ class Point:
 def learnt(data: Any) -> tuple[Agent, Stats]:
     """An agent whose heads know the recordings, with tasks evenly along the first number of z."""
     two = np.ones(2, np.float32)
-    stats = Stats(0 * two, two, 0.2 * two, 0.0, 1.0, -two, two)
+    stats = Stats(np.float32([0.5, -0.2]), 2 * two, 0.2 * two, -0.5, 0.5, -two, two)
     torch.manual_seed(0)
     agent = Agent(2, 2, [{}] * TASKS, dataclasses.replace(configured("spc"), model=TINY))
     agent.task_means[:, 0] = torch.linspace(-1, 1, TASKS)
     heads = agent.world_model.one_step
     assert heads is not None
-    heads.scale.copy_(torch.full((2,), 0.2))
+    heads.scale.copy_(torch.full((2,), 0.1))
     task = torch.from_numpy(data.episode_task).repeat_interleave(STEPS)
     rows = np.arange(len(data.rewards)) + np.arange(len(data.rewards)) // STEPS
-    before, after = (torch.from_numpy(data.observations[rows + one]) for one in (0, 1))
+    before, after = (torch.from_numpy(stats.observation(data.observations[rows + one])) for one in (0, 1))
     inputs = torch.cat([before, torch.from_numpy(data.actions), agent.task_means[task]], -1)
-    targets = heads.targets(torch.from_numpy(data.rewards), before, after)
+    targets = heads.targets(torch.from_numpy(stats.reward(data.rewards)), before, after)
     optimizer = torch.optim.Adam(heads.parameters(), 0.02)
     for _ in range(150):
         loss = beta_nll(*heads(inputs), targets, 0.5).mean()
@@ -100,6 +100,21 @@ def test_what_tells_tasks_apart_is_trusted_and_nothing_else(goals: bool, gains: 
         assert variance[0] < 0.1
 
 
+def test_a_robot_finds_the_likelihoods_that_trust_was_learnt_on() -> None:
+    """Torch on the encoder's inputs, and NumPy on transitions in the contract's units."""
+    data = Point(True, True).recordings()
+    agent, stats = learnt(data)
+    belief = fit_task_belief(agent, stats, data, "")
+    (piece, *_) = task_pieces(stats, data, 0, np.random.default_rng(0))
+    places, acted, rewards = np.asarray(data.observations, np.float64), data.actions, data.rewards
+    row = int(np.abs(stats.observation(places) - piece[0, :2]).sum(1).argmin())
+    step = row - row // (STEPS + 1)
+    own = Transition(0, places[row], np.float64(acted[step]), float(rewards[step]), places[row + 1])
+    (theirs,) = summed_likelihoods(agent, [piece[:1]], torch.from_numpy(belief.candidates).float())
+    expected = theirs.double().numpy() @ belief.trust
+    np.testing.assert_allclose(belief.log_likelihoods([own])[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_fit_repeats() -> None:
     data = Point(True, False).recordings()
     agent, stats = learnt(data)
@@ -117,7 +132,9 @@ def test_candidates_are_the_means_and_points_on_lines_through_two_of_them() -> N
     on_a_line = [np.abs(y) < 1e-9, np.abs(x) < 1e-9, np.abs(2 * x + y - 2) < 1e-9]
     assert np.any(on_a_line, 0).all() and all(np.count_nonzero(line) > 10 for line in on_a_line)
     assert x.min() >= -0.5 and x.max() <= 1.5 and (x < 0).any() and (x > 1).any(), "beyond the tasks, by half at most"
-    assert len(candidates_of(np.arange(200.0).reshape(100, 2), np.random.default_rng(0))) == 100
+    many = np.arange(200.0).reshape(100, 2) ** 2
+    candidates = candidates_of(many, np.random.default_rng(0))
+    assert len(candidates) == 64 and sum(any((one == many).all(1)) for one in candidates) == 32
 
 
 def test_the_grain_by_hand() -> None:

@@ -2,6 +2,7 @@
 """Training that is interrupted, killed or fed with bad input; checkpoints that load or are refused."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -150,6 +151,21 @@ def test_a_finished_run_is_not_trained_again(dataset, run, capsys):
     train(dataset, run, tiny_config())
     assert "already trained for 20 updates" in capsys.readouterr().out
     assert os.stat(run / "checkpoint" / "weights.safetensors").st_mtime_ns == before
+
+
+def test_the_task_belief_is_written_and_mended(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("spc_core.training.train.LEAST_UPDATES", 10)
+    config, out = tiny_config("spc", updates=12, log_every=4), tmp_path / "run"
+    train(dataset, out, config)
+    assert "task belief: " in capsys.readouterr().out
+    file = out / "checkpoint" / "belief.json"
+    written = file.read_text()
+    for damaged in ("{", "[]", written.replace('"weights": "', '"weights": "of others')):
+        file.write_text(damaged)
+        train(dataset, out, config)
+        assert file.read_text() == written
+    train(dataset, tmp_path / "short", dataclasses.replace(config, updates=9))
+    assert not (tmp_path / "short" / "checkpoint" / "belief.json").exists()
 
 
 def test_another_configuration_or_dataset_in_the_same_folder_is_refused(dataset, run, tmp_path):

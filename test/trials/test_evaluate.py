@@ -11,7 +11,7 @@ import torch
 from spc_core.alignment.streaming import Transition
 from spc_core.contract.sections import ActionVector
 from spc_core.deploy.checkpoint import load_checkpoint
-from spc_core.deploy.context_tracker import ContextTracker
+from spc_core.deploy.context_tracker import ContextTracker, Said
 from spc_core.deploy.deployable import Policy
 from spc_core.deploy.safety import InterventionKind, SafetyFilter, by_name
 from spc_core.tasks import tasks
@@ -178,11 +178,11 @@ def test_uncertainty_survives_votes_that_almost_agree(tiny_checkpoint):
     tracker = ContextTracker(load_checkpoint(tiny_checkpoint))
     votes = 0.9 + 1e-9 * np.random.default_rng(0).normal(size=(2000, 5))
     for vote in votes:
-        tracker._add(vote)
+        tracker._add(Said(vote, np.zeros(0)))
     np.testing.assert_allclose(tracker.uncertainty, votes.std(0, ddof=1) / np.sqrt(2000), rtol=1e-3)
     tracker.reset()
     for _ in range(50):
-        tracker._add(votes[0])
+        tracker._add(Said(votes[0], np.zeros(0)))
     assert (tracker.uncertainty < 1e-15).all() and np.isfinite(tracker.uncertainty).all()
 
 

@@ -62,9 +62,12 @@ def _learn_votes(run: Run, updates: int) -> None:
     """As at the end of a run's training of so many updates."""
     from spc_core.data.packed import load_dataset
     from spc_core.deploy.checkpoint import load_checkpoint
+    from spc_core.training.belief_fit import write_task_belief
     from spc_core.training.threads import torch_threads
     from spc_core.training.vote_fit import write_vote_model
 
     checkpoint, data = load_checkpoint(run.folder), load_dataset(run.plan.dataset)
     with torch_threads(1):
-        write_vote_model(run.folder / "checkpoint", checkpoint.agent, checkpoint.stats, data, run.seed, updates)
+        folder, learnt = run.folder / "checkpoint", (checkpoint.agent, checkpoint.stats, data, run.seed)
+        write_vote_model(folder, *learnt, updates)
+        write_task_belief(folder, *learnt)
