@@ -20,17 +20,17 @@ venv: .venv/.stamp
 demo: .venv/.stamp
 	$(BIN)/spc demo --out runs/demo
 
-# Two tests at a time, then those that start nodes, which mostly wait: beside tests that compute they would wait too
-# long. One thread for each process: two processes with two threads get in each other's way. A failure in the first part
-# does not hide the second.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest test -n 2 --dist loadfile --no-loadscope-reorder
+# Two tests at a time, then those that start nodes, one at a time. One thread for each process: two processes with two
+# threads get in each other's way. A failure in the first part does not hide the second.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest test
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/.stamp
-	@status=0; $(PYTEST) -m "not slow and not nodes" || status=1; $(PYTEST) -m "not slow and nodes" || status=1; \
+	@status=0; $(PYTEST) $(TWO) -m "not slow and not nodes" || status=1; $(PYTEST) -m "not slow and nodes" || status=1; \
 	exit $$status
 
 test-all: .venv/.stamp
-	@status=0; $(PYTEST) -m "not nodes" || status=1; $(PYTEST) -m nodes || status=1; exit $$status
+	@status=0; $(PYTEST) $(TWO) -m "not nodes" || status=1; $(PYTEST) -m nodes || status=1; exit $$status
 
 # Trials over and over with the same nodes, for SPC_SOAK_MINUTES (30): nothing may grow, be missed or be left.
 soak: .venv/.stamp

@@ -28,7 +28,7 @@ def starts_nodes(file: Path) -> bool:
 
 @pytest.hookimpl(wrapper=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Mark what starts nodes, which must hear each other in time: `make test` runs it beside nothing that computes."""
+    """Mark what starts nodes, which must hear each other in time: `make test` runs it with nothing beside it."""
     for item in items:
         if starts_nodes(item.path):
             item.add_marker(pytest.mark.nodes)
