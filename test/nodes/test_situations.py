@@ -123,7 +123,8 @@ def test_a_qos_that_no_publisher_offers_is_named(nodes: NodeGroup, probe: Probe,
     robot.goal(qos=VOLATILE)
     robot.start()
     robot.says(ERROR, "goal: no message yet", each=lambda: robot.goal(qos=VOLATILE))
-    assert "topic 'goal': the contract's qos.durability is transient_local, which no publisher" in robot.log("policy")
+    told = "topic 'goal': the contract's qos.durability is transient_local, which no publisher"
+    robot.until(lambda: told in robot.log("policy"), "the reason in the log")
 
 
 @pytest.mark.slow
@@ -399,6 +400,7 @@ def test_a_transition_that_the_state_does_not_have_is_refused(robot: BaseRobot) 
     robot.start()
     robot.acts()
     assert not robot.activate()
-    assert "transition 3 refused in state active: Failed to trigger lifecycle state machine" in robot.log("policy")
+    refusal = "transition 3 refused in state active: Failed to trigger lifecycle state machine"
+    robot.until(lambda: refusal in robot.log("policy"), "the refusal in the log")
     robot.acts()
     robot.says(OK, "ok")
