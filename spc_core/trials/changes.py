@@ -40,9 +40,6 @@ class QuietTask:
     covered: tuple[tuple[int, float], ...]  # transitions in the context, share of z within ERRORS of the true one
 
 
-TRACKED = ("vote_model", "no_vote_model", "config", "contract")  # by ContextTracker
-
-
 class _Listener:
     """Networks that add up their votes."""
 
@@ -73,7 +70,7 @@ class QuietTest:
         self._env, self._policy, self._safety = make_env(family), Policy(checkpoint), SafetyFilter(checkpoint.contract)
         self._reward = checkpoint.contract.reward_function()
         self._votes = _Listener(checkpoint.networks())
-        named = {name: getattr(checkpoint, name) for name in TRACKED}
+        named = {name: getattr(checkpoint, name) for name in ("vote_model", "no_vote_model", "config", "contract")}
         named |= {"task_belief": None, "no_task_belief": "votes and their errors are measured alone"}
         deployed: Any = SimpleNamespace(networks=lambda: self._votes, **named)
         self.tracker = ContextTracker(deployed)
