@@ -16,6 +16,7 @@ from spc_core.deploy.task_belief import TaskBelief
 from spc_core.deploy.votes import VoteSums, sums_of
 
 MODES = ("online", "collect", "frozen")
+DOUBTFUL = 2.0  # TaskBelief.doubt from which on a person is told
 NOTHING_KNOWN = 1.0  # uncertainty before two transitions: embeddings range over [-1, 1]
 
 
@@ -109,8 +110,16 @@ class ContextTracker:
 
     @property
     def judging(self) -> str:
-        """Whether the world model judges which task it is: "on", or "off" and why."""
-        return "on" if self.belief is not None else f"off: {self._no_belief}"
+        """Whether the world model judges which task it is: "on", "on" with how far it doubts, or "off" and why."""
+        if self.belief is None:
+            return f"off: {self._no_belief}"
+        doubt = self.belief.doubt(*self._judged) if self.count else 0.0
+        if doubt < DOUBTFUL:
+            return "on"
+        return (
+            f"on, in doubt: the task or the place is unlike the recordings, which the world model explains better by "
+            f"{doubt + 1:.1f} standard deviations"
+        )
 
     @property
     def suspicious(self) -> bool:
@@ -241,10 +250,14 @@ class ContextTracker:
         sums = self._shown_sums
         if self.belief is None:
             return sums.mean
-        evidence, count = self._evidence, self.weight
-        if self._shows_suspected:
-            evidence, count = np.sum([one.evidence for one in self._suspected], 0), len(self._suspected)
-        return self.belief.joined(evidence, count, sums.mean, self.uncertainty)
+        return self.belief.joined(*self._judged, sums.mean, self.uncertainty)
+
+    @property
+    def _judged(self) -> tuple[np.ndarray, float]:
+        """The evidence (K,) of the transitions behind the context shown, and their number."""
+        if not self._shows_suspected:
+            return self._evidence, self.weight
+        return np.sum([one.evidence for one in self._suspected], 0), float(len(self._suspected))
 
     @property
     def uncertainty(self) -> np.ndarray:

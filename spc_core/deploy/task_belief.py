@@ -38,6 +38,8 @@ class TaskBelief:
     grain: np.ndarray  # (Z,) mean square from a candidate to the next: z is not known finer
     trust: np.ndarray  # (D,) factor on the log-likelihood of an output; 0: it says nothing of the task
     memory: float  # transitions from which on more of them say little more: their errors are alike
+    usual: float  # log-likelihood of a transition of a recorded task under its own z, weighted by trust: the mean
+    usual_spread: float  # and the standard deviation, of a single transition
     rewards_tell: float  # share of what tells the recorded tasks apart that rewards alone tell, 0 to 1
     changes_tell: float  # the same by the changes of the observation
     heads: Mlp  # (O + A + Z) to means and raw log-stds (2 D)
@@ -56,7 +58,16 @@ class TaskBelief:
         share = np.exp(share - share.max())
         share /= share.sum()
         mean = share @ self.candidates
-        return mean, share @ (self.candidates - mean) ** 2 + self.grain
+        return mean, share @ (self.candidates - mean) ** 2 + self.grain * (1 + self.doubt(evidence, count) ** 2)
+
+    def doubt(self, evidence: np.ndarray, count: float) -> float:
+        """How much worse the best candidate explains `count` transitions than the recorded tasks are explained.
+
+        In standard deviations above one; 0 where it explains them as well. Then the task is none of the candidates, or
+        the heads have not seen the like, and z is not known as finely as the grain says.
+        """
+        spread = self.usual_spread * np.sqrt(count * (1 + count / self.memory))
+        return max(0.0, float(count * self.usual - evidence.max()) / float(spread) - 1.0)
 
     def joined(self, evidence: np.ndarray, count: float, z: np.ndarray, error: np.ndarray) -> np.ndarray:
         """z (Z,) of both: the votes' with its standard error, and the belief's, as of independent measurements."""

@@ -34,6 +34,7 @@ STEPS, LEARNING_RATE = 300, 0.05
 # Of what there is to tell. With 20 tasks it was 0.51 or more where the task showed, and at most 0.19 where it did not:
 LEAST_TOLD = 0.3
 LEAST_ADDED = 0.1  # by changes beside rewards, or rewards beside changes; with few tasks both seem to tell them apart
+LEAST_SPREAD = 1e-6  # of a log-likelihood; where nothing counts it is 0
 CHUNK = 65_536  # rows of the heads at once
 
 
@@ -80,9 +81,10 @@ def fit_task_belief(agent: Agent, stats: Stats, data: PackedDataset, weights: st
         both = learn_trust(pieces, torch.ones(outputs, dtype=torch.bool))
         trust = both if both.told >= trust.told + LEAST_ADDED else trust
     candidates = candidates_of(agent.task_means.numpy().astype(np.float64), rng)
+    usual, spread = usual_of(pieces, trust)
     return TaskBelief(
         candidates=candidates, grain=grain_of(candidates), trust=trust.weights.double().numpy(), memory=trust.memory,
-        rewards_tell=alone["rewards"].told, changes_tell=alone["changes"].told, heads=mlp_of(heads.network),
+        usual=usual, usual_spread=spread, rewards_tell=alone["rewards"].told, changes_tell=alone["changes"].told, heads=mlp_of(heads.network),
         log_std=np.array([LOG_STD_MIDDLE, LOG_STD_RANGE, LOG_STD_FIRST]), change_scale=heads.scale.double().numpy(),
         stats=stats, weights=weights,
     )  # fmt: skip
@@ -149,6 +151,18 @@ def learn_trust(pieces: Pieces, outputs: Tensor) -> Trust:
     weights = torch.zeros(len(outputs))
     weights[outputs] = torch.nn.functional.softplus(raw).detach()
     return Trust(weights, float(log_memory.detach().exp()), max(0.0, 1 - float(loss.detach()) / math.log(tasks)))
+
+
+def usual_of(pieces: Pieces, trust: Trust) -> tuple[float, float]:
+    """Mean and standard deviation of a transition's log-likelihood under its own task, by whole pieces.
+
+    A piece's deviation grows as its errors are alike: with n (1 + n / memory) in place of n.
+    """
+    own = (pieces.likely[torch.arange(len(pieces.own)), pieces.own] @ trust.weights).double()
+    lengths = pieces.length.double()
+    mean = own.sum() / lengths.sum()
+    square = ((own - lengths * mean).square() / (lengths * (1 + lengths / trust.memory))).mean()
+    return float(mean), max(float(square.sqrt()), LEAST_SPREAD)
 
 
 def candidates_of(means: np.ndarray, rng: np.random.Generator) -> np.ndarray:

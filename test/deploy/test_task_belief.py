@@ -69,7 +69,7 @@ def two_candidates(memory: float = 4.0, grain: float = 0.01) -> TaskBelief:
     """At -1 and 1 of a z of one number."""
     empty = np.zeros(0)
     return TaskBelief(
-        np.array([[-1.0], [1.0]]), np.array([grain]), np.ones(2), memory, 1.0, 0.0, None, empty, empty, None, "",  # type: ignore[arg-type]
+        np.array([[-1.0], [1.0]]), np.array([grain]), np.ones(2), memory, -1.0, 0.5, 1.0, 0.0, None, empty, empty, None, "",  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -79,12 +79,25 @@ def test_z_by_hand() -> None:
     evidence = np.array([0.0, 2 * np.log(3)])
     mean, variance = belief.place(evidence, 4)
     np.testing.assert_allclose([*mean, *variance], [0.5, 0.75 + 0.01])
-    np.testing.assert_allclose(belief.place(evidence, 0)[0], 0.8)  # odds of 1 to 9
+    np.testing.assert_allclose(belief.place(evidence, 1e-9)[0], 0.8)  # odds of 1 to 9
     np.testing.assert_allclose(belief.place(evidence + 1e5, 4)[0], 0.5)  # no overflow
     votes, error = np.array([-1.0]), np.sqrt([0.76])
     np.testing.assert_allclose(belief.joined(evidence, 4, votes, error), -0.25)  # both are worth the same
     np.testing.assert_allclose(belief.joined(evidence, 4, votes, np.array([0.0])), -1.0, atol=1e-5)
     np.testing.assert_allclose(belief.joined(evidence, 4, votes, np.array([1e6])), 0.5, atol=1e-5)
+
+
+def test_what_no_candidate_explains_is_doubted_by_hand() -> None:
+    """Four transitions usually have -4, with a standard deviation of 0.5 sqrt(4 (1 + 4/4)) = sqrt(2)."""
+    belief, apart = two_candidates(), np.array([0.0, -2 * np.log(3)])
+    for below, doubt in [(-9.0, 0.0), (0.0, 0.0), (1.0, 0.0), (2.0, 1.0), (5.0, 4.0)]:
+        evidence = apart - 4 - below * np.sqrt(2)
+        assert belief.doubt(evidence, 4) == pytest.approx(doubt)
+        mean, variance = belief.place(evidence, 4)
+        np.testing.assert_allclose([*mean, *variance], [-0.5, 0.75 + 0.01 * (1 + doubt**2)])
+    votes, error = np.array([1.0]), np.sqrt([0.76])
+    sure, doubting = (belief.joined(apart - low, 4, votes, error)[0] for low in (4, 4 + 21 * np.sqrt(2)))
+    assert sure == pytest.approx(0.25) and doubting > 0.75, "the votes count for more"
 
 
 class _ByReward:
@@ -97,6 +110,9 @@ class _ByReward:
 
     def joined(self, evidence: np.ndarray, count: float, z: np.ndarray, error: np.ndarray) -> np.ndarray:
         return np.array([evidence[1], count])
+
+    def doubt(self, evidence: np.ndarray, count: float) -> float:
+        return float(evidence[1] / count - 1)
 
 
 def rewarded(votes: np.ndarray, reward: float, start: int = 0) -> list[Transition]:
@@ -117,6 +133,21 @@ def test_evidence_is_kept_and_forgotten_as_votes_are() -> None:
     np.testing.assert_array_equal(tracker.context, [4.0, 2.5])
     tracker.reset()
     np.testing.assert_array_equal(tracker.context, [0.0, 0.0])
+    assert tracker.judging == "on"
+
+
+def test_a_doubt_is_told_by_the_transitions_that_are_shown() -> None:
+    tracker = ContextTracker(
+        SimpleNamespace(**{**vars(deployed(without_alarms(plain_model()))), "task_belief": _ByReward()})
+    )
+    for row in rewarded(votes_of(0.0, 3), 2.9):
+        tracker.update(row)
+    assert tracker.judging == "on"
+    tracker.update(rewarded(votes_of(0.0, 1), 4.5)[0])
+    assert tracker.judging == (
+        "on, in doubt: the task or the place is unlike the recordings, which the world model explains better by 3.3 "
+        "standard deviations"
+    )
 
 
 def test_without_a_vote_model_votes_alone_count() -> None:

@@ -16,7 +16,16 @@ from spc_core.deploy.task_belief import TaskBelief
 from spc_core.method.agent import Agent
 from spc_core.method.normalize import Stats
 from spc_core.method.one_step import beta_nll
-from spc_core.training.belief_fit import candidates_of, fit_task_belief, grain_of, summed_likelihoods, task_pieces
+from spc_core.training.belief_fit import (
+    Pieces,
+    Trust,
+    candidates_of,
+    fit_task_belief,
+    grain_of,
+    summed_likelihoods,
+    task_pieces,
+    usual_of,
+)
 from support.method_options import configured
 from support.random_checkpoint import TINY
 
@@ -98,6 +107,9 @@ def test_what_tells_tasks_apart_is_trusted_and_nothing_else(goals: bool, gains: 
         found, variance = belief.place(belief.log_likelihoods(rows).sum(0), STEPS)
         assert abs(found[0] - z) < 0.25, (goal, gain, found[0])
         assert variance[0] < 0.1
+    places, actions, rewards = point.episode(2.5 * goals, 2.5 if gains else 1.0, rng)  # far beyond them
+    rows = [Transition(t, places[t], actions[t], rewards[t], places[t + 1]) for t in range(STEPS)]
+    assert belief.doubt(belief.log_likelihoods(rows).sum(0), STEPS) > 2
 
 
 def test_a_robot_finds_the_likelihoods_that_trust_was_learnt_on() -> None:
@@ -135,6 +147,13 @@ def test_candidates_are_the_means_and_points_on_lines_through_two_of_them() -> N
     many = np.arange(200.0).reshape(100, 2) ** 2
     candidates = candidates_of(many, np.random.default_rng(0))
     assert len(candidates) == 64 and sum(any((one == many).all(1)) for one in candidates) == 32
+
+
+def test_what_is_usual_by_hand() -> None:
+    """Two pieces of two transitions of their own tasks have -2 and -6: -2 each, 2 off, and 2 (1 + 2/2) = 4."""
+    likely = torch.tensor([[[-1.0, 9.0], [5.0, 9.0]], [[5.0, 9.0], [-3.0, 9.0]]])  # two pieces, tasks, outputs
+    pieces = Pieces(likely, torch.tensor([0, 1]), torch.tensor([2.0, 2.0]))
+    assert usual_of(pieces, Trust(torch.tensor([2.0, 0.0]), 2.0, 1.0)) == (-2.0, 1.0)
 
 
 def test_the_grain_by_hand() -> None:

@@ -40,14 +40,14 @@ def start(dataset, out, tmp_path, config):
 
 
 def finish(process):
-    """Output and exit code, within the deadline; no process of the group outlives this."""
+    """Output without the bar, and exit code, within the deadline; no process of the group outlives this."""
     try:
         output = process.communicate(timeout=DEADLINE_S)[0]
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return output, process.returncode
+    return "\n".join(line for line in output.splitlines() if "update/s" not in line), process.returncode
 
 
 def weights(out):
