@@ -3,7 +3,7 @@
 
 Topics are not ordered among each other: messages of an episode may come before its `running` message and
 after its `ended` message. So messages are assigned by stamp, recent ones are kept for a bag that may still open,
-and a bag closes when it has everything published in its episode, or at a deadline.
+and a bag closes when it has everything published in its episode, or when nothing comes any more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from spc_core.contract.contract import Contract
 from spc_ros.bags.files import BagError
 from spc_ros.bags.writer import BagWriter
 
-SETTLE_S = 2.0  # longest wait for the messages of an ended episode
+SETTLE_S = 2.0  # longest wait for the next message of an ended episode
+LONGEST_S = 10.0  # for all of them, within the service_timeout_s of who waits for the bag
+LONGEST_STEP_S = 0.2  # counted between two looks: in a process that gets no time, messages wait as well
 LONGEST_NAME = 80  # letters of a task in the name of its bag
 PENDING = 2000  # messages kept for a bag that may still open
 
@@ -45,7 +47,9 @@ class _Recording:
     writer: BagWriter
     info: EpisodeInfo
     behaviour: str
-    deadline_s: float | None = None  # set when the episode has ended
+    ended: bool = False
+    quiet_s: float = 0.0  # since its last message, once it has ended
+    waited_s: float = 0.0  # since its end
 
     def missing(self) -> dict[str, int]:
         """Only topics that are recorded can be missing from the bag."""
@@ -53,7 +57,7 @@ class _Recording:
         return {topic: count for topic, count in lacks.items() if count > 0}
 
     def takes(self, t_ns: int) -> bool:
-        return self.info.start_ns <= t_ns and (self.deadline_s is None or t_ns <= self.info.end_ns)
+        return self.info.start_ns <= t_ns and (not self.ended or t_ns <= self.info.end_ns)
 
 
 class EpisodeBags:
@@ -78,6 +82,7 @@ class EpisodeBags:
         self._open: list[_Recording] = []  # at most the running one and those of ended episodes
         self.latched: dict[str, tuple[int, int, bytes]] = {}  # t_ns, receive_ns and message, by topic
         self._pending: deque[tuple[str, int, int, bytes]] = deque(maxlen=PENDING)
+        self._looked_s = 0.0  # time of the last look at what has ended
 
     @property
     def recording(self) -> bool:
@@ -93,8 +98,9 @@ class EpisodeBags:
         for bag in reversed(self._open):
             if bag.takes(t_ns):
                 self._write(bag, topic, receive_ns, data)
-                if bag.deadline_s is not None:
+                if bag.ended:
                     self.poll(now_s)
+                    bag.quiet_s = 0.0
                 return
         self._pending.append((topic, t_ns, receive_ns, data))
 
@@ -106,7 +112,7 @@ class EpisodeBags:
                 same[-1].info = info
                 self._write(same[-1], self.episode_topic, receive_ns, data)
                 return
-            for bag in [bag for bag in self._open if bag.deadline_s is None]:
+            for bag in [bag for bag in self._open if not bag.ended]:
                 self._close(bag, "the next episode started, no end was announced")
             try:
                 self.open(info)
@@ -118,7 +124,7 @@ class EpisodeBags:
             for bag in list(self._open):
                 if (bag.info.episode, bag.info.start_ns) == (info.episode, info.start_ns):
                     self._write(bag, self.episode_topic, receive_ns, data)
-                    bag.info, bag.deadline_s = info, now_s + SETTLE_S
+                    bag.info, bag.ended, self._looked_s = info, True, now_s
             self.poll(now_s)
 
     def open(self, info: EpisodeInfo) -> Path:
@@ -144,15 +150,17 @@ class EpisodeBags:
         return path
 
     def poll(self, now_s: float) -> None:
-        """Close the bags that are complete, or whose deadline has passed."""
-        for bag in list(self._open):
-            if bag.deadline_s is not None and (not bag.missing() or now_s > bag.deadline_s):
+        """Close the bags that are complete, or for which nothing came for SETTLE_S; call it several times a second."""
+        step_s, self._looked_s = min(now_s - self._looked_s, LONGEST_STEP_S), now_s
+        for bag in [bag for bag in self._open if bag.ended]:
+            bag.quiet_s, bag.waited_s = bag.quiet_s + step_s, bag.waited_s + step_s
+            if not bag.missing() or bag.quiet_s > SETTLE_S or bag.waited_s > LONGEST_S:
                 self._close(bag, bag.info.reason)
 
     def close_all(self, reason: str) -> None:
         """Close what is open; an episode without an end is cut there."""
         for bag in list(self._open):
-            self._close(bag, reason if bag.deadline_s is None else bag.info.reason)
+            self._close(bag, bag.info.reason if bag.ended else reason)
 
     def _write(self, bag: _Recording, topic: str, receive_ns: int, data: bytes) -> None:
         """Append; if the disk refuses, the recording ends and is reported. The next episode tries again."""
