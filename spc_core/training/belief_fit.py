@@ -84,7 +84,8 @@ def fit_task_belief(agent: Agent, stats: Stats, data: PackedDataset, weights: st
     usual, spread = usual_of(pieces, trust)
     return TaskBelief(
         candidates=candidates, grain=grain_of(candidates), trust=trust.weights.double().numpy(), memory=trust.memory,
-        usual=usual, usual_spread=spread, rewards_tell=alone["rewards"].told, changes_tell=alone["changes"].told, heads=mlp_of(heads.network),
+        usual=usual, usual_spread=spread, rewards_tell=alone["rewards"].told, changes_tell=alone["changes"].told,
+        heads=mlp_of(heads.network),
         log_std=np.array([LOG_STD_MIDDLE, LOG_STD_RANGE, LOG_STD_FIRST]), change_scale=heads.scale.double().numpy(),
         stats=stats, weights=weights,
     )  # fmt: skip

@@ -69,7 +69,8 @@ def two_candidates(memory: float = 4.0, grain: float = 0.01) -> TaskBelief:
     """At -1 and 1 of a z of one number."""
     empty = np.zeros(0)
     return TaskBelief(
-        np.array([[-1.0], [1.0]]), np.array([grain]), np.ones(2), memory, -1.0, 0.5, 1.0, 0.0, None, empty, empty, None, "",  # type: ignore[arg-type]
+        np.array([[-1.0], [1.0]]), np.array([grain]), np.ones(2), memory, -1.0, 0.5, 1.0, 0.0,
+        None, empty, empty, None, "",  # type: ignore[arg-type]
     )  # fmt: skip
 
 

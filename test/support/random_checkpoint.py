@@ -92,7 +92,8 @@ def random_task_belief(agent: Agent, stats: Stats) -> TaskBelief:
     candidates = rng.uniform(-1, 1, size=(6, agent.context_dim))
     return TaskBelief(
         candidates=candidates, grain=np.full(agent.context_dim, 0.02), trust=rng.uniform(0.01, 0.05, outputs),
-        memory=5.0, usual=-1.0, usual_spread=0.5, rewards_tell=0.5, changes_tell=0.5, heads=mlp_of(agent.world_model.one_step.network),
+        memory=5.0, usual=-1.0, usual_spread=0.5, rewards_tell=0.5, changes_tell=0.5,
+        heads=mlp_of(agent.world_model.one_step.network),
         log_std=np.array([LOG_STD_MIDDLE, LOG_STD_RANGE, LOG_STD_FIRST]), change_scale=np.full(outputs - 1, 0.2),
         stats=stats, weights="",
     )  # fmt: skip
