@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spc_core.alignment.streaming import Transition
 from spc_core.assessment.recordings import TaskRecording
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
+from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.deploy.votes import weighted_mean
 
 CONTEXT = 200  # transitions of a task that its z is learnt from, evenly spaced
@@ -47,12 +49,23 @@ class Judged:
         return weighted_mean(embeddings, self.context_dim)
 
     def own_z(self, task: TaskRecording) -> np.ndarray:
-        """z (Z,) of a task as the policy would have it: from recordings, from its true parameters, or always 0."""
+        """z (Z,) of a task as the policy would have it: from recordings, from its true parameters, or always 0.
+
+        From recordings it is what a robot would show after them, with the task belief if the checkpoint has one.
+        """
         if self.context == "none":
             return self.no_z
         if self.context == "oracle":
             return self.checkpoint.agent.oracle_context(task.params).numpy().astype(np.float64)
-        return self.z(self.embed(task, evenly(len(task.rewards), CONTEXT)))
+        steps = evenly(len(task.rewards), CONTEXT)
+        if self.checkpoint.task_belief is None:
+            return self.z(self.embed(task, steps))
+        tracker = ContextTracker(self.checkpoint)
+        tracker.detect_changes = False
+        for step in steps:
+            seen, then = task.observations[step], task.next_observations[step]
+            tracker.update(Transition(0, seen, task.actions[step], float(task.rewards[step]), then))
+        return tracker.context.astype(np.float64)
 
     @property
     def no_z(self) -> np.ndarray:

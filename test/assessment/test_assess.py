@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from spc_core.alignment.streaming import Transition
 from spc_core.assessment.assess import assess
 from spc_core.assessment.fitted_q import Features, Horizon, evaluate
 from spc_core.assessment.judged import Judged, load_judged
-from spc_core.assessment.recordings import load_recordings
+from spc_core.assessment.recordings import TaskRecording, load_recordings
 from spc_core.assessment.settings import Settings, Thresholds
 from spc_core.assessment.value import value
 from spc_core.data.dataset import DatasetError, DatasetWriter
 from spc_core.deploy.checkpoint import save_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
+from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.training.train import train
 from spc_ros.cli import main
+from support.random_checkpoint import loaded_random_checkpoint
 from support.synthetic import POINT, episode, tiny_config, write_dataset
 
 STEPS = 25
@@ -108,6 +111,25 @@ def test_walking_to_the_goal_is_worth_more_than_the_recordings_and_away_from_it_
     assert better.mean == pytest.approx(truth.mean() - near.recorded.mean(), abs=0.1)
     assert near.fitted.mean() > 0 > far.fitted.mean()
     assert near.behaviour.mean() == pytest.approx(near.recorded.mean(), abs=0.1)
+
+
+def test_a_policy_with_a_task_belief_is_judged_with_the_z_that_a_robot_would_show(run, held_out, tmp_path):
+    checkpoint = loaded_random_checkpoint(tmp_path / "random", "arm_reach", "spc")
+    rng, count = np.random.default_rng(0), 250
+    seen, acted = rng.normal(size=(count + 1, checkpoint.contract.observation_dim)), rng.uniform(-1, 1, (count, 2))
+    of_one = TaskRecording(
+        "one", {}, seen[:-1], acted, rng.normal(-0.5, 0.3, count), seen[1:], np.zeros(count, bool), np.zeros(count, int)
+    )
+    tracker = ContextTracker(checkpoint)
+    tracker.detect_changes = False
+    chosen = np.unique(np.linspace(0, count - 1, 200).round().astype(int))
+    for step in chosen:
+        tracker.update(Transition(0, seen[step], acted[step], float(of_one.rewards[step]), seen[step + 1]))
+    shown, judged = tracker.context, Judged(checkpoint, ())
+    np.testing.assert_array_equal(judged.own_z(of_one), shown)
+    votes = Judged(dataclasses.replace(checkpoint, task_belief=None), ()).own_z(of_one)
+    np.testing.assert_allclose(votes, judged.z(judged.embed(of_one, chosen)))
+    assert np.abs(votes - shown).max() > 1e-3
 
 
 def test_a_run_is_assessed_with_a_page_and_numbers_without_nan(run, held_out, tmp_path, capsys):
