@@ -2,22 +2,29 @@
 """The judge's own model of the recorded tasks, and what a policy earns in it from the recorded first observations.
 
 Change of the observation, reward and end of a step are regressed on random features of observation and action: a part
-that all tasks share, and one of each task. Observations stay near the recorded ones, and rewards within theirs.
+that all tasks share, and one of each task. Observations stay near the recorded ones, and rewards within theirs. What the
+model says of a step that is unlike the recorded ones is a guess, and too kind to bad policies, which make many.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spc_core.assessment.fitted_q import Features, Horizon
+from spc_core.assessment.judged import evenly
 
 SHARED_RIDGE, OWN_RIDGE = 1e-5, 1e-2  # of the Gram matrix's mean diagonal
 BEYOND = 0.05  # of the recorded range of an observed field, that a rollout may leave it by
 LEAST_END = 0.05  # probability of an end below which a step is not one: regression never says 0
+MOST_KNOWN, MOST_TRIED = 3000, 1000  # recorded steps that others are compared with, and that say what is usual
+USUAL = 0.7  # share of the recorded steps that are as near to one of another episode: docs/results.md
+LEAST = 0.05  # quantile of a task's recorded rewards, which an unlike step may earn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,33 @@ class Steps:
     def rows(self) -> Tensor:
         return torch.cat([self.seen, self.acted], -1)
 
+    @property
+    def episode(self) -> Tensor:
+        """(N,) the number of each step's episode."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Recorded steps of all tasks, and how near a step is to one of another episode where it is like the others."""
+
+    rows: Tensor  # (M, O + A)
+    edge: float
+
+    @classmethod
+    def of(cls, tasks: Sequence[Steps]) -> Known:
+        rows = torch.cat([task.rows for task in tasks])
+        first = np.cumsum([0, *(len(task.lengths) for task in tasks[:-1])])
+        episode = torch.cat([task.episode + int(number) for task, number in zip(tasks, first, strict=True)])
+        kept, tried = evenly(len(rows), MOST_KNOWN), evenly(len(rows), MOST_TRIED)
+        far = torch.cdist(rows[tried], rows[kept])
+        far[episode[tried][:, None] == episode[kept]] = torch.inf
+        return cls(rows[kept], float(far.amin(-1).quantile(USUAL)))
+
+    def unlike(self, rows: Tensor) -> Tensor:
+        """Whether steps (N, O + A) are further from all recorded ones, (N,)."""
+        return torch.cdist(rows, self.rows).amin(-1) > self.edge
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskModels:
@@ -47,26 +81,29 @@ class TaskModels:
     low: Tensor  # (O,) of observations
     high: Tensor
     reward_ends: tuple[tuple[float, float], ...]  # of each task
+    least: tuple[float, ...]  # of each task, LEAST of its rewards
+    known: Known
     ends: bool  # whether any task has ended in the recordings
 
     @classmethod
-    def fit(cls, features: Features, tasks: Sequence[Steps], counts: Sequence[Tensor]) -> TaskModels:
+    def fit(cls, features: Features, tasks: Sequence[Steps], counts: Sequence[Tensor], known: Known) -> TaskModels:
         """`counts` (N,) for each task: how much a step counts."""
-        known = [features(task.rows) for task in tasks]
+        inputs = [features(task.rows) for task in tasks]
         targets = [torch.cat([t.change, t.rewards[:, None], t.terminated[:, None]], -1) for t in tasks]
         scale = torch.cat(targets).std(0).clamp(min=1e-6)
         targets = [target / scale for target in targets]
-        shared = _ridge(torch.cat(known), torch.cat(targets), torch.cat(list(counts)), SHARED_RIDGE)
+        shared = _ridge(torch.cat(inputs), torch.cat(targets), torch.cat(list(counts)), SHARED_RIDGE)
         weights = [
             shared + _ridge(one, target - one @ shared, count, OWN_RIDGE)
-            for one, target, count in zip(known, targets, counts, strict=True)
+            for one, target, count in zip(inputs, targets, counts, strict=True)
         ]
         seen = torch.cat([task.seen for task in tasks])
         low, high = seen.amin(0), seen.amax(0)
         room = BEYOND * (high - low)
         ends = tuple((float(task.rewards.min()), float(task.rewards.max())) for task in tasks)
+        least = tuple(float(task.rewards.quantile(LEAST)) for task in tasks)
         some = any(bool(task.terminated.any()) for task in tasks)
-        return cls(features, tuple(weights), scale, low - room, high + room, ends, some)
+        return cls(features, tuple(weights), scale, low - room, high + room, ends, least, known, some)
 
     def step(self, seen: Sequence[Tensor], acted: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Of each task: (E, O) and (E, A) to the next observations (E, O), rewards (E,) and probabilities of an end."""
@@ -83,17 +120,27 @@ class TaskModels:
 Act = Callable[[Sequence[Tensor], int], Sequence[Tensor]]  # observations (E, O) of each task, and the step
 
 
-def earned(models: TaskModels, starts: Sequence[Tensor], act: Act, horizon: Horizon) -> list[Tensor]:
-    """(E,) discounted rewards of each task's rollouts from observations (E, O)."""
-    seen = list(starts)
-    total = [torch.zeros(len(one)) for one in seen]
-    alive = [torch.ones(len(one)) for one in seen]
+class Earned(NamedTuple):
+    """Discounted rewards of E rollouts."""
+
+    said: Tensor  # (E,) by the model
+    in_doubt: Tensor  # (E,) how much less it is if every step that is unlike the recorded ones earns the least
+
+
+def earned(models: TaskModels, starts: Sequence[Tensor], act: Act, horizon: Horizon) -> list[Earned]:
+    """Of each task's rollouts from observations (E, O)."""
+    seen, sizes = list(starts), [len(one) for one in starts]
+    total, doubt = [torch.zeros(size) for size in sizes], [torch.zeros(size) for size in sizes]
+    alive = [torch.ones(size) for size in sizes]
     for step in range(horizon.steps):
-        for task, (after, reward, end) in enumerate(models.step(seen, act(seen, step))):
-            worth = alive[task] * reward + (1 - alive[task]) * horizon.nothing
-            total[task] = total[task] + horizon.discount**step * worth
+        acted, weight = act(seen, step), horizon.discount**step
+        unlike = models.known.unlike(torch.cat([torch.cat(seen), torch.cat(list(acted))], -1)).split(sizes)
+        for task, (after, reward, end) in enumerate(models.step(seen, acted)):
+            total[task] = total[task] + weight * (alive[task] * reward + (1 - alive[task]) * horizon.nothing)
+            less = unlike[task] * torch.clamp(reward - models.least[task], min=0)
+            doubt[task] = doubt[task] + weight * alive[task] * less
             alive[task], seen[task] = alive[task] * (1 - end), after
-    return total
+    return [Earned(*pair) for pair in zip(total, doubt, strict=True)]
 
 
 def _ridge(known: Tensor, targets: Tensor, counts: Tensor, ridge: float) -> Tensor:

@@ -4,7 +4,8 @@
 Two judges, which know the tasks by their recordings alone, so that nothing of what is judged is trusted. The first
 lets the policy act in its own model of the tasks (rollouts.py), and replays the recorded actions in it, so that errors
 of the model partly cancel. The second is fitted Q evaluation (fitted_q.py), of the policy with its own z and of what
-drove the recordings. Where they disagree, nobody knows.
+drove the recordings. Where they disagree, nobody knows, and neither where the policy does what was never recorded:
+there it may earn what the model says or the least that was recorded, and its value is taken between.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from spc_core.assessment.fitted_q import Features, Horizon, evaluate
 from spc_core.assessment.judged import Judged
 from spc_core.assessment.recordings import Recordings, TaskRecording
-from spc_core.assessment.rollouts import Steps, TaskModels, earned
+from spc_core.assessment.rollouts import Known, Steps, TaskModels, earned
 from spc_core.assessment.settings import Settings
 
 Progress = Callable[[int, int, str], None]
@@ -33,7 +34,7 @@ MOST_UNITS = 5.0  # an observation counts as at most so many spreads from the me
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean over tasks, and 90 % of its spread over fits, tasks and what the judges differ by.
+    """A mean over tasks, and 90 % of its spread over fits, tasks, what the judges differ by, and unlike steps.
 
     What both judges get wrong is not in it: docs/results.md has how often it holds the truth.
     """
@@ -44,13 +45,18 @@ class Interval:
     above: float  # share of the bootstrap that is above 0
 
 
-def interval(differences: np.ndarray, error: float = 0.0, seed: int = 0) -> Interval:
-    """Of differences (B, T), by a bootstrap; `error` is the standard error that all tasks have in common."""
+def interval(
+    differences: np.ndarray, error: float = 0.0, in_doubt: np.ndarray | float = 0.0, seed: int = 0
+) -> Interval:
+    """Of differences (B, T), by a bootstrap; `error` is the standard error that all tasks have in common.
+
+    Half of `in_doubt` (B, T) is either added or taken away everywhere.
+    """
     rng = np.random.default_rng(seed)
     fits, tasks = differences.shape
-    fit = rng.integers(fits, size=(RESAMPLES, 1))
-    means = differences[fit, rng.integers(tasks, size=(RESAMPLES, tasks))].mean(1)
-    means = means + error * rng.standard_normal(RESAMPLES)
+    chosen = rng.integers(fits, size=(RESAMPLES, 1)), rng.integers(tasks, size=(RESAMPLES, tasks))
+    means = differences[chosen].mean(1) + error * rng.standard_normal(RESAMPLES)
+    means += np.broadcast_to(in_doubt, differences.shape)[chosen].mean(1) * rng.choice([-0.5, 0.5], RESAMPLES)
     low, high = np.quantile(means, [0.05, 0.95])
     return Interval(float(differences.mean()), float(low), float(high), float((means > 0).mean()))
 
@@ -61,7 +67,8 @@ class Values:
 
     task_ids: tuple[str, ...]
     horizon: Horizon
-    policy: dict[str, np.ndarray]  # (B, T) for each z, in the judge's model
+    policy: dict[str, np.ndarray]  # (B, T) for each z, in the judge's model, less half of what is in doubt
+    in_doubt: np.ndarray  # (B, T) with its own z: what unlike steps earn in the model over the least recorded
     behaviour: np.ndarray  # (B, T) of the recorded actions in the same models
     recorded: np.ndarray  # (T,) what the recordings earned
     recorded_spread: float  # of single episodes, over all tasks
@@ -79,9 +86,9 @@ class Values:
 
     @property
     def better(self) -> Interval:
-        """The gain, as wrong as the judge is on the recorded actions, and as the two judges differ."""
+        """The gain, as wrong as the judge is on the recorded actions, as the judges differ, and as is in doubt."""
         apart = float((self.gain() - self.fitted).mean()) / 2
-        return interval(self.gain(), float(np.hypot(self.judge_error, apart)))
+        return interval(self.gain(), float(np.hypot(self.judge_error, apart)), self.in_doubt)
 
 
 def value(judged: Judged, recordings: Recordings, settings: Settings, progress: Progress | None = None) -> Values:
@@ -96,12 +103,14 @@ def value(judged: Judged, recordings: Recordings, settings: Settings, progress: 
         modelled.append(_in_models(judged, models, known, zs, horizon))
         second.append([task.gain(models.features, horizon) for task in fitted])
     weight, scale = horizon.weight(horizon.steps), stats.reward_std
-    units = np.array(modelled) / weight * scale + stats.reward_mean  # (B, 1 + C, T)
+    said, doubt = np.moveaxis(np.array(modelled), 1, 0) / weight * scale  # (B, 1 + C, T) each
+    units = _between(said, doubt) + stats.reward_mean
     paid = [_earned(task, horizon) for task in tasks]
     return Values(
         task_ids=tuple(task.task_id for task in tasks),
         horizon=horizon,
         policy={kind: units[:, 1 + place] for place, kind in enumerate(KINDS[: len(zs[0])])},
+        in_doubt=doubt[:, 1],
         behaviour=units[:, 0],
         recorded=np.array([one.mean() for one in paid]),
         recorded_spread=float(np.concatenate(paid).std()),
@@ -118,8 +127,14 @@ def gain_over_recordings(
     own = [zs[:1] for zs in zs_of(judged, recordings.tasks)]
     known = [steps_of(judged, task) for task in recordings.tasks]
     found = [_in_models(judged, models, known, own, horizon) for models in _fits(known, settings, progress)]
-    behaviour, policy = np.moveaxis(np.array(found), 1, 0)
+    behaviour, policy = np.moveaxis(_between(*np.moveaxis(np.array(found), 1, 0)), 1, 0)
     return (policy - behaviour) / horizon.weight(horizon.steps) * judged.checkpoint.stats.reward_std
+
+
+def _between(said: np.ndarray, in_doubt: np.ndarray) -> np.ndarray:
+    """(B, 1 + C, T) values of recorded actions, as the model says, and of the policy, less half of what is in doubt."""
+    policy = np.arange(said.shape[1]) > 0
+    return said - policy[:, None] * in_doubt / 2
 
 
 def _horizon(judged: Judged, recordings: Recordings, discount: float) -> Horizon:
@@ -130,11 +145,11 @@ def _horizon(judged: Judged, recordings: Recordings, discount: float) -> Horizon
 def _fits(known: Sequence[Steps], settings: Settings, progress: Progress | None) -> Iterator[TaskModels]:
     """Models of the tasks, each of other features; `progress` hears of each that has been used."""
     width = _median_distance(torch.cat([steps.rows for steps in known]), settings.seed)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator, like = torch.Generator().manual_seed(settings.seed), Known.of(known)
     for fit in range(settings.fits):
         inputs = known[0].rows.shape[1]
         features = Features.draw(inputs, FEATURES, width * WIDTHS[fit % len(WIDTHS)], generator)
-        yield TaskModels.fit(features, known, [torch.ones(len(steps.rows)) for steps in known])
+        yield TaskModels.fit(features, known, [torch.ones(len(steps.rows)) for steps in known], like)
         if progress is not None:
             progress(fit + 1, settings.fits, "value")
 
@@ -163,8 +178,8 @@ def _seen(judged: Judged, observations: np.ndarray) -> Tensor:
 
 def _in_models(
     judged: Judged, models: TaskModels, known: Sequence[Steps], zs: Sequence[Sequence[np.ndarray]], horizon: Horizon
-) -> list[list[float]]:
-    """(1 + C, T) sums of discounted rewards: of the recorded actions, and of the policy with each z."""
+) -> list[list[list[float]]]:
+    """(2, 1 + C, T) discounted rewards, said and in doubt: of the recorded actions, and of the policy with each z."""
     stats = judged.checkpoint.stats
     starts = [steps.seen[steps.starts] for steps in known]
     sizes = [len(one) for one in starts]
@@ -184,7 +199,8 @@ def _in_models(
         return act
 
     acts = [recorded, *(policy(place) for place in range(len(zs[0])))]
-    return [[float(one.mean()) for one in earned(models, starts, act, horizon)] for act in acts]
+    found = [earned(models, starts, act, horizon) for act in acts]
+    return [[[float(one[part].mean()) for one in tasks] for tasks in found] for part in range(2)]
 
 
 def zs_of(judged: Judged, tasks: Sequence[TaskRecording]) -> list[list[np.ndarray]]:
