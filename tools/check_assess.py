@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks `spc assess` against simulation: `python tools/check_assess.py OUT [--families arm_reach ...]`
+"""Checks `spc assess` against simulation: `python tools/check_assess.py OUT [--families arm_reach ...] [--seed 1]`
 
 For each family: recordings of training and of held-out tasks, checkpoints of several methods and numbers of updates, a
 random one and one trained on shuffled task labels; the return of each in simulation, and what assess says from
@@ -37,6 +37,7 @@ from spc_core.trials.recordings import dataset_transitions  # noqa: E402
 
 EPISODES = 9  # of each task, in training as well as held out
 HELD_OUT_SEED = 1000
+SEEDS = 10_000  # from one --seed to the next
 SIMULATED = 5  # episodes of each task
 DISCOUNT = 0.99
 FITS = 3
@@ -58,11 +59,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--families", nargs="+", default=["arm_reach", "arm_payload", "base_drive"])
     parser.add_argument("--until", choices=("train", "simulate", "assess"), default="assess", help="the last stage")
+    parser.add_argument("--seed", type=int, default=0, help="of recordings and training; each needs an OUT of its own")
     options = parser.parse_args()
     for family in options.families:
         folder = options.out / family
-        make_recordings(family, folder)
-        make_checkpoints(folder)
+        make_recordings(family, folder, options.seed)
+        make_checkpoints(folder, options.seed)
         if options.until != "train":
             for checkpoint in checkpoints(folder):
                 simulate(family, folder, checkpoint)
@@ -72,12 +74,12 @@ def main() -> None:
         print(table([row for family in options.families for row in rows(options.out / family)]))
 
 
-def make_recordings(family: str, folder: Path) -> None:
+def make_recordings(family: str, folder: Path, seed: int) -> None:
     """Datasets of training tasks, of the same with shuffled labels, and of held-out tasks."""
     if not (folder / "train").exists():
-        collect_directly(family, folder / "train", EPISODES, "train", processes=1)
+        collect_directly(family, folder / "train", EPISODES, "train", SEEDS * seed, processes=1)
     if not (folder / "held_out").exists():
-        collect_directly(family, folder / "held_out", EPISODES, "id", HELD_OUT_SEED, processes=1)
+        collect_directly(family, folder / "held_out", EPISODES, "id", HELD_OUT_SEED + SEEDS * seed, processes=1)
     if not (folder / "shuffled").exists():
         shuffle_labels(folder / "train", folder / "shuffled")
 
@@ -91,16 +93,18 @@ def shuffle_labels(root: Path, out: Path) -> None:
             writer.add_episode(entry.task_id, entry.params, pairs[other][1])
 
 
-def make_checkpoints(folder: Path) -> None:
+def make_checkpoints(folder: Path, seed: int) -> None:
     """Snapshots of each method's training, of one on shuffled labels, and one with random weights."""
     data, shuffled = load_dataset(folder / "train"), load_dataset(folder / "shuffled")
-    train_snapshots(data, folder / "checkpoints", "dora", "random", (BROKEN["random"],))
-    train_snapshots(shuffled, folder / "checkpoints", "dora", "shuffled", (BROKEN["shuffled"],))
+    train_snapshots(data, folder / "checkpoints", "dora", "random", (BROKEN["random"],), seed)
+    train_snapshots(shuffled, folder / "checkpoints", "dora", "shuffled", (BROKEN["shuffled"],), seed)
     for method, updates in SNAPSHOTS.items():
-        train_snapshots(data, folder / "checkpoints", method, method, updates)
+        train_snapshots(data, folder / "checkpoints", method, method, updates, seed)
 
 
-def train_snapshots(data: PackedDataset, out: Path, method: str, name: str, updates: tuple[int, ...]) -> None:
+def train_snapshots(
+    data: PackedDataset, out: Path, method: str, name: str, updates: tuple[int, ...], seed: int
+) -> None:
     """Train without a file to resume from, and keep the checkpoint at each number of updates."""
     from spc_core.training.distributed import join_group
     from spc_core.training.run_state import TrainingRun
@@ -108,29 +112,29 @@ def train_snapshots(data: PackedDataset, out: Path, method: str, name: str, upda
 
     if all((out / f"{name}-{number}").exists() for number in updates):
         return
-    config = check_config(method, updates[-1])
+    config = check_config(method, updates[-1], seed)
     with join_group(config.device) as group:
         run = TrainingRun(data, data_stats(data), out / f".{name}", config, group)
         for number in range(updates[-1] + 1):
             if number in updates and not (out / f"{name}-{number}").exists():
                 if not number:
-                    scramble(run.agent)
+                    scramble(run.agent, seed)
                 run.snapshot(out / f"{name}-{number}")
                 print(f"{out}: {name}-{number}", flush=True)
             run.learner.update(run.sampler.batch(), number)
             run.progress.update += 1
 
 
-def check_config(method: str, updates: int) -> TrainConfig:
-    return load_config("small", method, updates=max(updates, 1), tasks_per_batch=10, windows_per_task=8,
+def check_config(method: str, updates: int, seed: int) -> TrainConfig:
+    return load_config("small", method, seed=seed, updates=max(updates, 1), tasks_per_batch=10, windows_per_task=8,
                        contexts_per_task=2, horizon=3, device="cpu", threads=1, model=SMALL)  # fmt: skip
 
 
-def scramble(agent) -> None:
+def scramble(agent, seed: int) -> None:
     """Random weights, biases and last layers too."""
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for weights in agent.parameters():
             weights.normal_(0, 0.3)
