@@ -2,8 +2,8 @@
 """The judge's own model of the recorded tasks, and what a policy earns in it from the recorded first observations.
 
 Change of the observation, reward and end of a step are regressed on random features of observation and action: a part
-that all tasks share, and one of each task. Observations stay near the recorded ones, and rewards within theirs. What the
-model says of a step that is unlike the recorded ones is a guess, and too kind to bad policies, which make many.
+that all tasks share, and one of each task. Observations stay near the recorded ones, and rewards within theirs. Of a
+step that is unlike the recorded ones the model only guesses, too kindly where a policy is bad and makes many.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class Known:
         first = np.cumsum([0, *(len(task.lengths) for task in tasks[:-1])])
         episode = torch.cat([task.episode + int(number) for task, number in zip(tasks, first, strict=True)])
         kept, tried = evenly(len(rows), MOST_KNOWN), evenly(len(rows), MOST_TRIED)
-        far = torch.cdist(rows[tried], rows[kept])
+        far = _distances(rows[tried], rows[kept])
         far[episode[tried][:, None] == episode[kept]] = torch.inf
         return cls(rows[kept], float(far.amin(-1).quantile(USUAL)))
 
     def unlike(self, rows: Tensor) -> Tensor:
         """Whether steps (N, O + A) are further from all recorded ones, (N,)."""
-        return torch.cdist(rows, self.rows).amin(-1) > self.edge
+        return _distances(rows, self.rows).amin(-1) > self.edge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +141,11 @@ def earned(models: TaskModels, starts: Sequence[Tensor], act: Act, horizon: Hori
             doubt[task] = doubt[task] + weight * alive[task] * less
             alive[task], seen[task] = alive[task] * (1 - end), after
     return [Earned(*pair) for pair in zip(total, doubt, strict=True)]
+
+
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    """(N, I) and (M, I) to (N, M); equal rows are 0 apart, as they are not by a product of matrices."""
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _ridge(known: Tensor, targets: Tensor, counts: Tensor, ridge: float) -> Tensor:

@@ -14,8 +14,9 @@ from spc_core.assessment.assess import assess
 from spc_core.assessment.fitted_q import Features, Horizon, evaluate
 from spc_core.assessment.judged import Judged, load_judged
 from spc_core.assessment.recordings import TaskRecording, load_recordings
+from spc_core.assessment.rollouts import Known, Steps, TaskModels, earned
 from spc_core.assessment.settings import Settings, Thresholds
-from spc_core.assessment.value import value
+from spc_core.assessment.value import interval, value
 from spc_core.data.dataset import DatasetError, DatasetWriter
 from spc_core.deploy.checkpoint import save_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
@@ -108,9 +109,45 @@ def test_walking_to_the_goal_is_worth_more_than_the_recordings_and_away_from_it_
     better, worse = near.better, far.better
     assert better.above > 0.95 and worse.mean < 0 and worse.above < 0.1
     assert near.policy["own"].mean() > near.policy["none"].mean() > near.policy["other"].mean()
-    assert better.mean == pytest.approx(truth.mean() - near.recorded.mean(), abs=0.1)
+    gain = truth.mean() - near.recorded.mean()
+    assert better.mean + near.in_doubt.mean() / 2 == pytest.approx(gain, abs=0.1)  # by the model alone
+    assert better.low < gain < better.high and 0 < near.in_doubt.mean() < far.in_doubt.mean()
     assert near.fitted.mean() > 0 > far.fitted.mean()
     assert near.behaviour.mean() == pytest.approx(near.recorded.mean(), abs=0.1)
+
+
+def test_a_spread_has_both_ends_of_what_is_in_doubt():
+    found = interval(np.full((2, 5), 0.3), in_doubt=np.full((2, 5), 0.8))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.3, -0.1, 0.7))
+    assert found.above == pytest.approx(0.5, abs=0.02)
+
+
+def steps(rows, rewards, lengths):
+    """Recorded steps of one task that stay where they are, by observation and action (N, 2)."""
+    rows, count = torch.tensor(rows), len(rewards)
+    return Steps(
+        rows[:, :1], rows[:, 1:], torch.zeros(count, 1), torch.tensor(rewards), torch.zeros(count),
+        torch.tensor([0, lengths[0]]), torch.tensor(lengths),
+    )  # fmt: skip
+
+
+def test_unlike_steps_may_earn_the_least_that_was_recorded_by_hand():
+    """Rewards of -1 to 1, so at least -0.9; a step is unlike where none of another episode was as near as usual."""
+    line = torch.linspace(-1, 1, 21).tolist()
+    task = steps([[0.0, value] for value in line] * 2, line * 2, [21, 21])
+    known = Known.of([task, task])
+    assert known.edge == 0 and known.unlike(torch.tensor([[0.0, 0.5], [0.0, 0.55]])).tolist() == [False, True]
+    known = dataclasses.replace(known, edge=0.2)
+    features = Features.draw(2, 100, 1.0, torch.Generator().manual_seed(0))
+    models = TaskModels.fit(features, [task, task], [torch.ones(42)] * 2, known)
+    starts, horizon = [torch.zeros(2, 1)] * 2, Horizon(3, 0.5)
+
+    def act(_, step):
+        return [torch.tensor([[0.5], [0.5 if step != 1 else 1.5]])] * 2
+
+    for found in earned(models, starts, act, horizon):
+        assert found.said[0] == pytest.approx(0.5 * 1.75, abs=0.02) and found.in_doubt[0] == 0
+        assert found.in_doubt[1] == pytest.approx(0.5 * (1 + 0.9), abs=0.2)  # of the second step, which says 1 at most
 
 
 def test_a_policy_with_a_task_belief_is_judged_with_the_z_that_a_robot_would_show(run, held_out, tmp_path):
