@@ -61,6 +61,11 @@ def main() -> None:
     parser.add_argument("--until", choices=("train", "simulate", "assess"), default="assess", help="the last stage")
     parser.add_argument("--seed", type=int, default=0, help="of recordings and training; each needs an OUT of its own")
     options = parser.parse_args()
+    known = options.out / "seed"
+    if known.exists() and known.read_text() != str(options.seed):
+        sys.exit(f"{options.out}: is of --seed {known.read_text()}, not of {options.seed}; give another folder")
+    options.out.mkdir(parents=True, exist_ok=True)
+    known.write_text(str(options.seed))
     for family in options.families:
         folder = options.out / family
         make_recordings(family, folder, options.seed)

@@ -134,7 +134,7 @@ def _value_dict(values: Values) -> dict[str, Any]:
         "episodes": list(values.episodes),
         "policy": {kind: float(found.mean()) for kind, found in values.policy.items()},
         "policy_by_task": {kind: found.mean(0).tolist() for kind, found in values.policy.items()},
-        "in_doubt_by_task": values.in_doubt.mean(0).tolist(),
+        "in_doubt_by_task": {kind: found.mean(0).tolist() for kind, found in values.in_doubt.items()},
         "behaviour": float(values.behaviour.mean()),
         "behaviour_by_task": values.behaviour.mean(0).tolist(),
         "recorded": values.recorded.tolist(),

@@ -9,7 +9,6 @@ import numpy as np
 
 from spc_core.assessment.judged import Judged
 from spc_core.assessment.recordings import Recordings
-from spc_core.deploy.votes import sums_of
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100)  # transitions in a row, from the beginning of an episode
 PROMISED = 0.9  # share of the z that should lie within 1.645 standard errors of the task's
@@ -55,7 +54,7 @@ def identify(judged: Judged, recordings: Recordings) -> Identification | None:
             apart.append(np.linalg.norm(zs[-1] - others[number]))
             if len(own) > 1:
                 shown = own[: counts[-1]]
-                error = _error(judged, shown)
+                error = judged.error(shown)
                 inside.append(np.abs(zs[-1] - others[number]) <= WITHIN * error + 1e-6)
             episodes += 1
     centre = wholes.mean(0)
@@ -77,14 +76,6 @@ def identify(judged: Judged, recordings: Recordings) -> Identification | None:
         walks=tuple(walks),
         means=tuple(_pair((z - centre) @ axes) for z in wholes),
     )
-
-
-def _error(judged: Judged, embeddings: np.ndarray) -> np.ndarray:
-    """(Z,) the standard error that a robot would state after these transitions."""
-    sums = sums_of(embeddings, judged.context_dim)
-    error = np.where(sums.known, sums.error(float(len(embeddings))), 1.0)
-    model = judged.checkpoint.vote_model
-    return error if model is None else np.maximum(error, model.error_of_mean(float(len(embeddings))))
 
 
 def _pair(place: np.ndarray) -> tuple[float, float]:

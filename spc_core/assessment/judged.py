@@ -13,8 +13,8 @@ from spc_core.alignment.streaming import Transition
 from spc_core.assessment.recordings import TaskRecording
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
-from spc_core.deploy.context_tracker import ContextTracker
-from spc_core.deploy.votes import weighted_mean
+from spc_core.deploy.context_tracker import NOTHING_KNOWN
+from spc_core.deploy.votes import sums_of, weighted_mean
 
 CONTEXT = 200  # transitions of a task that its z is learnt from, evenly spaced
 
@@ -44,6 +44,14 @@ class Judged:
         inputs = self.checkpoint.stats.transition(seen, acted, task.rewards[steps], then)
         return encoder.embed(torch.from_numpy(inputs)).numpy().astype(np.float64)
 
+    def error(self, embeddings: np.ndarray) -> np.ndarray:
+        """The standard error (Z,) of z that a robot would state after at least two embeddings (N, E)."""
+        sums = sums_of(embeddings, self.context_dim)
+        count = float(len(embeddings))
+        error = np.where(sums.known, sums.error(count), NOTHING_KNOWN)
+        model = self.checkpoint.vote_model
+        return error if model is None else np.maximum(error, model.error_of_mean(count))
+
     def z(self, embeddings: np.ndarray) -> np.ndarray:
         """z (Z,) of embeddings (N, E)."""
         return weighted_mean(embeddings, self.context_dim)
@@ -58,14 +66,12 @@ class Judged:
         if self.context == "oracle":
             return self.checkpoint.agent.oracle_context(task.params).numpy().astype(np.float64)
         steps = evenly(len(task.rewards), CONTEXT)
-        if self.checkpoint.task_belief is None:
-            return self.z(self.embed(task, steps))
-        tracker = ContextTracker(self.checkpoint)
-        tracker.detect_changes = False
-        for step in steps:
-            seen, then = task.observations[step], task.next_observations[step]
-            tracker.update(Transition(0, seen, task.actions[step], float(task.rewards[step]), then))
-        return tracker.context.astype(np.float64)
+        votes, belief = self.embed(task, steps), self.checkpoint.task_belief
+        if belief is None or self.checkpoint.vote_model is None:
+            return self.z(votes)
+        seen, acted, then = task.observations, task.actions, task.next_observations
+        rows = [Transition(0, seen[step], acted[step], float(task.rewards[step]), then[step]) for step in steps]
+        return belief.joined(belief.log_likelihoods(rows).sum(0), len(rows), self.z(votes), self.error(votes))
 
     @property
     def no_z(self) -> np.ndarray:

@@ -64,7 +64,9 @@ class Known:
         kept, tried = evenly(len(rows), MOST_KNOWN), evenly(len(rows), MOST_TRIED)
         far = _distances(rows[tried], rows[kept])
         far[episode[tried][:, None] == episode[kept]] = torch.inf
-        return cls(rows[kept], float(far.amin(-1).quantile(USUAL)))
+        nearest = far.amin(-1)
+        several = bool(torch.isfinite(nearest).all())  # else there is one episode, and everything is unlike
+        return cls(rows[kept], float(nearest.quantile(USUAL)) if several else -1.0)
 
     def unlike(self, rows: Tensor) -> Tensor:
         """Whether steps (N, O + A) are further from all recorded ones, (N,)."""
@@ -127,20 +129,35 @@ class Earned(NamedTuple):
     in_doubt: Tensor  # (E,) how much less it is if every step that is unlike the recorded ones earns the least
 
 
-def earned(models: TaskModels, starts: Sequence[Tensor], act: Act, horizon: Horizon) -> list[Earned]:
-    """Of each task's rollouts from observations (E, O)."""
+def earned(
+    models: TaskModels, starts: Sequence[Tensor], act: Act, horizon: Horizon, doubts: bool = True
+) -> list[Earned]:
+    """Of each task's rollouts from observations (E, O); without `doubts`, nothing is in doubt.
+
+    An end that is worth more than the least is doubted as well: an unlike step then goes on.
+    """
     seen, sizes = list(starts), [len(one) for one in starts]
-    total, doubt = [torch.zeros(size) for size in sizes], [torch.zeros(size) for size in sizes]
-    alive = [torch.ones(size) for size in sizes]
+    total, low = ([torch.zeros(size) for size in sizes] for _ in range(2))
+    alive, low_alive = ([torch.ones(size) for size in sizes] for _ in range(2))
+    unlike: Sequence[Tensor] = [torch.zeros(size, dtype=torch.bool) for size in sizes]
     for step in range(horizon.steps):
         acted, weight = act(seen, step), horizon.discount**step
-        unlike = models.known.unlike(torch.cat([torch.cat(seen), torch.cat(list(acted))], -1)).split(sizes)
+        if doubts:
+            unlike = models.known.unlike(torch.cat([torch.cat(seen), torch.cat(list(acted))], -1)).split(sizes)
         for task, (after, reward, end) in enumerate(models.step(seen, acted)):
-            total[task] = total[task] + weight * (alive[task] * reward + (1 - alive[task]) * horizon.nothing)
-            less = unlike[task] * torch.clamp(reward - models.least[task], min=0)
-            doubt[task] = doubt[task] + weight * alive[task] * less
-            alive[task], seen[task] = alive[task] * (1 - end), after
-    return [Earned(*pair) for pair in zip(total, doubt, strict=True)]
+            least = models.least[task]
+            total[task] = total[task] + weight * _worth(reward, alive[task], horizon)
+            alive[task] = alive[task] * (1 - end)
+            low_reward = torch.where(unlike[task], reward.clamp(max=least), reward)
+            low[task] = low[task] + weight * _worth(low_reward, low_alive[task], horizon)
+            low_end = torch.where(unlike[task] & (horizon.nothing > least), 0.0, end)
+            low_alive[task], seen[task] = low_alive[task] * (1 - low_end), after
+    return [Earned(said, (said - least).clamp(min=0)) for said, least in zip(total, low, strict=True)]
+
+
+def _worth(reward: Tensor, alive: Tensor, horizon: Horizon) -> Tensor:
+    """(E,) of a step, of rollouts that have gone on until it with probability `alive`."""
+    return alive * reward + (1 - alive) * horizon.nothing
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class Values:
     task_ids: tuple[str, ...]
     horizon: Horizon
     policy: dict[str, np.ndarray]  # (B, T) for each z, in the judge's model, less half of what is in doubt
-    in_doubt: np.ndarray  # (B, T) with its own z: what unlike steps earn in the model over the least recorded
+    in_doubt: dict[str, np.ndarray]  # (B, T) for each z: what unlike steps earn in the model over the least recorded
     behaviour: np.ndarray  # (B, T) of the recorded actions in the same models
     recorded: np.ndarray  # (T,) what the recordings earned
     recorded_spread: float  # of single episodes, over all tasks
@@ -88,7 +88,19 @@ class Values:
     def better(self) -> Interval:
         """The gain, as wrong as the judge is on the recorded actions, as the judges differ, and as is in doubt."""
         apart = float((self.gain() - self.fitted).mean()) / 2
-        return interval(self.gain(), float(np.hypot(self.judge_error, apart)), self.in_doubt)
+        return interval(self.gain(), float(np.hypot(self.judge_error, apart)), self.in_doubt["own"])
+
+    def more(self, kind: str) -> Interval:
+        """The gain with a z that the second judge does not know."""
+        return interval(self.gain(kind), self.judge_error, self.in_doubt[kind])
+
+    @property
+    def adapts(self) -> Interval | None:
+        """What its own z is worth more than another task's; None where z is always 0."""
+        if "other" not in self.policy:
+            return None
+        worth, doubt = ({kind: part[kind] for kind in ("own", "other")} for part in (self.policy, self.in_doubt))
+        return interval(worth["own"] - worth["other"], in_doubt=doubt["own"] - doubt["other"])
 
 
 def value(judged: Judged, recordings: Recordings, settings: Settings, progress: Progress | None = None) -> Values:
@@ -110,7 +122,7 @@ def value(judged: Judged, recordings: Recordings, settings: Settings, progress: 
         task_ids=tuple(task.task_id for task in tasks),
         horizon=horizon,
         policy={kind: units[:, 1 + place] for place, kind in enumerate(KINDS[: len(zs[0])])},
-        in_doubt=doubt[:, 1],
+        in_doubt={kind: doubt[:, 1 + place] for place, kind in enumerate(KINDS[: len(zs[0])])},
         behaviour=units[:, 0],
         recorded=np.array([one.mean() for one in paid]),
         recorded_spread=float(np.concatenate(paid).std()),
@@ -132,9 +144,8 @@ def gain_over_recordings(
 
 
 def _between(said: np.ndarray, in_doubt: np.ndarray) -> np.ndarray:
-    """(B, 1 + C, T) values of recorded actions, as the model says, and of the policy, less half of what is in doubt."""
-    policy = np.arange(said.shape[1]) > 0
-    return said - policy[:, None] * in_doubt / 2
+    """(B, 1 + C, T) values in the middle of what is in doubt; of recorded actions nothing is."""
+    return said - in_doubt / 2
 
 
 def _horizon(judged: Judged, recordings: Recordings, discount: float) -> Horizon:
@@ -199,7 +210,7 @@ def _in_models(
         return act
 
     acts = [recorded, *(policy(place) for place in range(len(zs[0])))]
-    found = [earned(models, starts, act, horizon) for act in acts]
+    found = [earned(models, starts, act, horizon, doubts=act is not recorded) for act in acts]
     return [[[float(one[part].mean()) for one in tasks] for tasks in found] for part in range(2)]
 
 

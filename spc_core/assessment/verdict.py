@@ -9,7 +9,7 @@ from spc_core.assessment.actions import Actions
 from spc_core.assessment.identify import Identification
 from spc_core.assessment.recordings import Recordings
 from spc_core.assessment.settings import Thresholds
-from spc_core.assessment.value import Values, interval
+from spc_core.assessment.value import Values
 
 CODES = {"yes": 0, "too little data": 3, "no": 4}  # as of `spc doctor`: 3 a person should look, 4 failures
 PASSED, FAILED, UNSURE, NOT_ASKED = "passed", "failed", "unsure", "not asked"
@@ -94,8 +94,7 @@ def _value_checks(values: Values, thresholds: Thresholds) -> list[Check]:
     agrees = (fitted > 0) == (better.mean > 0)
     text = f"fitted Q evaluation says {fitted:+.3g} a step"
     checks.append(Check("second judge", PASSED if agrees else UNSURE, text))
-    if "other" in values.policy:
-        adapts = interval(values.policy["own"] - values.policy["other"])
+    if (adapts := values.adapts) is not None:
         text = (
             f"its own z is worth {adapts.mean:+.3g} a step more than another task's (spread {adapts.low:+.3g} to "
             f"{adapts.high:+.3g}); sure to {adapts.above:.0%}"

@@ -24,7 +24,7 @@ from spc_core.system.atomic_files import write_atomic
 from spc_core.system.json_arrays import pack, unpack
 
 FILE = "belief.json"
-FORMAT = 1
+FORMAT = 2  # 1 did not doubt
 NO_BELIEF = "the method has none (method.task_belief)"
 TAILS = 4.0  # degrees of freedom of Student's t: what the heads miss by far counts less than by a Normal
 LEAST_VARIANCE = 1e-6  # of z by the votes
@@ -66,6 +66,8 @@ class TaskBelief:
         In standard deviations above one; 0 where it explains them as well. Then the task is none of the candidates, or
         the heads have not seen the like, and z is not known as finely as the grain says.
         """
+        if count <= 0:
+            return 0.0
         spread = self.usual_spread * np.sqrt(count * (1 + count / self.memory))
         return max(0.0, float(count * self.usual - evidence.max()) / float(spread) - 1.0)
 
@@ -175,6 +177,8 @@ def load_task_belief(folder: Path, weights: str) -> TaskBelief | str:
         values = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(values, Mapping) and values.get("weights", weights) != weights:
             return f"{FILE} belongs to other weights: training went on after it"
+        if isinstance(values, Mapping) and values.get("format") in range(1, FORMAT):
+            return f"{FILE} has the older format {values['format']} (the same `spc train` writes it anew)"
         belief = TaskBelief.from_dict(values)
     except ValueError as error:
         raise ValueError(f"{FILE}: {error}") from None
@@ -189,6 +193,7 @@ def load_task_belief(folder: Path, weights: str) -> TaskBelief | str:
 def belief_is_for(folder: Path, weights: str) -> bool:
     """Whether a checkpoint's folder holds what was measured of these weights, whatever came of it."""
     try:
-        return json.loads((folder / FILE).read_text(encoding="utf-8")).get("weights") == weights
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return (values.get("format"), values.get("weights")) == (FORMAT, weights)
     except (OSError, ValueError, AttributeError):
         return False

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from spc_core.assessment.assess import Assessment
 from spc_core.assessment.foresight import Foresight
 from spc_core.assessment.identify import Identification
-from spc_core.assessment.value import Values, interval
+from spc_core.assessment.value import Values
 from spc_core.pages.kit.html import draw, html_page, table
 from spc_core.pages.kit.style import BLUE, GREEN, INK, ORANGE, PINK, SERIES, stacked, style
 from spc_core.system.atomic_files import write_atomic
@@ -21,8 +21,9 @@ COLOURS = {"own": BLUE, "none": ORANGE, "other": PINK}
 LABELS = {"own": "own z", "none": "no z", "other": "another task's z"}
 CAPTIONS = {
     "value": "Mean reward of a step over an episode, later ones discounted. Each row is a task. What to look for: "
-    "own z to the right of the recordings on nearly all tasks, and of another task's z. It is what a model "
-    "that is learnt from the recordings says, and can be wrong where the policy acts unlike them.",
+    "own z to the right of the recordings on nearly all tasks, and of another task's z. A model that is learnt from "
+    "the recordings says so. Where the policy acts unlike them it may earn as much, or the least that was recorded: "
+    "what lies between is in doubt, the points are in the middle, and the bars have both ends.",
     "told": "Share of episodes whose z is nearest to the mean z of their own task's other episodes; dashed: chance. "
     "Right: z of a task's first episode as transitions arrive, towards its task's mean (diamond).",
     "foresight": "Squared error over the variance in the recordings: 1 is no better than the mean. What to look for: "
@@ -82,7 +83,7 @@ def _value_figure(values: Values) -> go.Figure:
                        name="recorded actions, in the judge's model",
                        marker={"color": GREEN, "size": 9})  # fmt: skip
     for kind, found in values.policy.items():
-        spread = found.std(0)
+        spread = found.std(0) + values.in_doubt[kind].mean(0) / 2
         figure.add_scatter(x=found.mean(0), y=names, mode="markers", name=LABELS[kind],
                            marker={"color": COLOURS[kind], "size": 9},
                            error_x={"type": "data", "array": spread, "thickness": 1})  # fmt: skip
@@ -91,14 +92,16 @@ def _value_figure(values: Values) -> go.Figure:
 
 
 def _value_table(values: Values) -> str:
-    rows = [["recordings, earned", f"{values.recorded.mean():.4g}", "", "", ""]]
-    rows.append(["recorded actions, in the judge's model", f"{values.behaviour.mean():.4g}", "", "", ""])
+    rows = [["recordings, earned", f"{values.recorded.mean():.4g}", "", "", "", ""]]
+    rows.append(["recorded actions, in the judge's model", f"{values.behaviour.mean():.4g}", "", "", "", ""])
     for kind, found in values.policy.items():
-        gain = values.better if kind == "own" else interval(values.gain(kind))
+        gain = values.better if kind == "own" else values.more(kind)
         ends = f"{gain.low:+.3g} to {gain.high:+.3g}"
-        rows.append([LABELS[kind], f"{found.mean():.4g}", f"{gain.mean:+.3g}", ends, f"{gain.above:.0%}"])
-    rows.append(["own z, fitted Q evaluation", "", f"{values.fitted.mean():+.3g}", "", ""])
-    return table(["policy with", "reward of a step", "more than the recordings", "spread", "sure"], rows, numbers=True)
+        doubt = f"{values.in_doubt[kind].mean():.3g}"
+        rows.append([LABELS[kind], f"{found.mean():.4g}", doubt, f"{gain.mean:+.3g}", ends, f"{gain.above:.0%}"])
+    rows.append(["own z, fitted Q evaluation", "", "", f"{values.fitted.mean():+.3g}", "", ""])
+    head = ["policy with", "reward of a step", "in doubt", "more than the recordings", "spread", "sure"]
+    return table(head, rows, numbers=True)
 
 
 def _actions_table(assessment: Assessment) -> str:

@@ -21,7 +21,7 @@ from spc_ros.bags.files import BagError
 from spc_ros.bags.writer import BagWriter
 
 SETTLE_S = 2.0  # longest wait for the next message of an ended episode
-LONGEST_S = 10.0  # for all of them, within the service_timeout_s of who waits for the bag
+LONGEST_S = 10.0  # for all of them; who waits for the bag does so for service_timeout_s
 LONGEST_STEP_S = 0.2  # counted between two looks: in a process that gets no time, messages wait as well
 LONGEST_NAME = 80  # letters of a task in the name of its bag
 PENDING = 2000  # messages kept for a bag that may still open

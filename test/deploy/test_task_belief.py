@@ -80,7 +80,7 @@ def test_z_by_hand() -> None:
     evidence = np.array([0.0, 2 * np.log(3)])
     mean, variance = belief.place(evidence, 4)
     np.testing.assert_allclose([*mean, *variance], [0.5, 0.75 + 0.01])
-    np.testing.assert_allclose(belief.place(evidence, 1e-9)[0], 0.8)  # odds of 1 to 9
+    np.testing.assert_allclose(belief.place(evidence, 0)[0], 0.8)  # odds of 1 to 9
     np.testing.assert_allclose(belief.place(evidence + 1e5, 4)[0], 0.5)  # no overflow
     votes, error = np.array([-1.0]), np.sqrt([0.76])
     np.testing.assert_allclose(belief.joined(evidence, 4, votes, error), -0.25)  # both are worth the same
@@ -187,7 +187,7 @@ def test_a_stored_belief_is_the_same_and_a_wrong_one_says_why(belief: TaskBelief
     )
     values = json.loads((tmp_path / FILE).read_text())
     for broken, why in [
-        ({"format": 9}, "belief.json: the task belief has format 9, this program reads 1"),
+        ({"format": 9}, "belief.json: the task belief has format 9, this program reads 2"),
         ({"heads": [{}]}, "belief.json: the task belief lacks or damages"),
         ({"grain": {"shape": [3], "float32": ""}}, "belief.json: cannot reshape"),
         ({"grain": values["candidates"]}, r"belief.json: the task belief's grain has the shape \(6, 5\), .* \(5,\)"),
@@ -195,6 +195,8 @@ def test_a_stored_belief_is_the_same_and_a_wrong_one_says_why(belief: TaskBelief
         (tmp_path / FILE).write_text(json.dumps({**values, **broken}))
         with pytest.raises(ValueError, match=why):
             load_task_belief(tmp_path, "mine")
+    (tmp_path / FILE).write_text(json.dumps({**values, "format": 1}))
+    assert "has the older format 1 (the same `spc train` writes it anew)" in str(load_task_belief(tmp_path, "mine"))
     (tmp_path / FILE).write_text("[]")
     with pytest.raises(ValueError, match="belief.json: the task belief is list, not a table"):
         load_task_belief(tmp_path, "mine")

@@ -160,7 +160,8 @@ def test_the_task_belief_is_written_and_mended(dataset, tmp_path, monkeypatch, c
     assert "task belief: " in capsys.readouterr().out
     file = out / "checkpoint" / "belief.json"
     written = file.read_text()
-    for damaged in ("{", "[]", written.replace('"weights": "', '"weights": "of others')):
+    others = [('"weights": "', '"weights": "of others'), ('"format": 2', '"format": 1')]
+    for damaged in ("{", "[]", *(written.replace(*pair) for pair in others)):
         file.write_text(damaged)
         train(dataset, out, config)
         assert file.read_text() == written
