@@ -302,7 +302,8 @@ def test_a_trained_policy_is_worth_more_than_random_weights_which_may_not_drive(
     save_checkpoint(tmp_path / "random", broken)
     trained, random = (assess(tmp_path / name, settings=Settings(fits=2)) for name in ("run", "random"))
     assert trained.values is not None and random.values is not None
-    assert trained.values.better.mean > 0 > random.values.better.mean
+    assert trained.values.better.mean > random.values.better.mean + 0.1 and random.values.better.mean < 0
+    assert trained.values.better.high > 0.1
     assert trained.values.gain().mean(0).min() > random.values.gain().mean(0).min()
     assert trained.actions.outside < 0.3 < random.actions.outside
     assert random.verdict.word == "no" != trained.verdict.word
