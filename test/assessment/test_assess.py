@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def steps(rows, rewards, lengths):
     rows, count = torch.tensor(rows), len(rewards)
     return Steps(
         rows[:, :1], rows[:, 1:], torch.zeros(count, 1), torch.tensor(rewards), torch.zeros(count),
-        torch.tensor([0, lengths[0]]), torch.tensor(lengths),
+        torch.tensor([0, *lengths[:-1]]), torch.tensor(lengths),
     )  # fmt: skip
 
 
@@ -150,6 +151,25 @@ def test_unlike_steps_may_earn_the_least_that_was_recorded_by_hand():
     for found in earned(models, starts, act, horizon):
         assert found.said[0] == pytest.approx(0.5 * 1.75, abs=0.02) and found.in_doubt[0] == 0
         assert found.in_doubt[1] == pytest.approx(0.5 * (1 + 0.9), abs=0.2)  # of the second step, which says 1 at most
+
+
+@pytest.mark.parametrize(("nothing", "said", "in_doubt"), [(0.0, -1.0, 0.75), (-2.0, -2.5, 0.0)])
+def test_an_unlike_end_is_believed_only_where_it_is_worth_no_more_than_the_least(nothing, said, in_doubt):
+    """Each step earns -1 and ends; of three steps, if they do not, -1.75."""
+
+    def step(seen, _):
+        return [(one, torch.full((1,), -1.0), torch.ones(1)) for one in seen]
+
+    unlike = SimpleNamespace(unlike=lambda rows: torch.ones(len(rows), dtype=torch.bool))
+    models = SimpleNamespace(known=unlike, step=step, least=(-0.9,))
+    (found,) = earned(models, [torch.zeros(1, 1)], lambda *_: [torch.zeros(1, 1)], Horizon(3, 0.5, nothing=nothing))
+    assert (float(found.said), float(found.in_doubt)) == (said, in_doubt)
+
+
+def test_where_all_is_one_episode_everything_is_unlike():
+    line = torch.linspace(-1, 1, 21).tolist()
+    task = steps([[0.0, value] for value in line], line, [21])
+    assert Known.of([task]).unlike(task.rows).all()
 
 
 def test_a_policy_with_a_task_belief_is_judged_with_the_z_that_a_robot_would_show(run, held_out, tmp_path):
