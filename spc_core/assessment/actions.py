@@ -87,7 +87,7 @@ class _Data:
         far = torch.cdist(torch.from_numpy(seen.astype(np.float32)), self.seen)
         own = (self.episode[:, 0] == task) & (self.episode[:, 1] == episode[:, None])
         far[torch.from_numpy(own)] = torch.inf
-        near = far.topk(min(NEIGHBOURS, far.shape[1] - 1), largest=False).indices
+        near = far.topk(min(NEIGHBOURS, max(1, far.shape[1] - 1)), largest=False).indices
         apart = self.acted[near] - torch.from_numpy(action.astype(np.float32))[:, None]
         return apart.square().mean(-1).sqrt().amin(-1).numpy()
 

@@ -99,6 +99,8 @@ def load_judged(run: str | Path) -> Judged:
         notes.append(f"the checkpoint is of update {done:,} of {wanted:,}: training is not over, or this one was best")
     if checkpoint.config.method.context == "none":
         notes.append(f"the method '{checkpoint.config.method.name}' has no context encoder: z is always 0")
+    if checkpoint.config.method.task_belief and checkpoint.task_belief is None:
+        notes.append(f"z is of votes alone: {checkpoint.no_task_belief}")
     return Judged(checkpoint, tuple(notes))
 
 

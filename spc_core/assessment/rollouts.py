@@ -134,30 +134,40 @@ def earned(
 ) -> list[Earned]:
     """Of each task's rollouts from observations (E, O); without `doubts`, nothing is in doubt.
 
-    An end that is worth more than the least is doubted as well: an unlike step then goes on.
+    An unlike step's end is doubted as well: the least is that of rollouts that end there, and of those that go on.
     """
     seen, sizes = list(starts), [len(one) for one in starts]
-    total, low = ([torch.zeros(size) for size in sizes] for _ in range(2))
-    alive, low_alive = ([torch.ones(size) for size in sizes] for _ in range(2))
+    said, ending, going_on = ([_Sum.none(size) for size in sizes] for _ in range(3))
     unlike: Sequence[Tensor] = [torch.zeros(size, dtype=torch.bool) for size in sizes]
     for step in range(horizon.steps):
         acted, weight = act(seen, step), horizon.discount**step
         if doubts:
             unlike = models.known.unlike(torch.cat([torch.cat(seen), torch.cat(list(acted))], -1)).split(sizes)
         for task, (after, reward, end) in enumerate(models.step(seen, acted)):
-            least = models.least[task]
-            total[task] = total[task] + weight * _worth(reward, alive[task], horizon)
-            alive[task] = alive[task] * (1 - end)
-            low_reward = torch.where(unlike[task], reward.clamp(max=least), reward)
-            low[task] = low[task] + weight * _worth(low_reward, low_alive[task], horizon)
-            low_end = torch.where(unlike[task] & (horizon.nothing > least), 0.0, end)
-            low_alive[task], seen[task] = low_alive[task] * (1 - low_end), after
-    return [Earned(said, (said - least).clamp(min=0)) for said, least in zip(total, low, strict=True)]
+            least = torch.where(unlike[task], reward.clamp(max=models.least[task]), reward)
+            said[task] = said[task].add(weight, reward, end, horizon.nothing)
+            ending[task] = ending[task].add(weight, least, end, horizon.nothing)
+            going_on[task] = going_on[task].add(weight, least, end * ~unlike[task], horizon.nothing)
+            seen[task] = after
+    sums = zip(said, ending, going_on, strict=True)
+    return [
+        Earned(one.total, (one.total - torch.minimum(two.total, three.total)).clamp(min=0)) for one, two, three in sums
+    ]
 
 
-def _worth(reward: Tensor, alive: Tensor, horizon: Horizon) -> Tensor:
-    """(E,) of a step, of rollouts that have gone on until it with probability `alive`."""
-    return alive * reward + (1 - alive) * horizon.nothing
+class _Sum(NamedTuple):
+    """Discounted rewards of E rollouts so far, and with what probability each goes on."""
+
+    total: Tensor  # (E,)
+    alive: Tensor  # (E,)
+
+    @classmethod
+    def none(cls, size: int) -> _Sum:
+        return cls(torch.zeros(size), torch.ones(size))
+
+    def add(self, weight: float, reward: Tensor, end: Tensor, nothing: float) -> _Sum:
+        """One step more; after an end each is worth `nothing`."""
+        return _Sum(self.total + weight * (self.alive * reward + (1 - self.alive) * nothing), self.alive * (1 - end))
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:

@@ -46,19 +46,21 @@ class Interval:
 
 
 def interval(
-    differences: np.ndarray, error: float = 0.0, in_doubt: np.ndarray | float = 0.0, seed: int = 0
+    differences: np.ndarray, error: float = 0.0, in_doubt: Sequence[np.ndarray] = (), seed: int = 0
 ) -> Interval:
     """Of differences (B, T), by a bootstrap; `error` is the standard error that all tasks have in common.
 
-    Half of `in_doubt` (B, T) is either added or taken away everywhere.
+    Of each part (B, T) of `in_doubt` half is added everywhere, or taken away. A tie counts half as above.
     """
     rng = np.random.default_rng(seed)
     fits, tasks = differences.shape
     chosen = rng.integers(fits, size=(RESAMPLES, 1)), rng.integers(tasks, size=(RESAMPLES, tasks))
     means = differences[chosen].mean(1) + error * rng.standard_normal(RESAMPLES)
-    means += np.broadcast_to(in_doubt, differences.shape)[chosen].mean(1) * rng.choice([-0.5, 0.5], RESAMPLES)
+    for part in in_doubt:
+        means += part[chosen].mean(1) * rng.choice([-0.5, 0.5], RESAMPLES)
     low, high = np.quantile(means, [0.05, 0.95])
-    return Interval(float(differences.mean()), float(low), float(high), float((means > 0).mean()))
+    above = float((means > 0).mean() + (means == 0).mean() / 2)
+    return Interval(float(differences.mean()), float(low), float(high), above)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +90,19 @@ class Values:
     def better(self) -> Interval:
         """The gain, as wrong as the judge is on the recorded actions, as the judges differ, and as is in doubt."""
         apart = float((self.gain() - self.fitted).mean()) / 2
-        return interval(self.gain(), float(np.hypot(self.judge_error, apart)), self.in_doubt["own"])
+        return interval(self.gain(), float(np.hypot(self.judge_error, apart)), [self.in_doubt["own"]])
 
     def more(self, kind: str) -> Interval:
         """The gain with a z that the second judge does not know."""
-        return interval(self.gain(kind), self.judge_error, self.in_doubt[kind])
+        return interval(self.gain(kind), self.judge_error, [self.in_doubt[kind]])
 
     @property
     def adapts(self) -> Interval | None:
-        """What its own z is worth more than another task's; None where z is always 0."""
-        if "other" not in self.policy:
+        """What its own z is worth more than another task's; None where z is always 0, or there is no other task."""
+        if "other" not in self.policy or len(self.task_ids) < 2:
             return None
-        worth, doubt = ({kind: part[kind] for kind in ("own", "other")} for part in (self.policy, self.in_doubt))
-        return interval(worth["own"] - worth["other"], in_doubt=doubt["own"] - doubt["other"])
+        worth, doubt = self.policy["own"] - self.policy["other"], [self.in_doubt[kind] for kind in ("own", "other")]
+        return interval(worth, in_doubt=doubt)
 
 
 def value(judged: Judged, recordings: Recordings, settings: Settings, progress: Progress | None = None) -> Values:
@@ -266,4 +268,6 @@ class _Fitted:
 
 def _median_distance(rows: Tensor, seed: int, pairs: int = 4000) -> float:
     one, other = torch.from_numpy(np.random.default_rng(seed).integers(len(rows), size=(2, pairs)))
-    return float((rows[one] - rows[other]).norm(dim=-1).median())
+    apart = (rows[one] - rows[other]).norm(dim=-1)
+    apart = apart[apart > 0]  # a robot that mostly stands still
+    return float(apart.median()) if len(apart) else 1.0

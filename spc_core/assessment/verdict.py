@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from spc_core.assessment.actions import Actions
 from spc_core.assessment.identify import Identification
 from spc_core.assessment.recordings import Recordings
@@ -12,6 +14,7 @@ from spc_core.assessment.settings import Thresholds
 from spc_core.assessment.value import Values
 
 CODES = {"yes": 0, "too little data": 3, "no": 4}  # as of `spc doctor`: 3 a person should look, 4 failures
+SAME = 1e-6  # of the reward: episodes that differ by less earned the same
 PASSED, FAILED, UNSURE, NOT_ASKED = "passed", "failed", "unsure", "not asked"
 
 
@@ -70,7 +73,7 @@ def judge(
         checks.append(Check("better than the recordings", UNSURE, too_few(recordings, thresholds)))
     else:
         checks += _value_checks(values, thresholds)
-    checks += [_told(identification, thresholds), *_action_checks(actions, thresholds)]
+    checks += [_told(identification, thresholds), *_action_checks(actions, recordings, thresholds)]
     if recordings.all_known:
         checks.append(Check("held-out tasks", UNSURE, "there is none: the policy was trained on all of them"))
     results = {check.result for check in checks}
@@ -86,10 +89,7 @@ def _value_checks(values: Values, thresholds: Thresholds) -> list[Check]:
         f"{len(values.task_ids)} tasks; sure to {better.above:.0%}"
     )
     checks = [Check("better than the recordings", _sure(better.above, thresholds), text)]
-    spread = max(values.recorded_spread, 1e-12)
-    share = values.judge_error / spread
-    text = f"it is {values.judge_error:.3g} off for the recorded actions, {share:.0%} of what episodes differ by"
-    checks.append(Check("judge", PASSED if share <= thresholds.judge else UNSURE, text))
+    checks.append(_judge_check(values, thresholds))
     fitted = float(values.fitted.mean())
     agrees = (fitted > 0) == (better.mean > 0)
     text = f"fitted Q evaluation says {fitted:+.3g} a step"
@@ -101,6 +101,15 @@ def _value_checks(values: Values, thresholds: Thresholds) -> list[Check]:
         )
         checks.append(Check("adapts", _sure(adapts.above, thresholds), text))
     return checks
+
+
+def _judge_check(values: Values, thresholds: Thresholds) -> Check:
+    off = f"it is {values.judge_error:.3g} off for the recorded actions"
+    if values.recorded_spread <= SAME * max(1.0, float(np.abs(values.recorded).max())):
+        return Check("judge", UNSURE, f"{off}, and all episodes earned the same")
+    share = values.judge_error / values.recorded_spread
+    text = f"{off}, {share:.0%} of what episodes differ by"
+    return Check("judge", PASSED if share <= thresholds.judge else UNSURE, text)
 
 
 def _sure(above: float, thresholds: Thresholds) -> str:
@@ -117,16 +126,19 @@ def _told(found: Identification | None, thresholds: Thresholds) -> Check:
     return Check("tells tasks apart", PASSED if share >= thresholds.told else FAILED, text)
 
 
-def _action_checks(actions: Actions, thresholds: Thresholds) -> list[Check]:
+def _action_checks(actions: Actions, recordings: Recordings, thresholds: Thresholds) -> list[Check]:
+    within = PASSED if actions.outside <= thresholds.outside else FAILED
     outside = (
         f"{actions.outside:.0%} of the ticks are unlike what was done in similar situations; of recorded actions "
         f"{actions.outside_recorded:.0%}"
     )
+    if sum(len(task.starts) for task in recordings.tasks) < 2:
+        within, outside = UNSURE, "there is one episode alone, and no other to compare it with"
     fast = (
         f"{actions.too_fast:.0%} of the ticks change faster than the contract's rates; recorded ones "
         f"{actions.too_fast_recorded:.0%}"
     )
     return [
-        Check("within the data", PASSED if actions.outside <= thresholds.outside else FAILED, outside),
+        Check("within the data", within, outside),
         Check("within the rates", PASSED if actions.too_fast <= thresholds.too_fast else FAILED, fast),
     ]

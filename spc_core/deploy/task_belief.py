@@ -130,7 +130,7 @@ class TaskBelief:
         if not isinstance(values, Mapping):
             raise ValueError(f"the task belief is {type(values).__name__}, not a table of entries")
         if values.get("format") != FORMAT:
-            raise ValueError(f"the task belief has format {values.get('format')}, this program reads {FORMAT}")
+            raise ValueError(f"the task belief has format {values.get('format')!r}, this program reads {FORMAT}")
         try:
             made = {name: unpack(values[name]) for name in cls._plain()}
             *blocks, last = [{name: unpack(value) for name, value in layer.items()} for layer in values["heads"]]
@@ -138,12 +138,21 @@ class TaskBelief:
             made["stats"] = Stats.from_dict(values["stats"])
             belief = cls(**made)
             shapes = belief._shapes()
+            belief._check_numbers()
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the task belief lacks or damages {error}") from None
         for name, (found, wanted) in shapes.items():
             if found != wanted:
                 raise ValueError(f"the task belief's {name} has the shape {found}, its other entries require {wanted}")
         return belief
+
+    def _check_numbers(self) -> None:
+        """Raises ValueError for what is not finite, or must be above 0 and is not."""
+        for name in ("candidates", "grain", "trust", "log_std", "change_scale", "memory", "usual", "usual_spread"):
+            if not np.isfinite(value := getattr(self, name)).all():
+                raise ValueError(f"the task belief's {name} is not finite")
+            if name in ("memory", "usual_spread") and value <= 0:
+                raise ValueError(f"the task belief's {name} is {value}; it must be above 0")
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         """Of the arrays that must fit: the shape found, and that which the statistics and candidates require."""

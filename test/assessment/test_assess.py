@@ -18,7 +18,7 @@ from spc_core.assessment.recordings import TaskRecording, load_recordings
 from spc_core.assessment.rollouts import Known, Steps, TaskModels, earned
 from spc_core.assessment.settings import Settings, Thresholds
 from spc_core.assessment.value import interval, value
-from spc_core.data.dataset import DatasetError, DatasetWriter
+from spc_core.data.dataset import DatasetError, DatasetWriter, Episode
 from spc_core.deploy.checkpoint import save_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
 from spc_core.deploy.context_tracker import ContextTracker
@@ -118,9 +118,13 @@ def test_walking_to_the_goal_is_worth_more_than_the_recordings_and_away_from_it_
 
 
 def test_a_spread_has_both_ends_of_what_is_in_doubt():
-    found = interval(np.full((2, 5), 0.3), in_doubt=np.full((2, 5), 0.8))
+    some = np.full((2, 5), 0.8)
+    found = interval(some - 0.5, in_doubt=[some])
     assert (found.mean, found.low, found.high) == pytest.approx((0.3, -0.1, 0.7))
     assert found.above == pytest.approx(0.5, abs=0.02)
+    of_two = interval(some - 0.5, in_doubt=[some, some])  # which may be wrong in opposite ways
+    assert (of_two.low, of_two.high, of_two.above) == pytest.approx((-0.5, 1.1, 0.75), abs=0.02)
+    assert interval(0 * some).above == 0.5, "a tie is no worse"
 
 
 def steps(rows, rewards, lengths):
@@ -153,17 +157,20 @@ def test_unlike_steps_may_earn_the_least_that_was_recorded_by_hand():
         assert found.in_doubt[1] == pytest.approx(0.5 * (1 + 0.9), abs=0.2)  # of the second step, which says 1 at most
 
 
-@pytest.mark.parametrize(("nothing", "said", "in_doubt"), [(0.0, -1.0, 0.75), (-2.0, -2.5, 0.0)])
-def test_an_unlike_end_is_believed_only_where_it_is_worth_no_more_than_the_least(nothing, said, in_doubt):
-    """Each step earns -1 and ends; of three steps, if they do not, -1.75."""
+@pytest.mark.parametrize(
+    ("reward", "nothing", "said", "in_doubt"),
+    [(-1.0, 0.0, -1.0, 0.75), (-1.0, -2.0, -2.5, 0.0), (0.5, 0.0, 0.5, 0.5 + 0.9 * 1.75), (0.5, -1.0, -0.25, 1.4)],
+)
+def test_of_an_unlike_end_the_worse_of_ending_and_going_on_is_possible(reward, nothing, said, in_doubt):
+    """Each of three steps earns `reward`, or -0.9 at least, and ends."""
 
     def step(seen, _):
-        return [(one, torch.full((1,), -1.0), torch.ones(1)) for one in seen]
+        return [(one, torch.full((1,), reward), torch.ones(1)) for one in seen]
 
     unlike = SimpleNamespace(unlike=lambda rows: torch.ones(len(rows), dtype=torch.bool))
     models = SimpleNamespace(known=unlike, step=step, least=(-0.9,))
     (found,) = earned(models, [torch.zeros(1, 1)], lambda *_: [torch.zeros(1, 1)], Horizon(3, 0.5, nothing=nothing))
-    assert (float(found.said), float(found.in_doubt)) == (said, in_doubt)
+    assert (float(found.said), float(found.in_doubt)) == pytest.approx((said, in_doubt))
 
 
 def test_where_all_is_one_episode_everything_is_unlike():
@@ -203,6 +210,36 @@ def test_a_run_is_assessed_with_a_page_and_numbers_without_nan(run, held_out, tm
     assert set(found["foresight"]["rewards"]) == {"own", "none", "other"}
     page = (tmp_path / "assess.html").read_text()
     assert f"<b>{found['verdict']['word']}</b>" in page and "What it is worth" in page and "in doubt" in page
+
+
+def standing(root, tasks, lengths, reward=-1.0):
+    """A dataset of a robot that does not move for most of the time."""
+    with DatasetWriter(root, POINT) as writer:
+        for task in range(tasks):
+            for number, length in enumerate(lengths):
+                places = np.zeros((length + 1, 2))
+                places[-length // 8 :] = 0.1 * (1 + number + task)
+                acted, times = np.zeros((length, 2)), 20_000_000 * np.arange(length + 1)
+                earned_ = np.full(length, reward)
+                writer.add_episode(
+                    f"point/id/{task:02d}", {}, Episode(places, acted, earned_, times, False, True, None, "synthetic")
+                )
+    return root
+
+
+def test_a_robot_that_mostly_stands_still_and_earns_the_same_is_judged_without_nan(run, tmp_path):
+    found = assess(run, standing(tmp_path / "still", 4, (40, 40)), Settings(fits=2))
+    json.loads(found.to_json(), parse_constant=pytest.fail)
+    checks = {check.name: check for check in found.verdict.checks}
+    assert checks["judge"].result == "unsure" and checks["judge"].text.endswith("and all episodes earned the same")
+    assert "%" not in checks["judge"].text and "nan" not in found.text()
+
+
+@pytest.mark.parametrize("length", [1, 9])
+def test_one_episode_alone_is_too_little_data(run, tmp_path, length):
+    found = assess(run, standing(tmp_path / "one", 1, (length,)), Settings(fits=2), Thresholds(too_fast=1))
+    assert found.verdict.word == "too little data"
+    assert "there is one episode alone, and no other to compare it with" in found.text()
 
 
 def test_too_few_tasks_are_said_and_not_guessed(run, held_out):

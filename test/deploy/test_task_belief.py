@@ -188,6 +188,10 @@ def test_a_stored_belief_is_the_same_and_a_wrong_one_says_why(belief: TaskBelief
     values = json.loads((tmp_path / FILE).read_text())
     for broken, why in [
         ({"format": 9}, "belief.json: the task belief has format 9, this program reads 2"),
+        ({"format": "2"}, "belief.json: the task belief has format '2', this program reads 2"),
+        ({"memory": 0}, "belief.json: the task belief's memory is 0; it must be above 0"),
+        ({"usual": float("nan")}, "belief.json: the task belief's usual is not finite"),
+        ({"usual": None}, "belief.json: the task belief lacks or damages"),
         ({"heads": [{}]}, "belief.json: the task belief lacks or damages"),
         ({"grain": {"shape": [3], "float32": ""}}, "belief.json: cannot reshape"),
         ({"grain": values["candidates"]}, r"belief.json: the task belief's grain has the shape \(6, 5\), .* \(5,\)"),
