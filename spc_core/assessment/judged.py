@@ -13,7 +13,7 @@ from spc_core.alignment.streaming import Transition
 from spc_core.assessment.recordings import TaskRecording
 from spc_core.deploy.checkpoint import Checkpoint, load_checkpoint
 from spc_core.deploy.checkpoint_files import CheckpointError
-from spc_core.deploy.context_tracker import NOTHING_KNOWN
+from spc_core.deploy.context_tracker import NOTHING_KNOWN, belief_of
 from spc_core.deploy.votes import sums_of, weighted_mean
 
 CONTEXT = 200  # transitions of a task that its z is learnt from, evenly spaced
@@ -66,8 +66,8 @@ class Judged:
         if self.context == "oracle":
             return self.checkpoint.agent.oracle_context(task.params).numpy().astype(np.float64)
         steps = evenly(len(task.rewards), CONTEXT)
-        votes, belief = self.embed(task, steps), self.checkpoint.task_belief
-        if belief is None or self.checkpoint.vote_model is None:
+        votes, (belief, _) = self.embed(task, steps), belief_of(self.checkpoint, has_encoder=True)
+        if belief is None:
             return self.z(votes)
         seen, acted, then = task.observations, task.actions, task.next_observations
         rows = [Transition(0, seen[step], acted[step], float(task.rewards[step]), then[step]) for step in steps]
@@ -99,8 +99,9 @@ def load_judged(run: str | Path) -> Judged:
         notes.append(f"the checkpoint is of update {done:,} of {wanted:,}: training is not over, or this one was best")
     if checkpoint.config.method.context == "none":
         notes.append(f"the method '{checkpoint.config.method.name}' has no context encoder: z is always 0")
-    if checkpoint.config.method.task_belief and checkpoint.task_belief is None:
-        notes.append(f"z is of votes alone: {checkpoint.no_task_belief}")
+    belief, why = belief_of(checkpoint, has_encoder=True)
+    if checkpoint.config.method.task_belief and belief is None:
+        notes.append(f"z is of votes alone: {why}")
     return Judged(checkpoint, tuple(notes))
 
 

@@ -32,8 +32,8 @@ def evidence_of(belief: TaskBelief | None, transitions: Sequence[Transition]) ->
     return np.zeros((len(transitions), 0)) if belief is None else belief.log_likelihoods(transitions)
 
 
-def _belief_of(deployed: Deployable, has_encoder: bool) -> tuple[TaskBelief | None, str]:
-    """The belief, or why there is none."""
+def belief_of(deployed: Deployable, has_encoder: bool) -> tuple[TaskBelief | None, str]:
+    """The belief that z is judged by, or None and why."""
     if not has_encoder:
         return None, "the method has no context encoder"
     if deployed.task_belief is None:
@@ -65,7 +65,7 @@ class ContextTracker:
         self._networks = networks or deployed.networks()
         self._context_dim = self._networks.context_dim
         self.hold_sums(np.zeros((4, self._context_dim)))
-        self.belief, self._no_belief = _belief_of(deployed, self._networks.has_encoder)
+        self.belief, self._no_belief = belief_of(deployed, self._networks.has_encoder)
         self._evidence = np.zeros(0 if self.belief is None else len(self.belief.candidates))
         self.weight = self._square_weight = 0.0  # votes counted by their decay, and by its square
         self.half_life: float | None = None

@@ -153,6 +153,9 @@ class TaskBelief:
                 raise ValueError(f"the task belief's {name} is not finite")
             if name in ("memory", "usual_spread") and value <= 0:
                 raise ValueError(f"the task belief's {name} is {value}; it must be above 0")
+        for layer in (*self.heads.blocks, self.heads.last):
+            if not all(np.isfinite(part).all() for part in vars(layer).values() if isinstance(part, np.ndarray)):
+                raise ValueError("the task belief's heads are not all finite")
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         """Of the arrays that must fit: the shape found, and that which the statistics and candidates require."""

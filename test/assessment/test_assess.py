@@ -24,7 +24,7 @@ from spc_core.deploy.checkpoint_files import CheckpointError
 from spc_core.deploy.context_tracker import ContextTracker
 from spc_core.training.train import train
 from spc_ros.cli import main
-from support.random_checkpoint import loaded_random_checkpoint
+from support.random_checkpoint import loaded_random_checkpoint, write_random_checkpoint
 from support.synthetic import POINT, episode, tiny_config, write_dataset
 
 STEPS = 25
@@ -198,6 +198,10 @@ def test_a_policy_with_a_task_belief_is_judged_with_the_z_that_a_robot_would_sho
     assert np.abs(votes - shown).max() > 1e-3
     unknown = dataclasses.replace(checkpoint, vote_model=None)  # whose robot goes by votes alone
     np.testing.assert_array_equal(Judged(unknown, ()).own_z(of_one), votes)
+    folder = write_random_checkpoint(tmp_path / "spc", "arm_reach", method="spc")
+    assert not [note for note in load_judged(folder).notes if "votes alone" in note]
+    (folder / "votes.json").unlink()
+    assert any("z is of votes alone: the error of the votes is not known" in note for note in load_judged(folder).notes)
 
 
 def test_a_run_is_assessed_with_a_page_and_numbers_without_nan(run, held_out, tmp_path, capsys):

@@ -18,6 +18,7 @@ from spc_core.deploy.task_belief import FILE, TAILS, TaskBelief, belief_is_for, 
 from spc_core.method.agent import Agent
 from spc_core.method.config import ConfigError
 from spc_core.method.normalize import Stats
+from spc_core.system.json_arrays import pack
 from support.method_options import configured
 from support.plain_votes import deployed, plain_model, transitions, votes_of, without_alarms
 from support.random_checkpoint import TINY, random_task_belief
@@ -186,12 +187,16 @@ def test_a_stored_belief_is_the_same_and_a_wrong_one_says_why(belief: TaskBelief
         "the world model hardly tells the recorded tasks apart: 50% by rewards, 50% by changes"
     )
     values = json.loads((tmp_path / FILE).read_text())
+    heads = [dict(vars(layer)) for layer in (*belief.heads.blocks, belief.heads.last)]
+    heads[-1]["bias"] = np.full_like(heads[-1]["bias"], np.nan)
+    damaged = [{name: pack(value) for name, value in layer.items()} for layer in heads]
     for broken, why in [
         ({"format": 9}, "belief.json: the task belief has format 9, this program reads 2"),
         ({"format": "2"}, "belief.json: the task belief has format '2', this program reads 2"),
         ({"memory": 0}, "belief.json: the task belief's memory is 0; it must be above 0"),
         ({"usual": float("nan")}, "belief.json: the task belief's usual is not finite"),
         ({"usual": None}, "belief.json: the task belief lacks or damages"),
+        ({"heads": damaged}, "belief.json: the task belief's heads are not all finite"),
         ({"heads": [{}]}, "belief.json: the task belief lacks or damages"),
         ({"grain": {"shape": [3], "float32": ""}}, "belief.json: cannot reshape"),
         ({"grain": values["candidates"]}, r"belief.json: the task belief's grain has the shape \(6, 5\), .* \(5,\)"),
